@@ -694,7 +694,7 @@ func (r *rig) say(events ...dialog.Event) {
 	ended := make(chan error)
 	go func() { ended <- r.notifier.Run(ctx) }()
 	before := r.notifier.Stats().Said
-	r.notifier.Say(events)
+	r.notifier.Publish(events)
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for r.notifier.Stats().Said < before+uint64(len(events)) {

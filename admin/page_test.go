@@ -527,7 +527,7 @@ func TestDeliveriesOnThePage(t *testing.T) {
 	v.gets(400, "GET", "/deliveries?cursor=x", nil)
 	v.sees("/deliveries?extension=nobody", "Nobody is subscribed")
 	status.Store(500)
-	r.notifier.Say(hangup("e1"))
+	r.notifier.Publish(hangup("e1"))
 	path := "/deliveries/e1-" + sub
 	r.until("/v1/deliveries?state=waiting", func(o object) bool {
 		items := o["items"].([]any)
@@ -553,7 +553,7 @@ func TestReplayOnThePage(t *testing.T) {
 	at, _ := r.deliver()
 	v := r.visit()
 	sub := r.want(201, "POST", "/v1/subscriptions", with(subscription(), "url", at))["id"].(string)
-	r.notifier.Say(hangup("e1"))
+	r.notifier.Publish(hangup("e1"))
 	r.wait("it is delivered", func() bool { return r.notifier.Stats().Delivered == 1 })
 	path := "/subscriptions/" + sub + "/replay"
 	before := time.Now().Add(-2 * time.Hour).UTC().Format(formTime)

@@ -299,7 +299,7 @@ func TestFiftyStreams(t *testing.T) {
 	for i := range all {
 		e := event(i, "101")
 		e.Call = "c" // in one order
-		r.notifier.Say([]dialog.Event{e, event(all+i, "102")})
+		r.notifier.Publish([]dialog.Event{e, event(all+i, "102")})
 	}
 	clients.Wait()
 }
@@ -314,7 +314,7 @@ func TestSlowStream(t *testing.T) {
 	for ; r.server.streams.count() == 2; last++ {
 		e := event(last, "101")
 		e.MessageText = strings.Repeat("x", 500_000) // until no buffer takes more
-		r.notifier.Say([]dialog.Event{e})
+		r.notifier.Publish([]dialog.Event{e})
 		quick.wantNext(idOf(last))
 	}
 	had := 0

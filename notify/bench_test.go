@@ -60,7 +60,7 @@ func deliverCallbacks(b *testing.B, dialect Dialect, rate int) {
 			e := &events[k]
 			e.Call, e.Party, e.ID, e.At = call, call, call[:31]+strconv.Itoa(k+2), now
 		}
-		n.Say(events)
+		n.Publish(events)
 		published += 3
 		if rate > 0 {
 			sleep(b.Context(), time.Until(begin.Add(time.Duration(i+1)*time.Second/time.Duration(rate))))

@@ -36,7 +36,7 @@ func pagesOf(t *testing.T, n *Notifier, q Query) (ids []string) {
 func TestPagesCoverTheLog(t *testing.T) {
 	playWithTransport(t, Config{}, func(t *testing.T, js jetstream.JetStream, n *Notifier) {
 		for i := range readSize + 5 { // three events each
-			n.Say(callOf(i))
+			n.Publish(callOf(i))
 		}
 		time.Sleep(time.Second)
 		for seq := uint64(300); seq < 2*readSize+2; seq++ { // the end of a block, a whole block, and the first event of another
@@ -72,7 +72,7 @@ func TestPagesCoverTheLog(t *testing.T) {
 		if n := asked.Load(); n > 2 {
 			t.Errorf("what was read was asked for again, %d times", n)
 		}
-		n.Say(callOf(1000))
+		n.Publish(callOf(1000))
 		time.Sleep(time.Second)
 		if got := pagesOf(t, n, Query{}); len(got) != len(all)+3 {
 			t.Errorf("after three events more there are %d, want %d", len(got), len(all)+3)
@@ -92,7 +92,7 @@ func TestCachedBlocksExpire(t *testing.T) {
 			for k := range e {
 				e[k].At = time.Now()
 			}
-			n.Say(e)
+			n.Publish(e)
 		}
 		time.Sleep(time.Second)
 		if got := pagesOf(t, n, Query{}); len(got) != 3*readSize {

@@ -441,7 +441,7 @@ func TestCatchesUpAfterKill(t *testing.T) {
 			if i == 100 {
 				crash()
 			}
-			n.Say(callOf(i))
+			n.Publish(callOf(i))
 			time.Sleep(50 * time.Millisecond)
 		}
 		time.Sleep(2 * time.Minute) // live events are too old
@@ -513,7 +513,7 @@ func TestLostEventsAreCounted(t *testing.T) {
 		defer stop()
 		mustSubscribe(t, n, testSubscription("", "http://dead/"))
 		for i := range 5000 {
-			n.Say(callOf(i)[2:])
+			n.Publish(callOf(i)[2:])
 			if i%100 == 0 {
 				time.Sleep(100 * time.Millisecond)
 			}

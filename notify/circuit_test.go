@@ -398,7 +398,7 @@ func TestPauseOutlivesARestart(t *testing.T) {
 				operator.Extension, operator.ExtensionRegex, operator.Types = "", ".*", []string{"subscription-state"}
 				operator.Dialect = Telphin
 				mustSubscribe(t, n, operator)
-				n.Say(makeHangups(1, 6))
+				n.Publish(makeHangups(1, 6))
 				time.Sleep(time.Minute)
 				st, _ := n.health.get(id)
 				if st.Paused.IsZero() {
@@ -414,7 +414,7 @@ func TestPauseOutlivesARestart(t *testing.T) {
 				defer closeStore()
 				n, stop = startNotifier(t, js, c)
 				defer stop()
-				n.Say(makeHangups(10, 20))
+				n.Publish(makeHangups(10, 20))
 				w.mu.Lock()
 				before := len(w.got)
 				w.mu.Unlock()

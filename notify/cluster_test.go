@@ -285,7 +285,7 @@ func TestTwoNodes(t *testing.T) {
 		calls = append(calls, i)
 		for k, e := range callOf(i) {
 			n := nodes[(i+k)%len(nodes)]
-			n.Say([]dialog.Event{e})
+			n.Publish([]dialog.Event{e})
 			waitUntilPublished(t, n)
 		}
 	}
@@ -296,8 +296,8 @@ func TestTwoNodes(t *testing.T) {
 		i := len(calls)
 		calls = append(calls, i)
 		all := callOf(i)
-		one.Say(slices.Clone(all))
-		two.Say(slices.Clone(all))
+		one.Publish(slices.Clone(all))
+		two.Publish(slices.Clone(all))
 	}
 	if repeated := k.awaitCalls(t, calls); repeated > 0 {
 		t.Errorf("%d callbacks are repeated", repeated)
@@ -331,7 +331,7 @@ func TestSubscriptionOfAnotherNode(t *testing.T) {
 		s := testSubscription("", r.URL)
 		s.Dialect = Telphin
 		s = mustSubscribe(t, at, s)
-		says.Say(callOf(i)[2:])
+		says.Publish(callOf(i)[2:])
 		if got := <-r.got; got.id != callOf(i)[2].ID+"-"+s.ID {
 			t.Errorf("got %s, want the hangup of call %d for %s", got.id, i, s.ID)
 		}
@@ -367,7 +367,7 @@ func runMate() {
 	from, err := strconv.Atoi(os.Getenv("NOTIFY_FROM"))
 	must(err)
 	for i := from; ; i++ {
-		n.Say(callOf(i))
+		n.Publish(callOf(i))
 		for n.Stats().Unsaid > 0 {
 			sleep(ctx, time.Millisecond)
 		}
@@ -410,7 +410,7 @@ func TestNodeKilled(t *testing.T) {
 			t.Fatal(lines.Text())
 		}
 		calls = append(calls, i, i-theirs)
-		n.Say(callOf(i - theirs))
+		n.Publish(callOf(i - theirs))
 		if i == theirs+100 {
 			break
 		}
@@ -420,7 +420,7 @@ func TestNodeKilled(t *testing.T) {
 	killed := time.Now()
 	for i := 101; time.Since(killed) < leaseExpiry; i++ {
 		calls = append(calls, i)
-		n.Say(callOf(i))
+		n.Publish(callOf(i))
 		sleep(t.Context(), 20*time.Millisecond)
 	}
 	waitForLease(t, n, "TWO")
@@ -460,7 +460,7 @@ func TestNodeCutOff(t *testing.T) {
 	s := testSubscription("", r.URL)
 	s.Dialect, s.Timeout = Telphin, Duration(time.Minute)
 	mustSubscribe(t, two, s)
-	two.Say(callOf(1)[2:])
+	two.Publish(callOf(1)[2:])
 	<-received
 	one.js.Conn().Close()
 	again := <-received
@@ -492,7 +492,7 @@ func TestStoreLeaderKilled(t *testing.T) {
 	for i := range all {
 		<-tick.C
 		calls = append(calls, i)
-		[]*Notifier{one, two}[i%2].Say(callOf(i))
+		[]*Notifier{one, two}[i%2].Publish(callOf(i))
 		if i == all/5 {
 			c.killServer(leader)
 		}

@@ -145,7 +145,7 @@ func TestDeliversInOrder(t *testing.T) {
 					events = append(events, dialog.Event{ID: fmt.Sprint("e", i), Call: "c", Party: "p", Seq: i + 1, Type: typ, Flow: dialog.Out,
 						At: time.Now(), Extension: dialog.Extension{User: "101", Domain: "pbx"}})
 				}
-				n.Say(events)
+				n.Publish(events)
 				time.Sleep(tt.wait)
 				if got := w.summary(); got != tt.want {
 					t.Errorf("sent\n %s, want\n %s", got, tt.want)
@@ -214,7 +214,7 @@ func TestReceiverDown(t *testing.T) {
 			mu.Lock()
 			down = i >= 100 && i < 400
 			mu.Unlock()
-			n.Say(callOf(i))
+			n.Publish(callOf(i))
 			time.Sleep(100 * time.Millisecond)
 		}
 		time.Sleep(time.Minute)
@@ -239,9 +239,9 @@ func TestDeliveriesSurviveRestart(t *testing.T) {
 		s := testSubscription("", "http://crm/hook")
 		s.Dialect = Telphin
 		mustSubscribe(t, n, s)
-		n.Say(callOf(1))
+		n.Publish(callOf(1))
 		time.Sleep(3 * time.Second)
-		n.Say(callOf(2)[2:])
+		n.Publish(callOf(2)[2:])
 		time.Sleep(100 * time.Millisecond)
 		stop()
 		closeStore()
@@ -276,16 +276,16 @@ func TestDeliveriesSurviveRestart(t *testing.T) {
 	})
 }
 
-func TestSayNeverBlocks(t *testing.T) {
+func TestPublishNeverBlocks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := &Notifier{}
 		n.publisher.wakeup = make(chan struct{}, 1)
 		for i := range maxUnpublished {
-			n.Say(callOf(i)[i%3 : i%3+1]) // a third of each type
+			n.Publish(callOf(i)[i%3 : i%3+1]) // a third of each type
 		}
 		lives := 0
 		for range maxUnpublished {
-			n.Say(callOf(maxUnpublished)[2:]) // hangups displace live events
+			n.Publish(callOf(maxUnpublished)[2:]) // hangups displace live events
 		}
 		for _, e := range n.publisher.buffer {
 			if retentionOf(e.Type) == live {
@@ -304,7 +304,7 @@ func TestOptInTypesNeedSubscription(t *testing.T) {
 		published := func() uint64 {
 			ringing := callOf(0)[0]
 			ringing.Type, ringing.ID = dialog.Ringing, fmt.Sprint("ringing ", time.Now().UnixNano())
-			n.Say([]dialog.Event{ringing})
+			n.Publish([]dialog.Event{ringing})
 			time.Sleep(time.Second)
 			return n.Stats().Said
 		}
@@ -328,7 +328,7 @@ func TestStoreGone(t *testing.T) {
 			t.Fatal(err)
 		}
 		for i := range 10 {
-			n.Say(callOf(i))
+			n.Publish(callOf(i))
 		}
 		time.Sleep(time.Second)
 		if n.Health() == nil || n.Stats().Unsaid != 30 {
@@ -354,8 +354,8 @@ func TestEventIsPublishedOnce(t *testing.T) {
 	n, stop := startNotifier(t, js, Config{})
 	other, stopOther := startNotifier(t, js, Config{})
 	for i := range 100 {
-		n.Say(callOf(i))
-		other.Say(callOf(i))
+		n.Publish(callOf(i))
+		other.Publish(callOf(i))
 	}
 	stop()
 	stopOther()
@@ -374,11 +374,11 @@ func TestEventsQueries(t *testing.T) {
 	n, stop := startNotifier(t, js, Config{})
 	begin := time.Now()
 	for i := range 100 {
-		n.Say(callOf(i))
+		n.Publish(callOf(i))
 	}
 	e := callOf(100)[2]
 	e.ID, e.Call, e.Extension = "another", "", dialog.Extension{User: "0003*210", Domain: "pbx"}
-	n.Say([]dialog.Event{e})
+	n.Publish([]dialog.Event{e})
 	stop()
 	ctx := t.Context()
 	for _, tt := range []struct {

@@ -71,7 +71,7 @@ type publisher struct {
 // blocks: when 10,000 events wait already, the oldest live one is dropped and counted, or
 // the oldest if all are durable. Events of an opt-in type are discarded while no
 // subscription names it. The events of one call must come from one goroutine.
-func (n *Notifier) Say(events []dialog.Event) {
+func (n *Notifier) Publish(events []dialog.Event) {
 	p := &n.publisher
 	p.mu.Lock()
 	for i := range events {

@@ -46,7 +46,7 @@ func TestDeadReceiverDelaysNoOther(t *testing.T) {
 		mustSubscribe(t, n, s)
 		const calls = 1000
 		for i := range calls {
-			n.Say(callOf(i)[2:])
+			n.Publish(callOf(i)[2:])
 			time.Sleep(20 * time.Millisecond)
 		}
 		synctest.Wait()
@@ -129,7 +129,7 @@ func measureFairness(t *testing.T, bad bool) sinkLateness {
 			who = 98 + call%2
 		}
 		e[0].Extension = dialog.Extension{User: extension(who), Domain: "pbx.example"}
-		n.Say(e)
+		n.Publish(e)
 	}
 	begin := time.Now()
 	for i := range rate * seconds {

@@ -104,7 +104,7 @@ func (s *ctiTest) editSubscription(f func(*Subscription)) {
 func (s *ctiTest) publishEvents(events ...dialog.Event) {
 	for _, e := range events {
 		e.At = time.Now()
-		s.Say([]dialog.Event{e})
+		s.Publish([]dialog.Event{e})
 		time.Sleep(3 * time.Millisecond)
 	}
 }

@@ -66,7 +66,7 @@ func runVictim() {
 	must(err)
 	for i := from; os.Getenv("NOTIFY_END") == ""; i++ {
 		fmt.Println("call", i)
-		n.Say(callOf(i))
+		n.Publish(callOf(i))
 		sleep(ctx, 20*time.Millisecond)
 	}
 	for quiet := 0; quiet < 200; quiet++ { // longer than between two events

@@ -17,7 +17,7 @@ func TestLatestReadsNewestFirst(t *testing.T) {
 	}
 	const calls = 100 // more events than one chunk
 	for i := range calls {
-		n.Say(callOf(i))
+		n.Publish(callOf(i))
 	}
 	stop := runNotifier(n)
 	for n.Stats().Said < 3*calls {

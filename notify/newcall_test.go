@@ -140,7 +140,7 @@ func testKeeping(t *testing.T, twice int, f func(*testing.T, *ctiTest)) {
 func (s *ctiTest) publishParty(party, i int) {
 	e := partyEvents(party)[i]
 	e.At = time.Now()
-	s.Say([]dialog.Event{e})
+	s.Publish([]dialog.Event{e})
 	time.Sleep(time.Second)
 }
 

@@ -73,7 +73,7 @@ func TestPublishedAtOnce(t *testing.T) {
 						})
 						publishedAt[id] = time.Now()
 					}
-					n.Say(events)
+					n.Publish(events)
 					time.Sleep(time.Duration(random.ExpFloat64() * float64(time.Second) / float64(pairs)))
 				}
 				time.Sleep(time.Second)
@@ -165,11 +165,11 @@ func TestSpoolSurvivesRestart(t *testing.T) {
 		js, closeStore := openStore(t, dir)
 		n, stop := startNotifier(t, js, Config{Spool: spool})
 		first := callOf(1)
-		n.Say(first[:1]) // the rest of the call follows while the store is gone
+		n.Publish(first[:1]) // the rest of the call follows while the store is gone
 		time.Sleep(time.Second)
 		closeStore()
-		n.Say(first[1:])
-		n.Say(callOf(2))
+		n.Publish(first[1:])
+		n.Publish(callOf(2))
 		time.Sleep(time.Second)
 		if got := n.Stats().Unsaid; got != 5 {
 			t.Errorf("%d events are unpublished, want 5", got)
@@ -195,7 +195,7 @@ func TestSpoolSurvivesRestart(t *testing.T) {
 		if got := len(n.Unpublished()); got != 6 {
 			t.Errorf("%d events are unpublished after the start, want 6", got)
 		}
-		n.Say(callOf(3))
+		n.Publish(callOf(3))
 		stop = runNotifier(n)
 		time.Sleep(time.Second)
 		if got := spool.eventIDs(); got != nil {
@@ -233,7 +233,7 @@ func TestDroppedWithoutSpool(t *testing.T) {
 			js, closeStore := openStore(t, dir)
 			n, stop := startNotifier(t, js, Config{Spool: spool})
 			closeStore()
-			n.Say(callOf(1))
+			n.Publish(callOf(1))
 			stop()
 			if s := n.Stats(); s.Dropped != 3 {
 				t.Errorf("%d are dropped, want 3", s.Dropped)
@@ -253,8 +253,8 @@ func TestLongNamesAreDropped(t *testing.T) {
 	long[2].ID = strings.Repeat("i", 5000)
 	spool.events = long[2:]
 	n, stop := startNotifier(t, js, Config{Spool: spool})
-	n.Say(long[:2])
-	n.Say(callOf(2))
+	n.Publish(long[:2])
+	n.Publish(callOf(2))
 	for n.Stats().Unsaid > 0 {
 		sleep(t.Context(), time.Millisecond)
 	}
@@ -289,7 +289,7 @@ func TestPanicCostsOneEvent(t *testing.T) {
 		bad := callOf(1)[:1]
 		bad[0].CallerName = "\xff" // so that it is decoded again
 		bad[0].At = time.Date(12_000, 1, 1, 0, 0, 0, 0, time.UTC)
-		n.Say(slices.Concat(bad, callOf(2)))
+		n.Publish(slices.Concat(bad, callOf(2)))
 		time.Sleep(time.Minute)
 		if s := n.Stats(); s.Said != 3 || s.Dropped != 1 || s.Unsaid != 0 || s.Delivered != 3 || s.Expired != 3 || s.Pending != 0 || s.Panics != 4 {
 			t.Errorf("%+v: want 3 published, 1 dropped, 3 delivered, 3 expired and 4 panics", s)

@@ -119,7 +119,7 @@ func TestReplayRange(t *testing.T) {
 		other = mustSubscribe(t, n, other)
 		begin := time.Now()
 		for i := range 10 {
-			n.Say(callOf(i))
+			n.Publish(callOf(i))
 			time.Sleep(10 * time.Second)
 		}
 		took := func() (got []string) {
@@ -169,7 +169,7 @@ func TestReplayRange(t *testing.T) {
 
 		// A pending event arrives once, and so does one that is replayed twice.
 		up.Store(false)
-		n.Say(callOf(10))
+		n.Publish(callOf(10))
 		time.Sleep(time.Second)
 		for range 2 {
 			if count, err := n.Replay(t.Context(), s.ID, begin, time.Time{}, []string{"hangup"}); count != 11 || err != nil {
@@ -196,8 +196,8 @@ func TestReplayRefused(t *testing.T) {
 	runInVirtualTime(t, answerStatuses(200), func(t *testing.T, n *Notifier, w *fakeWire, s Subscription) {
 		n.maxReplay = 3
 		begin := time.Now()
-		n.Say(callOf(1))
-		n.Say(callOf(2)[:1])
+		n.Publish(callOf(1))
+		n.Publish(callOf(2)[:1])
 		time.Sleep(time.Second)
 		off := testSubscription("", "http://crm/off")
 		off.Active = false
@@ -259,7 +259,7 @@ func TestReplayAndCrash(t *testing.T) {
 		s = mustSubscribe(t, n, s)
 		begin := time.Now()
 		for i := range 20 {
-			n.Say(callOf(i))
+			n.Publish(callOf(i))
 			time.Sleep(time.Second)
 		}
 		up.Store(false)
@@ -324,7 +324,7 @@ func TestReplayOfAnotherNode(t *testing.T) {
 		other, stopOther := startNotifier(t, js, Config{Transport: w, Node: "two"})
 		defer stopOther()
 		begin := time.Now()
-		n.Say(callOf(1)) // no subscription wants these
+		n.Publish(callOf(1)) // no subscription wants these
 		time.Sleep(10 * time.Second)
 		s := testSubscription("", "http://crm/hook")
 		s.Dialect = Telphin

@@ -26,7 +26,7 @@ func TestOutboxIsSwept(t *testing.T) {
 		s.Dialect, s.LiveTTL = Telphin, Duration(time.Hour)
 		mustSubscribe(t, n, s)
 		for i := range 20 {
-			n.Say(callOf(i))
+			n.Publish(callOf(i))
 			time.Sleep(time.Second)
 		}
 		time.Sleep(time.Minute)

@@ -58,7 +58,7 @@ func wantNext(t *testing.T, tail *Tail, want []string) {
 // publishAll publishes events, and returns when they are in the log.
 func publishAll(t *testing.T, n *Notifier, events ...dialog.Event) {
 	t.Helper()
-	n.Say(events)
+	n.Publish(events)
 	waitUntilPublished(t, n)
 }
 
@@ -83,7 +83,7 @@ func TestTailsReadEveryEvent(t *testing.T) {
 		})
 	}
 	for i := range calls {
-		n.Say(callOf(i + 1))
+		n.Publish(callOf(i + 1))
 	}
 	readers.Wait()
 	want := logOrder(t, n)[3:]
@@ -133,7 +133,7 @@ func TestTailResumes(t *testing.T) {
 	lagging, leading := openTail(t, n, Query{}), openTail(t, n, Query{})
 	const calls = maxCachedEvents/3 + 200 // more than are in memory
 	for i := range calls {
-		n.Say(callOf(i))
+		n.Publish(callOf(i))
 	}
 	waitUntilPublished(t, n)
 	all := logOrder(t, n)
@@ -288,12 +288,12 @@ func TestTailRereadsUntilReadable(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer tail.Close()
-		n.Say(callOf(0))
+		n.Publish(callOf(0))
 		wantNext(t, tail, []string{callOf(0)[0].ID, callOf(0)[1].ID, callOf(0)[2].ID})
 		position := tail.position
 		tail.cache.raiseEnd(position + 1) // it is announced, but not there yet
 		time.Sleep(10 * time.Second)
-		n.Say(callOf(1)[:1])
+		n.Publish(callOf(1)[:1])
 		wantNext(t, tail, []string{callOf(1)[0].ID})
 	})
 }
@@ -319,7 +319,7 @@ func TestTailsOfACluster(t *testing.T) {
 	}
 	leader := c.leaderOf(one, "bellhop_events")
 	for i := range calls {
-		nodes[i%2].Say(callOf(i))
+		nodes[i%2].Publish(callOf(i))
 		if i == calls/2 {
 			c.killServer(leader)
 		}
@@ -343,7 +343,7 @@ func BenchmarkTailCatchesUp(b *testing.B) {
 	n, stop := startNotifier(b, js, Config{})
 	const calls = 10_000
 	for i := range calls {
-		n.Say(callOf(i))
+		n.Publish(callOf(i))
 		for n.Stats().Unsaid > maxUnpublished/2 {
 			sleep(b.Context(), time.Millisecond)
 		}

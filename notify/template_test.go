@@ -156,7 +156,7 @@ func TestRequestOfEachDialect(t *testing.T) {
 				defer stop()
 				tt.sub.Extension, tt.sub.Types, tt.sub.Active = "101", []string{"dial-out"}, true
 				s := mustSubscribe(t, n, tt.sub)
-				n.Say(callOf(1)[:1])
+				n.Publish(callOf(1)[:1])
 				time.Sleep(time.Second)
 				w.mu.Lock()
 				defer w.mu.Unlock()

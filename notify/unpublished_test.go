@@ -26,11 +26,11 @@ func TestOldestUnpublished(t *testing.T) {
 	event := func(id string, at, observed time.Time) dialog.Event {
 		return dialog.Event{ID: id, Call: id, Type: dialog.Hangup, At: at, Observed: observed, Extension: dialog.Extension{User: "101\xff"}}
 	}
-	n.Say([]dialog.Event{event("a", now.Add(-time.Hour), time.Time{})})
+	n.Publish([]dialog.Event{event("a", now.Add(-time.Hour), time.Time{})})
 	if _, ok := n.Unsaid(); ok {
 		t.Error("an event that is not the tracker's counts")
 	}
-	n.Say([]dialog.Event{event("b", now.Add(5*time.Hour), now.Add(time.Second)), event("c", now, now.Add(2*time.Second))})
+	n.Publish([]dialog.Event{event("b", now.Add(5*time.Hour), now.Add(time.Second)), event("c", now, now.Add(2*time.Second))})
 	for range 2 { // also of events being written
 		if oldest, ok := n.Unsaid(); !ok || !oldest.Equal(now.Add(time.Second)) {
 			t.Errorf("the oldest unsaid is of %v, %v; want %v", oldest, ok, now.Add(time.Second))
@@ -51,7 +51,7 @@ func TestLogEnd(t *testing.T) {
 		if got := n.LogEnd(); got != 0 {
 			t.Errorf("a new log ends at %d, want 0", got)
 		}
-		n.Say(callOf(1))
+		n.Publish(callOf(1))
 		time.Sleep(time.Second)
 		if got := n.LogEnd(); got != 3 {
 			t.Errorf("three events were said, and the log ends at %d", got)

@@ -50,7 +50,7 @@ type follower struct {
 }
 
 func newFollower(t *dialog.Tracker, traces *trace.Recorder, watch <-chan dialog.Message, clock func() (time.Time, time.Duration), n *notify.Notifier, k *keep.Keeper, prompt bool, log *slog.Logger) *follower {
-	f := &follower{tracker: t, traces: traces, watch: watch, clock: clock, say: n.Say, put: k.Put, prompt: prompt, ask: make(chan func()), log: log}
+	f := &follower{tracker: t, traces: traces, watch: watch, clock: clock, say: n.Publish, put: k.Put, prompt: prompt, ask: make(chan func()), log: log}
 	traces.Panicked = func(reason any, stack []byte) {
 		f.tracePanics.Add(1)
 		f.log.Error("panic recovered", "in", "trace", "err", fmt.Sprint(reason), "stack", string(stack))

@@ -80,7 +80,7 @@ func (s *site) owe(n int) {
 		if i%1000 == 0 {
 			s.eventually("the log keeps up", func() bool { return notifier.Stats().Unsaid < 2000 })
 		}
-		notifier.Say(events[i : i+1])
+		notifier.Publish(events[i : i+1])
 	}
 	outbox, err := js.Stream(s.t.Context(), "bellhop_outbox")
 	if err != nil {
