@@ -279,7 +279,7 @@ func (s *Server) healthData(r *http.Request) (any, error) {
 	count := func(n uint64) string { return fmt.Sprint(n) }
 	v := healthView{Reasons: s.reasons(), Degraded: s.degraded(), Tiles: []tile{
 		{Name: "Calls up", Value: fmt.Sprint(len(calls))},
-		{Name: "Events said", Value: count(stats.Said), About: "since the start"},
+		{Name: "Events said", Value: count(stats.Published), About: "since the start"},
 		{Name: "Delivered", Value: count(stats.Delivered), About: "callbacks answered 2xx"},
 		{Name: "Waiting", Value: fmt.Sprint(stats.Pending), About: "callbacks under way or to be tried again"},
 		{Name: "Attempts failed", Value: count(stats.Failed), About: "and tried again"},

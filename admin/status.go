@@ -93,7 +93,7 @@ func (s *Server) getStatus(ctx context.Context, _ *struct{}) (*struct{ Body Stat
 		}
 	}
 	stats := n.Stats()
-	v.Events.Said, v.Events.Dropped, v.Events.Unsaid = stats.Said, stats.Dropped, stats.Unsaid
+	v.Events.Said, v.Events.Dropped, v.Events.Unsaid = stats.Published, stats.Dropped, stats.Unpublished
 	d := &v.Deliveries
 	d.Pending, d.Failed = stats.Pending, stats.Failed
 	d.Delivered, d.Expired, d.Refused, d.Canceled = stats.Delivered, stats.Expired, stats.Refused, stats.Canceled

@@ -445,7 +445,7 @@ func TestCatchesUpAfterKill(t *testing.T) {
 			time.Sleep(50 * time.Millisecond)
 		}
 		time.Sleep(2 * time.Minute) // live events are too old
-		if s := n.Stats(); s.Behind != 1 || s.Pending > limit || len(taken("well")) != 3*calls || late > 10*time.Millisecond {
+		if s := n.Stats(); s.Lagging != 1 || s.Pending > limit || len(taken("well")) != 3*calls || late > 10*time.Millisecond {
 			t.Errorf("%+v; the one that is well took %d, %v late at most", s, len(taken("well")), late)
 		}
 		if page, _, err := n.Deliveries(t.Context(), DeliveryQuery{State: Waiting}); err != nil || len(page) == 0 {
@@ -455,14 +455,14 @@ func TestCatchesUpAfterKill(t *testing.T) {
 		up.Store(true)
 		slow.Store(true)
 		time.Sleep(35 * time.Second) // a probe, and some pending deliveries
-		if s := n.Stats(); s.Behind != 1 || s.Pending == 0 || s.Pending > limit {
+		if s := n.Stats(); s.Lagging != 1 || s.Pending == 0 || s.Pending > limit {
 			t.Errorf("while it catches up: %+v", s)
 		}
 		crash()
 		slow.Store(false)
 		time.Sleep(time.Minute)
 		crash()
-		if s := n.Stats(); s.Behind != 0 || s.Pending != 0 || s.Lost != 0 || s.Delivered+s.Expired != 6*calls {
+		if s := n.Stats(); s.Lagging != 0 || s.Pending != 0 || s.Lost != 0 || s.Delivered+s.Expired != 6*calls {
 			t.Errorf("in the end: %+v", s)
 		}
 		if err := checkCalls(taken("dead"), 0, calls); err != nil {
@@ -488,7 +488,7 @@ func TestCatchesUpAfterKill(t *testing.T) {
 			if err := checkCalls(taken("dead"), 0, published); err != nil {
 				t.Errorf("after crash %d: %v", i, err)
 			}
-			if s := n.Stats(); s.Behind != 0 || s.Pending != 0 || s.Lost != 0 {
+			if s := n.Stats(); s.Lagging != 0 || s.Pending != 0 || s.Lost != 0 {
 				t.Errorf("after crash %d: %+v", i, s)
 			}
 			if again := len(taken("dead")) - before[i]; i == 3 && again > 0 {
@@ -525,7 +525,7 @@ func TestLostEventsAreCounted(t *testing.T) {
 		up.Store(true)
 		time.Sleep(time.Minute)
 		// the events of ten pending deliveries are lost: they expire
-		if s := n.Stats(); s.Lost != 3990 || s.Expired+s.Delivered != 1010 || s.Delivered < 1000 || s.Behind+s.Pending != 0 {
+		if s := n.Stats(); s.Lost != 3990 || s.Expired+s.Delivered != 1010 || s.Delivered < 1000 || s.Lagging+s.Pending != 0 {
 			t.Errorf("%+v", s)
 		}
 	})

@@ -178,9 +178,9 @@ func waitForLease(t *testing.T, n *Notifier, node string) {
 // waitUntilPublished waits until a node has published all events given to it.
 func waitUntilPublished(t *testing.T, n *Notifier) {
 	t.Helper()
-	for begin := time.Now(); n.Stats().Unsaid > 0; sleep(t.Context(), time.Millisecond) {
+	for begin := time.Now(); n.Stats().Unpublished > 0; sleep(t.Context(), time.Millisecond) {
 		if time.Since(begin) > longWait {
-			t.Fatalf("%d events are unsaid: %v", n.Stats().Unsaid, n.Health())
+			t.Fatalf("%d events are unsaid: %v", n.Stats().Unpublished, n.Health())
 		}
 	}
 }
@@ -368,7 +368,7 @@ func runMate() {
 	must(err)
 	for i := from; ; i++ {
 		n.Publish(callOf(i))
-		for n.Stats().Unsaid > 0 {
+		for n.Stats().Unpublished > 0 {
 			sleep(ctx, time.Millisecond)
 		}
 		fmt.Println(i)

@@ -112,31 +112,31 @@ func TestDeliversInOrder(t *testing.T) {
 		stats  Stats
 	}{
 		{"all is well", answerStatuses(200), []dialog.Type{dialog.DialOut, dialog.Answer, dialog.Hangup}, time.Minute,
-			"0s dial-out, 0s answer, 0s hangup", Stats{Said: 3, Delivered: 3}},
+			"0s dial-out, 0s answer, 0s hangup", Stats{Published: 3, Delivered: 3}},
 		{"the answer waits for the dial-out", answerStatuses(500, 500, 204), []dialog.Type{dialog.DialOut, dialog.Answer}, time.Minute,
-			"0s dial-out, 2s dial-out, 6s dial-out, 6s answer", Stats{Said: 2, Delivered: 2, Failed: 2}},
+			"0s dial-out, 2s dial-out, 6s dial-out, 6s answer", Stats{Published: 2, Delivered: 2, Failed: 2}},
 		{"no answer", answerStatuses(0, 200), []dialog.Type{dialog.DialOut}, time.Minute,
-			"0s dial-out, 7s dial-out", Stats{Said: 1, Delivered: 1, Failed: 1}},
+			"0s dial-out, 7s dial-out", Stats{Published: 1, Delivered: 1, Failed: 1}},
 		{"never", answerStatuses(404), []dialog.Type{dialog.DialOut}, 2 * time.Minute,
-			"0s dial-out, 2s dial-out, 6s dial-out, 14s dial-out, 30s dial-out, 31s dial-out, 33s dial-out, 37s dial-out, 45s dial-out", Stats{Said: 1, Expired: 1, Failed: 9, OwnPauses: 1}},
+			"0s dial-out, 2s dial-out, 6s dial-out, 14s dial-out, 30s dial-out, 31s dial-out, 33s dial-out, 37s dial-out, 45s dial-out", Stats{Published: 1, Expired: 1, Failed: 9, SubscriptionPauses: 1}},
 		{"a redirect is not followed", answerStatuses(302, 200), []dialog.Type{dialog.DialOut}, time.Minute,
-			"0s dial-out, 2s dial-out", Stats{Said: 1, Delivered: 1, Failed: 1}},
+			"0s dial-out, 2s dial-out", Stats{Published: 1, Delivered: 1, Failed: 1}},
 		{"gone", answerStatuses(410), []dialog.Type{dialog.DialOut}, time.Minute,
-			"0s dial-out", Stats{Said: 1, Refused: 1, Disabled: 1}},
+			"0s dial-out", Stats{Published: 1, Refused: 1, Disabled: 1}},
 		{"come back in 20 s", func(n int, _ request) (int, http.Header) {
 			if n == 1 {
 				return 429, http.Header{"Retry-After": {"20"}}
 			}
 			return 200, nil
 		}, []dialog.Type{dialog.DialOut}, time.Minute,
-			"0s dial-out, 20s dial-out", Stats{Said: 1, Delivered: 1, Failed: 1}},
+			"0s dial-out, 20s dial-out", Stats{Published: 1, Delivered: 1, Failed: 1}},
 		{"Retry-After of other answers means nothing", func(n int, _ request) (int, http.Header) {
 			if n == 1 {
 				return 500, http.Header{"Retry-After": {"20"}}
 			}
 			return 200, nil
 		}, []dialog.Type{dialog.DialOut}, time.Minute,
-			"0s dial-out, 2s dial-out", Stats{Said: 1, Delivered: 1, Failed: 1}},
+			"0s dial-out, 2s dial-out", Stats{Published: 1, Delivered: 1, Failed: 1}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			runInVirtualTime(t, tt.answer, func(t *testing.T, n *Notifier, w *fakeWire, s Subscription) {
@@ -292,7 +292,7 @@ func TestPublishNeverBlocks(t *testing.T) {
 				lives++
 			}
 		}
-		if s := n.Stats(); s.Unsaid != maxUnpublished || s.Dropped != maxUnpublished || lives != 0 {
+		if s := n.Stats(); s.Unpublished != maxUnpublished || s.Dropped != maxUnpublished || lives != 0 {
 			t.Errorf("%+v, %d live", s, lives)
 		}
 	})
@@ -306,7 +306,7 @@ func TestOptInTypesNeedSubscription(t *testing.T) {
 			ringing.Type, ringing.ID = dialog.Ringing, fmt.Sprint("ringing ", time.Now().UnixNano())
 			n.Publish([]dialog.Event{ringing})
 			time.Sleep(time.Second)
-			return n.Stats().Said
+			return n.Stats().Published
 		}
 		if got := published(); got != 0 {
 			t.Errorf("%d said while nobody has asked for it", got)
@@ -331,7 +331,7 @@ func TestStoreGone(t *testing.T) {
 			n.Publish(callOf(i))
 		}
 		time.Sleep(time.Second)
-		if n.Health() == nil || n.Stats().Unsaid != 30 {
+		if n.Health() == nil || n.Stats().Unpublished != 30 {
 			t.Errorf("health: %v, %+v", n.Health(), n.Stats())
 		}
 		if _, err := openEventLog(t.Context(), n.js, Config{Replicas: 1}); err != nil {
@@ -363,7 +363,7 @@ func TestEventIsPublishedOnce(t *testing.T) {
 	if err != nil || info.State.Msgs != 300 {
 		t.Fatalf("%d events in the log, want 300: %v", info.State.Msgs, err)
 	}
-	if published := n.Stats().Said + other.Stats().Said; published != 300 {
+	if published := n.Stats().Published + other.Stats().Published; published != 300 {
 		t.Errorf("%d said, want 300", published)
 	}
 }

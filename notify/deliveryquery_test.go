@@ -467,7 +467,7 @@ func TestAttemptsWaitForTheStore(t *testing.T) {
 		gone()
 		n.Publish(eventsOf("c", dialog.DialOut, dialog.Hangup))
 		time.Sleep(10 * time.Second)
-		if got := n.Stats(); got.Delivered != 2 || got.Unrecorded != 0 {
+		if got := n.Stats(); got.Delivered != 2 || got.RecordsDropped != 0 {
 			t.Errorf("without the log: %+v", got)
 		}
 		if _, err := openDeliveryLog(t.Context(), js, Config{Replicas: 1}); err != nil {
@@ -482,7 +482,7 @@ func TestAttemptsWaitForTheStore(t *testing.T) {
 		time.Sleep(time.Second)
 		begin := time.Now()
 		stop()
-		if took := time.Since(begin); took > 3*time.Second || n.Stats().Unrecorded != 2 {
+		if took := time.Since(begin); took > 3*time.Second || n.Stats().RecordsDropped != 2 {
 			t.Errorf("it ended after %v with %+v", took, n.Stats())
 		}
 	})

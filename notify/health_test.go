@@ -71,7 +71,7 @@ func TestPauseIsPublished(t *testing.T) {
 		if want := []string{"paused the URL of the subscription fails: Service Unavailable", "resumed"}; !slices.Equal(reported(), want) {
 			t.Errorf("told %q, want %q", reported(), want)
 		}
-		if got := n.Stats(); got.OwnPauses != 1 || got.Pauses != 0 || got.Delivered != 7 || got.Pending != 0 {
+		if got := n.Stats(); got.SubscriptionPauses != 1 || got.EndpointPauses != 0 || got.Delivered != 7 || got.Pending != 0 {
 			t.Errorf("%+v", got)
 		}
 		if st, ok := n.health.get(s.ID); ok {

@@ -20,7 +20,7 @@ func TestLatestReadsNewestFirst(t *testing.T) {
 		n.Publish(callOf(i))
 	}
 	stop := runNotifier(n)
-	for n.Stats().Said < 3*calls {
+	for n.Stats().Published < 3*calls {
 		sleep(t.Context(), batchPace.Quiet)
 	}
 	stop()

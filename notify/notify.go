@@ -309,9 +309,9 @@ func (n *Notifier) Run(ctx context.Context) error {
 // Stats holds counts since Open, except Unsaid, Pending and Behind, which are current
 // values.
 type Stats struct {
-	Said    uint64 // events acknowledged by the event log
-	Dropped uint64 // events lost: the buffer was full while the store was slow or gone, or the event cannot be stored
-	Unsaid  int    // events that wait to be published
+	Published   uint64 // events acknowledged by the event log
+	Dropped     uint64 // events lost: the buffer was full while the store was slow or gone, or the event cannot be stored
+	Unpublished int    // events that wait to be published
 
 	Delivered uint64 // deliveries by outcome
 	Expired   uint64
@@ -320,14 +320,14 @@ type Stats struct {
 	Failed    uint64 // attempts that will be retried
 	Pending   int    // deliveries that have not ended
 
-	Lost   uint64 // events that left the log before a lagging subscription had read them, whether or not it wanted them
-	Behind int    // subscriptions that lag
+	Lost    uint64 // events that left the log before a lagging subscription had read them, whether or not it wanted them
+	Lagging int    // subscriptions that lag
 
-	Pauses    uint64 // circuit breakers of endpoints opened: failed connections and missing responses
-	OwnPauses uint64 // circuit breakers of subscriptions opened: failures of their own URLs
-	Disabled  uint64 // subscriptions disabled: the receiver answered 410, or failed for five days
+	EndpointPauses     uint64 // circuit breakers of endpoints opened: failed connections and missing responses
+	SubscriptionPauses uint64 // circuit breakers of subscriptions opened: failures of their own URLs
+	Disabled           uint64 // subscriptions disabled: the receiver answered 410, or failed for five days
 
-	Unrecorded uint64 // attempts and ends missing in the delivery log: the buffer was full while the store was slow or gone
+	RecordsDropped uint64 // attempts and ends missing in the delivery log: the buffer was full while the store was slow or gone
 
 	Panics uint64 // panics recovered; each is a bug and has cost the work in progress
 }
@@ -349,22 +349,22 @@ func (n *Notifier) Stats() Stats {
 	dropped := n.publisher.dropped
 	n.publisher.mu.Unlock()
 	return Stats{
-		Said:      n.stats.published.Load(),
-		Dropped:   dropped,
-		Unsaid:    n.publisher.unpublished(),
-		Delivered: n.stats.ended[delivered].Load(),
-		Expired:   n.stats.ended[expired].Load(),
-		Refused:   n.stats.ended[refused].Load(),
-		Canceled:  n.stats.ended[canceled].Load(),
-		Failed:    n.stats.failed.Load(),
-		Pending:   int(n.stats.pending.Load()),
-		Lost:      n.stats.lost.Load(),
-		Behind:    int(n.stats.lagging.Load()),
-		Pauses:    n.stats.paused.Load(),
-		OwnPauses: n.stats.ownPaused.Load(),
-		Disabled:  n.stats.disabled.Load(),
+		Published:          n.stats.published.Load(),
+		Dropped:            dropped,
+		Unpublished:        n.publisher.unpublished(),
+		Delivered:          n.stats.ended[delivered].Load(),
+		Expired:            n.stats.ended[expired].Load(),
+		Refused:            n.stats.ended[refused].Load(),
+		Canceled:           n.stats.ended[canceled].Load(),
+		Failed:             n.stats.failed.Load(),
+		Pending:            int(n.stats.pending.Load()),
+		Lost:               n.stats.lost.Load(),
+		Lagging:            int(n.stats.lagging.Load()),
+		EndpointPauses:     n.stats.paused.Load(),
+		SubscriptionPauses: n.stats.ownPaused.Load(),
+		Disabled:           n.stats.disabled.Load(),
 
-		Unrecorded: n.records.droppedCount(),
+		RecordsDropped: n.records.droppedCount(),
 
 		Panics: n.stats.panics.Load(),
 	}

@@ -171,7 +171,7 @@ func TestSpoolSurvivesRestart(t *testing.T) {
 		n.Publish(first[1:])
 		n.Publish(callOf(2))
 		time.Sleep(time.Second)
-		if got := n.Stats().Unsaid; got != 5 {
+		if got := n.Stats().Unpublished; got != 5 {
 			t.Errorf("%d events are unpublished, want 5", got)
 		}
 		stop()
@@ -219,8 +219,8 @@ func TestSpoolSurvivesRestart(t *testing.T) {
 				t.Errorf("the events of call %d are in the order of %v", i, ids)
 			}
 		}
-		if s := n.Stats(); s.Dropped != 0 || s.Unsaid != 0 {
-			t.Errorf("dropped %d, unpublished %d", s.Dropped, s.Unsaid)
+		if s := n.Stats(); s.Dropped != 0 || s.Unpublished != 0 {
+			t.Errorf("dropped %d, unpublished %d", s.Dropped, s.Unpublished)
 		}
 	})
 }
@@ -255,12 +255,12 @@ func TestLongNamesAreDropped(t *testing.T) {
 	n, stop := startNotifier(t, js, Config{Spool: spool})
 	n.Publish(long[:2])
 	n.Publish(callOf(2))
-	for n.Stats().Unsaid > 0 {
+	for n.Stats().Unpublished > 0 {
 		sleep(t.Context(), time.Millisecond)
 	}
 	stop()
-	if s := n.Stats(); s.Said != 3 || s.Dropped != 3 || js.Conn().Stats().Reconnects > 0 {
-		t.Errorf("%d published, %d dropped, %d times connected again; want 3, 3 and 0", s.Said, s.Dropped, js.Conn().Stats().Reconnects)
+	if s := n.Stats(); s.Published != 3 || s.Dropped != 3 || js.Conn().Stats().Reconnects > 0 {
+		t.Errorf("%d published, %d dropped, %d times connected again; want 3, 3 and 0", s.Published, s.Dropped, js.Conn().Stats().Reconnects)
 	}
 }
 
@@ -291,7 +291,7 @@ func TestPanicCostsOneEvent(t *testing.T) {
 		bad[0].At = time.Date(12_000, 1, 1, 0, 0, 0, 0, time.UTC)
 		n.Publish(slices.Concat(bad, callOf(2)))
 		time.Sleep(time.Minute)
-		if s := n.Stats(); s.Said != 3 || s.Dropped != 1 || s.Unsaid != 0 || s.Delivered != 3 || s.Expired != 3 || s.Pending != 0 || s.Panics != 4 {
+		if s := n.Stats(); s.Published != 3 || s.Dropped != 1 || s.Unpublished != 0 || s.Delivered != 3 || s.Expired != 3 || s.Pending != 0 || s.Panics != 4 {
 			t.Errorf("%+v: want 3 published, 1 dropped, 3 delivered, 3 expired and 4 panics", s)
 		}
 		if len(w.taken) != 3 {

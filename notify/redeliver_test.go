@@ -81,15 +81,15 @@ func TestRedeliverOnce(t *testing.T) {
 		ended         Stats
 	}{
 		{"waiting", 500, dialog.Hangup, time.Second, nil,
-			"waiting; 1 waiting 500", "delivered; 1 waiting 500; 0 delivered 200 by hand", Stats{Said: 1, Failed: 1, Delivered: 1}},
+			"waiting; 1 waiting 500", "delivered; 1 waiting 500; 0 delivered 200 by hand", Stats{Published: 1, Failed: 1, Delivered: 1}},
 		{"delivered", 200, dialog.Hangup, time.Second, nil,
-			"delivered; 1 delivered 200", "delivered; 1 delivered 200; 0 delivered 200 by hand", Stats{Said: 1, Delivered: 1}},
+			"delivered; 1 delivered 200", "delivered; 1 delivered 200; 0 delivered 200 by hand", Stats{Published: 1, Delivered: 1}},
 		{"expired", 500, dialog.DialIn, 2 * time.Minute, nil,
-			"expired; 1 waiting 500; 2 waiting 500; 0 expired", "delivered; 1 waiting 500; 2 waiting 500; 0 expired; 0 delivered 200 by hand", Stats{Said: 1, Failed: 2, Expired: 1}},
+			"expired; 1 waiting 500; 2 waiting 500; 0 expired", "delivered; 1 waiting 500; 2 waiting 500; 0 expired; 0 delivered 200 by hand", Stats{Published: 1, Failed: 2, Expired: 1}},
 		{"refused", 410, dialog.Hangup, time.Second, nil,
-			"refused; 1 refused 410", "delivered; 1 refused 410; 0 delivered 200 by hand", Stats{Said: 1, Refused: 1, Disabled: 1}},
+			"refused; 1 refused 410", "delivered; 1 refused 410; 0 delivered 200 by hand", Stats{Published: 1, Refused: 1, Disabled: 1}},
 		{"canceled", 500, dialog.Hangup, time.Second, func(s *Subscription) error { s.Active = false; return nil },
-			"canceled; 1 waiting 500; 0 canceled", "delivered; 1 waiting 500; 0 canceled; 0 delivered 200 by hand", Stats{Said: 1, Failed: 1, Canceled: 1}},
+			"canceled; 1 waiting 500; 0 canceled", "delivered; 1 waiting 500; 0 canceled; 0 delivered 200 by hand", Stats{Published: 1, Failed: 1, Canceled: 1}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			l := &switchableReceiver{status: tt.status}

@@ -282,7 +282,7 @@ func TestReplayAndCrash(t *testing.T) {
 		crash(1)
 		time.Sleep(time.Minute)
 		crash(2)
-		if s := n.Stats(); s.Pending == 0 || s.Pending > 20 || s.Behind != 0 {
+		if s := n.Stats(); s.Pending == 0 || s.Pending > 20 || s.Lagging != 0 {
 			t.Errorf("%+v", s)
 		}
 		stop()

@@ -344,7 +344,7 @@ func BenchmarkTailCatchesUp(b *testing.B) {
 	const calls = 10_000
 	for i := range calls {
 		n.Publish(callOf(i))
-		for n.Stats().Unsaid > maxUnpublished/2 {
+		for n.Stats().Unpublished > maxUnpublished/2 {
 			sleep(b.Context(), time.Millisecond)
 		}
 	}
