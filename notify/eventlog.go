@@ -189,7 +189,7 @@ func (p *publisher) unpublished() int {
 
 // Unsaid returns when the oldest unpublished event was observed, among those that have an
 // observation time; ok is false if there is none.
-func (n *Notifier) Unsaid() (oldest time.Time, ok bool) {
+func (n *Notifier) OldestUnpublished() (oldest time.Time, ok bool) {
 	p := &n.publisher
 	p.mu.Lock()
 	defer p.mu.Unlock()

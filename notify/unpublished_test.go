@@ -20,19 +20,19 @@ func TestOldestUnpublished(t *testing.T) {
 		t.Fatal(err)
 	}
 	now := time.Now()
-	if _, ok := n.Unsaid(); ok {
+	if _, ok := n.OldestUnpublished(); ok {
 		t.Error("something is unsaid from the start")
 	}
 	event := func(id string, at, observed time.Time) dialog.Event {
 		return dialog.Event{ID: id, Call: id, Type: dialog.Hangup, At: at, Observed: observed, Extension: dialog.Extension{User: "101\xff"}}
 	}
 	n.Publish([]dialog.Event{event("a", now.Add(-time.Hour), time.Time{})})
-	if _, ok := n.Unsaid(); ok {
+	if _, ok := n.OldestUnpublished(); ok {
 		t.Error("an event that is not the tracker's counts")
 	}
 	n.Publish([]dialog.Event{event("b", now.Add(5*time.Hour), now.Add(time.Second)), event("c", now, now.Add(2*time.Second))})
 	for range 2 { // also of events being written
-		if oldest, ok := n.Unsaid(); !ok || !oldest.Equal(now.Add(time.Second)) {
+		if oldest, ok := n.OldestUnpublished(); !ok || !oldest.Equal(now.Add(time.Second)) {
 			t.Errorf("the oldest unsaid is of %v, %v; want %v", oldest, ok, now.Add(time.Second))
 		}
 		n.encodeBatch([]*nats.Msg{{}, {}, {}}, n.publisher.fillBatch())

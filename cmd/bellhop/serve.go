@@ -323,7 +323,7 @@ func connect(ctx context.Context, cfg config, js jetstream.JetStream, log *slog.
 // takeUp returns a tracker that goes on with the calls that were up when this
 // node stopped, and what keeps them.
 func takeUp(ctx context.Context, cfg config, node string, js jetstream.JetStream, clock func() (time.Time, time.Duration), n *notify.Notifier, log *slog.Logger) (*keep.Keeper, *dialog.Tracker, error) {
-	k, err := keep.Open(ctx, js, keep.Config{Node: node, Replicas: cfg.Store.Replicas, Unsaid: n.Unsaid, LogEnd: n.LogEnd, Log: log})
+	k, err := keep.Open(ctx, js, keep.Config{Node: node, Replicas: cfg.Store.Replicas, Unsaid: n.OldestUnpublished, LogEnd: n.LogEnd, Log: log})
 	if err != nil {
 		return nil, nil, err
 	}

@@ -336,7 +336,7 @@ func TestNothingEndsTheStore(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(start(func(ctx context.Context) { n.Run(ctx) }))
-	keeper, err := keep.Open(t.Context(), js, keep.Config{Node: "N", Unsaid: n.Unsaid, LogEnd: n.LogEnd, Log: quiet()})
+	keeper, err := keep.Open(t.Context(), js, keep.Config{Node: "N", Unsaid: n.OldestUnpublished, LogEnd: n.LogEnd, Log: quiet()})
 	if err != nil {
 		t.Fatal(err)
 	}
