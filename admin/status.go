@@ -61,7 +61,7 @@ func (s *Server) getStatus(ctx context.Context, _ *struct{}) (*struct{ Body Stat
 		Node:     s.config.Node,
 		Started:  s.started.UTC().Truncate(time.Second),
 		Uptime:   int64(time.Since(s.started).Seconds()),
-		Delivers: n.Delivers(),
+		Delivers: n.Delivering(),
 		Reasons:  append([]string{}, s.reasons()...),
 		Degraded: append([]string{}, s.degraded()...),
 		Streams:  s.streams.count(),

@@ -214,4 +214,4 @@ func (n *Notifier) deliverWithLease(ctx context.Context) error {
 }
 
 // Delivers reports whether this node delivers now.
-func (n *Notifier) Delivers() bool { return n.delivering.Load() }
+func (n *Notifier) Delivering() bool { return n.delivering.Load() }
