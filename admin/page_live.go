@@ -47,7 +47,7 @@ func (s *Server) live(part string, data func(*http.Request) (any, error)) func(h
 			return errManyStreams
 		}
 		defer s.streams.give(who.id)
-		tail, err := s.config.Notifier.Tail(r.Context(), notify.Query{Among: who.extensions})
+		tail, err := s.config.Notifier.Tail(r.Context(), notify.Query{Extensions: who.extensions})
 		if err != nil {
 			return err
 		}
@@ -172,7 +172,7 @@ func (s *Server) callsData(r *http.Request) (any, error) {
 
 // latest reads the newest events that who makes the request of ctx sees.
 func (s *Server) latest(ctx context.Context, q notify.Query) ([]dialog.Event, error) {
-	q.Among = accessOf(ctx).extensions
+	q.Extensions = accessOf(ctx).extensions
 	return s.config.Notifier.Latest(ctx, q)
 }
 
@@ -215,7 +215,7 @@ func (s *Server) callPage(w http.ResponseWriter, r *http.Request) error {
 	who := accessOf(r.Context())
 	v := callView{ID: r.PathValue("id")}
 	var err error
-	q := notify.Query{Call: v.ID, Among: who.extensions, Limit: 1000}
+	q := notify.Query{Call: v.ID, Extensions: who.extensions, Limit: 1000}
 	if v.Events, _, err = s.config.Notifier.Events(r.Context(), q); err != nil {
 		return err
 	}

@@ -395,12 +395,12 @@ func TestEventsQueries(t *testing.T) {
 		{"an extension with its domain", Query{Extension: "101@pbx.example", Limit: 1000}, 300, false},
 		{"with another", Query{Extension: "101@elsewhere", Limit: 1000}, 0, false},
 		{"nobody", Query{Extension: "999"}, 0, false},
-		{"among some", Query{Among: []string{"101", "0003*210@pbx", "999"}, Limit: 1000}, 301, false},
-		{"among one twice", Query{Among: []string{"0003*210@pbx", "0003*210@elsewhere", "0003*210"}}, 1, false},
-		{"among one with another domain", Query{Among: []string{"0003*210@elsewhere"}}, 0, false},
-		{"among others", Query{Extension: "101", Among: []string{"0003*210"}}, 0, false},
-		{"among with its domain", Query{Extension: "0003*210", Among: []string{"0003*210@pbx"}}, 1, false},
-		{"among nobody", Query{Among: []string{}}, 0, false},
+		{"among some", Query{Extensions: []string{"101", "0003*210@pbx", "999"}, Limit: 1000}, 301, false},
+		{"among one twice", Query{Extensions: []string{"0003*210@pbx", "0003*210@elsewhere", "0003*210"}}, 1, false},
+		{"among one with another domain", Query{Extensions: []string{"0003*210@elsewhere"}}, 0, false},
+		{"among others", Query{Extension: "101", Extensions: []string{"0003*210"}}, 0, false},
+		{"among with its domain", Query{Extension: "0003*210", Extensions: []string{"0003*210@pbx"}}, 1, false},
+		{"among nobody", Query{Extensions: []string{}}, 0, false},
 		{"a type", Query{Type: "hangup", Limit: 1000}, 101, false},
 		{"answers of one flow", Query{Type: "answer-in"}, 0, false},
 		{"answers of the other", Query{Type: "answer-out", Limit: 1000}, 100, false},
@@ -415,10 +415,10 @@ func TestEventsQueries(t *testing.T) {
 	if _, _, err := n.Events(ctx, Query{After: "nothing"}); err != ErrNoEvent {
 		t.Errorf("after nothing: %v", err)
 	}
-	if _, _, err := n.Events(ctx, Query{After: "another", Among: []string{"101"}}); err != ErrNoEvent {
+	if _, _, err := n.Events(ctx, Query{After: "another", Extensions: []string{"101"}}); err != ErrNoEvent {
 		t.Errorf("after what is among others: %v", err)
 	}
-	if _, _, err := n.Events(ctx, Query{After: "another", Among: []string{"0003*210"}}); err != nil {
+	if _, _, err := n.Events(ctx, Query{After: "another", Extensions: []string{"0003*210"}}); err != nil {
 		t.Errorf("after what is among them: %v", err)
 	}
 

@@ -341,14 +341,14 @@ func sleep(ctx context.Context, d time.Duration) {
 
 // A Query selects events of the log. The zero value selects all.
 type Query struct {
-	Since     time.Time // published at or after this time
-	Place     uint64    // at this position of the log or after it; takes precedence over Since
-	After     string    // published after the event with this id; takes precedence over Since
-	Extension string    // as in a Subscription
-	Among     []string  // of one of these extensions; nil: of any
-	Call      string
-	Type      string // as in a Subscription
-	Limit     int    // 0: 100; at most 1000
+	Since      time.Time // published at or after this time
+	Position   uint64    // at this position of the log or after it; takes precedence over Since
+	After      string    // published after the event with this id; takes precedence over Since
+	Extension  string    // as in a Subscription
+	Extensions []string  // of one of these extensions; nil: of any
+	Call       string
+	Type       string // as in a Subscription
+	Limit      int    // 0: 100; at most 1000
 }
 
 // ErrNoEvent reports that Query.After names no event of the log.
@@ -371,8 +371,8 @@ func (n *Notifier) Events(ctx context.Context, q Query) (events []*dialog.Event,
 			return nil, false, err
 		}
 		first = position + 1
-	case q.Place != 0:
-		first = q.Place
+	case q.Position != 0:
+		first = q.Position
 	case !q.Since.IsZero():
 		first = 0
 		err := n.requestEvents(ctx, readRequest{Since: &q.Since, Batch: 1}, func(seq uint64, _ *nats.Msg) bool {
@@ -456,7 +456,7 @@ func (n *Notifier) positionOf(ctx context.Context, q Query) (uint64, error) {
 	if err := json.Unmarshal(m.Data, &e); err != nil {
 		return 0, fmt.Errorf("event %s: %w", q.After, err)
 	}
-	if !q.matchesAmong(&e) {
+	if !q.matchesExtensions(&e) {
 		return 0, ErrNoEvent
 	}
 	return m.Sequence, nil
@@ -552,7 +552,7 @@ func (q Query) subjects() []string {
 	case q.Call != "":
 		call = subjectToken(q.Call)
 	}
-	names := q.Among
+	names := q.Extensions
 	if q.Extension != "" {
 		names = []string{q.Extension}
 	}
@@ -576,12 +576,12 @@ func (q Query) subjects() []string {
 func (q Query) matchesEvent(e *dialog.Event) bool {
 	return (q.Type == "" || eventBit(e)&typeBits[q.Type] != 0) &&
 		(!strings.Contains(q.Extension, "@") || e.Extension.Is(q.Extension)) &&
-		q.matchesAmong(e)
+		q.matchesExtensions(e)
 }
 
 // matchesAmong reports whether an event is of one of the extensions in q.Among.
-func (q Query) matchesAmong(e *dialog.Event) bool {
-	return q.Among == nil || slices.ContainsFunc(q.Among, e.Extension.Is)
+func (q Query) matchesExtensions(e *dialog.Event) bool {
+	return q.Extensions == nil || slices.ContainsFunc(q.Extensions, e.Extension.Is)
 }
 
 // ErrEventGone reports that an event is no longer in the log.

@@ -37,7 +37,7 @@ func TestLatestReadsNewestFirst(t *testing.T) {
 		{"of another extension", Query{Extension: "102", Limit: 10}, nil, 0},
 		{"of a call with a long name", Query{Call: strings.Repeat("x", 10_000), Limit: 10}, nil, 0},
 		{"of an extension with a long name", Query{Extension: strings.Repeat("x", 10_000), Limit: 10}, nil, 0},
-		{"among others", Query{Among: []string{"102"}, Limit: 10}, nil, 0},
+		{"among others", Query{Extensions: []string{"102"}, Limit: 10}, nil, 0},
 	} {
 		got, err := n.Latest(t.Context(), tt.q)
 		if err != nil || len(got) != tt.n {

@@ -191,9 +191,9 @@ func TestTailFilters(t *testing.T) {
 		{Query{Type: "hangup"}, ids(first[2], second[2], other)},
 		{Query{Type: "answer-out"}, ids(first[1], second[1])},
 		{Query{Type: "answer-in"}, nil},
-		{Query{Among: []string{"0003*210"}}, ids(other)},
-		{Query{Among: []string{"999"}}, nil},
-		{Query{Extension: "101", Among: []string{"0003*210"}}, nil},
+		{Query{Extensions: []string{"0003*210"}}, ids(other)},
+		{Query{Extensions: []string{"999"}}, nil},
+		{Query{Extension: "101", Extensions: []string{"0003*210"}}, nil},
 	}
 	var live []*Tail
 	for _, tt := range tests {
@@ -266,7 +266,7 @@ func TestTailsCloseReader(t *testing.T) {
 		t.Errorf("after nothing: %v", err)
 	}
 	publishAll(t, n, callOf(0)[0])
-	if _, err := n.Tail(t.Context(), Query{After: callOf(0)[0].ID, Among: []string{"102"}}); err != ErrNoEvent {
+	if _, err := n.Tail(t.Context(), Query{After: callOf(0)[0].ID, Extensions: []string{"102"}}); err != ErrNoEvent {
 		t.Errorf("after what it may not see: %v", err)
 	}
 	closeStore()

@@ -65,7 +65,7 @@ func TestLogEnd(t *testing.T) {
 			t.Errorf("when it is opened again it ends at %d, want 3", got)
 		}
 		for position, want := range map[uint64]int{0: 3, 1: 3, 3: 1, 4: 0} {
-			events, _, err := n.Events(t.Context(), Query{Place: position})
+			events, _, err := n.Events(t.Context(), Query{Position: position})
 			if err != nil || len(events) != want {
 				t.Errorf("from %d on there are %d events, want %d; %v", position, len(events), want, err)
 			}

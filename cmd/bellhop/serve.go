@@ -333,7 +333,7 @@ func takeUp(ctx context.Context, cfg config, node string, js jetstream.JetStream
 	}
 	q := notify.Query{Since: mark.Since, Limit: 1000}
 	if mark.Since.IsZero() {
-		q.Place = mark.After + 1
+		q.Position = mark.After + 1
 	}
 	var events []dialog.Event
 	for ; mark.Kept; q.After = events[len(events)-1].ID {
