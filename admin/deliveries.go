@@ -38,7 +38,7 @@ type Attempt struct {
 
 func deliveryOf(d notify.Delivery) Delivery {
 	v := Delivery{
-		ID: d.ID, Subscription: d.Subscription, Event: d.Event, Type: string(d.Type), Timestamp: d.Said.UTC(),
+		ID: d.ID, Subscription: d.Subscription, Event: d.Event, Type: string(d.Type), Timestamp: d.EventTime.UTC(),
 		Call: d.Call, Extension: d.Extension, State: d.State, Next: timeOf(d.Next), Attempts: make([]Attempt, len(d.Attempts)),
 	}
 	for i, a := range d.Attempts {

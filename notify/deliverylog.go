@@ -92,7 +92,7 @@ type attemptRecord struct {
 	Type      dialog.Type `json:"type"`
 	Call      string      `json:"call"`
 	Extension string      `json:"extension"` // with its domain, if known
-	Said      int64       `json:"said"`      // time of the event
+	EventTime int64       `json:"said"`      // time of the event
 	Number    int         `json:"number"`
 	At        int64       `json:"at"`
 	Took      int64       `json:"took"`

@@ -25,7 +25,7 @@ type Delivery struct {
 	Type         dialog.Type
 	Call         string
 	Extension    string    // with its domain, if known
-	Said         time.Time // time of the event
+	EventTime    time.Time // time of the event
 	State        string    // Waiting, Delivered …
 	Next         time.Time // when the next attempt is due, if it waits for one
 	Attempts     []Attempt // oldest first
@@ -162,7 +162,7 @@ func (n *Notifier) decodePending(ctx context.Context, subject string, data []byt
 	if err != nil {
 		return Delivery{}, err
 	}
-	d := Delivery{Subscription: subscription, Event: r.Event, Type: r.Type, Said: r.At, State: Waiting, Next: r.Due, seq: seq}
+	d := Delivery{Subscription: subscription, Event: r.Event, Type: r.Type, EventTime: r.At, State: Waiting, Next: r.Due, seq: seq}
 	if d.Event == "" {
 		switch e, err := n.readEvent(ctx, seq); {
 		case err == nil:
@@ -268,7 +268,7 @@ func newDeliveryView(subscription string, l *attemptRecord) Delivery {
 
 // addRecord adds a record of the delivery log to d.
 func (d *Delivery) addRecord(l *attemptRecord) {
-	d.seq, d.Type, d.Said = l.Seq, l.Type, time.UnixMicro(l.Said)
+	d.seq, d.Type, d.EventTime = l.Seq, l.Type, time.UnixMicro(l.EventTime)
 	d.Call, d.Extension = cmp.Or(d.Call, l.Call), cmp.Or(d.Extension, l.Extension)
 	d.Attempts = append(d.Attempts, l.asAttempt())
 }
@@ -297,13 +297,13 @@ func (n *Notifier) addAttempts(ctx context.Context, page []Delivery) error {
 		return nil
 	}
 	bySubject := make(map[string][]*Delivery, len(page))
-	oldest := page[0].Said
+	oldest := page[0].EventTime
 	for i := range page {
 		d := &page[i]
 		subject := attemptSubject(d.Subscription, d.Event)
 		bySubject[subject] = append(bySubject[subject], d)
-		if d.Said.Before(oldest) {
-			oldest = d.Said
+		if d.EventTime.Before(oldest) {
+			oldest = d.EventTime
 		}
 	}
 	subjects := slices.Sorted(maps.Keys(bySubject))
@@ -461,7 +461,7 @@ func (n *Notifier) Delivery(ctx context.Context, id string) (Delivery, error) {
 	d := Delivery{ID: id, Subscription: subscription, Event: event}
 	switch m, err := n.findEventMessage(ctx, event); {
 	case err == nil:
-		d.seq, d.Said = m.Sequence, m.Time
+		d.seq, d.EventTime = m.Sequence, m.Time
 	case err != ErrEventGone:
 		return d, err
 	}
@@ -478,7 +478,7 @@ func (n *Notifier) Delivery(ctx context.Context, id string) (Delivery, error) {
 			if err != nil {
 				return d, fmt.Errorf("read bellhop_outbox: %w", err)
 			}
-			d.State, d.Next, d.Type, d.Said, known = Waiting, waiting.Next, waiting.Type, waiting.Said, true
+			d.State, d.Next, d.Type, d.EventTime, known = Waiting, waiting.Next, waiting.Type, waiting.EventTime, true
 		case err != nil && !errors.Is(err, jetstream.ErrMsgNotFound):
 			return d, fmt.Errorf("read bellhop_outbox: %w", err)
 		}
@@ -506,7 +506,7 @@ func (d *Delivery) hasQueueAttempt() bool {
 
 // readFirstAttempt adds the attempt by which d succeeded at once, if there is one.
 func (n *Notifier) readFirstAttempt(ctx context.Context, d *Delivery) error {
-	return n.readAttempts(ctx, subjectsSince([]string{"bellhop.attempt." + d.Subscription}, d.Said), d)
+	return n.readAttempts(ctx, subjectsSince([]string{"bellhop.attempt." + d.Subscription}, d.EventTime), d)
 }
 
 // readAttempts adds to d the records that consumer c yields for it, up to the record of a

@@ -131,7 +131,7 @@ func TestAttemptsAreRecorded(t *testing.T) {
 		if got, want := d.summary(), "delivered; 1 waiting; 2 waiting 503; 3 delivered 200"; got != want {
 			t.Fatalf("got %s, want %s", got, want)
 		}
-		if d.ID != id || d.Subscription != s.ID || d.Event != "ca" || d.Call != "c" || d.Type != dialog.DialOut || d.Extension != "101@pbx" || !d.Said.Equal(begin.Truncate(time.Microsecond)) || !d.Next.IsZero() {
+		if d.ID != id || d.Subscription != s.ID || d.Event != "ca" || d.Call != "c" || d.Type != dialog.DialOut || d.Extension != "101@pbx" || !d.EventTime.Equal(begin.Truncate(time.Microsecond)) || !d.Next.IsZero() {
 			t.Errorf("got %+v", d)
 		}
 		for i, want := range []struct {
@@ -341,7 +341,7 @@ func TestDeliveriesPaged(t *testing.T) {
 				}
 				for _, d := range page {
 					whole := deliveryNow(t, n, d.ID)
-					if d.summary() != whole.summary() || d.Call+"a" != d.Event || d.Extension != "101@pbx" || d.Said.IsZero() {
+					if d.summary() != whole.summary() || d.Call+"a" != d.Event || d.Extension != "101@pbx" || d.EventTime.IsZero() {
 						t.Errorf("listed %+v, read alone %+v", d, whole)
 					}
 				}
