@@ -204,7 +204,7 @@ func (s *Server) testSubscription(ctx context.Context, in *struct {
 }
 
 // try sends samples for who makes the request of ctx, see [notify.Notifier.Test].
-func (s *Server) try(ctx context.Context, id string) ([]notify.Trial, error) {
+func (s *Server) try(ctx context.Context, id string) ([]notify.SampleResult, error) {
 	if _, err := s.subscription(ctx, id); err != nil {
 		return nil, err
 	}

@@ -102,7 +102,7 @@ func (l *deliveryLoop) applyRedelivery(m *nats.Msg) {
 }
 
 // A Trial is the result of sending one sample.
-type Trial struct {
+type SampleResult struct {
 	Type    string // as the subscription names it
 	ID      string // the webhook-id
 	Attempt Attempt
@@ -118,7 +118,7 @@ const maxSamples = 4
 // All samples together take at most 15 seconds.
 //
 // The error is ErrNotFound. A failed attempt is no error.
-func (n *Notifier) Test(ctx context.Context, id string) ([]Trial, error) {
+func (n *Notifier) Test(ctx context.Context, id string) ([]SampleResult, error) {
 	s, err := n.registry.get(id)
 	if err != nil {
 		return nil, err
@@ -126,7 +126,7 @@ func (n *Notifier) Test(ctx context.Context, id string) ([]Trial, error) {
 	ctx, cancel := context.WithTimeout(ctx, manualTimeout)
 	defer cancel()
 	p := newSampler(&s, time.Now())
-	trials := make([]Trial, len(p.types))
+	results := make([]SampleResult, len(p.types))
 	slots := make(chan struct{}, maxSamples)
 	var under sync.WaitGroup
 	for i, t := range p.types {
@@ -138,11 +138,11 @@ func (n *Notifier) Test(ctx context.Context, id string) ([]Trial, error) {
 			defer func() { <-slots }()
 			defer n.recoverPanic("send sample")
 			e := p.makeEvent(t)
-			trials[i] = Trial{t, deliveryID(e.ID, s.ID), n.sendSample(ctx, &s, e)}
+			results[i] = SampleResult{t, deliveryID(e.ID, s.ID), n.sendSample(ctx, &s, e)}
 		})
 	}
 	under.Wait()
-	return trials, nil
+	return results, nil
 }
 
 // sendSample sends a sample, unless the time of the test is over.
