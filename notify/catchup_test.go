@@ -418,7 +418,7 @@ func TestCatchesUpAfterKill(t *testing.T) {
 			}
 			return 200, nil
 		}}
-		c := Config{Transport: w, Prompt: true, KeepEvents: keepForever}
+		c := Config{Transport: w, PublishAtOnce: true, KeepEvents: keepForever}
 		n, stop := startSmall(t, js, c, limit)
 		for _, host := range []string{"dead", "well"} {
 			s := testSubscription("", "http://"+host+"/")
@@ -509,7 +509,7 @@ func TestLostEventsAreCounted(t *testing.T) {
 		defer closeStore()
 		var up atomic.Bool
 		w := &fakeWire{start: time.Now(), answer: upOrDown(&up)}
-		n, stop := startSmall(t, js, Config{Transport: w, Prompt: true}, 10)
+		n, stop := startSmall(t, js, Config{Transport: w, PublishAtOnce: true}, 10)
 		defer stop()
 		mustSubscribe(t, n, testSubscription("", "http://dead/"))
 		for i := range 5000 {

@@ -44,7 +44,7 @@ func TestStoredTimes(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			began := time.Now()
-			n := &Notifier{config: Config{Wall: func() time.Time { return time.Now().Add(tt.ahead) }}}
+			n := &Notifier{config: Config{WallClock: func() time.Time { return time.Now().Add(tt.ahead) }}}
 			stored := began.Round(0)
 			if got := began.Sub(n.monotonicTime(stored.Add(tt.at))); got != tt.age {
 				t.Errorf("set by %v: it is %v old, want %v", tt.ahead, got, tt.age)

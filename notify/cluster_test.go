@@ -139,7 +139,7 @@ func connectTo(urls string) (jetstream.JetStream, func(), error) {
 func (c *cluster) startNode(name string) (n *Notifier, stop func()) {
 	c.t.Helper()
 	js, closeStore := c.connectNode()
-	n, stopRun := startNotifier(c.t, js, Config{Allow: loopback, Node: name, Replicas: 3, Prompt: true})
+	n, stopRun := startNotifier(c.t, js, Config{Allow: loopback, Node: name, Replicas: 3, PublishAtOnce: true})
 	stop = sync.OnceFunc(func() { stopRun(); closeStore() })
 	c.t.Cleanup(stop)
 	return n, stop
@@ -361,7 +361,7 @@ func runMate() {
 	js, _, err := connectTo(os.Getenv("NOTIFY_URLS"))
 	must(err)
 	ctx := context.Background()
-	n, err := Open(ctx, js, Config{Allow: loopback, Node: os.Getenv("NOTIFY_NODE"), Replicas: 3, Prompt: true})
+	n, err := Open(ctx, js, Config{Allow: loopback, Node: os.Getenv("NOTIFY_NODE"), Replicas: 3, PublishAtOnce: true})
 	must(err)
 	go n.Run(ctx)
 	from, err := strconv.Atoi(os.Getenv("NOTIFY_FROM"))
@@ -383,7 +383,7 @@ func TestNodeKilled(t *testing.T) {
 	k := newRecordingReceiver(t)
 	js, closeStore := c.connectNode()
 	t.Cleanup(closeStore)
-	n, err := Open(t.Context(), js, Config{Allow: loopback, Node: "TWO", Replicas: 3, Prompt: true})
+	n, err := Open(t.Context(), js, Config{Allow: loopback, Node: "TWO", Replicas: 3, PublishAtOnce: true})
 	if err != nil {
 		t.Fatal(err)
 	}

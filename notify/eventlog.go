@@ -248,7 +248,7 @@ func (n *Notifier) publishEvents(ctx context.Context) error {
 			n.clearSpool()
 			select {
 			case <-n.publisher.wakeup:
-				if !n.config.Prompt {
+				if !n.config.PublishAtOnce {
 					sleep(ctx, time.Until(written.Add(pace.Wait())))
 				}
 				continue

@@ -34,7 +34,7 @@ func TestDeadReceiverDelaysNoOther(t *testing.T) {
 			received++
 			return 200, nil
 		}}
-		n, stop := startNotifier(t, js, Config{Transport: w, Prompt: true})
+		n, stop := startNotifier(t, js, Config{Transport: w, PublishAtOnce: true})
 		defer stop()
 		for i := range 10 {
 			s := testSubscription("", "http://dead/")

@@ -129,7 +129,7 @@ type Config struct {
 
 	// Prompt publishes each event at once. By default it is published together with those of
 	// the next 2 to 40 ms, which is cheaper under load.
-	Prompt bool
+	PublishAtOnce bool
 
 	// Spool stores the events that are not published when Run ends. nil: they are lost.
 	Spool Spool
@@ -140,15 +140,15 @@ type Config struct {
 
 	Resolver *net.Resolver // resolves the host names of receivers; nil: the resolver of the machine
 
-	Wall func() time.Time // wall clock, replaced by tests that set it; nil: time.Now
+	WallClock func() time.Time // wall clock, replaced by tests that set it; nil: time.Now
 }
 
 // wall reads the wall clock, without a monotonic reading.
 func (c Config) wall() time.Time {
-	if c.Wall == nil {
+	if c.WallClock == nil {
 		return time.Now().Round(0)
 	}
-	return c.Wall().Round(0)
+	return c.WallClock().Round(0)
 }
 
 func (c Config) keepEvents() time.Duration {

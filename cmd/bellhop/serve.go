@@ -297,8 +297,8 @@ func connect(ctx context.Context, cfg config, js jetstream.JetStream, log *slog.
 		Version:          version(),
 		Log:              log,
 		Transport:        w.transport,
-		Prompt:           w.prompt,
-		Wall:             w.wall,
+		PublishAtOnce:    w.prompt,
+		WallClock:        w.wall,
 		Spool:            spoolOf(cfg),
 	})
 	if err != nil {
