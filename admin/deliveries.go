@@ -181,7 +181,7 @@ func (s *Server) deliverAgain(ctx context.Context, id string) (notify.Attempt, e
 	return a, err
 }
 
-// A Trial is a [notify.Trial] as the API shows it.
+// A Trial is a [notify.SampleResult] as the API shows it.
 type Trial struct {
 	Type string `json:"type" doc:"As the subscription names it"`
 	ID   string `json:"id" doc:"The webhook-id"`

@@ -26,7 +26,7 @@ var measured = []Dialect{JSON, Telphin, Unified}
 const benchRequests = 16
 
 // BenchmarkCallback publishes events and delivers them by real HTTP to a receiver in
-// another process. It measures the CPU time of one event from Say to the response of the
+// another process. It measures the CPU time of one event from Publish to the response of the
 // receiver, the store included. BenchmarkBarePost is the lower limit. "paced" runs at 600
 // events a second; the others run as fast as they can with at most 1000 deliveries in
 // flight.

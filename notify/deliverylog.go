@@ -76,7 +76,7 @@ type Request struct {
 	Body   string            `json:"body,omitempty"`
 }
 
-// An Answer is the HTTP response: some header fields, and the first 4 KiB of the body. Its
+// A Response is the HTTP response: some header fields, and the first 4 KiB of the body. Its
 // JSON form is stored and shown too.
 type Response struct {
 	Header map[string]string `json:"header,omitempty" doc:"Some of it"`
@@ -252,7 +252,7 @@ func (a *attempt) appendRequest(w *objectWriter) {
 	w.b = append(w.b, '}')
 }
 
-// appendResponse writes the JSON of an Answer.
+// appendResponse writes the JSON of a Response.
 func (a *attempt) appendResponse(w *objectWriter) {
 	w.writeKey("answer")
 	w.b = append(w.b, '{')

@@ -67,7 +67,7 @@ type publisher struct {
 	dropped        uint64          // events lost, see Stats.Dropped
 }
 
-// Say buffers events for the event log, in their order, and keeps the slice. It never
+// Publish buffers events for the event log, in their order, and keeps the slice. It never
 // blocks: when 10,000 events wait already, the oldest live one is dropped and counted, or
 // the oldest if all are durable. Events of an opt-in type are discarded while no
 // subscription names it. The events of one call must come from one goroutine.
@@ -187,7 +187,7 @@ func (p *publisher) unpublished() int {
 	return len(p.buffer) + len(p.batch)
 }
 
-// Unsaid returns when the oldest unpublished event was observed, among those that have an
+// OldestUnpublished returns when the oldest unpublished event was observed, among those that have an
 // observation time; ok is false if there is none.
 func (n *Notifier) OldestUnpublished() (oldest time.Time, ok bool) {
 	p := &n.publisher
@@ -579,7 +579,7 @@ func (q Query) matchesEvent(e *dialog.Event) bool {
 		q.matchesExtensions(e)
 }
 
-// matchesAmong reports whether an event is of one of the extensions in q.Among.
+// matchesExtensions reports whether an event is of one of q.Extensions.
 func (q Query) matchesExtensions(e *dialog.Event) bool {
 	return q.Extensions == nil || slices.ContainsFunc(q.Extensions, e.Extension.Is)
 }

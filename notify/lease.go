@@ -213,5 +213,5 @@ func (n *Notifier) deliverWithLease(ctx context.Context) error {
 	return err
 }
 
-// Delivers reports whether this node delivers now.
+// Delivering reports whether this node delivers now.
 func (n *Notifier) Delivering() bool { return n.delivering.Load() }

@@ -1,7 +1,7 @@
 // Package notify publishes events and delivers them to subscriptions, at least once and in
 // order.
 //
-// [Notifier.Say] hands events to a [Notifier], which appends them to the event log, a
+// [Notifier.Publish] hands events to a [Notifier], which appends them to the event log, a
 // JetStream stream. The Notifier then delivers each event to every subscription that
 // matches it. Each attempt is one HTTP request. Attempts go on until one succeeds or the
 // event expires.
@@ -53,7 +53,7 @@
 //
 // # What a crash loses
 //
-// Kill -9 loses the events that Say has accepted and the stream has not acknowledged: those
+// Kill -9 loses the events that Publish has accepted and the stream has not acknowledged: those
 // of the last 2 ms and of one batch below 2,000 events a second, of 40 ms above. A power
 // cut also loses what the store had not synced. A regular stop loses none: unpublished
 // events go to the [Spool], and the next Run publishes them first.
@@ -127,7 +127,7 @@ type Config struct {
 	Version string       // the User-Agent is bellhop/<version>
 	Log     *slog.Logger // nil: slog.Default()
 
-	// Prompt publishes each event at once. By default it is published together with those of
+	// PublishAtOnce publishes each event at once. By default it is published together with those of
 	// the next 2 to 40 ms, which is cheaper under load.
 	PublishAtOnce bool
 
@@ -306,7 +306,7 @@ func (n *Notifier) Run(ctx context.Context) error {
 	return nil
 }
 
-// Stats holds counts since Open, except Unsaid, Pending and Behind, which are current
+// Stats holds counts since Open, except Unpublished, Pending and Lagging, which are current
 // values.
 type Stats struct {
 	Published   uint64 // events acknowledged by the event log

@@ -101,7 +101,7 @@ func (l *deliveryLoop) applyRedelivery(m *nats.Msg) {
 	l.scheduler.applyRedelivery(time.Now(), h)
 }
 
-// A Trial is the result of sending one sample.
+// A SampleResult is the result of sending one sample.
 type SampleResult struct {
 	Type    string // as the subscription names it
 	ID      string // the webhook-id

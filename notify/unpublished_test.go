@@ -10,7 +10,7 @@ import (
 	"bellhop/dialog"
 )
 
-// Unsaid measures the age of events on the monotonic clock. Events that do not come from
+// OldestUnpublished measures the age of events on the monotonic clock. Events that do not come from
 // the tracker do not count.
 func TestOldestUnpublished(t *testing.T) {
 	js, closeStore := openStore(t, t.TempDir())
