@@ -24,16 +24,16 @@ type Delivery struct {
 
 // An Attempt is a [notify.Attempt] as the API shows it.
 type Attempt struct {
-	Number   int              `json:"number,omitempty" doc:"1, 2, 3 and so on; left out if none was made, or by hand"`
-	At       time.Time        `json:"at" doc:"When it began"`
-	Duration int64            `json:"duration" doc:"Microseconds"`
-	Status   int              `json:"status,omitempty" doc:"Of HTTP; left out if no answer came"`
-	Error    string           `json:"error,omitempty" doc:"Why it failed"`
-	Outcome  string           `json:"outcome" enum:"waiting,delivered,expired,refused,canceled,failed" doc:"How the delivery stood after it; failed: as before"`
-	Next     *time.Time       `json:"next_attempt,omitempty" doc:"When the next was due"`
-	ByHand   bool             `json:"by_hand,omitempty"`
-	Request  *notify.Request  `json:"request,omitempty" doc:"What was sent, or would have been if there had been a connection"`
-	Answer   *notify.Response `json:"answer,omitempty" doc:"What came back"`
+	Number   int             `json:"number,omitempty" doc:"1, 2, 3 and so on; left out if none was made, or by hand"`
+	At       time.Time       `json:"at" doc:"When it began"`
+	Duration int64           `json:"duration" doc:"Microseconds"`
+	Status   int             `json:"status,omitempty" doc:"Of HTTP; left out if no answer came"`
+	Error    string          `json:"error,omitempty" doc:"Why it failed"`
+	Outcome  string          `json:"outcome" enum:"waiting,delivered,expired,refused,canceled,failed" doc:"How the delivery stood after it; failed: as before"`
+	Next     *time.Time      `json:"next_attempt,omitempty" doc:"When the next was due"`
+	ByHand   bool            `json:"by_hand,omitempty"`
+	Request  *notify.Request `json:"request,omitempty" doc:"What was sent, or would have been if there had been a connection"`
+	Answer   *notify.Answer  `json:"answer,omitempty" doc:"What came back"`
 }
 
 func deliveryOf(d notify.Delivery) Delivery {
@@ -50,7 +50,7 @@ func deliveryOf(d notify.Delivery) Delivery {
 func attemptOf(a notify.Attempt) Attempt {
 	return Attempt{
 		Number: a.Number, At: a.At.UTC(), Duration: a.Took.Microseconds(), Status: a.Status, Error: a.Error,
-		Outcome: a.Outcome, Next: timeOf(a.Next), ByHand: a.ByHand, Request: a.Request, Answer: a.Response,
+		Outcome: a.Outcome, Next: timeOf(a.Next), ByHand: a.ByHand, Request: a.Request, Answer: a.Answer,
 	}
 }
 

@@ -540,8 +540,8 @@ func TestFollowURLsAreMasked(t *testing.T) {
 			if a.Request.URL != want {
 				t.Errorf("event %d went to %s, want %s", i, a.Request.URL, want)
 			}
-			if i == 0 && (strings.Contains(a.Response.Body, "hidden") || !strings.Contains(a.Response.Body, `onAnswer = "http://crm:80/taken?[redacted]" onHangup="https://crm/over?[redacted]"`)) {
-				t.Errorf("the answer is shown as %s", a.Response.Body)
+			if i == 0 && (strings.Contains(a.Answer.Body, "hidden") || !strings.Contains(a.Answer.Body, `onAnswer = "http://crm:80/taken?[redacted]" onHangup="https://crm/over?[redacted]"`)) {
+				t.Errorf("the answer is shown as %s", a.Answer.Body)
 			}
 		}
 	})

@@ -51,16 +51,16 @@ const (
 
 // An Attempt is one HTTP request for a delivery, or the end of a delivery without one.
 type Attempt struct {
-	Number   int       // 1, 2, 3 …; 0: no attempt was made
-	At       time.Time // when it began
-	Took     time.Duration
-	Status   int       // of HTTP; 0: no response
-	Error    string    // why it failed
-	Outcome  string    // state of the delivery after this attempt
-	Next     time.Time // when the next attempt is due; zero: there is none
-	ByHand   bool      // made by Redeliver or Test
-	Request  *Request  // nil: none could be built
-	Response *Response // nil: no response
+	Number  int       // 1, 2, 3 …; 0: no attempt was made
+	At      time.Time // when it began
+	Took    time.Duration
+	Status  int       // of HTTP; 0: no response
+	Error   string    // why it failed
+	Outcome string    // state of the delivery after this attempt
+	Next    time.Time // when the next attempt is due; zero: there is none
+	ByHand  bool      // made by Redeliver or Test
+	Request *Request  // nil: none could be built
+	Answer  *Answer   // nil: no response
 }
 
 // ended reports whether this attempt ended the delivery.
@@ -76,9 +76,9 @@ type Request struct {
 	Body   string            `json:"body,omitempty"`
 }
 
-// A Response is the HTTP response: some header fields, and the first 4 KiB of the body. Its
+// An Answer is the HTTP response: some header fields, and the first 4 KiB of the body. Its
 // JSON form is stored and shown too.
-type Response struct {
+type Answer struct {
 	Header map[string]string `json:"header,omitempty" doc:"Some of it"`
 	Body   string            `json:"body,omitempty" doc:"The first 4 KiB"`
 	Cut    bool              `json:"cut,omitempty" doc:"There was more, or it did not come in time"`
@@ -102,7 +102,7 @@ type attemptRecord struct {
 	Next      int64       `json:"next"`
 	ByHand    bool        `json:"by_hand"`
 	Request   *Request    `json:"request"`
-	Response  *Response   `json:"answer"`
+	Answer    *Answer     `json:"answer"`
 	OnAnswer  string      `json:"on_answer"` // of a newCall: see callURLs; never shown
 	OnHangup  string      `json:"on_hangup"`
 }
@@ -111,7 +111,7 @@ type attemptRecord struct {
 func (l *attemptRecord) asAttempt() Attempt {
 	a := Attempt{
 		Number: l.Number, At: time.UnixMicro(l.At), Took: time.Duration(l.Took) * time.Microsecond, Status: l.Status, Error: l.Error,
-		Outcome: l.Outcome, ByHand: l.ByHand, Request: l.Request, Response: l.Response,
+		Outcome: l.Outcome, ByHand: l.ByHand, Request: l.Request, Answer: l.Answer,
 	}
 	if l.Next != 0 {
 		a.Next = time.UnixMicro(l.Next)
@@ -252,7 +252,7 @@ func (a *attempt) appendRequest(w *objectWriter) {
 	w.b = append(w.b, '}')
 }
 
-// appendResponse writes the JSON of a Response.
+// appendResponse writes the JSON of an Answer.
 func (a *attempt) appendResponse(w *objectWriter) {
 	w.writeKey("answer")
 	w.b = append(w.b, '{')

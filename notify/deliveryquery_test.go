@@ -155,11 +155,11 @@ func TestAttemptsAreRecorded(t *testing.T) {
 			if want.next == 0 && !a.Next.IsZero() || want.next > 0 && a.Next.Sub(begin).Round(10*time.Millisecond) != want.next {
 				t.Errorf("after attempt %d the next is %v, want %v", i+1, a.Next.Sub(begin), want.next)
 			}
-			if (a.Response == nil) != (a.Status == 0) {
-				t.Fatalf("attempt %d has the answer %+v", i+1, a.Response)
+			if (a.Answer == nil) != (a.Status == 0) {
+				t.Fatalf("attempt %d has the answer %+v", i+1, a.Answer)
 			}
-			if a.Response != nil && (a.Response.Body != want.answer || a.Response.Cut != want.cut || fmt.Sprint(a.Response.Header) != want.answerHeaders) {
-				t.Errorf("attempt %d was answered %+v, want %v", i+1, a.Response, want)
+			if a.Answer != nil && (a.Answer.Body != want.answer || a.Answer.Cut != want.cut || fmt.Sprint(a.Answer.Header) != want.answerHeaders) {
+				t.Errorf("attempt %d was answered %+v, want %v", i+1, a.Answer, want)
 			}
 			r := a.Request
 			if r == nil || r.Method != "POST" || r.URL != "http://crm/hook?myid=175" || !strings.HasPrefix(r.Body, "CallID=c&") ||
@@ -200,7 +200,7 @@ func TestDrippingResponseIsCut(t *testing.T) {
 		time.Sleep(2*bodyTimeout + time.Second)
 		for _, event := range []string{"ca", "cb"} {
 			d := deliveryNow(t, n, event+"-"+s.ID)
-			if d.summary() != "delivered; 1 delivered 200" || d.Attempts[0].Took != bodyTimeout || d.Attempts[0].Response.Body != "a" || !d.Attempts[0].Response.Cut {
+			if d.summary() != "delivered; 1 delivered 200" || d.Attempts[0].Took != bodyTimeout || d.Attempts[0].Answer.Body != "a" || !d.Attempts[0].Answer.Cut {
 				t.Errorf("%s: %s, %+v", event, d.summary(), d.Attempts)
 			}
 		}
@@ -237,7 +237,7 @@ func TestEndsWithoutAttemptAreRecorded(t *testing.T) {
 		if got, want := d.summary(), "expired; 0 expired"; got != want {
 			t.Fatalf("the answer: %s, want %s", got, want)
 		}
-		if a := d.Attempts[0]; a.Request != nil || a.Response != nil || time.Since(a.At).Round(time.Second) != time.Minute {
+		if a := d.Attempts[0]; a.Request != nil || a.Answer != nil || time.Since(a.At).Round(time.Second) != time.Minute {
 			t.Errorf("it expired by %+v", a)
 		}
 		if d.Call != "c" || d.Extension != "101@pbx" || d.Type != dialog.Answer {

@@ -124,7 +124,7 @@ func TestRedeliverOnce(t *testing.T) {
 
 				l.setStatus(200)
 				a, err = n.Redeliver(t.Context(), id)
-				if err != nil || a.Outcome != Delivered || a.Status != 200 || a.Error != "" || a.Response.Body != "hello" || a.Request.Header["Webhook-Id"] != id {
+				if err != nil || a.Outcome != Delivered || a.Status != 200 || a.Error != "" || a.Answer.Body != "hello" || a.Request.Header["Webhook-Id"] != id {
 					t.Errorf("a receiver that is up: %+v, %v", a, err)
 				}
 				time.Sleep(20 * time.Second)
@@ -377,7 +377,7 @@ func TestTestSendsSamples(t *testing.T) {
 				}
 				for _, trial := range trials {
 					a := trial.Attempt
-					if !slices.Contains(s.Types, trial.Type) || a.Outcome != Delivered || a.Status != 202 || a.Response.Body != "thank you" || a.Took != time.Second ||
+					if !slices.Contains(s.Types, trial.Type) || a.Outcome != Delivered || a.Status != 202 || a.Answer.Body != "thank you" || a.Took != time.Second ||
 						a.Request.Header["Webhook-Id"] != trial.ID || a.Request.Header["X-Key"] != redacted {
 						t.Errorf("told %+v", trial)
 					}
