@@ -79,7 +79,7 @@ func TestPagesCoverTheLog(t *testing.T) {
 		}
 		begin := time.Now()
 		if got := pagesOf(t, n, Query{Since: begin}); len(got) != 0 {
-			t.Errorf("%d events were said in the future", len(got))
+			t.Errorf("%d events since a time in the future, want 0", len(got))
 		}
 	})
 }

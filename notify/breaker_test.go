@@ -162,7 +162,7 @@ func TestPauseIsStoredInOrder(t *testing.T) {
 	s.writeUpdates(nil)
 	s.publish("d", dialog.DialIn)
 	s.publish("d", dialog.Hangup)
-	s.wantEqual("told", strings.Join(s.writeUpdates(nil), ", "), "d/6 after 0, d/7 after 0, floor 5")
+	s.wantEqual("updates", strings.Join(s.writeUpdates(nil), ", "), "d/6 after 0, d/7 after 0, cursor 5")
 }
 
 // A subscription that moves to another endpoint is paused no longer.

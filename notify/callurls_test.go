@@ -39,7 +39,7 @@ func TestReadCallURLs(t *testing.T) {
 		{"a bare ampersand", `<Response onAnswer="https://crm.example/taken?c=1&k=2"/>`, "- -", "read XML response"},
 		{"not ended", `<Response onAnswer="http://crm.example/">`, "- -", "read XML response"},
 		{"two roots", `<Response onAnswer="http://crm.example/"/><Response/>`, "- -", "more than one root"},
-		{"text behind it", `<Response onAnswer="http://crm.example/"/>ok`, "- -", "text outside"},
+		{"text after the root", `<Response onAnswer="http://crm.example/"/>ok`, "- -", "text outside"},
 		{"a document type", `<!DOCTYPE Response [<!ENTITY a "http://crm.example/">]><Response onAnswer="&a;"/>`, "- -", "document type"},
 		{"an entity", `<Response onAnswer="&a;"/>`, "- -", "read XML response"},
 		{"twice the same", `<Response onAnswer="http://crm.example/" onAnswer="http://crm.example/2"/>`, "- -", "duplicate attribute onAnswer"},
@@ -114,7 +114,7 @@ func TestFollowURLs(t *testing.T) {
 			s.publishParty(1, 2)
 			s.wantTargets(newCallAtHook, answerAtTaken, hangupAtOver)
 		}},
-		{"all wait behind the newCall", func(s *ctiTest) {
+		{"all wait for the newCall", func(s *ctiTest) {
 			s.publishEvents(partyEvents(1)...)
 			s.wantTargets(newCallAtHook, answerAtTaken, hangupAtOver)
 		}},

@@ -77,25 +77,25 @@ func TestLaggingSubscriptionCatchesUp(t *testing.T) {
 	s.maxPending, s.posts = 4, false
 	as := s.publishTo("a", 1, 9)
 	s.wantEqual("what waits, and what the other one got", fmt.Sprint(s.pending, len(s.ends)), "4 8")
-	s.wantEqual("who is behind", fmt.Sprint(s.lagging, s.subscribers["a"].lag != nil), "1 true")
+	s.wantEqual("lagging subscribers", fmt.Sprint(s.lagging, s.subscribers["a"].lag != nil), "1 true")
 	s.wantEqual("nothing is read before there is room", s.readPages(), "")
 
 	s.sleepFor(outboxDelay)
-	s.wantEqual("what is told", fmt.Sprint(s.writeUpdates(errUnanswered)), "[behind after 4 c1/1 after 0 c2/2 after 0 c3/3 after 0 c4/4 after 0]")
-	s.wantEqual("the floor stays below", fmt.Sprint(s.cursor), "0")
-	s.wantEqual("it is told again", fmt.Sprint(s.writeUpdates(nil)), "[behind after 4 c1/1 after 0 c2/2 after 0 c3/3 after 0 c4/4 after 0]")
-	s.wantEqual("then the floor rises", fmt.Sprint(s.cursor), "8")
+	s.wantEqual("updates", fmt.Sprint(s.writeUpdates(errUnanswered)), "[behind after 4 c1/1 after 0 c2/2 after 0 c3/3 after 0 c4/4 after 0]")
+	s.wantEqual("the cursor stays below", fmt.Sprint(s.cursor), "0")
+	s.wantEqual("updates after a failure", fmt.Sprint(s.writeUpdates(nil)), "[behind after 4 c1/1 after 0 c2/2 after 0 c3/3 after 0 c4/4 after 0]")
+	s.wantEqual("then the cursor advances", fmt.Sprint(s.cursor), "8")
 
 	s.finish(as[0], delivered)
 	s.wantEqual("no room yet", s.readPages(), "")
 	s.finish(as[1], delivered)
 	s.wantEqual("at half of the limit", s.readPages(), "a 5-6")
 	s.wantEqual("one page at a time", s.readPages(), "")
-	s.wantEqual("the page is told", fmt.Sprint(s.writeUpdates(nil)), "[gone c1/1 gone c2/2 c5/5 after 0 c6/6 after 0 floor 8]")
+	s.wantEqual("updates of the page", fmt.Sprint(s.writeUpdates(nil)), "[gone c1/1 gone c2/2 c5/5 after 0 c6/6 after 0 cursor 8]")
 	s.publish("c9", dialog.Hangup)
 	more := s.takeDueAttempts()
 	s.wantEqual("what is sent", s.labelsOf(more), "c5/5 c9/9 c6/6")
-	s.wantEqual("then how far it is", fmt.Sprint(s.writeUpdates(nil)), "[behind after 6]")
+	s.wantEqual("update of the progress", fmt.Sprint(s.writeUpdates(nil)), "[behind after 6]")
 	for _, a := range append(more, as[2:]...) {
 		s.finish(a, delivered)
 	}
@@ -108,7 +108,7 @@ func TestLaggingSubscriptionCatchesUp(t *testing.T) {
 	s.publish("c10", dialog.Hangup)
 	s.wantEqual("what is new goes straight", s.takeAttempts("a"), "c10/10")
 	s.sleepFor(cursorSaveInterval)
-	s.wantEqual("that it has is told", fmt.Sprint(s.writeUpdates(nil)), "[gone behind gone c5/5 gone c6/6 gone c3/3 gone c4/4 floor 9]")
+	s.wantEqual("updates after catching up", fmt.Sprint(s.writeUpdates(nil)), "[gone behind gone c5/5 gone c6/6 gone c3/3 gone c4/4 cursor 9]")
 }
 
 // A live event that is too old when it is read again expires without an attempt.
@@ -133,7 +133,7 @@ func TestUnsubscribedWhileLagging(t *testing.T) {
 		updates bool
 		want    string
 	}{
-		{"before the outbox knows", false, "[floor 8]"},
+		{"before the outbox knows", false, "[cursor 8]"},
 		{"after", true, "[gone behind gone c1/1 gone c2/2 gone c3/3 gone c4/4]"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -155,7 +155,7 @@ func TestUnsubscribedWhileLagging(t *testing.T) {
 			s.finish(as[2], willRetry)
 			s.finish(as[3], willRetry)
 			s.sleepFor(cursorSaveInterval)
-			s.wantEqual("what the outbox hears", fmt.Sprint(s.writeUpdates(nil)), tt.want)
+			s.wantEqual("updates", fmt.Sprint(s.writeUpdates(nil)), tt.want)
 			s.wantEqual("what is left", fmt.Sprint(s.lagging, s.pending, s.cursor, s.unsavedLogReads.len()), "0 0 8 0")
 			s.wantEqual("what is read", s.readPages(), "")
 			s.applySubscription(testSubscription("a", "http://a/"), time.Time{})
@@ -182,7 +182,7 @@ func TestLagsAgainBeforeUpdateIsStored(t *testing.T) {
 	for _, u := range updates {
 		s.finishUpdate(u, errUnanswered)
 	}
-	s.wantEqual("told", fmt.Sprint(s.writeUpdates(nil)), "[behind after 3]")
+	s.wantEqual("updates", fmt.Sprint(s.writeUpdates(nil)), "[behind after 3]")
 	s.wantEqual("not taken back", fmt.Sprint(s.writeUpdates(nil)), "[]")
 }
 
@@ -199,7 +199,7 @@ func TestRoomIsShared(t *testing.T) {
 		s.publish(fmt.Sprint("c", i), dialog.Hangup)
 		s.wantEqual("the one that is well", s.takeAttempts("well"), fmt.Sprintf("c%d/%d", i, i+1))
 	}
-	s.wantEqual("who is behind, and what waits", fmt.Sprint(s.lagging, s.pending), "50 100")
+	s.wantEqual("lagging subscribers, pending deliveries", fmt.Sprint(s.lagging, s.pending), "50 100")
 }
 
 // A storedOutbox is what remains of an outbox after a crash: the last message of each
@@ -346,7 +346,7 @@ func TestLagSurvivesCrashes(t *testing.T) {
 		}
 		for i := 0; s.pending+s.lagging+len(under)+len(pages)+len(d.messages) > 0; i++ {
 			if i > 10_000 {
-				t.Fatalf("seed %d: %d wait, %d are behind, %v", seed, s.pending, s.lagging, d.messages)
+				t.Fatalf("seed %d: %d pending, %d lagging, %v", seed, s.pending, s.lagging, d.messages)
 			}
 			for _, a := range append(under, s.takeDueAttempts()...) {
 				answer(a, delivered)
@@ -375,7 +375,7 @@ func TestLagSurvivesCrashes(t *testing.T) {
 			t.Fatalf("seed %d: %d ended, want %d", seed, len(s.ends), 2*len(s.log))
 		}
 		if s.cursor != s.seq || s.recent.len()+len(s.inOutbox)+s.dueLogReads.len()+s.unsavedLogReads.len() != 0 {
-			t.Fatalf("seed %d: left: floor %d of %d, %d young, %d moved", seed, s.cursor, s.seq, s.recent.len(), len(s.inOutbox))
+			t.Fatalf("seed %d: left: cursor %d of %d, %d recent, %d in the outbox", seed, s.cursor, s.seq, s.recent.len(), len(s.inOutbox))
 		}
 	}
 }

@@ -355,7 +355,7 @@ func TestBreakersWithManyReceivers(t *testing.T) {
 				}
 				for id, sr := range s.subscribers {
 					if b, _ := sr.openBreaker(); reported[id] != (b != nil) {
-						s.Errorf("%s: %s is paused: %v, told %v", s.elapsed(), id, b != nil, reported[id])
+						s.Errorf("%s: %s is paused: %v, reported %v", s.elapsed(), id, b != nil, reported[id])
 					}
 				}
 			})
@@ -443,7 +443,7 @@ func TestPauseOutlivesARestart(t *testing.T) {
 					}
 				}
 				if want := []string{"paused", "resumed"}; !slices.Equal(reported, want) {
-					t.Errorf("told %v, want %v", reported, want)
+					t.Errorf("reported %v, want %v", reported, want)
 				}
 			})
 		})

@@ -81,7 +81,7 @@ func TestOutboxStoresBackoff(t *testing.T) {
 		}
 		return
 	}
-	t.Error("the outbox is told nothing")
+	t.Error("no update of the outbox")
 }
 
 // Failures of an hour ago do not count as those of the last minute, even if the clock was

@@ -180,7 +180,7 @@ func waitUntilPublished(t *testing.T, n *Notifier) {
 	t.Helper()
 	for begin := time.Now(); n.Stats().Unpublished > 0; sleep(t.Context(), time.Millisecond) {
 		if time.Since(begin) > longWait {
-			t.Fatalf("%d events are unsaid: %v", n.Stats().Unpublished, n.Health())
+			t.Fatalf("%d events unpublished: %v", n.Stats().Unpublished, n.Health())
 		}
 	}
 }

@@ -149,7 +149,7 @@ func TestDeclaredIsDisabledBy410(t *testing.T) {
 		n.Declare(one)
 		say(3)
 		if got, want := w.summary(), "0s hangup, 2s hangup"; got != want {
-			t.Errorf("came %s, want what was said before 410 and after the file was read: %s", got, want)
+			t.Errorf("received %s, want the events before 410 and after the file was read: %s", got, want)
 		}
 		if s := n.Subscriptions()[0]; !s.Active || s.State != StateActive || s.Why != "" {
 			t.Errorf("after the file was read: %+v", s)

@@ -75,11 +75,11 @@ func (n *Notifier) runDelivery(ctx, leased context.Context) error {
 		return fmt.Errorf("read bellhop_events: %w", err)
 	}
 	l.nextSeq = max(l.scheduler.cursor+1, first)
-	waver, err := newBatchWriter(n)
+	writer, err := newBatchWriter(n)
 	if err != nil {
 		return fmt.Errorf("write bellhop_outbox: %w", err)
 	}
-	defer waver.close()
+	defer writer.close()
 	redelivered, err := n.js.Conn().ChanSubscribe(redeliveredSubject, l.redeliveries)
 	if err != nil {
 		return fmt.Errorf("subscribe to %s: %w", redeliveredSubject, err)
@@ -88,7 +88,7 @@ func (n *Notifier) runDelivery(ctx, leased context.Context) error {
 
 	ctx, stop := context.WithCancel(ctx)
 	l.attemptCtx, l.abort = context.WithCancel(leased)
-	l.helpers.Go(func() { l.runOutboxWriter(waver, sweeper) })
+	l.helpers.Go(func() { l.runOutboxWriter(writer, sweeper) })
 	l.helpers.Go(func() {
 		n.runRestarting(ctx, "replays", func(ctx context.Context) error { return l.watchReplays(ctx, &known) })
 	})
@@ -372,18 +372,18 @@ func (l *deliveryLoop) takeUpdateResults(results []writeResult) {
 
 // runOutboxWriter writes batches to the outbox, and removes superseded messages, until
 // updateBatches is closed.
-func (l *deliveryLoop) runOutboxWriter(waver *batchWriter, sweeper *sweeper) {
+func (l *deliveryLoop) runOutboxWriter(writer *batchWriter, sweeper *sweeper) {
 	for msgs := range l.updateBatches {
-		l.updateResults <- l.writeOutboxBatch(waver, sweeper, msgs)
-		l.sweepOutbox(waver, sweeper)
+		l.updateResults <- l.writeOutboxBatch(writer, sweeper, msgs)
+		l.sweepOutbox(writer, sweeper)
 	}
 }
 
 // writeOutboxBatch writes a batch to the outbox and returns the result of each message.
-func (l *deliveryLoop) writeOutboxBatch(waver *batchWriter, sweeper *sweeper, msgs []*nats.Msg) (results []writeResult) {
+func (l *deliveryLoop) writeOutboxBatch(writer *batchWriter, sweeper *sweeper, msgs []*nats.Msg) (results []writeResult) {
 	results = unansweredResults(len(msgs)) // if it panics
 	defer l.recoverPanic("write outbox")
-	results = waver.writeBatch(l.attemptCtx, msgs)
+	results = writer.writeBatch(l.attemptCtx, msgs)
 	for _, r := range results {
 		if r.err != nil {
 			l.log.Warn("outbox not written", "err", r.err)
@@ -398,9 +398,9 @@ func (l *deliveryLoop) writeOutboxBatch(waver *batchWriter, sweeper *sweeper, ms
 }
 
 // sweepOutbox removes messages that the outbox no longer needs.
-func (l *deliveryLoop) sweepOutbox(waver *batchWriter, sweeper *sweeper) {
+func (l *deliveryLoop) sweepOutbox(writer *batchWriter, sweeper *sweeper) {
 	defer l.recoverPanic("sweep outbox")
-	sweeper.removeMessages(l.attemptCtx, waver)
+	sweeper.removeMessages(l.attemptCtx, writer)
 }
 
 // drainAttempts waits up to five seconds for the attempts in flight, and writes their

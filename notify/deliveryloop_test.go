@@ -309,13 +309,13 @@ func TestOptInTypesNeedSubscription(t *testing.T) {
 			return n.Stats().Published
 		}
 		if got := published(); got != 0 {
-			t.Errorf("%d said while nobody has asked for it", got)
+			t.Errorf("%d events published without a subscription, want 0", got)
 		}
 		s := testSubscription("", "http://crm/ringing")
 		s.Types = []string{"ringing"}
 		mustSubscribe(t, n, s)
 		if got := published(); got != 1 {
-			t.Errorf("%d said after a subscription has named it, want 1", got)
+			t.Errorf("%d events published after a subscription has named the type, want 1", got)
 		}
 	})
 }
@@ -364,7 +364,7 @@ func TestEventIsPublishedOnce(t *testing.T) {
 		t.Fatalf("%d events in the log, want 300: %v", info.State.Msgs, err)
 	}
 	if published := n.Stats().Published + other.Stats().Published; published != 300 {
-		t.Errorf("%d said, want 300", published)
+		t.Errorf("%d events published, want 300", published)
 	}
 }
 
@@ -450,7 +450,7 @@ func TestEventsQueries(t *testing.T) {
 		}
 	}
 	if want := callOf(7)[2]; !slices.ContainsFunc(all, func(e *dialog.Event) bool { return e.ID == want.ID && e.At.Sub(want.At) < time.Minute }) {
-		t.Error("an event does not come back as it was said")
+		t.Error("an event is not read as it was published")
 	}
 }
 

@@ -606,7 +606,7 @@ func TestDeliveriesChangeWhilePaged(t *testing.T) {
 			}
 		}
 		if ids, _ := readDeliveries(t, n, DeliveryQuery{State: Waiting}); !slices.Equal(ids, []string{"b"}) {
-			t.Errorf("of b, said twice, and a, which is over, there are %v", ids)
+			t.Errorf("deliveries of b, which ended twice, and a, which has ended: %v", ids)
 		}
 	})
 }
@@ -670,7 +670,7 @@ func TestRecordBufferIsBounded(t *testing.T) {
 		t.Errorf("%d wait and %d are lost, want %d and %d", got, r.droppedCount(), room, 1000-room)
 	}
 	if batch := r.takeRecords(nil); len(batch) != room || batch[0].seq != uint64(1000-room) {
-		t.Errorf("the first of a wave of %d is %d", len(batch), batch[0].seq)
+		t.Errorf("the first record of a batch of %d is %d", len(batch), batch[0].seq)
 	}
 }
 

@@ -45,7 +45,7 @@ func TestPauseIsPublished(t *testing.T) {
 			for _, r := range w.got {
 				if r.URL.Host == "operator" {
 					if r.form.Get("SubscriptionID") != s.ID || r.form.Get("Extension") != "101" {
-						t.Errorf("told %v", r.form)
+						t.Errorf("unexpected callback %v", r.form)
 					}
 					states = append(states, strings.TrimSpace(r.form.Get("SubscriptionState")+" "+r.form.Get("Why")))
 				}
@@ -69,13 +69,13 @@ func TestPauseIsPublished(t *testing.T) {
 			t.Errorf("after it: %s, %q", got.State, got.Why)
 		}
 		if want := []string{"paused the URL of the subscription fails: Service Unavailable", "resumed"}; !slices.Equal(reported(), want) {
-			t.Errorf("told %q, want %q", reported(), want)
+			t.Errorf("reported %q, want %q", reported(), want)
 		}
 		if got := n.Stats(); got.SubscriptionPauses != 1 || got.EndpointPauses != 0 || got.Delivered != 7 || got.Pending != 0 {
 			t.Errorf("%+v", got)
 		}
 		if st, ok := n.health.get(s.ID); ok {
-			t.Errorf("its standing is kept: %+v", st)
+			t.Errorf("its health is still stored: %+v", st)
 		}
 	})
 }

@@ -106,7 +106,7 @@ func TestHostileReceivers(t *testing.T) {
 		{"17 KB of header", func(c net.Conn) {
 			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX-A: "+strings.Repeat("b", 17<<10)+"\r\n\r\n")
 		}, delivered, "200 OK", 0},
-		{"17 KB of header behind a 500", func(c net.Conn) {
+		{"17 KB of header after a 500", func(c net.Conn) {
 			io.WriteString(c, "HTTP/1.1 500 No\r\nContent-Length: 0\r\nX-A: "+strings.Repeat("b", 17<<10)+"\r\n\r\n")
 		}, willRetry, "500 No", 0},
 		{"another protocol", func(c net.Conn) { io.WriteString(c, "SSH-2.0-OpenSSH_10.0\r\n") },

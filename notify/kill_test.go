@@ -223,7 +223,7 @@ func TestKill(t *testing.T) {
 		t.Fatal("the last life did not end")
 	}
 	if before := l.eventIDs; len(end.eventIDs) < len(before) || !slices.Equal(end.eventIDs[:len(before)], before) {
-		t.Errorf("the log said %d events and has %d: some are lost or others", len(before), len(end.eventIDs))
+		t.Errorf("the log reported %d events and has %d: some are lost or changed", len(before), len(end.eventIDs))
 	}
 
 	delivered := map[string]bool{} // by webhook-id

@@ -194,7 +194,7 @@ func TestNothingIsSentWithoutNewCall(t *testing.T) {
 			s.publishParty(2, 2)
 			s.wantSummary("sent", "02 newCall, 02 hangup")
 		}},
-		{"answer and hangup wait behind it", func(s *ctiTest) {
+		{"answer and hangup wait for the newCall", func(s *ctiTest) {
 			s.keeper.update(func() { s.keeper.away = true })
 			s.publishParty(1, 0)
 			s.publishParty(1, 1)

@@ -38,9 +38,9 @@ func TestReplayOrder(t *testing.T) {
 	more := s.takeDueAttempts()
 	s.wantEqual("what is new does not wait for it", s.labelsOf(more), "c/5")
 	s.finish(more[0], delivered)
-	s.wantEqual("told", fmt.Sprint(s.writeUpdates(nil)), "[replay c/1 after 0 replay c/2 after 0 replay c/3 after 0 replay d/4 after 0]")
+	s.wantEqual("updates", fmt.Sprint(s.writeUpdates(nil)), "[replay c/1 after 0 replay c/2 after 0 replay c/3 after 0 replay d/4 after 0]")
 	s.sleepFor(cursorSaveInterval)
-	s.wantEqual("then that it was read", fmt.Sprint(s.writeUpdates(nil)), "[gone replay.1 floor 5]")
+	s.wantEqual("then that it was read", fmt.Sprint(s.writeUpdates(nil)), "[gone replay.1 cursor 5]")
 	s.finish(as[0], willRetry)
 	s.finish(as[1], delivered)
 	s.wantEqual("what waits", fmt.Sprint(s.pending), "3")
@@ -85,7 +85,7 @@ func TestReplayEndsWithSubscription(t *testing.T) {
 	s.replayRange("a", 1, 1, "hangup")
 	s.applySubscription(Subscription{ID: "a"}, time.Time{})
 	s.wantEqual("what is read", s.readPages(), "")
-	s.wantEqual("what is told", fmt.Sprint(s.writeUpdates(nil)), "[gone replay.1 floor 1]")
+	s.wantEqual("updates", fmt.Sprint(s.writeUpdates(nil)), "[gone replay.1 cursor 1]")
 	s.replayRange("a", 1, 1, "hangup")
 	s.wantEqual("of one that is gone", fmt.Sprint(s.writeUpdates(nil)), "[gone replay.1]")
 }
@@ -106,7 +106,7 @@ func TestReplayOfJustEndedDelivery(t *testing.T) {
 	for _, u := range updates {
 		s.finishUpdate(u, errUnanswered)
 	}
-	s.wantEqual("told", fmt.Sprint(s.writeUpdates(nil)), "[replay c/1 after 0]")
+	s.wantEqual("updates", fmt.Sprint(s.writeUpdates(nil)), "[replay c/1 after 0]")
 	s.wantEqual("not taken back", fmt.Sprint(s.writeUpdates(nil)), "[gone replay.1]")
 }
 

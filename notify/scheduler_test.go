@@ -119,7 +119,7 @@ func (s *schedulerTest) writeUpdates(err error) (written []string) {
 		case u.logRead != nil:
 			written = append(written, fmt.Sprintf("%s after %d", u.logRead.name, u.logRead.after))
 		case u.delivery == nil:
-			written = append(written, fmt.Sprintf("floor %d", u.cursor))
+			written = append(written, fmt.Sprintf("cursor %d", u.cursor))
 		case u.ended:
 			written = append(written, "gone "+s.labelOf(u.delivery))
 		default:
@@ -461,7 +461,7 @@ func TestCursorAdvancesOverSettledEvents(t *testing.T) {
 	s.sleepFor(outboxDelay)
 	s.wantEqual("after a moment they move, also the one under way", fmt.Sprint(s.writeUpdates(nil)), "[c/1 after 0 c/2 after 0]")
 	s.wantEqual("all are settled or moved", fmt.Sprint(s.cursor), "3")
-	s.wantEqual("the floor is told", fmt.Sprint(s.writeUpdates(nil)), "[floor 3]")
+	s.wantEqual("the cursor is saved", fmt.Sprint(s.writeUpdates(nil)), "[cursor 3]")
 	s.finish(as[0], willRetry)
 	s.wantEqual("a failure is told", fmt.Sprint(s.writeUpdates(nil)), "[c/1 after 1]")
 	s.sleepFor(2 * time.Second)
@@ -473,9 +473,9 @@ func TestCursorAdvancesOverSettledEvents(t *testing.T) {
 	s.wantEqual("the end is told", fmt.Sprint(s.writeUpdates(nil)), "[gone c/2]")
 	s.publish("e", dialog.Hangup)
 	s.finish(s.takeDueAttempts()[0], delivered)
-	s.wantEqual("the floor rises at once", fmt.Sprint(s.cursor), "4")
+	s.wantEqual("the cursor advances at once", fmt.Sprint(s.cursor), "4")
 	s.sleepFor(cursorSaveInterval)
-	s.wantEqual("and is told", fmt.Sprint(s.writeUpdates(nil)), "[floor 4]")
+	s.wantEqual("and is told", fmt.Sprint(s.writeUpdates(nil)), "[cursor 4]")
 }
 
 func TestOutboxUpdatesAreRepeated(t *testing.T) {
@@ -484,12 +484,12 @@ func TestOutboxUpdatesAreRepeated(t *testing.T) {
 	s.publish("c", dialog.Hangup)
 	a := s.takeDueAttempts()[0]
 	s.sleepFor(outboxDelay)
-	s.wantEqual("told", fmt.Sprint(s.writeUpdates(errUnanswered)), "[c/1 after 0]")
+	s.wantEqual("updates", fmt.Sprint(s.writeUpdates(errUnanswered)), "[c/1 after 0]")
 	s.wantEqual("nothing has moved", fmt.Sprint(s.cursor), "0")
 	s.finish(a, delivered)
-	s.wantEqual("its end is told, for it may have heard", fmt.Sprint(s.writeUpdates(errUnanswered)), "[gone c/1 floor 1]")
+	s.wantEqual("its end is told, for it may have heard", fmt.Sprint(s.writeUpdates(errUnanswered)), "[gone c/1 cursor 1]")
 	s.sleepFor(cursorSaveInterval)
-	s.wantEqual("again", fmt.Sprint(s.writeUpdates(nil)), "[gone c/1 floor 1]")
+	s.wantEqual("again", fmt.Sprint(s.writeUpdates(nil)), "[gone c/1 cursor 1]")
 	s.wantEqual("done", fmt.Sprint(s.writeUpdates(nil)), "[]")
 }
 
@@ -549,6 +549,6 @@ func TestNoStateIsLeft(t *testing.T) {
 		}
 	}
 	if s.recent.len()+s.unsaved.len()+len(s.scheduler.backoffs)+len(s.inOutbox) != 0 || s.cursor != 2000 || s.savedCursor != 2000 || s.moving != 0 {
-		t.Errorf("left: %d young, %d dirty, %d resting; floor %d, cursor %d", s.recent.len(), s.unsaved.len(), len(s.scheduler.backoffs), s.cursor, s.savedCursor)
+		t.Errorf("left: %d recent, %d unsaved, %d backing off; cursor %d, saved %d", s.recent.len(), s.unsaved.len(), len(s.scheduler.backoffs), s.cursor, s.savedCursor)
 	}
 }
