@@ -394,7 +394,7 @@ func TestEventsQueries(t *testing.T) {
 		{"an extension", Query{Extension: "0003*210"}, 1, false},
 		{"an extension with its domain", Query{Extension: "101@pbx.example", Limit: 1000}, 300, false},
 		{"with another", Query{Extension: "101@elsewhere", Limit: 1000}, 0, false},
-		{"nobody", Query{Extension: "999"}, 0, false},
+		{"unknown extension", Query{Extension: "999"}, 0, false},
 		{"among some", Query{Extensions: []string{"101", "0003*210@pbx", "999"}, Limit: 1000}, 301, false},
 		{"among one twice", Query{Extensions: []string{"0003*210@pbx", "0003*210@elsewhere", "0003*210"}}, 1, false},
 		{"among one with another domain", Query{Extensions: []string{"0003*210@elsewhere"}}, 0, false},

@@ -28,7 +28,7 @@ func TestLostResponsePartIsReadAgain(t *testing.T) {
 		{"nothing", nil, []uint64{1, 2, 3, 4, 5}, nil},
 		{"the first", []uint64{1}, nil, errGap},
 		{"one of many", []uint64{3}, []uint64{1, 2}, errGap},
-		{"some", []uint64{2, 3, 4}, []uint64{1}, errGap},
+		{"part of the messages", []uint64{2, 3, 4}, []uint64{1}, errGap},
 		{"the last", []uint64{5}, []uint64{1, 2, 3, 4}, errGap},
 		{"the end", []uint64{end + 1}, []uint64{1, 2, 3, 4, 5}, errNoAnswer},
 	} {

@@ -272,12 +272,12 @@ func TestRedeliveryEndsDelivery(t *testing.T) {
 		ends string
 		next string // the next attempt
 	}{
-		{"ready", func(s *schedulerTest) { s.redeliver(s.now, "s", "c", 1) }, "0s s c/1 delivered", "c/2"},
-		{"queued", func(s *schedulerTest) {
+		{"due delivery", func(s *schedulerTest) { s.redeliver(s.now, "s", "c", 1) }, "0s s c/1 delivered", "c/2"},
+		{"queued delivery", func(s *schedulerTest) {
 			s.redeliver(s.now, "s", "c", 2)
 			s.finish(s.takeDueAttempts()[0], delivered)
 		}, "0s s c/2 delivered, 0s s c/1 delivered", "c/3"},
-		{"resting", func(s *schedulerTest) {
+		{"delivery that backs off", func(s *schedulerTest) {
 			s.finish(s.takeDueAttempts()[0], willRetry)
 			s.redeliver(s.now, "s", "c", 1)
 		}, "0s s c/1 delivered", "c/2"},
@@ -297,7 +297,7 @@ func TestRedeliveryEndsDelivery(t *testing.T) {
 			s.applySubscription(Subscription{ID: "s"}, time.Time{})
 			s.finish(a, willRetry)
 		}, "0s s c/2 canceled, 0s s c/3 canceled, 0s s c/1 delivered", ""},
-		{"over", func(s *schedulerTest) {
+		{"ended delivery", func(s *schedulerTest) {
 			s.finish(s.takeDueAttempts()[0], delivered)
 			s.redeliver(s.now, "s", "c", 1)
 		}, "0s s c/1 delivered", "c/2"},
