@@ -695,11 +695,11 @@ func (r *rig) publishEvents(events ...dialog.Event) {
 	ctx, stop := context.WithCancel(r.Context())
 	ended := make(chan error)
 	go func() { ended <- r.notifier.Run(ctx) }()
-	before := r.notifier.Stats().Said
-	r.notifier.Say(events)
+	before := r.notifier.Stats().Published
+	r.notifier.Publish(events)
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	for r.notifier.Stats().Said < before+uint64(len(events)) {
+	for r.notifier.Stats().Published < before+uint64(len(events)) {
 		select {
 		case <-tick.C:
 		case <-r.Context().Done():

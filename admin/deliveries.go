@@ -38,7 +38,7 @@ type Attempt struct {
 
 func deliveryOf(d notify.Delivery) Delivery {
 	v := Delivery{
-		ID: d.ID, Subscription: d.Subscription, Event: d.Event, Type: string(d.Type), Timestamp: d.Said.UTC(),
+		ID: d.ID, Subscription: d.Subscription, Event: d.Event, Type: string(d.Type), Timestamp: d.EventTime.UTC(),
 		Call: d.Call, Extension: d.Extension, State: d.State, Next: timeOf(d.Next), Attempts: make([]Attempt, len(d.Attempts)),
 	}
 	for i, a := range d.Attempts {
@@ -183,7 +183,7 @@ func (s *Server) redeliverNow(ctx context.Context, id string) (notify.Attempt, e
 	return a, err
 }
 
-// Trial is a [notify.Trial] as the API shows it.
+// Trial is a [notify.SampleResult] as the API shows it.
 type Trial struct {
 	Type string `json:"type" doc:"Event type, as in the subscription"`
 	ID   string `json:"id" doc:"The webhook-id of the request"`
@@ -207,7 +207,7 @@ func (s *Server) testSubscription(ctx context.Context, in *struct {
 
 // sendSamples sends sample callbacks for the request of ctx, see
 // [notify.Notifier.Test].
-func (s *Server) sendSamples(ctx context.Context, id string) ([]notify.Trial, error) {
+func (s *Server) sendSamples(ctx context.Context, id string) ([]notify.SampleResult, error) {
 	if _, err := s.visibleSubscription(ctx, id); err != nil {
 		return nil, err
 	}

@@ -191,7 +191,7 @@ func TestStatusShowsCounts(t *testing.T) {
 	f.stop()
 
 	r.startNotifier()
-	for tick := time.NewTicker(time.Millisecond); !r.notifier.Delivers(); {
+	for tick := time.NewTicker(time.Millisecond); !r.notifier.Delivering(); {
 		<-tick.C
 	}
 	failing, reasons = errors.New("the tracker is busy"), []string{"draining"}

@@ -46,7 +46,7 @@ func (s *Server) livePart(part string, data func(*http.Request) (any, error)) fu
 			return errManyStreams
 		}
 		defer s.streams.releaseSlot(client.id)
-		tail, err := s.config.Notifier.Tail(r.Context(), notify.Query{Among: client.extensions})
+		tail, err := s.config.Notifier.Tail(r.Context(), notify.Query{Extensions: client.extensions})
 		if err != nil {
 			return err
 		}
@@ -172,7 +172,7 @@ func (s *Server) callsData(r *http.Request) (any, error) {
 
 // readLatest returns the newest events that the request of ctx may see.
 func (s *Server) readLatest(ctx context.Context, q notify.Query) ([]dialog.Event, error) {
-	q.Among = accessOf(ctx).extensions
+	q.Extensions = accessOf(ctx).extensions
 	return s.config.Notifier.Latest(ctx, q)
 }
 
@@ -215,7 +215,7 @@ func (s *Server) callPage(w http.ResponseWriter, r *http.Request) error {
 	client := accessOf(r.Context())
 	v := callView{ID: r.PathValue("id")}
 	var err error
-	q := notify.Query{Call: v.ID, Among: client.extensions, Limit: 1000}
+	q := notify.Query{Call: v.ID, Extensions: client.extensions, Limit: 1000}
 	if v.Events, _, err = s.config.Notifier.Events(r.Context(), q); err != nil {
 		return err
 	}
@@ -279,7 +279,7 @@ func (s *Server) healthData(r *http.Request) (any, error) {
 	count := func(n uint64) string { return fmt.Sprint(n) }
 	v := healthView{Reasons: s.readinessReasons(), Degraded: s.degraded(), Tiles: []tile{
 		{Name: "Live calls", Value: fmt.Sprint(len(calls))},
-		{Name: "Events published", Value: count(stats.Said), About: "since the start"},
+		{Name: "Events published", Value: count(stats.Published), About: "since the start"},
 		{Name: "Delivered", Value: count(stats.Delivered), About: "callbacks answered with 2xx"},
 		{Name: "Waiting", Value: fmt.Sprint(stats.Pending), About: "callbacks queued, in flight or due for a retry"},
 		{Name: "Failed attempts", Value: count(stats.Failed), About: "each followed by a retry"},

@@ -136,7 +136,7 @@ func TestUnreadStreamsTakeLittleMemory(t *testing.T) {
 	say := func(i int) {
 		e := event(3*i+2, "101")
 		e.Call, e.MessageText = "c", strings.Repeat("x", size)
-		r.notifier.Say([]dialog.Event{e})
+		r.notifier.Publish([]dialog.Event{e})
 	}
 	say(0)
 	r.waitUntil("every stream that nobody reads waits, or is closed", r.server.streams.ageBuffers)

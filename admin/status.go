@@ -61,7 +61,7 @@ func (s *Server) getStatus(ctx context.Context, _ *struct{}) (*struct{ Body Stat
 		Node:       s.config.Node,
 		Started:    s.started.UTC().Truncate(time.Second),
 		Uptime:     int64(time.Since(s.started).Seconds()),
-		Delivering: n.Delivers(),
+		Delivering: n.Delivering(),
 		Reasons:    append([]string{}, s.readinessReasons()...),
 		Degraded:   append([]string{}, s.degraded()...),
 		Streams:    s.streams.count(),
@@ -93,7 +93,7 @@ func (s *Server) getStatus(ctx context.Context, _ *struct{}) (*struct{ Body Stat
 		}
 	}
 	stats := n.Stats()
-	v.Events.Published, v.Events.Dropped, v.Events.Unpublished = stats.Said, stats.Dropped, stats.Unsaid
+	v.Events.Published, v.Events.Dropped, v.Events.Unpublished = stats.Published, stats.Dropped, stats.Unpublished
 	d := &v.Deliveries
 	d.Pending, d.Failed = stats.Pending, stats.Failed
 	d.Delivered, d.Expired, d.Refused, d.Canceled = stats.Delivered, stats.Expired, stats.Refused, stats.Canceled

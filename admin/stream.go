@@ -245,7 +245,7 @@ func (s *Server) listEvents(ctx context.Context, in *struct {
 	if err := checkEventType(in.Type); err != nil {
 		return nil, err
 	}
-	q := notify.Query{Extension: in.Extension, Type: in.Type, Call: in.Call, Among: accessOf(ctx).extensions, Limit: in.Limit}
+	q := notify.Query{Extension: in.Extension, Type: in.Type, Call: in.Call, Extensions: accessOf(ctx).extensions, Limit: in.Limit}
 	var ok bool
 	if q.Since, ok = parseTime(in.Since); !ok {
 		q.After = in.Since

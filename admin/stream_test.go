@@ -300,7 +300,7 @@ func TestFiftyStreamsGetAllEvents(t *testing.T) {
 	for i := range all {
 		e := event(i, "101")
 		e.Call = "c" // one call, in order
-		r.notifier.Say([]dialog.Event{e, event(all+i, "102")})
+		r.notifier.Publish([]dialog.Event{e, event(all+i, "102")})
 	}
 	clients.Wait()
 }
@@ -315,7 +315,7 @@ func TestSlowStreamIsDisconnected(t *testing.T) {
 	for ; r.server.streams.count() == 2; last++ {
 		e := event(last, "101")
 		e.MessageText = strings.Repeat("x", 500_000) // more than any buffer holds
-		r.notifier.Say([]dialog.Event{e})
+		r.notifier.Publish([]dialog.Event{e})
 		quick.wantNext(idOf(last))
 	}
 	had := 0

@@ -22,67 +22,67 @@ import (
 
 var measured = []Dialect{JSON, Telphin, Unified}
 
-// inFlight is how many requests are under way at once, of bellhop's and of the
-// bare loop's.
-const inFlight = 16
+// benchRequests is how many requests are in flight at once, in both benchmarks.
+const benchRequests = 16
 
-// BenchmarkCallback says events and has them delivered by real HTTP to a
-// receiver in another process. Its figure is the CPU that one event costs from
-// Say to the receiver's answer, the store's included. BenchmarkBarePost is the
-// floor. "paced" comes at 600 events a second, the others as fast as they can: as
-// long as no more than 1000 are under way.
+// BenchmarkCallback publishes events and delivers them by real HTTP to a receiver in
+// another process. It measures the CPU time of one event from Publish to the response of the
+// receiver, the store included. BenchmarkBarePost is the lower limit. "paced" runs at 600
+// events a second; the others run as fast as they can with at most 1000 deliveries in
+// flight.
 func BenchmarkCallback(b *testing.B) {
 	for _, dialect := range measured {
-		b.Run(string(dialect), func(b *testing.B) { callback(b, dialect, 0) })
+		b.Run(string(dialect), func(b *testing.B) { deliverCallbacks(b, dialect, 0) })
 	}
-	b.Run("paced", func(b *testing.B) { callback(b, JSON, 200) })
+	b.Run("paced", func(b *testing.B) { deliverCallbacks(b, JSON, 200) })
 }
 
-// callback delivers b.N events or some more, of rate calls a second; 0: as fast as it can.
-func callback(b *testing.B, dialect Dialect, rate int) {
+// deliverCallbacks delivers b.N events or a few more, of rate calls a second; 0: as fast as
+// possible.
+func deliverCallbacks(b *testing.B, dialect Dialect, rate int) {
 	js, closeStore := openStore(b, b.TempDir())
 	defer closeStore()
-	n, stop := start(b, js, Config{Allow: loopback})
+	n, stop := startNotifier(b, js, Config{Allow: loopback})
 	defer stop()
 	sink := startSink(b)
 	s := NewSubscription()
-	s.Extension, s.Types, s.URL, s.Dialect, s.MaxInFlight = "101", []string{"dial-out", "answer", "hangup"}, sink+"hook", dialect, inFlight
-	subscribe(b, n, s)
+	s.Extension, s.Types, s.URL, s.Dialect, s.MaxInFlight = "101", []string{"dial-out", "answer", "hangup"}, sink+"hook", dialect, benchRequests
+	mustSubscribe(b, n, s)
 	like := callOf(0)
-	said := uint64(0)
+	published := uint64(0)
 	b.ReportAllocs()
 	b.ResetTimer()
-	before, begin := cpu(), time.Now()
-	for i := 0; said < uint64(b.N); i++ {
+	before, begin := cpuTime(), time.Now()
+	for i := 0; published < uint64(b.N); i++ {
 		events, now := slices.Clone(like), time.Now()
 		call := fmt.Sprintf("%032x", 16*i)
 		for k := range events {
 			e := &events[k]
 			e.Call, e.Party, e.ID, e.At = call, call, call[:31]+strconv.Itoa(k+2), now
 		}
-		n.Say(events)
-		said += 3
+		n.Publish(events)
+		published += 3
 		if rate > 0 {
-			pause(b.Context(), time.Until(begin.Add(time.Duration(i+1)*time.Second/time.Duration(rate))))
+			sleep(b.Context(), time.Until(begin.Add(time.Duration(i+1)*time.Second/time.Duration(rate))))
 		}
-		for rate == 0 && said-n.Stats().Delivered > 1000 {
-			pause(b.Context(), time.Millisecond)
+		for rate == 0 && published-n.Stats().Delivered > 1000 {
+			sleep(b.Context(), time.Millisecond)
 		}
 	}
-	for n.Stats().Delivered < said {
-		pause(b.Context(), time.Millisecond)
+	for n.Stats().Delivered < published {
+		sleep(b.Context(), time.Millisecond)
 	}
-	report(b, before, begin, int(said))
-	if dialect == Unified { // says no time
+	reportCost(b, before, begin, int(published))
+	if dialect == Unified { // the dialect has no time
 		return
 	}
-	late := lateness(b, sink)
+	late := askLateness(b, sink)
 	b.ReportMetric(late.P50, "late-p50-ms")
 	b.ReportMetric(late.P99, "late-p99-ms")
 }
 
-// BenchmarkBarePost posts what BenchmarkCallback delivers, with the same header
-// fields, from a loop that does nothing else.
+// BenchmarkBarePost posts the same requests as BenchmarkCallback, with the same header
+// fields, from a bare loop.
 func BenchmarkBarePost(b *testing.B) {
 	for _, dialect := range measured {
 		b.Run(string(dialect), func(b *testing.B) { barePost(b, dialect) })
@@ -92,25 +92,25 @@ func BenchmarkBarePost(b *testing.B) {
 func barePost(b *testing.B, dialect Dialect) {
 	e := callOf(1)[2]
 	v := newView(&e, &Subscription{Dialect: dialect, Method: "POST"})
-	body := v.append(nil)
+	body := v.appendPayload(nil)
 	header := http.Header{
 		"User-Agent": {"bellhop/devel"}, "Content-Type": {v.contentType()}, "Traceparent": {traceparent(&e)},
 		"Webhook-Id": {e.ID + "-" + rand.Text()}, "Webhook-Timestamp": {strconv.FormatInt(time.Now().Unix(), 10)},
 		"Webhook-Signature": {"v1,K5oZfzN95Z9UVu1EsfQmfVNQhnkZ2pj9o9NDN/H/pI4="},
 	}
 	sink := startSink(b)
-	transport := &http.Transport{MaxIdleConnsPerHost: inFlight}
+	transport := &http.Transport{MaxIdleConnsPerHost: benchRequests}
 	defer transport.CloseIdleConnections()
 	b.ReportAllocs()
 	b.ResetTimer()
-	before, begin := cpu(), time.Now()
+	before, begin := cpuTime(), time.Now()
 	var posters sync.WaitGroup
 	turns := make(chan struct{}, b.N)
 	for range b.N {
 		turns <- struct{}{}
 	}
 	close(turns)
-	for range inFlight {
+	for range benchRequests {
 		posters.Go(func() {
 			for range turns {
 				req, _ := http.NewRequest("POST", sink+"hook", bytes.NewReader(body))
@@ -126,19 +126,19 @@ func barePost(b *testing.B, dialect Dialect) {
 		})
 	}
 	posters.Wait()
-	report(b, before, begin, b.N)
+	reportCost(b, before, begin, b.N)
 }
 
-// report says what n events cost since.
-func report(b *testing.B, before time.Duration, begin time.Time, n int) {
-	used, took := cpu()-before, time.Since(begin)
+// reportCost reports the CPU and wall clock time of n events since before and begin.
+func reportCost(b *testing.B, before time.Duration, begin time.Time, n int) {
+	used, took := cpuTime()-before, time.Since(begin)
 	b.ReportMetric(float64(used.Nanoseconds())/1000/float64(n), "cpu-µs/op")
 	b.ReportMetric(float64(n)/took.Seconds(), "callbacks/s")
 }
 
-// BenchmarkPayload writes the payloads of an answered call's hangup.
+// BenchmarkPayload encodes the payloads of the hangup of an answered call.
 func BenchmarkPayload(b *testing.B) {
-	e := samples()[8]
+	e := sampleEvents()[8]
 	for _, dialect := range []Dialect{Unified, Telphin, CTI, JSON, CloudEvents} {
 		b.Run(string(dialect), func(b *testing.B) {
 			s := Subscription{Dialect: dialect, Method: "POST"}
@@ -146,34 +146,34 @@ func BenchmarkPayload(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				v := newView(&e, &s)
-				buf = v.append(buf[:0])
+				buf = v.appendPayload(buf[:0])
 			}
 		})
 	}
 	b.Run("template", func(b *testing.B) {
 		s := Subscription{Dialect: JSON, Method: "GET", URL: "http://crm.example/pop{?event_type,caller_id_num,caller_id_name}"}
-		at, _ := url.Parse(address(s.URL))
+		at, _ := url.Parse(urlBeforeVariables(s.URL))
 		b.ReportAllocs()
 		for b.Loop() {
 			v := newView(&e, &s)
-			if _, err := v.expand(at); err != nil {
+			if _, err := v.expandURL(at); err != nil {
 				b.Fatal(err)
 			}
 		}
 	})
 }
 
-// cpu is what this process has used so far, in the kernel too.
-func cpu() time.Duration {
+// cpuTime returns the CPU time of this process so far, in the kernel too.
+func cpuTime() time.Duration {
 	var r syscall.Rusage
 	syscall.Getrusage(syscall.RUSAGE_SELF, &r)
 	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
 }
 
-// startSink starts a receiver in a process of its own and returns its root.
+// startSink starts a receiver in a process of its own and returns its root URL.
 func startSink(b testing.TB) string { return startSinks(b, 1)[0] }
 
-// startSinks starts a process that receives at n ports.
+// startSinks starts a process that receives at n ports, and returns their root URLs.
 func startSinks(b testing.TB, n int) (urls []string) {
 	c := exec.Command(os.Args[0])
 	c.Env = append(os.Environ(), "NOTIFY_TEST=sink", fmt.Sprint("NOTIFY_PORTS=", n))
@@ -194,14 +194,15 @@ func startSinks(b testing.TB, n int) (urls []string) {
 	return urls
 }
 
-// A late says how long after their events callbacks came to a sink, in ms.
-type late struct {
+// sinkLateness is how long after their events callbacks reached a sink, in ms.
+type sinkLateness struct {
 	N             int
 	P50, P99, Max float64
 }
 
-// lateness asks a sink about what came since it was last asked.
-func lateness(b testing.TB, sink string) (l late) {
+// askLateness returns the lateness of the callbacks that a sink has received since the last
+// call.
+func askLateness(b testing.TB, sink string) (l sinkLateness) {
 	b.Helper()
 	res, err := http.Get(sink + "late")
 	if err != nil {
@@ -215,9 +216,9 @@ func lateness(b testing.TB, sink string) (l late) {
 	return l
 }
 
-// sink answers every request with 200, until it is killed. What comes to /hook is
-// measured; /slow takes its time.
-func sink() {
+// runSink answers every request with 200 until it is killed. Requests to /hook are
+// measured; /slow delays its response.
+func runSink() {
 	must := func(err error) {
 		if err != nil {
 			panic(err)
@@ -241,7 +242,7 @@ func sink() {
 	mux.HandleFunc("GET /late", func(w http.ResponseWriter, r *http.Request) {
 		mu.Lock()
 		defer mu.Unlock()
-		l := late{N: len(lates)}
+		l := sinkLateness{N: len(lates)}
 		if slices.Sort(lates); l.N > 0 {
 			l.P50, l.P99, l.Max = lates[l.N/2], lates[l.N*99/100], lates[l.N-1]
 		}
@@ -257,7 +258,8 @@ func sink() {
 	select {}
 }
 
-// eventTime is when the event of a payload happened; json and telphin say it.
+// eventTime returns when the event of a payload happened; the dialects json and telphin
+// contain it.
 func eventTime(body []byte) (time.Time, bool) {
 	for _, name := range []string{`"event_time":`, "EventTime="} {
 		_, rest, found := bytes.Cut(body, []byte(name))

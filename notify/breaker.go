@@ -8,23 +8,23 @@ import (
 )
 
 const (
-	tripAfter  = 5                // failures in a row that open a circuit breaker
-	tripOf     = 20               // or half of at least so many attempts,
-	tripWithin = 60 * time.Second // within so long
-	firstProbe = time.Second      // from the opening to the first probe; then twice as long each time,
-	maxProbe   = 30 * time.Second // but no longer
+	maxFailuresInRow    = 5                // failures in a row that open a circuit breaker
+	minTrippingAttempts = 20               // or failures of half of at least so many attempts
+	failureWindow       = 60 * time.Second // within this time
+	minProbeInterval    = time.Second      // from opening to the first probe; doubled after each failed one
+	maxProbeInterval    = 30 * time.Second // limit of the doubling
 )
 
-// fault is whose circuit breaker counts a failed attempt.
+// fault is the kind of a failed attempt; it decides whose circuit breaker counts it.
 //
 //	noConnection   no connection was made       the endpoint's
-//	noAnswer    connected, but no answer     the subscription's and the endpoint's
+//	noAnswer       connected, but no response   the subscription's and the endpoint's
 //	badStatus      an HTTP status but 2xx       the subscription's
 //
-// A missing answer may be the fault of one URL, such as a script that hangs, or of
-// the whole endpoint. At an endpoint with several subscriptions it opens the
-// endpoint's breaker only if two of them miss an answer and none gets one, and a
-// subscription that misses none is still attempted then.
+// A missing response may be the fault of one URL, such as a script that hangs, or of the
+// whole endpoint. At an endpoint with several subscriptions it opens the endpoint's breaker
+// only if two of them miss a response and none gets one. A subscription that misses none is
+// still attempted then.
 type fault int
 
 const (
@@ -33,35 +33,36 @@ const (
 	badStatus
 )
 
-// A breaker is a circuit breaker: it opens after failures. Then only a probe is
-// made now and then, and the first success closes it. The zero value is closed.
+// A breaker is a circuit breaker: failures open it, then only probes are sent, and the
+// first success closes it. The zero value is closed.
 type breaker struct {
 	failures int // in a row
 	tallies  [6]tally
 
-	paused time.Time // since when it is open; zero: it is closed
-	why    string    // the failure that opened it, or the last probe's
-	wait   time.Duration
-	next   time.Time // when to probe
-	probe  *delivery // the one that was last picked
+	openSince time.Time     // zero: it is closed
+	reason    string        // the failure that opened it, or that of the last probe
+	backoff   time.Duration // between two probes
+	nextProbe time.Time     // when to probe
+	probe     *delivery     // the delivery picked as the last probe
 }
 
-// A tally counts the attempts that ended in one sixth of tripWithin.
+// A tally counts the attempts that ended in one sixth of failureWindow.
 type tally struct {
-	sixth          int64
-	failed, ending int
+	sixth         int64
+	failed, total int
 }
 
-func (b *breaker) open() bool { return !b.paused.IsZero() }
+// open reports whether the breaker is open.
+func (b *breaker) open() bool { return !b.openSince.IsZero() }
 
-// count takes an attempt that ended at now.
-func (b *breaker) count(now time.Time, failed bool) {
-	sixth := now.Unix() / int64(tripWithin/time.Second/6)
+// countAttempt counts an attempt that ended at now.
+func (b *breaker) countAttempt(now time.Time, failed bool) {
+	sixth := now.Unix() / int64(failureWindow/time.Second/6)
 	t := &b.tallies[sixth%6]
 	if t.sixth != sixth {
 		*t = tally{sixth: sixth}
 	}
-	t.ending++
+	t.total++
 	if !failed {
 		b.failures = 0
 		return
@@ -70,362 +71,364 @@ func (b *breaker) count(now time.Time, failed bool) {
 	b.failures++
 }
 
-// trips reports whether what was counted until now opens the breaker.
-func (b *breaker) trips(now time.Time) bool {
-	if b.failures >= tripAfter {
+// mustOpen reports whether the counted attempts open the breaker.
+func (b *breaker) mustOpen(now time.Time) bool {
+	if b.failures >= maxFailuresInRow {
 		return true
 	}
-	sixth := now.Unix() / int64(tripWithin/time.Second/6)
+	sixth := now.Unix() / int64(failureWindow/time.Second/6)
 	var failed, ended int
 	for _, t := range b.tallies {
-		if t.sixth > sixth-6 && t.sixth <= sixth { // one of the future is old: the clock was set back
+		if t.sixth > sixth-6 && t.sixth <= sixth { // a tally of the future is old: the clock was set back
 			failed += t.failed
-			ended += t.ending
+			ended += t.total
 		}
 	}
-	return ended >= tripOf && failed*2 >= ended
+	return ended >= minTrippingAttempts && failed*2 >= ended
 }
 
-// pause opens the breaker. retryAfter is what the receiver asked for.
-func (b *breaker) pause(now time.Time, why string, retryAfter time.Duration) {
-	b.paused, b.why, b.wait = now, why, firstProbe
-	b.next = now.Add(max(firstProbe, min(retryAfter, maxRetryAfter)))
+// trip opens the breaker. retryAfter is the Retry-After of the receiver.
+func (b *breaker) trip(now time.Time, why string, retryAfter time.Duration) {
+	b.openSince, b.reason, b.backoff = now, why, minProbeInterval
+	b.nextProbe = now.Add(max(minProbeInterval, min(retryAfter, maxRetryAfter)))
 }
 
-// missed takes a probe that failed, and what its receiver asked for.
-func (b *breaker) missed(now time.Time, why string, retryAfter time.Duration) {
-	b.wait = min(2*b.wait, maxProbe)
-	b.next = now.Add(max(b.wait, min(retryAfter, maxRetryAfter)))
-	b.why = why
+// probeFailed schedules the next probe after one that failed.
+func (b *breaker) probeFailed(now time.Time, why string, retryAfter time.Duration) {
+	b.backoff = min(2*b.backoff, maxProbeInterval)
+	b.nextProbe = now.Add(max(b.backoff, min(retryAfter, maxRetryAfter)))
+	b.reason = why
 }
 
-// probing reports whether a probe of b is on its way.
+// probing reports whether a probe is due or in flight.
 func (b *breaker) probing() bool {
 	d := b.probe
-	return d != nil && (d.state == ready || d.state == sending)
+	return d != nil && (d.state == due || d.state == inFlight)
 }
 
-// blocked reports whether a circuit breaker keeps d from being attempted. It does
-// not block its probe.
+// blocked reports whether an open circuit breaker keeps d from being attempted. A probe is
+// not blocked by its breaker.
 func (d *delivery) blocked() bool {
-	t := d.lane.target
+	sr := d.queue.subscriber
 	switch {
-	case !t.shut() && !t.open(), d.exempt():
+	case !sr.blockedByEndpoint() && !sr.open(), d.exempt():
 		return false
-	case t.shut():
-		return d != t.endpoint.probe
-	case t.open():
-		return d != t.probe
+	case sr.blockedByEndpoint():
+		return d != sr.endpoint.probe
+	case sr.open():
+		return d != sr.probe
 	}
 	return false
 }
 
-// shut reports whether the circuit breaker of its endpoint keeps t from attempts.
-func (t *target) shut() bool {
-	e := t.endpoint
-	return e.open() && (t.unanswered || !e.silent)
+// blockedByEndpoint reports whether the circuit breaker of its endpoint keeps sr from
+// attempts.
+func (sr *subscriber) blockedByEndpoint() bool {
+	e := sr.endpoint
+	return e.open() && (sr.missedAnswer || !e.noAnswers)
 }
 
-// openBreaker returns the circuit breaker that pauses t, and what of t it is of: the
-// endpoint or the subscription. It is nil if t is not paused.
-func (t *target) openBreaker() (b *breaker, of string) {
+// openBreaker returns the circuit breaker that pauses sr, and its scope: breakerEndpoint or
+// breakerSubscription. It returns nil if sr is not paused.
+func (sr *subscriber) openBreaker() (b *breaker, of string) {
 	switch {
-	case t.shut():
-		return &t.endpoint.breaker, breakerEndpoint
-	case t.open():
-		return &t.breaker, breakerSubscription
+	case sr.blockedByEndpoint():
+		return &sr.endpoint.breaker, breakerEndpoint
+	case sr.open():
+		return &sr.breaker, breakerSubscription
 	}
 	return nil, ""
 }
 
-// learn counts an attempt in the circuit breakers of its endpoint and its target.
-// It reports whether the attempt was a probe.
-func (q *lanes) learn(now time.Time, a *attempt) (probe bool) {
-	e, t := a.endpoint, a.lane.target
-	ofEndpoint, ofTarget := e.probe == a.delivery, t.probe == a.delivery
+// countOutcome counts an attempt in the circuit breakers of its endpoint and its
+// subscriber, and reports whether it was a probe.
+func (s *scheduler) countOutcome(now time.Time, a *attempt) (probe bool) {
+	e, sr := a.endpoint, a.queue.subscriber
+	ofEndpoint, ofTarget := e.probe == a.delivery, sr.probe == a.delivery
 	if ofEndpoint {
 		e.probe = nil
 	}
 	if ofTarget {
-		t.probe = nil
+		sr.probe = nil
 	}
 	switch {
-	case a.named != nil:
-		q.learnNamed(now, a, ofEndpoint, ofTarget)
+	case a.namedURL != nil:
+		s.countNamedOutcome(now, a, ofEndpoint, ofTarget)
 	case a.outcome == delivered:
-		q.succeeded(now, t, e)
+		s.noteSuccess(now, sr, e)
 	case a.outcome == refused:
-		q.answered(now, t, e)
-	case a.outcome == waiting && !a.ours:
-		if t.failing.IsZero() && a.sub.URL == t.sub.URL {
-			t.failing = now
+		s.noteAnswer(now, sr, e)
+	case a.outcome == willRetry && !a.localFault:
+		if sr.failing.IsZero() && a.sub.URL == sr.sub.URL {
+			sr.failing = now
 		}
 		if a.fault == badStatus {
-			q.answered(now, t, e)
+			s.noteAnswer(now, sr, e)
 		} else {
-			q.blameEndpoint(now, a, ofEndpoint)
+			s.blameEndpoint(now, a, ofEndpoint)
 		}
-		q.blameTarget(now, a, ofTarget)
-	case a.outcome == waiting: // says nothing of the receiver
+		s.blameSubscriber(now, a, ofTarget)
+	case a.outcome == willRetry: // tells nothing about the receiver
 		if ofEndpoint {
-			e.next = now.Add(e.wait)
+			e.nextProbe = now.Add(e.backoff)
 		}
 		if ofTarget {
-			t.next = now.Add(t.wait)
+			sr.nextProbe = now.Add(sr.backoff)
 		}
-	} // else it was not sent: the next is the probe
+	} // else nothing was sent: the next attempt is the probe
 	if e.open() {
-		q.probeBy(e.next)
+		s.scheduleProbe(e.nextProbe)
 	}
-	if t.open() {
-		q.probeBy(t.next)
+	if sr.open() {
+		s.scheduleProbe(sr.nextProbe)
 	}
 	return ofEndpoint || ofTarget
 }
 
-// answered notes that the endpoint e gave t an answer, whatever it says.
-func (q *lanes) answered(now time.Time, t *target, e *endpoint) {
-	e.count(now, false)
-	t.unanswered = false
+// noteAnswer records that endpoint e sent sr a response, whatever its status.
+func (s *scheduler) noteAnswer(now time.Time, sr *subscriber, e *endpoint) {
+	e.countAttempt(now, false)
+	sr.missedAnswer = false
 	if e.open() {
-		q.closeEndpoint(e)
+		s.closeEndpoint(e)
 	}
 }
 
-// succeeded notes that t, at e, was delivered something.
-func (q *lanes) succeeded(now time.Time, t *target, e *endpoint) {
-	t.count(now, false)
-	t.failing = time.Time{}
-	q.answered(now, t, e)
-	if t.open() {
-		q.closeTarget(t)
+// noteSuccess records that sr received a delivery at e.
+func (s *scheduler) noteSuccess(now time.Time, sr *subscriber, e *endpoint) {
+	sr.countAttempt(now, false)
+	sr.failing = time.Time{}
+	s.noteAnswer(now, sr, e)
+	if sr.open() {
+		s.closeSubscriber(sr)
 	}
 }
 
-// blameEndpoint counts an attempt that got no answer in the breaker of its endpoint.
-func (q *lanes) blameEndpoint(now time.Time, a *attempt, probe bool) {
-	e, t := a.endpoint, a.lane.target
-	shared := len(e.targets) > 1
-	missed := !t.unanswered
-	t.unanswered = true
+// blameEndpoint counts an attempt without a response in the breaker of its endpoint.
+func (s *scheduler) blameEndpoint(now time.Time, a *attempt, probe bool) {
+	e, sr := a.endpoint, a.queue.subscriber
+	shared := len(e.subscribers) > 1
+	missed := !sr.missedAnswer
+	sr.missedAnswer = true
 	switch {
-	case e.silent && a.fault == noConnection:
-		e.silent = false
-		for other := range e.targets {
-			q.holdReady(other)
-			q.health(other)
+	case e.noAnswers && a.fault == noConnection:
+		e.noAnswers = false
+		for other := range e.subscribers {
+			s.holdDue(other)
+			s.onHealthChange(other)
 		}
-	case e.silent && missed && t.endpoint == e:
-		q.holdReady(t)
-		q.health(t)
+	case e.noAnswers && missed && sr.endpoint == e:
+		s.holdDue(sr)
+		s.onHealthChange(sr)
 	}
 	switch {
 	case a.fault == noConnection || !shared:
-		e.suspects(t)
-		e.count(now, true)
-	case !t.open(): // else it is known that this URL does not answer
-		e.suspects(t)
-		e.failures++ // and no part of the half of twenty: one URL may have most attempts
+		e.noteSuspect(sr)
+		e.countAttempt(now, true)
+	case !sr.open(): // an open breaker already says that this URL does not respond
+		e.noteSuspect(sr)
+		e.failures++ // not in the tallies: one URL may make most of the attempts
 	}
 	switch {
 	case probe && e.open():
-		e.missed(now, a.detail, a.retryAfter)
-	case e.open() || q.endpoints[e.key] != e || !e.trips(now):
-	case a.fault == noConnection || !shared || e.several && !t.open():
-		e.silent = a.fault == noAnswer
-		e.pause(now, a.detail, a.retryAfter)
-		q.openEndpoint(e)
+		e.probeFailed(now, a.detail, a.retryAfter)
+	case e.open() || s.endpoints[e.key] != e || !e.mustOpen(now):
+	case a.fault == noConnection || !shared || e.severalSuspects && !sr.open():
+		e.noAnswers = a.fault == noAnswer
+		e.trip(now, a.detail, a.retryAfter)
+		s.openEndpoint(e)
 	}
 }
 
-// suspects notes which targets have missed an answer since the last one came.
-func (e *endpoint) suspects(t *target) {
+// noteSuspect records which subscribers have missed a response since the last one came.
+func (e *endpoint) noteSuspect(sr *subscriber) {
 	if e.failures == 0 {
-		e.suspect, e.several = t, false
+		e.suspect, e.severalSuspects = sr, false
 	}
-	e.several = e.several || e.suspect != t
+	e.severalSuspects = e.severalSuspects || e.suspect != sr
 }
 
-// blameTarget counts an attempt in the breaker of its target, if that may be at fault.
-func (q *lanes) blameTarget(now time.Time, a *attempt, probe bool) {
-	t := a.lane.target
-	if a.sub.URL != t.sub.URL || t.gone {
+// blameSubscriber counts a failed attempt in the breaker of its subscriber, if the URL may
+// be at fault.
+func (s *scheduler) blameSubscriber(now time.Time, a *attempt, probe bool) {
+	sr := a.queue.subscriber
+	if a.sub.URL != sr.sub.URL || sr.gone {
 		return
 	}
 	if a.fault != noConnection {
-		t.count(now, true)
+		sr.countAttempt(now, true)
 	}
 	switch {
-	case probe && t.open():
-		t.missed(now, a.detail, a.retryAfter)
-	case t.open() || a.fault == noConnection || t.endpoint.open() || !t.trips(now):
+	case probe && sr.open():
+		sr.probeFailed(now, a.detail, a.retryAfter)
+	case sr.open() || a.fault == noConnection || sr.endpoint.open() || !sr.mustOpen(now):
 	default:
-		t.pause(now, a.detail, a.retryAfter)
-		q.openTarget(t)
+		sr.trip(now, a.detail, a.retryAfter)
+		s.openSubscriber(sr)
 	}
 }
 
-// openEndpoint has all rest that waits for an endpoint whose breaker has opened.
-func (q *lanes) openEndpoint(e *endpoint) {
-	q.paused[e] = true
-	q.changed(e)
-	for t := range e.targets {
-		q.holdReady(t)
-		q.health(t)
+// openEndpoint holds the due deliveries of an endpoint whose breaker has opened.
+func (s *scheduler) openEndpoint(e *endpoint) {
+	s.openEndpoints[e] = true
+	s.onBreakerChange(e)
+	for sr := range e.subscribers {
+		s.holdDue(sr)
+		s.onHealthChange(sr)
 	}
-	q.probeBy(e.next)
+	s.scheduleProbe(e.nextProbe)
 }
 
-// closeEndpoint makes due what waited for the breaker of e.
-func (q *lanes) closeEndpoint(e *endpoint) {
-	e.breaker, e.silent = breaker{}, false
-	delete(q.paused, e)
-	q.changed(e)
-	for t := range e.targets {
-		q.health(t)
-		q.releaseHeld(t)
-		if t.open() {
-			q.probeBy(t.next)
+// closeEndpoint closes the breaker of e and makes due the deliveries that it held.
+func (s *scheduler) closeEndpoint(e *endpoint) {
+	e.breaker, e.noAnswers = breaker{}, false
+	delete(s.openEndpoints, e)
+	s.onBreakerChange(e)
+	for sr := range e.subscribers {
+		s.onHealthChange(sr)
+		s.releaseHeld(sr)
+		if sr.open() {
+			s.scheduleProbe(sr.nextProbe)
 		}
 	}
 }
 
-// openTarget has all rest that waits for a target whose own breaker has opened.
-func (q *lanes) openTarget(t *target) {
-	q.failing[t] = true
-	q.holdReady(t)
-	q.health(t)
-	q.probeBy(t.next)
+// openSubscriber holds the due deliveries of a subscriber whose own breaker has opened.
+func (s *scheduler) openSubscriber(sr *subscriber) {
+	s.openSubscribers[sr] = true
+	s.holdDue(sr)
+	s.onHealthChange(sr)
+	s.scheduleProbe(sr.nextProbe)
 }
 
-// closeTarget makes due what waited for the own breaker of t, and forgets what
-// that has counted.
-func (q *lanes) closeTarget(t *target) {
-	was := t.open()
-	t.breaker = breaker{}
+// closeSubscriber resets the own breaker of sr and makes due the deliveries that it held.
+func (s *scheduler) closeSubscriber(sr *subscriber) {
+	was := sr.open()
+	sr.breaker = breaker{}
 	if was {
-		delete(q.failing, t)
-		q.health(t)
-		q.releaseHeld(t)
+		delete(s.openSubscribers, sr)
+		s.onHealthChange(sr)
+		s.releaseHeld(sr)
 	}
 }
 
-// restorePause opens a breaker again that was open when the process before this one,
-// or another node, stopped delivering. The first probe comes at once.
-func (q *lanes) restorePause(now time.Time, subscription string, st standing) {
-	t := q.targets[subscription]
-	if t == nil {
+// restorePause opens a breaker that was open when an earlier process, or another node,
+// stopped delivering. Its first probe is due at once.
+func (s *scheduler) restorePause(now time.Time, subscription string, st healthState) {
+	sr := s.subscribers[subscription]
+	if sr == nil {
 		return
 	}
-	b := &t.breaker
+	b := &sr.breaker
 	if st.Breaker == breakerEndpoint {
-		b = &t.endpoint.breaker
+		b = &sr.endpoint.breaker
 	}
 	if b.open() {
 		return
 	}
-	*b = breaker{paused: st.Paused, why: st.Why, wait: firstProbe, next: now}
+	*b = breaker{openSince: st.Paused, reason: st.Why, backoff: minProbeInterval, nextProbe: now}
 	if st.Breaker != breakerEndpoint {
-		q.openTarget(t)
+		s.openSubscriber(sr)
 		return
 	}
-	t.endpoint.silent = false
-	q.openEndpoint(t.endpoint)
+	sr.endpoint.noAnswers = false
+	s.openEndpoint(sr.endpoint)
 }
 
-// holdReady has all rest that waits for a slot and is blocked.
-func (q *lanes) holdReady(t *target) {
-	for range t.ready.len() {
-		if d := t.ready.pop(); d.state == ready {
-			q.makeReady(d)
+// holdDue has the blocked ones among the due deliveries of sr wait.
+func (s *scheduler) holdDue(sr *subscriber) {
+	for range sr.due.len() {
+		if d := sr.due.pop(); d.state == due {
+			s.makeDue(d)
 		}
 	}
 }
 
-// releaseHeld makes ready what t waits to be sent and is blocked no longer.
-func (q *lanes) releaseHeld(t *target) {
-	for _, l := range t.lanes {
-		if d := l.queue[0]; d.state == resting && d.held {
-			q.unrest(d)
-			q.makeReady(d)
+// releaseHeld makes due the held deliveries of sr that are blocked no longer.
+func (s *scheduler) releaseHeld(sr *subscriber) {
+	for _, q := range sr.queues {
+		if d := q.deliveries[0]; d.state == backingOff && d.held {
+			s.endBackoff(d)
+			s.makeDue(d)
 		}
 	}
 }
 
-// probeBy has the open breakers looked at by then.
-func (q *lanes) probeBy(at time.Time) {
-	if q.probeAt.IsZero() || at.Before(q.probeAt) {
-		q.probeAt = at
+// scheduleProbe has the open breakers checked at the time at, or earlier.
+func (s *scheduler) scheduleProbe(at time.Time) {
+	if s.nextProbe.IsZero() || at.Before(s.nextProbe) {
+		s.nextProbe = at
 	}
 }
 
-// probeAfter has the next probe made if d, which is over, was one.
-func (q *lanes) probeAfter(d *delivery) {
-	t := d.lane.target
-	if e := t.endpoint; e.probe == d && e.open() {
-		q.probeBy(e.next)
+// replaceProbe schedules another probe if d, which has ended, was one.
+func (s *scheduler) replaceProbe(d *delivery) {
+	sr := d.queue.subscriber
+	if e := sr.endpoint; e.probe == d && e.open() {
+		s.scheduleProbe(e.nextProbe)
 	}
-	if t.probe == d && t.open() {
-		q.probeBy(t.next)
+	if sr.probe == d && sr.open() {
+		s.scheduleProbe(sr.nextProbe)
 	}
 }
 
-// probe picks what is next attempted past each open breaker whose time has come.
-func (q *lanes) probe(now time.Time) {
-	q.probeAt = time.Time{}
-	for e := range q.paused {
-		if q.mayProbe(now, &e.breaker) {
-			q.startProbe(&e.breaker, pickProbe(maps.Keys(e.targets)))
+// startProbes makes a probe due for each open breaker whose time has come.
+func (s *scheduler) startProbes(now time.Time) {
+	s.nextProbe = time.Time{}
+	for e := range s.openEndpoints {
+		if s.mayProbe(now, &e.breaker) {
+			s.startProbe(&e.breaker, pickProbe(maps.Keys(e.subscribers)))
 		}
 	}
-	for t := range q.failing {
-		if !t.shut() && q.mayProbe(now, &t.breaker) {
-			q.startProbe(&t.breaker, pickProbe(func(yield func(*target) bool) { yield(t) }))
+	for sr := range s.openSubscribers {
+		if !sr.blockedByEndpoint() && s.mayProbe(now, &sr.breaker) {
+			s.startProbe(&sr.breaker, pickProbe(func(yield func(*subscriber) bool) { yield(sr) }))
 		}
 	}
 }
 
-// mayProbe reports whether it is time for a probe of b.
-func (q *lanes) mayProbe(now time.Time, b *breaker) bool {
+// mayProbe reports whether b may be probed at now, and else schedules the next check.
+func (s *scheduler) mayProbe(now time.Time, b *breaker) bool {
 	if b.probing() {
-		return false // learn asks for the next
+		return false // countOutcome schedules the next probe
 	}
-	if b.next.After(now) {
-		q.probeBy(b.next)
+	if b.nextProbe.After(now) {
+		s.scheduleProbe(b.nextProbe)
 		return false
 	}
 	return true
 }
 
-// startProbe makes d, if there is one, the probe of b. Without one, rest asks again.
-func (q *lanes) startProbe(b *breaker, d *delivery) {
+// startProbe makes d the probe of b. If d is nil, backOff schedules the probe once a
+// delivery waits.
+func (s *scheduler) startProbe(b *breaker, d *delivery) {
 	if d == nil {
 		return
 	}
 	b.probe = d
-	if t := d.lane.target; t.open() {
-		t.probe = d
+	if sr := d.queue.subscriber; sr.open() {
+		sr.probe = d
 	}
-	q.unrest(d)
-	q.makeReady(d)
+	s.endBackoff(d)
+	s.makeDue(d)
 }
 
-// pickProbe picks what is next attempted for some targets: what is due rather than
-// what backs off, and of that what was attempted least. It is nil if nothing may be.
-func pickProbe(targets iter.Seq[*target]) (best *delivery) {
-	for t := range targets {
-		for _, l := range t.lanes {
-			d := l.queue[0]
-			if d.state != resting || d.patient || d.exempt() {
+// pickProbe picks the delivery to probe with: a held one before one that backs off, and of
+// these the one with the fewest attempts. It returns nil if none may be sent.
+func pickProbe(subscribers iter.Seq[*subscriber]) (best *delivery) {
+	for sr := range subscribers {
+		for _, q := range sr.queues {
+			d := q.deliveries[0]
+			if d.state != backingOff || d.retryAfterSet || d.exempt() {
 				continue
 			}
 			if best == nil || cmp.Or(
-				compareBools(t.open(), best.lane.target.open()),
+				compareBools(sr.open(), best.queue.subscriber.open()),
 				compareBools(!d.held, !best.held),
-				cmp.Compare(d.tries, best.tries)) < 0 {
+				cmp.Compare(d.attempts, best.attempts)) < 0 {
 				best = d
 			}
-			if d.held && d.tries == 0 && !t.open() {
+			if d.held && d.attempts == 0 && !sr.open() {
 				return d
 			}
 		}

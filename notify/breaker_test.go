@@ -9,77 +9,77 @@ import (
 	"bellhop/dialog"
 )
 
-// plays answers everything that is attempted until d has passed, and returns
-// when what was attempted.
-func (s *stage) plays(d time.Duration, how func(*attempt) outcome) (story []string) {
+// runAttempts gives every attempt the outcome that how returns, until d has passed. It
+// returns the time and label of each attempt.
+func (s *schedulerTest) runAttempts(d time.Duration, how func(*attempt) outcome) (log []string) {
 	for until := s.now.Add(d); ; {
-		for as := s.attempts(); len(as) > 0; as = s.attempts() {
+		for as := s.takeDueAttempts(); len(as) > 0; as = s.takeDueAttempts() {
 			for _, a := range as {
-				story = append(story, s.since()+" "+s.label(a.delivery))
-				s.answer(a, how(a))
+				log = append(log, s.elapsed()+" "+s.labelOf(a.delivery))
+				s.finish(a, how(a))
 			}
 		}
 		if s.posts {
-			s.post(nil)
+			s.writeUpdates(nil)
 		}
-		at, ok := s.wakeAt(s.now)
+		at, ok := s.nextWake(s.now)
 		if !ok || at.After(until) {
 			s.now = until
-			s.tick(s.now)
-			return story
+			s.runDue(s.now)
+			return log
 		}
 		s.now = at
-		s.tick(s.now)
+		s.runDue(s.now)
 	}
 }
 
-func all(o outcome) func(*attempt) outcome { return func(*attempt) outcome { return o } }
+func always(o outcome) func(*attempt) outcome { return func(*attempt) outcome { return o } }
 
-// watched notes every pause and its end.
-func (s *stage) watched() *[]string {
+// recordPauses records when endpoints are paused and resumed.
+func (s *schedulerTest) recordPauses() *[]string {
 	var changes []string
-	s.changed = func(e *endpoint) {
-		word := "resumed"
+	s.onBreakerChange = func(e *endpoint) {
+		state := "resumed"
 		if e.open() {
-			word = "paused"
+			state = "paused"
 		}
-		changes = append(changes, fmt.Sprint(s.since(), " ", word, " ", e.key))
+		changes = append(changes, fmt.Sprint(s.elapsed(), " ", state, " ", e.key))
 	}
 	return &changes
 }
 
 func TestPauseAfterFailuresInARow(t *testing.T) {
-	s := newStage(t, sub("a", "http://a/"))
-	changes := s.watched()
+	s := newSchedulerTest(t, testSubscription("a", "http://a/"))
+	changes := s.recordPauses()
 	for i := range 5 {
-		s.say(fmt.Sprint("c", i), dialog.Hangup)
+		s.publish(fmt.Sprint("c", i), dialog.Hangup)
 	}
-	as := s.attempts()
-	as = append(as, s.attempts()...)
+	as := s.takeDueAttempts()
+	as = append(as, s.takeDueAttempts()...)
 	for _, a := range as {
-		s.answer(a, waiting)
+		s.finish(a, willRetry)
 	}
-	s.want("four failures", fmt.Sprint(*changes), "[]")
-	s.answer(s.attempts()[0], waiting)
-	s.want("the fifth", fmt.Sprint(*changes), "[0s paused http://a]")
-	s.say("new", dialog.Hangup)
-	s.want("while it is paused", s.labels(s.attempts()), "")
+	s.wantEqual("four failures", fmt.Sprint(*changes), "[]")
+	s.finish(s.takeDueAttempts()[0], willRetry)
+	s.wantEqual("the fifth", fmt.Sprint(*changes), "[0s paused http://a]")
+	s.publish("new", dialog.Hangup)
+	s.wantEqual("while it is paused", s.labelsOf(s.takeDueAttempts()), "")
 
 	var probes []string
-	for _, p := range s.plays(2*time.Minute, all(waiting)) {
+	for _, p := range s.runAttempts(2*time.Minute, always(willRetry)) {
 		probes = append(probes, strings.Fields(p)[0])
 	}
-	s.want("probes", strings.Join(probes, " "), "1s 3s 7s 15s 31s 1m1s 1m31s")
-	s.plays(time.Second, all(delivered))
-	s.want("a probe succeeds", fmt.Sprint(*changes), "[0s paused http://a 2m1s resumed http://a]")
-	s.want("all is delivered at once", fmt.Sprint(s.pending, len(s.ends)), "0 6")
-	if len(s.paused) != 0 || !s.probeAt.IsZero() {
-		t.Errorf("left: %d paused, probe at %v", len(s.paused), s.probeAt)
+	s.wantEqual("probes", strings.Join(probes, " "), "1s 3s 7s 15s 31s 1m1s 1m31s")
+	s.runAttempts(time.Second, always(delivered))
+	s.wantEqual("a probe succeeds", fmt.Sprint(*changes), "[0s paused http://a 2m1s resumed http://a]")
+	s.wantEqual("all is delivered at once", fmt.Sprint(s.pending, len(s.ends)), "0 6")
+	if len(s.openEndpoints) != 0 || !s.nextProbe.IsZero() {
+		t.Errorf("left: %d paused, probe at %v", len(s.openEndpoints), s.nextProbe)
 	}
 }
 
 func TestPauseAfterHalfOfTwenty(t *testing.T) {
-	a, b := sub("a", "http://x/a"), sub("b", "http://x/b")
+	a, b := testSubscription("a", "http://x/a"), testSubscription("b", "http://x/b")
 	a.Types, b.Types = []string{"hangup"}, []string{"message-in"}
 	for _, tt := range []struct {
 		name  string
@@ -92,14 +92,14 @@ func TestPauseAfterHalfOfTwenty(t *testing.T) {
 		{"ten of twenty, in ten minutes", 10, time.Minute, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			s := newStage(t, a, b)
-			changes := s.watched()
+			s := newSchedulerTest(t, a, b)
+			changes := s.recordPauses()
 			for i := range tt.pairs {
 				at := s.now
-				s.say(fmt.Sprint("m", i), dialog.MessageIn)
-				s.answer(s.attempts()[0], delivered)
-				d := &delivery{kind: dialog.Hangup, at: s.now, lane: &lane{target: s.targets["a"]}}
-				s.learn(s.now, &attempt{delivery: d, endpoint: s.targets["a"].endpoint, sub: s.targets["a"].sub})
+				s.publish(fmt.Sprint("m", i), dialog.MessageIn)
+				s.finish(s.takeDueAttempts()[0], delivered)
+				d := &delivery{kind: dialog.Hangup, at: s.now, queue: &deliveryQueue{subscriber: s.subscribers["a"]}}
+				s.countOutcome(s.now, &attempt{delivery: d, endpoint: s.subscribers["a"].endpoint, sub: s.subscribers["a"].sub})
 				s.now = at.Add(tt.apart)
 			}
 			if (len(*changes) > 0) != tt.pause {
@@ -109,114 +109,118 @@ func TestPauseAfterHalfOfTwenty(t *testing.T) {
 	}
 }
 
-// A pause of three days costs no record, and no live event outlives its minute.
-func TestPauseKeepsWhatItsClassKeeps(t *testing.T) {
-	s := newStage(t, sub("a", "http://a/"))
+// A pause of three days loses no durable event, and no live event is delivered after its 60
+// s.
+func TestPauseKeepsTimeToLive(t *testing.T) {
+	s := newSchedulerTest(t, testSubscription("a", "http://a/"))
 	for i := range 5 {
-		s.say(fmt.Sprint("c", i), dialog.Hangup)
+		s.publish(fmt.Sprint("c", i), dialog.Hangup)
 	}
-	s.plays(0, all(waiting))
-	s.say("live", dialog.DialIn, dialog.Hangup)
-	s.plays(3*24*time.Hour, all(waiting))
+	s.runAttempts(0, always(willRetry))
+	s.publish("live", dialog.DialIn, dialog.Hangup)
+	s.runAttempts(3*24*time.Hour, always(willRetry))
 	if len(s.ends) != 1 || !strings.HasSuffix(s.ends[0], "a live/6 expired") || !strings.HasPrefix(s.ends[0], "1m0") {
 		t.Fatalf("ended: %v", s.ends)
 	}
-	s.plays(time.Minute, all(delivered))
+	s.runAttempts(time.Minute, always(delivered))
 	if s.pending != 0 || len(s.ends) != 7 {
 		t.Errorf("%d pending; ended: %v", s.pending, s.ends)
 	}
 }
 
-// The probe of a paused endpoint may be any of what waits there, also what was
-// woken before, but not what its receiver asked to wait with.
-func TestProbe(t *testing.T) {
-	s := newStage(t, sub("a", "http://a/"))
-	s.say("c", dialog.Hangup)
-	first := s.attempts()[0]
-	for range 5 { // others, that have ended
-		d := &delivery{kind: dialog.Hangup, at: s.now, lane: &lane{target: s.targets["a"]}}
-		s.learn(s.now, &attempt{delivery: d, endpoint: first.endpoint, sub: first.sub})
+// Any delivery that waits for a paused endpoint may be its probe, also a former probe, but
+// not one whose receiver sent Retry-After.
+func TestProbePicksWaitingDelivery(t *testing.T) {
+	s := newSchedulerTest(t, testSubscription("a", "http://a/"))
+	s.publish("c", dialog.Hangup)
+	first := s.takeDueAttempts()[0]
+	for range 5 { // other calls, which have ended
+		d := &delivery{kind: dialog.Hangup, at: s.now, queue: &deliveryQueue{subscriber: s.subscribers["a"]}}
+		s.countOutcome(s.now, &attempt{delivery: d, endpoint: first.endpoint, sub: first.sub})
 	}
 	first.retryAfter = time.Minute
-	s.answer(first, waiting)
-	s.want("what must wait is no probe", strings.Join(s.plays(90*time.Second, all(waiting)), ", "), "1m0s c/1, 1m2s c/1, 1m6s c/1, 1m14s c/1, 1m30s c/1")
+	s.finish(first, willRetry)
+	s.wantEqual("what must wait is no probe", strings.Join(s.runAttempts(90*time.Second, always(willRetry)), ", "), "1m0s c/1, 1m2s c/1, 1m6s c/1, 1m14s c/1, 1m30s c/1")
 
-	s.say("d", dialog.Hangup)
-	s.subscribe(Subscription{ID: "a"}, time.Time{})
-	s.want("no probe of who is gone", s.labels(s.attempts()), "")
-	if s.pending+len(s.paused)+len(s.endpoints) != 0 {
-		t.Errorf("left: %d pending, %d paused, %d endpoints", s.pending, len(s.paused), len(s.endpoints))
+	s.publish("d", dialog.Hangup)
+	s.applySubscription(Subscription{ID: "a"}, time.Time{})
+	s.wantEqual("no probe of who is gone", s.labelsOf(s.takeDueAttempts()), "")
+	if s.pending+len(s.openEndpoints)+len(s.endpoints) != 0 {
+		t.Errorf("left: %d pending, %d paused, %d endpoints", s.pending, len(s.openEndpoints), len(s.endpoints))
 	}
-	s.sleep(time.Hour)
+	s.sleepFor(time.Hour)
 }
 
-// What waits at a paused endpoint is known to the outbox in the order of its lane.
-func TestPauseIsRememberedInOrder(t *testing.T) {
-	s := newStage(t, sub("a", "http://a/"))
+// The outbox gets the deliveries of a paused endpoint in the order of their queue.
+func TestPauseIsStoredInOrder(t *testing.T) {
+	s := newSchedulerTest(t, testSubscription("a", "http://a/"))
 	s.posts = false
 	for i := range 5 {
-		s.say(fmt.Sprint("c", i), dialog.Hangup)
+		s.publish(fmt.Sprint("c", i), dialog.Hangup)
 	}
-	s.plays(0, all(waiting))
-	s.post(nil)
-	s.say("d", dialog.DialIn)
-	s.say("d", dialog.Hangup)
-	s.want("told", strings.Join(s.post(nil), ", "), "d/6 after 0, d/7 after 0, floor 5")
+	s.runAttempts(0, always(willRetry))
+	s.writeUpdates(nil)
+	s.publish("d", dialog.DialIn)
+	s.publish("d", dialog.Hangup)
+	s.wantEqual("updates", strings.Join(s.writeUpdates(nil), ", "), "d/6 after 0, d/7 after 0, cursor 5")
 }
 
-// A subscription that moves to another endpoint leaves the pause behind.
-func TestPauseIsLeftBehind(t *testing.T) {
-	s := newStage(t, sub("a", "http://dead/"), sub("b", "http://dead/"))
+// A subscription that moves to another endpoint is paused no longer.
+func TestMovedSubscriptionLeavesPause(t *testing.T) {
+	s := newSchedulerTest(t, testSubscription("a", "http://dead/"), testSubscription("b", "http://dead/"))
 	for i := range 3 {
-		s.say(fmt.Sprint("c", i), dialog.Hangup)
+		s.publish(fmt.Sprint("c", i), dialog.Hangup)
 	}
-	s.plays(0, all(waiting))
-	s.say("d", dialog.Hangup)
-	s.sleep(time.Second)
-	s.want("the probe", fmt.Sprint(len(s.attempts())), "1")
-	s.subscribe(sub("a", "http://well/"), time.Time{})
-	for _, a := range s.attempts() {
-		s.want("sent to", a.endpoint.key, "http://well")
-		s.answer(a, delivered)
+	s.runAttempts(0, always(willRetry))
+	s.publish("d", dialog.Hangup)
+	s.sleepFor(time.Second)
+	s.wantEqual("the probe", fmt.Sprint(len(s.takeDueAttempts())), "1")
+	s.applySubscription(testSubscription("a", "http://well/"), time.Time{})
+	for _, a := range s.takeDueAttempts() {
+		s.wantEqual("sent to", a.endpoint.key, "http://well")
+		s.finish(a, delivered)
 	}
-	if e := s.endpoints["http://dead"]; len(e.targets) != 1 || !s.paused[e] {
+	if e := s.endpoints["http://dead"]; len(e.subscribers) != 1 || !s.openEndpoints[e] {
 		t.Errorf("the other is no longer at its endpoint, or that is not paused")
 	}
 }
 
-// However it ends, no probe leaves its endpoint without the next.
-func TestProbeIsFollowed(t *testing.T) {
+// However a probe ends, its endpoint gets another one.
+func TestProbeIsFollowedByAnother(t *testing.T) {
 	for _, tt := range []struct {
 		name string
-		end  func(*stage, *attempt)
+		end  func(*schedulerTest, *attempt)
 	}{
-		{"failed", func(s *stage, a *attempt) { s.answer(a, waiting) }},
-		{"the store failed", func(s *stage, a *attempt) { a.ours = true; s.answer(a, waiting) }},
-		{"switched off", func(s *stage, a *attempt) { s.subscribe(Subscription{ID: a.sub.ID}, time.Time{}); s.answer(a, waiting) }},
-		{"moved", func(s *stage, a *attempt) {
-			s.subscribe(sub(a.sub.ID, "http://well/"), time.Time{})
-			s.answer(a, waiting)
+		{"failed", func(s *schedulerTest, a *attempt) { s.finish(a, willRetry) }},
+		{"the store failed", func(s *schedulerTest, a *attempt) { a.localFault = true; s.finish(a, willRetry) }},
+		{"switched off", func(s *schedulerTest, a *attempt) {
+			s.applySubscription(Subscription{ID: a.sub.ID}, time.Time{})
+			s.finish(a, willRetry)
+		}},
+		{"moved", func(s *schedulerTest, a *attempt) {
+			s.applySubscription(testSubscription(a.sub.ID, "http://well/"), time.Time{})
+			s.finish(a, willRetry)
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			s := newStage(t, sub("a", "http://dead/"), sub("b", "http://dead/"), sub("c", "http://dead/"))
-			s.say("x", dialog.Hangup)
-			s.say("y", dialog.Hangup)
-			s.plays(0, all(waiting))
-			s.sleep(time.Second)
-			probe := s.attempts()
+			s := newSchedulerTest(t, testSubscription("a", "http://dead/"), testSubscription("b", "http://dead/"), testSubscription("c", "http://dead/"))
+			s.publish("x", dialog.Hangup)
+			s.publish("y", dialog.Hangup)
+			s.runAttempts(0, always(willRetry))
+			s.sleepFor(time.Second)
+			probe := s.takeDueAttempts()
 			if len(probe) != 1 {
 				t.Fatalf("%d probes", len(probe))
 			}
 			tt.end(s, probe[0])
-			s.plays(0, func(a *attempt) outcome {
+			s.runAttempts(0, func(a *attempt) outcome {
 				if a.endpoint.key == "http://well" {
 					return delivered
 				}
-				t.Errorf("attempted at once: %s of %s", s.label(a.delivery), a.sub.ID)
-				return waiting
+				t.Errorf("attempted at once: %s of %s", s.labelOf(a.delivery), a.sub.ID)
+				return willRetry
 			})
-			next := s.plays(2*time.Second, all(waiting))
+			next := s.runAttempts(2*time.Second, always(willRetry))
 			if len(next) == 0 {
 				t.Error("nothing is probed in the two seconds that follow")
 			}
@@ -224,23 +228,23 @@ func TestProbeIsFollowed(t *testing.T) {
 	}
 }
 
-// A delivery that was not worth an attempt any more is no probe: the next is.
-func TestProbeIsAnAttempt(t *testing.T) {
-	s := newStage(t, sub("a", "http://dead/"), sub("b", "http://dead/"))
+// A picked delivery that expires before its attempt is replaced by the next one.
+func TestExpiredDeliveryIsNoProbe(t *testing.T) {
+	s := newSchedulerTest(t, testSubscription("a", "http://dead/"), testSubscription("b", "http://dead/"))
 	for i := range 5 {
-		s.say(fmt.Sprint("c", i), dialog.Hangup)
+		s.publish(fmt.Sprint("c", i), dialog.Hangup)
 	}
-	s.plays(0, all(waiting))
-	s.sleep(time.Second)
+	s.runAttempts(0, always(willRetry))
+	s.sleepFor(time.Second)
 	for range 9 {
-		s.sleep(0)
-		probe := s.attempts()
+		s.sleepFor(0)
+		probe := s.takeDueAttempts()
 		if len(probe) != 1 {
 			t.Fatalf("%d probes, want one", len(probe))
 		}
-		s.answer(probe[0], expired)
+		s.finish(probe[0], expired)
 	}
-	s.plays(0, all(delivered))
+	s.runAttempts(0, always(delivered))
 	if e := s.endpoints["http://dead"]; s.pending != 0 || e != nil && e.open() {
 		t.Errorf("%d wait, and it is paused", s.pending)
 	}

@@ -7,7 +7,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// openBucket opens a bucket that has the last value of each key.
+// openBucket opens a bucket that keeps the last value of each key.
 func openBucket(ctx context.Context, js jetstream.JetStream, c Config, b jetstream.KeyValueConfig) (jetstream.KeyValue, error) {
 	b.History, b.Storage, b.Replicas = 1, jetstream.FileStorage, c.Replicas
 	kv, err := js.CreateOrUpdateKeyValue(ctx, b)
@@ -17,9 +17,9 @@ func openBucket(ctx context.Context, js jetstream.JetStream, c Config, b jetstre
 	return kv, nil
 }
 
-// watch shows f every key of a bucket and, if it is to go on, every change. It
+// watchBucket calls f for every key of a bucket and, with forever, for every change. It
 // ends early with the error of f, of the store or of ctx.
-func watch(ctx context.Context, kv jetstream.KeyValue, goOn bool, f func(jetstream.KeyValueEntry) error) error {
+func watchBucket(ctx context.Context, kv jetstream.KeyValue, forever bool, f func(jetstream.KeyValueEntry) error) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	w, err := kv.WatchAll(ctx)
@@ -35,7 +35,7 @@ func watch(ctx context.Context, kv jetstream.KeyValue, goOn bool, f func(jetstre
 			switch {
 			case !open:
 				return fmt.Errorf("watch bucket %s: closed", kv.Bucket())
-			case e == nil && !goOn: // all there was
+			case e == nil && !forever: // all current keys were seen
 				return nil
 			case e == nil:
 			default:

@@ -17,33 +17,32 @@ import (
 	"bellhop/dialog"
 )
 
-// A receiver that was written for sipgate's push API answers a newCall with XML:
+// A receiver written for sipgate's push API answers a newCall with XML:
 //
 //	<Response onAnswer="https://crm.example/taken?call=1" onHangup="https://crm.example/over?call=1"/>
 //
 // If the subscription has FollowURLs, answer and hangup of that call go to these URLs,
-// each event to one URL only: to the subscription's if none is named. Order, retries
-// and signature are the same. The answer of the attempt that delivered the newCall
-// counts, and if it was delivered more than once, the last one.
+// each event to one URL only; an event without a named URL goes to the subscription's.
+// Order, retries and signature are the same. The response to the attempt that delivered
+// the newCall counts; after several deliveries of it, the last response does.
 //
-// The delivery log keeps the URLs, in the record of that attempt, which is written
-// before the newCall counts as delivered. A process that has not made that attempt finds
-// them there. They are of no use any more once the subscription has changed in what it
-// asks for, or its URL.
+// The delivery log stores the URLs in the record of that attempt, which is written before
+// the newCall counts as delivered. A process that has not made the attempt reads them
+// there. They lapse when the subscription changes in what it asks for, or its URL.
 //
-// Such a URL is no more than any URL of a subscription: the egress guard is asked for
-// each connection, and no redirect is followed. The header fields of the subscription
-// are sent only to the endpoint of its own URL. A URL that fails does not open the
+// A named URL has no more rights than the URL of a subscription: the egress guard checks
+// each connection, and redirects are not followed. The header fields of the subscription
+// are sent only to the endpoint of its own URL. A failing named URL does not open the
 // circuit breaker of the subscription, nor one of an endpoint that is not its own.
 
-// callURLs are the URLs that a receiver has named for what follows a newCall. nil
-// names none, and so does a nil URL.
+// callURLs are the URLs that a receiver has named for the events after a newCall. A nil
+// *callURLs names none, and so does a nil URL.
 type callURLs struct {
 	answer, hangup *url.URL
 }
 
-// of returns the URL for events of a type; nil: none is named.
-func (u *callURLs) of(t dialog.Type) *url.URL {
+// urlFor returns the URL for events of a type; nil: none is named.
+func (u *callURLs) urlFor(t dialog.Type) *url.URL {
 	switch {
 	case u == nil:
 		return nil
@@ -55,8 +54,8 @@ func (u *callURLs) of(t dialog.Type) *url.URL {
 	return nil
 }
 
-// texts are the URLs as text; "" for each that is not named.
-func (u *callURLs) texts() (onAnswer, onHangup string) {
+// asText returns the URLs as text; "" for each that is not named.
+func (u *callURLs) asText() (onAnswer, onHangup string) {
 	if u == nil {
 		return "", ""
 	}
@@ -69,8 +68,8 @@ func (u *callURLs) texts() (onAnswer, onHangup string) {
 	return onAnswer, onHangup
 }
 
-// newCallURLs reads what texts wrote.
-func newCallURLs(onAnswer, onHangup string) *callURLs {
+// parseCallURLs parses the result of asText.
+func parseCallURLs(onAnswer, onHangup string) *callURLs {
 	if onAnswer == "" && onHangup == "" {
 		return nil
 	}
@@ -84,31 +83,31 @@ func newCallURLs(onAnswer, onHangup string) *callURLs {
 	return u
 }
 
-// followsURLs reports whether s allows its receiver to name URLs.
+// followsURLs reports whether s lets its receiver name URLs.
 func (s *Subscription) followsURLs() bool { return s.FollowURLs && s.Dialect == CTI }
 
-// byteOrderMark may stand before a document in UTF-8.
+// byteOrderMark may precede a document in UTF-8.
 var byteOrderMark = []byte("\ufeff")
 
-// readCallURLs reads the URLs of the XML that answers a newCall; nil: it names none.
-// An answer without XML, as most receivers give it, names none. The error says why one
-// URL is not used; the other may still be.
+// readCallURLs reads the URLs of the XML that answers a newCall; nil: none. A response
+// without XML, as most receivers send, names none. The error tells why one URL is not used;
+// the other may still be.
 func readCallURLs(answer []byte, cut bool) (*callURLs, error) {
 	if !bytes.Contains(answer, []byte("<Response")) {
 		return nil, nil
 	}
 	if cut {
-		return nil, fmt.Errorf("read XML answer: it is longer than %d bytes, or did not come within %v", maxAnswer, bodyTime)
+		return nil, fmt.Errorf("read XML response: longer than %d bytes, or not complete within %v", maxResponseBody, bodyTimeout)
 	}
 	root, err := readRoot(bytes.TrimPrefix(answer, byteOrderMark))
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("read XML answer: %w", err)
+		return nil, fmt.Errorf("read XML response: %w", err)
 	case root.Name != xml.Name{Local: "Response"}:
 		return nil, nil
 	}
 	var u callURLs
-	var wrong []error
+	var problems []error
 	seen := make(map[string]bool)
 	for _, attr := range root.Attr {
 		name := attr.Name.Local
@@ -116,13 +115,13 @@ func readCallURLs(answer []byte, cut bool) (*callURLs, error) {
 			continue
 		}
 		if seen[name] {
-			return nil, fmt.Errorf("read XML answer: %s is there twice", name)
+			return nil, fmt.Errorf("read XML response: duplicate attribute %s", name)
 		}
 		seen[name] = true
 		to, err := checkCallURL(attr.Value)
 		switch {
 		case err != nil:
-			wrong = append(wrong, fmt.Errorf("%s %s", name, err.Why))
+			problems = append(problems, fmt.Errorf("%s %s", name, err.Why))
 		case name == "onAnswer":
 			u.answer = to
 		default:
@@ -130,13 +129,13 @@ func readCallURLs(answer []byte, cut bool) (*callURLs, error) {
 		}
 	}
 	if u == (callURLs{}) {
-		return nil, errors.Join(wrong...)
+		return nil, errors.Join(problems...)
 	}
-	return &u, errors.Join(wrong...)
+	return &u, errors.Join(problems...)
 }
 
-// readRoot reads a whole XML document, without a document type, and returns the
-// beginning of its root.
+// readRoot parses a whole XML document, without a document type, and returns the start tag
+// of its root.
 func readRoot(document []byte) (root xml.StartElement, err error) {
 	d := xml.NewDecoder(bytes.NewReader(document))
 	for depth, roots := 0, 0; ; {
@@ -158,19 +157,19 @@ func readRoot(document []byte) (root xml.StartElement, err error) {
 			depth--
 		case xml.CharData:
 			if depth == 0 && len(bytes.TrimSpace(t)) > 0 {
-				return root, errors.New("there is text outside of the root")
+				return root, errors.New("text outside of the root element")
 			}
 		case xml.Directive:
-			return root, errors.New("it has a document type")
+			return root, errors.New("a document type is not allowed")
 		}
 		if roots > 1 {
-			return root, errors.New("it has more than one root")
+			return root, errors.New("more than one root element")
 		}
 	}
 }
 
-// checkCallURL checks a URL that a receiver has named as that of a subscription is
-// checked. It may not be a template.
+// checkCallURL checks a URL that a receiver has named like the URL of a subscription. It
+// may not be a template.
 func checkCallURL(s string) (*url.URL, *Invalid) {
 	if isTemplate(s) {
 		return nil, &Invalid{"url", "has braces: percent-encode them"}
@@ -185,68 +184,68 @@ func checkCallURL(s string) (*url.URL, *Invalid) {
 	return u, nil
 }
 
-// keepURLs notes in an attempt that has delivered a newCall which URLs its receiver has
-// named, and has the delivery log keep them before anything is made of the attempt. If
-// the store does not take them in time, they are written as any record is.
-func (n *Notifier) keepURLs(ctx context.Context, a *attempt) {
-	if !a.sub.followsURLs() || !isNewCall(a.kind) || a.seq == 0 || judge(a.status) != delivered {
+// recordURLs sets the URLs that the response to a delivered newCall names, and writes them
+// to the delivery log before the attempt counts. If the store does not accept them in time,
+// they are written like any record.
+func (n *Notifier) recordURLs(ctx context.Context, a *attempt) {
+	if !a.sub.followsURLs() || !isNewCall(a.kind) || a.seq == 0 || outcomeOf(a.status) != delivered {
 		return
 	}
-	urls, err := readCallURLs(a.answer, a.cut)
+	urls, err := readCallURLs(a.responseBody, a.truncated)
 	if err != nil {
 		n.log.Warn("URL of the receiver ignored", "subscriber", a.sub.ID, "event", a.id, "err", err)
 	}
 	if a.urls = urls; urls == nil || a.id == "" {
 		return
 	}
-	a.number, a.word, a.took = a.tries, Delivered, time.Since(a.began)
-	page := recordPage{wave: []*attempt{a}}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), waveTimeout)
+	a.number, a.outcomeWord, a.took = a.attempts, Delivered, time.Since(a.startedAt)
+	batch := recordBatch{attempts: []*attempt{a}}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
 	defer cancel()
-	for _, record := range page.write() {
+	for _, record := range batch.encodeMessages() {
 		if _, err := n.js.PublishMsg(ctx, record.message); err != nil {
-			n.log.Warn("URLs of the receiver are not in the delivery log yet", "subscriber", a.sub.ID, "event", a.id, "err", err)
+			n.log.Warn("URLs of the receiver not recorded yet", "subscriber", a.sub.ID, "event", a.id, "err", err)
 			return
 		}
 	}
-	a.logged = true
+	a.recorded = true
 }
 
-// namedURL returns the URL that the receiver has named for an answer or hangup; nil:
-// it has named none. It looks into the delivery log if this process has not delivered
-// the newCall. The error is of the store.
-func (n *Notifier) namedURL(ctx context.Context, a *attempt, e *dialog.Event, g *group) (*url.URL, error) {
+// findNamedURL returns the URL that the receiver has named for an answer or hangup; nil:
+// none. It reads the delivery log if this process has not delivered the newCall. The error
+// is of the store.
+func (n *Notifier) findNamedURL(ctx context.Context, a *attempt, e *dialog.Event, g *group) (*url.URL, error) {
 	if !a.sub.followsURLs() || e.Party == "" || isNewCall(e.Type) || a.seq == 0 {
 		return nil, nil
 	}
-	c, id := a.own, dialog.EventID(e.Party, newCallType(e.Flow))
+	c, id := a.partyNewCall, dialog.EventID(e.Party, newCallType(e.Flow))
 	if g != nil {
 		c, id = newCall{}, g.first.ID
-		if a.newCall.seq == g.seq {
-			c = a.newCall
+		if a.groupNewCall.seq == g.seq {
+			c = a.groupNewCall
 		}
 	}
-	if c.state != begun {
+	if c.state != newCallDelivered {
 		var err error
 		if c.urls, err = n.lastURLs(ctx, a.sub, id); err != nil {
 			return nil, err
 		}
-		a.found = c.urls
+		a.loggedURLs = c.urls
 	}
-	return c.urls.of(e.Type), nil
+	return c.urls.urlFor(e.Type), nil
 }
 
-// lastURLs returns what the receiver of a newCall named when it was last delivered, as
-// far as the delivery log has it; nil: nothing.
+// lastURLs returns the URLs that the response to the last delivery of a newCall named, as
+// far as the delivery log has it; nil: none.
 func (n *Notifier) lastURLs(ctx context.Context, s *Subscription, newCall string) (urls *callURLs, err error) {
-	own := between([]string{attemptSubject(s.ID, newCall)}, time.Time{})
-	err = readAll(ctx, n.attempts, own, func(m jetstream.Msg) error {
-		all, err := unpack(m.Data())
+	records := subjectsSince([]string{attemptSubject(s.ID, newCall)}, time.Time{})
+	err = readMessages(ctx, n.deliveryLog, records, func(m jetstream.Msg) error {
+		all, err := decodeRecords(m.Data())
 		for _, l := range all {
 			if l.Outcome == Delivered {
-				urls = newCallURLs(l.OnAnswer, l.OnHangup)
+				urls = parseCallURLs(l.OnAnswer, l.OnHangup)
 			}
-			if time.UnixMicro(l.At).Before(s.since()) {
+			if time.UnixMicro(l.At).Before(s.askedSince()) {
 				urls = nil
 			}
 		}
@@ -258,68 +257,68 @@ func (n *Notifier) lastURLs(ctx context.Context, s *Subscription, newCall string
 	return urls, nil
 }
 
-// learnURLs takes what an attempt has learned of the URLs of its party.
-func (t *target) learnURLs(a *attempt) {
+// noteURLs records the URLs that an attempt found for its party.
+func (sr *subscriber) noteURLs(a *attempt) {
 	switch d := a.delivery; {
 	case isNewCall(d.kind):
 		if a.outcome == delivered {
 			d.urls = a.urls
 		}
-	case a.found != nil && d.party != "" && !d.inGroup && t.calls[d.party].state != begun:
-		t.setCall(d.party, newCall{state: begun, urls: a.found})
+	case a.loggedURLs != nil && d.party != "" && !d.inGroup && sr.newCalls[d.party].state != newCallDelivered:
+		sr.setNewCall(d.party, newCall{state: newCallDelivered, urls: a.loggedURLs})
 	}
 }
 
-// forgetURLs forgets all that was named: the subscription is not the same any more.
-func (t *target) forgetURLs() {
-	for key, c := range t.calls {
+// clearURLs forgets all named URLs: the subscription has changed.
+func (sr *subscriber) clearURLs() {
+	for key, c := range sr.newCalls {
 		c.urls = nil
-		t.calls[key] = c
+		sr.newCalls[key] = c
 	}
 }
 
-// namedFor returns the URL that the receiver has named for d, as far as t knows: an
+// namedFor returns the URL that the receiver has named for d, as far as sr knows; the
 // attempt may find another.
-func (t *target) namedFor(d *delivery) *url.URL {
-	if !t.sub.followsURLs() || isNewCall(d.kind) {
+func (sr *subscriber) namedFor(d *delivery) *url.URL {
+	if !sr.sub.followsURLs() || isNewCall(d.kind) {
 		return nil
 	}
-	c, known := t.calls[d.party]
-	if !known && t.sub.groups() {
-		c = t.calls[groupKey(d.lane)]
+	c, known := sr.newCalls[d.party]
+	if !known && sr.sub.groupsCalls() {
+		c = sr.newCalls[groupCallKey(d.queue)]
 	}
-	return c.urls.of(d.kind)
+	return c.urls.urlFor(d.kind)
 }
 
-// exempt reports whether d goes to a URL of which no open circuit breaker says anything.
+// exempt reports whether d goes to a named URL that no open circuit breaker covers.
 func (d *delivery) exempt() bool {
-	t := d.lane.target
-	u := t.namedFor(d)
-	return u != nil && (!t.shut() || endpointKey(u) != t.endpoint.key)
+	sr := d.queue.subscriber
+	u := sr.namedFor(d)
+	return u != nil && (!sr.blockedByEndpoint() || endpointKey(u) != sr.endpoint.key)
 }
 
-// learnNamed counts an attempt at a URL that the receiver has named. It says nothing of
-// the subscription's own URL, and of its endpoint only if that is the same.
-func (q *lanes) learnNamed(now time.Time, a *attempt, ofEndpoint, ofTarget bool) {
-	e, t := a.endpoint, a.lane.target
+// countNamedOutcome counts an attempt at a URL that the receiver has named. It does not
+// count for the subscription's own URL, and for the endpoint only if that is the same.
+func (s *scheduler) countNamedOutcome(now time.Time, a *attempt, ofEndpoint, ofTarget bool) {
+	e, sr := a.endpoint, a.queue.subscriber
 	if ofTarget {
-		t.next = now.Add(firstProbe)
+		sr.nextProbe = now.Add(minProbeInterval)
 	}
 	switch {
-	case endpointKey(a.named) != e.key:
+	case endpointKey(a.namedURL) != e.key:
 		if ofEndpoint {
-			e.next = now.Add(firstProbe)
+			e.nextProbe = now.Add(minProbeInterval)
 		}
 	case a.status != 0:
-		q.answered(now, t, e)
-	case a.outcome == waiting && a.fault == noConnection && !a.ours:
-		q.blameEndpoint(now, a, ofEndpoint)
+		s.noteAnswer(now, sr, e)
+	case a.outcome == willRetry && a.fault == noConnection && !a.localFault:
+		s.blameEndpoint(now, a, ofEndpoint)
 	case ofEndpoint && e.open():
-		e.missed(now, a.detail, a.retryAfter)
+		e.probeFailed(now, a.detail, a.retryAfter)
 	}
 }
 
-// maskURL is a URL as it is shown: its query may be secret.
+// maskURL returns a URL as it is shown: its query may be secret and is redacted.
 func maskURL(u *url.URL) string {
 	masked := *u
 	if masked.RawQuery != "" {
@@ -328,12 +327,11 @@ func maskURL(u *url.URL) string {
 	return masked.String()
 }
 
-// namedAttribute is an attribute of the XML that names a URL.
+// namedAttribute matches an XML attribute that names a URL.
 var namedAttribute = regexp.MustCompile(`(onAnswer|onHangup)(\s*=\s*)("[^"]*"?|'[^']*'?)`)
 
-// maskAnswer is the answer to a newCall as it is recorded: the URLs that it names are
-// masked.
-func maskAnswer(answer []byte) []byte {
+// maskResponse returns the response to a newCall as it is recorded, with masked URLs.
+func maskResponse(answer []byte) []byte {
 	return namedAttribute.ReplaceAllFunc(answer, func(attribute []byte) []byte {
 		part := namedAttribute.FindSubmatch(attribute)
 		shown := redacted

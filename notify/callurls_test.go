@@ -17,13 +17,13 @@ import (
 	"bellhop/dialog"
 )
 
-// readCallURLs reads what an XML answer names, and nothing else.
+// readCallURLs reads the URLs of an XML response, and nothing else.
 func TestReadCallURLs(t *testing.T) {
 	const taken, over = "https://crm.example/taken?c=1&k=2", "http://10.0.0.7:8080/over"
 	for _, tt := range []struct {
 		name, answer string
 		want         string // answer and hangup; "-": none
-		wrong        string // a part of the error
+		wantErr      string // a part of the error
 	}{
 		{"both", `<?xml version="1.0" encoding="UTF-8"?><Response onAnswer="https://crm.example/taken?c=1&amp;k=2" onHangup="http://10.0.0.7:8080/over"/>`, taken + " " + over, ""},
 		{"one", "<Response onHangup='http://10.0.0.7:8080/over' />\n", "- " + over, ""},
@@ -36,13 +36,13 @@ func TestReadCallURLs(t *testing.T) {
 		{"another root", `<r><Response onAnswer="http://crm.example/"/></r>`, "- -", ""},
 		{"another attribute", `<Response onanswer="http://crm.example/" x:onHangup="http://crm.example/" onData="http://crm.example/"/>`, "- -", ""},
 		{"another name space", `<Response xmlns="urn:x" onAnswer="http://crm.example/"/>`, "- -", ""},
-		{"a bare ampersand", `<Response onAnswer="https://crm.example/taken?c=1&k=2"/>`, "- -", "read XML answer"},
-		{"not ended", `<Response onAnswer="http://crm.example/">`, "- -", "read XML answer"},
+		{"a bare ampersand", `<Response onAnswer="https://crm.example/taken?c=1&k=2"/>`, "- -", "read XML response"},
+		{"not ended", `<Response onAnswer="http://crm.example/">`, "- -", "read XML response"},
 		{"two roots", `<Response onAnswer="http://crm.example/"/><Response/>`, "- -", "more than one root"},
-		{"text behind it", `<Response onAnswer="http://crm.example/"/>ok`, "- -", "text outside"},
+		{"text after the root", `<Response onAnswer="http://crm.example/"/>ok`, "- -", "text outside"},
 		{"a document type", `<!DOCTYPE Response [<!ENTITY a "http://crm.example/">]><Response onAnswer="&a;"/>`, "- -", "document type"},
-		{"an entity", `<Response onAnswer="&a;"/>`, "- -", "read XML answer"},
-		{"twice the same", `<Response onAnswer="http://crm.example/" onAnswer="http://crm.example/2"/>`, "- -", "twice"},
+		{"an entity", `<Response onAnswer="&a;"/>`, "- -", "read XML response"},
+		{"twice the same", `<Response onAnswer="http://crm.example/" onAnswer="http://crm.example/2"/>`, "- -", "duplicate attribute onAnswer"},
 		{"relative", `<Response onAnswer="/taken" onHangup="` + over + `"/>`, "- " + over, "onAnswer must begin with http:// or https://"},
 		{"another scheme", `<Response onAnswer="file:///etc/passwd"/>`, "- -", "must begin with http:// or https://"},
 		{"a password", `<Response onAnswer="https://me:secret@crm.example/"/>`, "- -", "has a user or password"},
@@ -55,12 +55,12 @@ func TestReadCallURLs(t *testing.T) {
 	} {
 		answer, cut := strings.CutPrefix(tt.answer, "cut")
 		u, err := readCallURLs([]byte(answer), cut)
-		a, h := u.texts()
+		a, h := u.asText()
 		if got := cmp.Or(a, "-") + " " + cmp.Or(h, "-"); got != tt.want {
 			t.Errorf("%s: %s, want %s", tt.name, got, tt.want)
 		}
-		if (err == nil) != (tt.wrong == "") || err != nil && !strings.Contains(err.Error(), tt.wrong) {
-			t.Errorf("%s: %v, want %q", tt.name, err, tt.wrong)
+		if (err == nil) != (tt.wantErr == "") || err != nil && !strings.Contains(err.Error(), tt.wantErr) {
+			t.Errorf("%s: %v, want %q", tt.name, err, tt.wantErr)
 		}
 		if err != nil && strings.Contains(err.Error(), "secret") {
 			t.Errorf("%s: the error is not fit for the log: %v", tt.name, err)
@@ -68,9 +68,9 @@ func TestReadCallURLs(t *testing.T) {
 	}
 }
 
-// naming answers each newCall with XML that names two URLs below base, with the end of
-// its callId.
-func naming(base string) func(*http.Request, url.Values) (int, string) {
+// answerWithURLs answers each newCall with XML that names two URLs below base, ending in
+// the end of its callId.
+func answerWithURLs(base string) func(*http.Request, url.Values) (int, string) {
 	return func(_ *http.Request, form url.Values) (int, string) {
 		if form.Get("event") != "newCall" {
 			return 0, ""
@@ -81,12 +81,12 @@ func naming(base string) func(*http.Request, url.Values) (int, string) {
 	}
 }
 
-// went checks where requests went since the last time.
-func (s *kept) went(want ...string) {
+// wantTargets checks the URLs of the requests since the last call.
+func (s *ctiTest) wantTargets(want ...string) {
 	s.Helper()
 	time.Sleep(5 * time.Second)
 	var got []string
-	s.keeper.set(func() { got, s.keeper.urls = s.keeper.urls, nil })
+	s.keeper.update(func() { got, s.keeper.urls = s.keeper.urls, nil })
 	if all := strings.Join(got, "\n"); all != strings.Join(want, "\n") {
 		s.Errorf("sent\n%s\nwant\n%s", all, strings.Join(want, "\n"))
 	}
@@ -100,245 +100,245 @@ const (
 	hangupAtOver  = "hangup http://crm/over?c=01&key=hidden"
 )
 
-// Answer and hangup of a call go where the answer to its newCall says, if the
+// Answer and hangup of a call go to the URLs that the response to its newCall names, if the
 // subscription allows it.
 func TestFollowURLs(t *testing.T) {
 	const elsewhere = "hangup http://other:81/over?c=01&key=hidden"
 	for _, tt := range []struct {
 		name string
-		play func(*kept)
+		play func(*ctiTest)
 	}{
-		{"both are named", func(s *kept) {
-			s.say(1, 0)
-			s.say(1, 1)
-			s.say(1, 2)
-			s.went(newCallAtHook, answerAtTaken, hangupAtOver)
+		{"both are named", func(s *ctiTest) {
+			s.publishParty(1, 0)
+			s.publishParty(1, 1)
+			s.publishParty(1, 2)
+			s.wantTargets(newCallAtHook, answerAtTaken, hangupAtOver)
 		}},
-		{"all wait behind the newCall", func(s *kept) {
-			s.all(partyEvents(1)...)
-			s.went(newCallAtHook, answerAtTaken, hangupAtOver)
+		{"all wait for the newCall", func(s *ctiTest) {
+			s.publishEvents(partyEvents(1)...)
+			s.wantTargets(newCallAtHook, answerAtTaken, hangupAtOver)
 		}},
-		{"each call has its own", func(s *kept) {
-			s.say(1, 0)
-			s.say(2, 0)
-			s.say(2, 2)
-			s.say(1, 2)
-			s.went(newCallAtHook, newCallAtHook, "hangup http://crm/over?c=02&key=hidden", hangupAtOver)
+		{"each call has its own", func(s *ctiTest) {
+			s.publishParty(1, 0)
+			s.publishParty(2, 0)
+			s.publishParty(2, 2)
+			s.publishParty(1, 2)
+			s.wantTargets(newCallAtHook, newCallAtHook, "hangup http://crm/over?c=02&key=hidden", hangupAtOver)
 		}},
-		{"one is named", func(s *kept) {
+		{"one is named", func(s *ctiTest) {
 			s.keeper.answer = func(*http.Request, url.Values) (int, string) {
 				return 200, `<Response onHangup="https://crm:8443/over"/>`
 			}
-			s.say(1, 0)
-			s.say(1, 1)
-			s.say(1, 2)
-			s.went(newCallAtHook, answerAtHook, "hangup https://crm:8443/over")
+			s.publishParty(1, 0)
+			s.publishParty(1, 1)
+			s.publishParty(1, 2)
+			s.wantTargets(newCallAtHook, answerAtHook, "hangup https://crm:8443/over")
 		}},
-		{"what is named is of no use", func(s *kept) {
-			s.keeper.answer = naming("ftp://crm/")
-			s.say(1, 0)
-			s.say(1, 1)
-			s.went(newCallAtHook, answerAtHook)
+		{"what is named is of no use", func(s *ctiTest) {
+			s.keeper.answer = answerWithURLs("ftp://crm/")
+			s.publishParty(1, 0)
+			s.publishParty(1, 1)
+			s.wantTargets(newCallAtHook, answerAtHook)
 		}},
-		{"not allowed", func(s *kept) {
-			s.edit(func(s *Subscription) { s.FollowURLs = false })
-			s.say(1, 0)
-			s.say(1, 2)
-			s.went(newCallAtHook, hangupAtHook)
+		{"not allowed", func(s *ctiTest) {
+			s.editSubscription(func(s *Subscription) { s.FollowURLs = false })
+			s.publishParty(1, 0)
+			s.publishParty(1, 2)
+			s.wantTargets(newCallAtHook, hangupAtHook)
 		}},
-		{"switched off and on meanwhile", func(s *kept) {
-			s.say(1, 0)
-			s.edit(func(s *Subscription) { s.FollowURLs = false })
-			s.say(1, 1)
-			s.edit(func(s *Subscription) { s.FollowURLs = true })
-			s.say(1, 2)
-			s.went(newCallAtHook, answerAtHook, hangupAtOver)
+		{"switched off and on meanwhile", func(s *ctiTest) {
+			s.publishParty(1, 0)
+			s.editSubscription(func(s *Subscription) { s.FollowURLs = false })
+			s.publishParty(1, 1)
+			s.editSubscription(func(s *Subscription) { s.FollowURLs = true })
+			s.publishParty(1, 2)
+			s.wantTargets(newCallAtHook, answerAtHook, hangupAtOver)
 		}},
-		{"another URL meanwhile", func(s *kept) {
-			s.say(1, 0)
-			s.say(2, 0)
-			s.edit(func(s *Subscription) { s.URL = "http://crm/new" })
-			s.say(1, 2)
-			s.again()
-			s.say(2, 2)
-			s.went(newCallAtHook, newCallAtHook, "hangup http://crm/new", "hangup http://crm/new")
+		{"another URL meanwhile", func(s *ctiTest) {
+			s.publishParty(1, 0)
+			s.publishParty(2, 0)
+			s.editSubscription(func(s *Subscription) { s.URL = "http://crm/new" })
+			s.publishParty(1, 2)
+			s.restart()
+			s.publishParty(2, 2)
+			s.wantTargets(newCallAtHook, newCallAtHook, "hangup http://crm/new", "hangup http://crm/new")
 		}},
-		{"deleted meanwhile", func(s *kept) {
-			s.say(1, 0)
+		{"deleted meanwhile", func(s *ctiTest) {
+			s.publishParty(1, 0)
 			if err := s.Unsubscribe(s.Context(), s.id, 0); err != nil {
 				s.Error(err)
 			}
-			s.say(1, 2)
-			s.went(newCallAtHook)
+			s.publishParty(1, 2)
+			s.wantTargets(newCallAtHook)
 		}},
-		{"the attempt that delivered it counts", func(s *kept) {
+		{"the attempt that delivered it counts", func(s *ctiTest) {
 			n := 0
 			s.keeper.answer = func(req *http.Request, form url.Values) (int, string) {
 				if n++; n == 1 {
-					_, body := naming("http://crm/first/")(req, form)
+					_, body := answerWithURLs("http://crm/first/")(req, form)
 					return 503, body
 				}
-				return naming("http://crm/second/")(req, form)
+				return answerWithURLs("http://crm/second/")(req, form)
 			}
-			s.say(1, 0)
+			s.publishParty(1, 0)
 			time.Sleep(5 * time.Second)
-			s.say(1, 1)
-			s.again()
-			s.say(1, 2)
-			s.went(newCallAtHook+" 503", newCallAtHook, "answer http://crm/second/taken?c=01", "hangup http://crm/second/over?c=01&key=hidden")
+			s.publishParty(1, 1)
+			s.restart()
+			s.publishParty(1, 2)
+			s.wantTargets(newCallAtHook+" 503", newCallAtHook, "answer http://crm/second/taken?c=01", "hangup http://crm/second/over?c=01&key=hidden")
 		}},
-		{"the last attempt that delivered it counts", func(s *kept) {
-			s.say(1, 0)
+		{"the last attempt that delivered it counts", func(s *ctiTest) {
+			s.publishParty(1, 0)
 			time.Sleep(time.Second)
-			s.keeper.set(func() { s.keeper.answer = naming("http://crm/by-hand/") })
+			s.keeper.update(func() { s.keeper.answer = answerWithURLs("http://crm/by-hand/") })
 			if a, err := s.Redeliver(s.Context(), deliveryID(partyEvents(1)[0].ID, s.id)); a.Outcome != Delivered || err != nil {
 				s.Error(a.Outcome, err)
 			}
-			s.say(1, 1)
-			s.again()
-			s.say(1, 2)
-			s.went(newCallAtHook, newCallAtHook, "answer http://crm/by-hand/taken?c=01", "hangup http://crm/by-hand/over?c=01&key=hidden")
+			s.publishParty(1, 1)
+			s.restart()
+			s.publishParty(1, 2)
+			s.wantTargets(newCallAtHook, newCallAtHook, "answer http://crm/by-hand/taken?c=01", "hangup http://crm/by-hand/over?c=01&key=hidden")
 		}},
-		{"it is delivered by hand", func(s *kept) {
-			s.keeper.set(func() { s.keeper.away = true })
+		{"it is delivered by hand", func(s *ctiTest) {
+			s.keeper.update(func() { s.keeper.away = true })
 			s.keeper.answer = func(req *http.Request, form url.Values) (int, string) {
 				if s.keeper.away {
 					return 0, ""
 				}
-				return naming("http://crm/")(req, form)
+				return answerWithURLs("http://crm/")(req, form)
 			}
-			s.say(1, 0)
-			s.keeper.set(func() { s.keeper.away = false })
+			s.publishParty(1, 0)
+			s.keeper.update(func() { s.keeper.away = false })
 			if a, err := s.Redeliver(s.Context(), deliveryID(partyEvents(1)[0].ID, s.id)); a.Outcome != Delivered || err != nil {
 				s.Error(a.Outcome, err)
 			}
-			s.say(1, 1)
-			s.went(newCallAtHook+" 503", newCallAtHook, answerAtTaken)
+			s.publishParty(1, 1)
+			s.wantTargets(newCallAtHook+" 503", newCallAtHook, answerAtTaken)
 		}},
-		{"a restart between", func(s *kept) {
-			s.say(1, 0)
-			s.again()
-			s.say(1, 1)
-			s.again()
-			s.say(1, 2)
-			s.went(newCallAtHook, answerAtTaken, hangupAtOver)
+		{"a restart between", func(s *ctiTest) {
+			s.publishParty(1, 0)
+			s.restart()
+			s.publishParty(1, 1)
+			s.restart()
+			s.publishParty(1, 2)
+			s.wantTargets(newCallAtHook, answerAtTaken, hangupAtOver)
 		}},
-		{"the log has it before anything follows", func(s *kept) {
+		{"the log has it before anything follows", func(s *ctiTest) {
 			s.keeper.answer = func(req *http.Request, form url.Values) (int, string) {
-				if form.Get("event") == "answer" { // at once: no other record is written by then
+				if form.Get("event") == "answer" { // at once: no other record is written before
 					sub, err := s.registry.get(s.id)
 					u, err2 := s.lastURLs(context.Background(), &sub, partyEvents(1)[0].ID)
-					if err := errors.Join(err, err2); err != nil || u.of(dialog.Hangup) == nil {
+					if err := errors.Join(err, err2); err != nil || u.urlFor(dialog.Hangup) == nil {
 						s.Error("the log has no URLs", err)
 					}
 				}
-				return naming("http://crm/")(req, form)
+				return answerWithURLs("http://crm/")(req, form)
 			}
-			s.all(partyEvents(1)...)
-			s.went(newCallAtHook, answerAtTaken, hangupAtOver)
-			s.ended(1, 0, Delivered, "")
+			s.publishEvents(partyEvents(1)...)
+			s.wantTargets(newCallAtHook, answerAtTaken, hangupAtOver)
+			s.wantEnded(1, 0, Delivered, "")
 			subject := attemptSubject(s.id, partyEvents(1)[0].ID)
-			if info, err := s.attempts.Info(s.Context(), jetstream.WithSubjectFilter(subject)); err != nil || info.State.Subjects[subject] != 1 {
+			if info, err := s.deliveryLog.Info(s.Context(), jetstream.WithSubjectFilter(subject)); err != nil || info.State.Subjects[subject] != 1 {
 				s.Errorf("%+v, %v; want one record", info, err)
 			}
 		}},
-		{"they are replayed", func(s *kept) {
+		{"they are replayed", func(s *ctiTest) {
 			from := time.Now()
-			s.say(1, 0)
-			s.say(1, 1)
-			s.say(1, 2)
-			s.went(newCallAtHook, answerAtTaken, hangupAtOver)
-			s.again()
+			s.publishParty(1, 0)
+			s.publishParty(1, 1)
+			s.publishParty(1, 2)
+			s.wantTargets(newCallAtHook, answerAtTaken, hangupAtOver)
+			s.restart()
 			for types, want := range map[string][]string{"": {newCallAtHook, answerAtTaken, hangupAtOver}, "hangup": {hangupAtOver}} {
 				if _, err := s.Replay(s.Context(), s.id, from, time.Time{}, strings.Fields(types)); err != nil {
 					s.Error(err)
 				}
-				s.went(want...)
+				s.wantTargets(want...)
 			}
 		}},
-		{"the hangup is sent again by hand", func(s *kept) {
-			s.say(1, 0)
-			s.say(1, 2)
-			s.went(newCallAtHook, hangupAtOver)
+		{"the hangup is sent again by hand", func(s *ctiTest) {
+			s.publishParty(1, 0)
+			s.publishParty(1, 2)
+			s.wantTargets(newCallAtHook, hangupAtOver)
 			if a, err := s.Redeliver(s.Context(), deliveryID(partyEvents(1)[2].ID, s.id)); a.Outcome != Delivered || err != nil {
 				s.Error(a.Outcome, err)
 			}
-			s.went(hangupAtOver)
+			s.wantTargets(hangupAtOver)
 		}},
-		{"a URL fails", func(s *kept) {
-			s.failing("/over", 404)
+		{"a URL fails", func(s *ctiTest) {
+			s.failPath("/over", 404)
 			for i := range 12 {
-				s.say(i, 0)
-				s.say(i, 2)
+				s.publishParty(i, 0)
+				s.publishParty(i, 2)
 			}
 			time.Sleep(time.Minute)
-			s.keeper.set(func() {
+			s.keeper.update(func() {
 				for _, u := range s.keeper.urls {
 					if strings.HasPrefix(u, "hangup") && !strings.Contains(u, "/over") {
 						s.Errorf("%s: no other URL is tried", u)
 					}
 				}
-				s.keeper.urls, s.keeper.answer = nil, naming("http://crm/")
+				s.keeper.urls, s.keeper.answer = nil, answerWithURLs("http://crm/")
 			})
 			if sub, err := s.Subscription(s.id); sub.State != StateActive || err != nil {
 				s.Errorf("the subscription is %s, %v", sub.State, err)
 			}
-			s.say(50, 0)
-			s.went(newCallAtHook)
+			s.publishParty(50, 0)
+			s.wantTargets(newCallAtHook)
 			time.Sleep(5 * time.Minute)
 			for i := range 12 {
-				s.ended(i, 2, Delivered, "")
+				s.wantEnded(i, 2, Delivered, "")
 			}
 		}},
-		{"a URL is gone", func(s *kept) {
-			s.failing("/over", 410)
-			s.say(1, 0)
-			s.say(1, 2)
-			s.ended(1, 2, Refused, "")
-			s.say(2, 0)
-			s.went(newCallAtHook, hangupAtOver+" 410", newCallAtHook)
+		{"a URL is gone", func(s *ctiTest) {
+			s.failPath("/over", 410)
+			s.publishParty(1, 0)
+			s.publishParty(1, 2)
+			s.wantEnded(1, 2, Refused, "")
+			s.publishParty(2, 0)
+			s.wantTargets(newCallAtHook, hangupAtOver+" 410", newCallAtHook)
 		}},
-		{"the subscription fails meanwhile", func(s *kept) {
-			s.say(1, 0)
-			s.failing("/hook", 500)
-			s.pauses()
-			s.say(1, 1)
-			s.again()
-			s.say(1, 2)
-			time.Sleep(2 * maxProbe)
-			s.keeper.set(func() { s.keeper.answer = nil })
-			s.ended(1, 1, Delivered, "")
-			s.ended(1, 2, Delivered, "")
+		{"the subscription fails meanwhile", func(s *ctiTest) {
+			s.publishParty(1, 0)
+			s.failPath("/hook", 500)
+			s.pauseSubscription()
+			s.publishParty(1, 1)
+			s.restart()
+			s.publishParty(1, 2)
+			time.Sleep(2 * maxProbeInterval)
+			s.keeper.update(func() { s.keeper.answer = nil })
+			s.wantEnded(1, 1, Delivered, "")
+			s.wantEnded(1, 2, Delivered, "")
 		}},
-		{"another endpoint is down", func(s *kept) {
-			s.keeper.answer = naming("http://other:81/")
-			s.down("other:81")
+		{"another endpoint is down", func(s *ctiTest) {
+			s.keeper.answer = answerWithURLs("http://other:81/")
+			s.refuseHost("other:81")
 			for i := range 10 {
-				s.say(i, 0)
-				s.say(i, 2)
+				s.publishParty(i, 0)
+				s.publishParty(i, 2)
 			}
-			s.keeper.set(func() { s.keeper.urls = nil })
-			s.say(20, 0)
-			s.say(20, 2)
-			s.keeper.set(func() {
+			s.keeper.update(func() { s.keeper.urls = nil })
+			s.publishParty(20, 0)
+			s.publishParty(20, 2)
+			s.keeper.update(func() {
 				if len(s.keeper.urls) == 0 || s.keeper.urls[0] != newCallAtHook {
 					s.Errorf("%v, want a newCall at once", s.keeper.urls)
 				}
 			})
 		}},
-		{"the endpoint is down, and another is not", func(s *kept) {
-			s.keeper.answer = naming("http://other:81/")
-			s.say(1, 0)
-			s.say(2, 0)
-			s.went(newCallAtHook, newCallAtHook)
-			s.down("crm")
-			s.pauses()
-			s.say(1, 2)
-			s.went(elsewhere)
-			s.again()
-			s.say(2, 2)
-			time.Sleep(2 * maxProbe)
-			s.ended(2, 2, Delivered, "")
+		{"the endpoint is down, and another is not", func(s *ctiTest) {
+			s.keeper.answer = answerWithURLs("http://other:81/")
+			s.publishParty(1, 0)
+			s.publishParty(2, 0)
+			s.wantTargets(newCallAtHook, newCallAtHook)
+			s.refuseHost("crm")
+			s.pauseSubscription()
+			s.publishParty(1, 2)
+			s.wantTargets(elsewhere)
+			s.restart()
+			s.publishParty(2, 2)
+			time.Sleep(2 * maxProbeInterval)
+			s.wantEnded(2, 2, Delivered, "")
 			if a, err := s.Redeliver(s.Context(), deliveryID(partyEvents(2)[2].ID, s.id)); a.Outcome != Delivered || err != nil {
 				s.Error(a.Outcome, err)
 			}
@@ -346,16 +346,16 @@ func TestFollowURLs(t *testing.T) {
 			if sub, err := s.Subscription(s.id); sub.State != StatePaused || err != nil {
 				s.Errorf("what went elsewhere by hand has made the subscription %s, %v", sub.State, err)
 			}
-			s.down("")
-			s.say(30, 0)
-			time.Sleep(maxProbe)
-			s.ended(30, 0, Delivered, "")
+			s.refuseHost("")
+			s.publishParty(30, 0)
+			time.Sleep(maxProbeInterval)
+			s.wantEnded(30, 0, Delivered, "")
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			keeping(t, 422, func(t *testing.T, s *kept) {
-				s.keeper.answer = naming("http://crm/")
-				s.edit(func(s *Subscription) { s.FollowURLs = true })
+			testKeeping(t, 422, func(t *testing.T, s *ctiTest) {
+				s.keeper.answer = answerWithURLs("http://crm/")
+				s.editSubscription(func(s *Subscription) { s.FollowURLs = true })
 				time.Sleep(time.Second)
 				tt.play(s)
 			})
@@ -363,22 +363,22 @@ func TestFollowURLs(t *testing.T) {
 	}
 }
 
-// failing has requests at a path answered with a status.
-func (s *kept) failing(path string, status int) {
-	s.keeper.set(func() {
+// failPath has requests at a path answered with a status.
+func (s *ctiTest) failPath(path string, status int) {
+	s.keeper.update(func() {
 		s.keeper.answer = func(req *http.Request, form url.Values) (int, string) {
 			if req.URL.Path == path {
 				return status, "no"
 			}
-			return naming("http://crm/")(req, form)
+			return answerWithURLs("http://crm/")(req, form)
 		}
 	})
 }
 
-// pauses says newCalls until the subscription, which fails, is paused.
-func (s *kept) pauses() {
+// pauseSubscription publishes newCalls until the failing subscription is paused.
+func (s *ctiTest) pauseSubscription() {
 	for i := range 10 {
-		s.say(i+10, 0)
+		s.publishParty(i+10, 0)
 	}
 	time.Sleep(10 * time.Second)
 	if sub, err := s.Subscription(s.id); sub.State != StatePaused || err != nil {
@@ -386,75 +386,75 @@ func (s *kept) pauses() {
 	}
 }
 
-// down has no connection made to a host.
-func (s *kept) down(host string) { s.keeper.set(func() { s.keeper.down = host }) }
+// refuseHost has connections to a host refused.
+func (s *ctiTest) refuseHost(host string) { s.keeper.update(func() { s.keeper.down = host }) }
 
-// TestFollowURLsOfGroup: a call that rings at several extensions has one newCall, and the
-// URLs of its answer hold for all of them.
-func TestFollowURLsOfGroup(t *testing.T) {
+// A call that rings at several extensions has one newCall, and the URLs of its response
+// apply to all of them.
+func TestFollowURLsHoldForGroup(t *testing.T) {
 	const over = "hangup http://crm/over?c=11&key=hidden"
 	for _, tt := range []struct {
 		name string
-		play func(*kept)
+		play func(*ctiTest)
 	}{
-		{"one takes it", func(s *kept) {
-			s.all(rings("111", "112", "113")...)
+		{"one takes it", func(s *ctiTest) {
+			s.publishEvents(dialIns("111", "112", "113")...)
 			time.Sleep(3 * time.Second)
-			s.all(takes("112", "111", "113")...)
-			s.all(talked("112"))
-			s.went(newCallAtHook, "answer http://crm/taken?c=11", over)
+			s.publishEvents(answerOf("112", "111", "113")...)
+			s.publishEvents(hangupOf("112"))
+			s.wantTargets(newCallAtHook, "answer http://crm/taken?c=11", over)
 		}},
-		{"a restart between", func(s *kept) {
-			s.all(rings("111", "112")...)
+		{"a restart between", func(s *ctiTest) {
+			s.publishEvents(dialIns("111", "112")...)
 			time.Sleep(3 * time.Second)
-			s.again()
-			s.all(takes("112", "111")...)
-			s.again()
-			s.all(talked("112"))
-			s.went(newCallAtHook, "answer http://crm/taken?c=11", over)
+			s.restart()
+			s.publishEvents(answerOf("112", "111")...)
+			s.restart()
+			s.publishEvents(hangupOf("112"))
+			s.wantTargets(newCallAtHook, "answer http://crm/taken?c=11", over)
 		}},
-		{"nobody does, and then another call", func(s *kept) {
-			s.all(rings("111", "112")...)
+		{"nobody does, and then another call", func(s *ctiTest) {
+			s.publishEvents(dialIns("111", "112")...)
 			time.Sleep(3 * time.Second)
-			s.all(ends(dialog.NoAnswer, "111", "112")...)
+			s.publishEvents(hangupsOf(dialog.NoAnswer, "111", "112")...)
 			time.Sleep(3 * time.Second)
-			s.all(ringEvent("113", 0, dialog.DialIn, dialog.Calling))
+			s.publishEvents(ringEvent("113", 0, dialog.DialIn, dialog.Calling))
 			time.Sleep(3 * time.Second)
-			s.all(ends(dialog.NoAnswer, "113")...)
-			s.went(newCallAtHook, over, newCallAtHook, "hangup http://crm/over?c=13&key=hidden")
+			s.publishEvents(hangupsOf(dialog.NoAnswer, "113")...)
+			s.wantTargets(newCallAtHook, over, newCallAtHook, "hangup http://crm/over?c=13&key=hidden")
 		}},
-		{"it is sent on, and then the first hangs up", func(s *kept) {
-			s.all(rings("111")...)
+		{"it is sent on, and then the first hangs up", func(s *ctiTest) {
+			s.publishEvents(dialIns("111")...)
 			time.Sleep(3 * time.Second)
-			s.all(takes("111")...)
-			s.all(rings("112")...)
+			s.publishEvents(answerOf("111")...)
+			s.publishEvents(dialIns("112")...)
 			time.Sleep(3 * time.Second)
-			s.all(talked("111"))
-			s.all(takes("112")...)
-			s.all(talked("112"))
-			s.went(newCallAtHook, "answer http://crm/taken?c=11", newCallAtHook, over, "answer http://crm/taken?c=12", "hangup http://crm/over?c=12&key=hidden")
+			s.publishEvents(hangupOf("111"))
+			s.publishEvents(answerOf("112")...)
+			s.publishEvents(hangupOf("112"))
+			s.wantTargets(newCallAtHook, "answer http://crm/taken?c=11", newCallAtHook, over, "answer http://crm/taken?c=12", "hangup http://crm/over?c=12&key=hidden")
 		}},
-		{"each is a call", func(s *kept) {
-			s.edit(func(s *Subscription) { s.Group = groupEach })
-			s.all(rings("111", "112")...)
+		{"each is a call", func(s *ctiTest) {
+			s.editSubscription(func(s *Subscription) { s.Group = groupEach })
+			s.publishEvents(dialIns("111", "112")...)
 			time.Sleep(3 * time.Second)
-			s.all(ends(dialog.NoAnswer, "112")...)
+			s.publishEvents(hangupsOf(dialog.NoAnswer, "112")...)
 			time.Sleep(3 * time.Second)
-			s.all(ends(dialog.NoAnswer, "111")...)
-			s.went(newCallAtHook, newCallAtHook, "hangup http://crm/over?c=12&key=hidden", over)
+			s.publishEvents(hangupsOf(dialog.NoAnswer, "111")...)
+			s.wantTargets(newCallAtHook, newCallAtHook, "hangup http://crm/over?c=12&key=hidden", over)
 		}},
-		{"one calls out", func(s *kept) {
-			s.say(1, 0)
-			s.say(1, 1)
-			s.again()
-			s.say(1, 2)
-			s.went(newCallAtHook, answerAtTaken, hangupAtOver)
+		{"one calls out", func(s *ctiTest) {
+			s.publishParty(1, 0)
+			s.publishParty(1, 1)
+			s.restart()
+			s.publishParty(1, 2)
+			s.wantTargets(newCallAtHook, answerAtTaken, hangupAtOver)
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			grouping(t, func(s *kept) {
-				s.keeper.answer = naming("http://crm/")
-				s.edit(func(s *Subscription) { s.FollowURLs = true })
+			testGrouping(t, func(s *ctiTest) {
+				s.keeper.answer = answerWithURLs("http://crm/")
+				s.editSubscription(func(s *Subscription) { s.FollowURLs = true })
 				time.Sleep(time.Second)
 				tt.play(s)
 			})
@@ -462,12 +462,12 @@ func TestFollowURLsOfGroup(t *testing.T) {
 	}
 }
 
-// An open circuit breaker holds what goes where it knows something of.
-func TestFollowURLsAndBreakers(t *testing.T) {
+// An open circuit breaker holds deliveries to named URLs only if it covers those URLs.
+func TestBreakerHoldsNamedURLs(t *testing.T) {
 	for _, tt := range []struct {
 		named              string
 		endpoint, own      bool // the breaker that is open
-		allowed, want, due bool // whether it is held; whether it may be a probe
+		allowed, want, due bool // allowed: not held; due: may be a probe
 	}{
 		{"http://crm/over", false, false, true, false, false},
 		{"http://crm/over", true, false, true, true, true},
@@ -480,33 +480,33 @@ func TestFollowURLsAndBreakers(t *testing.T) {
 		{"http://other/over", false, true, false, true, true},
 		{"", false, true, true, true, true},
 	} {
-		one := sub("s", "http://crm/hook")
+		one := testSubscription("s", "http://crm/hook")
 		one.Dialect, one.FollowURLs = CTI, tt.allowed
-		s := newStage(t, one)
-		to := s.targets["s"]
-		d := &delivery{kind: dialog.Hangup, party: "p", state: resting}
-		d.lane = &lane{target: to, name: "c", queue: []*delivery{d}}
-		to.lanes["c"] = d.lane
-		to.learnURLs(&attempt{delivery: d, found: newCallURLs("", tt.named)})
+		s := newSchedulerTest(t, one)
+		to := s.subscribers["s"]
+		d := &delivery{kind: dialog.Hangup, party: "p", state: backingOff}
+		d.queue = &deliveryQueue{subscriber: to, name: "c", deliveries: []*delivery{d}}
+		to.queues["c"] = d.queue
+		to.noteURLs(&attempt{delivery: d, loggedURLs: parseCallURLs("", tt.named)})
 		if tt.endpoint {
-			to.endpoint.pause(s.now, "down", 0)
+			to.endpoint.trip(s.now, "down", 0)
 		}
 		if tt.own {
-			to.breaker.pause(s.now, "500", 0)
+			to.breaker.trip(s.now, "500", 0)
 		}
 		if got := d.blocked(); got != tt.want {
 			t.Errorf("%+v: held: %v", tt, got)
 		}
-		if got := pickProbe(func(yield func(*target) bool) { yield(to) }) != nil; (tt.endpoint || tt.own) && got != tt.due {
+		if got := pickProbe(func(yield func(*subscriber) bool) { yield(to) }) != nil; (tt.endpoint || tt.own) && got != tt.due {
 			t.Errorf("%+v: may be a probe: %v", tt, got)
 		}
 	}
 }
 
-// TestFollowURLsAreNoLeak: the delivery log masks the queries of the URLs, the header
-// fields of the subscription go only to its own endpoint, and each request is signed.
-func TestFollowURLsAreNoLeak(t *testing.T) {
-	keeping(t, 422, func(t *testing.T, s *kept) {
+// The delivery log masks the queries of named URLs, the header fields of the subscription
+// go only to its own endpoint, and each request is signed.
+func TestFollowURLsAreMasked(t *testing.T) {
+	testKeeping(t, 422, func(t *testing.T, s *ctiTest) {
 		keys, signed := map[string]string{}, map[string]bool{}
 		s.keeper.answer = func(req *http.Request, form url.Values) (int, string) {
 			keys[form.Get("event")] = req.Header.Get("X-Key")
@@ -516,15 +516,15 @@ func TestFollowURLsAreNoLeak(t *testing.T) {
 			}
 			return 0, ""
 		}
-		s.edit(func(s *Subscription) {
+		s.editSubscription(func(s *Subscription) {
 			s.FollowURLs, s.Headers, s.Secret = true, map[string]string{"X-Key": "of the subscription"}, newSecret()
 		})
 		time.Sleep(time.Second)
 		for i := range partyEvents(1) {
-			s.say(1, i)
+			s.publishParty(1, i)
 		}
 		time.Sleep(time.Second)
-		s.keeper.set(func() {
+		s.keeper.update(func() {
 			for event, want := range map[string]string{"newCall": "of the subscription", "answer": "of the subscription", "hangup": ""} {
 				if keys[event] != want || !signed[event] {
 					t.Errorf("%s has the header %q, want %q; signed: %v", event, keys[event], want, signed[event])
@@ -547,41 +547,40 @@ func TestFollowURLsAreNoLeak(t *testing.T) {
 	})
 }
 
-// The egress guard is asked about a URL that a receiver names, and no redirect of it is
-// followed.
+// The egress guard checks a URL that a receiver names, and its redirects are not followed.
 func TestFollowURLsAreGuarded(t *testing.T) {
 	inside := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, req *http.Request) { t.Error("it was reached at", req.URL) }))
 	defer inside.Close()
 	outside := httptest.NewServer(http.RedirectHandler(inside.URL, http.StatusTemporaryRedirect))
 	defer outside.Close()
 	at, _ := url.Parse(inside.URL)
-	n := unstored(Config{Allow: loopback, Own: []netip.AddrPort{netip.MustParseAddrPort(at.Host)}})
+	n := newUnstored(Config{Allow: loopback, Own: []netip.AddrPort{netip.MustParseAddrPort(at.Host)}})
 	defer n.sender.close()
 	for named, want := range map[string]string{
 		inside.URL: "bellhop itself listens there", "http://localhost:" + at.Port(): "bellhop itself listens there",
 		"http://169.254.169.254/latest": "not a public or private network", outside.URL: "307 Temporary Redirect",
 	} {
-		s, e := sub("", "http://crm.example/hook"), partyEvents(1)[2]
+		s, e := testSubscription("", "http://crm.example/hook"), partyEvents(1)[2]
 		s.Dialect, s.FollowURLs = CTI, true
 		u, _ := url.Parse(s.URL)
-		a := &attempt{delivery: &delivery{kind: dialog.Hangup, seq: 1}, sub: &s, url: u, body: &e,
-			own: newCall{state: begun, urls: newCallURLs("", named)}}
-		n.sender.attempt(t.Context(), n, a)
-		if a.outcome != waiting || !strings.Contains(a.detail, want) {
+		a := &attempt{delivery: &delivery{kind: dialog.Hangup, seq: 1}, sub: &s, url: u, loadedEvent: &e,
+			partyNewCall: newCall{state: newCallDelivered, urls: parseCallURLs("", named)}}
+		n.sender.makeAttempt(t.Context(), n, a)
+		if a.outcome != willRetry || !strings.Contains(a.detail, want) {
 			t.Errorf("%s: %v, %s; want %s", named, a.outcome, a.detail, want)
 		}
 	}
 }
 
-// FuzzReadCallURLs: whatever a receiver answers, what is named is a URL that a
-// subscription may have, and is shown without its query.
+// FuzzReadCallURLs: whatever the response, a named URL is valid for a subscription, and is
+// shown without its query.
 func FuzzReadCallURLs(f *testing.F) {
 	f.Add([]byte(`<Response onAnswer="http://crm.example/taken?c=1&amp;k=2" onHangup='https://crm.example/over'/>`))
 	f.Add([]byte("<?xml version='1.0'?><Response xmlns:a='b' a:onAnswer='c'><x/></Response>"))
 	f.Fuzz(func(t *testing.T, answer []byte) {
 		u, _ := readCallURLs(answer, false)
-		maskAnswer(answer)
-		for _, u := range []*url.URL{u.of(dialog.Answer), u.of(dialog.Hangup)} {
+		maskResponse(answer)
+		for _, u := range []*url.URL{u.urlFor(dialog.Answer), u.urlFor(dialog.Hangup)} {
 			if u == nil {
 				continue
 			}

@@ -16,20 +16,23 @@ import (
 	"bellhop/dialog"
 )
 
-// A site is how receivers of a test answer: by the path of the URL, how an attempt
-// ends and how long it takes.
-type site map[string]func() (outcome, fault, time.Duration)
+// A receiverSite maps URL paths of receivers to the outcome and the duration of an attempt.
+type receiverSite map[string]func() (outcome, fault, time.Duration)
 
-func well() (outcome, fault, time.Duration)    { return delivered, 0, 10 * time.Millisecond }
-func status() (outcome, fault, time.Duration)  { return waiting, badStatus, 10 * time.Millisecond }
-func hangs() (outcome, fault, time.Duration)   { return waiting, noAnswer, 5 * time.Second }
-func crashes() (outcome, fault, time.Duration) { return waiting, noAnswer, time.Millisecond }
-func down() (outcome, fault, time.Duration)    { return waiting, noConnection, time.Millisecond }
-func gone() (outcome, fault, time.Duration)    { return refused, 0, time.Millisecond }
+func answerOK() (outcome, fault, time.Duration) { return delivered, 0, 10 * time.Millisecond }
+func answerFailure() (outcome, fault, time.Duration) {
+	return willRetry, badStatus, 10 * time.Millisecond
+}
+func answerNever() (outcome, fault, time.Duration)    { return willRetry, noAnswer, 5 * time.Second }
+func dropConnection() (outcome, fault, time.Duration) { return willRetry, noAnswer, time.Millisecond }
+func refuseConnection() (outcome, fault, time.Duration) {
+	return willRetry, noConnection, time.Millisecond
+}
+func answer410() (outcome, fault, time.Duration) { return refused, 0, time.Millisecond }
 
-// serve answers as a site does for d; each step calls between with the time since
-// the start. Deliveries are lists of "when label" by subscription.
-func (s *stage) serve(d time.Duration, r site, every time.Duration, between func()) (attempted map[string][]time.Duration) {
+// serveSite answers attempts as r does for d; each step calls between with the time since
+// the start. It returns the attempts as "time label" by subscription.
+func (s *schedulerTest) serveSite(d time.Duration, r receiverSite, every time.Duration, between func()) (attempted map[string][]time.Duration) {
 	type ending struct {
 		at time.Time
 		a  *attempt
@@ -38,17 +41,17 @@ func (s *stage) serve(d time.Duration, r site, every time.Duration, between func
 	var under []ending
 	next := s.now
 	for until := s.now.Add(d); ; {
-		for _, a := range s.attempts() {
+		for _, a := range s.takeDueAttempts() {
 			attempted[a.sub.ID] = append(attempted[a.sub.ID], s.now.Sub(s.start))
 			o, f, took := r[a.url.Path]()
 			a.outcome, a.fault, a.detail = o, f, "it failed"
 			under = append(under, ending{s.now.Add(took), a})
 		}
 		if s.posts {
-			s.post(nil)
+			s.writeUpdates(nil)
 		}
 		at := until
-		if w, ok := s.wakeAt(s.now); ok && w.Before(at) {
+		if w, ok := s.nextWake(s.now); ok && w.Before(at) {
 			at = w
 		}
 		slices.SortStableFunc(under, func(a, b ending) int { return a.at.Compare(b.at) })
@@ -60,8 +63,8 @@ func (s *stage) serve(d time.Duration, r site, every time.Duration, between func
 		}
 		if !at.Before(until) {
 			s.now = until
-			for _, e := range under { // none is left behind
-				s.done(s.now, e.a)
+			for _, e := range under { // no attempt is left
+				s.finishAttempt(s.now, e.a)
 			}
 			return attempted
 		}
@@ -69,68 +72,68 @@ func (s *stage) serve(d time.Duration, r site, every time.Duration, between func
 		for len(under) > 0 && !under[0].at.After(s.now) {
 			a := under[0].a
 			under = under[1:]
-			s.done(s.now, a)
+			s.finishAttempt(s.now, a)
 		}
 		if between != nil && !next.After(s.now) {
 			next = next.Add(every)
 			between()
 		}
-		s.tick(s.now)
+		s.runDue(s.now)
 	}
 }
 
-// call is the dial-in, answer and hangup of a call, said at once.
-func (s *stage) call(n int) {
-	s.say(fmt.Sprint("c", n), dialog.DialIn, dialog.Answer, dialog.Hangup)
+// publishCall publishes dial-in, answer and hangup of a call at once.
+func (s *schedulerTest) publishCall(n int) {
+	s.publish(fmt.Sprint("c", n), dialog.DialIn, dialog.Answer, dialog.Hangup)
 }
 
-// A URL that fails, however, delays no other at its host.
+// A URL that fails, in whatever way, delays no other URL of its host.
 func TestFailingURLDelaysNoOther(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
-		site  site
-		pause string // the subscriptions whose own breaker is open in the end
+		site  receiverSite
+		pause string // subscriptions whose own breaker is open at the end
 	}{
-		{"404 for good", site{"/good": well, "/a": status}, "a"},
-		{"410", site{"/good": well, "/a": gone}, ""},
-		{"hangs", site{"/good": well, "/a": hangs}, "a"},
-		{"closes without an answer", site{"/good": well, "/a": crashes}, "a"},
-		{"one answers 500, one hangs", site{"/good": well, "/a": status, "/b": hangs}, "a b"},
-		{"three hang", site{"/good": well, "/a": hangs, "/b": hangs, "/c": hangs}, "a b c"},
-		{"three hang, one crashes", site{"/good": well, "/a": hangs, "/b": hangs, "/c": hangs, "/d": crashes}, "a b c d"},
+		{"404 for good", receiverSite{"/good": answerOK, "/a": answerFailure}, "a"},
+		{"410", receiverSite{"/good": answerOK, "/a": answer410}, ""},
+		{"hangs", receiverSite{"/good": answerOK, "/a": answerNever}, "a"},
+		{"closes without an answer", receiverSite{"/good": answerOK, "/a": dropConnection}, "a"},
+		{"one answers 500, one hangs", receiverSite{"/good": answerOK, "/a": answerFailure, "/b": answerNever}, "a b"},
+		{"three hang", receiverSite{"/good": answerOK, "/a": answerNever, "/b": answerNever, "/c": answerNever}, "a b c"},
+		{"three hang, one crashes", receiverSite{"/good": answerOK, "/a": answerNever, "/b": answerNever, "/c": answerNever, "/d": dropConnection}, "a b c d"},
 	} {
 		for _, every := range []time.Duration{500 * time.Millisecond, 2 * time.Second, 2 * time.Minute} {
 			t.Run(fmt.Sprint(tt.name, ", a call in ", every), func(t *testing.T) {
-				s := newStage(t)
+				s := newSchedulerTest(t)
 				for path := range tt.site {
-					sub := sub(path[1:], "http://host"+path)
+					sub := testSubscription(path[1:], "http://host"+path)
 					sub.MaxInFlight = 20
-					s.subscribe(sub, time.Time{})
+					s.applySubscription(sub, time.Time{})
 				}
 				late := map[string]time.Duration{}
-				s.ended = func(d *delivery, o outcome) {
-					if id := d.lane.target.sub.ID; id == "good" {
+				s.onEnd = func(d *delivery, o outcome) {
+					if id := d.queue.subscriber.sub.ID; id == "good" {
 						late["good"] = max(late["good"], s.now.Sub(d.at))
 						if o != delivered {
-							t.Errorf("%s at /good ends as %v", s.label(d), o)
+							t.Errorf("%s at /good ends as %v", s.labelOf(d), o)
 						}
 					}
 				}
 				calls := 0
-				attempted := s.serve(100*every, tt.site, every, func() { calls++; s.call(calls) })
+				attempted := s.serveSite(100*every, tt.site, every, func() { calls++; s.publishCall(calls) })
 				if late["good"] > 100*time.Millisecond || len(attempted["good"]) < 3*(calls-1) {
 					t.Errorf("%d calls, %d attempts at /good, the last after %v", calls, len(attempted["good"]), late["good"])
 				}
 				var open []string
-				for t := range s.failing {
-					open = append(open, t.sub.ID)
+				for sr := range s.openSubscribers {
+					open = append(open, sr.sub.ID)
 				}
 				slices.Sort(open)
-				s.want("own breakers", strings.Join(open, " "), tt.pause)
-				s.want("endpoints", fmt.Sprint(len(s.paused)), "0")
+				s.wantEqual("own breakers", strings.Join(open, " "), tt.pause)
+				s.wantEqual("endpoints", fmt.Sprint(len(s.openEndpoints)), "0")
 				for id, at := range attempted {
-					// five failures, those under way beside them, and then probes
-					if most := tripAfter + 20 + 8 + int(100*every/maxProbe); id != "good" && len(at) > most {
+					// five failures, the attempts in flight then, and probes
+					if most := maxFailuresInRow + 20 + 8 + int(100*every/maxProbeInterval); id != "good" && len(at) > most {
 						t.Errorf("%d attempts at /%s, want %d at most", len(at), id, most)
 					}
 				}
@@ -139,27 +142,27 @@ func TestFailingURLDelaysNoOther(t *testing.T) {
 	}
 }
 
-// A host that cannot be connected to pauses all its subscriptions, and when it is
-// back all that waited is delivered. No probe has used up an attempt.
+// A host that refuses connections pauses all its subscriptions. When it is back, all
+// pending events are delivered, and no probe has used up an attempt.
 func TestHostReturns(t *testing.T) {
 	for _, out := range []time.Duration{20 * time.Second, 10 * time.Minute, 2 * time.Hour, 4 * 24 * time.Hour} {
-		for name, how := range map[string]func() (outcome, fault, time.Duration){"refuses": down, "hangs": hangs} {
+		for name, how := range map[string]func() (outcome, fault, time.Duration){"refuses": refuseConnection, "hangs": answerNever} {
 			t.Run(fmt.Sprint(name, " for ", out), func(t *testing.T) {
-				s := newStage(t, sub("a", "http://host/a"), sub("b", "http://host/b"), sub("other", "http://other/"))
-				r := site{"/": well, "/a": how, "/b": how}
+				s := newSchedulerTest(t, testSubscription("a", "http://host/a"), testSubscription("b", "http://host/b"), testSubscription("other", "http://other/"))
+				r := receiverSite{"/": answerOK, "/a": how, "/b": how}
 				calls := 0
-				attempted := s.serve(out, r, out/10, func() { calls++; s.call(calls) })
-				if n := len(attempted["a"]) + len(attempted["b"]); n > 2*60+int(out/maxProbe)*2 {
+				attempted := s.serveSite(out, r, out/10, func() { calls++; s.publishCall(calls) })
+				if n := len(attempted["a"]) + len(attempted["b"]); n > 2*60+int(out/maxProbeInterval)*2 {
 					t.Errorf("%d attempts while it was away", n)
 				}
-				for id, t := range s.targets {
-					if b, _ := t.openBreaker(); (b != nil) != (id != "other") {
+				for id, sr := range s.subscribers {
+					if b, _ := sr.openBreaker(); (b != nil) != (id != "other") {
 						s.Errorf("%s is paused: %v", id, b != nil)
 					}
 				}
-				s.serve(maxProbe+10*time.Second, site{"/": well, "/a": well, "/b": well}, 0, nil)
-				s.want("pending", fmt.Sprint(s.pending), "0")
-				s.want("open breakers", fmt.Sprint(len(s.paused)+len(s.failing)), "0")
+				s.serveSite(maxProbeInterval+10*time.Second, receiverSite{"/": answerOK, "/a": answerOK, "/b": answerOK}, 0, nil)
+				s.wantEqual("pending", fmt.Sprint(s.pending), "0")
+				s.wantEqual("open breakers", fmt.Sprint(len(s.openEndpoints)+len(s.openSubscribers)), "0")
 				for _, end := range s.ends {
 					var at, id, label, how string
 					fmt.Sscan(end, &at, &id, &label, &how)
@@ -173,91 +176,91 @@ func TestHostReturns(t *testing.T) {
 	}
 }
 
-// Each breaker is closed by its own success: an answer of any status shows that the
-// endpoint is up, and only a delivery that the subscription's URL takes.
-func TestWhatClosesABreaker(t *testing.T) {
+// A response of any status closes the breaker of an endpoint; only a delivery accepted by
+// the subscription's URL closes the breaker of the subscription.
+func TestEachBreakerNeedsOwnSuccess(t *testing.T) {
 	for _, tt := range []struct {
 		name string
-		back site
-		want string // paused a minute later, and by which breaker
+		back receiverSite
+		want string // subscriptions paused a minute later, and by which breaker
 	}{
-		{"all is well", site{"/a": well, "/b": well}, "a:- b:-"},
-		{"one path answers 500", site{"/a": status, "/b": well}, "a:subscription b:-"},
-		{"one path is gone", site{"/a": gone, "/b": well}, "b:-"},
-		{"one path hangs", site{"/a": hangs, "/b": well}, "a:subscription b:-"},
-		{"both hang", site{"/a": hangs, "/b": hangs}, "a:endpoint b:endpoint"},
-		{"it stays away", site{"/a": down, "/b": down}, "a:endpoint b:endpoint"},
+		{"all is well", receiverSite{"/a": answerOK, "/b": answerOK}, "a:- b:-"},
+		{"one path answers 500", receiverSite{"/a": answerFailure, "/b": answerOK}, "a:subscription b:-"},
+		{"one path is gone", receiverSite{"/a": answer410, "/b": answerOK}, "b:-"},
+		{"one path hangs", receiverSite{"/a": answerNever, "/b": answerOK}, "a:subscription b:-"},
+		{"both hang", receiverSite{"/a": answerNever, "/b": answerNever}, "a:endpoint b:endpoint"},
+		{"it stays away", receiverSite{"/a": refuseConnection, "/b": refuseConnection}, "a:endpoint b:endpoint"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			s := newStage(t, sub("a", "http://host/a"), sub("b", "http://host/b"))
+			s := newSchedulerTest(t, testSubscription("a", "http://host/a"), testSubscription("b", "http://host/b"))
 			for i := range 10 {
-				s.say(fmt.Sprint("c", i), dialog.Hangup)
+				s.publish(fmt.Sprint("c", i), dialog.Hangup)
 			}
-			s.serve(20*time.Second, site{"/a": down, "/b": down}, 0, nil)
-			s.want("the endpoint", fmt.Sprint(len(s.paused)), "1")
-			s.serve(4*time.Minute, tt.back, 0, nil)
+			s.serveSite(20*time.Second, receiverSite{"/a": refuseConnection, "/b": refuseConnection}, 0, nil)
+			s.wantEqual("the endpoint", fmt.Sprint(len(s.openEndpoints)), "1")
+			s.serveSite(4*time.Minute, tt.back, 0, nil)
 			var got []string
-			for id, t := range s.targets {
-				_, of := t.openBreaker()
+			for id, sr := range s.subscribers {
+				_, of := sr.openBreaker()
 				got = append(got, id+":"+cmp.Or(of, "-"))
 			}
 			slices.Sort(got)
-			s.want("paused", strings.Join(got, " "), tt.want)
+			s.wantEqual("paused", strings.Join(got, " "), tt.want)
 		})
 	}
 }
 
-// Retry-After of one receiver postpones the deliveries of its own subscription alone,
-// and all of them while its breaker is open.
-func TestRetryAfterIsOfOneSubscription(t *testing.T) {
-	s := newStage(t, sub("a", "http://host/a"), sub("b", "http://host/b"))
-	for i := range tripAfter {
-		s.say(fmt.Sprint("c", i), dialog.Hangup)
+// Retry-After of a receiver delays only deliveries of its own subscription, and all of
+// these while its breaker is open.
+func TestRetryAfterConcernsOneSubscription(t *testing.T) {
+	s := newSchedulerTest(t, testSubscription("a", "http://host/a"), testSubscription("b", "http://host/b"))
+	for i := range maxFailuresInRow {
+		s.publish(fmt.Sprint("c", i), dialog.Hangup)
 	}
-	for as := s.attempts(); len(as) > 0; as = s.attempts() {
+	for as := s.takeDueAttempts(); len(as) > 0; as = s.takeDueAttempts() {
 		for _, a := range as {
 			if a.fault = badStatus; a.sub.ID == "b" {
-				s.answer(a, delivered)
+				s.finish(a, delivered)
 				continue
 			}
 			a.retryAfter = time.Minute
-			s.answer(a, waiting)
+			s.finish(a, willRetry)
 		}
 	}
-	s.want("own breakers", fmt.Sprint(len(s.failing), len(s.paused)), "1 0")
-	attempted := s.serve(59*time.Second, site{"/a": well, "/b": well}, 10*time.Second, func() { s.say("new", dialog.Hangup) })
+	s.wantEqual("own breakers", fmt.Sprint(len(s.openSubscribers), len(s.openEndpoints)), "1 0")
+	attempted := s.serveSite(59*time.Second, receiverSite{"/a": answerOK, "/b": answerOK}, 10*time.Second, func() { s.publish("new", dialog.Hangup) })
 	if len(attempted["a"]) != 0 || len(attempted["b"]) != 6 {
 		t.Errorf("attempted %v", attempted)
 	}
-	s.serve(2*time.Second, site{"/a": well, "/b": well}, 0, nil)
-	s.want("then all comes", fmt.Sprint(s.pending, len(s.failing)), "0 0")
+	s.serveSite(2*time.Second, receiverSite{"/a": answerOK, "/b": answerOK}, 0, nil)
+	s.wantEqual("then all comes", fmt.Sprint(s.pending, len(s.openSubscribers)), "0 0")
 }
 
-// A delivery that its receiver never takes does not hold back what comes after it
-// in other calls: the next probe is of that.
-func TestProbeIsOfWhatWasAttemptedLeast(t *testing.T) {
-	s := newStage(t, sub("a", "http://host/a"))
+// A delivery that its receiver never accepts does not block other calls: the next probe is
+// the delivery with the fewest attempts.
+func TestProbePrefersFewestAttempts(t *testing.T) {
+	s := newSchedulerTest(t, testSubscription("a", "http://host/a"))
 	poison := func(a *attempt) outcome {
-		if a.fault = badStatus; a.lane.name == "poison" {
-			return waiting
+		if a.fault = badStatus; a.queue.name == "poison" {
+			return willRetry
 		}
 		return delivered
 	}
-	s.say("poison", dialog.Hangup)
-	s.plays(20*time.Minute, poison)
-	s.want("own breakers", fmt.Sprint(len(s.failing)), "1")
-	s.say("c", dialog.Hangup)
-	story := s.plays(maxProbe, poison)
-	if len(s.failing) != 0 || s.pending != 1 || len(s.ends) != 1 {
-		t.Errorf("%d open, %d pending: %v", len(s.failing), s.pending, story)
+	s.publish("poison", dialog.Hangup)
+	s.runAttempts(20*time.Minute, poison)
+	s.wantEqual("own breakers", fmt.Sprint(len(s.openSubscribers)), "1")
+	s.publish("c", dialog.Hangup)
+	attempts := s.runAttempts(maxProbeInterval, poison)
+	if len(s.openSubscribers) != 0 || s.pending != 1 || len(s.ends) != 1 {
+		t.Errorf("%d open, %d pending: %v", len(s.openSubscribers), s.pending, attempts)
 	}
-	d := s.targets["a"].lanes["poison"].queue[0]
-	if d.attempts > 7 {
-		t.Errorf("%d attempts are used up", d.attempts)
+	d := s.subscribers["a"].queues["poison"].deliveries[0]
+	if d.scheduleStep > 7 {
+		t.Errorf("%d attempts are used up", d.scheduleStep)
 	}
 }
 
-// A subscription that is edited is attempted at once: what failed may be mended.
+// An edited subscription is attempted at once: its fault may be repaired.
 func TestEditClosesOwnBreaker(t *testing.T) {
 	for _, tt := range []struct {
 		name string
@@ -265,153 +268,153 @@ func TestEditClosesOwnBreaker(t *testing.T) {
 		how  func() (outcome, fault, time.Duration)
 		want string // attempts within half a second, breakers open
 	}{
-		{"other header", func(s *Subscription) { s.Revision++; s.Headers = map[string]string{"X": "y"} }, status, "1 0"},
-		{"other path", func(s *Subscription) { s.URL = "http://host/b" }, status, "1 0"},
-		{"the host is down", func(s *Subscription) { s.Revision++ }, down, "0 1"},
-		{"other host", func(s *Subscription) { s.URL = "http://other/b" }, down, "1 0"},
+		{"other header", func(s *Subscription) { s.Revision++; s.Headers = map[string]string{"X": "y"} }, answerFailure, "1 0"},
+		{"other path", func(s *Subscription) { s.URL = "http://host/b" }, answerFailure, "1 0"},
+		{"the host is down", func(s *Subscription) { s.Revision++ }, refuseConnection, "0 1"},
+		{"other host", func(s *Subscription) { s.URL = "http://other/b" }, refuseConnection, "1 0"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			s := newStage(t, sub("a", "http://host/a"))
-			for i := range tripAfter {
-				s.say(fmt.Sprint("c", i), dialog.Hangup)
+			s := newSchedulerTest(t, testSubscription("a", "http://host/a"))
+			for i := range maxFailuresInRow {
+				s.publish(fmt.Sprint("c", i), dialog.Hangup)
 			}
-			s.serve(10*time.Minute+500*time.Millisecond, site{"/a": tt.how}, 0, nil)
-			s.say("new", dialog.Hangup)
-			s.want("before", fmt.Sprint(len(s.attempts()), len(s.failing)+len(s.paused)), "0 1")
-			edited := sub("a", "http://host/a")
+			s.serveSite(10*time.Minute+500*time.Millisecond, receiverSite{"/a": tt.how}, 0, nil)
+			s.publish("new", dialog.Hangup)
+			s.wantEqual("before", fmt.Sprint(len(s.takeDueAttempts()), len(s.openSubscribers)+len(s.openEndpoints)), "0 1")
+			edited := testSubscription("a", "http://host/a")
 			tt.edit(&edited)
-			s.subscribe(edited, time.Time{})
+			s.applySubscription(edited, time.Time{})
 			n := 0
-			for _, a := range s.attempts() {
+			for _, a := range s.takeDueAttempts() {
 				n = 1
-				s.answer(a, delivered)
+				s.finish(a, delivered)
 			}
-			s.want("after", fmt.Sprint(n, len(s.failing)+len(s.paused)), tt.want)
+			s.wantEqual("after", fmt.Sprint(n, len(s.openSubscribers)+len(s.openEndpoints)), tt.want)
 		})
 	}
 }
 
-// A slow URL that may have many attempts at once leaves its neighbours slots.
+// A slow URL with a high max_in_flight leaves slots for other URLs of its endpoint.
 func TestSlowURLLeavesSlots(t *testing.T) {
-	slow, other := sub("slow", "http://host/slow"), sub("other", "http://host/other")
+	slow, other := testSubscription("slow", "http://host/slow"), testSubscription("other", "http://host/other")
 	slow.MaxInFlight = 100
 	slow.Types, other.Types = []string{"hangup"}, []string{"message-in"}
-	s := newStage(t, slow, other)
+	s := newSchedulerTest(t, slow, other)
 	for i := range 200 {
-		s.say(fmt.Sprint("c", i), dialog.Hangup)
+		s.publish(fmt.Sprint("c", i), dialog.Hangup)
 	}
-	if n := len(s.attempts()); n != endpointSlots/2 {
+	if n := len(s.takeDueAttempts()); n != maxEndpointAttempts/2 {
 		t.Errorf("%d attempts of one at once", n)
 	}
-	s.say("m", dialog.MessageIn)
-	s.want("the other is attempted", s.labels(s.attempts()), "m/201")
+	s.publish("m", dialog.MessageIn)
+	s.wantEqual("the other is attempted", s.labelsOf(s.takeDueAttempts()), "m/201")
 }
 
-// Whatever receivers do, and subscriptions become: what is well is never late, and
-// once all is well nothing waits and no breaker is open.
-func TestBreakersOfMany(t *testing.T) {
+// Receivers and subscriptions change at random: a healthy one is never late, and once all
+// are healthy nothing is pending and no breaker is open.
+func TestBreakersWithManyReceivers(t *testing.T) {
 	for seed := range uint64(30) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			r := rand.New(rand.NewPCG(seed, 1))
-			ways := []func() (outcome, fault, time.Duration){well, status, hangs, crashes}
-			answers := site{"/good": well}
-			all := site{"/good": well}
-			s := newStage(t, sub("good", "http://host/good"))
+			ways := []func() (outcome, fault, time.Duration){answerOK, answerFailure, answerNever, dropConnection}
+			answers := receiverSite{"/good": answerOK}
+			all := receiverSite{"/good": answerOK}
+			s := newSchedulerTest(t, testSubscription("good", "http://host/good"))
 			for i := range 6 {
 				path := fmt.Sprint("/", i)
-				answers[path], all[path] = ways[r.IntN(len(ways))], well
-				s.subscribe(sub(path[1:], fmt.Sprint("http://host", path)), time.Time{})
+				answers[path], all[path] = ways[r.IntN(len(ways))], answerOK
+				s.applySubscription(testSubscription(path[1:], fmt.Sprint("http://host", path)), time.Time{})
 			}
-			told := map[string]bool{} // paused, by subscription
-			s.health = func(t *target) {
-				b, _ := t.openBreaker()
-				told[t.sub.ID] = b != nil
+			reported := map[string]bool{} // paused, by subscription
+			s.onHealthChange = func(sr *subscriber) {
+				b, _ := sr.openBreaker()
+				reported[sr.sub.ID] = b != nil
 			}
-			s.ended = func(d *delivery, o outcome) {
-				if d.lane.target.sub.ID == "good" && (o != delivered || s.now.Sub(d.at) > time.Second) {
-					t.Errorf("%s: %s at /good after %v: %v", s.since(), s.label(d), s.now.Sub(d.at), o)
+			s.onEnd = func(d *delivery, o outcome) {
+				if d.queue.subscriber.sub.ID == "good" && (o != delivered || s.now.Sub(d.at) > time.Second) {
+					t.Errorf("%s: %s at /good after %v: %v", s.elapsed(), s.labelOf(d), s.now.Sub(d.at), o)
 				}
 			}
-			s.serve(30*time.Minute, answers, 3*time.Second, func() {
-				s.call(r.IntN(1000))
+			s.serveSite(30*time.Minute, answers, 3*time.Second, func() {
+				s.publishCall(r.IntN(1000))
 				path := fmt.Sprint("/", r.IntN(6))
 				switch r.IntN(20) {
 				case 0:
 					answers[path] = ways[r.IntN(len(ways))]
 				case 1:
-					edited := sub(path[1:], fmt.Sprint("http://host", path))
+					edited := testSubscription(path[1:], fmt.Sprint("http://host", path))
 					edited.Revision = s.seq
-					s.subscribe(edited, time.Time{})
+					s.applySubscription(edited, time.Time{})
 				case 2:
-					s.subscribe(Subscription{ID: path[1:]}, time.Time{})
-					delete(told, path[1:])
+					s.applySubscription(Subscription{ID: path[1:]}, time.Time{})
+					delete(reported, path[1:])
 				case 3:
-					s.subscribe(sub(path[1:], fmt.Sprint("http://host", path)), time.Time{})
+					s.applySubscription(testSubscription(path[1:], fmt.Sprint("http://host", path)), time.Time{})
 				case 4:
-					s.handed(s.now, path[1:], fmt.Sprint("c", r.IntN(1000)), s.seq)
+					s.redeliver(s.now, path[1:], fmt.Sprint("c", r.IntN(1000)), s.seq)
 				}
-				for id, t := range s.targets {
-					if b, _ := t.openBreaker(); told[id] != (b != nil) {
-						s.Errorf("%s: %s is paused: %v, told %v", s.since(), id, b != nil, told[id])
+				for id, sr := range s.subscribers {
+					if b, _ := sr.openBreaker(); reported[id] != (b != nil) {
+						s.Errorf("%s: %s is paused: %v, reported %v", s.elapsed(), id, b != nil, reported[id])
 					}
 				}
 			})
-			s.serve(30*24*time.Hour, all, 0, nil)
-			if s.pending+len(s.paused)+len(s.failing)+len(s.lanes.resting) != 0 {
-				t.Errorf("%d pending, %d and %d breakers open, %d rest", s.pending, len(s.paused), len(s.failing), len(s.lanes.resting))
+			s.serveSite(30*24*time.Hour, all, 0, nil)
+			if s.pending+len(s.openEndpoints)+len(s.openSubscribers)+len(s.scheduler.backoffs) != 0 {
+				t.Errorf("%d pending, %d and %d breakers open, %d rest", s.pending, len(s.openEndpoints), len(s.openSubscribers), len(s.scheduler.backoffs))
 			}
 		})
 	}
 }
 
-// A pause outlives a restart: only probes are sent until one succeeds. Standings that
-// an older version has stored are read, too.
+// A pause outlives a restart: only probes are sent until one succeeds. The health stored by
+// an older version is read too.
 func TestPauseOutlivesARestart(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		status int
-		stored func(*standing) // as it stands in the store at the restart
+		stored func(*healthState) // changes the stored health before the restart
 		want   string
 	}{
-		{"of the subscription", 500, func(*standing) {}, "the URL of the subscription fails: "},
-		{"of the endpoint", 0, func(*standing) {}, "endpoint http://crm is down: "},
-		{"of an older version", 500, func(st *standing) { st.Breaker = "" }, "the URL of the subscription fails: "},
+		{"of the subscription", 500, func(*healthState) {}, "the URL of the subscription fails: "},
+		{"of the endpoint", 0, func(*healthState) {}, "endpoint http://crm is down: "},
+		{"of an older version", 500, func(st *healthState) { st.Breaker = "" }, "the URL of the subscription fails: "},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			dir := t.TempDir()
 			synctest.Test(t, func(t *testing.T) {
 				js, closeStore := openStore(t, dir)
 				var up atomic.Bool
-				w := &wire{start: time.Now(), answer: func(_ int, r request) (int, http.Header) {
+				w := &fakeWire{start: time.Now(), answer: func(_ int, r request) (int, http.Header) {
 					if up.Load() || r.URL.Host == "operator" {
 						return 200, nil
 					}
 					return tt.status, nil
 				}}
-				c := Config{Transport: w, KeepEvents: forGood}
-				n, stop := start(t, js, c)
-				id := subscribe(t, n, sub("", "http://crm/hook")).ID
-				operator := sub("", "http://operator/")
+				c := Config{Transport: w, KeepEvents: keepForever}
+				n, stop := startNotifier(t, js, c)
+				id := mustSubscribe(t, n, testSubscription("", "http://crm/hook")).ID
+				operator := testSubscription("", "http://operator/")
 				operator.Extension, operator.ExtensionRegex, operator.Types = "", ".*", []string{"subscription-state"}
 				operator.Dialect = Telphin
-				subscribe(t, n, operator)
-				n.Say(hangups(1, 6))
+				mustSubscribe(t, n, operator)
+				n.Publish(makeHangups(1, 6))
 				time.Sleep(time.Minute)
-				st, _ := n.standings.of(id)
+				st, _ := n.health.get(id)
 				if st.Paused.IsZero() {
 					t.Fatal("it is not paused")
 				}
 				tt.stored(&st)
-				n.standings.set(id, &st)
+				n.health.set(id, &st)
 				time.Sleep(time.Second)
 				stop()
 				closeStore()
 
 				js, closeStore = openStore(t, dir)
 				defer closeStore()
-				n, stop = start(t, js, c)
+				n, stop = startNotifier(t, js, c)
 				defer stop()
-				n.Say(hangups(10, 20))
+				n.Publish(makeHangups(10, 20))
 				w.mu.Lock()
 				before := len(w.got)
 				w.mu.Unlock()
@@ -433,14 +436,14 @@ func TestPauseOutlivesARestart(t *testing.T) {
 				if got := n.Stats(); got.Pending != 0 {
 					t.Errorf("%+v", got)
 				}
-				var told []string
+				var reported []string
 				for _, r := range w.got {
 					if r.URL.Host == "operator" {
-						told = append(told, r.form.Get("SubscriptionState"))
+						reported = append(reported, r.form.Get("SubscriptionState"))
 					}
 				}
-				if want := []string{"paused", "resumed"}; !slices.Equal(told, want) {
-					t.Errorf("told %v, want %v", told, want)
+				if want := []string{"paused", "resumed"}; !slices.Equal(reported, want) {
+					t.Errorf("reported %v, want %v", reported, want)
 				}
 			})
 		})

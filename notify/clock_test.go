@@ -10,22 +10,21 @@ import (
 	"bellhop/dialog"
 )
 
-// TestSetClockExpiresNothing: a live event is as old as the time that has passed
-// since it was observed, whatever the wall clock showed then.
+// The age of a live event is the time that has passed since it was observed, whatever the
+// wall clock shows.
 func TestSetClockExpiresNothing(t *testing.T) {
 	for _, by := range []time.Duration{30 * time.Second, -30 * time.Second, time.Hour, -time.Hour, 5 * time.Hour, -5 * time.Hour} {
-		s := newStage(t, sub("a", "http://a/"))
+		s := newSchedulerTest(t, testSubscription("a", "http://a/"))
 		s.seq++
-		s.add(s.now, s.seq, &dialog.Event{Call: "c", Type: dialog.DialIn, At: s.now.Add(-by), Observed: s.now.Add(-time.Second), Extension: dialog.Extension{User: "101"}})
-		story := s.plays(24*time.Hour, all(waiting))
-		s.want(fmt.Sprintf("the first attempt after the clock was set by %v", by), story[0], "0s c/1")
-		s.want("its end", fmt.Sprint(s.ends), "[59s a c/1 expired]")
+		s.addEvent(s.now, s.seq, &dialog.Event{Call: "c", Type: dialog.DialIn, At: s.now.Add(-by), Observed: s.now.Add(-time.Second), Extension: dialog.Extension{User: "101"}})
+		story := s.runAttempts(24*time.Hour, always(willRetry))
+		s.wantEqual(fmt.Sprintf("the first attempt after the clock was set by %v", by), story[0], "0s c/1")
+		s.wantEqual("its end", fmt.Sprint(s.ends), "[59s a c/1 expired]")
 	}
 }
 
-// TestStoredTimes: what the store knows by the wall clock is taken for as old as
-// that says, and never for of the future. A delivery is due when it was to be, but
-// no later than after a whole pause.
+// Stored times are as old as the wall clock says, and never in the future. A delivery is
+// due at its stored time, but no later than after a whole backoff.
 func TestStoredTimes(t *testing.T) {
 	const s, h = time.Second, time.Hour
 	for _, tt := range []struct {
@@ -39,64 +38,64 @@ func TestStoredTimes(t *testing.T) {
 		{ahead: -30 * s, at: -40 * s, age: 10 * s, due: 25 * s, wait: 30 * s, isDue: 30 * s},
 		{ahead: 5 * h, at: -40 * s, age: 5*h + 40*s, due: 25 * s, wait: 30 * s, isDue: 25*s - 5*h},
 		{ahead: -5 * h, at: -40 * s, age: 0, due: 25 * s, wait: 30 * s, isDue: 30 * s},
-		{ahead: 0, at: 0, age: 0, due: 20 * h, isDue: 20 * h},                      // an older version's
-		{ahead: -48 * h, at: 0, age: 0, due: 20 * h, isDue: 28*h + 48*time.Minute}, // the longest pause of all
-		{ahead: -5 * h, at: -s, age: 0, due: 3 * h, wait: 3 * h, isDue: 3 * h},     // a receiver asked for it
+		{ahead: 0, at: 0, age: 0, due: 20 * h, isDue: 20 * h},                      // stored by an older version
+		{ahead: -48 * h, at: 0, age: 0, due: 20 * h, isDue: 28*h + 48*time.Minute}, // the longest backoff
+		{ahead: -5 * h, at: -s, age: 0, due: 3 * h, wait: 3 * h, isDue: 3 * h},     // Retry-After
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			began := time.Now()
-			n := &Notifier{config: Config{Wall: func() time.Time { return time.Now().Add(tt.ahead) }}}
+			n := &Notifier{config: Config{WallClock: func() time.Time { return time.Now().Add(tt.ahead) }}}
 			stored := began.Round(0)
-			if got := began.Sub(n.observed(stored.Add(tt.at))); got != tt.age {
+			if got := began.Sub(n.monotonicTime(stored.Add(tt.at))); got != tt.age {
 				t.Errorf("set by %v: it is %v old, want %v", tt.ahead, got, tt.age)
 			}
-			if got := n.due(&remembered{Due: stored.Add(tt.due), Wait: tt.wait}).Sub(began); got != tt.isDue {
+			if got := n.restoreDue(&storedDelivery{Due: stored.Add(tt.due), Backoff: tt.wait}).Sub(began); got != tt.isDue {
 				t.Errorf("set by %v: it is due in %v, want %v", tt.ahead, got, tt.isDue)
 			}
-			if !n.observed(time.Time{}).IsZero() || !n.due(&remembered{}).IsZero() {
+			if !n.monotonicTime(time.Time{}).IsZero() || !n.restoreDue(&storedDelivery{}).IsZero() {
 				t.Error("no time has become one")
 			}
 		})
 	}
 }
 
-// TestOutboxKnowsThePause: the outbox has how long a delivery was to wait, so that a
-// restart after the clock was set back does not wait for longer.
-func TestOutboxKnowsThePause(t *testing.T) {
-	s := newStage(t, sub("a", "http://a/"))
+// The outbox stores the backoff of a delivery, so that a restart after the clock was set
+// back waits no longer than that.
+func TestOutboxStoresBackoff(t *testing.T) {
+	s := newSchedulerTest(t, testSubscription("a", "http://a/"))
 	s.posts = false
-	s.say("c", dialog.DialIn)
-	a := s.attempts()[0]
+	s.publish("c", dialog.DialIn)
+	a := s.takeDueAttempts()[0]
 	a.retryAfter = 20 * time.Second
-	s.answer(a, waiting)
-	for _, l := range s.letters(s.now) {
-		if l.delivery == nil {
+	s.finish(a, willRetry)
+	for _, u := range s.outboxUpdates(s.now) {
+		if u.delivery == nil {
 			continue
 		}
-		var r remembered
-		if err := json.Unmarshal(l.message().Data, &r); err != nil {
+		var r storedDelivery
+		if err := json.Unmarshal(u.outboxMessage().Data, &r); err != nil {
 			t.Fatal(err)
 		}
-		if r.Wait != 20*time.Second || !r.Due.Equal(s.now.Add(r.Wait)) {
+		if r.Backoff != 20*time.Second || !r.Due.Equal(s.now.Add(r.Backoff)) {
 			t.Errorf("the outbox has %+v, want that it waits 20 s", r)
 		}
 		return
 	}
-	t.Error("the outbox is told nothing")
+	t.Error("no update of the outbox")
 }
 
-// TestBreakerWhenTheClockIsSet: failures of an hour ago are none of the last minute,
-// also when the clock was set back by an hour since.
+// Failures of an hour ago do not count as those of the last minute, even if the clock was
+// set back by an hour.
 func TestBreakerWhenTheClockIsSet(t *testing.T) {
 	var b breaker
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	for i := range 2 * tripOf {
-		b.count(now, i%2 == 0)
+	for i := range 2 * minTrippingAttempts {
+		b.countAttempt(now, i%2 == 0)
 	}
-	if !b.trips(now) {
+	if !b.mustOpen(now) {
 		t.Fatal("half of forty pause nothing")
 	}
-	if back := now.Add(-time.Hour + 7*time.Second); b.trips(back) {
+	if back := now.Add(-time.Hour + 7*time.Second); b.mustOpen(back) {
 		t.Error("what was counted before the clock was set back pauses an endpoint")
 	}
 }

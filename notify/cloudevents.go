@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// checkCloudEvents refuses what the binary mode of CloudEvents has no room for.
+// checkCloudEvents rejects settings that the binary mode of CloudEvents cannot express.
 func checkCloudEvents(s *Subscription) *Invalid {
 	if s.Dialect != CloudEvents {
 		return nil
@@ -22,29 +22,28 @@ func checkCloudEvents(s *Subscription) *Invalid {
 	return nil
 }
 
-// cloudEvent sets the context attributes of CloudEvents 1.0 as the HTTP binding
-// has them in binary mode. The source is the extension whose event it is, the
-// subject is the call.
-func (v *view) cloudEvent(h http.Header) {
+// setCloudEvent sets the context attributes of CloudEvents 1.0 in the binary mode of the
+// HTTP binding. The source is the extension of the event, the subject is the call.
+func (v *view) setCloudEvent(h http.Header) {
 	h["Ce-Specversion"] = []string{"1.0"}
 	h["Ce-Id"] = []string{v.ID}
-	h["Ce-Source"] = []string{ceValue("sip:" + sipUser(clean(v.Extension.String(), maxText)))}
+	h["Ce-Source"] = []string{escapeAttribute("sip:" + escapeSIPUser(clean(v.Extension.String(), maxText)))}
 	h["Ce-Type"] = []string{eventName(v.Type)}
 	h["Ce-Time"] = []string{v.At.UTC().Format(time.RFC3339Nano)}
 	if v.Call != "" {
-		h["Ce-Subject"] = []string{ceValue(v.Call)}
+		h["Ce-Subject"] = []string{escapeAttribute(v.Call)}
 	}
 }
 
-// sipUser escapes what may not stand in a SIP URI (RFC 3261 §25.1).
-func sipUser(s string) string { return percent(s, "%\"<>\\^`{|}#[]/?") }
+// escapeSIPUser escapes characters that may not stand in a SIP URI (RFC 3261 §25.1).
+func escapeSIPUser(s string) string { return percentEncode(s, "%\"<>\\^`{|}#[]/?") }
 
-// ceValue escapes the value of an attribute for its header field.
-func ceValue(s string) string { return percent(s, "%\"") }
+// escapeAttribute escapes the value of an attribute for its header field.
+func escapeAttribute(s string) string { return percentEncode(s, "%\"") }
 
-// percent writes as %XX the bytes of s that are not printable ASCII, spaces, and
-// those that are special.
-func percent(s, special string) string {
+// percentEncode writes as %XX the bytes of s that are not printable ASCII, spaces, and
+// those in special.
+func percentEncode(s, special string) string {
 	const hex = "0123456789ABCDEF"
 	var b strings.Builder
 	for i := range len(s) {

@@ -23,16 +23,16 @@ import (
 	"bellhop/dialog"
 )
 
-// A cluster is three NATS servers, each a process of its own, so that it can be
-// killed as a machine that fails.
+// A cluster is three NATS servers, each a process of its own, so that one can be killed
+// like a failing machine.
 type cluster struct {
 	t       *testing.T
 	servers map[string]*exec.Cmd // by name
 	urls    string
 }
 
-// startCluster starts three servers and waits until they take streams. They end
-// with the test.
+// startCluster starts three servers and waits until they accept streams. They end with the
+// test.
 func startCluster(t *testing.T) *cluster {
 	c := &cluster{t: t, servers: make(map[string]*exec.Cmd)}
 	var urls, routes []string
@@ -63,9 +63,9 @@ func startCluster(t *testing.T) *cluster {
 		urls, c.servers[name] = append(urls, strings.TrimSpace(line)), p
 	}
 	c.urls = strings.Join(urls, ",")
-	js, closeStore := c.connect()
+	js, closeStore := c.connectNode()
 	defer closeStore()
-	for begin := time.Now(); ; pause(t.Context(), 50*time.Millisecond) {
+	for begin := time.Now(); ; sleep(t.Context(), 50*time.Millisecond) {
 		_, err := js.CreateOrUpdateStream(t.Context(), jetstream.StreamConfig{Name: "READY", Replicas: 3})
 		if err == nil {
 			return c
@@ -76,13 +76,13 @@ func startCluster(t *testing.T) *cluster {
 	}
 }
 
-// loopbackOfItsOwn is an address at which nobody else listens: servers of a
+// loopbackOfItsOwn returns a loopback address that no other process uses: servers of a
 // cluster must know each other's ports before they start.
 func loopbackOfItsOwn() string {
 	return fmt.Sprintf("127.%d.%d.%d", 1+rand.N(254), rand.N(256), 1+rand.N(254))
 }
 
-// natsServer is one server of a cluster, until its input ends.
+// natsServer runs one server of a cluster until its input ends.
 func natsServer() {
 	must := func(err error) {
 		if err != nil {
@@ -116,8 +116,8 @@ func natsServer() {
 	bufio.NewReader(os.Stdin).ReadByte()
 }
 
-// connect connects to the cluster as bellhop does.
-func (c *cluster) connect() (jetstream.JetStream, func()) {
+// connectNode connects to the cluster as bellhop does.
+func (c *cluster) connectNode() (jetstream.JetStream, func()) {
 	c.t.Helper()
 	js, closeStore, err := connectTo(c.urls)
 	if err != nil {
@@ -135,18 +135,18 @@ func connectTo(urls string) (jetstream.JetStream, func(), error) {
 	return js, nc.Close, err
 }
 
-// node starts a notifier with a connection of its own.
-func (c *cluster) node(name string) (n *Notifier, stop func()) {
+// startNode starts a notifier with a connection of its own.
+func (c *cluster) startNode(name string) (n *Notifier, stop func()) {
 	c.t.Helper()
-	js, closeStore := c.connect()
-	n, stopRun := start(c.t, js, Config{Allow: loopback, Node: name, Replicas: 3, Prompt: true})
+	js, closeStore := c.connectNode()
+	n, stopRun := startNotifier(c.t, js, Config{Allow: loopback, Node: name, Replicas: 3, PublishAtOnce: true})
 	stop = sync.OnceFunc(func() { stopRun(); closeStore() })
 	c.t.Cleanup(stop)
 	return n, stop
 }
 
-// leader is the server that leads a stream.
-func (c *cluster) leader(n *Notifier, stream string) string {
+// leaderOf returns the name of the server that leads a stream.
+func (c *cluster) leaderOf(n *Notifier, stream string) string {
 	c.t.Helper()
 	s, err := n.js.Stream(c.t.Context(), stream)
 	if err != nil {
@@ -155,16 +155,16 @@ func (c *cluster) leader(n *Notifier, stream string) string {
 	return s.CachedInfo().Cluster.Leader
 }
 
-// kill kills a server.
-func (c *cluster) kill(name string) {
+// killServer kills a server.
+func (c *cluster) killServer(name string) {
 	c.servers[name].Process.Kill()
 	c.servers[name].Wait()
 }
 
-// delivers waits until a node has the lease.
-func delivers(t *testing.T, n *Notifier, node string) {
+// waitForLease waits until a node delivers.
+func waitForLease(t *testing.T, n *Notifier, node string) {
 	t.Helper()
-	for begin := time.Now(); ; pause(t.Context(), 10*time.Millisecond) {
+	for begin := time.Now(); ; sleep(t.Context(), 10*time.Millisecond) {
 		e, err := n.lease.kv.Get(t.Context(), leaseKey)
 		if err == nil && strings.HasPrefix(string(e.Value()), node+" ") {
 			return
@@ -175,27 +175,27 @@ func delivers(t *testing.T, n *Notifier, node string) {
 	}
 }
 
-// isSaid waits until a node has said what it was given.
-func isSaid(t *testing.T, n *Notifier) {
+// waitUntilPublished waits until a node has published all events given to it.
+func waitUntilPublished(t *testing.T, n *Notifier) {
 	t.Helper()
-	for begin := time.Now(); n.Stats().Unsaid > 0; pause(t.Context(), time.Millisecond) {
+	for begin := time.Now(); n.Stats().Unpublished > 0; sleep(t.Context(), time.Millisecond) {
 		if time.Since(begin) > longWait {
-			t.Fatalf("%d events are unsaid: %v", n.Stats().Unsaid, n.Health())
+			t.Fatalf("%d events unpublished: %v", n.Stats().Unpublished, n.Health())
 		}
 	}
 }
 
-// A taker is a receiver that remembers what it took, and when.
-type taker struct {
+// A recordingReceiver records the callbacks that it accepts, and when.
+type recordingReceiver struct {
 	*receiver
 	mu    sync.Mutex
 	taken []request
 	last  time.Time
-	gap   time.Duration // the longest between two
+	gap   time.Duration // the longest time between two callbacks
 }
 
-func newTaker(t *testing.T) *taker {
-	k := &taker{}
+func newRecordingReceiver(t *testing.T) *recordingReceiver {
+	k := &recordingReceiver{}
 	k.receiver = newReceiver(t, func(r request) int {
 		k.mu.Lock()
 		defer k.mu.Unlock()
@@ -210,20 +210,20 @@ func newTaker(t *testing.T) *taker {
 	return k
 }
 
-// await waits until calls have their hangups, and checks them: each whole, in
-// order, and what came again under the same id.
-func (k *taker) await(t *testing.T, calls []int) (repeated int) {
+// awaitCalls waits for the hangups of calls, and checks that each call is complete and in
+// order. It returns how many callbacks were repeated, under the same id.
+func (k *recordingReceiver) awaitCalls(t *testing.T, calls []int) (repeated int) {
 	t.Helper()
-	for begin := time.Now(); ; pause(t.Context(), 10*time.Millisecond) {
+	for begin := time.Now(); ; sleep(t.Context(), 10*time.Millisecond) {
 		k.mu.Lock()
-		over := map[string]bool{}
+		complete := map[string]bool{}
 		for _, r := range k.taken {
 			if r.form.Get("EventType") == "hangup" {
-				over[r.form.Get("CallID")] = true
+				complete[r.form.Get("CallID")] = true
 			}
 		}
 		k.mu.Unlock()
-		missing := slices.DeleteFunc(slices.Clone(calls), func(i int) bool { return over[callOf(i)[0].Call] })
+		missing := slices.DeleteFunc(slices.Clone(calls), func(i int) bool { return complete[callOf(i)[0].Call] })
 		if len(missing) == 0 {
 			break
 		}
@@ -254,14 +254,14 @@ func (k *taker) await(t *testing.T, calls []int) (repeated int) {
 	return repeated
 }
 
-func (k *taker) subscription() Subscription {
-	s := sub("", k.URL)
+func (k *recordingReceiver) newSubscription() Subscription {
+	s := testSubscription("", k.URL)
 	s.Dialect, s.MaxInFlight = Telphin, 16
 	return s
 }
 
-// logged wants a number of events in the log.
-func logged(t *testing.T, n *Notifier, want int) {
+// wantLogged checks the number of events in the log.
+func wantLogged(t *testing.T, n *Notifier, want int) {
 	t.Helper()
 	info, err := n.events.Info(t.Context())
 	if err != nil || info.State.Msgs != uint64(want) {
@@ -269,74 +269,74 @@ func logged(t *testing.T, n *Notifier, want int) {
 	}
 }
 
-// Two nodes say events, of the same calls too; one delivers them, each once and
-// in order, and the other goes on when it stops.
+// Two nodes publish events, of the same calls too. One node delivers each event once and in
+// order; the other takes over when it stops.
 func TestTwoNodes(t *testing.T) {
 	c := startCluster(t)
-	k := newTaker(t)
-	one, stopOne := c.node("ONE")
-	delivers(t, one, "ONE")
-	two, _ := c.node("TWO")
-	subscribe(t, two, k.subscription())
+	k := newRecordingReceiver(t)
+	one, stopOne := c.startNode("ONE")
+	waitForLease(t, one, "ONE")
+	two, _ := c.startNode("TWO")
+	mustSubscribe(t, two, k.newSubscription())
 
 	var calls []int
-	call := func(nodes ...*Notifier) { // each event by another node, once the one before is said
+	call := func(nodes ...*Notifier) { // each event by another node, once the one before is published
 		i := len(calls)
 		calls = append(calls, i)
 		for k, e := range callOf(i) {
 			n := nodes[(i+k)%len(nodes)]
-			n.Say([]dialog.Event{e})
-			isSaid(t, n)
+			n.Publish([]dialog.Event{e})
+			waitUntilPublished(t, n)
 		}
 	}
 	for range 30 {
 		call(one, two)
 	}
-	for range 10 { // both say the same
+	for range 10 { // both publish the same events
 		i := len(calls)
 		calls = append(calls, i)
 		all := callOf(i)
-		one.Say(slices.Clone(all))
-		two.Say(slices.Clone(all))
+		one.Publish(slices.Clone(all))
+		two.Publish(slices.Clone(all))
 	}
-	if repeated := k.await(t, calls); repeated > 0 {
+	if repeated := k.awaitCalls(t, calls); repeated > 0 {
 		t.Errorf("%d callbacks are repeated", repeated)
 	}
 	if d := two.Stats().Delivered; d > 0 {
 		t.Errorf("the other node has delivered %d", d)
 	}
 	stopOne()
-	delivers(t, two, "TWO")
+	waitForLease(t, two, "TWO")
 	for range 10 {
 		call(two)
 	}
-	if repeated := k.await(t, calls); repeated > 0 {
+	if repeated := k.awaitCalls(t, calls); repeated > 0 {
 		t.Errorf("%d callbacks are repeated", repeated)
 	}
-	isSaid(t, two)
-	logged(t, two, 3*len(calls))
+	waitUntilPublished(t, two)
+	wantLogged(t, two, 3*len(calls))
 }
 
-// What is subscribed on one node is in force for what another says next,
-// whichever of them delivers.
-func TestSubscribedElsewhere(t *testing.T) {
+// A subscription made on one node applies to the events that another publishes next,
+// whichever node delivers.
+func TestSubscriptionOfAnotherNode(t *testing.T) {
 	c := startCluster(t)
-	one, _ := c.node("ONE")
-	delivers(t, one, "ONE")
-	two, _ := c.node("TWO")
+	one, _ := c.startNode("ONE")
+	waitForLease(t, one, "ONE")
+	two, _ := c.startNode("TWO")
 	r := newReceiver(t, nil)
 	nodes := []*Notifier{one, two}
 	for i := range 40 {
 		at, says := nodes[i%2], nodes[i/2%2]
-		s := sub("", r.URL)
+		s := testSubscription("", r.URL)
 		s.Dialect = Telphin
-		s = subscribe(t, at, s)
-		says.Say(callOf(i)[2:])
+		s = mustSubscribe(t, at, s)
+		says.Publish(callOf(i)[2:])
 		if got := <-r.got; got.id != callOf(i)[2].ID+"-"+s.ID {
 			t.Errorf("got %s, want the hangup of call %d for %s", got.id, i, s.ID)
 		}
 		if err := nodes[i/4%2].Unsubscribe(t.Context(), s.ID, 0); err == ErrNotFound {
-			err = at.Unsubscribe(t.Context(), s.ID, 0) // that node has not heard of it yet
+			err = at.Unsubscribe(t.Context(), s.ID, 0) // that node does not know it yet
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -349,9 +349,9 @@ func TestSubscribedElsewhere(t *testing.T) {
 	}
 }
 
-// mate is a node in a process of its own. It says calls and prints each one's
-// number when it is in the log, until it is killed.
-func mate() {
+// runMate is a node in a process of its own. It publishes calls and prints the number of
+// each once it is in the log, until it is killed.
+func runMate() {
 	must := func(err error) {
 		if err != nil {
 			fmt.Println("failed:", err)
@@ -361,33 +361,33 @@ func mate() {
 	js, _, err := connectTo(os.Getenv("NOTIFY_URLS"))
 	must(err)
 	ctx := context.Background()
-	n, err := Open(ctx, js, Config{Allow: loopback, Node: os.Getenv("NOTIFY_NODE"), Replicas: 3, Prompt: true})
+	n, err := Open(ctx, js, Config{Allow: loopback, Node: os.Getenv("NOTIFY_NODE"), Replicas: 3, PublishAtOnce: true})
 	must(err)
 	go n.Run(ctx)
 	from, err := strconv.Atoi(os.Getenv("NOTIFY_FROM"))
 	must(err)
 	for i := from; ; i++ {
-		n.Say(callOf(i))
-		for n.Stats().Unsaid > 0 {
-			pause(ctx, time.Millisecond)
+		n.Publish(callOf(i))
+		for n.Stats().Unpublished > 0 {
+			sleep(ctx, time.Millisecond)
 		}
 		fmt.Println(i)
-		pause(ctx, 20*time.Millisecond)
+		sleep(ctx, 20*time.Millisecond)
 	}
 }
 
-// The node that delivers is killed while both say calls: the other goes on,
-// nothing is lost or out of order.
+// The delivering node is killed while both publish calls: the other takes over, and nothing
+// is lost or out of order.
 func TestNodeKilled(t *testing.T) {
 	c := startCluster(t)
-	k := newTaker(t)
-	js, closeStore := c.connect()
+	k := newRecordingReceiver(t)
+	js, closeStore := c.connectNode()
 	t.Cleanup(closeStore)
-	n, err := Open(t.Context(), js, Config{Allow: loopback, Node: "TWO", Replicas: 3, Prompt: true})
+	n, err := Open(t.Context(), js, Config{Allow: loopback, Node: "TWO", Replicas: 3, PublishAtOnce: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	subscribe(t, n, k.subscription())
+	mustSubscribe(t, n, k.newSubscription())
 
 	const theirs = 1_000_000
 	p := exec.Command(os.Args[0])
@@ -400,8 +400,8 @@ func TestNodeKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { p.Process.Kill(); p.Wait() })
-	delivers(t, n, "ONE")
-	t.Cleanup(run(n))
+	waitForLease(t, n, "ONE")
+	t.Cleanup(runNotifier(n))
 
 	var calls []int
 	for lines := bufio.NewScanner(out); lines.Scan(); {
@@ -410,7 +410,7 @@ func TestNodeKilled(t *testing.T) {
 			t.Fatal(lines.Text())
 		}
 		calls = append(calls, i, i-theirs)
-		n.Say(callOf(i - theirs))
+		n.Publish(callOf(i - theirs))
 		if i == theirs+100 {
 			break
 		}
@@ -418,25 +418,25 @@ func TestNodeKilled(t *testing.T) {
 	p.Process.Kill()
 	p.Wait()
 	killed := time.Now()
-	for i := 101; time.Since(killed) < leaseOver; i++ {
+	for i := 101; time.Since(killed) < leaseExpiry; i++ {
 		calls = append(calls, i)
-		n.Say(callOf(i))
-		pause(t.Context(), 20*time.Millisecond)
+		n.Publish(callOf(i))
+		sleep(t.Context(), 20*time.Millisecond)
 	}
-	delivers(t, n, "TWO")
+	waitForLease(t, n, "TWO")
 	moved := time.Since(killed)
-	repeated := k.await(t, calls)
+	repeated := k.awaitCalls(t, calls)
 	t.Logf("%d calls; the other node delivers after %v; %v without a callback; %d of %d callbacks repeated",
 		len(calls), moved.Round(10*time.Millisecond), k.gap.Round(10*time.Millisecond), repeated, len(k.taken))
 }
 
-// The node that delivers loses the store: it stops before the other begins.
+// The delivering node loses the store: it stops before the other begins.
 func TestNodeCutOff(t *testing.T) {
 	c := startCluster(t)
 	var mu sync.Mutex
 	first, under := true, 0
 	together := false
-	came, left := make(chan request, 10), make(chan request, 10)
+	received, left := make(chan request, 10), make(chan request, 10)
 	r := newReceiver(t, func(r request) int {
 		mu.Lock()
 		hang := first
@@ -444,7 +444,7 @@ func TestNodeCutOff(t *testing.T) {
 		under++
 		together = together || under > 1
 		mu.Unlock()
-		came <- r
+		received <- r
 		if hang {
 			<-r.Context().Done()
 		}
@@ -454,16 +454,16 @@ func TestNodeCutOff(t *testing.T) {
 		left <- r
 		return 200
 	})
-	one, _ := c.node("ONE")
-	delivers(t, one, "ONE")
-	two, _ := c.node("TWO")
-	s := sub("", r.URL)
+	one, _ := c.startNode("ONE")
+	waitForLease(t, one, "ONE")
+	two, _ := c.startNode("TWO")
+	s := testSubscription("", r.URL)
 	s.Dialect, s.Timeout = Telphin, Duration(time.Minute)
-	subscribe(t, two, s)
-	two.Say(callOf(1)[2:])
-	<-came
+	mustSubscribe(t, two, s)
+	two.Publish(callOf(1)[2:])
+	<-received
 	one.js.Conn().Close()
-	again := <-came
+	again := <-received
 	mu.Lock()
 	defer mu.Unlock()
 	if together {
@@ -474,16 +474,16 @@ func TestNodeCutOff(t *testing.T) {
 	}
 }
 
-// The server that leads the log is killed under load: what is said meanwhile
-// waits, and nothing is lost.
+// The server that leads the log is killed under load: events published meanwhile wait, and
+// none is lost.
 func TestStoreLeaderKilled(t *testing.T) {
 	c := startCluster(t)
-	k := newTaker(t)
-	one, _ := c.node("ONE")
-	delivers(t, one, "ONE")
-	two, _ := c.node("TWO")
-	subscribe(t, two, k.subscription())
-	victim := c.leader(one, "bellhop_events")
+	k := newRecordingReceiver(t)
+	one, _ := c.startNode("ONE")
+	waitForLease(t, one, "ONE")
+	two, _ := c.startNode("TWO")
+	mustSubscribe(t, two, k.newSubscription())
+	leader := c.leaderOf(one, "bellhop_events")
 
 	const all = 500 // 50 a second
 	var calls []int
@@ -492,18 +492,18 @@ func TestStoreLeaderKilled(t *testing.T) {
 	for i := range all {
 		<-tick.C
 		calls = append(calls, i)
-		[]*Notifier{one, two}[i%2].Say(callOf(i))
+		[]*Notifier{one, two}[i%2].Publish(callOf(i))
 		if i == all/5 {
-			c.kill(victim)
+			c.killServer(leader)
 		}
 	}
-	repeated := k.await(t, calls)
-	isSaid(t, one)
-	isSaid(t, two)
-	logged(t, two, 3*all)
+	repeated := k.awaitCalls(t, calls)
+	waitUntilPublished(t, one)
+	waitUntilPublished(t, two)
+	wantLogged(t, two, 3*all)
 	if d := one.Stats().Dropped + two.Stats().Dropped; d > 0 {
 		t.Errorf("%d events are dropped", d)
 	}
 	t.Logf("%d calls; %v without a callback; %d of %d callbacks repeated; %s leads bellhop_events after %s",
-		all, k.gap.Round(10*time.Millisecond), repeated, len(k.taken), c.leader(two, "bellhop_events"), victim)
+		all, k.gap.Round(10*time.Millisecond), repeated, len(k.taken), c.leaderOf(two, "bellhop_events"), leader)
 }

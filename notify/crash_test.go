@@ -8,22 +8,21 @@ import (
 	"time"
 )
 
-// A delivery that was over is not owed again after a crash, however long before
-// it was over.
-func TestCrashOwesNothingAgain(t *testing.T) {
+// A delivery that has ended is not owed again after a crash, however long ago it ended.
+func TestEndedDeliveryStaysEndedAfterCrash(t *testing.T) {
 	dir, crashed := t.TempDir(), t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		js, closeStore := openStore(t, dir)
 		defer closeStore()
 		var up atomic.Bool
-		w := &wire{start: time.Now(), answer: upOrDown(&up)}
-		c := Config{Transport: w, KeepEvents: forGood}
-		n, stop := start(t, js, c)
-		s := sub("", "http://crm/hook")
+		w := &fakeWire{start: time.Now(), answer: upOrDown(&up)}
+		c := Config{Transport: w, KeepEvents: keepForever}
+		n, stop := startNotifier(t, js, c)
+		s := testSubscription("", "http://crm/hook")
 		s.Dialect, s.LiveTTL = Telphin, Duration(time.Hour)
-		subscribe(t, n, s)
+		mustSubscribe(t, n, s)
 		for i := range 5 {
-			n.Say(callOf(i))
+			n.Publish(callOf(i))
 			time.Sleep(10 * time.Second) // some attempts
 		}
 		up.Store(true)
@@ -32,7 +31,7 @@ func TestCrashOwesNothingAgain(t *testing.T) {
 			t.Fatalf("%+v", s)
 		}
 
-		// What a killed process leaves is what its files are now.
+		// A killed process leaves its files as they are now.
 		if err := os.CopyFS(crashed, os.DirFS(dir)); err != nil {
 			t.Fatal(err)
 		}
@@ -42,7 +41,7 @@ func TestCrashOwesNothingAgain(t *testing.T) {
 		w.mu.Unlock()
 		js, closeCrashed := openStore(t, crashed)
 		defer closeCrashed()
-		n, stop = start(t, js, c)
+		n, stop = startNotifier(t, js, c)
 		defer stop()
 		time.Sleep(time.Minute)
 		w.mu.Lock()

@@ -10,18 +10,18 @@ import (
 	"time"
 )
 
-// ErrDeclared says that a subscription cannot be changed here: the config file
+// ErrDeclared reports that a subscription cannot be changed here because the config file
 // declares it.
 var ErrDeclared = errors.New("the subscription is declared in the config file: change it there, and send SIGHUP")
 
-// Declare puts the subscriptions that the config file declares into force in
-// place of those it declared before. They have passed Validate, and Declared
-// says of each where it is. They are not stored: every node has its own.
+// Declare replaces the declared subscriptions by those that the config file now declares.
+// They have passed Validate, and their Declared field says where they stand. They are not
+// stored: every node has its own.
 //
-// The ID of each is derived from its extension and its URL, so that after a
-// restart, or a change of the rest, it goes on with what it is owed. One that is
-// no longer declared is gone, and what it waits for is canceled. One whose
-// receiver has answered 410 is off until the next Declare.
+// The ID of each is derived from its extension and its URL, so its pending deliveries
+// survive a restart and changes of other fields. One that is no longer declared is removed,
+// and its pending deliveries are canceled. One whose receiver has answered 410 stays
+// disabled until the next Declare.
 func (n *Notifier) Declare(subs []Subscription) {
 	declared := make(map[string]Subscription, len(subs))
 	for _, s := range subs {
@@ -33,38 +33,39 @@ func (n *Notifier) Declare(subs []Subscription) {
 		if !s.Active {
 			s.State, s.Why = StateDisabled, "switched off"
 		}
-		s.Revision = digest(&s)
+		s.Revision = declaredRevision(&s)
 		declared[s.ID] = s
 	}
-	n.registry.declare(declared)
+	n.registry.replaceDeclared(declared)
 }
 
-func (r *registry) declare(declared map[string]Subscription) {
+// replaceDeclared replaces the declared subscriptions, by id.
+func (r *registry) replaceDeclared(declared map[string]Subscription) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for id, s := range r.subs {
 		if _, still := declared[id]; s.Declared != "" && !still {
 			delete(r.subs, id)
-			r.change(id)
+			r.markChanged(id)
 		}
 	}
 	for id, s := range declared {
 		switch old, known := r.subs[id]; {
-		case known && !s.beginsAnew(&old):
+		case known && !s.asksAnew(&old):
 			s.Began = old.Began
-		case r.declared:
+		case r.declaredOnce:
 			s.Began = time.Now()
-		} // else it may have been declared before the start: nobody knows since when
+		} // else it may have been declared before the start, at an unknown time
 		r.subs[id] = s
-		r.named.Or(wants(s.Types))
-		r.change(id)
+		r.namedTypes.Or(typeMask(s.Types))
+		r.markChanged(id)
 	}
-	r.declared = true
+	r.declaredOnce = true
 }
 
-// silence switches a declared subscription off for now, unless it has got
+// disableDeclared disables a declared subscription until the next Declare, unless it has
 // another URL meanwhile.
-func (r *registry) silence(id, url, why string) {
+func (r *registry) disableDeclared(id, url, why string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s := r.subs[id]
@@ -72,14 +73,15 @@ func (r *registry) silence(id, url, why string) {
 		return
 	}
 	s.Active, s.State, s.Why = false, StateDisabled, why
-	s.Revision = digest(&s)
+	s.Revision = declaredRevision(&s)
 	r.subs[id] = s
-	r.change(id)
+	r.markChanged(id)
 }
 
-// declaredID is 30 of [A-Za-z0-9]. Twins have the same extension and URL.
+// declaredID returns 30 characters of [A-Za-z0-9] for a declared subscription. twin counts
+// those before it with the same extension and URL.
 func declaredID(s *Subscription, twin int) string {
-	// Never change it: what is in the outbox is under this name.
+	// Never change this: the outbox stores deliveries under this id.
 	sum := sha256.Sum256([]byte(strings.Join([]string{s.Extension, s.ExtensionRegex, s.URL, fmt.Sprint(twin)}, "\x00")))
 	id := make([]byte, 30)
 	for i := range id {
@@ -88,10 +90,10 @@ func declaredID(s *Subscription, twin int) string {
 	return string(id)
 }
 
-// digest stands for a revision: it changes with what is shown of a declared
-// subscription.
-func digest(s *Subscription) uint64 {
+// declaredRevision returns a revision for a declared subscription: it changes whenever a
+// visible field does.
+func declaredRevision(s *Subscription) uint64 {
 	h := fnv.New64a()
-	json.NewEncoder(h).Encode(s.redacted()) // cannot fail: it is made of strings and numbers
-	return h.Sum64() | 1                    // 0 would be no revision
+	json.NewEncoder(h).Encode(s.redacted()) // cannot fail: strings and numbers only
+	return h.Sum64() | 1                    // 0 means no revision
 }

@@ -10,24 +10,25 @@ import (
 	"bellhop/dialog"
 )
 
-func declare(url string, types ...string) Subscription {
-	s := sub("", url)
+// declaredSubscription returns a subscription as the config file declares it.
+func declaredSubscription(url string, types ...string) Subscription {
+	s := testSubscription("", url)
 	s.Dialect, s.Types, s.Declared = Telphin, types, "[[subscription]] 1"
 	return s
 }
 
-// What the file declares is delivered to like any other, and only the file can
+// A declared subscription is delivered to like any other, and only the config file can
 // change it.
-func TestDeclared(t *testing.T) {
+func TestDeclaredIsDeliveredTo(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		js, closeStore := openStore(t, dir)
 		defer closeStore()
-		w := &wire{start: time.Now()}
-		n, stop := start(t, js, Config{Transport: w, MaxSubscriptions: 2})
+		w := &fakeWire{start: time.Now()}
+		n, stop := startNotifier(t, js, Config{Transport: w, MaxSubscriptions: 2})
 		defer stop()
 
-		n.Declare([]Subscription{declare("http://crm/a", "dial-out"), declare("http://crm/a", "hangup"), declare("http://crm/b", "answer")})
+		n.Declare([]Subscription{declaredSubscription("http://crm/a", "dial-out"), declaredSubscription("http://crm/a", "hangup"), declaredSubscription("http://crm/b", "answer")})
 		subs := n.Subscriptions()
 		if len(subs) != 3 || subs[0].State != StateActive || subs[0].Declared == "" || subs[0].Revision == 0 {
 			t.Fatalf("declared are %+v", subs)
@@ -42,10 +43,10 @@ func TestDeclared(t *testing.T) {
 		if len(ids) != 3 {
 			t.Errorf("ids are %v", ids)
 		}
-		n.Say(callOf(1))
+		n.Publish(callOf(1))
 		synctest.Wait()
 		time.Sleep(time.Second)
-		if got, want := w.story(), "0s dial-out, 0s hangup, 0s answer"; len(got) != len(want) {
+		if got, want := w.summary(), "0s dial-out, 0s hangup, 0s answer"; len(got) != len(want) {
 			t.Errorf("came %s, want %s", got, want)
 		}
 
@@ -57,16 +58,16 @@ func TestDeclared(t *testing.T) {
 			t.Errorf("unsubscribed: %v", err)
 		}
 
-		// The id is that of extension and URL, whatever else changes.
-		again := declare("http://crm/b", "hangup", "answer")
+		// The id depends on extension and URL only.
+		again := declaredSubscription("http://crm/b", "hangup", "answer")
 		again.Note, again.Timeout = "changed", Duration(time.Second)
 		n.Declare([]Subscription{again})
 		if subs := n.Subscriptions(); len(subs) != 1 || subs[0].ID != ids["http://crm/b answer"] || subs[0].Note != "changed" {
 			t.Errorf("declared are %+v", subs)
 		}
 
-		// It counts, but another can be made beside it, and is not undeclared.
-		other := subscribe(t, n, sub("", "http://crm/c"))
+		// It counts towards the limit; another subscription can be created beside it, and Declare keeps that one.
+		other := mustSubscribe(t, n, testSubscription("", "http://crm/c"))
 		n.Declare(nil)
 		if subs := n.Subscriptions(); len(subs) != 1 || subs[0].ID != other.ID {
 			t.Errorf("left are %+v", subs)
@@ -74,46 +75,46 @@ func TestDeclared(t *testing.T) {
 	})
 }
 
-// What a declared subscription is owed outlives a restart, and is canceled when
-// the file declares it no more.
-func TestDeclaredIsOwed(t *testing.T) {
+// Pending deliveries of a declared subscription survive a restart, and are canceled when
+// the config file no longer declares it.
+func TestDeclaredSurvivesRestart(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		js, closeStore := openStore(t, dir)
 		defer closeStore()
-		w := &wire{start: time.Now(), answer: answers(500)}
-		c := Config{Transport: w, KeepEvents: forGood}
-		one := []Subscription{declare("http://crm/a", "hangup")}
-		n, stop := start(t, js, c)
+		w := &fakeWire{start: time.Now(), answer: answerStatuses(500)}
+		c := Config{Transport: w, KeepEvents: keepForever}
+		one := []Subscription{declaredSubscription("http://crm/a", "hangup")}
+		n, stop := startNotifier(t, js, c)
 		n.Declare(one)
-		n.Say(callOf(1))
+		n.Publish(callOf(1))
 		time.Sleep(2 * time.Second)
 		stop()
 
-		w.answer = answers(200)
+		w.answer = answerStatuses(200)
 		n, err := Open(t.Context(), js, c)
 		if err != nil {
 			t.Fatal(err)
 		}
 		n.Declare(one)
-		stop = run(n)
+		stop = runNotifier(n)
 		time.Sleep(time.Minute)
 		stop()
 		if s := n.Stats(); s.Delivered != 1 || s.Canceled != 0 {
 			t.Errorf("after a restart: %+v", s)
 		}
 		if got := w.got; len(got) < 2 || got[0].id != got[len(got)-1].id {
-			t.Errorf("came %s", w.story())
+			t.Errorf("came %s", w.summary())
 		}
 
-		w.answer = answers(500)
+		w.answer = answerStatuses(500)
 		n, err = Open(t.Context(), js, c)
 		if err != nil {
 			t.Fatal(err)
 		}
 		n.Declare(one)
-		stop = run(n)
-		n.Say(callOf(2))
+		stop = runNotifier(n)
+		n.Publish(callOf(2))
 		time.Sleep(2 * time.Second)
 		n.Declare(nil)
 		time.Sleep(time.Second)
@@ -124,19 +125,20 @@ func TestDeclaredIsOwed(t *testing.T) {
 	})
 }
 
-// A receiver that answers 410 is left alone until the file is read again.
-func TestDeclaredGone(t *testing.T) {
+// A declared subscription whose receiver answers 410 is disabled until the config file is
+// read again.
+func TestDeclaredIsDisabledBy410(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		js, closeStore := openStore(t, dir)
 		defer closeStore()
-		w := &wire{start: time.Now(), answer: answers(410, 200)}
-		n, stop := start(t, js, Config{Transport: w})
+		w := &fakeWire{start: time.Now(), answer: answerStatuses(410, 200)}
+		n, stop := startNotifier(t, js, Config{Transport: w})
 		defer stop()
-		one := []Subscription{declare("http://crm/a", "hangup")}
+		one := []Subscription{declaredSubscription("http://crm/a", "hangup")}
 		n.Declare(one)
 		say := func(i int) {
-			n.Say([]dialog.Event{callOf(i)[2]})
+			n.Publish([]dialog.Event{callOf(i)[2]})
 			time.Sleep(time.Second)
 		}
 		say(1)
@@ -146,8 +148,8 @@ func TestDeclaredGone(t *testing.T) {
 		say(2)
 		n.Declare(one)
 		say(3)
-		if got, want := w.story(), "0s hangup, 2s hangup"; got != want {
-			t.Errorf("came %s, want what was said before 410 and after the file was read: %s", got, want)
+		if got, want := w.summary(), "0s hangup, 2s hangup"; got != want {
+			t.Errorf("received %s, want the events before 410 and after the file was read: %s", got, want)
 		}
 		if s := n.Subscriptions()[0]; !s.Active || s.State != StateActive || s.Why != "" {
 			t.Errorf("after the file was read: %+v", s)
@@ -155,9 +157,8 @@ func TestDeclaredGone(t *testing.T) {
 	})
 }
 
-// Everything that is wrong is said at once: no check relies on the ones before
-// it.
-func TestInvalid(t *testing.T) {
+// Invalid reports all errors at once: no check relies on an earlier one.
+func TestInvalidReportsEverything(t *testing.T) {
 	s := Subscription{
 		Extension: "1 1", ExtensionRegex: "(", Types: []string{"hangdown"}, URL: "ftp://{x}.example/{+y:3}", Method: "EAT", Dialect: "klingon",
 		Headers: map[string]string{"Host": "x"}, FlowCase: "x", TLSCA: "x", TLSKey: "x", Timeout: -1,

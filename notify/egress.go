@@ -13,24 +13,23 @@ import (
 	"code.dny.dev/ssrf"
 )
 
-// A guard decides which addresses callbacks may be sent to. It is asked for
-// every connection with the address that is being connected to, so a name that
-// resolves differently the second time gains nothing. In this order:
+// An egressGuard decides which addresses callbacks may be sent to. It checks the address of
+// every connection, so a name that resolves differently the second time gains nothing. In
+// this order:
 //
-//	deny                                             refused
-//	bellhop's own listeners                          refused
-//	allow                                            permitted
-//	what clouds hand credentials out at              refused
-//	private networks: RFC 1918, RFC 6598, ULA        permitted
-//	what IANA calls special (loopback, link-local,
+//	deny                                             denied
+//	bellhop's own listeners                          denied
+//	allow                                            allowed
+//	metadata services of clouds                      denied
+//	private networks: RFC 1918, RFC 6598, ULA        allowed
+//	special addresses of IANA (loopback, link-local,
 //	multicast, unspecified, reserved, NAT64, 6to4,
-//	Teredo …)                                        refused
-//	everything else                                  permitted
+//	Teredo …)                                        denied
+//	everything else                                  allowed
 //
-// Any port is permitted. A v4-mapped address is the IPv4 address within it. An
-// IPv6 address that a gateway translates into an IPv4 one must be permitted as
-// both.
-type guard struct {
+// Any port is allowed. A v4-mapped address is the IPv4 address within it. An IPv6 address
+// that a gateway translates into an IPv4 one must be allowed as both.
+type egressGuard struct {
 	deny, allow []netip.Prefix
 	own         []netip.AddrPort
 	defaults    *ssrf.Guardian
@@ -43,8 +42,8 @@ var (
 	}
 	private6 = []netip.Prefix{netip.MustParsePrefix("fc00::/7")}
 
-	// where clouds hand credentials out, beside 169.254.0.0/16
-	metadata = []netip.Prefix{
+	// addresses at which clouds hand out credentials, beside 169.254.0.0/16
+	metadataServices = []netip.Prefix{
 		netip.MustParsePrefix("fd00:ec2::/32"),      // AWS
 		netip.MustParsePrefix("fd20:ce::254/128"),   // Google
 		netip.MustParsePrefix("fd00:42::42/128"),    // Scaleway
@@ -52,23 +51,24 @@ var (
 		netip.MustParsePrefix("168.63.129.16/32"),   // Azure
 	}
 
-	siit       = netip.MustParsePrefix("::ffff:0:0:0/96") // RFC 7915
-	compatible = netip.MustParsePrefix("::/96")
-	nat64      = netip.MustParsePrefix("64:ff9b::/96")   // RFC 6052
-	nat64Local = netip.MustParsePrefix("64:ff9b:1::/48") // RFC 8215
-	sixToFour  = netip.MustParsePrefix("2002::/16")      // RFC 3056
-	teredo     = netip.MustParsePrefix("2001::/32")      // RFC 4380
+	siit           = netip.MustParsePrefix("::ffff:0:0:0/96") // RFC 7915
+	ipv4Compatible = netip.MustParsePrefix("::/96")
+	nat64          = netip.MustParsePrefix("64:ff9b::/96")   // RFC 6052
+	nat64Local     = netip.MustParsePrefix("64:ff9b:1::/48") // RFC 8215
+	sixToFour      = netip.MustParsePrefix("2002::/16")      // RFC 3056
+	teredo         = netip.MustParsePrefix("2001::/32")      // RFC 4380
 )
 
-func newGuard(c Config) *guard {
-	return &guard{
+// newEgressGuard returns the guard of a configuration.
+func newEgressGuard(c Config) *egressGuard {
+	return &egressGuard{
 		deny: c.Deny, allow: c.Allow, own: c.Own,
 		defaults: ssrf.New(ssrf.WithAnyPort(), ssrf.WithAllowedV4Prefixes(private4...), ssrf.WithAllowedV6Prefixes(private6...)),
 	}
 }
 
-// control is the dialer's hook: address is numeric.
-func (g *guard) control(network, address string, _ syscall.RawConn) error {
+// checkDial is the control function of the dialer: address is numeric.
+func (g *egressGuard) checkDial(network, address string, _ syscall.RawConn) error {
 	to, err := netip.ParseAddrPort(address)
 	if err != nil {
 		return fmt.Errorf("egress to %s: %w", address, err)
@@ -76,33 +76,33 @@ func (g *guard) control(network, address string, _ syscall.RawConn) error {
 	if network != "tcp4" && network != "tcp6" {
 		return fmt.Errorf("egress to %s: %s is not permitted", address, network)
 	}
-	return g.check(to)
+	return g.checkAddrPort(to)
 }
 
-// check says why to may not be connected to.
-func (g *guard) check(to netip.AddrPort) error {
+// checkAddrPort returns an error if to may not be connected to.
+func (g *egressGuard) checkAddrPort(to netip.AddrPort) error {
 	addr := to.Addr().WithZone("").Unmap()
-	if why := g.refuses(addr, to.Port()); why != "" {
+	if why := g.denyReason(addr, to.Port()); why != "" {
 		return fmt.Errorf("egress to %s %s", to, why)
 	}
-	if within, ok := translated(addr); ok {
-		if why := g.refuses(within, to.Port()); why != "" {
+	if within, ok := embeddedIPv4(addr); ok {
+		if why := g.denyReason(within, to.Port()); why != "" {
 			return fmt.Errorf("egress to %s, which stands for %s, %s", to, within, why)
 		}
 	}
 	return nil
 }
 
-// refuses says why nothing is sent to an address, or nothing if it may be.
-func (g *guard) refuses(addr netip.Addr, port uint16) string {
+// denyReason returns why addr is denied, or "" if it is allowed.
+func (g *egressGuard) denyReason(addr netip.Addr, port uint16) string {
 	switch {
-	case contains(g.deny, addr):
+	case containsAddr(g.deny, addr):
 		return "is denied by notify.deny"
 	case g.isOwn(addr, port):
 		return "is refused: bellhop itself listens there"
-	case contains(g.allow, addr):
+	case containsAddr(g.allow, addr):
 		return ""
-	case contains(metadata, addr):
+	case containsAddr(metadataServices, addr):
 		return "is refused: a metadata service; notify.allow permits it"
 	case g.defaults.SafeAddr(addr) != nil:
 		return "is refused: not a public or private network; notify.allow permits it"
@@ -110,8 +110,9 @@ func (g *guard) refuses(addr netip.Addr, port uint16) string {
 	return ""
 }
 
-// translated returns the IPv4 address that a gateway makes of an IPv6 address.
-func translated(addr netip.Addr) (netip.Addr, bool) {
+// embeddedIPv4 returns the IPv4 address that a gateway makes of an IPv6 address; ok is
+// false if it makes none.
+func embeddedIPv4(addr netip.Addr) (netip.Addr, bool) {
 	b := addr.As16()
 	v4 := [4]byte(b[12:])
 	switch {
@@ -123,27 +124,30 @@ func translated(addr netip.Addr) (netip.Addr, bool) {
 		for i := range v4 {
 			v4[i] ^= 0xff
 		}
-	case !siit.Contains(addr) && !compatible.Contains(addr) && !nat64.Contains(addr) && !nat64Local.Contains(addr):
+	case !siit.Contains(addr) && !ipv4Compatible.Contains(addr) && !nat64.Contains(addr) && !nat64Local.Contains(addr):
 		return addr, false
 	}
 	return netip.AddrFrom4(v4), true
 }
 
-func contains(prefixes []netip.Prefix, addr netip.Addr) bool {
+// containsAddr reports whether one of the prefixes contains addr.
+func containsAddr(prefixes []netip.Prefix, addr netip.Addr) bool {
 	return slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(addr) })
 }
 
-// isOwn reports whether bellhop listens there. A listener on the unspecified
-// address listens on every address of the machine, and who connects to the
-// unspecified address reaches the machine.
-func (g *guard) isOwn(addr netip.Addr, port uint16) bool {
+// isOwn reports whether bellhop listens at an address. A listener on the unspecified
+// address listens on every address of the machine, and a connection to the unspecified
+// address reaches the machine.
+func (g *egressGuard) isOwn(addr netip.Addr, port uint16) bool {
 	return slices.ContainsFunc(g.own, func(own netip.AddrPort) bool {
 		at := own.Addr().WithZone("").Unmap()
-		return own.Port() == port && (at == addr || addr.IsUnspecified() || at.IsUnspecified() && ofThisMachine(addr))
+		return own.Port() == port && (at == addr || addr.IsUnspecified() || at.IsUnspecified() && isLocalAddr(addr))
 	})
 }
 
-func ofThisMachine(addr netip.Addr) bool {
+// isLocalAddr reports whether addr belongs to this machine. It reports true if that cannot
+// be read.
+func isLocalAddr(addr netip.Addr) bool {
 	if addr.IsLoopback() || addr.IsUnspecified() {
 		return true
 	}
@@ -159,29 +163,29 @@ func ofThisMachine(addr netip.Addr) bool {
 	return false
 }
 
-// newTransport makes the HTTP client: guarded, without proxy, redirects,
-// cookies or decompression, on connections that are kept. Those of http URLs are in
-// plain, and those of https URLs in secure; nil: there are none. The transport itself
-// makes connections only to hosts whose names are not written in ASCII.
-func newTransport(c Config) (_ http.RoundTripper, plain, secure *conns) {
+// newTransport returns the HTTP client: guarded, without proxy, redirects, cookies or
+// decompression, on kept connections. The connections of http URLs are in httpConns and
+// those of https URLs in httpsConns; both are nil with Config.Transport. The transport
+// itself connects only to hosts whose names are not ASCII.
+func newTransport(c Config) (_ http.RoundTripper, httpConns, httpsConns *connPool) {
 	if c.Transport != nil {
 		return c.Transport, nil, nil
 	}
-	d := &net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second, Control: newGuard(c).control, Resolver: c.Resolver}
+	d := &net.Dialer{Timeout: 5 * time.Second, KeepAlive: 30 * time.Second, Control: newEgressGuard(c).checkDial, Resolver: c.Resolver}
 	t := &http.Transport{
 		DialContext:            d.DialContext,
 		DisableCompression:     true,
 		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout:    handshakeTime,
-		MaxIdleConns:           maxIdle,
-		MaxIdleConnsPerHost:    endpointSlots,
-		IdleConnTimeout:        connIdle,
-		MaxResponseHeaderBytes: maxHead,
-		WriteBufferSize:        connBuffers,
-		ReadBufferSize:         connBuffers,
+		MaxIdleConns:           maxIdleConns,
+		MaxIdleConnsPerHost:    maxEndpointAttempts,
+		IdleConnTimeout:        connIdleTimeout,
+		MaxResponseHeaderBytes: maxResponseHead,
+		WriteBufferSize:        connBufferSize,
+		ReadBufferSize:         connBufferSize,
 	}
-	plain, secure = newConns(d.DialContext, nil), newConns(d.DialContext, t.TLSClientConfig.Clone())
-	t.RegisterProtocol("http", plain)
-	t.RegisterProtocol("https", secure)
-	return t, plain, secure
+	httpConns, httpsConns = newConnPool(d.DialContext, nil), newConnPool(d.DialContext, t.TLSClientConfig.Clone())
+	t.RegisterProtocol("http", httpConns)
+	t.RegisterProtocol("https", httpsConns)
+	return t, httpConns, httpsConns
 }

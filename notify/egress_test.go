@@ -8,20 +8,20 @@ import (
 	"time"
 )
 
-func prefixes(s ...string) (ps []netip.Prefix) {
+func parsePrefixes(s ...string) (ps []netip.Prefix) {
 	for _, s := range s {
 		ps = append(ps, netip.MustParsePrefix(s))
 	}
 	return ps
 }
 
-func TestGuard(t *testing.T) {
+func TestGuardDeniesAddresses(t *testing.T) {
 	own := []netip.AddrPort{netip.MustParseAddrPort("192.168.1.1:8080"), netip.MustParseAddrPort("0.0.0.0:5060"), netip.MustParseAddrPort("[::]:5061"),
 		netip.MustParseAddrPort("[::ffff:192.168.1.3]:9090"), netip.MustParseAddrPort("[fe80::7%eth0]:9091")}
 	for _, tt := range []struct {
 		to          string
 		allow, deny []netip.Prefix
-		want        string // "": permitted
+		want        string // "": allowed
 	}{
 		{to: "8.8.8.8:443"},
 		{to: "8.8.8.8:1"},
@@ -50,7 +50,7 @@ func TestGuard(t *testing.T) {
 		{to: "[fd20:ce::254]:80", want: "metadata"},
 		{to: "[fd00:42::42]:80", want: "metadata"},
 		{to: "100.100.100.200:80", want: "metadata"},
-		{to: "[fd00:ec2::254]:80", allow: prefixes("fd00:ec2::254/128")},
+		{to: "[fd00:ec2::254]:80", allow: parsePrefixes("fd00:ec2::254/128")},
 		{to: "224.0.0.1:80", want: "refused"},
 		{to: "239.255.255.255:80", want: "refused"},
 		{to: "[ff02::1]:80", want: "refused"},
@@ -92,54 +92,54 @@ func TestGuard(t *testing.T) {
 		{to: "[::ffff:0:7f00:1]:80", want: "refused"},
 		{to: "[fec0::1]:80", want: "refused"},
 
-		{to: "127.0.0.1:80", allow: prefixes("127.0.0.0/8")},
-		{to: "127.0.0.1:80", allow: prefixes("127.0.0.2/32"), want: "refused"},
-		{to: "[::1]:80", allow: prefixes("127.0.0.0/8"), want: "refused"},
-		{to: "[::ffff:127.0.0.1]:80", allow: prefixes("127.0.0.0/8")},
+		{to: "127.0.0.1:80", allow: parsePrefixes("127.0.0.0/8")},
+		{to: "127.0.0.1:80", allow: parsePrefixes("127.0.0.2/32"), want: "refused"},
+		{to: "[::1]:80", allow: parsePrefixes("127.0.0.0/8"), want: "refused"},
+		{to: "[::ffff:127.0.0.1]:80", allow: parsePrefixes("127.0.0.0/8")},
 
-		// What a gateway translates must be permitted as both.
-		{to: "[64:ff9b::808:808]:80", allow: prefixes("64:ff9b::/96")},
-		{to: "[64:ff9b::7f00:1]:80", allow: prefixes("64:ff9b::/96"), want: "stands for 127.0.0.1, is refused"},
-		{to: "[64:ff9b::a9fe:a9fe]:80", allow: prefixes("::/0"), want: "stands for 169.254.169.254, is refused"},
-		{to: "[64:ff9b::7f00:1]:80", allow: prefixes("64:ff9b::/96", "127.0.0.1/32")},
-		{to: "[64:ff9b::a01:203]:80", allow: prefixes("64:ff9b::/96"), deny: prefixes("10.0.0.0/8"), want: "denied"},
-		{to: "[64:ff9b::c0a8:101]:8080", allow: prefixes("64:ff9b::/96"), want: "itself"},
-		{to: "[64:ff9b:1::a01:203]:80", allow: prefixes("64:ff9b:1::/48"), deny: prefixes("10.0.0.0/8"), want: "denied"},
-		{to: "[2002:7f00:1::]:80", allow: prefixes("2002::/16"), want: "stands for 127.0.0.1, is refused"},
-		{to: "[2002:808:808::1]:80", allow: prefixes("2002::/16")},
-		{to: "[2001:0:808:808::80ff:fffe]:80", allow: prefixes("2001::/32"), want: "stands for 127.0.0.1, is refused"},
-		{to: "[::127.0.0.1]:80", allow: prefixes("::/0"), want: "stands for 127.0.0.1, is refused"},
-		{to: "[::ffff:0:7f00:1]:80", allow: prefixes("::/0"), want: "stands for 127.0.0.1, is refused"},
-		{to: "[::1]:80", allow: prefixes("::/0")},
-		{to: "127.0.0.1:80", allow: prefixes("::/0"), want: "refused"},
-		{to: "[::ffff:127.0.0.1]:80", allow: prefixes("::/0"), want: "refused"},
-		{to: "[::1]:80", allow: prefixes("0.0.0.0/0"), want: "refused"},
+		// A translated address must be allowed as both.
+		{to: "[64:ff9b::808:808]:80", allow: parsePrefixes("64:ff9b::/96")},
+		{to: "[64:ff9b::7f00:1]:80", allow: parsePrefixes("64:ff9b::/96"), want: "stands for 127.0.0.1, is refused"},
+		{to: "[64:ff9b::a9fe:a9fe]:80", allow: parsePrefixes("::/0"), want: "stands for 169.254.169.254, is refused"},
+		{to: "[64:ff9b::7f00:1]:80", allow: parsePrefixes("64:ff9b::/96", "127.0.0.1/32")},
+		{to: "[64:ff9b::a01:203]:80", allow: parsePrefixes("64:ff9b::/96"), deny: parsePrefixes("10.0.0.0/8"), want: "denied"},
+		{to: "[64:ff9b::c0a8:101]:8080", allow: parsePrefixes("64:ff9b::/96"), want: "itself"},
+		{to: "[64:ff9b:1::a01:203]:80", allow: parsePrefixes("64:ff9b:1::/48"), deny: parsePrefixes("10.0.0.0/8"), want: "denied"},
+		{to: "[2002:7f00:1::]:80", allow: parsePrefixes("2002::/16"), want: "stands for 127.0.0.1, is refused"},
+		{to: "[2002:808:808::1]:80", allow: parsePrefixes("2002::/16")},
+		{to: "[2001:0:808:808::80ff:fffe]:80", allow: parsePrefixes("2001::/32"), want: "stands for 127.0.0.1, is refused"},
+		{to: "[::127.0.0.1]:80", allow: parsePrefixes("::/0"), want: "stands for 127.0.0.1, is refused"},
+		{to: "[::ffff:0:7f00:1]:80", allow: parsePrefixes("::/0"), want: "stands for 127.0.0.1, is refused"},
+		{to: "[::1]:80", allow: parsePrefixes("::/0")},
+		{to: "127.0.0.1:80", allow: parsePrefixes("::/0"), want: "refused"},
+		{to: "[::ffff:127.0.0.1]:80", allow: parsePrefixes("::/0"), want: "refused"},
+		{to: "[::1]:80", allow: parsePrefixes("0.0.0.0/0"), want: "refused"},
 
-		{to: "10.1.2.3:80", deny: prefixes("10.0.0.0/8"), want: "denied"},
-		{to: "10.1.2.3:80", deny: prefixes("10.0.0.0/8"), allow: prefixes("10.1.2.3/32"), want: "denied"},
-		{to: "[::ffff:10.1.2.3]:80", deny: prefixes("10.0.0.0/8"), allow: prefixes("::/0"), want: "denied"},
-		{to: "8.8.8.8:80", deny: prefixes("0.0.0.0/0"), want: "denied"},
+		{to: "10.1.2.3:80", deny: parsePrefixes("10.0.0.0/8"), want: "denied"},
+		{to: "10.1.2.3:80", deny: parsePrefixes("10.0.0.0/8"), allow: parsePrefixes("10.1.2.3/32"), want: "denied"},
+		{to: "[::ffff:10.1.2.3]:80", deny: parsePrefixes("10.0.0.0/8"), allow: parsePrefixes("::/0"), want: "denied"},
+		{to: "8.8.8.8:80", deny: parsePrefixes("0.0.0.0/0"), want: "denied"},
 
 		{to: "192.168.1.1:8080", want: "itself"},
 		{to: "192.168.1.1:8081"},
-		{to: "192.168.1.1:8080", allow: prefixes("192.168.0.0/16"), want: "itself"},
-		{to: "127.0.0.1:5060", allow: prefixes("127.0.0.0/8"), want: "itself"},
-		{to: "127.9.9.9:5061", allow: prefixes("127.0.0.0/8"), want: "itself"},
-		{to: "[::1]:5060", allow: prefixes("::1/128"), want: "itself"},
-		{to: "127.0.0.1:5062", allow: prefixes("127.0.0.0/8")},
-		{to: "0.0.0.0:8080", allow: prefixes("0.0.0.0/0"), want: "itself"},
-		{to: "[::]:8080", allow: prefixes("::/0"), want: "itself"},
-		{to: "[::ffff:0.0.0.0]:5060", allow: prefixes("0.0.0.0/0"), want: "itself"},
-		{to: "0.0.0.0:81", allow: prefixes("0.0.0.0/0")},
+		{to: "192.168.1.1:8080", allow: parsePrefixes("192.168.0.0/16"), want: "itself"},
+		{to: "127.0.0.1:5060", allow: parsePrefixes("127.0.0.0/8"), want: "itself"},
+		{to: "127.9.9.9:5061", allow: parsePrefixes("127.0.0.0/8"), want: "itself"},
+		{to: "[::1]:5060", allow: parsePrefixes("::1/128"), want: "itself"},
+		{to: "127.0.0.1:5062", allow: parsePrefixes("127.0.0.0/8")},
+		{to: "0.0.0.0:8080", allow: parsePrefixes("0.0.0.0/0"), want: "itself"},
+		{to: "[::]:8080", allow: parsePrefixes("::/0"), want: "itself"},
+		{to: "[::ffff:0.0.0.0]:5060", allow: parsePrefixes("0.0.0.0/0"), want: "itself"},
+		{to: "0.0.0.0:81", allow: parsePrefixes("0.0.0.0/0")},
 		{to: "[::ffff:192.168.1.1]:8080", want: "itself"},
 		{to: "192.168.1.3:9090", want: "itself"},
-		{to: "[fe80::7%eth0]:9091", allow: prefixes("fe80::/10"), want: "itself"},
-		{to: "[fe80::7%2]:9091", allow: prefixes("fe80::/10"), want: "itself"},
-		{to: "192.168.1.1:8080", deny: prefixes("192.168.1.1/32"), want: "denied"},
+		{to: "[fe80::7%eth0]:9091", allow: parsePrefixes("fe80::/10"), want: "itself"},
+		{to: "[fe80::7%2]:9091", allow: parsePrefixes("fe80::/10"), want: "itself"},
+		{to: "192.168.1.1:8080", deny: parsePrefixes("192.168.1.1/32"), want: "denied"},
 		{to: "10.1.2.3:5060"},
 	} {
-		g := newGuard(Config{Allow: tt.allow, Deny: tt.deny, Own: own})
-		err := g.control("tcp4", tt.to, nil)
+		g := newEgressGuard(Config{Allow: tt.allow, Deny: tt.deny, Own: own})
+		err := g.checkDial("tcp4", tt.to, nil)
 		switch {
 		case tt.want == "" && err != nil:
 			t.Errorf("%s: %v, want permitted (allow %v, deny %v)", tt.to, err, tt.allow, tt.deny)
@@ -147,20 +147,19 @@ func TestGuard(t *testing.T) {
 			t.Errorf("%s: %v, want %s (allow %v, deny %v)", tt.to, err, tt.want, tt.allow, tt.deny)
 		}
 	}
-	g := newGuard(Config{})
+	g := newEgressGuard(Config{})
 	for _, network := range []string{"udp4", "unix", "ip4"} {
-		if g.control(network, "8.8.8.8:80", nil) == nil {
+		if g.checkDial(network, "8.8.8.8:80", nil) == nil {
 			t.Errorf("%s is permitted", network)
 		}
 	}
-	if g.control("tcp4", "localhost:80", nil) == nil {
+	if g.checkDial("tcp4", "localhost:80", nil) == nil {
 		t.Error("a name is permitted")
 	}
 }
 
-// The guard decides on the address that is connected to, whatever it was
-// called.
-func TestGuardIsAskedWhenDialing(t *testing.T) {
+// The egress guard checks the address that is dialed, whatever the name of the host.
+func TestGuardChecksDialedAddress(t *testing.T) {
 	r := newReceiver(t, nil)
 	for _, host := range []string{"127.0.0.1", "localhost", "[::ffff:127.0.0.1]"} {
 		url := strings.Replace(r.URL, "127.0.0.1", host, 1)

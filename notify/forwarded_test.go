@@ -8,9 +8,8 @@ import (
 	"bellhop/dialog"
 )
 
-// TestForwarded holds what each dialect says of a call that was forwarded: the form
-// dialects have no word for it.
-func TestForwarded(t *testing.T) {
+// Each dialect has its own word for a forwarded call; the form dialects have none.
+func TestForwardedInEachDialect(t *testing.T) {
 	missed := false
 	e := dialog.Event{
 		ID: "00000000000000000000000000000001", Call: "00000000000000000000000000000002", Party: "00000000000000000000000000000003",
@@ -31,7 +30,7 @@ func TestForwarded(t *testing.T) {
 		{Subscription{Dialect: JSON, Method: "POST", StatusWords: "unified"}, `"call_status":"UNKNOWN"`},
 		{Subscription{Dialect: CTI, Method: "POST"}, "&cause=forwarded"},
 	} {
-		if got := payload(e, tt.sub); !strings.Contains(got, tt.want) {
+		if got := payloadOf(e, tt.sub); !strings.Contains(got, tt.want) {
 			t.Errorf("%s %s: got %s\nwant %s in it", tt.sub.Dialect, tt.sub.Method, got, tt.want)
 		}
 	}

@@ -13,54 +13,54 @@ import (
 	"bellhop/dialog"
 )
 
-// A call that rings at several extensions is one call for a receiver that counts
-// missed calls: one newCall with all who ring, one answer, one hangup. Which of the
-// events of a call are sent is decided by the event log alone, when the attempt is
-// made: a restart, another node, a replay and a redelivery find the same. The rest is
-// canceled, and the delivery log says why.
+// A receiver that counts missed calls sees a call that rings at several extensions as one
+// call: one newCall with all ringing extensions, one answer, one hangup. The event log
+// alone decides which events of a call are sent, when the attempt is made: a restart,
+// another node, a replay and a redelivery come to the same result. All other events are
+// canceled, and the delivery log tells why.
 
 // The words of Subscription.Group. They are stored: never change one, only add.
 const (
-	groupOne  = "one"  // all parties that ring in a call are one call
-	groupEach = "each" // each is a call of its own
+	groupOne  = "one"  // all parties that ring in a call form one call
+	groupEach = "each" // each party is a call of its own
 )
 
 const (
-	// groupGather is how long a newCall waits for others that ring at the same time.
-	// The legs of a fork follow each other within milliseconds, as a queue's agents
-	// follow the queue that has answered.
+	// groupGather is how long a newCall waits for others that ring at the same time. The legs
+	// of a fork follow each other within milliseconds, as a queue's agents follow the queue
+	// that has answered.
 	groupGather = 300 * time.Millisecond
 
-	// groupGap is how long nobody may ring in a group before the call is over. A
-	// serial fork rings the next phone by then. The hangup of who rang last waits as
-	// long, unless the caller has given up.
+	// groupGap is how long no party may ring in a group before the call is over. A serial fork
+	// rings the next phone within that time. The hangup of the last party waits as long,
+	// unless the caller has given up.
 	groupGap = 500 * time.Millisecond
 )
 
-// errMerged says that an event is told by another of its group.
+// errMerged reports that another event of the group is sent instead.
 var errMerged = errors.New("not sent")
 
-// groups reports whether the parties that ring in a call are one call for s.
-func (s *Subscription) groups() bool {
+// groupsCalls reports whether the parties that ring in a call form one call for s.
+func (s *Subscription) groupsCalls() bool {
 	return s.Dialect == CTI && (s.Group == groupOne || s.Group == "" && s.ExtensionRegex != "")
 }
 
-// A group is the parties that are called in one call, at once or one after another,
-// until one of them answers. Who rings after that begins another group.
+// A group is the parties that are called in one call, at once or one after another, until
+// one of them answers. A party that rings later begins another group.
 type group struct {
-	first  *dialog.Event // the dial-in that is the newCall
-	seq    uint64        // of first in the log
-	rings  []dialog.Extension
-	answer *dialog.Event // of who answered first; nil: nobody has
-	end    *dialog.Event // the hangup that is the group's; nil: it is not over
-	open   map[string]bool
-	over   time.Time // when the last of open ended
+	first       *dialog.Event // the dial-in that is sent as newCall
+	seq         uint64        // position of first in the log
+	ringing     []dialog.Extension
+	answer      *dialog.Event // of the first party that answered; nil: none has
+	end         *dialog.Event // the hangup that is sent; nil: the group has not ended
+	openParties map[string]bool
+	lastEnded   time.Time // when the last of openParties ended
 }
 
-// groupOf returns the group of a party, of the events of its call in the order of the
-// log, and of the extensions that names names. It is nil if the party's dial-in is not
-// among them.
-func groupOf(party string, events []entry, names func(dialog.Extension) bool) *group {
+// findGroup returns the group of a party. events are the events of its call in the order of
+// the log; names selects the extensions that count. It returns nil if the party's dial-in
+// is missing.
+func findGroup(party string, events []entry, names func(dialog.Extension) bool) *group {
 	of := make(map[string]*group)
 	var last *group
 	for _, entry := range events {
@@ -69,46 +69,46 @@ func groupOf(party string, events []entry, names func(dialog.Extension) bool) *g
 			continue
 		}
 		if e.Type == dialog.DialIn {
-			if last == nil || last.answer != nil || len(last.open) == 0 && e.At.Sub(last.over) > groupGap {
-				last = &group{first: e, seq: entry.seq, open: make(map[string]bool)}
+			if last == nil || last.answer != nil || len(last.openParties) == 0 && e.At.Sub(last.lastEnded) > groupGap {
+				last = &group{first: e, seq: entry.seq, openParties: make(map[string]bool)}
 			}
-			last.add(e)
+			last.addParty(e)
 			of[e.Party] = last
 			continue
 		}
 		if g := of[e.Party]; g != nil {
-			g.hear(e)
+			g.applyEvent(e)
 		}
 	}
 	return of[party]
 }
 
-// add takes the dial-in of one more party.
-func (g *group) add(e *dialog.Event) {
-	g.open[e.Party], g.end = true, nil
-	if !slices.Contains(g.rings, e.Extension) {
-		g.rings = append(g.rings, e.Extension)
+// addParty adds the party of a dial-in.
+func (g *group) addParty(e *dialog.Event) {
+	g.openParties[e.Party], g.end = true, nil
+	if !slices.Contains(g.ringing, e.Extension) {
+		g.ringing = append(g.ringing, e.Extension)
 	}
 }
 
-// hear takes an answer or hangup of a party. The hangup of who answered is the
-// group's; if nobody did, the last one is.
-func (g *group) hear(e *dialog.Event) {
+// applyEvent applies an answer or hangup of a party. The hangup of the party that answered
+// ends the group; if none answered, the last hangup does.
+func (g *group) applyEvent(e *dialog.Event) {
 	switch {
 	case e.Type == dialog.Answer && g.answer == nil:
 		g.answer, g.end = e, nil
 	case e.Type == dialog.Hangup:
-		delete(g.open, e.Party)
-		g.over = e.At
-		if g.answer == nil && len(g.open) == 0 || g.answer != nil && g.answer.Party == e.Party {
+		delete(g.openParties, e.Party)
+		g.lastEnded = e.At
+		if g.answer == nil && len(g.openParties) == 0 || g.answer != nil && g.answer.Party == e.Party {
 			g.end = e
 		}
 	}
 }
 
-// sent returns the event of g that is sent for one of e's type; nil: it is not known
+// eventToSend returns the event of g that is sent for events of e's type; nil: not decided
 // yet.
-func (g *group) sent(e *dialog.Event) *dialog.Event {
+func (g *group) eventToSend(e *dialog.Event) *dialog.Event {
 	switch e.Type {
 	case dialog.DialIn:
 		return g.first
@@ -118,115 +118,113 @@ func (g *group) sent(e *dialog.Event) *dialog.Event {
 	return g.end
 }
 
-// joinGroup returns the group of an event that is owed to a subscription which has
-// one call for all who ring; nil if the event is of none. It postpones the attempt if
-// other events may follow that decide what is sent. The error is errMerged if another
-// event of the group tells this one, errNotOwed, or of the store.
+// joinGroup returns the group of an event, for a subscription that groups calls; nil if the
+// event is in none. It postpones the attempt if events may follow that decide which event
+// is sent. The error is errMerged if another event of the group is sent instead,
+// errNotOwed, or of the store.
 func (n *Notifier) joinGroup(ctx context.Context, a *attempt, e *dialog.Event) (*group, error) {
-	if !a.sub.groups() || e.Flow != dialog.In || e.Party == "" || a.seq == 0 { // a sample is in no log
+	if !a.sub.groupsCalls() || e.Flow != dialog.In || e.Party == "" || a.seq == 0 { // samples are in no log
 		return nil, nil
 	}
-	if e.Type == dialog.DialIn && a.postpone(groupGather) {
+	if e.Type == dialog.DialIn && a.postponeAttempt(groupGather) {
 		return nil, nil
 	}
 	events, err := n.eventsOfCall(ctx, e)
 	switch {
-	case errors.Is(err, errNotCopied) && a.patience:
+	case errors.Is(err, errNotCopied) && a.mayPostpone:
 		a.notBefore = time.Now().Add(groupGap)
 		return nil, nil
 	case err != nil:
 		return nil, err
 	}
-	t := &target{sub: a.sub}
+	sr := &subscriber{sub: a.sub}
 	if a.sub.ExtensionRegex != "" {
-		t.regex, _ = anchored(a.sub.ExtensionRegex) // Validate has compiled it
+		sr.regex, _ = compileAnchored(a.sub.ExtensionRegex) // Validate has compiled it
 	}
-	g := groupOf(e.Party, events, t.names)
+	g := findGroup(e.Party, events, sr.matchesExtension)
 	if g == nil {
 		return nil, nil
 	}
-	if s := g.sent(e); s == nil || s.ID != e.ID {
+	if s := g.eventToSend(e); s == nil || s.ID != e.ID {
 		return nil, fmt.Errorf("%w: it is part of the call that rang at %s first, callId %s", errMerged, clean(g.first.Extension.User, maxText), g.first.Party)
 	}
-	if e.Type == dialog.Hangup && g.answer == nil && e.HangupBy != dialog.ByCaller && a.postpone(groupGap) {
+	if e.Type == dialog.Hangup && g.answer == nil && e.HangupBy != dialog.ByCaller && a.postponeAttempt(groupGap) {
 		return nil, nil
 	}
-	if e.Type != dialog.DialIn && wants(a.sub.Types)&typeBits[string(dialog.DialIn)] != 0 {
-		err = n.checkGroupOwed(ctx, a, g)
+	if e.Type != dialog.DialIn && typeMask(a.sub.Types)&typeBits[string(dialog.DialIn)] != 0 {
+		err = n.checkGroupNewCall(ctx, a, g)
 	}
 	return g, err
 }
 
-// postpone reports whether a is to be made later: when wait has passed since its event,
-// and at most so long from now, as the clock of another node may be ahead.
-func (a *attempt) postpone(wait time.Duration) bool {
+// postponeAttempt postpones a until wait has passed since its event, and reports whether it
+// did. It waits at most that long from now, as the clock of another node may be ahead.
+func (a *attempt) postponeAttempt(wait time.Duration) bool {
 	since := a.observed
 	if since.IsZero() {
 		since = a.delivery.at
 	}
 	left := min(wait, wait-time.Since(since))
-	if !a.patience || left <= 0 {
+	if !a.mayPostpone || left <= 0 {
 		return false
 	}
 	a.notBefore = time.Now().Add(left)
 	return true
 }
 
-// groupKey is under which a target remembers how the last newCall of the groups of a
-// lane's call ended.
-func groupKey(l *lane) string { return "call " + strings.TrimPrefix(l.name, "replay ") }
+// groupCallKey is the key in subscriber.newCalls for the groups of a queue's call.
+func groupCallKey(q *deliveryQueue) string { return "call " + strings.TrimPrefix(q.name, "replay ") }
 
-// concludesGroup notes how a newCall or hangup of a group ended. One that is told by
-// another changes nothing.
-func (t *target) concludesGroup(d *delivery, o outcome) {
+// noteGroupEnd records how a newCall or hangup of a group ended. An event that was merged
+// into another changes nothing.
+func (sr *subscriber) noteGroupEnd(d *delivery, o outcome) {
 	switch {
 	case o == canceled, d.kind == dialog.Answer:
 	case d.kind == dialog.Hangup:
-		delete(t.calls, groupKey(d.lane))
+		delete(sr.newCalls, groupCallKey(d.queue))
 	case o == delivered:
-		t.setCall(groupKey(d.lane), newCall{d.seq, begun, d.urls})
+		sr.setNewCall(groupCallKey(d.queue), newCall{d.seq, newCallDelivered, d.urls})
 	default:
-		t.setCall(groupKey(d.lane), newCall{seq: d.seq, state: undelivered})
+		sr.setNewCall(groupCallKey(d.queue), newCall{seq: d.seq, state: newCallFailed})
 	}
 }
 
-// checkGroupOwed looks up whether the newCall of g was delivered: in what the attempt
-// brings along, which is newer than the delivery log, and else there. The error is
-// errNotOwed if not, or of the store.
-func (n *Notifier) checkGroupOwed(ctx context.Context, a *attempt, g *group) error {
+// checkGroupNewCall checks that the newCall of g was delivered. The scheduler's state in
+// the attempt is newer than the delivery log and is used first. The error is errNotOwed, or
+// of the store.
+func (n *Notifier) checkGroupNewCall(ctx context.Context, a *attempt, g *group) error {
 	s := a.sub
 	switch {
-	case a.newCall.seq != g.seq:
-	case a.newCall.state == begun:
+	case a.groupNewCall.seq != g.seq:
+	case a.groupNewCall.state == newCallDelivered:
 		return nil
-	case a.newCall.state == undelivered:
-		return fmt.Errorf("%w: %s", errNotOwed, whyUndelivered)
+	case a.groupNewCall.state == newCallFailed:
+		return fmt.Errorf("%w: %s", errNotOwed, reasonUndelivered)
 	}
 	switch ended, err := n.lastOutcome(ctx, s.ID, g.first.ID); {
 	case err != nil:
 		return err
 	case ended == Expired, ended == Refused, ended == Canceled:
-		return fmt.Errorf("%w: %s", errNotOwed, whyUndelivered)
-	case ended == "" && g.first.At.Before(s.since()):
-		return fmt.Errorf("%w: %s", errNotOwed, whyLater)
+		return fmt.Errorf("%w: %s", errNotOwed, reasonUndelivered)
+	case ended == "" && g.first.At.Before(s.askedSince()):
+		return fmt.Errorf("%w: %s", errNotOwed, reasonTooEarly)
 	}
 	return nil
 }
 
-// errNotCopied says that the copy of the log that was read does not have an event yet.
-var errNotCopied = errors.New("a copy of the log is behind")
+// errNotCopied reports that the copy of the log that was read lacks an event.
+var errNotCopied = errors.New("the copy of the event log lags")
 
-// eventsOfCall reads all that the log has of the call of e, in its order, from
-// whichever server has a copy. The error is errNotCopied if that copy lacks e, or of
-// the store.
+// eventsOfCall reads all events of the call of e in the order of the log, from any server
+// with a copy. The error is errNotCopied if that copy lacks e, or of the store.
 func (n *Notifier) eventsOfCall(ctx context.Context, e *dialog.Event) (events []entry, err error) {
-	p := part{Seq: 1, Subject: Query{Call: e.Call}.subjects()[0], Batch: partSize}
+	p := readRequest{Seq: 1, Subject: Query{Call: e.Call}.subjects()[0], Batch: readSize}
 	for found := false; ; {
-		came := 0
-		err := n.ask(ctx, p, func(seq uint64, m *nats.Msg) bool {
-			came++
+		received := 0
+		err := n.requestEvents(ctx, p, func(seq uint64, m *nats.Msg) bool {
+			received++
 			p.Seq = seq + 1
-			if o, err := n.decode(m.Data); err == nil {
+			if o, err := n.decodeEvent(m.Data); err == nil {
 				events = append(events, entry{seq, o})
 				found = found || o.ID == e.ID
 			}
@@ -235,9 +233,9 @@ func (n *Notifier) eventsOfCall(ctx context.Context, e *dialog.Event) (events []
 		switch {
 		case err != nil:
 			return nil, fmt.Errorf("read bellhop_events: %w", err)
-		case came < p.Batch && !found:
+		case received < p.Batch && !found:
 			return nil, fmt.Errorf("read bellhop_events: %w: event %s", errNotCopied, e.ID)
-		case came < p.Batch:
+		case received < p.Batch:
 			return events, nil
 		}
 	}

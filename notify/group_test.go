@@ -13,8 +13,8 @@ import (
 	"bellhop/dialog"
 )
 
-// ringEvent is an event of the party of an extension that is called in call c. Its
-// party ends with the extension's last two digits, and how often it was rung before.
+// ringEvent returns an event of a party of call c. The name of the party ends with the last
+// two digits of the extension, and how often it rang before.
 func ringEvent(user string, round int, typ dialog.Type, status dialog.Status) dialog.Event {
 	party := fmt.Sprintf("%029d%d%s", 0, round, user[len(user)-2:])
 	e := dialog.Event{ID: dialog.EventID(party, typ), Call: "c", Party: party, Type: typ, Status: status, Flow: dialog.In,
@@ -25,14 +25,14 @@ func ringEvent(user string, round int, typ dialog.Type, status dialog.Status) di
 	return e
 }
 
-// groupOf finds the parties that are one call, and the event that is sent, in the events
-// alone.
-func TestGroupOf(t *testing.T) {
+// findGroup finds, from the events alone, the parties that form one call and the event that
+// is sent.
+func TestFindGroup(t *testing.T) {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	for _, tt := range []struct {
 		name   string
 		events string // seconds, extension, and d, a or h
-		want   string // of each party: the first of its group, who rings, who answered, whose hangup ends it
+		want   string // of each party: the first of its group, the ringing ones, the one that answered, and the one whose hangup ends it
 	}{
 		{"one", "0 11d, 5 11h", "11: 11 [11] - 11"},
 		{"all at once, and nobody", "0 11d, 0 12d, 0 13d, 9 12h, 9 11h, 9 13h", "11: 11 [11 12 13] - 13; 12: 11 [11 12 13] - 13; 13: 11 [11 12 13] - 13"},
@@ -67,12 +67,12 @@ func TestGroupOf(t *testing.T) {
 		}
 		var got []string
 		for _, p := range parties {
-			g := groupOf(p, events, func(e dialog.Extension) bool { return e.User != "99" })
+			g := findGroup(p, events, func(e dialog.Extension) bool { return e.User != "99" })
 			if g == nil {
 				continue
 			}
 			var rings []string
-			for _, e := range g.rings {
+			for _, e := range g.ringing {
 				rings = append(rings, e.User)
 			}
 			got = append(got, fmt.Sprint(p[len(p)-2:], ": ", user(g.first), " ", rings, " ", user(g.answer), " ", user(g.end)))
@@ -83,68 +83,69 @@ func TestGroupOf(t *testing.T) {
 	}
 }
 
-// grouping has a keeper subscribe to everybody.
-func grouping(t *testing.T, f func(*kept)) {
-	keeping(t, 422, func(t *testing.T, s *kept) {
-		s.edit(func(s *Subscription) { s.Extension, s.ExtensionRegex = "", ".*" })
+// testGrouping runs f with a cti receiver that subscribes to all extensions.
+func testGrouping(t *testing.T, f func(*ctiTest)) {
+	testKeeping(t, 422, func(t *testing.T, s *ctiTest) {
+		s.editSubscription(func(s *Subscription) { s.Extension, s.ExtensionRegex = "", ".*" })
 		time.Sleep(time.Second)
 		f(s)
 	})
 }
 
-func (s *kept) edit(f func(*Subscription)) {
+// editSubscription edits the subscription of the receiver.
+func (s *ctiTest) editSubscription(f func(*Subscription)) {
 	s.Helper()
 	if _, err := s.Edit(s.Context(), s.id, 0, func(s *Subscription) error { f(s); return nil }); err != nil {
 		s.Error(err)
 	}
 }
 
-// all has events published now, one after another.
-func (s *kept) all(events ...dialog.Event) {
+// publishEvents publishes events now, one after another.
+func (s *ctiTest) publishEvents(events ...dialog.Event) {
 	for _, e := range events {
 		e.At = time.Now()
-		s.Say([]dialog.Event{e})
+		s.Publish([]dialog.Event{e})
 		time.Sleep(3 * time.Millisecond)
 	}
 }
 
-func rings(users ...string) (all []dialog.Event) {
+func dialIns(users ...string) (all []dialog.Event) {
 	for _, u := range users {
 		all = append(all, ringEvent(u, 0, dialog.DialIn, dialog.Calling))
 	}
 	return all
 }
 
-func ends(status dialog.Status, users ...string) (all []dialog.Event) {
+func hangupsOf(status dialog.Status, users ...string) (all []dialog.Event) {
 	for _, u := range users {
 		all = append(all, ringEvent(u, 0, dialog.Hangup, status))
 	}
 	return all
 }
 
-// takes is the answer of one, and the hangups of the others.
-func takes(user string, others ...string) []dialog.Event {
+// answerOf returns the answer of one extension, and the hangups of the others.
+func answerOf(user string, others ...string) []dialog.Event {
 	all := []dialog.Event{ringEvent(user, 0, dialog.Answer, "")}
-	for _, e := range ends(dialog.Canceled, others...) {
+	for _, e := range hangupsOf(dialog.Canceled, others...) {
 		e.Elsewhere = true
 		all = append(all, e)
 	}
 	return all
 }
 
-func talked(user string) dialog.Event {
+func hangupOf(user string) dialog.Event {
 	e := ringEvent(user, 0, dialog.Hangup, dialog.Answered)
 	e.AnsweredAt = time.Now()
 	return e
 }
 
-// sent checks what the keeper has taken and refused, as event, callId's end, and
-// who rings, who answered or why it ended.
-func (s *kept) sent(want string) {
+// wantSent checks the requests that the receiver has accepted and refused: event, end of
+// the callId, and the extensions that ring, the one that answered, or the cause.
+func (s *ctiTest) wantSent(want string) {
 	s.Helper()
 	time.Sleep(5 * time.Second)
 	var got []string
-	s.keeper.set(func() {
+	s.keeper.update(func() {
 		for _, f := range s.keeper.forms {
 			call := f.Get("callId")
 			got = append(got, f.Get("event")+" "+call[len(call)-2:]+" "+cmp.Or(strings.Join(f["user[]"], "+"), f.Get("user"), f.Get("cause")))
@@ -154,13 +155,13 @@ func (s *kept) sent(want string) {
 	if all := strings.Join(got, ", "); all != want {
 		s.Errorf("sent %s; want %s", all, want)
 	}
-	if story := s.keeper.story(); strings.Contains(story, " 4") {
-		s.Errorf("refused: %s", story)
+	if summary := s.keeper.summary(); strings.Contains(summary, " 4") {
+		s.Errorf("refused: %s", summary)
 	}
 }
 
-// stands checks how the delivery of an event stands, and why.
-func (s *kept) stands(e dialog.Event, state, why string) {
+// wantState checks the state of the delivery of an event, and its reason.
+func (s *ctiTest) wantState(e dialog.Event, state, why string) {
 	s.Helper()
 	d, err := s.Delivery(s.Context(), deliveryID(e.ID, s.id))
 	if err != nil || d.State != state || !strings.Contains(d.Attempts[len(d.Attempts)-1].Error, why) {
@@ -168,21 +169,21 @@ func (s *kept) stands(e dialog.Event, state, why string) {
 	}
 }
 
-// A call that rings at several is one newCall, one answer and one hangup.
+// A call that rings at several extensions is one newCall, one answer and one hangup.
 func TestGroupIsOneCall(t *testing.T) {
 	for _, tt := range []struct {
 		name string
-		play func(*kept)
+		play func(*ctiTest)
 	}{
-		{"nobody takes it", func(s *kept) {
-			s.all(rings("111", "112", "113")...)
-			s.sent("newCall 11 111+112+113")
-			s.all(ends(dialog.NoAnswer, "113", "111", "112")...)
-			s.sent("hangup 11 noAnswer")
-			s.stands(rings("112")[0], Canceled, "rang at 111 first")
-			s.stands(ends("", "113")[0], Canceled, "rang at 111 first")
-			s.stands(ends("", "112")[0], Delivered, "")
-			for _, e := range []dialog.Event{rings("111")[0], ends("", "112")[0]} {
+		{"nobody takes it", func(s *ctiTest) {
+			s.publishEvents(dialIns("111", "112", "113")...)
+			s.wantSent("newCall 11 111+112+113")
+			s.publishEvents(hangupsOf(dialog.NoAnswer, "113", "111", "112")...)
+			s.wantSent("hangup 11 noAnswer")
+			s.wantState(dialIns("112")[0], Canceled, "rang at 111 first")
+			s.wantState(hangupsOf("", "113")[0], Canceled, "rang at 111 first")
+			s.wantState(hangupsOf("", "112")[0], Delivered, "")
+			for _, e := range []dialog.Event{dialIns("111")[0], hangupsOf("", "112")[0]} {
 				if d, err := s.Delivery(s.Context(), deliveryID(e.ID, s.id)); err != nil || len(d.Attempts) != 1 || d.Attempts[0].Number != 1 {
 					s.Errorf("%s: %v, %v; to wait is no attempt", e.Type, d.Attempts, err)
 				}
@@ -191,194 +192,194 @@ func TestGroupIsOneCall(t *testing.T) {
 				s.Errorf("%d entries are kept", len(s.keeper.known))
 			}
 		}},
-		{"the caller gives up", func(s *kept) {
-			s.all(rings("111", "112")...)
+		{"the caller gives up", func(s *ctiTest) {
+			s.publishEvents(dialIns("111", "112")...)
 			time.Sleep(time.Second)
-			for _, e := range ends(dialog.Canceled, "111", "112") {
+			for _, e := range hangupsOf(dialog.Canceled, "111", "112") {
 				e.HangupBy = dialog.ByCaller
-				s.all(e)
+				s.publishEvents(e)
 			}
-			time.Sleep(100 * time.Millisecond) // nobody rings next: it does not wait
-			s.want("sent", "11 newCall, 11 hangup")
+			time.Sleep(100 * time.Millisecond) // no other phone rings: the hangup does not wait
+			s.wantSummary("sent", "11 newCall, 11 hangup")
 		}},
-		{"one takes it", func(s *kept) {
-			s.all(rings("111", "112", "113")...)
+		{"one takes it", func(s *ctiTest) {
+			s.publishEvents(dialIns("111", "112", "113")...)
 			time.Sleep(3 * time.Second)
-			s.all(takes("112", "111", "113")...)
-			s.sent("newCall 11 111+112+113, answer 11 112")
-			s.all(talked("112"))
-			s.sent("hangup 11 normalClearing")
+			s.publishEvents(answerOf("112", "111", "113")...)
+			s.wantSent("newCall 11 111+112+113, answer 11 112")
+			s.publishEvents(hangupOf("112"))
+			s.wantSent("hangup 11 normalClearing")
 		}},
-		{"it is taken at once", func(s *kept) {
-			s.all(append(rings("111", "112"), takes("111", "112")...)...)
-			s.sent("newCall 11 111+112, answer 11 111")
+		{"it is taken at once", func(s *ctiTest) {
+			s.publishEvents(append(dialIns("111", "112"), answerOf("111", "112")...)...)
+			s.wantSent("newCall 11 111+112, answer 11 111")
 		}},
-		{"one after another", func(s *kept) {
-			s.all(rings("111")...)
+		{"one after another", func(s *ctiTest) {
+			s.publishEvents(dialIns("111")...)
 			time.Sleep(8 * time.Second)
-			s.all(append(ends(dialog.NoAnswer, "111"), rings("112")...)...)
-			s.sent("newCall 11 111")
-			s.all(ends(dialog.Busy, "112")...)
+			s.publishEvents(append(hangupsOf(dialog.NoAnswer, "111"), dialIns("112")...)...)
+			s.wantSent("newCall 11 111")
+			s.publishEvents(hangupsOf(dialog.Busy, "112")...)
 			time.Sleep(400 * time.Millisecond)
-			s.all(rings("113")...)
+			s.publishEvents(dialIns("113")...)
 			time.Sleep(6 * time.Second)
-			s.all(takes("113")...)
-			s.all(talked("113"))
-			s.sent("answer 11 113, hangup 11 normalClearing")
+			s.publishEvents(answerOf("113")...)
+			s.publishEvents(hangupOf("113"))
+			s.wantSent("answer 11 113, hangup 11 normalClearing")
 		}},
-		{"a queue", func(s *kept) {
-			s.all(append(rings("600"), rings("111", "112")...)...)
+		{"a queue", func(s *ctiTest) {
+			s.publishEvents(append(dialIns("600"), dialIns("111", "112")...)...)
 			time.Sleep(9 * time.Second)
-			s.all(ends(dialog.NoAnswer, "111", "112")...)
+			s.publishEvents(hangupsOf(dialog.NoAnswer, "111", "112")...)
 			time.Sleep(5 * time.Second)
 			again := ringEvent("112", 1, dialog.DialIn, dialog.Calling)
-			s.all(again)
-			s.sent("newCall 00 600+111+112")
+			s.publishEvents(again)
+			s.wantSent("newCall 00 600+111+112")
 			again.Type, again.Status = dialog.Hangup, dialog.Canceled
 			again.ID = dialog.EventID(again.Party, dialog.Hangup)
-			s.all(append(ends(dialog.Canceled, "600"), again)...)
-			s.sent("hangup 00 cancel")
+			s.publishEvents(append(hangupsOf(dialog.Canceled, "600"), again)...)
+			s.wantSent("hangup 00 cancel")
 		}},
-		{"it is sent on", func(s *kept) {
-			s.all(rings("111", "112")...)
+		{"it is sent on", func(s *ctiTest) {
+			s.publishEvents(dialIns("111", "112")...)
 			time.Sleep(time.Second)
-			s.all(takes("112", "111")...)
+			s.publishEvents(answerOf("112", "111")...)
 			time.Sleep(9 * time.Second)
-			s.all(rings("113")...)
-			s.all(talked("112"))
-			s.all(takes("113")...)
-			s.all(talked("113"))
-			s.sent("newCall 11 111+112, answer 11 112, newCall 13 113, hangup 11 normalClearing, answer 13 113, hangup 13 normalClearing")
+			s.publishEvents(dialIns("113")...)
+			s.publishEvents(hangupOf("112"))
+			s.publishEvents(answerOf("113")...)
+			s.publishEvents(hangupOf("113"))
+			s.wantSent("newCall 11 111+112, answer 11 112, newCall 13 113, hangup 11 normalClearing, answer 13 113, hangup 13 normalClearing")
 		}},
-		{"two calls", func(s *kept) {
+		{"two calls", func(s *ctiTest) {
 			other := ringEvent("112", 2, dialog.DialIn, dialog.Calling)
 			other.Call = "d"
-			s.all(append(rings("111"), other)...)
-			s.sent("newCall 11 111, newCall 12 112")
+			s.publishEvents(append(dialIns("111"), other)...)
+			s.wantSent("newCall 11 111, newCall 12 112")
 		}},
-		{"who calls is a call of its own", func(s *kept) {
+		{"who calls is a call of its own", func(s *ctiTest) {
 			out := ringEvent("120", 0, dialog.DialOut, dialog.Calling)
 			out.Flow = dialog.Out
-			s.all(append([]dialog.Event{out}, rings("111", "112")...)...)
-			s.sent("newCall 20 120, newCall 11 111+112")
+			s.publishEvents(append([]dialog.Event{out}, dialIns("111", "112")...)...)
+			s.wantSent("newCall 20 120, newCall 11 111+112")
 		}},
-		{"each", func(s *kept) {
-			s.edit(func(s *Subscription) { s.Group = "each" })
-			s.all(rings("111", "112")...)
-			s.all(ends(dialog.NoAnswer, "111", "112")...)
-			s.sent("newCall 11 111, newCall 12 112, hangup 11 noAnswer, hangup 12 noAnswer")
+		{"each", func(s *ctiTest) {
+			s.editSubscription(func(s *Subscription) { s.Group = "each" })
+			s.publishEvents(dialIns("111", "112")...)
+			s.publishEvents(hangupsOf(dialog.NoAnswer, "111", "112")...)
+			s.wantSent("newCall 11 111, newCall 12 112, hangup 11 noAnswer, hangup 12 noAnswer")
 		}},
-		{"of an extension", func(s *kept) {
-			s.edit(func(s *Subscription) { s.Extension, s.ExtensionRegex = "112", "" })
-			s.all(rings("111", "112")...)
-			s.sent("newCall 12 112")
-			s.edit(func(s *Subscription) { s.Group = "one" })
-			s.all(ringEvent("112", 1, dialog.DialIn, dialog.Calling))
-			s.sent("")
+		{"of an extension", func(s *ctiTest) {
+			s.editSubscription(func(s *Subscription) { s.Extension, s.ExtensionRegex = "112", "" })
+			s.publishEvents(dialIns("111", "112")...)
+			s.wantSent("newCall 12 112")
+			s.editSubscription(func(s *Subscription) { s.Group = "one" })
+			s.publishEvents(ringEvent("112", 1, dialog.DialIn, dialog.Calling))
+			s.wantSent("")
 		}},
-		{"another dialect", func(s *kept) {
-			s.edit(func(s *Subscription) { s.Dialect, s.Group = Telphin, "one" })
-			s.all(rings("111", "112")...)
+		{"another dialect", func(s *ctiTest) {
+			s.editSubscription(func(s *Subscription) { s.Dialect, s.Group = Telphin, "one" })
+			s.publishEvents(dialIns("111", "112")...)
 			time.Sleep(5 * time.Second)
-			s.stands(rings("112")[0], Delivered, "")
+			s.wantState(dialIns("112")[0], Delivered, "")
 		}},
 	} {
-		t.Run(tt.name, func(t *testing.T) { grouping(t, tt.play) })
+		t.Run(tt.name, func(t *testing.T) { testGrouping(t, tt.play) })
 	}
 }
 
-// A group's deliveries survive a restart, an outage, a replay and a redelivery.
-func TestGroupSurvives(t *testing.T) {
+// The deliveries of a group survive a restart, an outage, a replay and a redelivery.
+func TestGroupSurvivesRestart(t *testing.T) {
 	for _, tt := range []struct {
 		name string
-		play func(*kept)
+		play func(*ctiTest)
 	}{
-		{"a restart before the newCall", func(s *kept) {
-			s.all(rings("111", "112")...)
-			s.again()
-			s.sent("newCall 11 111+112")
-			s.all(ends(dialog.NoAnswer, "111", "112")...)
-			s.sent("hangup 11 noAnswer")
+		{"a restart before the newCall", func(s *ctiTest) {
+			s.publishEvents(dialIns("111", "112")...)
+			s.restart()
+			s.wantSent("newCall 11 111+112")
+			s.publishEvents(hangupsOf(dialog.NoAnswer, "111", "112")...)
+			s.wantSent("hangup 11 noAnswer")
 		}},
-		{"a restart between", func(s *kept) {
-			s.all(rings("111", "112")...)
+		{"a restart between", func(s *ctiTest) {
+			s.publishEvents(dialIns("111", "112")...)
 			time.Sleep(5 * time.Second)
-			s.again()
-			s.all(takes("112", "111")...)
-			s.again()
-			s.all(talked("112"))
-			s.sent("newCall 11 111+112, answer 11 112, hangup 11 normalClearing")
+			s.restart()
+			s.publishEvents(answerOf("112", "111")...)
+			s.restart()
+			s.publishEvents(hangupOf("112"))
+			s.wantSent("newCall 11 111+112, answer 11 112, hangup 11 normalClearing")
 		}},
-		{"a restart before the hangup", func(s *kept) {
-			s.all(rings("111", "112")...)
+		{"a restart before the hangup", func(s *ctiTest) {
+			s.publishEvents(dialIns("111", "112")...)
 			time.Sleep(5 * time.Second)
-			s.all(ends(dialog.NoAnswer, "111", "112")...)
-			s.again()
-			s.sent("newCall 11 111+112, hangup 11 noAnswer")
+			s.publishEvents(hangupsOf(dialog.NoAnswer, "111", "112")...)
+			s.restart()
+			s.wantSent("newCall 11 111+112, hangup 11 noAnswer")
 		}},
-		{"the receiver is away for a while", func(s *kept) {
-			s.keeper.set(func() { s.keeper.away = true })
-			s.all(rings("111", "112")...)
+		{"the receiver is away for a while", func(s *ctiTest) {
+			s.keeper.update(func() { s.keeper.away = true })
+			s.publishEvents(dialIns("111", "112")...)
 			time.Sleep(3 * time.Second)
-			s.keeper.set(func() { s.keeper.away = false })
-			s.all(takes("111", "112")...)
-			s.sent("newCall 11 111+112, answer 11 111")
+			s.keeper.update(func() { s.keeper.away = false })
+			s.publishEvents(answerOf("111", "112")...)
+			s.wantSent("newCall 11 111+112, answer 11 111")
 		}},
-		{"the newCall expires", func(s *kept) {
-			s.keeper.set(func() { s.keeper.away = true })
-			s.all(rings("111", "112")...)
+		{"the newCall expires", func(s *ctiTest) {
+			s.keeper.update(func() { s.keeper.away = true })
+			s.publishEvents(dialIns("111", "112")...)
 			time.Sleep(20 * time.Second)
-			s.keeper.set(func() { s.keeper.away = false })
-			s.all(takes("111", "112")...)
-			s.all(talked("111"))
-			s.sent("")
-			s.stands(talked("111"), Expired, whyUndelivered)
+			s.keeper.update(func() { s.keeper.away = false })
+			s.publishEvents(answerOf("111", "112")...)
+			s.publishEvents(hangupOf("111"))
+			s.wantSent("")
+			s.wantState(hangupOf("111"), Expired, reasonUndelivered)
 		}},
-		{"the subscription is younger", func(s *kept) {
-			s.all(rings("111", "112")...)
-			s.sent("newCall 11 111+112")
-			s.edit(func(s *Subscription) { s.Active = false })
+		{"the subscription is younger", func(s *ctiTest) {
+			s.publishEvents(dialIns("111", "112")...)
+			s.wantSent("newCall 11 111+112")
+			s.editSubscription(func(s *Subscription) { s.Active = false })
 			time.Sleep(time.Second)
-			s.edit(func(s *Subscription) { s.Active = true })
-			s.all(ends(dialog.NoAnswer, "111", "112")...)
-			s.sent("")
-			s.stands(ends("", "112")[0], Expired, whyLater)
+			s.editSubscription(func(s *Subscription) { s.Active = true })
+			s.publishEvents(hangupsOf(dialog.NoAnswer, "111", "112")...)
+			s.wantSent("")
+			s.wantState(hangupsOf("", "112")[0], Expired, reasonTooEarly)
 		}},
-		{"all is replayed", func(s *kept) {
+		{"all is replayed", func(s *ctiTest) {
 			from := time.Now()
-			s.keeper.set(func() { s.keeper.away = true })
-			s.all(rings("111", "112", "113")...)
-			s.all(takes("112", "111", "113")...)
-			s.all(talked("112"))
+			s.keeper.update(func() { s.keeper.away = true })
+			s.publishEvents(dialIns("111", "112", "113")...)
+			s.publishEvents(answerOf("112", "111", "113")...)
+			s.publishEvents(hangupOf("112"))
 			time.Sleep(20 * time.Second)
-			s.keeper.set(func() { s.keeper.away = false })
+			s.keeper.update(func() { s.keeper.away = false })
 			if _, err := s.Replay(s.Context(), s.id, from, time.Time{}, nil); err != nil {
 				s.Error(err)
 			}
 			time.Sleep(20 * time.Second)
-			s.sent("newCall 11 111+112+113, answer 11 112, hangup 11 normalClearing")
+			s.wantSent("newCall 11 111+112+113, answer 11 112, hangup 11 normalClearing")
 		}},
-		{"by hand", func(s *kept) {
-			s.keeper.set(func() { s.keeper.away = true })
-			s.all(rings("111", "112")...)
+		{"by hand", func(s *ctiTest) {
+			s.keeper.update(func() { s.keeper.away = true })
+			s.publishEvents(dialIns("111", "112")...)
 			time.Sleep(20 * time.Second)
-			s.keeper.set(func() { s.keeper.away = false })
+			s.keeper.update(func() { s.keeper.away = false })
 			for user, want := range map[string]string{"111": Delivered, "112": Failed} {
-				if a, err := s.Redeliver(s.Context(), deliveryID(rings(user)[0].ID, s.id)); a.Outcome != want || err != nil {
+				if a, err := s.Redeliver(s.Context(), deliveryID(dialIns(user)[0].ID, s.id)); a.Outcome != want || err != nil {
 					s.Error(user, a.Outcome, err)
 				}
 			}
-			s.all(ends(dialog.NoAnswer, "112", "111")...)
-			s.sent("newCall 11 111+112, hangup 11 noAnswer")
+			s.publishEvents(hangupsOf(dialog.NoAnswer, "112", "111")...)
+			s.wantSent("newCall 11 111+112, hangup 11 noAnswer")
 		}},
 	} {
-		t.Run(tt.name, func(t *testing.T) { grouping(t, tt.play) })
+		t.Run(tt.name, func(t *testing.T) { testGrouping(t, tt.play) })
 	}
 }
 
-// An attempt is postponed until a time after its event, once, and never by longer than
+// An attempt is postponed once, until some time after its event, and never for longer than
 // that: the clock of another node may be ahead.
-func TestPostpone(t *testing.T) {
+func TestPostponeOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for _, tt := range []struct {
 			name  string
@@ -392,21 +393,21 @@ func TestPostpone(t *testing.T) {
 			{name: "in the future", at: time.Hour, want: time.Second},
 			{name: "a second time", at: 0, again: true},
 		} {
-			a := &attempt{delivery: &delivery{at: time.Now().Add(tt.at)}, patience: !tt.again}
-			if got := a.postpone(time.Second); got != (tt.want > 0) || got && time.Until(a.notBefore) != tt.want {
+			a := &attempt{delivery: &delivery{at: time.Now().Add(tt.at)}, mayPostpone: !tt.again}
+			if got := a.postponeAttempt(time.Second); got != (tt.want > 0) || got && time.Until(a.notBefore) != tt.want {
 				t.Errorf("%s: %v, by %v; want %v", tt.name, got, time.Until(a.notBefore), tt.want)
 			}
 		}
 	})
 }
 
-// An event that the copy of the log does not have yet is asked for again.
+// An event that the copy of the log lacks is read again later.
 func TestGroupNotCopied(t *testing.T) {
-	grouping(t, func(s *kept) {
+	testGrouping(t, func(s *ctiTest) {
 		sub := Subscription{ID: s.id, ExtensionRegex: ".*", Dialect: CTI}
-		e := talked("111")
+		e := hangupOf("111")
 		for _, patience := range []bool{true, false} {
-			a := &attempt{delivery: &delivery{seq: 7, id: e.ID, kind: e.Type, at: time.Now()}, sub: &sub, patience: patience}
+			a := &attempt{delivery: &delivery{seq: 7, id: e.ID, kind: e.Type, at: time.Now()}, sub: &sub, mayPostpone: patience}
 			if g, err := s.joinGroup(s.Context(), a, &e); g != nil || (err == nil) != patience || a.notBefore.IsZero() == patience {
 				s.Errorf("patience %v: %v, %v, %v", patience, g, err, a.notBefore)
 			}
@@ -414,55 +415,55 @@ func TestGroupNotCopied(t *testing.T) {
 	})
 }
 
-// A newCall has all who ring, under each name that they have.
+// A newCall lists all ringing extensions, in each field that names them.
 func TestGroupPayload(t *testing.T) {
 	e := ringEvent("111", 0, dialog.DialIn, dialog.Calling)
 	s := Subscription{Dialect: CTI, Method: "POST", URL: "http://crm.example/{?user,callId}"}
 	v := newView(&e, &s)
-	v.group = &group{first: &e, rings: []dialog.Extension{{User: "111", Domain: "a"}, {User: "112"}}}
-	form, err := url.ParseQuery(string(v.append(nil)))
+	v.group = &group{first: &e, ringing: []dialog.Extension{{User: "111", Domain: "a"}, {User: "112"}}}
+	form, err := url.ParseQuery(string(v.appendPayload(nil)))
 	for name, want := range map[string]string{"user[]": "[111 112]", "userId[]": "[111 112]", "fullUserId[]": "[111@a 112]", "callId": "[" + e.Party + "]", "origCallId": "[c]"} {
 		if got := fmt.Sprint(form[name]); got != want || err != nil {
 			t.Errorf("%s: %s, want %s: %v", name, got, want, err)
 		}
 	}
-	u, _ := url.Parse(address(s.URL))
-	if u, err := v.expand(u); err != nil || u.Query().Get("user") != "111,112" {
+	u, _ := url.Parse(urlBeforeVariables(s.URL))
+	if u, err := v.expandURL(u); err != nil || u.Query().Get("user") != "111,112" {
 		t.Error(u, err)
 	}
 }
 
-// A subscription that lags reads its groups from the log as one that does not.
-func TestGroupOfWhatLags(t *testing.T) {
+// A lagging subscription gets the same groups as one that does not lag.
+func TestGroupOfLaggingSubscription(t *testing.T) {
 	const calls = 20
 	synctest.Test(t, func(t *testing.T) {
-		k := &keeper{known: make(map[string]bool), twice: 422, away: true}
+		k := &ctiReceiver{known: make(map[string]bool), twice: 422, away: true}
 		js, closeStore := openStore(t, t.TempDir())
 		defer closeStore()
-		n, err := Open(t.Context(), js, Config{Transport: k, KeepEvents: forGood})
+		n, err := Open(t.Context(), js, Config{Transport: k, KeepEvents: keepForever})
 		if err != nil {
 			t.Fatal(err)
 		}
 		n.maxPending = 4
-		defer run(n)()
-		all := sub("", "http://crm/hook")
+		defer runNotifier(n)()
+		all := testSubscription("", "http://crm/hook")
 		all.Extension, all.ExtensionRegex, all.Dialect, all.LiveTTL = "", ".*", CTI, Duration(30*time.Minute)
 		all.Types = []string{"dial-in", "answer", "hangup"}
-		subscribe(t, n, all)
-		s := &kept{T: t, Notifier: n, keeper: k}
+		mustSubscribe(t, n, all)
+		s := &ctiTest{T: t, Notifier: n, keeper: k}
 		for i := range calls {
-			for _, e := range append(rings("111", "112", "113"), ends(dialog.NoAnswer, "112", "113", "111")...) {
+			for _, e := range append(dialIns("111", "112", "113"), hangupsOf(dialog.NoAnswer, "112", "113", "111")...) {
 				e.Call = fmt.Sprint("c", i)
 				e.Party = fmt.Sprintf("%04d%s", i, e.Party[4:])
 				e.ID = dialog.EventID(e.Party, e.Type)
-				s.all(e)
+				s.publishEvents(e)
 			}
 		}
 		time.Sleep(30 * time.Second)
-		k.set(func() { k.away = false })
+		k.update(func() { k.away = false })
 		time.Sleep(10 * time.Minute)
 		got := make(map[string]int)
-		k.set(func() {
+		k.update(func() {
 			for _, f := range k.forms {
 				got[fmt.Sprint(f.Get("event"), len(f["user[]"]), f.Get("callId")[28:])]++
 			}

@@ -22,7 +22,7 @@ import (
 	"bellhop/dialog"
 )
 
-// attemptOnce makes one attempt at a hangup, as a sender with c does.
+// attemptOnce makes one attempt at a hangup.
 func attemptOnce(t *testing.T, n *Notifier, s Subscription) *attempt {
 	t.Helper()
 	u, err := url.Parse(s.URL)
@@ -30,16 +30,16 @@ func attemptOnce(t *testing.T, n *Notifier, s Subscription) *attempt {
 		t.Fatal(err)
 	}
 	e := callOf(1)[2]
-	a := &attempt{delivery: &delivery{kind: dialog.Hangup}, sub: &s, url: u, body: &e}
-	n.sender.attempt(t.Context(), n, a)
+	a := &attempt{delivery: &delivery{kind: dialog.Hangup}, sub: &s, url: u, loadedEvent: &e}
+	n.sender.makeAttempt(t.Context(), n, a)
 	return a
 }
 
-// unstored is a notifier that can make attempts, and nothing else. The dialect
-// must be one that numbers no extension.
-func unstored(c Config) *Notifier { return &Notifier{config: c, sender: newSender(c)} }
+// newUnstored returns a notifier without a store, which can only make attempts. The dialect
+// must not need extension numbers.
+func newUnstored(c Config) *Notifier { return &Notifier{config: c, sender: newSender(c)} }
 
-// A hostile receiver costs an attempt at most its timeout, and a few kilobytes.
+// A hostile receiver costs an attempt its timeout at most, and a few kilobytes.
 func TestHostileReceivers(t *testing.T) {
 	drip := func(c net.Conn, text string) {
 		for i := range text {
@@ -64,10 +64,10 @@ func TestHostileReceivers(t *testing.T) {
 		detail  string
 		took    time.Duration
 	}{
-		{"well", func(c net.Conn) { io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok") }, delivered, "200 OK", 0},
-		{"silent", func(c net.Conn) { c.Read(make([]byte, 1)) }, waiting, "no answer within 15s", 15 * time.Second},
-		{"hangs up", func(net.Conn) {}, waiting, "the receiver closed the connection without an answer: EOF", 0},
-		{"drips its head", func(c net.Conn) { drip(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n") }, waiting, "no answer within 15s", 15 * time.Second},
+		{"answers 200", func(c net.Conn) { io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok") }, delivered, "200 OK", 0},
+		{"silent", func(c net.Conn) { c.Read(make([]byte, 1)) }, willRetry, "no answer within 15s", 15 * time.Second},
+		{"hangs up", func(net.Conn) {}, willRetry, "the receiver closed the connection without a response: EOF", 0},
+		{"drips its head", func(c net.Conn) { drip(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n") }, willRetry, "no answer within 15s", 15 * time.Second},
 		{"drips its body", func(c net.Conn) {
 			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 4000\r\n\r\n")
 			drip(c, strings.Repeat("x", 4000))
@@ -80,7 +80,7 @@ func TestHostileReceivers(t *testing.T) {
 		{"drips its chunks", func(c net.Conn) {
 			io.WriteString(c, "HTTP/1.1 500 No\r\nTransfer-Encoding: chunked\r\n\r\n")
 			drip(c, strings.Repeat("1\r\nx\r\n", 100))
-		}, waiting, "500 No", time.Second},
+		}, willRetry, "500 No", time.Second},
 		{"10 GB", func(c net.Conn) {
 			flood(c, "HTTP/1.1 200 OK\r\nContent-Length: 10000000000\r\n\r\n", strings.Repeat("x", 1000))
 		}, delivered, "200 OK", 0},
@@ -100,35 +100,35 @@ func TestHostileReceivers(t *testing.T) {
 		{"a header field without end", func(c net.Conn) { flood(c, "HTTP/1.1 200 OK\r\nX-A: ", "bbbbbbbb") },
 			delivered, "200 OK", 0},
 		{"a status line without end", func(c net.Conn) { flood(c, "HTTP/1.1 200 ", "OK") },
-			waiting, "the head of the answer is longer than 16384 bytes", 0},
+			willRetry, "read response: its head is longer than 16384 bytes", 0},
 		{"early hints without end", func(c net.Conn) { flood(c, "", "HTTP/1.1 103 Early Hints\r\nLink: <x>\r\n\r\n") },
-			waiting, "the head of the answer is longer than 16384 bytes", 0},
+			willRetry, "read response: its head is longer than 16384 bytes", 0},
 		{"17 KB of header", func(c net.Conn) {
 			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX-A: "+strings.Repeat("b", 17<<10)+"\r\n\r\n")
 		}, delivered, "200 OK", 0},
-		{"17 KB of header behind a 500", func(c net.Conn) {
+		{"17 KB of header after a 500", func(c net.Conn) {
 			io.WriteString(c, "HTTP/1.1 500 No\r\nContent-Length: 0\r\nX-A: "+strings.Repeat("b", 17<<10)+"\r\n\r\n")
-		}, waiting, "500 No", 0},
+		}, willRetry, "500 No", 0},
 		{"another protocol", func(c net.Conn) { io.WriteString(c, "SSH-2.0-OpenSSH_10.0\r\n") },
-			waiting, "no answer of HTTP: malformed HTTP response \"SSH-2.0-OpenSSH_10.0\"", 0},
+			willRetry, "read response: it is not HTTP: malformed HTTP response \"SSH-2.0-OpenSSH_10.0\"", 0},
 		{"switches protocols", func(c net.Conn) {
 			io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
 			c.Read(make([]byte, 1))
-		}, waiting, "101 Switching Protocols", 0},
+		}, willRetry, "101 Switching Protocols", 0},
 		{"a gzip bomb", func(c net.Conn) {
 			flood(c, "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n", "\x1f\x8b\b\x00\x00\x00\x00\x00")
 		}, delivered, "200 OK", 0},
 		{"a redirect to loopback", func(c net.Conn) {
 			io.WriteString(c, "HTTP/1.1 307 Temporary Redirect\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n")
-		}, waiting, "307 Temporary Redirect", 0},
+		}, willRetry, "307 Temporary Redirect", 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				n := unstored(Config{})
+				n := newUnstored(Config{})
 				var written atomic.Int64
 				var serving sync.WaitGroup
 				dials := 0
-				n.sender.plain.dial = func(_ context.Context, _, addr string) (net.Conn, error) {
+				n.sender.httpConns.dial = func(_ context.Context, _, addr string) (net.Conn, error) {
 					dials++
 					if addr != "crm.example:80" {
 						t.Errorf("connected to %s", addr)
@@ -143,7 +143,7 @@ func TestHostileReceivers(t *testing.T) {
 					})
 					return ours, nil
 				}
-				s := sub("", "http://crm.example/hook")
+				s := testSubscription("", "http://crm.example/hook")
 				s.Dialect = Unified
 				s.Method = http.MethodGet
 				begin := time.Now()
@@ -167,7 +167,7 @@ func TestHostileReceivers(t *testing.T) {
 	}
 }
 
-// A countingConn counts what is written to it.
+// A countingConn counts the bytes written to it.
 type countingConn struct {
 	net.Conn
 	written *atomic.Int64
@@ -179,9 +179,8 @@ func (c countingConn) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// What a receiver says has no effect on the requests after it, and the
-// environment none on any.
-func TestRequestsAreBare(t *testing.T) {
+// A response does not affect later requests, and the environment affects none.
+func TestRequestsAreIndependent(t *testing.T) {
 	t.Setenv("HTTP_PROXY", "http://127.0.0.1:1")
 	t.Setenv("http_proxy", "http://127.0.0.1:1")
 	t.Setenv("ALL_PROXY", "http://127.0.0.1:1")
@@ -192,9 +191,9 @@ func TestRequestsAreBare(t *testing.T) {
 		w.Header().Set("Strict-Transport-Security", "max-age=1000")
 		r.ServeHTTP(w, req)
 	})
-	n := unstored(Config{Allow: loopback, Version: "v1"})
+	n := newUnstored(Config{Allow: loopback, Version: "v1"})
 	defer n.sender.close()
-	s := sub("a", r.URL)
+	s := testSubscription("a", r.URL)
 	s.Dialect, s.Method = Unified, http.MethodPost
 	for range 3 {
 		if a := attemptOnce(t, n, s); a.outcome != delivered {
@@ -212,8 +211,8 @@ func TestRequestsAreBare(t *testing.T) {
 	}
 }
 
-// A receiver must prove who it is, by TLS 1.2 or later.
-func TestReceiversProveThemselves(t *testing.T) {
+// A receiver must prove its identity, by TLS 1.2 or later.
+func TestReceiversAreAuthenticated(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		config *tls.Config
@@ -226,10 +225,10 @@ func TestReceiversProveThemselves(t *testing.T) {
 		r.TLS = tt.config
 		r.Config.ErrorLog = log.New(io.Discard, "", 0)
 		r.StartTLS()
-		n := unstored(Config{Allow: loopback})
-		s := sub("a", r.URL)
+		n := newUnstored(Config{Allow: loopback})
+		s := testSubscription("a", r.URL)
 		s.Dialect = Unified
-		if a := attemptOnce(t, n, s); a.outcome != waiting || !strings.Contains(a.detail, tt.want) {
+		if a := attemptOnce(t, n, s); a.outcome != willRetry || !strings.Contains(a.detail, tt.want) {
 			t.Errorf("%s: %v, %q; want %q", tt.name, a.outcome, a.detail, tt.want)
 		}
 		n.sender.close()
@@ -237,8 +236,8 @@ func TestReceiversProveThemselves(t *testing.T) {
 	}
 }
 
-// A nameServer is a DNS server on loopback. It answers the nth question for
-// the addresses of a name with what answer says.
+// A nameServer is a DNS server on loopback. The function answer returns the addresses for
+// the nth question of a name.
 type nameServer struct {
 	net.PacketConn
 	asked atomic.Int64
@@ -254,7 +253,7 @@ func newNameServer(t *testing.T, answer func(name string, n int) (v4 []string)) 
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		s.run(answer)
+		s.serveDNS(answer)
 	}()
 	t.Cleanup(func() { c.Close(); <-ended })
 	return &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -262,22 +261,22 @@ func newNameServer(t *testing.T, answer func(name string, n int) (v4 []string)) 
 	}}
 }
 
-func (s *nameServer) run(answer func(string, int) []string) {
+func (s *nameServer) serveDNS(answer func(string, int) []string) {
 	b := make([]byte, 1500)
 	for {
 		n, from, err := s.ReadFrom(b)
 		if err != nil {
 			return
 		}
-		if reply := s.reply(b[:n], answer); reply != nil {
+		if reply := s.replyQuery(b[:n], answer); reply != nil {
 			s.WriteTo(reply, from)
 		}
 	}
 }
 
-// reply answers a query of one question (RFC 1035 §4): A with what answer says,
-// all else with nothing.
-func (s *nameServer) reply(query []byte, answer func(string, int) []string) []byte {
+// replyQuery answers a query of one question (RFC 1035 §4): A from answer, all other types
+// with nothing.
+func (s *nameServer) replyQuery(query []byte, answer func(string, int) []string) []byte {
 	if len(query) < 12 {
 		return nil
 	}
@@ -307,10 +306,10 @@ func (s *nameServer) reply(query []byte, answer func(string, int) []string) []by
 	return reply
 }
 
-// A name that leads elsewhere the second time, or to two addresses at once,
-// gains nothing. 127.0.0.9 stands for a public address.
-func TestRebinding(t *testing.T) {
-	inside, err := net.Listen("tcp", "127.0.0.1:0") // what must not be reached
+// A name that resolves differently the second time, or to two addresses at once, gains
+// nothing. 127.0.0.9 stands for a public address.
+func TestDNSRebindingIsDenied(t *testing.T) {
+	inside, err := net.Listen("tcp", "127.0.0.1:0") // must not be reached
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -333,8 +332,8 @@ func TestRebinding(t *testing.T) {
 	go srv.Serve(outside)
 	defer srv.Close()
 
-	config := Config{Allow: prefixes("127.0.0.9/32")}
-	s := sub("a", "http://rebind.example.:"+port+"/")
+	config := Config{Allow: parsePrefixes("127.0.0.9/32")}
+	s := testSubscription("a", "http://rebind.example.:"+port+"/")
 	s.Dialect, s.Method = Unified, http.MethodGet
 
 	config.Resolver = newNameServer(t, func(_ string, n int) []string {
@@ -343,22 +342,22 @@ func TestRebinding(t *testing.T) {
 		}
 		return []string{"127.0.0.1"}
 	})
-	n := unstored(config)
+	n := newUnstored(config)
 	defer n.sender.close()
 	if a := attemptOnce(t, n, s); a.outcome != delivered {
 		t.Fatalf("the first attempt: %v, %s", a.outcome, a.detail)
 	}
 	for range 3 {
-		if a := attemptOnce(t, n, s); a.outcome != waiting || !strings.Contains(a.detail, "egress to 127.0.0.1:"+port+" is refused") {
+		if a := attemptOnce(t, n, s); a.outcome != willRetry || !strings.Contains(a.detail, "egress to 127.0.0.1:"+port+" is refused") {
 			t.Fatalf("after the name has changed: %v, %q", a.outcome, a.detail)
 		}
 	}
 
-	srv.Close() // what is permitted does not answer: the other address is tried
+	srv.Close() // the allowed address does not answer: the other one is tried
 	config.Resolver = newNameServer(t, func(string, int) []string { return []string{"127.0.0.9", "127.0.0.1"} })
-	n = unstored(config)
+	n = newUnstored(config)
 	defer n.sender.close()
-	if a := attemptOnce(t, n, s); a.outcome != waiting || a.detail == "" {
+	if a := attemptOnce(t, n, s); a.outcome != willRetry || a.detail == "" {
 		t.Fatalf("of two addresses: %v, %q", a.outcome, a.detail)
 	}
 	if reached.Load() {
@@ -366,22 +365,22 @@ func TestRebinding(t *testing.T) {
 	}
 }
 
-// Whatever a forbidden address is called, it is not connected to. The names
-// are looked up as a resolver that knows the old spellings would.
-func TestSpellings(t *testing.T) {
+// A denied address is not dialed in any spelling. Names are resolved as by a resolver that
+// accepts the old spellings.
+func TestAddressSpellingsAreDenied(t *testing.T) {
 	config := Config{Resolver: newNameServer(t, func(name string, _ int) []string {
 		if strings.HasPrefix(name, "169") || strings.HasPrefix(name, "metadata") || strings.HasPrefix(name, "2852039166") {
 			return []string{"169.254.169.254"}
 		}
 		return []string{"127.0.0.1"}
 	})}
-	n, machine := unstored(config), unstored(Config{})
+	n, machine := newUnstored(config), newUnstored(Config{})
 	defer n.sender.close()
 	defer machine.sender.close()
 	for _, tt := range []struct {
 		host  string
-		saved bool   // whether Validate takes it
-		to    string // the address that is refused; "": it is no name at all
+		saved bool   // Validate accepts it
+		to    string // the denied address; "": it is no host name
 	}{
 		{"127.0.0.1", true, "127.0.0.1"},
 		{"127.0.0.1:8080", true, "127.0.0.1"},
@@ -422,7 +421,7 @@ func TestSpellings(t *testing.T) {
 		{"[64:ff9b::127.0.0.1]", true, "[64:ff9b::7f00:1]"},
 		{"[fd00:ec2::254]", true, "[fd00:ec2::254]"},
 
-		// Not ASCII: refused when saved, and not permitted if they were stored.
+		// Not ASCII: refused by Validate, and denied if they were stored before.
 		{"１２７.０.０.１", false, "127.0.0.1"},
 		{"①②⑦.⓪.⓪.①", false, "127.0.0.1"},
 		{"127。0。0。1", false, "127.0.0.1"},
@@ -430,7 +429,7 @@ func TestSpellings(t *testing.T) {
 		{"ⓛⓞⓒⓐⓛⓗⓞⓢⓣ", false, "127.0.0.1"},
 		{"%EF%BC%91%EF%BC%92%EF%BC%97.0.0.1", true, "127.0.0.1"}, // full-width digits, escaped
 
-		// Who is named first is no host.
+		// The user part is no host.
 		{"crm.example@127.0.0.1", false, "127.0.0.1"},
 		{"crm.example:80@127.0.0.1", false, "127.0.0.1"},
 		{"crm.example%40127.0.0.1", false, ""},
@@ -440,7 +439,7 @@ func TestSpellings(t *testing.T) {
 		{"[::1%25lo]", true, "[::1"},
 		{"[fe80::1%25lo]", true, "[fe80::1%lo]"},
 	} {
-		s := sub("a", "http://"+tt.host+"/")
+		s := testSubscription("a", "http://"+tt.host+"/")
 		s.Dialect, s.Method = Unified, http.MethodGet
 		if err := s.Validate(); (err == nil) != tt.saved {
 			t.Errorf("%s is saved: %v", tt.host, err)
@@ -453,12 +452,12 @@ func TestSpellings(t *testing.T) {
 		}
 		a := attemptOnce(t, n, s)
 		if strings.Trim(tt.host, ".0123456789") == "" && strings.Contains(a.detail, "no such host") {
-			// Go takes it for no name and no address; the C library takes it for an address.
+			// To Go it is neither name nor address; to the C library it is an address.
 			if a = attemptOnce(t, machine, s); strings.Contains(a.detail, "no such host") {
 				continue
 			}
 		}
-		if want := cmp.Or(tt.to, "no address at all"); a.outcome != waiting || !strings.Contains(a.detail, fmt.Sprintf("egress to %s", want)) || !strings.Contains(a.detail, "refused") {
+		if want := cmp.Or(tt.to, "no address at all"); a.outcome != willRetry || !strings.Contains(a.detail, fmt.Sprintf("egress to %s", want)) || !strings.Contains(a.detail, "refused") {
 			t.Errorf("%s: %v, %q; want %s refused", tt.host, a.outcome, a.detail, want)
 		}
 	}

@@ -26,12 +26,11 @@ import (
 
 var soak = flag.Bool("soak", false, "tests take minutes, and measure")
 
-// victim is a process that says a call every 20 ms, from call NOTIFY_FROM on,
-// until it is killed. It prints "call" and the number of each before it says it,
-// and "said" and the id of each event of the log after NOTIFY_AFTER. If
-// NOTIFY_END is set it says nothing, waits until everything is delivered, and
-// prints "done".
-func victim() {
+// runVictim publishes a call every 20 ms, from call NOTIFY_FROM on, until it is killed. It
+// prints "call" and the number of each call before it is published, and "said" and the id
+// of each event of the log after NOTIFY_AFTER. With NOTIFY_END it publishes nothing, waits
+// until everything is delivered, and prints "done".
+func runVictim() {
 	must := func(err error) {
 		if err != nil {
 			fmt.Println("failed", err)
@@ -53,7 +52,7 @@ func victim() {
 	n, err := Open(ctx, js, Config{Allow: loopback})
 	must(err)
 	if len(n.Subscriptions()) == 0 {
-		s := sub("", os.Getenv("NOTIFY_URL"))
+		s := testSubscription("", os.Getenv("NOTIFY_URL"))
 		s.Dialect, s.LiveTTL = Telphin, Duration(time.Hour) // nothing expires
 		_, err := n.Subscribe(ctx, s)
 		must(err)
@@ -67,31 +66,31 @@ func victim() {
 	must(err)
 	for i := from; os.Getenv("NOTIFY_END") == ""; i++ {
 		fmt.Println("call", i)
-		n.Say(callOf(i))
-		pause(ctx, 20*time.Millisecond)
+		n.Publish(callOf(i))
+		sleep(ctx, 20*time.Millisecond)
 	}
-	for quiet := 0; quiet < 200; quiet++ { // not only between two events
+	for quiet := 0; quiet < 200; quiet++ { // longer than between two events
 		if n.Stats().Pending > 0 {
 			quiet = 0
 		}
-		pause(ctx, 10*time.Millisecond)
+		sleep(ctx, 10*time.Millisecond)
 	}
 	fmt.Println("done")
 }
 
-// A fickle receiver refuses three requests in ten, and is away now and then.
-type fickle struct {
+// A fickleReceiver refuses three requests in ten, and closes its port now and then.
+type fickleReceiver struct {
 	t      *testing.T
 	addr   string
 	server *httptest.Server
 
 	mu     sync.Mutex
-	reform bool      // it refuses none from here on
-	took   []request // what it answered with 200
+	reform bool      // it refuses nothing from now on
+	took   []request // requests answered 200
 	asked  int
 }
 
-func (f *fickle) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (f *fickleReceiver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err := r.ParseForm(); err != nil {
 		f.t.Error(err)
 	}
@@ -105,8 +104,8 @@ func (f *fickle) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.took = append(f.took, request{id: r.Header.Get("Webhook-Id"), form: url.Values(r.PostForm)})
 }
 
-// here has it listen, always at one address.
-func (f *fickle) here() {
+// listenAgain opens its port, always at one address.
+func (f *fickleReceiver) listenAgain() {
 	l, err := net.Listen("tcp", f.addr)
 	if err != nil {
 		f.t.Error(err)
@@ -119,18 +118,18 @@ func (f *fickle) here() {
 	f.server.Start()
 }
 
-// away closes its port and its connections.
-func (f *fickle) away() { f.server.Close() }
+// stopListening closes its port and its connections.
+func (f *fickleReceiver) stopListening() { f.server.Close() }
 
-// A life is a victim from its start to its end.
-type life struct {
-	calls int      // the number of the next call
-	said  []string // ids of the log's events, in order
-	done  bool
+// A victimRun is one run of runVictim's process.
+type victimRun struct {
+	calls    int      // the number of the next call
+	eventIDs []string // ids of the log's events, in order
+	done     bool
 }
 
-// live runs a victim for some time, or until it is done if that is 0.
-func (f *fickle) live(dir string, before life, after int, d time.Duration) life {
+// runVictim runs a victim process for d, or until it is done if d is 0.
+func (f *fickleReceiver) runVictim(dir string, before victimRun, after int, d time.Duration) victimRun {
 	f.t.Helper()
 	c := exec.Command(os.Args[0])
 	c.Env = append(os.Environ(), "NOTIFY_TEST=victim", "NOTIFY_DIR="+dir, "NOTIFY_URL=http://"+f.addr,
@@ -158,7 +157,7 @@ func (f *fickle) live(dir string, before life, after int, d time.Duration) life 
 			}
 			l.calls = n + 1
 		case "said":
-			l.said = append(l.said, rest)
+			l.eventIDs = append(l.eventIDs, rest)
 		case "done":
 			l.done = true
 		default: // also half a line
@@ -172,17 +171,17 @@ func (f *fickle) live(dir string, before life, after int, d time.Duration) life 
 	return l
 }
 
-// Killed at random moments, 50 calls a second, while the receiver refuses three
-// requests in ten and is away for 2 s now and then: no event that is in the log
-// is lost, there or to the receiver, none is out of order within its call, and
-// repetitions have the same id.
+// TestKill kills a process at random moments, at 50 calls a second, while the receiver
+// refuses three requests in ten and is away for 2 s now and then. No published event is
+// lost in the log or at the receiver, none is out of order within its call, and repeated
+// ones have the same id.
 func TestKill(t *testing.T) {
 	kills, shortest, longest := 10, 200*time.Millisecond, time.Second
 	if *soak {
 		kills, shortest, longest = 200, 300*time.Millisecond, 2*time.Second
 	}
-	f := &fickle{t: t, addr: loopbackOfItsOwn() + ":0"} // nobody takes its port while it is away
-	f.here()
+	f := &fickleReceiver{t: t, addr: loopbackOfItsOwn() + ":0"} // no other process takes its port while it is closed
+	f.listenAgain()
 	dir, stopAways := t.TempDir(), make(chan struct{})
 	var aways sync.WaitGroup
 	away := 0
@@ -193,10 +192,10 @@ func TestKill(t *testing.T) {
 			case <-stopAways:
 				return
 			}
-			f.away()
+			f.stopListening()
 			away++
 			<-time.After(2 * time.Second)
-			f.here()
+			f.listenAgain()
 			select {
 			case <-time.After(4 * time.Second):
 			case <-stopAways:
@@ -204,13 +203,13 @@ func TestKill(t *testing.T) {
 			}
 		}
 	})
-	var l life
+	var l victimRun
 	begin := time.Now()
 	for range kills {
-		l = f.live(dir, l, len(l.said), shortest+rand.N(longest-shortest))
+		l = f.runVictim(dir, l, len(l.eventIDs), shortest+rand.N(longest-shortest))
 	}
-	for d := longest; len(l.said) == 0; d *= 2 { // on this machine no life was long enough
-		l = f.live(dir, l, 0, d)
+	for d := longest; len(l.eventIDs) == 0; d *= 2 { // no run was long enough on this machine
+		l = f.runVictim(dir, l, 0, d)
 	}
 	close(stopAways)
 	aways.Wait()
@@ -218,18 +217,18 @@ func TestKill(t *testing.T) {
 	f.reform = true
 	f.mu.Unlock()
 	took := time.Since(begin)
-	end := f.live(dir, life{calls: l.calls}, 0, 0)
-	f.away()
+	end := f.runVictim(dir, victimRun{calls: l.calls}, 0, 0)
+	f.stopListening()
 	if !end.done {
 		t.Fatal("the last life did not end")
 	}
-	if before := l.said; len(end.said) < len(before) || !slices.Equal(end.said[:len(before)], before) {
-		t.Errorf("the log said %d events and has %d: some are lost or others", len(before), len(end.said))
+	if before := l.eventIDs; len(end.eventIDs) < len(before) || !slices.Equal(end.eventIDs[:len(before)], before) {
+		t.Errorf("the log reported %d events and has %d: some are lost or changed", len(before), len(end.eventIDs))
 	}
 
 	delivered := map[string]bool{} // by webhook-id
 	ids := map[string]string{}     // event to webhook-id
-	last := map[string]int{}       // by call: the latest event that came
+	last := map[string]int{}       // by call: the latest event received
 	repeated, disordered, disguised := 0, 0, 0
 	rank := map[string]int{"dial-out": 1, "answer": 2, "hangup": 3}
 	for _, r := range f.took {
@@ -248,7 +247,7 @@ func TestKill(t *testing.T) {
 		last[call] = rank[typ]
 	}
 	lost, known := 0, map[string]bool{}
-	for _, id := range end.said {
+	for _, id := range end.eventIDs {
 		known[id] = true
 	}
 	for id := range delivered {
@@ -259,9 +258,9 @@ func TestKill(t *testing.T) {
 		delete(known, event)
 	}
 	lost = len(known)
-	if lost+disordered+disguised > 0 || len(end.said) == 0 {
+	if lost+disordered+disguised > 0 || len(end.eventIDs) == 0 {
 		t.Errorf("%d events lost, %d out of order, %d repeated under another id", lost, disordered, disguised)
 	}
 	t.Logf("%d kills in %v, %d calls, %d events said, %d of them before the last kill was; receiver asked %d times and %d times away; %d events delivered, %d repetitions, %d lost, %d out of order",
-		kills, took.Round(time.Second), l.calls, len(end.said), len(l.said), f.asked, away, len(delivered), repeated, lost, disordered)
+		kills, took.Round(time.Second), l.calls, len(end.eventIDs), len(l.eventIDs), f.asked, away, len(delivered), repeated, lost, disordered)
 }

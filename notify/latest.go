@@ -10,20 +10,19 @@ import (
 	"bellhop/dialog"
 )
 
-// Latest reads the newest events of the log, newest first, Limit of them at
-// most. It does not heed Since and After. Of a log with very many events that q
-// does not ask for, it reads only the end.
+// Latest returns the newest events that q selects, newest first, at most Limit. It ignores
+// Since and After. If few of very many events match, it searches only the end of the log.
 func (n *Notifier) Latest(ctx context.Context, q Query) (events []dialog.Event, err error) {
 	subjects := q.subjects()
 	if len(subjects) == 0 {
-		return nil, nil // a reading without subjects is of all
+		return nil, nil // a consumer without filters would read all
 	}
-	_, err = backwards(ctx, n.events, subjects, 0, func(_ uint64, m jetstream.Msg) (bool, error) {
+	_, err = readBackwards(ctx, n.events, subjects, 0, func(_ uint64, m jetstream.Msg) (bool, error) {
 		var e dialog.Event
 		if err := json.Unmarshal(m.Data(), &e); err != nil {
 			return false, fmt.Errorf("%s: %w", m.Subject(), err)
 		}
-		if q.matches(&e) {
+		if q.matchesEvent(&e) {
 			events = append(events, e)
 		}
 		return len(events) < q.Limit, nil

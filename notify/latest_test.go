@@ -8,26 +8,26 @@ import (
 	"bellhop/dialog"
 )
 
-func TestLatest(t *testing.T) {
+func TestLatestReadsNewestFirst(t *testing.T) {
 	js, closeStore := openStore(t, t.TempDir())
 	defer closeStore()
 	n, err := Open(t.Context(), js, Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	const calls = 100 // more events than are looked at in one go
+	const calls = 100 // more events than one chunk
 	for i := range calls {
-		n.Say(callOf(i))
+		n.Publish(callOf(i))
 	}
-	stop := run(n)
-	for n.Stats().Said < 3*calls {
-		pause(t.Context(), gathering.Quiet)
+	stop := runNotifier(n)
+	for n.Stats().Published < 3*calls {
+		sleep(t.Context(), batchPace.Quiet)
 	}
 	stop()
 	for _, tt := range []struct {
 		name string
 		q    Query
-		want []dialog.Type // of which call they are, the log does not say in order
+		want []dialog.Type // the order between calls is not defined
 		n    int
 	}{
 		{"one type", Query{Type: "hangup", Limit: 40}, []dialog.Type{dialog.Hangup}, 40},
@@ -37,7 +37,7 @@ func TestLatest(t *testing.T) {
 		{"of another extension", Query{Extension: "102", Limit: 10}, nil, 0},
 		{"of a call with a long name", Query{Call: strings.Repeat("x", 10_000), Limit: 10}, nil, 0},
 		{"of an extension with a long name", Query{Extension: strings.Repeat("x", 10_000), Limit: 10}, nil, 0},
-		{"among others", Query{Among: []string{"102"}, Limit: 10}, nil, 0},
+		{"among others", Query{Extensions: []string{"102"}, Limit: 10}, nil, 0},
 	} {
 		got, err := n.Latest(t.Context(), tt.q)
 		if err != nil || len(got) != tt.n {

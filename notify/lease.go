@@ -12,123 +12,126 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// openLeases opens the bucket of what one node at a time may do: the key deliver
-// has the name of the node that delivers.
+// openLeases opens the bucket of leases. The key "deliver" holds the name of the node that
+// delivers.
 func openLeases(ctx context.Context, js jetstream.JetStream, c Config) (jetstream.KeyValue, error) {
 	return openBucket(ctx, js, c, jetstream.KeyValueConfig{Bucket: "bellhop_leases"})
 }
 
+// leaseKey is the key of the lease to deliver.
 const leaseKey = "deliver"
 
-// A node that has the lease writes it again every leaseRenew. What others see
-// unchanged for leaseOver is theirs to take; a node whose last write began
-// leaseMine ago has stopped by then. leaseLook is how often the others look.
+// The owner of the lease writes it again every leaseRenew. Another node may take a lease
+// that it has seen unchanged for leaseExpiry. An owner whose last write began leaseValid
+// ago has stopped by then. Other nodes look at the lease every leasePoll.
 const (
-	leaseRenew = time.Second
-	leaseMine  = 3 * time.Second
-	leaseOver  = 5 * time.Second
-	leaseLook  = 250 * time.Millisecond
+	leaseRenew  = time.Second
+	leaseValid  = 3 * time.Second
+	leaseExpiry = 5 * time.Second
+	leasePoll   = 250 * time.Millisecond
 )
 
-// A lease is the right to deliver. One of the nodes that share a store has it.
+// A lease is the right to deliver. One of the nodes that share a store owns it.
 //
-//	free ──written by any──▶ held ──written again by its holder──▶ held
-//	  ▲                       │
-//	  └──────given back───────┴──unchanged for 5 s──▶ written over by another
+//	free ──written by any──▶ owned ──written again by its owner──▶ owned
+//	  ▲                        │
+//	  └──────released──────────┴──unchanged for 5 s──▶ written by another node
 //
-// Each write names the revision that it replaces, so of two that write one is
-// refused. No clocks are compared: everyone measures by his own how long he has
+// Each write names the revision that it replaces, so one of two concurrent writes is
+// refused. Clocks are not compared: each node measures on its own clock how long it has
 // seen the same revision.
 type lease struct {
-	kv   jetstream.KeyValue
-	node string // names this node for good
-	life string // is another after every start
+	kv      jetstream.KeyValue
+	node    string // permanent name of this node
+	startID string // differs after every start
 
-	revision uint64    // of the last write
-	mine     time.Time // until then nobody else takes it
+	revision   uint64    // of the last write
+	validUntil time.Time // no other node takes it before
 
-	seen  uint64    // another's revision
-	since time.Time // when it was first seen
+	seenRevision uint64    // of another owner
+	seenSince    time.Time // when seenRevision was first seen
 }
 
-// newLease returns the lease as a node asks for it that has just started.
+// newLease returns the lease of a node that has just started and does not own it.
 func newLease(kv jetstream.KeyValue, node string) lease {
-	return lease{kv: kv, node: node, life: rand.Text()}
+	return lease{kv: kv, node: node, startID: rand.Text()}
 }
 
-func (l *lease) value() []byte { return []byte(l.node + " " + l.life) }
+// value returns what the owner stores: its name and startID.
+func (l *lease) value() []byte { return []byte(l.node + " " + l.startID) }
 
-// errLeaseLost says that another node may deliver now.
+// errLeaseLost reports that another node may deliver now.
 var errLeaseLost = errors.New("the lease is lost")
 
-// take returns when this node has the lease, or ctx has ended. It takes at once
-// what is free, and what this node had before it was killed.
-func (l *lease) take(ctx context.Context) error {
+// acquireLease returns once this node owns the lease, or ctx has ended. It takes at once a
+// lease that is free, or that this node had owned before it was killed.
+func (l *lease) acquireLease(ctx context.Context) error {
 	for {
 		began := time.Now()
-		revision, err := l.try(ctx)
+		revision, err := l.tryAcquire(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return nil
 		case err == nil && revision != 0:
-			l.revision, l.mine, l.seen = revision, began.Add(leaseMine), 0
+			l.revision, l.validUntil, l.seenRevision = revision, began.Add(leaseValid), 0
 			return nil
 		case err != nil && !wrongRevision(err):
 			return fmt.Errorf("lease %s: %w", leaseKey, err)
 		}
-		pause(ctx, leaseLook)
+		sleep(ctx, leasePoll)
 	}
 }
 
-// try takes the lease if it can be had. It returns 0 if not.
-func (l *lease) try(ctx context.Context) (revision uint64, err error) {
-	ctx, cancel := context.WithTimeout(ctx, leaseMine)
+// tryAcquire takes the lease if it is free or expired, and returns its revision; 0 if
+// another node owns it.
+func (l *lease) tryAcquire(ctx context.Context) (revision uint64, err error) {
+	ctx, cancel := context.WithTimeout(ctx, leaseValid)
 	defer cancel()
-	e, err := l.kv.Get(ctx, leaseKey) // it may be old: then the write is refused
+	e, err := l.kv.Get(ctx, leaseKey) // the value may be stale: then the write is refused
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
 		return l.kv.Create(ctx, leaseKey, l.value())
 	}
 	if err != nil {
 		return 0, err
 	}
-	if now := time.Now(); e.Revision() != l.seen {
-		l.seen, l.since = e.Revision(), now
+	if now := time.Now(); e.Revision() != l.seenRevision {
+		l.seenRevision, l.seenSince = e.Revision(), now
 	}
 	holder, _, _ := strings.Cut(string(e.Value()), " ")
-	if holder != l.node && time.Since(l.since) < leaseOver {
+	if holder != l.node && time.Since(l.seenSince) < leaseExpiry {
 		return 0, nil
 	}
 	return l.kv.Update(ctx, leaseKey, l.value(), e.Revision())
 }
 
-// keep keeps the lease until ctx ends. It returns early with errLeaseLost.
-func (l *lease) keep(ctx context.Context) error {
+// keepRenewing renews the lease until ctx ends. It returns early with errLeaseLost.
+func (l *lease) keepRenewing(ctx context.Context) error {
 	for wait := leaseRenew; ; {
-		pause(ctx, min(wait, time.Until(l.mine)))
+		sleep(ctx, min(wait, time.Until(l.validUntil)))
 		if ctx.Err() != nil {
 			return nil
 		}
 		began := time.Now()
-		err := l.renew(ctx)
+		err := l.renewOnce(ctx)
 		switch {
 		case err == nil:
-			l.mine = began.Add(leaseMine)
+			l.validUntil = began.Add(leaseValid)
 			wait = leaseRenew
 		case errors.Is(err, errLeaseLost):
 			return err
-		case !time.Now().Before(l.mine):
-			return fmt.Errorf("%w: not renewed for %v: %w", errLeaseLost, leaseMine, err)
+		case !time.Now().Before(l.validUntil):
+			return fmt.Errorf("%w: not renewed for %v: %w", errLeaseLost, leaseValid, err)
 		default:
-			wait = leaseLook
+			wait = leasePoll
 		}
 	}
 }
 
-// renew writes the lease again.
-func (l *lease) renew(ctx context.Context) error {
+// renewOnce writes the lease again.
+func (l *lease) renewOnce(ctx context.Context) error {
 	deadline := time.Now().Add(leaseRenew)
-	if l.mine.Before(deadline) {
-		deadline = l.mine
+	if l.validUntil.Before(deadline) {
+		deadline = l.validUntil
 	}
 	ctx, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
@@ -150,65 +153,65 @@ func (l *lease) renew(ctx context.Context) error {
 	value := string(e.Value())
 	holder, _, _ := strings.Cut(value, " ")
 	switch {
-	case value == string(l.value()): // the answer to an earlier write was lost
+	case value == string(l.value()): // an earlier write succeeded, but its response was lost
 		l.revision = e.Revision()
-		return errors.New("the answer to a renewal was lost")
+		return errors.New("the response to a renewal was lost")
 	case holder == l.node:
-		return fmt.Errorf("%w: two nodes have the name %s", errLeaseLost, holder)
+		return fmt.Errorf("%w: two nodes are named %s: give each its own name", errLeaseLost, holder)
 	}
-	return fmt.Errorf("%w: node %s has it", errLeaseLost, holder)
+	return fmt.Errorf("%w: node %s owns it", errLeaseLost, holder)
 }
 
-// giveBack lets another node take the lease at once.
-func (l *lease) giveBack(ctx context.Context) error {
+// releaseLease lets another node take the lease at once.
+func (l *lease) releaseLease(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, leaseRenew)
 	defer cancel()
 	if err := l.kv.Delete(ctx, leaseKey, jetstream.LastRevision(l.revision)); err != nil {
-		return fmt.Errorf("give lease %s back: %w", leaseKey, err)
+		return fmt.Errorf("release lease %s: %w", leaseKey, err)
 	}
 	return nil
 }
 
-// deliverInTurn delivers until ctx ends, as long as this node has the lease. A
-// node that shares its store with none needs no lease. It returns early if the
-// store fails or the lease is lost.
-func (n *Notifier) deliverInTurn(ctx context.Context) error {
-	mine, lose := context.WithCancelCause(context.WithoutCancel(ctx))
-	defer lose(nil)
+// deliverWithLease delivers until ctx ends, while this node owns the lease. A node that
+// does not share its store needs no lease. It returns early if the store fails or the lease
+// is lost.
+func (n *Notifier) deliverWithLease(ctx context.Context) error {
+	owned, endLease := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer endLease(nil)
 	if n.config.Node == "" {
-		return n.deliver(ctx, mine)
+		return n.runDelivery(ctx, owned)
 	}
-	n.fresh.rest(true)
-	n.registry.rest()
-	if err := n.lease.take(ctx); err != nil || ctx.Err() != nil {
+	n.handoff.setIdle(true)
+	n.registry.setIdle()
+	if err := n.lease.acquireLease(ctx); err != nil || ctx.Err() != nil {
 		return err
 	}
-	n.fresh.rest(false)
-	n.log.Info("this node delivers", "node", n.config.Node)
+	n.handoff.setIdle(false)
+	n.log.Info("delivery started", "node", n.config.Node)
 
-	turn, end := context.WithCancel(mine)
+	delivering, end := context.WithCancel(owned)
 	defer end()
 	defer context.AfterFunc(ctx, end)()
-	keeping, stop := context.WithCancel(context.WithoutCancel(ctx)) // also while the last attempts end
+	keeping, stop := context.WithCancel(context.WithoutCancel(ctx)) // renew also while the last attempts end
 	var keeper sync.WaitGroup
 	keeper.Go(func() {
-		if err := n.lease.keep(keeping); err != nil {
-			lose(err)
+		if err := n.lease.keepRenewing(keeping); err != nil {
+			endLease(err)
 		}
 	})
-	err := n.deliver(turn, mine)
+	err := n.runDelivery(delivering, owned)
 	n.stats.pending.Store(0)
-	n.stats.behind.Store(0)
+	n.stats.lagging.Store(0)
 	stop()
 	keeper.Wait()
-	if mine.Err() != nil {
-		return context.Cause(mine)
+	if owned.Err() != nil {
+		return context.Cause(owned)
 	}
-	if err := n.lease.giveBack(context.WithoutCancel(ctx)); err != nil {
-		n.log.Warn("another node delivers only when the lease is over", "err", err)
+	if err := n.lease.releaseLease(context.WithoutCancel(ctx)); err != nil {
+		n.log.Warn("lease not released: another node takes over when it expires", "err", err)
 	}
 	return err
 }
 
-// Delivers reports whether this node delivers now.
-func (n *Notifier) Delivers() bool { return n.delivers.Load() }
+// Delivering reports whether this node delivers now.
+func (n *Notifier) Delivering() bool { return n.delivering.Load() }

@@ -12,46 +12,47 @@ import (
 	"bellhop/dialog"
 )
 
-// Receivers of the dialect cti keep an entry for each party: its newCall makes it,
-// and without it they refuse its answer and its hangup, for as long as these are
-// sent. So answer and hangup are owed only if the newCall was delivered; else they
-// expire, and the delivery log says why. Where all parties that ring in a call are one
-// call for the receiver, group.go says which newCall it is.
+// A receiver of the dialect cti keeps an entry for each party, which the newCall of that
+// party opens. Without the entry it refuses answer and hangup, however often they are
+// sent. Answer and hangup are therefore owed only if the newCall was delivered; otherwise
+// they expire, and the delivery log tells why. For subscriptions that group calls,
+// group.go decides which newCall counts.
 //
-// Whether it was is known in memory for each party that is under way. A process that
-// has just begun to deliver, because bellhop was restarted or another node died, finds
-// it in the delivery log, and by the time since when the subscription is as it is.
+// The scheduler remembers the newCall of each party whose deliveries it has seen. After a
+// restart, or after the failover to another node, the delivery log tells it, together with
+// the time since when the subscription asks for what it asks for now.
 
-// errNotOwed says why an answer or hangup is not delivered.
+// errNotOwed reports that an answer or hangup is not to be delivered.
 var errNotOwed = errors.New("not sent")
 
 const (
-	whyUndelivered = "its newCall was not delivered"
-	whyLater       = "its newCall was before the subscription was as it is"
+	reasonUndelivered = "its newCall was not delivered"
+	reasonTooEarly    = "its newCall was before the subscription was as it is"
 )
 
-// newCall is how the newCall of a party stands with one target.
+// newCall is the state of the newCall of a party at one subscriber.
 type newCall struct {
-	seq   uint64 // of its event in the log
+	seq   uint64 // position of its event in the log
 	state newCallState
-	urls  *callURLs // that its receiver named; nil: none
+	urls  *callURLs // named by the receiver; nil: none
 }
 
+// newCallState is the state of the delivery of a newCall.
 type newCallState uint8
 
 const (
-	owed        newCallState = iota // it waits, or is under way
-	begun                           // it was delivered
-	undelivered                     // it expired, or was refused or canceled
+	newCallPending   newCallState = iota // it waits, or is in flight
+	newCallDelivered                     // it was delivered
+	newCallFailed                        // it expired, or was refused or canceled
 )
 
-// maxCalls is how many parties of one target are remembered.
-const maxCalls = 100_000
+// maxNewCalls is how many parties are remembered for one subscriber.
+const maxNewCalls = 100_000
 
-// isNewCall reports whether the dialect cti tells of a type as newCall.
+// isNewCall reports whether the dialect cti sends a type as newCall.
 func isNewCall(t dialog.Type) bool { return t == dialog.DialIn || t == dialog.DialOut }
 
-// newCallType is the type of the event that an answer or hangup follows.
+// newCallType returns the type of the event that an answer or hangup of a flow follows.
 func newCallType(f dialog.Flow) dialog.Type {
 	if f == dialog.In {
 		return dialog.DialIn
@@ -59,78 +60,79 @@ func newCallType(f dialog.Flow) dialog.Type {
 	return dialog.DialOut
 }
 
-// keepsCalls reports whether a subscription has its receiver keep an entry for the
-// party of an event. One that does not ask for newCall has it keep none.
-func (t *target) keepsCalls(e *dialog.Event) bool {
-	return t.sub.Dialect == CTI && e.Party != "" && t.wants&typeBits[string(newCallType(e.Flow))] != 0
+// dependsOnNewCall reports whether the receiver keeps an entry for the party of an event.
+// It keeps none if the subscription does not include the type of the newCall.
+func (sr *subscriber) dependsOnNewCall(e *dialog.Event) bool {
+	return sr.sub.Dialect == CTI && e.Party != "" && sr.typeMask&typeBits[string(newCallType(e.Flow))] != 0
 }
 
-// follow has a delivery that joins t depend on the newCall of its party, or others
-// on it.
-func (t *target) follow(d *delivery) {
-	if d.event != nil && t.keepsCalls(d.event) {
+// linkNewCall records that a delivery depends on the newCall of its party, or that it is
+// that newCall.
+func (sr *subscriber) linkNewCall(d *delivery) {
+	if d.event != nil && sr.dependsOnNewCall(d.event) {
 		d.party = d.event.Party
 	}
-	if t.sub.groups() && (d.kind == dialog.DialIn || d.event != nil && d.event.Flow == dialog.In) {
-		d.inGroup = true // joinGroup looks up the rest
+	if sr.sub.groupsCalls() && (d.kind == dialog.DialIn || d.event != nil && d.event.Flow == dialog.In) {
+		d.inGroup = true // joinGroup looks the newCall up
 		return
 	}
-	if d.party == "" || t.sub.Dialect != CTI {
+	if d.party == "" || sr.sub.Dialect != CTI {
 		return
 	}
-	c, known := t.calls[d.party]
+	c, known := sr.newCalls[d.party]
 	switch {
 	case !isNewCall(d.kind):
-		d.unsure = !known
-	case !known || c.state == owed:
-		t.setCall(d.party, newCall{seq: d.seq, state: owed})
+		d.newCallUnknown = !known
+	case !known || c.state == newCallPending:
+		sr.setNewCall(d.party, newCall{seq: d.seq, state: newCallPending})
 	}
 }
 
-func (t *target) setCall(party string, c newCall) {
-	if t.calls == nil || len(t.calls) >= maxCalls {
-		t.calls = make(map[string]newCall)
+// setNewCall records the newCall of a party; beyond maxNewCalls all others are forgotten.
+func (sr *subscriber) setNewCall(party string, c newCall) {
+	if sr.newCalls == nil || len(sr.newCalls) >= maxNewCalls {
+		sr.newCalls = make(map[string]newCall)
 	}
-	t.calls[party] = c
+	sr.newCalls[party] = c
 }
 
-// concludes notes how a delivery ended, for what follows it.
-func (t *target) concludes(d *delivery, o outcome) {
+// noteEnd records how a delivery ended, for the deliveries that depend on it.
+func (sr *subscriber) noteEnd(d *delivery, o outcome) {
 	switch {
 	case d.inGroup:
-		t.concludesGroup(d, o)
+		sr.noteGroupEnd(d, o)
 	case d.party == "":
 	case d.kind == dialog.Hangup:
-		delete(t.calls, d.party)
+		delete(sr.newCalls, d.party)
 	case !isNewCall(d.kind):
 	case o == delivered:
-		t.setCall(d.party, newCall{d.seq, begun, d.urls})
-	case t.calls[d.party].state != begun:
-		t.setCall(d.party, newCall{seq: d.seq, state: undelivered})
+		sr.setNewCall(d.party, newCall{d.seq, newCallDelivered, d.urls})
+	case sr.newCalls[d.party].state != newCallDelivered:
+		sr.setNewCall(d.party, newCall{seq: d.seq, state: newCallFailed})
 	}
 }
 
-// begins notes that the newCall at a place of the log was delivered after all, and the
-// URLs that its receiver named.
-func (t *target) begins(seq uint64, urls *callURLs) {
-	for party, c := range t.calls {
+// noteNewCallDelivered records that the newCall at position seq was redelivered, and the
+// URLs that its response named.
+func (sr *subscriber) noteNewCallDelivered(seq uint64, urls *callURLs) {
+	for party, c := range sr.newCalls {
 		if c.seq == seq {
-			t.calls[party] = newCall{seq, begun, urls}
+			sr.newCalls[party] = newCall{seq, newCallDelivered, urls}
 		}
 	}
 }
 
-// notOwed says why d is not owed, or "" as far as t knows.
-func (t *target) notOwed(d *delivery) string {
-	if d.party != "" && t.sub.Dialect == CTI && !isNewCall(d.kind) && t.calls[d.party].state == undelivered {
-		return whyUndelivered
+// notOwedReason returns why d is not owed, or "" as far as sr knows.
+func (sr *subscriber) notOwedReason(d *delivery) string {
+	if d.party != "" && sr.sub.Dialect == CTI && !isNewCall(d.kind) && sr.newCalls[d.party].state == newCallFailed {
+		return reasonUndelivered
 	}
 	return ""
 }
 
-// checkOwed looks up whether an answer or hangup is owed whose newCall this process
-// has not met. The error is errNotOwed, or of the store.
-func (n *Notifier) checkOwed(ctx context.Context, s *Subscription, e *dialog.Event) error {
+// checkNewCall checks in the delivery log that an answer or hangup is owed if this process
+// has not seen its newCall. The error is errNotOwed, or of the store.
+func (n *Notifier) checkNewCall(ctx context.Context, s *Subscription, e *dialog.Event) error {
 	if s.Dialect != CTI {
 		return nil
 	}
@@ -139,38 +141,38 @@ func (n *Notifier) checkOwed(ctx context.Context, s *Subscription, e *dialog.Eve
 	case err != nil:
 		return err
 	case ended == Expired, ended == Refused, ended == Canceled:
-		return fmt.Errorf("%w: %s", errNotOwed, whyUndelivered)
+		return fmt.Errorf("%w: %s", errNotOwed, reasonUndelivered)
 	case ended != "":
 		return nil
 	}
-	// It was delivered at once, or is not known here.
-	switch m, err := n.said(ctx, id); {
+	// It succeeded at once, or this log does not have it.
+	switch m, err := n.findEventMessage(ctx, id); {
 	case err == ErrEventGone:
 		return nil
 	case err != nil:
 		return err
-	case m.Time.Before(s.since()):
-		return fmt.Errorf("%w: %s", errNotOwed, whyLater)
+	case m.Time.Before(s.askedSince()):
+		return fmt.Errorf("%w: %s", errNotOwed, reasonTooEarly)
 	}
 	return nil
 }
 
-// lastOutcome is the last word that the delivery log has of a delivery that was not
-// delivered at once; "" if it has none.
+// lastOutcome returns the last outcome in the delivery log of a delivery that did not
+// succeed at once; "" if there is none.
 func (n *Notifier) lastOutcome(ctx context.Context, subscription, event string) (string, error) {
-	m, err := n.attempts.GetLastMsgForSubject(ctx, attemptSubject(subscription, event))
+	m, err := n.deliveryLog.GetLastMsgForSubject(ctx, attemptSubject(subscription, event))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return "", nil
 	}
 	if err != nil {
-		return "", fmt.Errorf("read ATTEMPTS: %w", err)
+		return "", fmt.Errorf("read bellhop_attempts: %w", err)
 	}
-	all, err := unpack(m.Data)
+	all, err := decodeRecords(m.Data)
 	if err != nil || len(all) == 0 {
 		return "", err
 	}
 	last := all[len(all)-1].Outcome
-	if last != Failed { // of an attempt by hand, which changes nothing
+	if last != Failed { // of a redelivery, which changes nothing
 		return last, nil
 	}
 	d, err := n.Delivery(ctx, deliveryID(event, subscription))
@@ -180,8 +182,8 @@ func (n *Notifier) lastOutcome(ctx context.Context, subscription, event string) 
 	return d.State, err
 }
 
-// alreadyExists reports whether an answer refuses a newCall because its receiver has
-// it: an attempt before, whose answer did not come, was successful.
+// alreadyExists reports whether a response refuses a newCall because the receiver has it
+// already: an earlier attempt succeeded, but its response was lost.
 func alreadyExists(s *Subscription, t dialog.Type, status int, body []byte) bool {
 	if s.Dialect != CTI || !isNewCall(t) || status < 400 || status == http.StatusGone {
 		return false
@@ -190,8 +192,8 @@ func alreadyExists(s *Subscription, t dialog.Type, status int, body []byte) bool
 		return true
 	}
 	body = bytes.ToLower(body)
-	for _, word := range []string{"already exist", "already been taken", "already known", "duplicate"} {
-		if bytes.Contains(body, []byte(word)) {
+	for _, phrase := range []string{"already exist", "already been taken", "already known", "duplicate"} {
+		if bytes.Contains(body, []byte(phrase)) {
 			return true
 		}
 	}

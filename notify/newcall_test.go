@@ -16,23 +16,24 @@ import (
 	"bellhop/dialog"
 )
 
-// A keeper is a receiver of the dialect cti that keeps an entry for each call, as
-// Zammad does: what it knows no newCall of it refuses, and a newCall that it knows.
-type keeper struct {
+// A ctiReceiver is a receiver of the dialect cti that keeps an entry for each call, as
+// Zammad does: it refuses events of a call without a newCall, and a newCall that it has
+// already.
+type ctiReceiver struct {
 	mu    sync.Mutex
 	away  bool            // it answers 503
 	down  string          // a host to which no connection is made
-	slow  bool            // it takes what it is sent, and does not answer
+	slow  bool            // it accepts requests and does not answer
 	known map[string]bool // calls
-	log   []string        // what it has taken, and what it has refused
-	twice int             // the status for a newCall that it knows
-	forms []url.Values    // what it has taken
+	log   []string        // requests accepted and refused
+	twice int             // the status for a repeated newCall
+	forms []url.Values    // requests accepted
 
-	answer func(*http.Request, url.Values) (int, string) // another answer, unless its status is 0; nil: none has
+	answer func(*http.Request, url.Values) (int, string) // replaces the response unless its status is 0; nil: never
 	urls   []string                                      // the event, URL and status of each request, if answer is set
 }
 
-func (k *keeper) RoundTrip(req *http.Request) (*http.Response, error) {
+func (k *ctiReceiver) RoundTrip(req *http.Request) (*http.Response, error) {
 	r := request{Request: req}
 	b, _ := io.ReadAll(req.Body)
 	r.form, _ = url.ParseQuery(string(b))
@@ -75,14 +76,15 @@ func (k *keeper) RoundTrip(req *http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: status, Status: http.StatusText(status), Body: io.NopCloser(strings.NewReader(body))}, nil
 }
 
-func (k *keeper) set(f func()) {
+func (k *ctiReceiver) update(f func()) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	f()
 }
 
-// story is what was taken and refused since the last time, but for what was away.
-func (k *keeper) story() string {
+// summary returns the requests accepted and refused since the last call, but for those
+// while it was away.
+func (k *ctiReceiver) summary() string {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	log := slices.DeleteFunc(k.log, func(s string) bool { return strings.HasSuffix(s, " 503") })
@@ -90,7 +92,7 @@ func (k *keeper) story() string {
 	return strings.Join(log, ", ")
 }
 
-// partyEvents are the dial-out, answer and hangup of a party as the tracker makes them.
+// partyEvents returns dial-out, answer and hangup of a party as the tracker emits them.
 func partyEvents(i int) []dialog.Event {
 	all := callOf(i)
 	for j := range all {
@@ -100,57 +102,57 @@ func partyEvents(i int) []dialog.Event {
 	return all
 }
 
-// A stage of a keeper: a notifier that can be stopped and started again.
-type kept struct {
+// A ctiTest is a ctiReceiver and a notifier that can be stopped and started again.
+type ctiTest struct {
 	*testing.T
 	*Notifier
-	keeper *keeper
-	id     string
-	again  func() // stops, and starts another process on the same store
+	keeper  *ctiReceiver
+	id      string
+	restart func() // restarts the notifier on the same store
 }
 
-func keeping(t *testing.T, twice int, f func(*testing.T, *kept)) {
+func testKeeping(t *testing.T, twice int, f func(*testing.T, *ctiTest)) {
 	t.Helper()
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
-		k := &keeper{known: make(map[string]bool), twice: twice}
-		c := Config{Transport: k, KeepEvents: forGood}
+		k := &ctiReceiver{known: make(map[string]bool), twice: twice}
+		c := Config{Transport: k, KeepEvents: keepForever}
 		js, closeStore := openStore(t, dir)
-		n, stop := start(t, js, c)
-		s := &kept{T: t, Notifier: n, keeper: k}
-		s.again = func() {
+		n, stop := startNotifier(t, js, c)
+		s := &ctiTest{T: t, Notifier: n, keeper: k}
+		s.restart = func() {
 			stop()
 			closeStore()
 			js, closeStore = openStore(t, dir)
-			s.Notifier, stop = start(t, js, c)
+			s.Notifier, stop = startNotifier(t, js, c)
 		}
-		sub := sub("", "http://crm/hook")
+		sub := testSubscription("", "http://crm/hook")
 		sub.Dialect, sub.Types = CTI, []string{"dial-in", "dial-out", "answer", "hangup"}
 		sub.LiveTTL = Duration(10 * time.Second)
-		s.id = subscribe(t, n, sub).ID
+		s.id = mustSubscribe(t, n, sub).ID
 		f(t, s)
 		stop()
 		closeStore()
 	})
 }
 
-// say has the i-th event of a party published now.
-func (s *kept) say(party, i int) {
+// publishParty publishes the i-th event of a party now.
+func (s *ctiTest) publishParty(party, i int) {
 	e := partyEvents(party)[i]
 	e.At = time.Now()
-	s.Say([]dialog.Event{e})
+	s.Publish([]dialog.Event{e})
 	time.Sleep(time.Second)
 }
 
-func (s *kept) want(what, want string) {
+func (s *ctiTest) wantSummary(what, want string) {
 	s.Helper()
-	if got := s.keeper.story(); got != want {
+	if got := s.keeper.summary(); got != want {
 		s.Errorf("%s: %s; want %s", what, got, want)
 	}
 }
 
-// ended checks how the delivery of the i-th event of a party ended, and why.
-func (s *kept) ended(party, i int, state, why string) {
+// wantEnded checks how the delivery of the i-th event of a party ended, and why.
+func (s *ctiTest) wantEnded(party, i int, state, why string) {
 	s.Helper()
 	time.Sleep(time.Second)
 	d, err := s.Delivery(s.Context(), deliveryID(partyEvents(party)[i].ID, s.id))
@@ -164,176 +166,176 @@ func (s *kept) ended(party, i int, state, why string) {
 	}
 }
 
-// A state-keeping receiver gets no answer and no hangup without their newCall.
-func TestNothingWithoutItsNewCall(t *testing.T) {
+// A receiver that keeps entries gets no answer and no hangup without their newCall.
+func TestNothingIsSentWithoutNewCall(t *testing.T) {
 	for _, tt := range []struct {
 		name string
-		play func(*kept)
+		play func(*ctiTest)
 	}{
-		{"all is well", func(s *kept) {
-			s.say(1, 0)
-			s.say(1, 1)
-			s.say(1, 2)
-			s.want("sent", "01 newCall, 01 answer, 01 hangup")
-			s.ended(1, 2, Delivered, "")
+		{"all is well", func(s *ctiTest) {
+			s.publishParty(1, 0)
+			s.publishParty(1, 1)
+			s.publishParty(1, 2)
+			s.wantSummary("sent", "01 newCall, 01 answer, 01 hangup")
+			s.wantEnded(1, 2, Delivered, "")
 		}},
-		{"the newCall expires", func(s *kept) {
-			s.keeper.set(func() { s.keeper.away = true })
-			s.say(1, 0)
+		{"the newCall expires", func(s *ctiTest) {
+			s.keeper.update(func() { s.keeper.away = true })
+			s.publishParty(1, 0)
 			time.Sleep(20 * time.Second)
-			s.keeper.set(func() { s.keeper.away = false })
-			s.say(1, 1)
-			s.say(1, 2)
-			s.ended(1, 0, Expired, "")
-			s.ended(1, 1, Expired, whyUndelivered)
-			s.ended(1, 2, Expired, whyUndelivered)
-			s.say(2, 0)
-			time.Sleep(maxProbe)
-			s.say(2, 2)
-			s.want("sent", "02 newCall, 02 hangup")
+			s.keeper.update(func() { s.keeper.away = false })
+			s.publishParty(1, 1)
+			s.publishParty(1, 2)
+			s.wantEnded(1, 0, Expired, "")
+			s.wantEnded(1, 1, Expired, reasonUndelivered)
+			s.wantEnded(1, 2, Expired, reasonUndelivered)
+			s.publishParty(2, 0)
+			time.Sleep(maxProbeInterval)
+			s.publishParty(2, 2)
+			s.wantSummary("sent", "02 newCall, 02 hangup")
 		}},
-		{"answer and hangup wait behind it", func(s *kept) {
-			s.keeper.set(func() { s.keeper.away = true })
-			s.say(1, 0)
-			s.say(1, 1)
-			s.say(1, 2)
+		{"answer and hangup wait for the newCall", func(s *ctiTest) {
+			s.keeper.update(func() { s.keeper.away = true })
+			s.publishParty(1, 0)
+			s.publishParty(1, 1)
+			s.publishParty(1, 2)
 			time.Sleep(20 * time.Second)
-			s.ended(1, 2, Expired, whyUndelivered)
-			s.keeper.set(func() { s.keeper.away = false })
+			s.wantEnded(1, 2, Expired, reasonUndelivered)
+			s.keeper.update(func() { s.keeper.away = false })
 			time.Sleep(20 * time.Second)
-			s.want("sent", "")
+			s.wantSummary("sent", "")
 		}},
-		{"it comes in time", func(s *kept) {
-			s.keeper.set(func() { s.keeper.away = true })
-			s.say(1, 0)
-			s.say(1, 2)
+		{"it comes in time", func(s *ctiTest) {
+			s.keeper.update(func() { s.keeper.away = true })
+			s.publishParty(1, 0)
+			s.publishParty(1, 2)
 			time.Sleep(3 * time.Second)
-			s.keeper.set(func() { s.keeper.away = false })
+			s.keeper.update(func() { s.keeper.away = false })
 			time.Sleep(20 * time.Second)
-			s.want("sent", "01 newCall, 01 hangup")
+			s.wantSummary("sent", "01 newCall, 01 hangup")
 		}},
-		{"a restart between", func(s *kept) {
-			s.keeper.set(func() { s.keeper.away = true })
-			s.say(1, 0)
+		{"a restart between", func(s *ctiTest) {
+			s.keeper.update(func() { s.keeper.away = true })
+			s.publishParty(1, 0)
 			time.Sleep(20 * time.Second)
-			s.keeper.set(func() { s.keeper.away = false })
-			s.say(2, 0)
-			time.Sleep(maxProbe)
-			s.again()
-			s.say(1, 2)
-			s.say(2, 2)
-			s.want("sent", "02 newCall, 02 hangup")
-			s.ended(1, 2, Expired, whyUndelivered)
-			s.ended(2, 2, Delivered, "")
+			s.keeper.update(func() { s.keeper.away = false })
+			s.publishParty(2, 0)
+			time.Sleep(maxProbeInterval)
+			s.restart()
+			s.publishParty(1, 2)
+			s.publishParty(2, 2)
+			s.wantSummary("sent", "02 newCall, 02 hangup")
+			s.wantEnded(1, 2, Expired, reasonUndelivered)
+			s.wantEnded(2, 2, Delivered, "")
 		}},
-		{"a restart while it waits", func(s *kept) {
-			s.keeper.set(func() { s.keeper.away = true })
-			s.say(1, 0)
-			s.say(1, 2)
-			s.again()
+		{"a restart while it waits", func(s *ctiTest) {
+			s.keeper.update(func() { s.keeper.away = true })
+			s.publishParty(1, 0)
+			s.publishParty(1, 2)
+			s.restart()
 			time.Sleep(20 * time.Second)
-			s.keeper.set(func() { s.keeper.away = false })
+			s.keeper.update(func() { s.keeper.away = false })
 			time.Sleep(20 * time.Second)
-			s.ended(1, 2, Expired, whyUndelivered)
-			s.want("sent", "")
+			s.wantEnded(1, 2, Expired, reasonUndelivered)
+			s.wantSummary("sent", "")
 		}},
-		{"the subscription is younger", func(s *kept) {
-			late := sub("", "http://crm/late")
+		{"the subscription is younger", func(s *ctiTest) {
+			late := testSubscription("", "http://crm/late")
 			late.Dialect, late.Types = CTI, []string{"dial-out", "answer", "hangup"}
-			s.say(1, 0)
+			s.publishParty(1, 0)
 			time.Sleep(time.Second)
-			s.keeper.set(func() { clear(s.keeper.known) }) // another receiver
-			s.id = subscribe(s.T, s.Notifier, late).ID
-			s.say(1, 2)
-			s.ended(1, 2, Expired, whyLater)
-			s.say(2, 0)
-			s.again()
-			s.say(2, 2)
-			s.ended(2, 2, Delivered, "")
+			s.keeper.update(func() { clear(s.keeper.known) }) // another receiver
+			s.id = mustSubscribe(s.T, s.Notifier, late).ID
+			s.publishParty(1, 2)
+			s.wantEnded(1, 2, Expired, reasonTooEarly)
+			s.publishParty(2, 0)
+			s.restart()
+			s.publishParty(2, 2)
+			s.wantEnded(2, 2, Delivered, "")
 		}},
-		{"switched off and on again", func(s *kept) {
+		{"switched off and on again", func(s *ctiTest) {
 			for _, active := range []bool{false, true} {
 				if _, err := s.Edit(s.Context(), s.id, 0, func(s *Subscription) error { s.Active = active; return nil }); err != nil {
 					s.Error(err)
 				}
 				if !active {
-					s.say(1, 0)
+					s.publishParty(1, 0)
 				}
 			}
-			s.say(1, 2)
-			s.want("sent", "")
-			s.ended(1, 2, Expired, whyLater)
+			s.publishParty(1, 2)
+			s.wantSummary("sent", "")
+			s.wantEnded(1, 2, Expired, reasonTooEarly)
 		}},
-		{"a note is edited", func(s *kept) {
-			s.say(1, 0)
+		{"a note is edited", func(s *ctiTest) {
+			s.publishParty(1, 0)
 			if _, err := s.Edit(s.Context(), s.id, 0, func(s *Subscription) error { s.Note = "x"; return nil }); err != nil {
 				s.Error(err)
 			}
-			s.again()
-			s.say(1, 2)
-			s.want("sent", "01 newCall, 01 hangup")
+			s.restart()
+			s.publishParty(1, 2)
+			s.wantSummary("sent", "01 newCall, 01 hangup")
 		}},
-		{"it asks for no newCall", func(s *kept) {
+		{"it asks for no newCall", func(s *ctiTest) {
 			if _, err := s.Edit(s.Context(), s.id, 0, func(s *Subscription) error { s.Types = []string{"dial-in", "hangup"}; return nil }); err != nil {
 				s.Error(err)
 			}
-			s.keeper.set(func() { s.keeper.known[partyEvents(1)[0].Party] = true })
-			s.say(1, 0)
-			s.say(1, 2)
-			s.want("sent", "01 hangup")
+			s.keeper.update(func() { s.keeper.known[partyEvents(1)[0].Party] = true })
+			s.publishParty(1, 0)
+			s.publishParty(1, 2)
+			s.wantSummary("sent", "01 hangup")
 		}},
-		{"all is replayed", func(s *kept) {
+		{"all is replayed", func(s *ctiTest) {
 			from := time.Now()
-			s.keeper.set(func() { s.keeper.away = true })
-			s.say(1, 0)
-			s.say(1, 1)
-			s.say(1, 2)
+			s.keeper.update(func() { s.keeper.away = true })
+			s.publishParty(1, 0)
+			s.publishParty(1, 1)
+			s.publishParty(1, 2)
 			time.Sleep(20 * time.Second)
-			s.keeper.set(func() { s.keeper.away = false })
+			s.keeper.update(func() { s.keeper.away = false })
 			if n, err := s.Replay(s.Context(), s.id, from, time.Time{}, nil); n != 3 || err != nil {
 				s.Error(n, err)
 			}
 			time.Sleep(20 * time.Second)
-			s.want("sent", "01 newCall, 01 answer, 01 hangup")
+			s.wantSummary("sent", "01 newCall, 01 answer, 01 hangup")
 		}},
-		{"hangups are replayed", func(s *kept) {
+		{"hangups are replayed", func(s *ctiTest) {
 			from := time.Now()
-			s.keeper.set(func() { s.keeper.away = true })
-			s.say(1, 0)
+			s.keeper.update(func() { s.keeper.away = true })
+			s.publishParty(1, 0)
 			time.Sleep(20 * time.Second)
-			s.keeper.set(func() { s.keeper.away = false })
-			s.say(1, 2)
-			s.say(2, 0)
-			time.Sleep(maxProbe)
-			s.say(2, 2)
-			s.want("sent", "02 newCall, 02 hangup")
+			s.keeper.update(func() { s.keeper.away = false })
+			s.publishParty(1, 2)
+			s.publishParty(2, 0)
+			time.Sleep(maxProbeInterval)
+			s.publishParty(2, 2)
+			s.wantSummary("sent", "02 newCall, 02 hangup")
 			if n, err := s.Replay(s.Context(), s.id, from, time.Time{}, []string{"hangup"}); n != 2 || err != nil {
 				s.Error(n, err)
 			}
 			time.Sleep(20 * time.Second)
-			s.want("sent again", "02 hangup")
+			s.wantSummary("sent again", "02 hangup")
 		}},
-		{"the newCall is sent by hand", func(s *kept) {
-			s.keeper.set(func() { s.keeper.away = true })
-			s.say(1, 0)
+		{"the newCall is sent by hand", func(s *ctiTest) {
+			s.keeper.update(func() { s.keeper.away = true })
+			s.publishParty(1, 0)
 			time.Sleep(20 * time.Second)
-			s.keeper.set(func() { s.keeper.away = false })
+			s.keeper.update(func() { s.keeper.away = false })
 			if a, err := s.Redeliver(s.Context(), deliveryID(partyEvents(1)[0].ID, s.id)); a.Outcome != Delivered || err != nil {
 				s.Error(a.Outcome, err)
 			}
-			s.say(1, 1)
-			s.again()
-			s.say(1, 2)
-			s.want("sent", "01 newCall, 01 answer, 01 hangup")
+			s.publishParty(1, 1)
+			s.restart()
+			s.publishParty(1, 2)
+			s.wantSummary("sent", "01 newCall, 01 answer, 01 hangup")
 		}},
-		{"another dialect keeps nothing", func(s *kept) {
+		{"another dialect keeps nothing", func(s *ctiTest) {
 			if _, err := s.Edit(s.Context(), s.id, 0, func(s *Subscription) error { s.Dialect = Telphin; return nil }); err != nil {
 				s.Error(err)
 			}
-			s.keeper.set(func() { s.keeper.away = true })
-			s.say(1, 0)
+			s.keeper.update(func() { s.keeper.away = true })
+			s.publishParty(1, 0)
 			time.Sleep(20 * time.Second)
-			s.say(1, 2)
+			s.publishParty(1, 2)
 			time.Sleep(3 * time.Second)
 			if d, err := s.Delivery(s.Context(), deliveryID(partyEvents(1)[2].ID, s.id)); err != nil || d.State != Waiting {
 				s.Error(d.State, err)
@@ -341,65 +343,65 @@ func TestNothingWithoutItsNewCall(t *testing.T) {
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			keeping(t, 422, func(t *testing.T, s *kept) { tt.play(s) })
+			testKeeping(t, 422, func(t *testing.T, s *ctiTest) { tt.play(s) })
 		})
 	}
 }
 
-// A subscription that lags is read the log again: what depends on a newCall that has
-// expired by then expires with it, page after page.
-func TestNewCallOfWhatLags(t *testing.T) {
+// When a lagging subscription reads the log again, the events that depend on an expired
+// newCall expire with it, page after page.
+func TestNewCallOfLaggingSubscription(t *testing.T) {
 	for _, outage := range []time.Duration{10 * time.Second, 2 * time.Minute} {
 		t.Run(outage.String(), func(t *testing.T) {
-			k := sub("a", "http://crm/")
+			k := testSubscription("a", "http://crm/")
 			k.Dialect, k.Types = CTI, []string{"dial-out", "answer", "hangup"}
-			s := newStage(t, k)
-			s.limit = 4
+			s := newSchedulerTest(t, k)
+			s.maxPending = 4
 			how := map[string]string{}
-			s.ended = func(d *delivery, o outcome) {
-				if _, twice := how[s.label(d)]; twice {
-					t.Errorf("%s ends twice", s.label(d))
+			s.onEnd = func(d *delivery, o outcome) {
+				if _, twice := how[s.labelOf(d)]; twice {
+					t.Errorf("%s ends twice", s.labelOf(d))
 				}
-				how[s.label(d)] = o.String() + " " + d.why
+				how[s.labelOf(d)] = o.String() + " " + d.reason
 			}
 			emit := func(party int, i int) {
 				s.seq++
 				e := partyEvents(party)[i]
 				e.At, e.Call = s.now, fmt.Sprint("c", party)
 				s.log = append(s.log, entry{s.seq, &e})
-				s.add(s.now, s.seq, &e)
+				s.addEvent(s.now, s.seq, &e)
 			}
 			for party := range 50 {
 				emit(party, 0)
 			}
-			s.serve(outage, site{"/": status}, 0, nil)
+			s.serveSite(outage, receiverSite{"/": answerFailure}, 0, nil)
 			for party := range 50 {
 				emit(party, 1)
 				emit(party, 2)
 			}
 			for range 100 {
-				s.serve(10*time.Second, site{"/": well}, 0, nil)
-				s.readAgain()
+				s.serveSite(10*time.Second, receiverSite{"/": answerOK}, 0, nil)
+				s.readPages()
 			}
-			s.want("left", fmt.Sprint(s.pending, s.behind), "0 0")
+			s.wantEqual("left", fmt.Sprint(s.pending, s.lagging), "0 0")
 			for party := range 50 {
 				first, last := how[fmt.Sprintf("c%d/%d", party, party+1)], how[fmt.Sprintf("c%d/%d", party, 52+2*party)]
 				if want := "delivered "; first == want && last != want {
 					t.Errorf("party %d: newCall %s, hangup %s", party, first, last)
 				}
-				if want := "expired " + whyUndelivered; first == "expired " && last != want || outage > liveTTL && last != want {
+				if want := "expired " + reasonUndelivered; first == "expired " && last != want || outage > liveTTL && last != want {
 					t.Errorf("party %d: newCall %s, hangup %s", party, first, last)
 				}
 			}
-			if n := len(s.targets["a"].calls); n != 0 {
+			if n := len(s.subscribers["a"].newCalls); n != 0 {
 				t.Errorf("%d calls are remembered that are over", n)
 			}
 		})
 	}
 }
 
-// A newCall that is repeated because its answer did not come, and is refused because
-// its receiver has it, was delivered.
+// A newCall that is repeated because its response was lost, and is refused because the
+// receiver has it, counts as delivered.
 func TestNewCallExistsAlready(t *testing.T) {
 	for _, tt := range []struct {
 		status int
@@ -415,18 +417,18 @@ func TestNewCallExistsAlready(t *testing.T) {
 		{410, "already exists", Refused},
 	} {
 		t.Run(fmt.Sprint(tt.status, tt.body), func(t *testing.T) {
-			n := unstored(Config{Transport: answering(func(req *http.Request) *http.Response {
+			n := newUnstored(Config{Transport: respondFunc(func(req *http.Request) *http.Response {
 				return &http.Response{StatusCode: tt.status, Status: http.StatusText(tt.status), Body: io.NopCloser(strings.NewReader(tt.body))}
 			})})
 			for kind, want := range map[dialog.Type]string{dialog.DialIn: tt.want, dialog.Hangup: Waiting} {
 				if tt.status == 410 {
 					want = Refused
 				}
-				s := sub("", "http://crm/hook")
+				s := testSubscription("", "http://crm/hook")
 				s.Dialect = CTI
 				e := partyEvents(1)[0]
 				e.Type = kind
-				a := n.attemptByHand(t.Context(), &s, &e, 1)
+				a := n.attemptNow(t.Context(), &s, &e, 1)
 				if a.outcome.String() != want {
 					t.Errorf("%s: %v, want %s", kind, a.outcome, want)
 				}
@@ -434,20 +436,20 @@ func TestNewCallExistsAlready(t *testing.T) {
 		})
 	}
 	for _, twice := range []int{422, 500} {
-		keeping(t, twice, func(t *testing.T, s *kept) {
-			s.keeper.set(func() { s.keeper.slow = true })
-			s.say(1, 0)
-			s.keeper.set(func() { s.keeper.slow = false })
-			s.say(1, 1)
-			s.say(1, 2)
+		testKeeping(t, twice, func(t *testing.T, s *ctiTest) {
+			s.keeper.update(func() { s.keeper.slow = true })
+			s.publishParty(1, 0)
+			s.keeper.update(func() { s.keeper.slow = false })
+			s.publishParty(1, 1)
+			s.publishParty(1, 2)
 			time.Sleep(time.Minute)
-			s.want("sent", fmt.Sprint("01 newCall, 01 newCall ", twice, ", 01 answer, 01 hangup"))
-			s.ended(1, 0, Delivered, "")
+			s.wantSummary("sent", fmt.Sprint("01 newCall, 01 newCall ", twice, ", 01 answer, 01 hangup"))
+			s.wantEnded(1, 0, Delivered, "")
 		})
 	}
 }
 
-// answering is a transport that answers.
-type answering func(*http.Request) *http.Response
+// A respondFunc is a transport that answers by a function.
+type respondFunc func(*http.Request) *http.Response
 
-func (f answering) RoundTrip(req *http.Request) (*http.Response, error) { return f(req), nil }
+func (f respondFunc) RoundTrip(req *http.Request) (*http.Response, error) { return f(req), nil }

@@ -1,98 +1,99 @@
-// Package notify tells subscribers what happened, at least once and in order.
+// Package notify publishes events and delivers them to subscriptions, at least once and in
+// order.
 //
-// A [Notifier] is given events by Say, writes them to the event log, a
-// JetStream stream, and delivers each to every subscription that wants it: one
-// HTTP request per attempt, attempts until one succeeds or the event's class
-// says that it is no longer worth it.
+// [Notifier.Publish] hands events to a [Notifier], which appends them to the event log, a
+// JetStream stream. The Notifier then delivers each event to every subscription that
+// matches it. Each attempt is one HTTP request. Attempts go on until one succeeds or the
+// event expires.
 //
 // # Order
 //
-// The events of one call reach one subscription in the order they were said:
-// each waits until the one before it was delivered, has expired or was refused.
-// Different calls, and different subscriptions, never wait for each other.
+// One subscription receives the events of one call in the order in which they were
+// published: an event waits until the one before it was delivered, has expired or was
+// refused. Different calls and different subscriptions never wait for each other.
 //
 // # At least once
 //
-// An event is said once it is in the log. From then on it is delivered at
-// least once or visibly expires, whatever is killed when. A repetition has the
-// same webhook-id header. After a kill, what was delivered in the last 100 ms may
-// be delivered again; the last second's, if a receiver was slow.
+// An event is published once the stream has acknowledged it. From then on it is delivered
+// at least once or visibly expires, whatever is killed when. A repeated delivery has the
+// same webhook-id header. After a kill, the deliveries of the last 100 ms may be repeated;
+// with a slow receiver, those of the last second.
 //
 // # Clocks
 //
-// How old an event is, and when it is tried again, goes by the monotonic clock: by
-// setting the wall clock nobody makes an event expire, or wait. Only what a restart
-// finds in the store is as old as the wall clock says then; it is never of the
-// future, and waits for no longer than it was to.
+// The age of an event and the time of its next attempt are measured on the monotonic clock:
+// setting the wall clock neither expires an event nor delays it. Only deliveries that a
+// restart reads from the store are aged by the wall clock. They are never dated in the
+// future, and wait no longer than they were scheduled to.
 //
-// # Pauses
+// # Circuit breakers
 //
-// Two kinds of circuit breakers pause deliveries: one of each endpoint, a scheme,
-// host and port, which counts connections that cannot be made and answers that do not
-// come, and one of each subscription, which counts the HTTP statuses that its own URL
-// answers. So a URL that fails delays no other at its host. While a breaker is open
-// only a probe is sent now and then, what waits keeps what its class gives it, and a
-// probe uses up no attempt. The first success closes the breaker, and makes due
-// what waited for it; what backs off for its own failures keeps its schedule. A
-// subscription is switched off when its receiver answers 410, or after five days in
-// which nothing succeeded. Each of these is an event of the type subscription-state,
-// and shown in the subscription.
+// Two kinds of circuit breakers pause deliveries. The breaker of an endpoint (scheme, host
+// and port) counts failed connections and missing responses. The breaker of a subscription
+// counts the HTTP statuses and missing responses of its own URL. A URL that fails therefore
+// delays no other URL of its host.
+//
+// While a breaker is open, only probes are sent. Waiting deliveries keep their time to
+// live, and a probe uses up no attempt. The first success closes the breaker and makes due
+// the deliveries that it held; a delivery that backs off after its own failures keeps its
+// schedule.
+//
+// A subscription is disabled when its receiver answers 410, or after five days of failures
+// without a success. Each pause, resumption and disabling is published as an event of type
+// subscription-state and shown in the subscription.
 //
 // # Signatures
 //
-// Every attempt has the header fields of the Standard Webhooks specification:
-// webhook-id, webhook-timestamp, which is that of the attempt, and
-// webhook-signature, an HMAC-SHA256 over both and the payload. The payload is
-// the body. The specification does not know GET: of a GET it is the query, byte
-// for byte as on the wire, with what the URL itself has of it. A subscription
-// that has no secret, because it was stored before there were any or is declared
-// without, is not signed until it has one: nobody could verify what is signed with
-// a secret that nobody was shown.
+// Every attempt has the header fields of the Standard Webhooks specification: webhook-id,
+// webhook-timestamp (the time of the attempt), and webhook-signature, an HMAC-SHA256 over
+// both and the payload. The payload is the body. The specification does not cover GET:
+// there the payload is the query as on the wire, including the query of the URL itself. A
+// subscription without a secret, stored by an old version or declared without one, is not
+// signed: nobody could verify a signature of a secret that was never shown.
 //
 // # What a crash loses
 //
-// Kill -9 loses the events that Say has taken and the log has not: those of the
-// last 2 ms and of one write while fewer than 2,000 events come a second, of 40 ms
-// when more do. A power cut also loses what the store had not synced. A stop loses
-// none: what the store does not take is in the [Spool], and published first by the
-// next Run.
+// Kill -9 loses the events that Publish has accepted and the stream has not acknowledged: those
+// of the last 2 ms and of one batch below 2,000 events a second, of 40 ms above. A power
+// cut also loses what the store had not synced. A regular stop loses none: unpublished
+// events go to the [Spool], and the next Run publishes them first.
 //
 // # Memory
 //
-// At most 10,000 events wait for the log; beyond, the oldest live ones are
-// dropped and counted. A delivery that fails, or does not end within a second,
-// is written to the outbox and leaves memory but for some 450 bytes.
-// While somebody tails the log, its last 4,096 events are in memory.
+// At most 10,000 events wait to be published; beyond, the oldest live events are dropped
+// and counted. A delivery that fails, or takes longer than a second, is written to the
+// outbox and keeps about 450 bytes in memory. While the log is tailed, its last 4,096
+// events are in memory.
 //
-// A subscription with 100,000 deliveries waiting is behind: what is said from
-// then on stays in the log, and is read again for that subscription as its
-// deliveries end. It delays no other. While a million wait for all together, who
-// has more than its share of them is behind. A live event that is too old when it
-// is read again expires then; what has left the log by then is lost, and counted.
+// A subscription with 100,000 pending deliveries lags: further events stay in the log and
+// are read again for that subscription as its deliveries end. It delays no other
+// subscription. While a million deliveries are pending in all, every subscription above its
+// share lags. A live event that is too old when it is read again expires then; events that
+// have left the log by then are lost and counted.
 //
 // # The delivery log
 //
-// Every attempt, and every end, is in the stream bellhop_attempts a fifth of a second
-// after it was made: what was sent, and what came back, without secrets.
-// Delivering never waits for it. While the store is slow or gone, 16 MB of it
-// wait in memory; beyond, the oldest are dropped and counted. A kill loses what
-// was not written: the event is then delivered again, or was without a trace.
+// Every attempt, and every end of a delivery, is written to the stream bellhop_attempts
+// within a fifth of a second, with request and response but without secrets. Delivering
+// never waits for it. While the store is slow or gone, 16 MB of records wait in memory;
+// beyond, the oldest are dropped and counted. A kill loses the records that were not
+// written: such an event is delivered again, or was delivered without a record.
 //
-// # By hand
+// # Redeliver, test and replay
 //
-// Redeliver makes one attempt at once, past the order of the call and past a
-// pause. If it succeeds, who delivers is told and makes no other; if that word is
-// lost, the event is delivered again. Test sends made-up events. Replay delivers
-// again what was said in a time, in lanes of its own.
+// Redeliver makes one attempt at once, outside the order of the call and even while paused.
+// If it succeeds, the delivering node is notified and makes no further attempt; if that
+// message is lost, the event is delivered again. Test sends made-up events. Replay delivers
+// the events of a time range again, in queues of their own.
 //
 // # Nodes
 //
-// Nodes that share a store, and are told so by [Config].Node, share subscriptions
-// and the log: what is subscribed on one is in force for what is said next on
-// any. One of them delivers what all have said. It holds a lease; another takes
-// over at once when it stops, and within about five seconds when it dies. What was under way
-// then may be repeated, under the same webhook-id. A node that can no longer
-// renew its lease stops before another may begin, so order within a lane holds.
+// Nodes that share a store, and say so by [Config].Node, share subscriptions and the event
+// log: a subscription made on one node applies to the events that any node publishes next.
+// One node, the owner of the lease, delivers the events of all. Another node takes over at
+// once when the owner stops, and within about five seconds when it dies. Attempts in flight
+// at that moment may be repeated under the same webhook-id. A node that cannot renew its
+// lease stops before another may begin, so the order within a queue holds.
 package notify
 
 import (
@@ -111,44 +112,43 @@ import (
 	"bellhop/dialog"
 )
 
-// Config says how events are kept and where they may be sent.
+// Config sets how long events are kept and where callbacks may be sent.
 type Config struct {
-	KeepEvents       time.Duration // 0: 30 days
-	Replicas         int           // of every stream; 0 is 1
-	Node             string        // names this node for good among those that share the store; "": none does
-	MaxSubscriptions int           // per extension; 0: 100
+	KeepEvents       time.Duration // retention of event log and delivery log; 0: 30 days
+	Replicas         int           // of every stream and bucket; 0: 1
+	Node             string        // permanent name of this node among those that share the store; "": the store is not shared
+	MaxSubscriptions int           // limit per extension; 0: 100
 
-	// Where callbacks may go: Deny goes first, then Own, then Allow, then the
-	// defaults (see [guard]).
+	// Destinations of callbacks. Deny is checked first, then Own, then Allow, then the
+	// defaults (see [egressGuard]).
 	Allow, Deny []netip.Prefix
 	Own         []netip.AddrPort // bellhop's own TCP listeners
 
-	Version string       // User-Agent is bellhop/<version>
+	Version string       // the User-Agent is bellhop/<version>
 	Log     *slog.Logger // nil: slog.Default()
 
-	// Prompt has each event written at once, and not together with those of the
-	// next 2 to 40 ms, as is cheaper when many come.
-	Prompt bool
+	// PublishAtOnce publishes each event at once. By default it is published together with those of
+	// the next 2 to 40 ms, which is cheaper under load.
+	PublishAtOnce bool
 
-	// Spool keeps the events that are not in the log when Run ends. nil: they are
-	// lost.
+	// Spool stores the events that are not published when Run ends. nil: they are lost.
 	Spool Spool
 
-	// Transport makes the HTTP requests instead of the network, and without
-	// the guard: for tests. nil: the network.
+	// Transport makes the HTTP requests in tests, instead of the network and without the
+	// egress guard. nil: the network.
 	Transport http.RoundTripper
 
-	Resolver *net.Resolver // looks receivers' names up; nil: as the machine does
+	Resolver *net.Resolver // resolves the host names of receivers; nil: the resolver of the machine
 
-	Wall func() time.Time // the wall clock, for tests that set it; nil: time.Now
+	WallClock func() time.Time // wall clock, replaced by tests that set it; nil: time.Now
 }
 
-// wall reads the wall clock: there is no monotonic reading in what it returns.
+// wall reads the wall clock, without a monotonic reading.
 func (c Config) wall() time.Time {
-	if c.Wall == nil {
+	if c.WallClock == nil {
 		return time.Now().Round(0)
 	}
-	return c.Wall().Round(0)
+	return c.WallClock().Round(0)
 }
 
 func (c Config) keepEvents() time.Duration {
@@ -172,8 +172,8 @@ func (c Config) log() *slog.Logger {
 	return c.Log
 }
 
-// A Notifier says events and delivers them. Its methods may be called from any
-// goroutine, unless they say otherwise.
+// A Notifier publishes events and delivers them. Its methods may be called from any
+// goroutine unless they say otherwise.
 type Notifier struct {
 	config Config
 	log    *slog.Logger
@@ -181,58 +181,58 @@ type Notifier struct {
 	events jetstream.Stream
 	outbox jetstream.Stream
 
-	attempts jetstream.Stream
+	deliveryLog jetstream.Stream
 
-	registry  registry
-	standings standings
-	numbers   numbers
-	mouth     mouth
-	fresh     fresh
-	tails     tails
-	shelf     shelf
-	lease     lease
-	delivers  atomic.Bool
-	sender    *sender
-	record    recorder
-	stats     counters
-	spooled   bool // the Spool may have events; the publisher's, and then Run's
+	registry   registry
+	health     healthStates
+	numbers    numberTable
+	publisher  publisher
+	handoff    handoff
+	sharedTail sharedTail
+	blocks     blockCache
+	lease      lease
+	delivering atomic.Bool
+	sender     *sender
+	records    recordBuffer
+	stats      counters
+	spooled    bool // the Spool may hold events; used by the publisher, and by Run after it
 
-	maxPending int // deliveries of one subscription
+	maxPending int // deliveries of one subscription in memory
 	maxReplay  int // events of one replay
 }
 
-// Open opens the streams and buckets, creating what is missing, and reads the
-// subscriptions. The Notifier holds nothing that must be closed.
+// Open opens the streams and buckets, creates what is missing, and reads the subscriptions.
+// The Notifier holds nothing that must be closed.
 func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Notifier, error) {
 	c.Replicas = max(1, c.Replicas)
 	n := &Notifier{config: c, log: c.log(), js: js, maxPending: maxPending, maxReplay: maxReplay}
-	n.registry.changes, n.registry.progress = make(chan struct{}, 1), make(chan struct{}, 1)
+	n.registry.changedSignal, n.registry.seenSignal = make(chan struct{}, 1), make(chan struct{}, 1)
 	n.registry.changed = make(map[string]bool)
 	n.registry.subs = make(map[string]Subscription)
-	n.registry.gone = make(map[string]uint64)
-	n.standings.nc = js.Conn()
-	n.standings.some = make(chan struct{}, 1)
-	n.standings.known = make(map[string]standing)
-	n.standings.unsaved = make(map[string]*standing)
+	n.registry.deleted = make(map[string]uint64)
+	n.health.nc = js.Conn()
+	n.health.wakeup = make(chan struct{}, 1)
+	n.health.known = make(map[string]healthState)
+	n.health.unsaved = make(map[string]*healthState)
 	n.numbers.known = make(map[string]uint64)
-	n.mouth.some = make(chan struct{}, 1)
-	n.mouth.calls = make(map[string]bool)
-	n.fresh.shared = c.Node != ""
-	n.fresh.news, n.fresh.rumor = make(chan struct{}, 1), make(chan struct{}, 1)
-	n.record.some = make(chan struct{}, 1)
-	n.tails.turn = make(chan struct{}, 1)
-	n.shelf = newShelf()
+	n.publisher.wakeup = make(chan struct{}, 1)
+	n.publisher.batchCalls = make(map[string]bool)
+	n.handoff.shared = c.Node != ""
+	n.handoff.limitRaised, n.handoff.endRaised = make(chan struct{}, 1), make(chan struct{}, 1)
+	n.records.wakeup = make(chan struct{}, 1)
+	n.sharedTail.readSlot = make(chan struct{}, 1)
+	n.blocks = newBlockCache()
 	n.sender = newSender(c)
 
 	var err error
-	if n.events, err = openEvents(ctx, js, c); err != nil {
+	if n.events, err = openEventLog(ctx, js, c); err != nil {
 		return nil, fmt.Errorf("event log bellhop_events: %w", err)
 	}
-	n.fresh.heard = n.events.CachedInfo().State.LastSeq
+	n.handoff.logEnd = n.events.CachedInfo().State.LastSeq
 	if n.outbox, err = openOutbox(ctx, js, c); err != nil {
 		return nil, fmt.Errorf("outbox bellhop_outbox: %w", err)
 	}
-	if n.attempts, err = openAttempts(ctx, js, c); err != nil {
+	if n.deliveryLog, err = openDeliveryLog(ctx, js, c); err != nil {
 		return nil, fmt.Errorf("delivery log bellhop_attempts: %w", err)
 	}
 	if n.registry.kv, err = openSubscriptions(ctx, js, c); err != nil {
@@ -247,7 +247,7 @@ func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Notifier, err
 	if n.numbers.stream, err = js.Stream(ctx, "KV_bellhop_extensions"); err != nil {
 		return nil, fmt.Errorf("bucket bellhop_extensions: %w", err)
 	}
-	if n.standings.kv, err = openStandings(ctx, js, c); err != nil {
+	if n.health.kv, err = openHealthStates(ctx, js, c); err != nil {
 		return nil, err
 	}
 	if c.Node != "" {
@@ -260,17 +260,17 @@ func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Notifier, err
 	if err := n.registry.watch(ctx, false); err != nil {
 		return nil, err
 	}
-	if err := n.standings.watch(ctx, false); err != nil {
+	if err := n.health.watch(ctx, false); err != nil {
 		return nil, err
 	}
 	n.loadSpool()
 	return n, nil
 }
 
-// Run says and delivers events until ctx ends, and then returns nil: events not
-// said yet get two seconds more, attempts under way five, and then what came of
-// them two. Events that are not in the log then are in the Spool. A part that
-// fails is logged and begun anew.
+// Run publishes and delivers events until ctx ends, and then returns nil. After ctx has
+// ended, unpublished events get two more seconds, attempts in flight five, and their
+// results two. Events that are still unpublished then go to the Spool. A part that fails is
+// logged and restarted.
 func (n *Notifier) Run(ctx context.Context) error {
 	defer n.sender.close()
 	defer n.startRecording(ctx)()
@@ -278,23 +278,23 @@ func (n *Notifier) Run(ctx context.Context) error {
 		name string
 		run  func(context.Context) error
 	}{
-		{"say", n.speak},
+		{"publish", n.publishEvents},
 		{"subscriptions", func(ctx context.Context) error { return n.registry.watch(ctx, true) }},
-		{"standings", func(ctx context.Context) error { return n.standings.watch(ctx, true) }},
-		{"write standings", n.standings.write},
+		{"health", func(ctx context.Context) error { return n.health.watch(ctx, true) }},
+		{"save health", n.health.saveChanges},
 		{"extensions", n.numbers.watch},
-		{"deliver", n.deliverInTurn},
+		{"deliver", n.deliverWithLease},
 	}
 	ended := make(chan struct{})
 	for _, p := range parts {
 		go func() {
 			for {
-				err := n.contained(ctx, p.name, p.run)
+				err := n.runRecovering(ctx, p.name, p.run)
 				if ctx.Err() != nil {
 					break
 				}
-				n.log.Error("notify begins anew", "part", p.name, "err", err)
-				pause(ctx, time.Second)
+				n.log.Error("part restarted", "part", p.name, "err", err)
+				sleep(ctx, time.Second)
 			}
 			ended <- struct{}{}
 		}()
@@ -306,77 +306,78 @@ func (n *Notifier) Run(ctx context.Context) error {
 	return nil
 }
 
-// Stats are counts since Open, but for Unsaid, Pending and Behind, which are so now.
+// Stats holds counts since Open, except Unpublished, Pending and Lagging, which are current
+// values.
 type Stats struct {
-	Said    uint64 // events written to the log
-	Dropped uint64 // events that are lost: they found no room while the store was slow or gone, or no log could take them
-	Unsaid  int    // events that wait for the log
+	Published   uint64 // events acknowledged by the event log
+	Dropped     uint64 // events lost: the buffer was full while the store was slow or gone, or the event cannot be stored
+	Unpublished int    // events that wait to be published
 
-	Delivered uint64 // deliveries, by how they ended
+	Delivered uint64 // deliveries by outcome
 	Expired   uint64
 	Refused   uint64
 	Canceled  uint64
-	Failed    uint64 // attempts that were not the end of it
+	Failed    uint64 // attempts that will be retried
 	Pending   int    // deliveries that have not ended
 
-	Lost   uint64 // events that left the log before a subscription that was behind was told, whether or not it wanted them
-	Behind int    // subscriptions that are
+	Lost    uint64 // events that left the log before a lagging subscription had read them, whether or not it wanted them
+	Lagging int    // subscriptions that lag
 
-	Pauses    uint64 // of endpoints, for connections that failed and answers that did not come
-	OwnPauses uint64 // of subscriptions, for what their own URLs answered
-	Disabled  uint64 // subscriptions: their receivers answered 410, or failed for five days
+	EndpointPauses     uint64 // circuit breakers of endpoints opened: failed connections and missing responses
+	SubscriptionPauses uint64 // circuit breakers of subscriptions opened: failures of their own URLs
+	Disabled           uint64 // subscriptions disabled: the receiver answered 410, or failed for five days
 
-	Unrecorded uint64 // attempts and ends that found no room while the store was slow or gone
+	RecordsDropped uint64 // attempts and ends missing in the delivery log: the buffer was full while the store was slow or gone
 
-	Panics uint64 // of bugs; each has cost what was being done
+	Panics uint64 // panics recovered; each is a bug and has cost the work in progress
 }
 
-// counters are what Stats reads.
+// counters are the live values behind Stats.
 type counters struct {
-	said, failed     atomic.Uint64
-	paused, disabled atomic.Uint64
-	ownPaused        atomic.Uint64
-	ended            [outcomes]atomic.Uint64
-	pending, behind  atomic.Int64
-	lost             atomic.Uint64
-	panics           atomic.Uint64
+	published, failed atomic.Uint64
+	paused, disabled  atomic.Uint64
+	ownPaused         atomic.Uint64
+	ended             [outcomes]atomic.Uint64
+	pending, lagging  atomic.Int64
+	lost              atomic.Uint64
+	panics            atomic.Uint64
 }
 
-// Stats returns the counts.
+// Stats returns the current counts.
 func (n *Notifier) Stats() Stats {
-	n.mouth.mu.Lock()
-	dropped := n.mouth.dropped
-	n.mouth.mu.Unlock()
+	n.publisher.mu.Lock()
+	dropped := n.publisher.dropped
+	n.publisher.mu.Unlock()
 	return Stats{
-		Said:      n.stats.said.Load(),
-		Dropped:   dropped,
-		Unsaid:    n.mouth.waiting(),
-		Delivered: n.stats.ended[delivered].Load(),
-		Expired:   n.stats.ended[expired].Load(),
-		Refused:   n.stats.ended[refused].Load(),
-		Canceled:  n.stats.ended[canceled].Load(),
-		Failed:    n.stats.failed.Load(),
-		Pending:   int(n.stats.pending.Load()),
-		Lost:      n.stats.lost.Load(),
-		Behind:    int(n.stats.behind.Load()),
-		Pauses:    n.stats.paused.Load(),
-		OwnPauses: n.stats.ownPaused.Load(),
-		Disabled:  n.stats.disabled.Load(),
+		Published:          n.stats.published.Load(),
+		Dropped:            dropped,
+		Unpublished:        n.publisher.unpublished(),
+		Delivered:          n.stats.ended[delivered].Load(),
+		Expired:            n.stats.ended[expired].Load(),
+		Refused:            n.stats.ended[refused].Load(),
+		Canceled:           n.stats.ended[canceled].Load(),
+		Failed:             n.stats.failed.Load(),
+		Pending:            int(n.stats.pending.Load()),
+		Lost:               n.stats.lost.Load(),
+		Lagging:            int(n.stats.lagging.Load()),
+		EndpointPauses:     n.stats.paused.Load(),
+		SubscriptionPauses: n.stats.ownPaused.Load(),
+		Disabled:           n.stats.disabled.Load(),
 
-		Unrecorded: n.record.lost(),
+		RecordsDropped: n.records.droppedCount(),
 
 		Panics: n.stats.panics.Load(),
 	}
 }
 
-// Health says why events cannot be said or delivered as they should, or nil.
+// Health returns why events cannot be published or delivered as they should, or nil.
 func (n *Notifier) Health() error {
-	n.mouth.mu.Lock()
-	defer n.mouth.mu.Unlock()
-	switch waiting := len(n.mouth.unsaid) + len(n.mouth.wave); {
-	case n.mouth.failing != nil:
-		return fmt.Errorf("the store takes no events, %d wait: %w", waiting, n.mouth.failing)
-	case waiting > maxUnsaid/2:
+	n.publisher.mu.Lock()
+	defer n.publisher.mu.Unlock()
+	switch waiting := len(n.publisher.buffer) + len(n.publisher.batch); {
+	case n.publisher.lastErr != nil:
+		return fmt.Errorf("the store accepts no events, %d wait: %w", waiting, n.publisher.lastErr)
+	case waiting > maxUnpublished/2:
 		return fmt.Errorf("the store is slow: %d events wait", waiting)
 	case !n.js.Conn().IsConnected():
 		if err := n.js.Conn().LastError(); err != nil {
@@ -387,36 +388,37 @@ func (n *Notifier) Health() error {
 	return nil
 }
 
-// class says how long an event is worth delivering.
-type class int
+// retention is how long an event is worth delivering.
+type retention int
 
 const (
-	live   class = iota // seconds
-	record              // days
+	live    retention = iota // seconds: of use only while the call is in that state
+	durable                  // days
 )
 
-func classOf(t dialog.Type) class {
+// retentionOf returns the retention of an event type.
+func retentionOf(t dialog.Type) retention {
 	switch t {
 	case dialog.Ringing, dialog.DialIn, dialog.DialOut, dialog.Answer, dialog.Hold, dialog.Resume:
 		return live
 	}
-	return record
+	return durable
 }
 
-// observed is when something was that the store knows by the wall clock, on the
-// monotonic clock of this process: as long ago as the wall clock now says. From here
-// on nobody makes it older by setting the clock. What would be of the future is of
-// now. Of the zero time it is zero.
-func (n *Notifier) observed(at time.Time) time.Time {
+// monotonicTime converts a wall clock time from the store into a time on the monotonic
+// clock of this process: as long ago as the wall clock says now. Setting the wall clock
+// afterwards does not change its age. A time in the future becomes now; the zero time stays
+// zero.
+func (n *Notifier) monotonicTime(at time.Time) time.Time {
 	if at.IsZero() {
 		return at
 	}
 	return time.Now().Add(-max(0, n.config.wall().Sub(at)))
 }
 
-// laneOf names what an event is in order with: its call, or its extension if
-// it is of no call.
-func laneOf(e *dialog.Event) string {
+// queueName returns the name of the delivery queue of an event: its call, or its extension
+// if it belongs to no call.
+func queueName(e *dialog.Event) string {
 	if e.Call == "" {
 		return e.Extension.User
 	}

@@ -25,24 +25,24 @@ import (
 func TestMain(m *testing.M) {
 	switch os.Getenv("NOTIFY_TEST") {
 	case "sink":
-		sink()
+		runSink()
 		return
 	case "victim":
-		victim()
+		runVictim()
 		return
 	case "nats":
 		natsServer()
 		return
 	case "mate":
-		mate()
+		runMate()
 		return
 	}
-	ats.Register() // before any bubble: the server's clock would be of the first
+	ats.Register() // before any synctest bubble: the server's clock would belong to the first
 	goleak.VerifyTestMain(m, goleak.IgnoreCurrent())
 }
 
-// longWait is how long a test waits for what should take a moment: much longer than
-// that takes on a busy machine.
+// longWait is how long a test waits for something that takes a moment: much longer than it
+// takes on a busy machine.
 const longWait = 5 * time.Minute
 
 // openStore starts a server in this process and connects to it.
@@ -50,7 +50,7 @@ func openStore(t testing.TB, dir string) (jetstream.JetStream, func()) {
 	t.Helper()
 	s, err := server.NewServer(&server.Options{
 		ServerName: "bellhop", DontListen: true, JetStream: true, StoreDir: dir, NoLog: true, NoSigs: true,
-		SyncInterval: 24 * time.Hour, // its timer is set without a lock: a race, if it fires before the stream is used
+		SyncInterval: 24 * time.Hour, // its timer is set without a lock: a data race if it fires before the stream is used
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -74,20 +74,20 @@ func openStore(t testing.TB, dir string) (jetstream.JetStream, func()) {
 	}
 }
 
-// start runs a notifier until the returned func is called or the test ends.
-func start(t testing.TB, js jetstream.JetStream, c Config) (*Notifier, func()) {
+// startNotifier runs a notifier until the returned func is called or the test ends.
+func startNotifier(t testing.TB, js jetstream.JetStream, c Config) (*Notifier, func()) {
 	t.Helper()
 	n, err := Open(t.Context(), js, c)
 	if err != nil {
 		t.Fatal(err)
 	}
-	stop := run(n)
+	stop := runNotifier(n)
 	t.Cleanup(stop)
 	return n, stop
 }
 
-// run runs a notifier until the returned func is called.
-func run(n *Notifier) (stop func()) {
+// runNotifier runs a notifier until the returned func is called.
+func runNotifier(n *Notifier) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
 	go func() {
@@ -99,7 +99,7 @@ func run(n *Notifier) (stop func()) {
 
 var loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
 
-// A receiver is an HTTP server that remembers what it was sent.
+// A receiver is an HTTP server that records its requests.
 type receiver struct {
 	*httptest.Server
 	got    chan request
@@ -132,7 +132,7 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	r.got <- q
 }
 
-func subscribe(t testing.TB, n *Notifier, s Subscription) Subscription {
+func mustSubscribe(t testing.TB, n *Notifier, s Subscription) Subscription {
 	t.Helper()
 	s, err := n.Subscribe(t.Context(), s)
 	if err != nil {
@@ -141,7 +141,7 @@ func subscribe(t testing.TB, n *Notifier, s Subscription) Subscription {
 	return s
 }
 
-// callOf makes the events of one answered call of extension 101.
+// callOf returns the events of one answered call of extension 101.
 func callOf(i int) []dialog.Event {
 	id := func(k int) string { return fmt.Sprintf("%031x%d", i, k) }
 	at := time.Now()
@@ -156,16 +156,16 @@ func callOf(i int) []dialog.Event {
 	return all
 }
 
-func TestDelivered(t *testing.T) {
+func TestDeliversCall(t *testing.T) {
 	js, closeStore := openStore(t, t.TempDir())
 	defer closeStore()
-	n, stop := start(t, js, Config{Allow: loopback})
+	n, stop := startNotifier(t, js, Config{Allow: loopback})
 	defer stop()
 	r := newReceiver(t, nil)
 	s := NewSubscription()
 	s.Extension, s.Types, s.URL, s.Dialect = "101", []string{"dial-out", "answer", "hangup"}, r.URL, Telphin
-	s = subscribe(t, n, s)
-	n.Say(callOf(1))
+	s = mustSubscribe(t, n, s)
+	n.Publish(callOf(1))
 	for _, want := range callOf(1) {
 		got := <-r.got
 		if got.form.Get("EventType") != string(want.Type) || got.id != want.ID+"-"+s.ID {

@@ -17,131 +17,133 @@ import (
 	"bellhop/dialog"
 )
 
-// openOutbox opens what must be remembered of deliveries that last longer than
-// a moment: for each its last word under a subject of its own, and how far the
-// log has been worked off. The last word of what is over is empty. What is no
-// longer needed is swept up: see [sweeper].
+// openOutbox opens the outbox: the state of each delivery that lasts longer than
+// outboxDelay, under a subject of its own, and the cursor of the log. An empty message says
+// that a delivery has ended. Messages that are no longer needed are removed by a [sweeper].
 func openOutbox(ctx context.Context, js jetstream.JetStream, c Config) (jetstream.Stream, error) {
 	return js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
 		Name:     "bellhop_outbox",
-		Subjects: []string{"bellhop.delivery.>"}, // bellhop.delivery.<subscription>.<place in the log>, bellhop.delivery.<subscription>.<backlog>, bellhop.delivery.cursor
+		Subjects: []string{"bellhop.delivery.>"}, // bellhop.delivery.<subscription>.<position in the log>, bellhop.delivery.<subscription>.<log read>, bellhop.delivery.cursor
 		Storage:  jetstream.FileStorage,
 		Replicas: c.Replicas,
 	})
 }
 
+// cursorSubject is the subject of the stored cursor.
 const cursorSubject = "bellhop.delivery.cursor"
 
+// outboxSubject returns the subject of the delivery of event seq to a subscription.
 func outboxSubject(subscription string, seq uint64) string {
 	return "bellhop.delivery." + subscription + "." + strconv.FormatUint(seq, 10)
 }
 
-// again is the header of a word that is not the first.
-var again = nats.Header{"Again": {"1"}}
+// updateHeader marks a message that is not the first of its subject.
+var updateHeader = nats.Header{"Again": {"1"}}
 
-// remembered is what the outbox has of one delivery: what its lane and schedule
-// need. The event itself stays in the log.
-type remembered struct {
-	Lane     string      `json:"lane"`
+// storedDelivery is a delivery as the outbox stores it: what its queue and retry schedule
+// need. The event stays in the log. Fields are only ever added.
+type storedDelivery struct {
+	Queue    string      `json:"lane"`
 	Event    string      `json:"event,omitempty"`
 	Type     dialog.Type `json:"type"`
 	At       time.Time   `json:"at"`
-	Attempts int         `json:"attempts,omitempty"`
-	Tries    int         `json:"tries,omitempty"`
+	Step     int         `json:"attempts,omitempty"`
+	Attempts int         `json:"tries,omitempty"`
 	Due      time.Time   `json:"due,omitzero"`
 	Replay   bool        `json:"replay,omitempty"`
 
-	Wait time.Duration `json:"wait,omitempty"` // from the last attempt until Due
+	Backoff time.Duration `json:"wait,omitempty"` // from the last attempt until Due
 
-	Party string `json:"party,omitempty"` // see delivery; an older version did not write it
+	Party string `json:"party,omitempty"` // see delivery; older versions did not write it
 }
 
-// due is when a delivery is due again that was when the outbox heard of it: never
-// later than a whole pause from now, to whatever the clock was set since.
-func (n *Notifier) due(r *remembered) time.Time {
+// restoreDue returns the due time of a stored delivery. It is never later than a whole
+// backoff from now, whatever the wall clock was set to since.
+func (n *Notifier) restoreDue(r *storedDelivery) time.Time {
 	if r.Due.IsZero() {
 		return r.Due
 	}
-	wait := r.Wait
-	if wait == 0 { // an older version wrote it
-		pauses := schedules[record]
+	wait := r.Backoff
+	if wait == 0 { // written by an older version
+		pauses := retrySchedules[durable]
 		wait = pauses[len(pauses)-1] * 6 / 5
 	}
 	return time.Now().Add(min(r.Due.Sub(n.config.wall()), wait))
 }
 
-// message writes a letter to the outbox.
-func (l letter) message() *nats.Msg {
-	d := l.delivery
-	if l.backlog != nil {
-		return l.backlog.message(l.gone)
+// outboxMessage encodes an update as a message of the outbox.
+func (u outboxUpdate) outboxMessage() *nats.Msg {
+	d := u.delivery
+	if u.logRead != nil {
+		return u.logRead.outboxMessage(u.ended)
 	}
 	if d == nil {
-		return &nats.Msg{Subject: cursorSubject, Header: again, Data: strconv.AppendUint(nil, l.floor, 10)}
+		return &nats.Msg{Subject: cursorSubject, Header: updateHeader, Data: strconv.AppendUint(nil, u.cursor, 10)}
 	}
-	m := &nats.Msg{Subject: outboxSubject(d.lane.target.sub.ID, d.seq)}
-	if d.told {
-		m.Header = again
+	m := &nats.Msg{Subject: outboxSubject(d.queue.subscriber.sub.ID, d.seq)}
+	if d.saved {
+		m.Header = updateHeader
 	}
-	if l.gone {
+	if u.ended {
 		return m
 	}
-	m.Data, _ = json.Marshal(remembered{ // of times of this century
-		Lane: d.lane.name, Event: d.id, Type: d.kind, At: d.at, Attempts: d.attempts, Tries: d.tries, Due: d.due, Replay: d.replay, Wait: d.wait, Party: d.party,
+	m.Data, _ = json.Marshal(storedDelivery{ // cannot fail: times of this century
+		Queue: d.queue.name, Event: d.id, Type: d.kind, At: d.at, Step: d.scheduleStep, Attempts: d.attempts, Due: d.dueAt, Replay: d.replay, Backoff: d.backoff, Party: d.party,
 	})
 	return m
 }
 
-// message writes the word of a backlog.
-func (b *backlog) message(over bool) *nats.Msg {
-	m := &nats.Msg{Subject: "bellhop.delivery." + b.target.sub.ID + "." + b.name}
-	if b.told {
-		m.Header = again
+// outboxMessage encodes a logRead as a message of the outbox; an empty one if it has ended.
+func (r *logRead) outboxMessage(ended bool) *nats.Msg {
+	m := &nats.Msg{Subject: "bellhop.delivery." + r.subscriber.sub.ID + "." + r.name}
+	if r.saved {
+		m.Header = updateHeader
 	}
-	if over {
+	if ended {
 		return m
 	}
-	m.Data, _ = json.Marshal(rest{b.after, b.to, b.types}) // of numbers and words
+	m.Data, _ = json.Marshal(storedLogRead{r.after, r.to, r.types}) // cannot fail: numbers and words
 	return m
 }
 
-// rest is what the outbox has of a backlog.
-type rest struct {
+// storedLogRead is a logRead as the outbox stores it.
+type storedLogRead struct {
 	After uint64   `json:"after"`
 	To    uint64   `json:"to,omitempty"`
 	Types []string `json:"types,omitempty"`
 }
 
-// recallBacklog returns the backlog that a word of the outbox is of.
-func recallBacklog(subscription, name string, word []byte) (*backlog, error) {
-	b := &backlog{target: &target{sub: &Subscription{ID: subscription}}, name: name}
-	if b.over = len(word) == 0; b.over {
-		return b, nil
+// decodeLogRead decodes the logRead of a message of the outbox.
+func decodeLogRead(subscription, name string, data []byte) (*logRead, error) {
+	r := &logRead{subscriber: &subscriber{sub: &Subscription{ID: subscription}}, name: name}
+	if r.ended = len(data) == 0; r.ended {
+		return r, nil
 	}
-	b.told = true
-	var r rest
-	err := json.Unmarshal(word, &r)
-	b.after, b.to, b.types = r.After, r.To, r.Types
-	return b, err
+	r.saved = true
+	var stored storedLogRead
+	err := json.Unmarshal(data, &stored)
+	r.after, r.to, r.types = stored.After, stored.To, stored.Types
+	return r, err
 }
 
-// recall reads the outbox into q and s, and returns its last place.
-func (n *Notifier) recall(ctx context.Context, q *lanes, s *sweeper) (heard uint64, err error) {
-	type waiting struct {
+// restoreOutbox reads the outbox into s and sw, and returns the position of its last
+// message.
+func (n *Notifier) restoreOutbox(ctx context.Context, s *scheduler, sw *sweeper) (lastSeq uint64, err error) {
+	type pending struct {
 		subscription string
-		lane         string
+		queue        string
 		delivery     *delivery
 	}
-	words := make(map[string]waiting)     // by subject, the last
-	backlogs := make(map[string]*backlog) // as well
+	deliveries := make(map[string]pending) // the last message, by subject
+	logReads := make(map[string]*logRead)  // likewise
 	var cursor, newest uint64
-	err = readAll(ctx, n.outbox, jetstream.OrderedConsumerConfig{}, func(m jetstream.Msg) (err error) {
+	err = readMessages(ctx, n.outbox, jetstream.OrderedConsumerConfig{}, func(m jetstream.Msg) (err error) {
 		meta, err := m.Metadata()
 		if err != nil {
 			return err
 		}
-		heard = meta.Sequence.Stream
-		s.heard(m.Subject(), heard, len(m.Data()) == 0)
+		lastSeq = meta.Sequence.Stream
+		sw.noteMessage(m.Subject(), lastSeq, len(m.Data()) == 0)
 		if m.Subject() == cursorSubject {
 			cursor, err = strconv.ParseUint(string(m.Data()), 10, 64)
 			return err
@@ -149,54 +151,54 @@ func (n *Notifier) recall(ctx context.Context, q *lanes, s *sweeper) (heard uint
 		subscription, name, _ := strings.Cut(strings.TrimPrefix(m.Subject(), "bellhop.delivery."), ".")
 		seq, notNumber := strconv.ParseUint(name, 10, 64)
 		if notNumber != nil {
-			b, err := recallBacklog(subscription, name, m.Data())
-			if backlogs[m.Subject()] = b; b.over {
-				delete(backlogs, m.Subject())
+			r, err := decodeLogRead(subscription, name, m.Data())
+			if logReads[m.Subject()] = r; r.ended {
+				delete(logReads, m.Subject())
 			}
-			newest = max(newest, b.after)
+			newest = max(newest, r.after)
 			return err
 		}
 		if len(m.Data()) == 0 {
-			delete(words, m.Subject())
+			delete(deliveries, m.Subject())
 			return nil
 		}
-		var r remembered
-		if err := json.Unmarshal(m.Data(), &r); err != nil {
+		var stored storedDelivery
+		if err := json.Unmarshal(m.Data(), &stored); err != nil {
 			return err
 		}
-		d := &delivery{seq: seq, id: r.Event, kind: r.Type, at: r.At, observed: n.observed(r.At),
-			attempts: r.Attempts, tries: r.Tries, due: n.due(&r), wait: r.Wait, replay: r.Replay, party: r.Party}
-		words[m.Subject()] = waiting{subscription, r.Lane, d}
+		d := &delivery{seq: seq, id: stored.Event, kind: stored.Type, at: stored.At, observed: n.monotonicTime(stored.At),
+			scheduleStep: stored.Step, attempts: stored.Attempts, dueAt: n.restoreDue(&stored), backoff: stored.Backoff, replay: stored.Replay, party: stored.Party}
+		deliveries[m.Subject()] = pending{subscription, stored.Queue, d}
 		return nil
 	})
 	if err != nil {
 		return 0, fmt.Errorf("read bellhop_outbox: %w", err)
 	}
-	all := slices.SortedFunc(maps.Values(words), func(a, b waiting) int { return cmp.Compare(a.delivery.seq, b.delivery.seq) })
+	all := slices.SortedFunc(maps.Values(deliveries), func(a, b pending) int { return cmp.Compare(a.delivery.seq, b.delivery.seq) })
 	newest = max(newest, cursor)
 	if len(all) > 0 {
 		newest = max(newest, all[len(all)-1].delivery.seq)
 	}
-	last, err := n.lastEvent(ctx, newest)
+	last, err := n.waitForLogEnd(ctx, newest)
 	if err != nil {
 		return 0, err
 	}
-	q.begin(min(cursor, last))
-	for _, b := range backlogs {
-		b.after, b.to = min(b.after, last), min(b.to, last)
-		q.restoreBacklog(b)
+	s.startFrom(min(cursor, last))
+	for _, r := range logReads {
+		r.after, r.to = min(r.after, last), min(r.to, last)
+		s.restoreLogRead(r)
 	}
 	for _, w := range all {
-		q.restore(w.subscription, w.lane, w.delivery, w.delivery.seq > last)
+		s.restoreDelivery(w.subscription, w.queue, w.delivery, w.delivery.seq > last)
 	}
-	return heard, nil
+	return lastSeq, nil
 }
 
-// lastEvent is how far the log goes. What the outbox knows of may not be in it,
-// because a power cut has cost the log more than the outbox, or because the
-// server that leads it has just begun to: so it is asked for a second.
-func (n *Notifier) lastEvent(ctx context.Context, newest uint64) (last uint64, err error) {
-	for begin := time.Now(); ; pause(ctx, errorPause) {
+// waitForLogEnd returns the end of the event log. The outbox may know later events: a power
+// cut cost the log more than the outbox, or the server that leads the log has just taken
+// over. It therefore waits up to a second for the log to reach newest.
+func (n *Notifier) waitForLogEnd(ctx context.Context, newest uint64) (last uint64, err error) {
+	for begin := time.Now(); ; sleep(ctx, errorBackoff) {
 		info, err := n.events.Info(ctx)
 		if err != nil {
 			return 0, fmt.Errorf("event log bellhop_events: %w", err)

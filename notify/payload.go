@@ -15,29 +15,29 @@ import (
 	"bellhop/dialog"
 )
 
-// maxText and maxMessage are how many characters of a text off the wire are
-// sent on.
+// maxText and maxMessage limit the characters of a text of a SIP message that callbacks
+// carry.
 const (
 	maxText    = 256
 	maxMessage = 2000
 )
 
-// A view is an event as one subscription is told it.
+// A view is an event as one subscription receives it.
 type view struct {
 	*dialog.Event
 	sub            *Subscription
 	called, caller *dialog.Extension // nil: no extension, or unknown
-	ownID          uint64            // numbers of the extensions; 0: not asked for
+	ownID          uint64            // numbers of the extensions; 0: not looked up
 	calledID       uint64
 	callerID       uint64
-	group          *group // of a dialect that has one call for all who ring; nil: it is the party's own
+	group          *group // of a subscription that groups calls; nil: the party's own call
 }
 
-// newView completes the ends of a call: the event's extension is one of them.
+// newView completes the two ends of a call: the event's extension is one of them.
 func newView(e *dialog.Event, s *Subscription) view {
 	v := view{Event: e, sub: s, called: e.CalledExtension, caller: e.CallerExtension}
 	if e.Type == dialog.SubscriptionState {
-		return v // of no call
+		return v // it belongs to no call
 	}
 	calls := e.Flow == dialog.Out || e.Type == dialog.MessageOut || e.Type == dialog.Transfer
 	if calls && v.caller == nil {
@@ -46,66 +46,67 @@ func newView(e *dialog.Event, s *Subscription) view {
 	if !calls && v.called == nil {
 		v.called = &e.Extension
 	}
-	if s.Dialect == Telphin && v.caller == nil { // of a call from outside
+	if s.Dialect == Telphin && v.caller == nil { // the caller is outside
 		v.caller = e.Distributor
 	}
 	return v
 }
 
-// append appends the payload in the subscription's dialect: a form, the Standard
-// Webhooks envelope for json, or what is in it for cloudevents.
-func (v *view) append(b []byte) []byte {
-	f := fields{b: b}
+// appendPayload appends the payload in the subscription's dialect: a form, the Standard
+// Webhooks envelope for json, or its data alone for cloudevents.
+func (v *view) appendPayload(b []byte) []byte {
+	f := fieldWriter{b: b}
 	switch {
-	case v.form():
-		v.fields(&f)
+	case v.isForm():
+		v.writeFields(&f)
 	case v.sub.Dialect == CloudEvents:
 		f.json = true
 		f.b = append(f.b, '{')
-		v.fields(&f)
+		v.writeFields(&f)
 		f.b = append(f.b, '}')
 	default:
 		f.json = true
 		f.b = append(f.b, '{')
-		f.text("type", eventName(v.Type))
-		f.text("timestamp", v.At.UTC().Format(time.RFC3339Nano))
-		f.open("data")
-		v.fields(&f)
+		f.writeText("type", eventName(v.Type))
+		f.writeText("timestamp", v.At.UTC().Format(time.RFC3339Nano))
+		f.openObject("data")
+		v.writeFields(&f)
 		f.b = append(f.b, '}', '}')
 	}
 	return f.b
 }
 
-// fields lists the fields of the subscription's dialect.
-func (v *view) fields(f *fields) {
+// writeFields writes the fields of the subscription's dialect.
+func (v *view) writeFields(f *fieldWriter) {
 	switch v.sub.Dialect {
 	case Unified:
-		v.unified(f)
+		v.writeUnified(f)
 	case Telphin:
-		v.telphin(f)
+		v.writeTelphin(f)
 	case CTI:
-		v.cti(f)
+		v.writeCTI(f)
 	default:
-		v.json(f)
+		v.writeJSON(f)
 	}
 }
 
-func (v *view) get() bool { return v.sub.Method == "GET" }
+// isGET reports whether callbacks use the method GET.
+func (v *view) isGET() bool { return v.sub.Method == "GET" }
 
-// form reports whether the payload is a form.
-func (v *view) form() bool {
-	return v.get() || v.sub.Dialect != JSON && v.sub.Dialect != CloudEvents
+// isForm reports whether the payload is a form.
+func (v *view) isForm() bool {
+	return v.isGET() || v.sub.Dialect != JSON && v.sub.Dialect != CloudEvents
 }
 
-// contentType is what the body of a POST or PUT is.
+// contentType returns the content type of the body of a POST or PUT.
 func (v *view) contentType() string {
-	if v.form() {
+	if v.isForm() {
 		return "application/x-www-form-urlencoded"
 	}
 	return "application/json"
 }
 
-// eventName is the type of the json envelope: call.dial_in.
+// eventName returns the type of the json envelope, such as call.dial_in.
 func eventName(t dialog.Type) string {
 	if t == dialog.SubscriptionState {
 		return "subscription.state"
@@ -113,21 +114,21 @@ func eventName(t dialog.Type) string {
 	return "call." + strings.ReplaceAll(string(t), "-", "_")
 }
 
-// call lists the ten fields that both documents have.
-func (v *view) call(f *fields, callerName string, extension func(*dialog.Extension) string) {
-	f.text("CallID", v.Call)
-	f.text("CallerIDNum", clean(v.CallerNum, maxText))
-	f.text("CallerIDName", clean(callerName, maxText))
-	f.text("CalledDID", clean(v.CalledDID, maxText))
-	f.text("CalledExtension", extension(v.called))
-	f.text("CallStatus", v.status())
-	f.text("CallFlow", v.flow())
-	f.text("CallerExtension", extension(v.caller))
-	f.text("CalledNumber", clean(v.CalledNumber, maxText))
-	f.text("CallAPIID", clean(v.CallAPIID, maxText))
+// writeCallFields writes the ten fields that unified and telphin share.
+func (v *view) writeCallFields(f *fieldWriter, callerName string, extension func(*dialog.Extension) string) {
+	f.writeText("CallID", v.Call)
+	f.writeText("CallerIDNum", clean(v.CallerNum, maxText))
+	f.writeText("CallerIDName", clean(callerName, maxText))
+	f.writeText("CalledDID", clean(v.CalledDID, maxText))
+	f.writeText("CalledExtension", extension(v.called))
+	f.writeText("CallStatus", v.statusWord())
+	f.writeText("CallFlow", v.flowWord())
+	f.writeText("CallerExtension", extension(v.caller))
+	f.writeText("CalledNumber", clean(v.CalledNumber, maxText))
+	f.writeText("CallAPIID", clean(v.CallAPIID, maxText))
 }
 
-// checkUnified refuses what the ten fields have no room for.
+// checkUnified rejects event types that the ten fields cannot express.
 func checkUnified(s *Subscription) *Invalid {
 	if s.Dialect == Unified && slices.Contains(s.Types, string(dialog.SubscriptionState)) {
 		return &Invalid{"types", "has subscription-state, of which the dialect unified has no field: use json or telphin"}
@@ -135,201 +136,205 @@ func checkUnified(s *Subscription) *Invalid {
 	return nil
 }
 
-// unified lists the ten fields of the UnifiedAPI: always all of them. Which
-// event it is, the receiver knows by the URL.
-func (v *view) unified(f *fields) {
-	f.always = true
-	v.call(f, v.CallerName, v.user)
+// writeUnified writes the ten fields of the UnifiedAPI, empty ones too. The receiver knows
+// the event type by the URL.
+func (v *view) writeUnified(f *fieldWriter) {
+	f.writeEmpty = true
+	v.writeCallFields(f, v.CallerName, v.userName)
 }
 
-// telphin lists what is known under the names of Telphin's documents.
-// Transfered is spelled as there. A caller outside who has no name is named by the
-// number, and the CallerExtension of such a call is the queue or menu that
-// distributed it: receivers require these fields.
-func (v *view) telphin(f *fields) {
+// writeTelphin writes all known values under the names of Telphin's documentation, which
+// spells Transfered so. Receivers require a name and a CallerExtension: an outside caller
+// without a name is named by the number, and the CallerExtension of such a call is the
+// queue or menu that distributed it.
+func (v *view) writeTelphin(f *fieldWriter) {
 	name := v.CallerName
 	if v.Flow == dialog.In && v.CallerExtension == nil || v.Transferred {
 		name = cmp.Or(name, v.CallerNum)
 	}
-	v.call(f, name, v.address)
-	f.text("EventType", string(v.Type))
-	f.number("EventTime", v.At.UnixMicro())
+	v.writeCallFields(f, name, v.userAtDomain)
+	f.writeText("EventType", string(v.Type))
+	f.writeNumber("EventTime", v.At.UnixMicro())
 	if v.Type == dialog.Hangup || v.Duration > 0 {
-		f.number("Duration", v.Duration.Microseconds())
+		f.writeNumber("Duration", v.Duration.Microseconds())
 	}
 	if v.Party != "" {
-		f.text("SubCallID", strconv.FormatUint(v.ownID, 10)+"-"+v.Party)
+		f.writeText("SubCallID", strconv.FormatUint(v.ownID, 10)+"-"+v.Party)
 	}
-	f.count("CalledExtensionID", int64(v.calledID))
-	f.count("CallerExtensionID", int64(v.callerID))
-	f.text("RecID", clean(v.RecID, maxText))
-	f.text("Diversion", clean(v.Diversion, maxText))
-	f.yes("Transfered", v.Transferred)
-	f.yesNo("Bridged", v.Bridged)
-	f.count("BridgedDuration", v.BridgedFor.Microseconds())
-	f.text("CallBackID", clean(v.CallBackID, maxText))
-	f.text("ClientApiID", clean(v.ClientAPIID, maxText))
-	f.text("RemoteNumber", clean(v.RemoteNumber, maxText))
-	f.text("ANI", clean(v.ANI, maxText))
-	f.text("Tag", clean(v.Tag, maxText))
-	f.text("MessageText", cleanMessage(v.MessageText))
-	f.text("ContentType", clean(v.ContentType, maxText))
+	f.writeNonZero("CalledExtensionID", int64(v.calledID))
+	f.writeNonZero("CallerExtensionID", int64(v.callerID))
+	f.writeText("RecID", clean(v.RecID, maxText))
+	f.writeText("Diversion", clean(v.Diversion, maxText))
+	f.writeYes("Transfered", v.Transferred)
+	f.writeYesNo("Bridged", v.Bridged)
+	f.writeNonZero("BridgedDuration", v.BridgedFor.Microseconds())
+	f.writeText("CallBackID", clean(v.CallBackID, maxText))
+	f.writeText("ClientApiID", clean(v.ClientAPIID, maxText))
+	f.writeText("RemoteNumber", clean(v.RemoteNumber, maxText))
+	f.writeText("ANI", clean(v.ANI, maxText))
+	f.writeText("Tag", clean(v.Tag, maxText))
+	f.writeText("MessageText", cleanMessage(v.MessageText))
+	f.writeText("ContentType", clean(v.ContentType, maxText))
 	if s := v.Subscription; s != nil {
-		f.text("Extension", v.address(&v.Extension))
-		f.text("SubscriptionID", s.ID)
-		f.text("SubscriptionState", s.State)
-		f.text("Why", clean(s.Why, maxText))
+		f.writeText("Extension", v.userAtDomain(&v.Extension))
+		f.writeText("SubscriptionID", s.ID)
+		f.writeText("SubscriptionState", s.State)
+		f.writeText("Why", clean(s.Why, maxText))
 	}
 	if v.sub.Extended {
-		v.extended(f)
+		v.writeExtended(f)
 	}
 }
 
-// extended lists what the originals did not know, under names in their manner.
-func (v *view) extended(f *fields) {
-	f.text("EventID", v.ID)
-	f.count("Sequence", int64(v.Seq))
-	f.count("SipCode", int64(v.SipCode))
-	f.text("SipReason", clean(v.SipReason, maxText))
-	f.count("Q850", int64(v.Q850))
-	f.text("HangupBy", string(v.HangupBy))
-	f.count("RingDuration", v.RingDuration.Microseconds())
-	f.count("SetupTime", v.SetupTime.Microseconds())
-	f.yes("AnsweredElsewhere", v.Elsewhere)
-	f.yesNo("Missed", v.Missed)
-	f.text("Correlation", v.Correlation)
-	f.yes("Recovered", v.Recovered)
-	f.text("UserAgent", clean(v.UserAgent, maxText))
-	f.text("Verstat", clean(v.Verstat, maxText))
-	f.text("OtherCallID", v.OtherCall)
-	f.text("CallerNumberE164", v.CallerE164)
-	f.text("CalledNumberE164", v.CalledE164)
-	f.text("CallerIDNumRaw", clean(v.CallerNumRaw, maxText))
-	f.text("CalledNumberRaw", clean(v.CalledNumberRaw, maxText))
-	f.yes("Privacy", v.Privacy)
+// writeExtended writes values that the originals did not have, under names in their style.
+func (v *view) writeExtended(f *fieldWriter) {
+	f.writeText("EventID", v.ID)
+	f.writeNonZero("Sequence", int64(v.Seq))
+	f.writeNonZero("SipCode", int64(v.SipCode))
+	f.writeText("SipReason", clean(v.SipReason, maxText))
+	f.writeNonZero("Q850", int64(v.Q850))
+	f.writeText("HangupBy", string(v.HangupBy))
+	f.writeNonZero("RingDuration", v.RingDuration.Microseconds())
+	f.writeNonZero("SetupTime", v.SetupTime.Microseconds())
+	f.writeYes("AnsweredElsewhere", v.Elsewhere)
+	f.writeYesNo("Missed", v.Missed)
+	f.writeText("Correlation", v.Correlation)
+	f.writeYes("Recovered", v.Recovered)
+	f.writeText("UserAgent", clean(v.UserAgent, maxText))
+	f.writeText("Verstat", clean(v.Verstat, maxText))
+	f.writeText("OtherCallID", v.OtherCall)
+	f.writeText("CallerNumberE164", v.CallerE164)
+	f.writeText("CalledNumberE164", v.CalledE164)
+	f.writeText("CallerIDNumRaw", clean(v.CallerNumRaw, maxText))
+	f.writeText("CalledNumberRaw", clean(v.CalledNumberRaw, maxText))
+	f.writeYes("Privacy", v.Privacy)
 	if f.values != nil {
-		return // the names of headers are the config's, no variables
+		return // header names of the config are no template variables
 	}
 	for _, h := range v.Headers {
-		f.text(clean(h[0], maxText), clean(h[1], maxText))
+		f.writeText(clean(h[0], maxText), clean(h[1], maxText))
 	}
 }
 
-// json lists what is known in snake case. By GET it is flat: headers become
-// headers.<name>.
-func (v *view) json(f *fields) {
-	f.text("call_id", v.Call)
-	f.text("caller_id_num", clean(v.CallerNum, maxText))
-	f.text("caller_id_name", clean(v.CallerName, maxText))
-	f.text("called_did", clean(v.CalledDID, maxText))
-	f.text("called_extension", v.user(v.called))
-	f.count("called_extension_id", int64(v.calledID))
-	f.text("call_status", v.status())
-	f.text("call_flow", v.flow())
-	f.text("caller_extension", v.user(v.caller))
-	f.count("caller_extension_id", int64(v.callerID))
-	f.text("called_number", clean(v.CalledNumber, maxText))
-	f.text("rec_id", clean(v.RecID, maxText))
-	f.text("callapi_id", clean(v.CallAPIID, maxText))
-	f.text("diversion", clean(v.Diversion, maxText))
-	f.number("event_time", v.At.UnixMicro())
+// writeJSON writes all known values in snake case. With GET the form is flat: headers
+// become headers.<name>.
+func (v *view) writeJSON(f *fieldWriter) {
+	f.writeText("call_id", v.Call)
+	f.writeText("caller_id_num", clean(v.CallerNum, maxText))
+	f.writeText("caller_id_name", clean(v.CallerName, maxText))
+	f.writeText("called_did", clean(v.CalledDID, maxText))
+	f.writeText("called_extension", v.userName(v.called))
+	f.writeNonZero("called_extension_id", int64(v.calledID))
+	f.writeText("call_status", v.statusWord())
+	f.writeText("call_flow", v.flowWord())
+	f.writeText("caller_extension", v.userName(v.caller))
+	f.writeNonZero("caller_extension_id", int64(v.callerID))
+	f.writeText("called_number", clean(v.CalledNumber, maxText))
+	f.writeText("rec_id", clean(v.RecID, maxText))
+	f.writeText("callapi_id", clean(v.CallAPIID, maxText))
+	f.writeText("diversion", clean(v.Diversion, maxText))
+	f.writeNumber("event_time", v.At.UnixMicro())
 	if v.Type == dialog.Hangup || v.Duration > 0 {
-		f.number("duration", v.Duration.Microseconds())
+		f.writeNumber("duration", v.Duration.Microseconds())
 	}
-	f.truth("transferred", v.Transferred)
+	f.writeIfTrue("transferred", v.Transferred)
 	if v.Bridged != nil {
-		f.bool("bridged", *v.Bridged)
+		f.writeBool("bridged", *v.Bridged)
 	}
-	f.count("bridged_duration", v.BridgedFor.Microseconds())
-	f.text("callback_id", clean(v.CallBackID, maxText))
-	f.text("sub_call_id", v.Party)
-	f.text("client_api_id", clean(v.ClientAPIID, maxText))
-	f.text("remote_number", clean(v.RemoteNumber, maxText))
-	f.text("ani", clean(v.ANI, maxText))
-	f.text("tag", clean(v.Tag, maxText))
-	f.text("event_type", string(v.Type))
-	f.text("event_id", v.ID)
-	f.count("sequence", int64(v.Seq))
-	f.count("sip_code", int64(v.SipCode))
-	f.text("sip_reason", clean(v.SipReason, maxText))
-	f.count("q850", int64(v.Q850))
-	f.text("hangup_by", string(v.HangupBy))
-	f.count("ring_duration", v.RingDuration.Microseconds())
-	f.count("setup_time", v.SetupTime.Microseconds())
-	f.truth("answered_elsewhere", v.Elsewhere)
+	f.writeNonZero("bridged_duration", v.BridgedFor.Microseconds())
+	f.writeText("callback_id", clean(v.CallBackID, maxText))
+	f.writeText("sub_call_id", v.Party)
+	f.writeText("client_api_id", clean(v.ClientAPIID, maxText))
+	f.writeText("remote_number", clean(v.RemoteNumber, maxText))
+	f.writeText("ani", clean(v.ANI, maxText))
+	f.writeText("tag", clean(v.Tag, maxText))
+	f.writeText("event_type", string(v.Type))
+	f.writeText("event_id", v.ID)
+	f.writeNonZero("sequence", int64(v.Seq))
+	f.writeNonZero("sip_code", int64(v.SipCode))
+	f.writeText("sip_reason", clean(v.SipReason, maxText))
+	f.writeNonZero("q850", int64(v.Q850))
+	f.writeText("hangup_by", string(v.HangupBy))
+	f.writeNonZero("ring_duration", v.RingDuration.Microseconds())
+	f.writeNonZero("setup_time", v.SetupTime.Microseconds())
+	f.writeIfTrue("answered_elsewhere", v.Elsewhere)
 	if v.Missed != nil {
-		f.bool("missed", *v.Missed)
+		f.writeBool("missed", *v.Missed)
 	}
-	f.text("correlation", v.Correlation)
-	f.truth("recovered", v.Recovered)
-	f.text("user_agent", clean(v.UserAgent, maxText))
-	f.text("verstat", clean(v.Verstat, maxText))
-	f.text("other_call_id", v.OtherCall)
-	f.text("message_text", cleanMessage(v.MessageText))
-	f.text("content_type", clean(v.ContentType, maxText))
-	f.text("caller_number_e164", v.CallerE164)
-	f.text("called_number_e164", v.CalledE164)
-	f.text("caller_id_num_raw", clean(v.CallerNumRaw, maxText))
-	f.text("called_number_raw", clean(v.CalledNumberRaw, maxText))
-	f.truth("privacy", v.Privacy)
-	f.text("extension", v.user(&v.Extension))
-	f.text("domain", clean(v.Extension.Domain, maxText))
+	f.writeText("correlation", v.Correlation)
+	f.writeIfTrue("recovered", v.Recovered)
+	f.writeText("user_agent", clean(v.UserAgent, maxText))
+	f.writeText("verstat", clean(v.Verstat, maxText))
+	f.writeText("other_call_id", v.OtherCall)
+	f.writeText("message_text", cleanMessage(v.MessageText))
+	f.writeText("content_type", clean(v.ContentType, maxText))
+	f.writeText("caller_number_e164", v.CallerE164)
+	f.writeText("called_number_e164", v.CalledE164)
+	f.writeText("caller_id_num_raw", clean(v.CallerNumRaw, maxText))
+	f.writeText("called_number_raw", clean(v.CalledNumberRaw, maxText))
+	f.writeIfTrue("privacy", v.Privacy)
+	f.writeText("extension", v.userName(&v.Extension))
+	f.writeText("domain", clean(v.Extension.Domain, maxText))
 	if s := v.Subscription; s != nil {
-		f.text("subscription_id", s.ID)
-		f.text("subscription_state", s.State)
-		f.text("why", clean(s.Why, maxText))
+		f.writeText("subscription_id", s.ID)
+		f.writeText("subscription_state", s.State)
+		f.writeText("why", clean(s.Why, maxText))
 	}
-	v.jsonHeaders(f)
+	v.writeJSONHeaders(f)
 }
 
-func (v *view) jsonHeaders(f *fields) {
+// writeJSONHeaders writes the copied SIP headers: an object, form fields, or a template
+// variable.
+func (v *view) writeJSONHeaders(f *fieldWriter) {
 	if len(v.Headers) == 0 {
 		return
 	}
 	if f.values != nil {
-		f.pairs("headers", v.Headers)
+		f.writePairs("headers", v.Headers)
 		return
 	}
 	if !f.json {
 		for _, h := range v.Headers {
-			f.text("headers."+clean(h[0], maxText), clean(h[1], maxText))
+			f.writeText("headers."+clean(h[0], maxText), clean(h[1], maxText))
 		}
 		return
 	}
-	f.open("headers")
+	f.openObject("headers")
 	for _, h := range v.Headers {
-		f.text(clean(h[0], maxText), clean(h[1], maxText))
+		f.writeText(clean(h[0], maxText), clean(h[1], maxText))
 	}
 	f.b = append(f.b, '}')
 }
 
-// user is how unified and json name an extension: 0003*210.
-func (v *view) user(e *dialog.Extension) string {
+// userName returns the user of an extension, as unified and json name it: 0003*210.
+func (v *view) userName(e *dialog.Extension) string {
 	if e == nil {
 		return ""
 	}
 	return clean(e.User, maxText)
 }
 
-// address is how telphin names an extension: 101@pbx.example.
-func (v *view) address(e *dialog.Extension) string {
+// userAtDomain returns user and domain of an extension, as telphin names it:
+// 101@pbx.example.
+func (v *view) userAtDomain(e *dialog.Extension) string {
 	if e == nil {
 		return ""
 	}
 	return clean(e.String(), maxText)
 }
 
-func (v *view) flow() string {
+// flowWord returns the flow in the case that the subscription asks for.
+func (v *view) flowWord() string {
 	if v.sub.FlowCase == "upper" {
 		return strings.ToUpper(string(v.Flow))
 	}
 	return string(v.Flow)
 }
 
-// status is the event's word, or the one of the two words for a hangup that
-// the UnifiedAPI knew. The form dialects know the six words of DIALSTATUS alone: a call
-// that was forwarded is one that was canceled, and not missed.
-func (v *view) status() string {
+// statusWord returns the status word of the event. With status_words = unified a hangup
+// without a response is UNKNOWN, as in the UnifiedAPI. The form dialects have the six words
+// of DIALSTATUS only: a forwarded call is canceled there, and not missed.
+func (v *view) statusWord() string {
 	if v.sub.StatusWords == "unified" && v.Type == dialog.Hangup && v.Status != dialog.Answered {
 		return string(dialog.Unknown)
 	}
@@ -339,16 +344,17 @@ func (v *view) status() string {
 	return string(v.Status)
 }
 
-// fields writes names and values: as a form, as the members of a JSON object, or
-// as the variables of a template.
-type fields struct {
-	b      []byte
-	json   bool
-	always bool               // write empty texts too
-	values uritemplate.Values // nil: no variables
+// fieldWriter writes names and values: a form, the members of a JSON object, or template
+// variables.
+type fieldWriter struct {
+	b          []byte
+	json       bool
+	writeEmpty bool               // write empty texts too
+	values     uritemplate.Values // nil: no template
 }
 
-func (f *fields) name(s string) {
+// writeName writes the name of a field and the separator before and after it.
+func (f *fieldWriter) writeName(s string) {
 	if f.json {
 		if last := f.b[len(f.b)-1]; last != '{' {
 			f.b = append(f.b, ',')
@@ -362,15 +368,16 @@ func (f *fields) name(s string) {
 	f.b = append(appendForm(f.b, s), '=')
 }
 
-func (f *fields) text(name, s string) {
-	if s == "" && !f.always {
+// writeText writes a text, unless it is empty and empty texts are left out.
+func (f *fieldWriter) writeText(name, s string) {
+	if s == "" && !f.writeEmpty {
 		return
 	}
 	if f.values != nil {
-		f.values.Set(name, value(s))
+		f.values.Set(name, variableValue(s))
 		return
 	}
-	f.name(name)
+	f.writeName(name)
 	if f.json {
 		f.b = appendJSON(f.b, s)
 	} else {
@@ -378,87 +385,93 @@ func (f *fields) text(name, s string) {
 	}
 }
 
-func (f *fields) number(name string, n int64) {
+// writeNumber writes a number.
+func (f *fieldWriter) writeNumber(name string, n int64) {
 	if f.values != nil {
 		f.values.Set(name, uritemplate.String(strconv.FormatInt(n, 10)))
 		return
 	}
-	f.name(name)
+	f.writeName(name)
 	f.b = strconv.AppendInt(f.b, n, 10)
 }
 
-// count writes n unless it is 0, which is unknown.
-func (f *fields) count(name string, n int64) {
+// writeNonZero writes n unless it is 0, which means unknown.
+func (f *fieldWriter) writeNonZero(name string, n int64) {
 	if n != 0 {
-		f.number(name, n)
+		f.writeNumber(name, n)
 	}
 }
 
-func (f *fields) bool(name string, b bool) {
+// writeBool writes true or false.
+func (f *fieldWriter) writeBool(name string, b bool) {
 	if f.values != nil {
 		f.values.Set(name, uritemplate.String(strconv.FormatBool(b)))
 		return
 	}
-	f.name(name)
+	f.writeName(name)
 	f.b = strconv.AppendBool(f.b, b)
 }
 
-func (f *fields) truth(name string, b bool) {
+// writeIfTrue writes true, or nothing.
+func (f *fieldWriter) writeIfTrue(name string, b bool) {
 	if b {
-		f.bool(name, b)
+		f.writeBool(name, b)
 	}
 }
 
-func (f *fields) yes(name string, b bool) {
+// writeYes writes "yes", or nothing.
+func (f *fieldWriter) writeYes(name string, b bool) {
 	if b {
-		f.text(name, "yes")
+		f.writeText(name, "yes")
 	}
 }
 
-func (f *fields) yesNo(name string, b *bool) {
+// writeYesNo writes "yes" or "no", or nothing if b is nil.
+func (f *fieldWriter) writeYesNo(name string, b *bool) {
 	switch {
 	case b == nil:
 	case *b:
-		f.text(name, "yes")
+		f.writeText(name, "yes")
 	default:
-		f.text(name, "no")
+		f.writeText(name, "no")
 	}
 }
 
-// list writes a name that may have several values: name[] for each in a form.
-func (f *fields) list(name string, extensions []dialog.Extension, text func(*dialog.Extension) string) {
+// writeList writes a field with a text for each extension: one value, or name[] for each in
+// a form, or a list in a template.
+func (f *fieldWriter) writeList(name string, extensions []dialog.Extension, text func(*dialog.Extension) string) {
 	var values []string
 	for i := range extensions {
 		if s := text(&extensions[i]); f.values == nil {
-			f.text(name+"[]", s)
+			f.writeText(name+"[]", s)
 		} else if s != "" {
-			values = append(values, value(s).String())
+			values = append(values, variableValue(s).String())
 		}
 	}
 	switch {
 	case len(values) == 1:
-		f.text(name, text(&extensions[0]))
+		f.writeText(name, text(&extensions[0]))
 	case len(values) > 1:
 		f.values.Set(name, uritemplate.List(values...))
 	}
 }
 
-// pairs sets an associative variable.
-func (f *fields) pairs(name string, pairs [][2]string) {
+// writePairs sets an associative template variable.
+func (f *fieldWriter) writePairs(name string, pairs [][2]string) {
 	var kv []string
 	for _, p := range pairs {
-		kv = append(kv, url.QueryEscape(clean(p[0], maxText)), value(clean(p[1], maxText)).String())
+		kv = append(kv, url.QueryEscape(clean(p[0], maxText)), variableValue(clean(p[1], maxText)).String())
 	}
 	f.values.Set(name, uritemplate.KV(kv...))
 }
 
-// open begins an object; the caller ends it.
-func (f *fields) open(name string) {
-	f.name(name)
+// openObject begins a JSON object; the caller ends it.
+func (f *fieldWriter) openObject(name string) {
+	f.writeName(name)
 	f.b = append(f.b, '{')
 }
 
-// appendForm escapes as application/x-www-form-urlencoded does.
+// appendForm escapes s as application/x-www-form-urlencoded.
 func appendForm(b []byte, s string) []byte {
 	for i := range len(s) {
 		c := s[i]
@@ -469,19 +482,19 @@ func appendForm(b []byte, s string) []byte {
 	return append(b, s...)
 }
 
-// asIsInHTML are the bytes that mean themselves in a JSON string within HTML.
-var asIsInHTML = func() (is [256]bool) {
+// plainInHTML marks the bytes that need no escape in a JSON string within HTML.
+var plainInHTML = func() (is [256]bool) {
 	for c := range byte(0x7f) {
 		is[c] = c >= ' ' && !strings.ContainsRune(`"\<>&`, rune(c))
 	}
 	return is
 }()
 
-// appendJSON writes valid UTF-8 as a JSON string that is safe within HTML too.
+// appendJSON appends valid UTF-8 as a JSON string that is also safe within HTML.
 func appendJSON(b []byte, s string) []byte {
 	const hex = "0123456789abcdef"
-	plain := 0 // most of it, most often all
-	for plain < len(s) && asIsInHTML[s[plain]] {
+	plain := 0 // the plain prefix is most of s, and usually all of it
+	for plain < len(s) && plainInHTML[s[plain]] {
 		plain++
 	}
 	b = append(append(b, '"'), s[:plain]...)
@@ -500,19 +513,21 @@ func appendJSON(b []byte, s string) []byte {
 	return append(b, '"')
 }
 
-// clean makes text off the wire fit to be sent on: valid UTF-8 without control
-// characters, of limit characters at most.
+// clean returns text of a SIP message as valid UTF-8 without control characters, at most
+// limit characters of it.
 func clean(s string, limit int) string {
-	return cleaned(s, limit, unicode.IsControl)
+	return cleanText(s, limit, unicode.IsControl)
 }
 
-// cleanMessage is clean for the text of a message, which has lines.
+// cleanMessage is clean for the text of a MESSAGE, which may have several lines.
 func cleanMessage(s string) string {
-	return cleaned(s, maxMessage, func(r rune) bool { return unicode.IsControl(r) && r != '\n' && r != '\t' })
+	return cleanText(s, maxMessage, func(r rune) bool { return unicode.IsControl(r) && r != '\n' && r != '\t' })
 }
 
-func cleaned(s string, limit int, drop func(rune) bool) string {
-	if plain(s) && len(s) <= limit {
+// cleanText removes invalid UTF-8 and the characters that drop selects, and cuts s after
+// limit characters.
+func cleanText(s string, limit int, drop func(rune) bool) string {
+	if isPrintableASCII(s) && len(s) <= limit {
 		return s
 	}
 	var b strings.Builder
@@ -530,7 +545,8 @@ func cleaned(s string, limit int, drop func(rune) bool) string {
 	return b.String()
 }
 
-func plain(s string) bool {
+// isPrintableASCII reports whether all bytes of s are printable ASCII or spaces.
+func isPrintableASCII(s string) bool {
 	for i := range len(s) {
 		if s[i] < ' ' || s[i] > '~' {
 			return false

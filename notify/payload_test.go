@@ -21,11 +21,11 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
-func yes() *bool { b := true; return &b }
-func no() *bool  { b := false; return &b }
+func truePtr() *bool  { b := true; return &b }
+func falsePtr() *bool { b := false; return &b }
 
-// samples are events that have every field that their type may have.
-func samples() []dialog.Event {
+// sampleEvents returns events that have every field that their type may have.
+func sampleEvents() []dialog.Event {
 	at := time.Date(2026, 3, 4, 5, 6, 7, 890123456, time.UTC)
 	a, b := dialog.Extension{User: "101", Domain: "pbx.example"}, dialog.Extension{User: "0003*210", Domain: "pbx.example"}
 	c := dialog.Extension{User: "103", Domain: "pbx.example"}
@@ -61,21 +61,21 @@ func samples() []dialog.Event {
 	add(out, dialog.Answer, dialog.Answered, nil)
 	add(in, dialog.Hold, dialog.Answered, nil)
 	add(in, dialog.Resume, dialog.Answered, nil)
-	add(in, dialog.Transfer, dialog.Answered, func(e *dialog.Event) { // the callee sends the caller on, whom he has asked for
+	add(in, dialog.Transfer, dialog.Answered, func(e *dialog.Event) { // the callee transfers the caller, as asked
 		e.CallerExtension, e.CalledNumber, e.CalledExtension = &b, "103", &c
 		e.CalledE164 = ""
 		e.SipCode, e.SipReason, e.OtherCall = 200, "OK", "77777777777777777777777777777777"
 	})
 	add(in, dialog.Hangup, dialog.Answered, func(e *dialog.Event) {
 		e.Duration, e.RingDuration, e.SetupTime, e.HangupBy = 61*time.Second+5*time.Microsecond, 3*time.Second, 20*time.Millisecond, dialog.ByCallee
-		e.AnsweredAt, e.RecID, e.Missed, e.Bridged, e.BridgedFor = at, "rec-1", no(), yes(), 60*time.Second
+		e.AnsweredAt, e.RecID, e.Missed, e.Bridged, e.BridgedFor = at, "rec-1", falsePtr(), truePtr(), 60*time.Second
 		e.SipCode, e.SipReason, e.Q850 = 200, "OK", 16
 	})
 	add(out, dialog.Hangup, dialog.Busy, func(e *dialog.Event) {
 		e.SipCode, e.SipReason, e.Q850, e.HangupBy, e.Recovered = 486, "Busy Here", 17, dialog.ByCallee, true
 	})
 	add(in, dialog.Hangup, dialog.Canceled, func(e *dialog.Event) {
-		e.Elsewhere, e.Missed, e.Bridged, e.HangupBy = true, no(), no(), dialog.BySystem
+		e.Elsewhere, e.Missed, e.Bridged, e.HangupBy = true, falsePtr(), falsePtr(), dialog.BySystem
 	})
 	add(message, dialog.MessageOut, "", func(e *dialog.Event) { e.Extension = a })
 	add(message, dialog.MessageIn, "", func(e *dialog.Event) { e.Extension = b })
@@ -86,12 +86,12 @@ func samples() []dialog.Event {
 	add(registration, dialog.Registered, "", nil)
 	add(registration, dialog.Unregistered, "", nil)
 
-	own := out // the calling extension's side of the same
+	own := out // the same call, from the side of the calling extension
 	own.Transferred, own.CallBackID = false, ""
 	add(own, dialog.Ringing, dialog.Calling, nil)
 	add(own, dialog.Hold, dialog.Answered, nil)
 	add(own, dialog.Resume, dialog.Answered, nil)
-	add(own, dialog.Transfer, dialog.NoAnswer, func(e *dialog.Event) { // the caller tries to send the callee on, to outside
+	add(own, dialog.Transfer, dialog.NoAnswer, func(e *dialog.Event) { // the caller tries to transfer the callee to an outside number
 		e.CallerExtension, e.CalledNumber, e.CalledExtension, e.CalledE164 = &a, "02079460000", nil, ""
 		e.SipCode, e.SipReason = 480, "Temporarily Unavailable"
 	})
@@ -99,19 +99,19 @@ func samples() []dialog.Event {
 		e.Duration, e.RingDuration, e.SetupTime, e.HangupBy = 61*time.Second, 3*time.Second, 20*time.Millisecond, dialog.ByCaller
 		e.AnsweredAt, e.RecID, e.Q850 = at, "rec-2", 16
 	})
-	add(in, dialog.Hangup, dialog.Answered, func(e *dialog.Event) { // an extension that is a phone
+	add(in, dialog.Hangup, dialog.Answered, func(e *dialog.Event) { // of a phone
 		e.Duration, e.RingDuration, e.SetupTime, e.HangupBy = 61*time.Second, 3*time.Second, 20*time.Millisecond, dialog.ByCaller
-		e.AnsweredAt, e.Missed = at, no()
+		e.AnsweredAt, e.Missed = at, falsePtr()
 	})
-	queue := in // has no answer of its own
+	queue := in // a queue has no answer of its own
 	queue.Extension, queue.CalledExtension, queue.Party, queue.UserAgent = c, &c, "00000000000000000000000000000103", ""
 	add(queue, dialog.Hangup, dialog.Answered, func(e *dialog.Event) {
-		e.Missed, e.Bridged, e.BridgedFor, e.HangupBy = no(), yes(), 60*time.Second, dialog.ByCaller
+		e.Missed, e.Bridged, e.BridgedFor, e.HangupBy = falsePtr(), truePtr(), 60*time.Second, dialog.ByCaller
 	})
-	add(queue, dialog.Hangup, dialog.Canceled, func(e *dialog.Event) { e.Missed, e.Bridged, e.HangupBy = yes(), no(), dialog.ByCaller })
+	add(queue, dialog.Hangup, dialog.Canceled, func(e *dialog.Event) { e.Missed, e.Bridged, e.HangupBy = truePtr(), falsePtr(), dialog.ByCaller })
 	missed := in
 	missed.Diversion, missed.RemoteNumber, missed.CalledDID, missed.CallerNum, missed.CallerName, missed.CallerExtension = "", "", "", "", "", nil
-	missed.SetupTime, missed.RingDuration, missed.Missed = 20*time.Millisecond, 9*time.Second, yes() // of an anonymous caller
+	missed.SetupTime, missed.RingDuration, missed.Missed = 20*time.Millisecond, 9*time.Second, truePtr() // of an anonymous caller
 	for _, end := range []struct {
 		status dialog.Status
 		code   int
@@ -140,9 +140,9 @@ func samples() []dialog.Event {
 	return all
 }
 
-// payload is what a subscription is sent of an event: the query of a GET, the
+// payloadOf returns the payload of an event for a subscription: the query of a GET, the
 // body of a POST.
-func payload(e dialog.Event, s Subscription) string {
+func payloadOf(e dialog.Event, s Subscription) string {
 	v := newView(&e, &s)
 	number := map[string]uint64{"101": 1, "0003*210": 7, "103": 9}
 	if v.called != nil {
@@ -152,15 +152,15 @@ func payload(e dialog.Event, s Subscription) string {
 		v.callerID = number[v.caller.User]
 	}
 	v.ownID = number[e.Extension.User]
-	b := v.append(nil)
-	if !v.get() {
+	b := v.appendPayload(nil)
+	if !v.isGET() {
 		return string(b)
 	}
 	return joinQuery("key=a+b%20c&empty=", b)
 }
 
-// readable writes a payload one field to a line, as it is on the wire.
-func readable(s string) string {
+// splitFields writes a payload one field a line, as it is on the wire.
+func splitFields(s string) string {
 	var b bytes.Buffer
 	if json.Indent(&b, []byte(s), "", "  ") == nil {
 		return b.String()
@@ -168,7 +168,7 @@ func readable(s string) string {
 	return strings.ReplaceAll(s, "&", "\n&")
 }
 
-func TestPayloads(t *testing.T) {
+func TestPayloadsMatchGoldenFiles(t *testing.T) {
 	for _, variant := range []struct {
 		name string
 		sub  Subscription
@@ -186,27 +186,27 @@ func TestPayloads(t *testing.T) {
 	} {
 		t.Run(variant.name, func(t *testing.T) {
 			var b strings.Builder
-			for _, e := range samples() {
+			for _, e := range sampleEvents() {
 				if variant.sub.Dialect == CTI && ctiEvents[e.Type] == "" {
-					continue // no subscription may ask for it
+					continue // no subscription may have this type
 				}
 				if variant.sub.Dialect == Unified && e.Type == dialog.SubscriptionState {
-					continue // nor for that
+					continue // nor this one
 				}
-				p := payload(e, variant.sub)
+				p := payloadOf(e, variant.sub)
 				v := newView(&e, &variant.sub)
 				switch _, err := url.ParseQuery(p); {
-				case !v.form() && !json.Valid([]byte(p)):
+				case !v.isForm() && !json.Valid([]byte(p)):
 					t.Errorf("not JSON: %s", p)
-				case v.form() && err != nil:
+				case v.isForm() && err != nil:
 					t.Errorf("not a form: %v: %s", err, p)
 				}
 				if put := variant.sub; put.Method == "POST" && put.Dialect != CTI {
-					if put.Method = "PUT"; payload(e, put) != p {
-						t.Errorf("a PUT sends %s, a POST %s", payload(e, put), p)
+					if put.Method = "PUT"; payloadOf(e, put) != p {
+						t.Errorf("a PUT sends %s, a POST %s", payloadOf(e, put), p)
 					}
 				}
-				fmt.Fprintf(&b, "-- %s %s --\n%s%s\n", e.Type, e.Flow, attributes(&v), readable(p))
+				fmt.Fprintf(&b, "-- %s %s --\n%s%s\n", e.Type, e.Flow, attributesOf(&v), splitFields(p))
 			}
 			file := filepath.Join("..", "testdata", "payloads", variant.name+".txt")
 			if *update {
@@ -225,14 +225,13 @@ func TestPayloads(t *testing.T) {
 	}
 }
 
-// attributes writes the header fields of a payload one to a line, before an
-// empty line.
-func attributes(v *view) string {
+// attributesOf writes the header fields of a payload one a line, followed by an empty line.
+func attributesOf(v *view) string {
 	if v.sub.Dialect != CloudEvents {
 		return ""
 	}
 	h := http.Header{"Content-Type": {v.contentType()}}
-	v.cloudEvent(h)
+	v.setCloudEvent(h)
 	var b strings.Builder
 	for _, name := range slices.Sorted(maps.Keys(h)) {
 		fmt.Fprintf(&b, "%s: %s\n", name, strings.Join(h[name], "|"))
@@ -240,13 +239,14 @@ func attributes(v *view) string {
 	return b.String() + "\n"
 }
 
-// What no header field can carry is escaped as the HTTP binding has it.
+// Characters that a header field cannot carry are escaped as the HTTP binding of
+// CloudEvents says.
 func TestCloudEventAttributes(t *testing.T) {
-	e := samples()[0]
+	e := sampleEvents()[0]
 	e.Extension, e.Call = dialog.Extension{User: "a b\"%é<", Domain: "pbx"}, ""
 	h := http.Header{}
 	v := newView(&e, &Subscription{Dialect: CloudEvents})
-	v.cloudEvent(h)
+	v.setCloudEvent(h)
 	if got := h.Get("Ce-Source"); got != "sip:a%2520b%2522%2525%25C3%25A9%253C@pbx" {
 		t.Errorf("Ce-Source is %s", got)
 	}
@@ -255,7 +255,7 @@ func TestCloudEventAttributes(t *testing.T) {
 	}
 }
 
-func TestClean(t *testing.T) {
+func TestCleanText(t *testing.T) {
 	for _, tt := range []struct{ in, want string }{
 		{"Alice", "Alice"},
 		{"a\r\nb\x00c\x7fd\u0085e", "abcde"},
@@ -286,12 +286,13 @@ func TestURLsOwnQueryIsKept(t *testing.T) {
 	}
 }
 
-// Whatever comes off the wire, a payload is well-formed and says just that.
+// FuzzPayload: for any event, the payload is well-formed and has exactly the values of the
+// event.
 func FuzzPayload(f *testing.F) {
 	f.Add("Zoë", "x\r\n&CallStatus=ANSWER", `"},"type":"x`)
 	f.Add("\xff\x00", "\u2028<", "+%41;")
 	f.Fuzz(func(t *testing.T, name, number, agent string) {
-		e := samples()[8]
+		e := sampleEvents()[8]
 		e.CallerName, e.CallerNum, e.UserAgent = name, number, agent
 		var m struct {
 			Data struct {
@@ -301,14 +302,14 @@ func FuzzPayload(f *testing.F) {
 				Status string `json:"call_status"`
 			}
 		}
-		body := payload(e, Subscription{Dialect: JSON, Method: "POST"})
+		body := payloadOf(e, Subscription{Dialect: JSON, Method: "POST"})
 		if err := json.Unmarshal([]byte(body), &m); err != nil || !utf8.ValidString(body) {
 			t.Fatalf("%v: %q", err, body)
 		}
 		if m.Data.Name != clean(name, maxText) || m.Data.Number != clean(number, maxText) || m.Data.Agent != clean(agent, maxText) || m.Data.Status != "ANSWER" {
 			t.Errorf("got %+v", m.Data)
 		}
-		form, err := url.ParseQuery(payload(e, Subscription{Dialect: Telphin, Method: "POST", Extended: true}))
+		form, err := url.ParseQuery(payloadOf(e, Subscription{Dialect: Telphin, Method: "POST", Extended: true}))
 		if err != nil {
 			t.Fatal(err)
 		}

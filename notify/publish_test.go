@@ -17,12 +17,12 @@ import (
 	"bellhop/dialog"
 )
 
-// published returns the events of the log by their ids in its order, and when each
-// was stored.
-func published(t *testing.T, n *Notifier) (ids []string, at map[string]time.Time) {
+// publishedEvents returns the ids of all events of the log in its order, and when each was
+// stored.
+func publishedEvents(t *testing.T, n *Notifier) (ids []string, at map[string]time.Time) {
 	t.Helper()
 	at = make(map[string]time.Time)
-	err := readAll(t.Context(), n.events, jetstream.OrderedConsumerConfig{}, func(m jetstream.Msg) error {
+	err := readMessages(t.Context(), n.events, jetstream.OrderedConsumerConfig{}, func(m jetstream.Msg) error {
 		meta, err := m.Metadata()
 		if err != nil {
 			return err
@@ -37,13 +37,12 @@ func published(t *testing.T, n *Notifier) (ids []string, at map[string]time.Time
 	return ids, at
 }
 
-// TestPublishedAtOnce has each event be in the log within 5 ms while fewer than 200
-// calls come a second, at random as calls do, and batches be as few as ever when a
-// thousand do.
+// Below 200 calls a second, at random intervals, each event is in the log within 5 ms; at a
+// thousand calls a second, batches are as few as before.
 func TestPublishedAtOnce(t *testing.T) {
 	for _, tt := range []struct {
 		calls   int // a second
-		events  int // of each, at once in pairs
+		events  int // of each call, two at once
 		longest time.Duration
 		batches int // a second
 	}{
@@ -58,11 +57,11 @@ func TestPublishedAtOnce(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				js, closeStore := openStore(t, dir)
 				defer closeStore()
-				n, stop := start(t, js, Config{})
+				n, stop := startNotifier(t, js, Config{})
 				defer stop()
 				random := rand.New(rand.NewPCG(1, 2))
 				pairs := tt.calls * tt.events / 2 // a second
-				said := make(map[string]time.Time)
+				publishedAt := make(map[string]time.Time)
 				begin := time.Now()
 				for i := range 3 * pairs {
 					var events []dialog.Event
@@ -72,22 +71,22 @@ func TestPublishedAtOnce(t *testing.T) {
 							ID: id, Call: fmt.Sprintf("%032x", 2*i+k), Seq: 1, At: time.Now(),
 							Type: dialog.Hangup, Extension: dialog.Extension{User: "101"},
 						})
-						said[id] = time.Now()
+						publishedAt[id] = time.Now()
 					}
-					n.Say(events)
+					n.Publish(events)
 					time.Sleep(time.Duration(random.ExpFloat64() * float64(time.Second) / float64(pairs)))
 				}
 				time.Sleep(time.Second)
-				_, at := published(t, n)
+				_, at := publishedEvents(t, n)
 				batches := make(map[time.Time]bool)
 				var longest time.Duration
-				for id, when := range said {
+				for id, when := range publishedAt {
 					stored, ok := at[id]
 					if !ok {
 						t.Fatalf("%s is not in the log", id)
 					}
 					longest = max(longest, stored.Sub(when))
-					if when.Sub(begin) > time.Second { // it is known by then how many come
+					if when.Sub(begin) > time.Second { // the rate is known by then
 						batches[stored] = true
 					}
 				}
@@ -102,7 +101,7 @@ func TestPublishedAtOnce(t *testing.T) {
 	}
 }
 
-func TestPace(t *testing.T) {
+func TestPaceFollowsRate(t *testing.T) {
 	p := Pace{Rate: 100, Burst: 50, Quiet: 1, Busy: 2}
 	now := time.Unix(1_000_000, 0)
 	step := func(n int, after time.Duration, want time.Duration) {
@@ -117,26 +116,26 @@ func TestPace(t *testing.T) {
 	step(1, 0, 2)
 	step(0, 10*time.Millisecond, 1) // at the rate
 	step(1, 10*time.Millisecond, 1)
-	step(1_000_000, 0, 2) // no more is remembered than twice the burst
+	step(1_000_000, 0, 2) // at most twice the burst is remembered
 	step(0, 490*time.Millisecond, 2)
 	step(0, 20*time.Millisecond, 1)
 }
 
-// A memory is a Spool.
-type memory struct {
+// A memorySpool is a Spool in memory.
+type memorySpool struct {
 	mu     sync.Mutex
 	events []dialog.Event
 	fail   error
 	saved  int // times
 }
 
-func (m *memory) Load() ([]dialog.Event, error) {
+func (m *memorySpool) Load() ([]dialog.Event, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return slices.Clone(m.events), m.fail
 }
 
-func (m *memory) Save(events []dialog.Event) error {
+func (m *memorySpool) Save(events []dialog.Event) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.fail != nil {
@@ -147,7 +146,7 @@ func (m *memory) Save(events []dialog.Event) error {
 	return nil
 }
 
-func (m *memory) ids() (ids []string) {
+func (m *memorySpool) eventIDs() (ids []string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, e := range m.events {
@@ -156,38 +155,37 @@ func (m *memory) ids() (ids []string) {
 	return ids
 }
 
-// TestSpool has what the store did not take before a stop be in the spool, be
-// published first at the next start, before what comes then, and leave the spool
-// when it is in the log.
-func TestSpool(t *testing.T) {
+// Events that the store did not accept before a stop go to the spool, are published first
+// after the next start, and leave the spool once they are in the log.
+func TestSpoolSurvivesRestart(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
-		spool := new(memory)
+		spool := new(memorySpool)
 		var want []string
 		js, closeStore := openStore(t, dir)
-		n, stop := start(t, js, Config{Spool: spool})
+		n, stop := startNotifier(t, js, Config{Spool: spool})
 		first := callOf(1)
-		n.Say(first[:1]) // and the rest of the call when the store is gone
+		n.Publish(first[:1]) // the rest of the call follows while the store is gone
 		time.Sleep(time.Second)
 		closeStore()
-		n.Say(first[1:])
-		n.Say(callOf(2))
+		n.Publish(first[1:])
+		n.Publish(callOf(2))
 		time.Sleep(time.Second)
-		if got := n.Stats().Unsaid; got != 5 {
+		if got := n.Stats().Unpublished; got != 5 {
 			t.Errorf("%d events are unpublished, want 5", got)
 		}
 		stop()
 		for _, e := range slices.Concat(first[1:], callOf(2)) {
 			want = append(want, e.ID)
 		}
-		if got := spool.ids(); !slices.Equal(slices.Sorted(slices.Values(got)), slices.Sorted(slices.Values(want))) {
+		if got := spool.eventIDs(); !slices.Equal(slices.Sorted(slices.Values(got)), slices.Sorted(slices.Values(want))) {
 			t.Fatalf("the spool has %v, want %v", got, want)
 		}
 		if s := n.Stats(); s.Dropped != 0 {
 			t.Errorf("%d are dropped", s.Dropped)
 		}
 
-		spool.events = append(first[:1:1], spool.events...) // is in the log already
+		spool.events = append(first[:1:1], spool.events...) // this one is in the log already
 		js, closeStore = openStore(t, dir)
 		defer closeStore()
 		n, err := Open(t.Context(), js, Config{Spool: spool})
@@ -197,15 +195,15 @@ func TestSpool(t *testing.T) {
 		if got := len(n.Unpublished()); got != 6 {
 			t.Errorf("%d events are unpublished after the start, want 6", got)
 		}
-		n.Say(callOf(3))
-		stop = run(n)
+		n.Publish(callOf(3))
+		stop = runNotifier(n)
 		time.Sleep(time.Second)
-		if got := spool.ids(); got != nil {
+		if got := spool.eventIDs(); got != nil {
 			t.Errorf("the spool has %v after it was published", got)
 		}
 		stop()
-		ids, _ := published(t, n)
-		place := func(id string) int {
+		ids, _ := publishedEvents(t, n)
+		position := func(id string) int {
 			i := slices.Index(ids, id)
 			if i < 0 {
 				t.Errorf("%s is not in the log: %v", id, ids)
@@ -217,25 +215,25 @@ func TestSpool(t *testing.T) {
 		}
 		for i := 1; i <= 3; i++ {
 			c := callOf(i)
-			if place(c[0].ID) > place(c[1].ID) || place(c[1].ID) > place(c[2].ID) {
+			if position(c[0].ID) > position(c[1].ID) || position(c[1].ID) > position(c[2].ID) {
 				t.Errorf("the events of call %d are in the order of %v", i, ids)
 			}
 		}
-		if s := n.Stats(); s.Dropped != 0 || s.Unsaid != 0 {
-			t.Errorf("dropped %d, unpublished %d", s.Dropped, s.Unsaid)
+		if s := n.Stats(); s.Dropped != 0 || s.Unpublished != 0 {
+			t.Errorf("dropped %d, unpublished %d", s.Dropped, s.Unpublished)
 		}
 	})
 }
 
-// TestNoSpool has what cannot be kept be counted as dropped.
-func TestNoSpool(t *testing.T) {
-	for _, spool := range []Spool{nil, &memory{fail: errors.New("no room")}} {
+// Without a spool, unpublished events count as dropped.
+func TestDroppedWithoutSpool(t *testing.T) {
+	for _, spool := range []Spool{nil, &memorySpool{fail: errors.New("no room")}} {
 		dir := t.TempDir()
 		synctest.Test(t, func(t *testing.T) {
 			js, closeStore := openStore(t, dir)
-			n, stop := start(t, js, Config{Spool: spool})
+			n, stop := startNotifier(t, js, Config{Spool: spool})
 			closeStore()
-			n.Say(callOf(1))
+			n.Publish(callOf(1))
 			stop()
 			if s := n.Stats(); s.Dropped != 3 {
 				t.Errorf("%d are dropped, want 3", s.Dropped)
@@ -244,58 +242,56 @@ func TestNoSpool(t *testing.T) {
 	}
 }
 
-// TestLongNamesAreDropped has no event be published that has a name which the
-// store would end the connection for.
+// An event with a name so long that the store would end the connection is not published.
 func TestLongNamesAreDropped(t *testing.T) {
 	js, closeStore := openStore(t, t.TempDir())
 	defer closeStore()
-	spool := new(memory)
+	spool := new(memorySpool)
 	long := callOf(1)
 	long[0].Extension.User = strings.Repeat("1", 5000)
 	long[1].Call = strings.Repeat("c", 5000)
 	long[2].ID = strings.Repeat("i", 5000)
 	spool.events = long[2:]
-	n, stop := start(t, js, Config{Spool: spool})
-	n.Say(long[:2])
-	n.Say(callOf(2))
-	for n.Stats().Unsaid > 0 {
-		pause(t.Context(), time.Millisecond)
+	n, stop := startNotifier(t, js, Config{Spool: spool})
+	n.Publish(long[:2])
+	n.Publish(callOf(2))
+	for n.Stats().Unpublished > 0 {
+		sleep(t.Context(), time.Millisecond)
 	}
 	stop()
-	if s := n.Stats(); s.Said != 3 || s.Dropped != 3 || js.Conn().Stats().Reconnects > 0 {
-		t.Errorf("%d published, %d dropped, %d times connected again; want 3, 3 and 0", s.Said, s.Dropped, js.Conn().Stats().Reconnects)
+	if s := n.Stats(); s.Published != 3 || s.Dropped != 3 || js.Conn().Stats().Reconnects > 0 {
+		t.Errorf("%d published, %d dropped, %d times connected again; want 3, 3 and 0", s.Published, s.Dropped, js.Conn().Stats().Reconnects)
 	}
 }
 
-// A bomb panics at one kind of callback.
-type bomb struct{ *wire }
+// A panickingTransport panics at one kind of callback.
+type panickingTransport struct{ *fakeWire }
 
-func (b bomb) RoundTrip(req *http.Request) (*http.Response, error) {
+func (b panickingTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if strings.HasPrefix(req.URL.Host, "bomb") {
 		panic("boom")
 	}
-	return b.wire.RoundTrip(req)
+	return b.fakeWire.RoundTrip(req)
 }
 
-// TestPanics has a panic cost the event, or the delivery, that it is in, and no
-// other.
-func TestPanics(t *testing.T) {
+// A panic costs only the event or the delivery in which it happens.
+func TestPanicCostsOneEvent(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		js, closeStore := openStore(t, dir)
 		defer closeStore()
-		w := &wire{start: time.Now()}
-		n, stop := start(t, js, Config{Transport: bomb{w}, KeepEvents: forGood})
+		w := &fakeWire{start: time.Now()}
+		n, stop := startNotifier(t, js, Config{Transport: panickingTransport{w}, KeepEvents: keepForever})
 		defer stop()
-		subscribe(t, n, sub("", "http://crm/hook"))
-		bombed := subscribe(t, n, sub("", "http://bomb/hook"))
+		mustSubscribe(t, n, testSubscription("", "http://crm/hook"))
+		bombed := mustSubscribe(t, n, testSubscription("", "http://bomb/hook"))
 
 		bad := callOf(1)[:1]
-		bad[0].CallerName = "\xff" // so that it is decoded again, and
+		bad[0].CallerName = "\xff" // so that it is decoded again
 		bad[0].At = time.Date(12_000, 1, 1, 0, 0, 0, 0, time.UTC)
-		n.Say(slices.Concat(bad, callOf(2)))
+		n.Publish(slices.Concat(bad, callOf(2)))
 		time.Sleep(time.Minute)
-		if s := n.Stats(); s.Said != 3 || s.Dropped != 1 || s.Unsaid != 0 || s.Delivered != 3 || s.Expired != 3 || s.Pending != 0 || s.Panics != 4 {
+		if s := n.Stats(); s.Published != 3 || s.Dropped != 1 || s.Unpublished != 0 || s.Delivered != 3 || s.Expired != 3 || s.Pending != 0 || s.Panics != 4 {
 			t.Errorf("%+v: want 3 published, 1 dropped, 3 delivered, 3 expired and 4 panics", s)
 		}
 		if len(w.taken) != 3 {

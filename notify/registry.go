@@ -21,7 +21,7 @@ import (
 var (
 	ErrNotFound = errors.New("no such subscription")
 	ErrConflict = errors.New("the subscription was changed by someone else")
-	ErrLimit    = errors.New("the extension has as many subscriptions as it may have")
+	ErrLimit    = errors.New("the extension has reached its limit of subscriptions")
 )
 
 // openSubscriptions opens the bucket of subscriptions: id to JSON.
@@ -29,74 +29,73 @@ func openSubscriptions(ctx context.Context, js jetstream.JetStream, c Config) (j
 	return openBucket(ctx, js, c, jetstream.KeyValueConfig{Bucket: "bellhop_subscriptions"})
 }
 
-// openExtensions opens the bucket that numbers extensions: the revision at
-// which a name was created is its number. Nothing in it is ever rewritten or
-// deleted.
+// openExtensions opens the bucket that numbers extensions: the revision at which a name was
+// created is its number. Nothing in it is ever rewritten or deleted.
 func openExtensions(ctx context.Context, js jetstream.JetStream, c Config) (jetstream.KeyValue, error) {
 	return openBucket(ctx, js, c, jetstream.KeyValueConfig{Bucket: "bellhop_extensions"})
 }
 
-// A registry is the subscriptions as this node knows them: all of them, in
-// memory, kept up by a watch of the bucket and by its own writes.
+// A registry holds all subscriptions that this node knows in memory. A watch of the bucket
+// and the node's own writes keep it current.
 type registry struct {
-	kv       jetstream.KeyValue
-	stream   jetstream.Stream // of kv
-	changes  chan struct{}    // has room for one: changed is not empty
-	progress chan struct{}    // has room for one: seen has risen
+	kv            jetstream.KeyValue
+	stream        jetstream.Stream // of kv
+	changedSignal chan struct{}    // capacity 1: changed is not empty
+	seenSignal    chan struct{}    // capacity 1: seen has risen
 
 	mu      sync.RWMutex
-	subs    map[string]Subscription // as stored, with secrets and the values of headers
-	gone    map[string]uint64       // revision at which an id was deleted: what a slow watch says of it is old
-	changed map[string]bool         // ids that the delivery loop has not looked at yet
-	resting bool                    // there is no delivery loop
+	subs    map[string]Subscription // as stored, with secrets and header values
+	deleted map[string]uint64       // revision at which an id was deleted: older entries of a slow watch are ignored
+	changed map[string]bool         // ids that the delivery loop has not applied yet
+	idle    bool                    // no delivery loop runs
 
-	declared bool   // those of the config file were declared once
-	seen     uint64 // every revision up to here is known
+	declaredOnce bool   // Declare was called before
+	seen         uint64 // every revision up to here is known
 
-	named atomic.Uint32 // the types that any subscription since the start has named
+	namedTypes atomic.Uint32 // bits of all types that any subscription has named since the start
 }
 
-// watch applies what the bucket holds and, if it is to go on, every change
-// until ctx ends.
-func (r *registry) watch(ctx context.Context, goOn bool) error {
-	return watch(ctx, r.kv, goOn, r.heard)
+// watch applies the entries of the bucket and, with forever, every change until ctx ends.
+func (r *registry) watch(ctx context.Context, forever bool) error {
+	return watchBucket(ctx, r.kv, forever, r.applyEntry)
 }
 
-func (r *registry) heard(e jetstream.KeyValueEntry) error {
+// applyEntry applies one entry of the bucket, a subscription or a deletion.
+func (r *registry) applyEntry(e jetstream.KeyValueEntry) error {
 	if e.Operation() != jetstream.KeyValuePut {
-		r.remove(e.Key(), e.Revision())
-	} else if err := r.stored(e); err != nil {
+		r.removeSubscription(e.Key(), e.Revision())
+	} else if err := r.applyStored(e); err != nil {
 		return err
 	}
-	r.saw(e.Revision())
+	r.raiseSeen(e.Revision())
 	return nil
 }
 
-// stored applies one subscription as the bucket has it.
-func (r *registry) stored(e jetstream.KeyValueEntry) error {
+// applyStored applies one subscription as the bucket stores it.
+func (r *registry) applyStored(e jetstream.KeyValueEntry) error {
 	var s Subscription
 	if err := json.Unmarshal(e.Value(), &s); err != nil {
 		return fmt.Errorf("subscription %s: %w", e.Key(), err)
 	}
 	s.Revision = e.Revision()
-	r.put(s)
+	r.putSubscription(s)
 	return nil
 }
 
-// put applies one subscription, unless something newer is known.
-func (r *registry) put(s Subscription) {
+// putSubscription applies one subscription, unless a newer revision is known.
+func (r *registry) putSubscription(s Subscription) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.subs[s.ID].Revision >= s.Revision || r.gone[s.ID] >= s.Revision {
+	if r.subs[s.ID].Revision >= s.Revision || r.deleted[s.ID] >= s.Revision {
 		return
 	}
 	r.subs[s.ID] = s
-	r.named.Or(wants(s.Types))
-	r.change(s.ID)
+	r.namedTypes.Or(typeMask(s.Types))
+	r.markChanged(s.ID)
 }
 
-// remove applies a deletion, unless something newer is known.
-func (r *registry) remove(id string, revision uint64) {
+// removeSubscription applies a deletion, unless a newer revision is known.
+func (r *registry) removeSubscription(id string, revision uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.subs[id].Revision > revision {
@@ -104,42 +103,43 @@ func (r *registry) remove(id string, revision uint64) {
 	}
 	if _, ok := r.subs[id]; ok {
 		delete(r.subs, id)
-		r.gone[id] = max(r.gone[id], revision)
-		r.change(id)
+		r.deleted[id] = max(r.deleted[id], revision)
+		r.markChanged(id)
 		return
 	}
-	delete(r.gone, id) // the watch has seen it too: nothing older follows
+	delete(r.deleted, id) // the watch has seen the deletion too: no older entry follows
 }
 
-func (r *registry) change(id string) {
-	if r.resting {
+// markChanged has the delivery loop apply a subscription. mu is locked.
+func (r *registry) markChanged(id string) {
+	if r.idle {
 		return
 	}
-	r.changed[id] = true // before the word of it
-	wake(r.changes)
+	r.changed[id] = true // before the signal
+	signal(r.changedSignal)
 }
 
-// rest forgets what changed until changeAll: there is no delivery loop.
-func (r *registry) rest() {
+// setIdle discards changes until markAllChanged: no delivery loop runs.
+func (r *registry) setIdle() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.resting = true
+	r.idle = true
 	clear(r.changed)
 }
 
-// changeAll marks every subscription as changed.
-func (r *registry) changeAll() {
+// markAllChanged marks every subscription as changed, for a delivery loop that starts.
+func (r *registry) markAllChanged() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.resting = false
+	r.idle = false
 	for id := range r.subs {
-		r.change(id)
+		r.markChanged(id)
 	}
 }
 
-// take returns the subscriptions that changed since the last call; one that is
-// gone has only its ID.
-func (r *registry) take() []Subscription {
+// takeChanged returns the subscriptions that changed since the last call; a deleted one has
+// only its ID.
+func (r *registry) takeChanged() []Subscription {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var subs []Subscription
@@ -152,6 +152,7 @@ func (r *registry) take() []Subscription {
 	return subs
 }
 
+// get returns a copy of a subscription, or ErrNotFound.
 func (r *registry) get(id string) (Subscription, error) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -162,8 +163,9 @@ func (r *registry) get(id string) (Subscription, error) {
 	return s.clone(), nil
 }
 
-// count is how many subscriptions there are to what s is to.
-func (r *registry) count(s *Subscription) (n int) {
+// countSiblings returns how many subscriptions name the extension, or the regular
+// expression, that s names.
+func (r *registry) countSiblings(s *Subscription) (n int) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	for _, other := range r.subs {
@@ -174,8 +176,9 @@ func (r *registry) count(s *Subscription) (n int) {
 	return n
 }
 
-// save writes s over the revision it came from; revision 0 creates it.
-func (r *registry) save(ctx context.Context, s Subscription) (Subscription, error) {
+// saveSubscription writes s over the revision that it came from; revision 0 creates it. The
+// error is ErrDeclared, ErrConflict, or of the store.
+func (r *registry) saveSubscription(ctx context.Context, s Subscription) (Subscription, error) {
 	if s.Declared != "" {
 		return s, fmt.Errorf("%w (%s)", ErrDeclared, s.Declared)
 	}
@@ -185,7 +188,7 @@ func (r *registry) save(ctx context.Context, s Subscription) (Subscription, erro
 		s.State, s.Why = StateActive, ""
 	case s.State != StateDisabled:
 		s.State, s.Why = StateDisabled, "switched off"
-	} // else it is off already, and why is known
+	} // else it is disabled already, with a reason
 	b, err := json.Marshal(s)
 	if err != nil {
 		return s, fmt.Errorf("subscription %s: %w", s.ID, err)
@@ -198,23 +201,22 @@ func (r *registry) save(ctx context.Context, s Subscription) (Subscription, erro
 	if err != nil {
 		return s, fmt.Errorf("subscription %s: %w", s.ID, err)
 	}
-	r.put(s)
+	r.putSubscription(s)
 	return s, nil
 }
 
-// wrongRevision reports whether somebody else has written a key.
+// wrongRevision reports whether a write failed because the key has another revision.
 func wrongRevision(err error) bool {
 	return errors.Is(err, jetstream.ErrKeyExists) || errors.Is(err, jetstream.ErrKeyRevisionMismatch)
 }
 
-// Subscriptions returns all subscriptions, oldest first, without their secrets
-// and the values of their headers.
+// Subscriptions returns all subscriptions, oldest first, without secrets and header values.
 func (n *Notifier) Subscriptions() []Subscription {
 	n.registry.mu.RLock()
 	defer n.registry.mu.RUnlock()
 	all := make([]Subscription, 0, len(n.registry.subs))
 	for _, s := range n.registry.subs {
-		all = append(all, n.standings.shown(s.redacted()))
+		all = append(all, n.health.withHealth(s.redacted()))
 	}
 	slices.SortFunc(all, func(a, b Subscription) int {
 		return cmp.Or(a.Created.Compare(b.Created), strings.Compare(a.ID, b.ID))
@@ -222,23 +224,21 @@ func (n *Notifier) Subscriptions() []Subscription {
 	return all
 }
 
-// Subscription returns one, without its secrets and the values of its headers,
-// or ErrNotFound.
+// Subscription returns one subscription, without secrets and header values, or ErrNotFound.
 func (n *Notifier) Subscription(id string) (Subscription, error) {
 	s, err := n.registry.get(id)
-	return n.standings.shown(s.redacted()), err
+	return n.health.withHealth(s.redacted()), err
 }
 
-// Subscribe stores a new subscription and returns it as stored, with its secret.
-// Its ID, times, state and revision are given here, and a secret if it has none.
-// The error is an *Invalid, or ErrLimit, or of the store. The next event is sent
-// to it.
+// Subscribe stores a new subscription and returns it as stored, with its secret. ID, times,
+// state and revision are set here, and a secret if it has none. The error is an *Invalid,
+// ErrLimit, or of the store. The subscription applies from the next event on.
 func (n *Notifier) Subscribe(ctx context.Context, s Subscription) (Subscription, error) {
 	s = s.clone()
 	if err := s.Validate(); err != nil {
 		return s, err
 	}
-	if n.registry.count(&s) >= n.config.maxSubscriptions() {
+	if n.registry.countSiblings(&s) >= n.config.maxSubscriptions() {
 		return s, ErrLimit
 	}
 	s.ID, s.Revision, s.State, s.Why = newID(), 0, "", ""
@@ -246,17 +246,17 @@ func (n *Notifier) Subscribe(ctx context.Context, s Subscription) (Subscription,
 	s.Began = time.Time{}
 	s.Secret = cmp.Or(s.Secret, newSecret())
 	s.OldSecret, s.OldSecretUntil = "", time.Time{}
-	s, err := n.registry.save(ctx, s)
+	s, err := n.registry.saveSubscription(ctx, s)
 	shown := s.redacted()
 	shown.Secret = s.Secret
 	return shown, err
 }
 
-// Edit changes a subscription. The function is shown it with its secret and the
-// values of its headers and changes what it likes but ID, times, state and
-// revision; another secret is a rotation, see [Notifier.RotateSecret]. An error
-// of its own ends the edit and is returned. If revision is not 0, the
-// subscription must have it: ErrConflict.
+// Edit changes a subscription. edit gets it with its secret and header values, and may
+// change all but ID, times, state and revision; a new secret is a rotation, see
+// [Notifier.RotateSecret]. An error of edit ends Edit and is returned. If revision is not 0
+// and the subscription has another, the error is ErrConflict. edit may be called again
+// after another node has changed the subscription.
 func (n *Notifier) Edit(ctx context.Context, id string, revision uint64, edit func(*Subscription) error) (Subscription, error) {
 	for {
 		old, err := n.registry.get(id)
@@ -270,31 +270,31 @@ func (n *Notifier) Edit(ctx context.Context, id string, revision uint64, edit fu
 		if err := edit(&s); err != nil {
 			return old.redacted(), err
 		}
-		s.succeed(&old, time.Now())
+		s.inheritSecrets(&old, time.Now())
 		if err := s.Validate(); err != nil {
 			return old.redacted(), err
 		}
 		moved := s.Extension != old.Extension || s.ExtensionRegex != old.ExtensionRegex
-		if moved && n.registry.count(&s) >= n.config.maxSubscriptions() {
+		if moved && n.registry.countSiblings(&s) >= n.config.maxSubscriptions() {
 			return old.redacted(), ErrLimit
 		}
-		if s.Began = old.Began; s.beginsAnew(&old) {
+		if s.Began = old.Began; s.asksAnew(&old) {
 			s.Began = time.Now().UTC().Truncate(time.Microsecond)
 		}
 		s.ID, s.Created, s.Revision, s.State, s.Why = id, old.Created, old.Revision, old.State, old.Why
-		s, err = n.registry.save(ctx, s)
+		s, err = n.registry.saveSubscription(ctx, s)
 		if err == ErrConflict && revision == 0 {
-			if err := n.registry.refresh(ctx, id); err != nil {
+			if err := n.registry.refreshSubscription(ctx, id); err != nil {
 				return Subscription{}, err
 			}
-			continue // another node was faster
+			continue // another node has changed it meanwhile
 		}
-		return n.standings.shown(s.redacted()), err
+		return n.health.withHealth(s.redacted()), err
 	}
 }
 
-// refresh reads one subscription from the store.
-func (r *registry) refresh(ctx context.Context, id string) error {
+// refreshSubscription reads one subscription from the store.
+func (r *registry) refreshSubscription(ctx context.Context, id string) error {
 	e, err := r.kv.Get(ctx, id)
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
 		return ErrNotFound
@@ -302,33 +302,33 @@ func (r *registry) refresh(ctx context.Context, id string) error {
 	if err != nil {
 		return fmt.Errorf("subscription %s: %w", id, err)
 	}
-	return r.stored(e)
+	return r.applyStored(e)
 }
 
-// disable switches a subscription off because its receiver said so, unless it
-// has got another URL meanwhile.
-func (n *Notifier) disable(ctx context.Context, id, url, why string) error {
+// disableSubscription disables a subscription whose receiver refuses or fails, unless it
+// has another URL meanwhile.
+func (n *Notifier) disableSubscription(ctx context.Context, id, url, why string) error {
 	for {
 		s, err := n.registry.get(id)
 		if err != nil || s.URL != url || !s.Active {
-			return nil // gone or changed: that word was not for it
+			return nil // deleted or changed: the response was not meant for it
 		}
 		if s.Declared != "" {
-			n.registry.silence(id, url, why)
+			n.registry.disableDeclared(id, url, why)
 			return nil
 		}
 		s.Active, s.State, s.Why = false, StateDisabled, why
-		if _, err = n.registry.save(ctx, s); err != ErrConflict {
+		if _, err = n.registry.saveSubscription(ctx, s); err != ErrConflict {
 			return err
 		}
-		if err := n.registry.refresh(ctx, id); err != nil {
+		if err := n.registry.refreshSubscription(ctx, id); err != nil {
 			return err
 		}
 	}
 }
 
-// Unsubscribe deletes a subscription; what it waits for is canceled. If
-// revision is not 0, the subscription must have it: ErrConflict.
+// Unsubscribe deletes a subscription and cancels its pending deliveries. If revision is not
+// 0 and the subscription has another, the error is ErrConflict.
 func (n *Notifier) Unsubscribe(ctx context.Context, id string, revision uint64) error {
 	s, err := n.registry.get(id)
 	if err != nil {
@@ -351,16 +351,16 @@ func (n *Notifier) Unsubscribe(ctx context.Context, id string, revision uint64) 
 	if err != nil {
 		return fmt.Errorf("subscription %s: %w", id, err)
 	}
-	n.registry.remove(id, s.Revision)
+	n.registry.removeSubscription(id, s.Revision)
 	return nil
 }
 
-// MaxSubscriptions is how many subscriptions there may be to one extension, or to
-// one expression.
+// MaxSubscriptions returns how many subscriptions may name one extension, or one regular
+// expression.
 func (n *Notifier) MaxSubscriptions() int { return n.config.maxSubscriptions() }
 
-// ExtensionNumbered returns the extension that has a number, as callbacks say
-// it; "" if none has. The number is the place of the name in the bucket's stream.
+// ExtensionNumbered returns the extension with a number, as callbacks carry it; "" if there
+// is none. The number is the position of the name in the stream of the bucket.
 func (n *Notifier) ExtensionNumbered(ctx context.Context, number uint64) (user string, err error) {
 	if number == 0 {
 		return "", nil
@@ -375,8 +375,7 @@ func (n *Notifier) ExtensionNumbered(ctx context.Context, number uint64) (user s
 	return string(m.Data), nil
 }
 
-// ExtensionNumber returns the number of an extension; 0 if no callback has needed
-// one yet.
+// ExtensionNumber returns the number of an extension; 0 if no callback has needed one yet.
 func (n *Notifier) ExtensionNumber(ctx context.Context, user string) (uint64, error) {
 	if len(user) > dialog.MaxName {
 		return 0, nil
@@ -391,51 +390,50 @@ func (n *Notifier) ExtensionNumber(ctx context.Context, user string) (uint64, er
 	return e.Revision(), nil
 }
 
-// NumberExtension returns the number of an extension, and allots one if it has
-// none yet. It is for good.
+// NumberExtension returns the number of an extension, and allots one if it has none. A
+// number never changes.
 func (n *Notifier) NumberExtension(ctx context.Context, user string) (uint64, error) {
-	return n.numbers.of(ctx, user)
+	return n.numbers.allotNumber(ctx, user)
 }
 
-// numbers gives extensions their numbers.
-type numbers struct {
+// numberTable allots numbers to extensions.
+type numberTable struct {
 	kv     jetstream.KeyValue
-	stream jetstream.Stream // of the bucket
+	stream jetstream.Stream // of kv
 
 	mu    sync.RWMutex
 	known map[string]uint64 // by user
 }
 
-// of returns the number of an extension, allotted when it is first asked for
-// and never changed. Two domains of one user share a number: one bellhop
-// stands before one PBX.
-func (x *numbers) of(ctx context.Context, user string) (uint64, error) {
-	x.mu.RLock()
-	id, ok := x.known[user]
-	x.mu.RUnlock()
+// allotNumber returns the number of an extension, allotted on first use and never changed.
+// The same user in two domains has one number, as one bellhop serves one PBX.
+func (t *numberTable) allotNumber(ctx context.Context, user string) (uint64, error) {
+	t.mu.RLock()
+	id, ok := t.known[user]
+	t.mu.RUnlock()
 	if ok {
 		return id, nil
 	}
 	key := base32Name(user)
-	id, err := x.kv.Create(ctx, key, []byte(user))
+	id, err := t.kv.Create(ctx, key, []byte(user))
 	if errors.Is(err, jetstream.ErrKeyExists) {
 		var e jetstream.KeyValueEntry
-		if e, err = x.kv.Get(ctx, key); err == nil {
+		if e, err = t.kv.Get(ctx, key); err == nil {
 			id = e.Revision()
 		}
 	}
 	if err != nil {
 		return 0, fmt.Errorf("number of extension %s: %w", user, err)
 	}
-	x.mu.Lock()
-	x.known[user] = id
-	x.mu.Unlock()
+	t.mu.Lock()
+	t.known[user] = id
+	t.mu.Unlock()
 	return id, nil
 }
 
 var base32Names = base32.StdEncoding.WithPadding(base32.NoPadding)
 
-// base32Name writes any name as a token of a subject or key.
+// base32Name encodes any name as a token of a subject or key.
 func base32Name(s string) string {
 	if s == "" {
 		return "-"

@@ -15,21 +15,20 @@ import (
 	"bellhop/dialog"
 )
 
-// ErrInactive says that a subscription is switched off.
-var ErrInactive = errors.New("the subscription is switched off: switch it on first")
+// ErrInactive reports that a subscription is disabled.
+var ErrInactive = errors.New("the subscription is disabled: activate it first")
 
 // maxReplay is how many events one replay may have.
 const maxReplay = 100_000
 
-// Replay delivers again, to one subscription, what was said from a time on and
-// before another of the types named, or of its own if none are. The zero to is
-// now. It returns how many events that are; those that still wait to be delivered
-// are not delivered twice. Each has the webhook-id that it had. All are worth
-// delivering as long as a hangup is, and come in the order of their call, beside
-// what is said meanwhile.
+// Replay delivers events of a time range again to one subscription: those published at from
+// or later and before to, of the given types, or of the types of the subscription if none
+// are given. The zero to is now. It returns the number of events; those whose delivery is
+// pending are not delivered twice. Each delivery has its original webhook-id, is durable,
+// and follows the order of its call, independently of new events.
 //
-// Once it returns, the replay outlives any crash, and whichever node delivers
-// does it. The error is an *Invalid, ErrNotFound or ErrInactive, or of the store.
+// Once Replay returns, the replay survives any crash, and the delivering node carries it
+// out. The error is an *Invalid, ErrNotFound, ErrInactive, or of the store.
 func (n *Notifier) Replay(ctx context.Context, id string, from, to time.Time, types []string) (count int, err error) {
 	s, err := n.registry.get(id)
 	if err != nil {
@@ -53,27 +52,28 @@ func (n *Notifier) Replay(ctx context.Context, id string, from, to time.Time, ty
 	case !from.Before(to):
 		return 0, &Invalid{"from", "is not before to, or is in the future"}
 	}
-	order, count, err := n.order(ctx, &s, from, to, types)
+	plan, count, err := n.planReplay(ctx, &s, from, to, types)
 	if err != nil || count == 0 {
 		return 0, err
 	}
-	word, _ := json.Marshal(order) // of numbers and words
-	if _, err := n.js.Publish(ctx, "bellhop.delivery."+id+".replay."+rand.Text(), word); err != nil {
+	message, _ := json.Marshal(plan) // cannot fail: numbers and words
+	if _, err := n.js.Publish(ctx, "bellhop.delivery."+id+".replay."+rand.Text(), message); err != nil {
 		return 0, fmt.Errorf("write bellhop_outbox: replay for %s: %w", id, err)
 	}
-	n.js.Conn().Publish(askedSubject, nil) // if it fails, it is missed
+	n.js.Conn().Publish(replaySubject, nil) // a lost message only delays the others
 	return count, nil
 }
 
-// order finds what of the log a replay has, and how many events these are.
-func (n *Notifier) order(ctx context.Context, s *Subscription, from, to time.Time, types []string) (order rest, count int, err error) {
-	t := &target{sub: s}
+// planReplay returns the range of the log that a replay covers, and the number of its
+// events.
+func (n *Notifier) planReplay(ctx context.Context, s *Subscription, from, to time.Time, types []string) (plan storedLogRead, count int, err error) {
+	sr := &subscriber{sub: s}
 	if s.ExtensionRegex != "" {
-		t.regex, _ = anchored(s.ExtensionRegex) // Validate has compiled it
+		sr.regex, _ = compileAnchored(s.ExtensionRegex) // Validate has compiled it
 	}
-	order.Types = types
-	bits := wants(types)
-	err = readAll(ctx, n.events, jetstream.OrderedConsumerConfig{
+	plan.Types = types
+	bits := typeMask(types)
+	err = readMessages(ctx, n.events, jetstream.OrderedConsumerConfig{
 		FilterSubjects: Query{Extension: s.Extension}.subjects(),
 		DeliverPolicy:  jetstream.DeliverByStartTimePolicy, OptStartTime: &from,
 	}, func(m jetstream.Msg) error {
@@ -82,46 +82,47 @@ func (n *Notifier) order(ctx context.Context, s *Subscription, from, to time.Tim
 			return err
 		}
 		if !meta.Timestamp.Before(to) {
-			return errEnough
+			return errStopReading
 		}
 		var e dialog.Event
 		if err := json.Unmarshal(m.Data(), &e); err != nil {
 			return err
 		}
-		if bits&typeBit(&e) == 0 || !t.names(e.Extension) {
+		if bits&eventBit(&e) == 0 || !sr.matchesExtension(e.Extension) {
 			return nil
 		}
 		if count++; count > n.maxReplay {
 			return &Invalid{"from", fmt.Sprintf("and to have more than %d events between them: narrow the range, or name types", n.maxReplay)}
 		}
-		if order.To = meta.Sequence.Stream; count == 1 {
-			order.After = order.To - 1
+		if plan.To = meta.Sequence.Stream; count == 1 {
+			plan.After = plan.To - 1
 		}
 		return nil
 	})
-	if err != nil && !errors.Is(err, errEnough) {
-		return order, 0, fmt.Errorf("read bellhop_events: %w", err)
+	if err != nil && !errors.Is(err, errStopReading) {
+		return plan, 0, fmt.Errorf("read bellhop_events: %w", err)
 	}
-	return order, count, nil
+	return plan, count, nil
 }
 
-func (b *backlog) replay() bool { return b.name != behindName }
+// isReplay reports whether r is a replay.
+func (r *logRead) isReplay() bool { return r.name != laggingName }
 
-// waits is what t is owed, by its place in the log.
-func (t *target) waits() map[uint64]bool {
-	waits := make(map[uint64]bool, t.pending)
-	for _, l := range t.lanes {
-		for _, d := range l.queue {
-			waits[d.seq] = true
+// pendingSeqs returns the log positions of all pending deliveries of sr.
+func (sr *subscriber) pendingSeqs() map[uint64]bool {
+	pending := make(map[uint64]bool, sr.pending)
+	for _, q := range sr.queues {
+		for _, d := range q.deliveries {
+			pending[d.seq] = true
 		}
 	}
-	return waits
+	return pending
 }
 
-// replayOf is what waits to deliver the event of d to t again; nil: nothing.
-func (t *target) replayOf(d *delivery) *delivery {
-	if l := t.lanes[replayLane(d.lane.name)]; l != nil {
-		for _, r := range l.queue {
+// replayOf returns the pending replay of the event of d, or nil.
+func (sr *subscriber) replayOf(d *delivery) *delivery {
+	if q := sr.queues[replayQueueName(d.queue.name)]; q != nil {
+		for _, r := range q.deliveries {
 			if r.seq == d.seq {
 				return r
 			}
@@ -130,61 +131,62 @@ func (t *target) replayOf(d *delivery) *delivery {
 	return nil
 }
 
-// replayLane names the lane of replays beside another.
-func replayLane(name string) string { return "replay " + strings.TrimPrefix(name, "replay ") }
+// replayQueueName returns the name of the queue for replays beside queue name.
+func replayQueueName(name string) string { return "replay " + strings.TrimPrefix(name, "replay ") }
 
-// replay delivers an event again, unless it waits: in a lane, or in what of
-// the log has not been read for its target yet.
-func (q *lanes) replay(page *young, e entry, waits map[uint64]bool) {
-	b := page.page
-	t, bit := b.target, typeBit(e.event)
-	unread := e.seq > q.read || t.behind != nil && e.seq > t.behind.after
-	if wants(b.types)&bit == 0 || !t.names(e.event.Extension) || waits[e.seq] || unread && t.wants&bit != 0 {
+// addReplayEvent queues an event of a replay, unless its delivery is pending: in a queue,
+// or in a part of the log that is still to be read for its subscriber.
+func (s *scheduler) addReplayEvent(page *recentEvent, e entry, pending map[uint64]bool) {
+	r := page.logRead
+	sr, bit := r.subscriber, eventBit(e.event)
+	unread := e.seq > s.lastRead || sr.lag != nil && e.seq > sr.lag.after
+	if typeMask(r.types)&bit == 0 || !sr.matchesExtension(e.event.Extension) || pending[e.seq] || unread && sr.typeMask&bit != 0 {
 		return
 	}
 	d := newDelivery(e.seq, e.event, page)
 	d.replay = true
-	q.joinAgain(page, replayLane(laneOf(e.event)), d)
+	s.enqueueFromPage(page, replayQueueName(queueName(e.event)), d)
 }
 
-// askedSubject is where the node that delivers hears, past all streams, that
-// there is a replay in the outbox. It looks there itself every orderLook.
+// replaySubject is the NATS subject on which the delivering node learns that the outbox has
+// a new replay. The message is not stored; every replayPollInterval that node looks into
+// the outbox itself.
 const (
-	askedSubject = "bellhop.replay"
-	orderLook    = time.Minute
+	replaySubject      = "bellhop.replay"
+	replayPollInterval = time.Minute
 )
 
-// hearOrders passes on every replay that any node is asked for, until ctx ends.
-// Those up to a place in the outbox are known.
-func (w *worker) hearOrders(ctx context.Context, known *uint64) error {
+// watchReplays passes every new replay in the outbox to the delivery loop until ctx ends.
+// Replays up to the position known were restored before.
+func (l *deliveryLoop) watchReplays(ctx context.Context, known *uint64) error {
 	asked := make(chan struct{}, 1)
-	sub, err := w.js.Conn().Subscribe(askedSubject, func(*nats.Msg) { wake(asked) })
+	sub, err := l.js.Conn().Subscribe(replaySubject, func(*nats.Msg) { signal(asked) })
 	if err != nil {
-		w.log.Warn("replays are late", "err", err)
+		l.log.Warn("replays delayed", "err", err)
 	} else {
 		defer sub.Unsubscribe()
 	}
-	look := time.NewTicker(orderLook)
-	defer look.Stop()
+	poll := time.NewTicker(replayPollInterval)
+	defer poll.Stop()
 	for ctx.Err() == nil {
-		if err := w.takeOrders(ctx, known); err != nil && ctx.Err() == nil {
-			w.log.Warn("replays are late", "err", err)
-			pause(ctx, time.Second)
+		if err := l.readReplays(ctx, known); err != nil && ctx.Err() == nil {
+			l.log.Warn("replays delayed", "err", err)
+			sleep(ctx, time.Second)
 			continue
 		}
 		select {
 		case <-ctx.Done():
 		case <-asked:
-		case <-look.C:
+		case <-poll.C:
 		}
 	}
 	return nil
 }
 
-// takeOrders passes on the replays after a place in the outbox.
-func (w *worker) takeOrders(ctx context.Context, known *uint64) error {
+// readReplays passes the replays after the position known to the delivery loop.
+func (l *deliveryLoop) readReplays(ctx context.Context, known *uint64) error {
 	for {
-		m, err := w.outbox.GetMsg(ctx, *known+1, jetstream.WithGetMsgSubject("bellhop.delivery.*.replay.*"))
+		m, err := l.outbox.GetMsg(ctx, *known+1, jetstream.WithGetMsgSubject("bellhop.delivery.*.replay.*"))
 		if errors.Is(err, jetstream.ErrMsgNotFound) {
 			return nil
 		}
@@ -193,20 +195,20 @@ func (w *worker) takeOrders(ctx context.Context, known *uint64) error {
 		}
 		*known = m.Sequence
 		if len(m.Header) > 0 {
-			continue // our own word of how far it is
+			continue // a progress update of this loop
 		}
 		subscription, name, _ := strings.Cut(strings.TrimPrefix(m.Subject, "bellhop.delivery."), ".")
-		b, err := recallBacklog(subscription, name, m.Data)
+		r, err := decodeLogRead(subscription, name, m.Data)
 		if err != nil {
 			return fmt.Errorf("read bellhop_outbox: %s: %w", m.Subject, err)
 		}
-		if w.fresh.shared {
-			if err := w.registry.current(ctx); err != nil && ctx.Err() == nil {
-				w.log.Warn("subscriptions may be old", "err", err)
+		if l.handoff.shared {
+			if err := l.registry.syncSubscriptions(ctx); err != nil && ctx.Err() == nil {
+				l.log.Warn("subscriptions not refreshed", "err", err)
 			}
 		}
 		select {
-		case w.orders <- b:
+		case l.replays <- r:
 		case <-ctx.Done():
 			return nil
 		}

@@ -14,112 +14,112 @@ import (
 	"bellhop/dialog"
 )
 
-// again has what is from one place to another delivered again, as if the outbox
-// had an order.
-func (s *stage) again(id string, from, to uint64, types ...string) *backlog {
-	b := &backlog{target: &target{sub: &Subscription{ID: id}}, name: "replay.1", after: from - 1, to: to, types: types, told: true}
-	s.restoreBacklog(b)
-	return b
+// replayRange starts the replay of a range of the log, as if the outbox had an order for
+// it.
+func (s *schedulerTest) replayRange(id string, from, to uint64, types ...string) *logRead {
+	r := &logRead{subscriber: &subscriber{sub: &Subscription{ID: id}}, name: "replay.1", after: from - 1, to: to, types: types, saved: true}
+	s.restoreLogRead(r)
+	return r
 }
 
 func TestReplayOrder(t *testing.T) {
-	s := newStage(t, sub("a", "http://a/"))
+	s := newSchedulerTest(t, testSubscription("a", "http://a/"))
 	s.posts = false
-	s.say("c", dialog.DialIn, dialog.Answer, dialog.Hangup)
-	s.say("d", dialog.DialIn)
-	s.want("what is sent at first", s.take("a"), "c/1 d/4 c/2 c/3")
-	s.sleep(2 * liveTTL)
-	s.post(nil)
-	s.again("a", 1, 4, "dial-in", "answer", "hangup")
-	s.want("what is read", s.readAgain(), "a 1-4")
-	as := s.attempts()
-	s.want("sent again, in the order of the call", s.labels(as), "replay c/1 replay d/4")
-	s.say("c", dialog.Hangup)
-	more := s.attempts()
-	s.want("what is new does not wait for it", s.labels(more), "c/5")
-	s.answer(more[0], delivered)
-	s.want("told", fmt.Sprint(s.post(nil)), "[replay c/1 after 0 replay c/2 after 0 replay c/3 after 0 replay d/4 after 0]")
-	s.sleep(cursorPause)
-	s.want("then that it was read", fmt.Sprint(s.post(nil)), "[gone replay.1 floor 5]")
-	s.answer(as[0], waiting)
-	s.answer(as[1], delivered)
-	s.want("what waits", fmt.Sprint(s.pending), "3")
-	s.want("the success of another wakes nothing", s.take("a"), "")
-	s.sleep(6 * time.Second)
-	s.want("it is a record", s.take("a"), "replay c/1 replay c/2 replay c/3")
-	s.want("what is left", fmt.Sprint(s.pending, len(s.targets["a"].backlogs)), "0 0")
+	s.publish("c", dialog.DialIn, dialog.Answer, dialog.Hangup)
+	s.publish("d", dialog.DialIn)
+	s.wantEqual("what is sent at first", s.takeAttempts("a"), "c/1 d/4 c/2 c/3")
+	s.sleepFor(2 * liveTTL)
+	s.writeUpdates(nil)
+	s.replayRange("a", 1, 4, "dial-in", "answer", "hangup")
+	s.wantEqual("what is read", s.readPages(), "a 1-4")
+	as := s.takeDueAttempts()
+	s.wantEqual("sent again, in the order of the call", s.labelsOf(as), "replay c/1 replay d/4")
+	s.publish("c", dialog.Hangup)
+	more := s.takeDueAttempts()
+	s.wantEqual("what is new does not wait for it", s.labelsOf(more), "c/5")
+	s.finish(more[0], delivered)
+	s.wantEqual("updates", fmt.Sprint(s.writeUpdates(nil)), "[replay c/1 after 0 replay c/2 after 0 replay c/3 after 0 replay d/4 after 0]")
+	s.sleepFor(cursorSaveInterval)
+	s.wantEqual("then that it was read", fmt.Sprint(s.writeUpdates(nil)), "[gone replay.1 cursor 5]")
+	s.finish(as[0], willRetry)
+	s.finish(as[1], delivered)
+	s.wantEqual("what waits", fmt.Sprint(s.pending), "3")
+	s.wantEqual("the success of another wakes nothing", s.takeAttempts("a"), "")
+	s.sleepFor(6 * time.Second)
+	s.wantEqual("it is a record", s.takeAttempts("a"), "replay c/1 replay c/2 replay c/3")
+	s.wantEqual("what is left", fmt.Sprint(s.pending, len(s.subscribers["a"].logReads)), "0 0")
 }
 
-// What is old is asked for: it does not expire as it would have.
-func TestReplayIsPatient(t *testing.T) {
-	s := newStage(t, sub("a", "http://a/"))
-	s.say("c", dialog.DialIn)
-	s.take("a")
-	s.sleep(time.Hour)
-	s.again("a", 1, 1, "dial-in")
-	s.readAgain()
-	s.answer(s.attempts()[0], waiting)
-	s.sleep(7 * time.Second)
-	s.want("after 5 s", s.labels(s.attempts()), "replay c/1")
+// A replay of old events does not expire, even if live ones would.
+func TestReplayDoesNotExpire(t *testing.T) {
+	s := newSchedulerTest(t, testSubscription("a", "http://a/"))
+	s.publish("c", dialog.DialIn)
+	s.takeAttempts("a")
+	s.sleepFor(time.Hour)
+	s.replayRange("a", 1, 1, "dial-in")
+	s.readPages()
+	s.finish(s.takeDueAttempts()[0], willRetry)
+	s.sleepFor(7 * time.Second)
+	s.wantEqual("after 5 s", s.labelsOf(s.takeDueAttempts()), "replay c/1")
 }
 
-// What waits, and what a target that is behind has not been given yet, comes
-// anyway; so does what another replay has begun.
-func TestReplayDoublesNothing(t *testing.T) {
-	s := newStage(t, sub("a", "http://a/"))
-	s.limit = 4
-	as := s.sayTo("a", 1, 7)
-	s.answer(as[0], delivered)
+// A replay skips events whose delivery is pending, which a lagging subscription has not
+// read yet, or which another replay delivers.
+func TestReplaySkipsPending(t *testing.T) {
+	s := newSchedulerTest(t, testSubscription("a", "http://a/"))
+	s.maxPending = 4
+	as := s.publishTo("a", 1, 7)
+	s.finish(as[0], delivered)
 	for range 2 {
-		s.addPage(s.now, s.again("a", 1, 6, "hangup"), 6, s.page(1, 6))
+		s.addPage(s.now, s.replayRange("a", 1, 6, "hangup"), 6, s.entriesBetween(1, 6))
 	}
-	s.want("what waits", fmt.Sprint(s.pending), "4")
-	s.want("what is sent", s.labels(s.attempts()), "replay c1/1")
+	s.wantEqual("what waits", fmt.Sprint(s.pending), "4")
+	s.wantEqual("what is sent", s.labelsOf(s.takeDueAttempts()), "replay c1/1")
 }
 
 // A replay ends with its subscription.
-func TestReplayUnsubscribed(t *testing.T) {
-	s := newStage(t, sub("a", "http://a/"))
-	s.say("c", dialog.Hangup)
-	s.take("a")
-	s.again("a", 1, 1, "hangup")
-	s.subscribe(Subscription{ID: "a"}, time.Time{})
-	s.want("what is read", s.readAgain(), "")
-	s.want("what is told", fmt.Sprint(s.post(nil)), "[gone replay.1 floor 1]")
-	s.again("a", 1, 1, "hangup")
-	s.want("of one that is gone", fmt.Sprint(s.post(nil)), "[gone replay.1]")
+func TestReplayEndsWithSubscription(t *testing.T) {
+	s := newSchedulerTest(t, testSubscription("a", "http://a/"))
+	s.publish("c", dialog.Hangup)
+	s.takeAttempts("a")
+	s.replayRange("a", 1, 1, "hangup")
+	s.applySubscription(Subscription{ID: "a"}, time.Time{})
+	s.wantEqual("what is read", s.readPages(), "")
+	s.wantEqual("updates", fmt.Sprint(s.writeUpdates(nil)), "[gone replay.1 cursor 1]")
+	s.replayRange("a", 1, 1, "hangup")
+	s.wantEqual("of one that is gone", fmt.Sprint(s.writeUpdates(nil)), "[gone replay.1]")
 }
 
-// The word that a delivery is over does not reach the outbox before it is made
-// again: then it must not, for both have one word.
-func TestReplayOfWhatIsJustOver(t *testing.T) {
-	s := newStage(t, sub("a", "http://a/"))
+// The write that ends a delivery fails, and its event is replayed. The write must not be
+// repeated then, for both have the same subject.
+func TestReplayOfJustEndedDelivery(t *testing.T) {
+	s := newSchedulerTest(t, testSubscription("a", "http://a/"))
 	s.posts = false
-	s.say("c", dialog.Hangup)
-	a := s.attempts()[0]
-	s.sleep(moment)
-	s.post(nil)
-	s.answer(a, delivered)
-	letters := s.letters(s.now)
-	s.again("a", 1, 1, "hangup")
-	s.readAgain()
-	for _, l := range letters {
-		s.posted(l, errUnanswered)
+	s.publish("c", dialog.Hangup)
+	a := s.takeDueAttempts()[0]
+	s.sleepFor(outboxDelay)
+	s.writeUpdates(nil)
+	s.finish(a, delivered)
+	updates := s.outboxUpdates(s.now)
+	s.replayRange("a", 1, 1, "hangup")
+	s.readPages()
+	for _, u := range updates {
+		s.finishUpdate(u, errUnanswered)
 	}
-	s.want("told", fmt.Sprint(s.post(nil)), "[replay c/1 after 0]")
-	s.want("not taken back", fmt.Sprint(s.post(nil)), "[gone replay.1]")
+	s.wantEqual("updates", fmt.Sprint(s.writeUpdates(nil)), "[replay c/1 after 0]")
+	s.wantEqual("not taken back", fmt.Sprint(s.writeUpdates(nil)), "[gone replay.1]")
 }
 
-func TestReplay(t *testing.T) {
+func TestReplayRange(t *testing.T) {
 	var up atomic.Bool
 	up.Store(true)
-	bubble(t, upOrDown(&up), func(t *testing.T, n *Notifier, w *wire, s Subscription) {
-		other := sub("", "http://other/hook")
+	runInVirtualTime(t, upOrDown(&up), func(t *testing.T, n *Notifier, w *fakeWire, s Subscription) {
+		other := testSubscription("", "http://other/hook")
 		other.ExtensionRegex, other.Extension = "10.", ""
-		other = subscribe(t, n, other)
+		other = mustSubscribe(t, n, other)
 		begin := time.Now()
 		for i := range 10 {
-			n.Say(callOf(i))
+			n.Publish(callOf(i))
 			time.Sleep(10 * time.Second)
 		}
 		took := func() (got []string) {
@@ -167,9 +167,9 @@ func TestReplay(t *testing.T) {
 			t.Errorf("for another came %v", got)
 		}
 
-		// What waits comes once, what is asked for twice too.
+		// A pending event arrives once, and so does one that is replayed twice.
 		up.Store(false)
-		n.Say(callOf(10))
+		n.Publish(callOf(10))
 		time.Sleep(time.Second)
 		for range 2 {
 			if count, err := n.Replay(t.Context(), s.ID, begin, time.Time{}, []string{"hangup"}); count != 11 || err != nil {
@@ -193,15 +193,15 @@ func TestReplay(t *testing.T) {
 }
 
 func TestReplayRefused(t *testing.T) {
-	bubble(t, answers(200), func(t *testing.T, n *Notifier, w *wire, s Subscription) {
+	runInVirtualTime(t, answerStatuses(200), func(t *testing.T, n *Notifier, w *fakeWire, s Subscription) {
 		n.maxReplay = 3
 		begin := time.Now()
-		n.Say(callOf(1))
-		n.Say(callOf(2)[:1])
+		n.Publish(callOf(1))
+		n.Publish(callOf(2)[:1])
 		time.Sleep(time.Second)
-		off := sub("", "http://crm/off")
+		off := testSubscription("", "http://crm/off")
 		off.Active = false
-		off = subscribe(t, n, off)
+		off = mustSubscribe(t, n, off)
 		for _, tt := range []struct {
 			name, id string
 			from, to time.Time
@@ -243,7 +243,7 @@ func TestReplayRefused(t *testing.T) {
 	})
 }
 
-// A replay outlives a crash at any time after it was asked for.
+// A replay survives a crash at any time after it was requested.
 func TestReplayAndCrash(t *testing.T) {
 	dir, crashed := t.TempDir(), []string{t.TempDir(), t.TempDir(), t.TempDir()}
 	synctest.Test(t, func(t *testing.T) {
@@ -251,20 +251,20 @@ func TestReplayAndCrash(t *testing.T) {
 		defer closeStore()
 		var up atomic.Bool
 		up.Store(true)
-		w := &wire{start: time.Now(), answer: upOrDown(&up)}
-		c := Config{Transport: w, KeepEvents: forGood}
+		w := &fakeWire{start: time.Now(), answer: upOrDown(&up)}
+		c := Config{Transport: w, KeepEvents: keepForever}
 		n, stop := startSmall(t, js, c, 20)
-		s := sub("", "http://crm/hook")
+		s := testSubscription("", "http://crm/hook")
 		s.Dialect = Telphin
-		s = subscribe(t, n, s)
+		s = mustSubscribe(t, n, s)
 		begin := time.Now()
 		for i := range 20 {
-			n.Say(callOf(i))
+			n.Publish(callOf(i))
 			time.Sleep(time.Second)
 		}
 		up.Store(false)
 		stop()
-		asked, err := Open(t.Context(), js, c) // who is asked delivers nothing
+		asked, err := Open(t.Context(), js, c) // the node that is asked delivers nothing
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -282,7 +282,7 @@ func TestReplayAndCrash(t *testing.T) {
 		crash(1)
 		time.Sleep(time.Minute)
 		crash(2)
-		if s := n.Stats(); s.Pending == 0 || s.Pending > 20 || s.Behind != 0 {
+		if s := n.Stats(); s.Pending == 0 || s.Pending > 20 || s.Lagging != 0 {
 			t.Errorf("%+v", s)
 		}
 		stop()
@@ -298,7 +298,7 @@ func TestReplayAndCrash(t *testing.T) {
 			n, stop := startSmall(t, jsOf, c, 20)
 			time.Sleep(2 * time.Minute)
 			w.mu.Lock()
-			if err := check(w.taken, 0, 20); err != nil || len(w.taken) != 60 {
+			if err := checkCalls(w.taken, 0, 20); err != nil || len(w.taken) != 60 {
 				t.Errorf("after crash %d: %d came, want 60: %v", i, len(w.taken), err)
 			}
 			w.mu.Unlock()
@@ -311,31 +311,31 @@ func TestReplayAndCrash(t *testing.T) {
 	})
 }
 
-// Any node can be asked; the one that delivers does it.
+// Any node accepts a replay; the delivering node carries it out.
 func TestReplayOfAnotherNode(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		js, closeStore := openStore(t, dir)
 		defer closeStore()
-		w := &wire{start: time.Now(), answer: answers(200)}
-		n, stop := start(t, js, Config{Transport: w, Node: "one"})
+		w := &fakeWire{start: time.Now(), answer: answerStatuses(200)}
+		n, stop := startNotifier(t, js, Config{Transport: w, Node: "one"})
 		defer stop()
 		time.Sleep(time.Second)
-		other, stopOther := start(t, js, Config{Transport: w, Node: "two"})
+		other, stopOther := startNotifier(t, js, Config{Transport: w, Node: "two"})
 		defer stopOther()
 		begin := time.Now()
-		n.Say(callOf(1)) // of which nobody is told
+		n.Publish(callOf(1)) // no subscription wants these
 		time.Sleep(10 * time.Second)
-		s := sub("", "http://crm/hook")
+		s := testSubscription("", "http://crm/hook")
 		s.Dialect = Telphin
-		s = subscribe(t, other, s)
+		s = mustSubscribe(t, other, s)
 		if count, err := other.Replay(t.Context(), s.ID, begin, time.Time{}, nil); count != 3 || err != nil {
 			t.Errorf("%d, %v", count, err)
 		}
 		time.Sleep(time.Second)
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		if err := check(w.taken, 1, 2); err != nil || n.Stats().Delivered != 3 {
+		if err := checkCalls(w.taken, 1, 2); err != nil || n.Stats().Delivered != 3 {
 			t.Errorf("%d came, %d by the one that delivers: %v", len(w.taken), n.Stats().Delivered, err)
 		}
 	})

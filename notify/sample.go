@@ -12,29 +12,29 @@ import (
 	"bellhop/dialog"
 )
 
-// sampleTypes are the words for types in the order in which samples are told.
+// sampleTypes are the event types in the order in which samples are sent.
 var sampleTypes = []string{
 	"dial-in", "dial-out", "ringing", "answer", "answer-in", "answer-out", "hold", "resume", "transfer", "hangup",
 	"message-in", "message-out", "voicemail", "registered", "unregistered", "subscription-state",
 }
 
-// A sampler makes up what happens to an extension that a subscription names.
-// Of both flows it knows one call: from outside, or to there.
+// A sampler makes up events of an extension that a subscription names. It knows one call of
+// each flow, between the extension and an outside number.
 type sampler struct {
-	sub   *Subscription
-	types []string // that the subscription names and its dialect can tell, in order
-	own   dialog.Extension
-	flow  dialog.Flow // of what happens in both: the one whose dial the subscription names
-	salt  string
-	now   time.Time
+	sub       *Subscription
+	types     []string // of the subscription, as far as its dialect has them, in order
+	extension dialog.Extension
+	flow      dialog.Flow // of events that have both flows: that of the subscription's dial
+	salt      string
+	now       time.Time
 }
 
-// newSampler samples the extension 101 for an expression.
+// newSampler returns a sampler; for a regular expression it uses the extension 101.
 func newSampler(s *Subscription, now time.Time) *sampler {
 	user, domain, _ := strings.Cut(s.Extension, "@")
 	p := &sampler{
 		sub: s, flow: dialog.In, salt: rand.Text(), now: now,
-		own: dialog.Extension{User: cmp.Or(user, "101"), Domain: cmp.Or(domain, "pbx.example")},
+		extension: dialog.Extension{User: cmp.Or(user, "101"), Domain: cmp.Or(domain, "pbx.example")},
 	}
 	if slices.Contains(s.Types, "dial-out") && !slices.Contains(s.Types, "dial-in") {
 		p.flow = dialog.Out
@@ -49,14 +49,14 @@ func newSampler(s *Subscription, now time.Time) *sampler {
 	return p
 }
 
-// id is the id of something, as long as a true one.
-func (p *sampler) id(of ...string) string {
+// makeID returns an id as long as a real one, the same for the same words.
+func (p *sampler) makeID(of ...string) string {
 	sum := sha256.Sum256([]byte(p.salt + strings.Join(of, " ")))
 	return "test-" + hex.EncodeToString(sum[:])[:27]
 }
 
-// event makes an event of a type.
-func (p *sampler) event(typ string) *dialog.Event {
+// makeEvent returns a sample event of a type.
+func (p *sampler) makeEvent(typ string) *dialog.Event {
 	kind, flow := dialog.Type(typ), p.flow
 	switch typ {
 	case "answer-in", "answer-out":
@@ -68,13 +68,13 @@ func (p *sampler) event(typ string) *dialog.Event {
 	case "voicemail":
 		flow = dialog.In
 	}
-	e := p.ofCall(kind, flow)
+	e := p.makeCallEvent(kind, flow)
 	e.Seq = 1 + slices.Index(p.types, typ)
 	switch kind {
 	case dialog.DialIn, dialog.DialOut, dialog.Ringing:
 		e.Status = dialog.Calling
-	case dialog.Transfer: // of the other, to outside
-		e.CallerExtension, e.CalledNumber, e.CalledExtension = &p.own, "+442079460147", nil
+	case dialog.Transfer: // the other party is transferred to an outside number
+		e.CallerExtension, e.CalledNumber, e.CalledExtension = &p.extension, "+442079460147", nil
 		e.SipCode, e.SipReason = 200, "OK"
 	case dialog.Hangup:
 		e.RingDuration, e.SetupTime, e.Duration, e.AnsweredAt = 4*time.Second, 120*time.Millisecond, time.Minute, p.now.Add(-time.Minute)
@@ -83,34 +83,34 @@ func (p *sampler) event(typ string) *dialog.Event {
 			e.Missed = new(bool)
 		}
 	case dialog.MessageIn, dialog.MessageOut:
-		e.Call, e.Party, e.Seq = p.id(typ), p.id(typ, "party"), 1
+		e.Call, e.Party, e.Seq = p.makeID(typ), p.makeID(typ, "party"), 1
 		e.Status, e.Correlation, e.MessageText, e.ContentType = "", "", "A message by which bellhop tests this receiver", "text/plain"
 	case dialog.Voicemail:
-		e.Call, e.Party, e.Seq = p.id(typ), p.id(typ, "party"), 1
+		e.Call, e.Party, e.Seq = p.makeID(typ), p.makeID(typ, "party"), 1
 		e.Status, e.UserAgent, e.Correlation, e.CallAPIID, e.Duration = "", "", "", "", 12*time.Second
 	case dialog.Registered, dialog.Unregistered:
-		e = dialog.Event{Type: kind, Call: p.id("registration"), Party: p.id("registration", "party"), Seq: 1, Extension: p.own, UserAgent: sampleAgent}
+		e = dialog.Event{Type: kind, Call: p.makeID("registration"), Party: p.makeID("registration", "party"), Seq: 1, Extension: p.extension, UserAgent: sampleAgent}
 		if kind == dialog.Unregistered {
 			e.Seq = 2
 		}
 	case dialog.SubscriptionState:
 		e = stateEvent(p.sub, "resumed", "", p.now)
 	}
-	e.ID, e.At = p.id("event", typ), p.now
+	e.ID, e.At = p.makeID("event", typ), p.now
 	return &e
 }
 
 const sampleAgent = "Yealink SIP-T46U 108.86.0.20"
 
-// ofCall makes an event of the call of a flow, which is answered.
-func (p *sampler) ofCall(t dialog.Type, flow dialog.Flow) dialog.Event {
+// makeCallEvent returns an event of the answered call of a flow.
+func (p *sampler) makeCallEvent(t dialog.Type, flow dialog.Flow) dialog.Event {
 	e := dialog.Event{
-		Type: t, Call: p.id("call", string(flow)), Party: p.id("party", string(flow)), Extension: p.own, Flow: flow, Status: dialog.Answered,
-		CallerNum: "+442079460123", CallerName: "Jane Smith", CalledNumber: p.own.User, CalledExtension: &p.own,
-		CallAPIID: p.id("api", string(flow)) + "@192.0.2.7", UserAgent: sampleAgent, Correlation: "header:X-CID:exact",
+		Type: t, Call: p.makeID("call", string(flow)), Party: p.makeID("party", string(flow)), Extension: p.extension, Flow: flow, Status: dialog.Answered,
+		CallerNum: "+442079460123", CallerName: "Jane Smith", CalledNumber: p.extension.User, CalledExtension: &p.extension,
+		CallAPIID: p.makeID("api", string(flow)) + "@192.0.2.7", UserAgent: sampleAgent, Correlation: "header:X-CID:exact",
 	}
 	if flow == dialog.Out {
-		e.CallerNum, e.CallerName, e.CallerExtension = p.own.User, "Alex Jones", &p.own
+		e.CallerNum, e.CallerName, e.CallerExtension = p.extension.User, "Alex Jones", &p.extension
 		e.CalledNumber, e.CalledExtension = "+442079460123", nil
 	}
 	return e

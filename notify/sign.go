@@ -19,11 +19,11 @@ import (
 	"bellhop/dialog"
 )
 
-// overlap is how long the secret before a rotation signs too.
-const overlap = 24 * time.Hour
+// secretOverlap is how long the secret before a rotation signs too.
+const secretOverlap = 24 * time.Hour
 
-// A Secret is what a subscription and its receiver share: whsec_ and the base64
-// of 24 to 64 bytes. It is never printed.
+// A Secret is shared by a subscription and its receiver: whsec_ and the base64 of 24 to 64
+// bytes. It is never printed.
 type Secret string
 
 func (s Secret) String() string {
@@ -37,8 +37,8 @@ func (s Secret) GoString() string { return s.String() }
 
 var errSecret = errors.New("is not whsec_ followed by the base64 of 24 to 64 bytes")
 
-// key is the bytes of a secret.
-func (s Secret) key() ([]byte, error) {
+// decodeKey returns the bytes of a secret.
+func (s Secret) decodeKey() ([]byte, error) {
 	text, ok := strings.CutPrefix(string(s), "whsec_")
 	key, err := base64.StdEncoding.DecodeString(text)
 	if !ok || err != nil || strings.ContainsAny(text, "\r\n") || len(key) < 24 || len(key) > 64 {
@@ -47,7 +47,7 @@ func (s Secret) key() ([]byte, error) {
 	return key, nil
 }
 
-// newSecret makes one of 32 random bytes.
+// newSecret returns a secret of 32 random bytes.
 func newSecret() Secret {
 	var key [32]byte
 	rand.Read(key[:]) // never fails
@@ -55,37 +55,37 @@ func newSecret() Secret {
 }
 
 func checkSecrets(s *Subscription) *Invalid {
-	_, err := s.Secret.key()
-	_, errOld := s.OldSecret.key()
+	_, err := s.Secret.decodeKey()
+	_, errOld := s.OldSecret.decodeKey()
 	switch {
 	case s.Secret != "" && err != nil:
 		return &Invalid{"secret", err.Error()}
 	case s.OldSecret != "" && errOld != nil:
 		return &Invalid{"old_secret", errOld.Error()}
 	case s.OldSecret != "" && s.Secret == "":
-		return &Invalid{"old_secret", "is of no use without secret"}
+		return &Invalid{"old_secret", "needs secret"}
 	}
 	return nil
 }
 
-// succeed takes over the secrets of the subscription that s was: a secret that
-// is new rotates, none keeps what there is.
-func (s *Subscription) succeed(old *Subscription, now time.Time) {
+// inheritSecrets takes over the secrets of old, the previous form of s. A new secret in s
+// is a rotation; an empty one keeps the secret of old.
+func (s *Subscription) inheritSecrets(old *Subscription, now time.Time) {
 	if s.Secret == "" {
 		s.Secret = old.Secret
 	}
 	s.OldSecret, s.OldSecretUntil = old.OldSecret, old.OldSecretUntil
 	if s.Secret != old.Secret && old.Secret != "" {
-		s.OldSecret, s.OldSecretUntil = old.Secret, now.Add(overlap).UTC().Truncate(time.Second)
+		s.OldSecret, s.OldSecretUntil = old.Secret, now.Add(secretOverlap).UTC().Truncate(time.Second)
 	}
 	if !s.OldSecretUntil.After(now) {
 		s.OldSecret, s.OldSecretUntil = "", time.Time{}
 	}
 }
 
-// RotateSecret gives a subscription a new secret and returns it with that. The
-// one before signs beside it for 24 hours; the one before that no more. If
-// revision is not 0, the subscription must have it: ErrConflict.
+// RotateSecret gives a subscription a new secret and returns the subscription with it. The
+// previous secret signs too for 24 hours; the one before that stops. If revision is not 0
+// and the subscription has another, the error is ErrConflict.
 func (n *Notifier) RotateSecret(ctx context.Context, id string, revision uint64) (Subscription, error) {
 	secret := newSecret()
 	s, err := n.Edit(ctx, id, revision, func(s *Subscription) error {
@@ -98,36 +98,35 @@ func (n *Notifier) RotateSecret(ctx context.Context, id string, revision uint64)
 	return s, err
 }
 
-// A signer signs what one subscription is sent. Any number of goroutines may
-// use it.
+// A signer signs the callbacks of one subscription. Any number of goroutines may use it.
 type signer struct {
-	keys  []*macs   // one, or the new one and the old
-	until time.Time // when the old one signs no more; zero: never
+	keys  []*macPool // one, or the new one and the old one
+	until time.Time  // when the old key stops signing; zero: never
 }
 
-// newSigner returns nil if s has no secret.
+// newSigner returns the signer of s, or nil if s has no secret.
 func newSigner(s *Subscription) *signer {
-	key, err := s.Secret.key()
+	key, err := s.Secret.decodeKey()
 	if err != nil {
 		return nil
 	}
-	sg := &signer{keys: []*macs{newMACs(key)}, until: s.OldSecretUntil}
-	if old, err := s.OldSecret.key(); err == nil {
-		sg.keys = append(sg.keys, newMACs(old))
+	sg := &signer{keys: []*macPool{newMACPool(key)}, until: s.OldSecretUntil}
+	if old, err := s.OldSecret.decodeKey(); err == nil {
+		sg.keys = append(sg.keys, newMACPool(old))
 	}
 	return sg
 }
 
-// macs are the HMACs of a key that are not in use. To make one costs more than
-// to sign with it.
-type macs struct{ sync.Pool }
+// A macPool holds unused HMACs of a key. To create one costs more than to sign with it.
+type macPool struct{ sync.Pool }
 
-func newMACs(key []byte) *macs {
-	return &macs{sync.Pool{New: func() any { return hmac.New(sha256.New, key) }}}
+// newMACPool returns the pool of a key.
+func newMACPool(key []byte) *macPool {
+	return &macPool{sync.Pool{New: func() any { return hmac.New(sha256.New, key) }}}
 }
 
-// append appends the signature of content to dst.
-func (m *macs) append(dst, content []byte) []byte {
+// appendSignature appends the signature of content to dst.
+func (m *macPool) appendSignature(dst, content []byte) []byte {
 	mac := m.Get().(hash.Hash)
 	mac.Reset()
 	mac.Write(content)
@@ -139,20 +138,20 @@ func (m *macs) append(dst, content []byte) []byte {
 	return base64.StdEncoding.AppendEncode(append(dst[:at], "v1,"...), sum[:])
 }
 
-// papers are buffers to put together in what is signed.
-var papers = sync.Pool{New: func() any { return new([]byte) }}
+// signBuffers are buffers for the signed content.
+var signBuffers = sync.Pool{New: func() any { return new([]byte) }}
 
-// sign adds the time of the attempt, and the signatures over it, to a request
-// that is complete but for them. The body is what it sends; of a GET, the query
-// is signed.
-func (a *attempt) sign(req *http.Request, body []byte, now time.Time) {
+// signRequest adds the time of the attempt, and the signatures, to a request that is
+// otherwise complete. body is the body of the request; for GET, the query is signed
+// instead.
+func (a *attempt) signRequest(req *http.Request, body []byte, now time.Time) {
 	timestamp := strconv.FormatInt(now.Unix(), 10)
 	req.Header["Webhook-Timestamp"] = []string{timestamp}
 	if a.signer == nil {
 		return
 	}
-	paper := papers.Get().(*[]byte)
-	b := append((*paper)[:0], req.Header["Webhook-Id"][0]...)
+	buffer := signBuffers.Get().(*[]byte)
+	b := append((*buffer)[:0], req.Header["Webhook-Id"][0]...)
 	b = append(append(append(b, '.'), timestamp...), '.')
 	if req.Method == http.MethodGet {
 		b = append(b, req.URL.RawQuery...)
@@ -167,17 +166,16 @@ func (a *attempt) sign(req *http.Request, body []byte, now time.Time) {
 			}
 			b = append(b, ' ')
 		}
-		b = key.append(b, b[:signed])
+		b = key.appendSignature(b, b[:signed])
 	}
 	req.Header["Webhook-Signature"] = []string{string(b[signed:])}
-	*paper = b
-	papers.Put(paper)
+	*buffer = b
+	signBuffers.Put(buffer)
 }
 
-// traceparent is the W3C trace context that an event is sent with: what came
-// with the INVITE, if the config has that header copied into events, else a
-// trace of the event's own, whose id is the event's. Each attempt is a span of
-// it.
+// traceparent returns the W3C trace context of a callback: that of the INVITE, if
+// calls.headers copies that header into events, else a trace whose id is the id of the
+// event. Each attempt is a span of it.
 func traceparent(e *dialog.Event) string {
 	for _, h := range e.Headers {
 		if strings.EqualFold(h[0], "traceparent") && validTrace(h[1]) {
@@ -209,17 +207,17 @@ func validTrace(s string) bool {
 	return strings.Trim(s[3:35], "0") != "" && strings.Trim(s[36:52], "0") != ""
 }
 
-// A Callback is what of a request that was received is signed, and how.
+// A Callback is the signed part of a received request, and its signature.
 type Callback struct {
 	ID, Timestamp, Signature string // the fields webhook-id, webhook-timestamp and webhook-signature
-	Payload                  []byte // the body; of a GET, the query as it came, without the ?
+	Payload                  []byte // the body; of a GET, the query as received, without the ?
 }
 
-// Verify says what is wrong with a callback, or nil: that the secret signed it,
-// and that it is no older or newer than tolerance at now. A tolerance of 0 is
+// Verify returns nil if secret signed the callback and its timestamp differs from now by at
+// most tolerance, and otherwise an error that says what is wrong. A tolerance of 0 allows
 // any age.
 func (c Callback) Verify(secret Secret, now time.Time, tolerance time.Duration) error {
-	key, err := secret.key()
+	key, err := secret.decodeKey()
 	if err != nil {
 		return fmt.Errorf("the secret %w", err)
 	}
@@ -232,7 +230,7 @@ func (c Callback) Verify(secret Secret, now time.Time, tolerance time.Duration) 
 	if err != nil || strconv.FormatInt(seconds, 10) != c.Timestamp {
 		return errors.New("the webhook-timestamp is not a number of seconds")
 	}
-	if err := c.match(key); err != nil {
+	if err := c.matchSignature(key); err != nil {
 		return err
 	}
 	age := now.Sub(time.Unix(seconds, 0)).Truncate(time.Second)
@@ -246,8 +244,8 @@ func (c Callback) Verify(secret Secret, now time.Time, tolerance time.Duration) 
 	return nil
 }
 
-// match looks for a signature that the key made.
-func (c Callback) match(key []byte) error {
+// matchSignature returns nil if one of the signatures was made with key.
+func (c Callback) matchSignature(key []byte) error {
 	mac := hmac.New(sha256.New, key)
 	fmt.Fprintf(mac, "%s.%s.%s", c.ID, c.Timestamp, c.Payload)
 	want := mac.Sum(nil)
@@ -267,7 +265,7 @@ func (c Callback) match(key []byte) error {
 	}
 	if trimmed := strings.TrimRight(string(c.Payload), "\r\n"); trimmed != string(c.Payload) {
 		c.Payload = []byte(trimmed)
-		if c.match(key) == nil {
+		if c.matchSignature(key) == nil {
 			return errors.New("no signature matches, but one does without the line break at the end: give the payload exactly as it came")
 		}
 	}

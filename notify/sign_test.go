@@ -20,32 +20,33 @@ import (
 )
 
 // signed is what of a request the specification's library is to be shown.
-func signed(r request) []byte {
+func signedHeaders(r request) []byte {
 	if r.Method == "GET" {
 		return []byte(r.URL.RawQuery)
 	}
 	return []byte(r.body)
 }
 
-// verified has the specification's library verify a request that has just come.
-func verified(secret Secret, r request) error {
+// verifyRequest has the library of the specification verify a request that was just
+// received.
+func verifyRequest(secret Secret, r request) error {
 	w, err := standardwebhooks.NewWebhook(string(secret))
 	if err != nil {
 		return err
 	}
-	return w.Verify(signed(r), r.Header)
+	return w.Verify(signedHeaders(r), r.Header)
 }
 
-// event makes one of extension 101.
-func event(i int) dialog.Event {
+// testEvent returns an event of extension 101.
+func testEvent(i int) dialog.Event {
 	return dialog.Event{ID: fmt.Sprintf("%032x", i), Call: fmt.Sprint("c", i), Party: "p", Seq: 1, Type: dialog.DialOut, Flow: dialog.Out,
 		At: time.Now(), Extension: dialog.Extension{User: "101", Domain: "pbx"}}
 }
 
-func TestSigned(t *testing.T) {
+func TestSignatureVerifies(t *testing.T) {
 	js, closeStore := openStore(t, t.TempDir())
 	defer closeStore()
-	n, stop := start(t, js, Config{Allow: loopback})
+	n, stop := startNotifier(t, js, Config{Allow: loopback})
 	defer stop()
 	i := 0
 	for _, dialect := range []Dialect{Unified, Telphin, JSON, CTI, CloudEvents} {
@@ -64,20 +65,20 @@ func TestSigned(t *testing.T) {
 			if dialect == CTI && method != "POST" || dialect == CloudEvents && method == "GET" {
 				continue // is refused
 			}
-			s = subscribe(t, n, s)
+			s = mustSubscribe(t, n, s)
 			i++
-			e := event(i)
+			e := testEvent(i)
 			e.CallerName = `Zoë "Z" <Öl & Co>`
-			n.Say([]dialog.Event{e})
+			n.Publish([]dialog.Event{e})
 			got := <-r.got
-			if err := verified(s.Secret, got); err != nil {
+			if err := verifyRequest(s.Secret, got); err != nil {
 				t.Errorf("%s %s %s: %v", dialect, method, kind, err)
 			}
 			if got.id != e.ID+"-"+s.ID || got.Header.Get("Traceparent")[:36] != "00-"+e.ID+"-" {
 				t.Errorf("%s %s %s has the header %v", dialect, method, kind, got.Header)
 			}
-			// What the library takes, Verify takes.
-			c := Callback{got.id, got.Header.Get("Webhook-Timestamp"), got.Header.Get("Webhook-Signature"), signed(got)}
+			// Verify accepts whatever the library accepts.
+			c := Callback{got.id, got.Header.Get("Webhook-Timestamp"), got.Header.Get("Webhook-Signature"), signedHeaders(got)}
 			if err := c.Verify(s.Secret, time.Now(), time.Minute); err != nil {
 				t.Errorf("%s %s %s: %v", dialect, method, kind, err)
 			}
@@ -89,17 +90,17 @@ func TestSigned(t *testing.T) {
 }
 
 // Each attempt has a timestamp and a signature of its own.
-func TestSignedAgain(t *testing.T) {
+func TestEachAttemptIsSigned(t *testing.T) {
 	var secret Secret
 	answer := func(n int, r request) (int, http.Header) {
-		if err := verified(secret, r); err != nil {
+		if err := verifyRequest(secret, r); err != nil {
 			t.Errorf("attempt %d: %v", n, err)
 		}
 		return []int{500, 500, 200}[n-1], nil
 	}
-	bubble(t, answer, func(t *testing.T, n *Notifier, w *wire, s Subscription) {
+	runInVirtualTime(t, answer, func(t *testing.T, n *Notifier, w *fakeWire, s Subscription) {
 		secret = s.Secret
-		n.Say([]dialog.Event{event(1)})
+		n.Publish([]dialog.Event{testEvent(1)})
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		if len(w.got) != 3 {
@@ -121,29 +122,29 @@ func TestSignedAgain(t *testing.T) {
 	})
 }
 
-func TestRotation(t *testing.T) {
-	var secrets []Secret // every one there was, the newest first
-	var good []bool      // which of them the last request is signed with
+func TestRotatesSecret(t *testing.T) {
+	var secrets []Secret // all secrets so far, newest first
+	var good []bool      // the last request is signed with these
 	count := 0           // its signatures
 	answer := func(_ int, r request) (int, http.Header) {
 		good = nil
 		for _, s := range secrets {
-			good = append(good, verified(s, r) == nil)
+			good = append(good, verifyRequest(s, r) == nil)
 		}
 		signatures := strings.Split(r.Header.Get("Webhook-Signature"), " ")
 		count = len(signatures)
 		r.Header.Set("Webhook-Signature", signatures[0])
-		if err := verified(secrets[0], r); err != nil {
+		if err := verifyRequest(secrets[0], r); err != nil {
 			t.Errorf("the first signature is not the new secret's: %v", err)
 		}
 		return 200, nil
 	}
-	bubble(t, answer, func(t *testing.T, n *Notifier, _ *wire, s Subscription) {
-		said := 0
+	runInVirtualTime(t, answer, func(t *testing.T, n *Notifier, _ *fakeWire, s Subscription) {
+		shown := 0
 		want := func(when string, want ...bool) {
 			t.Helper()
-			said++
-			n.Say([]dialog.Event{event(said)})
+			shown++
+			n.Publish([]dialog.Event{testEvent(shown)})
 			time.Sleep(time.Second)
 			synctest.Wait()
 			signatures := 0
@@ -191,11 +192,11 @@ func TestRotation(t *testing.T) {
 }
 
 // The old secret signs for a day.
-func TestOverlap(t *testing.T) {
+func TestOldSecretSignsForADay(t *testing.T) {
 	at := time.Unix(1767322800, 0)
 	old := Subscription{Secret: newSecret()}
 	s := Subscription{Secret: newSecret()}
-	s.succeed(&old, at)
+	s.inheritSecrets(&old, at)
 	a := &attempt{signer: newSigner(&s)}
 	for _, tt := range []struct {
 		after time.Duration
@@ -203,7 +204,7 @@ func TestOverlap(t *testing.T) {
 	}{{0, true}, {24*time.Hour - time.Second, true}, {24 * time.Hour, false}, {48 * time.Hour, false}} {
 		req := httptest.NewRequest("POST", "/", nil)
 		req.Header["Webhook-Id"] = []string{"e-s"}
-		a.sign(req, []byte("{}"), at.Add(tt.after))
+		a.signRequest(req, []byte("{}"), at.Add(tt.after))
 		for _, secret := range []Secret{s.Secret, old.Secret} {
 			w, err := standardwebhooks.NewWebhook(string(secret))
 			if err != nil {
@@ -215,11 +216,11 @@ func TestOverlap(t *testing.T) {
 			}
 		}
 	}
-	// An edit keeps it until then, and forgets it afterwards.
+	// An edit keeps it until then, and drops it afterwards.
 	before, after := Subscription{}, Subscription{}
-	before.succeed(&s, at.Add(overlap-time.Second))
-	after.succeed(&s, at.Add(overlap))
-	if before.Secret != s.Secret || before.OldSecret != old.Secret || !before.OldSecretUntil.Equal(at.Add(overlap)) {
+	before.inheritSecrets(&s, at.Add(secretOverlap-time.Second))
+	after.inheritSecrets(&s, at.Add(secretOverlap))
+	if before.Secret != s.Secret || before.OldSecret != old.Secret || !before.OldSecretUntil.Equal(at.Add(secretOverlap)) {
 		t.Error("an edit within the day loses a secret")
 	}
 	if after.Secret != s.Secret || after.OldSecret != "" || !after.OldSecretUntil.IsZero() {
@@ -230,7 +231,7 @@ func TestOverlap(t *testing.T) {
 func TestSecretsAreShownOnce(t *testing.T) {
 	js, closeStore := openStore(t, t.TempDir())
 	defer closeStore()
-	n, stop := start(t, js, Config{})
+	n, stop := startNotifier(t, js, Config{})
 	defer stop()
 	hidden := func(when string, subs ...Subscription) {
 		t.Helper()
@@ -240,9 +241,9 @@ func TestSecretsAreShownOnce(t *testing.T) {
 			}
 		}
 	}
-	s := subscribe(t, n, sub("", "http://a/"))
+	s := mustSubscribe(t, n, testSubscription("", "http://a/"))
 	made := s.Secret
-	if key, err := made.key(); err != nil || len(key) != 32 {
+	if key, err := made.decodeKey(); err != nil || len(key) != 32 {
 		t.Errorf("made %q: %v", string(made), err)
 	}
 	hidden("listed", n.Subscriptions()...)
@@ -278,9 +279,9 @@ func TestSecretsAreShownOnce(t *testing.T) {
 	}
 
 	own := newSecret()
-	mine := sub("", "http://a/")
+	mine := testSubscription("", "http://a/")
 	mine.Secret, mine.OldSecret, mine.OldSecretUntil = own, own, time.Now().Add(time.Hour)
-	mine = subscribe(t, n, mine)
+	mine = mustSubscribe(t, n, mine)
 	if stored, _ := n.registry.get(mine.ID); mine.Secret != own || stored.Secret != own || stored.OldSecret != "" || !stored.OldSecretUntil.IsZero() {
 		t.Error("a secret that is given is not the one that is stored")
 	}
@@ -306,7 +307,7 @@ func TestSecretsChecked(t *testing.T) {
 		{"whsec_", false},
 		{"whsec_my secret of more than 24 bytes in the clear", false},
 	} {
-		s := sub("", "http://a/")
+		s := testSubscription("", "http://a/")
 		s.Secret = tt.secret
 		err := s.Validate()
 		if invalid, _ := err.(*Invalid); (err == nil) != tt.ok || err != nil && (invalid == nil || invalid.Field != "secret") {
@@ -322,15 +323,15 @@ func TestSecretsChecked(t *testing.T) {
 	}
 }
 
-// One that was stored before there were secrets goes on without a signature,
+// A subscription of an old version, without a secret, is delivered without a signature
 // until it gets a secret.
 func TestWithoutSecret(t *testing.T) {
 	js, closeStore := openStore(t, t.TempDir())
 	defer closeStore()
-	n, stop := start(t, js, Config{Allow: loopback})
+	n, stop := startNotifier(t, js, Config{Allow: loopback})
 	defer stop()
 	r := newReceiver(t, nil)
-	old := sub("old", r.URL)
+	old := testSubscription("old", r.URL)
 	b, err := json.Marshal(old)
 	if err != nil || strings.Contains(string(b), "secret") {
 		t.Fatalf("%s, %v", b, err)
@@ -338,10 +339,10 @@ func TestWithoutSecret(t *testing.T) {
 	if _, err := n.registry.kv.Put(t.Context(), old.ID, b); err != nil {
 		t.Fatal(err)
 	}
-	if err := n.registry.refresh(t.Context(), old.ID); err != nil {
+	if err := n.registry.refreshSubscription(t.Context(), old.ID); err != nil {
 		t.Fatal(err)
 	}
-	n.Say([]dialog.Event{event(1)})
+	n.Publish([]dialog.Event{testEvent(1)})
 	if h := (<-r.got).Header; h["Webhook-Signature"] != nil || h.Get("Webhook-Timestamp") == "" || h.Get("Webhook-Id") == "" {
 		t.Errorf("without a secret it has %v", h)
 	}
@@ -349,22 +350,22 @@ func TestWithoutSecret(t *testing.T) {
 	if err != nil || !s.OldSecretUntil.IsZero() {
 		t.Fatal(s, err)
 	}
-	n.Say([]dialog.Event{event(2)})
+	n.Publish([]dialog.Event{testEvent(2)})
 	got := <-r.got
-	if err := verified(s.Secret, got); err != nil || strings.Contains(got.Header.Get("Webhook-Signature"), " ") {
+	if err := verifyRequest(s.Secret, got); err != nil || strings.Contains(got.Header.Get("Webhook-Signature"), " ") {
 		t.Errorf("with one it has %v: %v", got.Header, err)
 	}
 }
 
-// What the config file declares is signed with what it says, and by both as
-// long as it names two.
+// A declared subscription is signed with the secrets of the config file, with both while it
+// names two.
 func TestDeclaredIsSigned(t *testing.T) {
 	js, closeStore := openStore(t, t.TempDir())
 	defer closeStore()
-	n, stop := start(t, js, Config{Allow: loopback})
+	n, stop := startNotifier(t, js, Config{Allow: loopback})
 	defer stop()
 	r := newReceiver(t, nil)
-	s := declare(r.URL, "dial-out")
+	s := declaredSubscription(r.URL, "dial-out")
 	for i, secrets := range [][2]Secret{{}, {newSecret()}, {newSecret(), newSecret()}} {
 		s.Secret, s.OldSecret = secrets[0], secrets[1]
 		if err := s.Validate(); err != nil {
@@ -374,10 +375,10 @@ func TestDeclaredIsSigned(t *testing.T) {
 		if shown := n.Subscriptions()[0]; shown.Secret != "" || shown.OldSecret != "" {
 			t.Error("a declared secret is shown")
 		}
-		n.Say([]dialog.Event{event(i + 1)})
+		n.Publish([]dialog.Event{testEvent(i + 1)})
 		got := <-r.got
 		for j, secret := range secrets {
-			if err := verified(secret, got); secret != "" && err != nil {
+			if err := verifyRequest(secret, got); secret != "" && err != nil {
 				t.Errorf("%d secrets, the %dth: %v", i, j, err)
 			}
 		}
@@ -390,8 +391,8 @@ func TestDeclaredIsSigned(t *testing.T) {
 	}
 }
 
-// Many sign at once for one subscription.
-func TestSignAtOnce(t *testing.T) {
+// Many goroutines sign for one subscription at once.
+func TestSignsConcurrently(t *testing.T) {
 	s := Subscription{Secret: newSecret(), OldSecret: newSecret(), OldSecretUntil: time.Now().Add(time.Hour)}
 	a := &attempt{signer: newSigner(&s)}
 	var all sync.WaitGroup
@@ -401,9 +402,9 @@ func TestSignAtOnce(t *testing.T) {
 				req := httptest.NewRequest("POST", "/", nil)
 				req.Header["Webhook-Id"] = []string{fmt.Sprint(i, "-", j)}
 				body := strings.Repeat(fmt.Sprint(i), 100*(j%20))
-				a.sign(req, []byte(body), time.Now())
+				a.signRequest(req, []byte(body), time.Now())
 				for _, secret := range []Secret{s.Secret, s.OldSecret} {
-					if err := verified(secret, request{body: body, Request: req}); err != nil {
+					if err := verifyRequest(secret, request{body: body, Request: req}); err != nil {
 						t.Errorf("%d %d: %v", i, j, err)
 						return
 					}
@@ -414,8 +415,8 @@ func TestSignAtOnce(t *testing.T) {
 	all.Wait()
 }
 
-func TestTraceparent(t *testing.T) {
-	const id, came = "5f1d0c7e9a3b48d2a6c4e8f013579bdf", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
+func TestTraceparentPerAttempt(t *testing.T) {
+	const id, received = "5f1d0c7e9a3b48d2a6c4e8f013579bdf", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
 	for _, tt := range []struct {
 		name    string
 		id      string
@@ -423,13 +424,13 @@ func TestTraceparent(t *testing.T) {
 		want    string // "": none
 	}{
 		{"its own", id, nil, "00-" + id + "-*-01"},
-		{"came with the INVITE", id, [][2]string{{"X-Queue", "sales"}, {"Traceparent", came}}, came},
-		{"a later version", id, [][2]string{{"traceparent", "01" + came[2:]}}, "00-" + id + "-*-01"},
-		{"upper case", id, [][2]string{{"traceparent", strings.ToUpper(came)}}, "00-" + id + "-*-01"},
-		{"too long", id, [][2]string{{"traceparent", came + "-x"}}, "00-" + id + "-*-01"},
-		{"no trace", id, [][2]string{{"traceparent", "00-" + strings.Repeat("0", 32) + came[35:]}}, "00-" + id + "-*-01"},
-		{"no span", id, [][2]string{{"traceparent", came[:36] + strings.Repeat("0", 16) + "-01"}}, "00-" + id + "-*-01"},
-		{"a line break", id, [][2]string{{"traceparent", came[:53] + "\r\n"}}, "00-" + id + "-*-01"},
+		{"came with the INVITE", id, [][2]string{{"X-Queue", "sales"}, {"Traceparent", received}}, received},
+		{"a later version", id, [][2]string{{"traceparent", "01" + received[2:]}}, "00-" + id + "-*-01"},
+		{"upper case", id, [][2]string{{"traceparent", strings.ToUpper(received)}}, "00-" + id + "-*-01"},
+		{"too long", id, [][2]string{{"traceparent", received + "-x"}}, "00-" + id + "-*-01"},
+		{"no trace", id, [][2]string{{"traceparent", "00-" + strings.Repeat("0", 32) + received[35:]}}, "00-" + id + "-*-01"},
+		{"no span", id, [][2]string{{"traceparent", received[:36] + strings.Repeat("0", 16) + "-01"}}, "00-" + id + "-*-01"},
+		{"a line break", id, [][2]string{{"traceparent", received[:53] + "\r\n"}}, "00-" + id + "-*-01"},
 		{"no hex in the id", "e1", nil, ""},
 	} {
 		got := traceparent(&dialog.Event{ID: tt.id, Headers: tt.headers})
@@ -440,7 +441,7 @@ func TestTraceparent(t *testing.T) {
 	}
 }
 
-func TestVerify(t *testing.T) {
+func TestVerifyCallback(t *testing.T) {
 	secret, other := newSecret(), newSecret()
 	at := time.Unix(1767322800, 0)
 	w, err := standardwebhooks.NewWebhook(string(secret))
@@ -455,7 +456,7 @@ func TestVerify(t *testing.T) {
 		name  string
 		spoil func(*Callback)
 		after time.Duration
-		want  string // in the error; "": it is good
+		want  string // a part of the error; "": none
 	}{
 		{"as it is", func(c *Callback) {}, 0, ""},
 		{"five minutes later", func(c *Callback) {}, 5 * time.Minute, ""},
@@ -512,7 +513,7 @@ func BenchmarkSign(b *testing.B) {
 				req := httptest.NewRequest("POST", "/", nil)
 				req.Header["Webhook-Id"] = []string{"5f1d0c7e9a3b48d2a6c4e8f013579bdf-ABCDEFGHIJKLMNOPQRSTUVWXYZabcd"}
 				for pb.Next() {
-					a.sign(req, body, now)
+					a.signRequest(req, body, now)
 				}
 			})
 		})

@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// A batchConn writes what it has in one piece when it is told to.
+// A batchConn buffers what is written while holds is set, to send it in one piece.
 type batchConn struct {
 	net.Conn
 	held  bytes.Buffer
@@ -28,12 +28,12 @@ func (c *batchConn) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
-// Surplus bytes in TLS records that came together with the answer are noticed before the
-// connection is used again: they are no answer to the next request.
+// Surplus bytes in TLS records that arrived together with the response are noticed before
+// the connection is used again: they are no response to the next request.
 func TestUnreadRecords(t *testing.T) {
 	const ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-	a := newAuthority(t)
-	cert, key := a.sign("crm.example")
+	a := newTestCA(t)
+	cert, key := a.signCert("crm.example")
 	pair, err := tls.X509KeyPair([]byte(cert), []byte(key))
 	if err != nil {
 		t.Fatal(err)
@@ -42,7 +42,7 @@ func TestUnreadRecords(t *testing.T) {
 	pool.AddCert(a.cert)
 	for _, tt := range []struct {
 		name, late string
-		dialed     []int // connections after each request; none is kept to who answers twice
+		dialed     []int // connections after each request; none is kept to a receiver of stray responses
 	}{
 		{"a refusal", "HTTP/1.1 500 Not Asked\r\nContent-Length: 0\r\n\r\n", []int{1, 2, 3}},
 		{"a second 200", ok, []int{1, 2, 3}},
@@ -54,7 +54,7 @@ func TestUnreadRecords(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 				defer cancel()
 				dialed := 0
-				cs := newConns(func(context.Context, string, string) (net.Conn, error) {
+				cp := newConnPool(func(context.Context, string, string) (net.Conn, error) {
 					dialed++
 					first := dialed == 1
 					ours, theirs := net.Pipe()
@@ -83,9 +83,9 @@ func TestUnreadRecords(t *testing.T) {
 					}()
 					return ours, nil
 				}, &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12, Time: func() time.Time { return a.cert.NotAfter.Add(-time.Second) }})
-				defer cs.close()
+				defer cp.close()
 				for i, want := range tt.dialed {
-					status, body, err := postTo(ctx, cs, "https://crm.example/hook")
+					status, body, err := postTo(ctx, cp, "https://crm.example/hook")
 					if err != nil || status != 200 || body != "ok" {
 						t.Errorf("request %d: %d %q, %v", i+1, status, body, err)
 					}
@@ -98,8 +98,8 @@ func TestUnreadRecords(t *testing.T) {
 	}
 }
 
-// A status line that net/http takes on a new connection is taken on a kept one too,
-// without a wait for another.
+// A status line that net/http accepts on a new connection is accepted on a kept one too,
+// without waiting for another.
 func TestOddStatusOnKeptConnection(t *testing.T) {
 	const ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 	for _, tt := range []struct {
@@ -116,11 +116,11 @@ func TestOddStatusOnKeptConnection(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 				defer cancel()
-				p := &peer{t: t, scripts: []func(net.Conn, *bufio.Reader){talk(ok, tt.line+"\r\nContent-Length: 2\r\n\r\nno", ok)}}
-				cs := newConns(p.dial, nil)
-				defer cs.close()
+				p := &fakePeer{t: t, scripts: []func(net.Conn, *bufio.Reader){talkScript(ok, tt.line+"\r\nContent-Length: 2\r\n\r\nno", ok)}}
+				cp := newConnPool(p.dialScript, nil)
+				defer cp.close()
 				for _, want := range []int{200, tt.want} {
-					if status, _, err := post(ctx, cs); err != nil || status != want {
+					if status, _, err := sendPOST(ctx, cp); err != nil || status != want {
 						t.Errorf("%d, %v, want %d", status, err, want)
 					}
 				}

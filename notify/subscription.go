@@ -18,15 +18,15 @@ import (
 	"bellhop/dialog"
 )
 
-// A Subscription says who wants which events of which extension, at which
-// URL, and how. The JSON form is what the store keeps and what the API shows:
-// fields are only ever added.
+// A Subscription selects events of an extension, and sets the URL and the form in which a
+// receiver gets them. The JSON form is what the store keeps and the API shows: fields are
+// only ever added.
 type Subscription struct {
-	ID string `json:"id"` // 30 of [A-Za-z0-9], given by Subscribe
+	ID string `json:"id"` // 30 of [A-Za-z0-9], set by Subscribe
 
-	// One of the two. Extension is exact: 101 is the user 101 whatever its
-	// domain, 101@pbx.example that user in that domain. ExtensionRegex is an
-	// RE2 expression that must match the whole user, or the whole user@domain.
+	// Exactly one of Extension and ExtensionRegex is set. Extension is exact: 101 is the user
+	// 101 in any domain, 101@pbx.example that user in that domain. ExtensionRegex is an RE2
+	// expression that must match the whole user, or the whole user@domain.
 	Extension      string `json:"extension,omitempty"`
 	ExtensionRegex string `json:"extension_regex,omitempty"`
 
@@ -37,38 +37,36 @@ type Subscription struct {
 	Active  bool     `json:"active"`
 	Note    string   `json:"note,omitempty"`
 
-	// Headers are sent with every attempt. What Notifier returns has the names
-	// only, each with an empty value.
+	// Headers are sent with every attempt. A Notifier returns their names only, each with an
+	// empty value.
 	Headers map[string]string `json:"headers,omitempty"`
 
-	// Of an https URL, in PEM: the CAs of which one must have signed the
-	// receiver's certificate, in place of those that the machine trusts, and the
-	// certificate by which bellhop is known to the receiver. What Notifier returns
-	// has no TLSKey.
+	// TLSCA, TLSCert and TLSKey apply to an https URL, in PEM. TLSCA replaces the CAs that the
+	// machine trusts: one of its CAs must have signed the receiver's certificate. TLSCert and
+	// TLSKey are the client certificate of bellhop. A Notifier never returns TLSKey.
 	TLSCA   string     `json:"tls_ca,omitempty"`
 	TLSCert string     `json:"tls_cert,omitempty"`
 	TLSKey  PrivateKey `json:"tls_key,omitempty" hidden:"true"`
 
-	// Secret signs every attempt, and OldSecret, the one before, signs too until
-	// the time said; zero is without end. Subscribe makes one if none is given.
-	// What Notifier returns has neither, but for Subscribe and RotateSecret, which
-	// return the new one. Who has none is sent callbacks without signature.
+	// Secret signs every attempt. OldSecret, the secret before a rotation, signs too until
+	// OldSecretUntil; a zero time is no limit. Subscribe creates a Secret if none is given. A
+	// Notifier returns neither; only Subscribe and RotateSecret return the new Secret. A
+	// subscription without a secret gets callbacks without a signature.
 	Secret         Secret    `json:"secret,omitempty" doc:"Shown once, when it is new"`
 	OldSecret      Secret    `json:"old_secret,omitempty" hidden:"true"`
 	OldSecretUntil time.Time `json:"old_secret_until,omitzero" doc:"After a rotation: until when the secret before signs too"`
 
-	Extended    bool     `json:"extended,omitempty"`      // telphin: what the originals did not know, too
+	Extended    bool     `json:"extended,omitempty"`      // telphin: adds fields that the originals did not have
 	FlowCase    string   `json:"flow_case,omitempty"`     // lower (default) or upper
-	StatusWords string   `json:"status_words,omitempty"`  // unified: at hangup only ANSWER and UNKNOWN
+	StatusWords string   `json:"status_words,omitempty"`  // unified: a hangup has only ANSWER and UNKNOWN
 	Group       string   `json:"group,omitempty"`         // cti: one or each; empty: one with ExtensionRegex, else each
-	FollowURLs  bool     `json:"follow_urls,omitempty"`   // cti: answer and hangup go to the URLs that the answer to their newCall names
+	FollowURLs  bool     `json:"follow_urls,omitempty"`   // cti: answer and hangup go to the URLs that the response to their newCall names
 	LiveTTL     Duration `json:"live_ttl,omitempty"`      // 0: 60 s
-	Timeout     Duration `json:"timeout,omitempty"`       // of one attempt; 0: 5 s live, 15 s record
+	Timeout     Duration `json:"timeout,omitempty"`       // of one attempt; 0: 5 s live, 15 s durable
 	MaxInFlight int      `json:"max_in_flight,omitempty"` // 0: 4
 
-	// Began is since when it has asked for what it asks for now: it was made, switched
-	// on, or told other types, extensions, another dialect or URL. The zero time is
-	// that of Created.
+	// Began is since when the subscription asks for what it asks for now: its creation, its
+	// activation, or its last change of types, extension, dialect or URL. Zero: use Created.
 	Began time.Time `json:"began,omitzero" hidden:"true"`
 
 	Created  time.Time `json:"created,omitzero"`
@@ -76,34 +74,33 @@ type Subscription struct {
 	State    State     `json:"state"`
 	Why      string    `json:"why,omitempty"` // why it is paused or disabled
 
-	// Owner is the id of the token that made it, or gave it its ExtensionRegex:
-	// there is a limit to what a token makes. "": it is not known, or none did.
+	// Owner is the id of the token that created it, or that set its ExtensionRegex: the number
+	// of subscriptions of a token is limited. "": unknown, or created without a token.
 	Owner string `json:"owner,omitempty" doc:"The id of the token that made it, or that gave it its extension_regex"`
 
-	// Declared says where the config file declares it; "": it does not. What it
-	// declares is read-only elsewhere.
+	// Declared is the place in the config file that declares it; "": it is not declared. A
+	// declared subscription can be changed only there.
 	Declared string `json:"declared,omitempty" doc:"Where the config file declares it, which alone can change it"`
 
 	Revision uint64 `json:"-"` // of the stored form; changes with every write
 }
 
-// NewSubscription returns one with the defaults: POST, json, active.
+// NewSubscription returns a subscription with the defaults: POST, json, active.
 func NewSubscription() Subscription {
 	return Subscription{Method: http.MethodPost, Dialect: JSON, Active: true}
 }
 
-// State is how a subscription stands. The text is stored: never change one,
-// only add.
+// State is the state of a subscription. The text is stored: never change one, only add.
 type State string
 
 const (
 	StateActive   State = "active"
-	StatePaused   State = "paused"   // active; its endpoint or its own URL fails, and is probed until that succeeds
-	StateDisabled State = "disabled" // by hand, by a receiver that answered 410, or after five days of failures
+	StatePaused   State = "paused"   // active, but its endpoint or its own URL fails; probed until that succeeds
+	StateDisabled State = "disabled" // by a user, after a response of 410, or after five days of failures
 )
 
-// Dialect names the field names and quirks a family of receivers expects. The
-// text is stored: never change one, only add.
+// Dialect selects the field names and quirks that a family of receivers expects. The text
+// is stored: never change one, only add.
 type Dialect string
 
 const (
@@ -115,7 +112,7 @@ const (
 	CloudEvents Dialect = "cloudevents" // CloudEvents 1.0, binary mode
 )
 
-// Duration is a time.Duration written as text, such as 1m30s.
+// Duration is a time.Duration that is written as text, such as 1m30s.
 type Duration time.Duration
 
 func (d Duration) String() string               { return time.Duration(d).String() }
@@ -126,8 +123,8 @@ func (d *Duration) UnmarshalText(b []byte) error {
 	return err
 }
 
-// Invalid says what is wrong with which field of a Subscription. Field is its
-// JSON name.
+// Invalid reports an invalid field of a Subscription. Field is its JSON name; Why completes
+// a sentence about it.
 type Invalid struct {
 	Field, Why string
 }
@@ -139,7 +136,7 @@ const (
 	maxHeaders = 20
 )
 
-// Validate fills in what is empty and says what is wrong, as an *Invalid.
+// Validate fills in defaults and returns the first invalid field as an *Invalid, or nil.
 func (s *Subscription) Validate() error {
 	for err := range s.Invalid() {
 		return err
@@ -148,11 +145,11 @@ func (s *Subscription) Validate() error {
 	return nil
 }
 
-// Invalid yields everything that Validate has to say.
+// Invalid yields every invalid field that Validate checks for.
 func (s *Subscription) Invalid() iter.Seq[*Invalid] {
 	return func(yield func(*Invalid) bool) {
 		for _, check := range []func(*Subscription) *Invalid{
-			checkExtension, checkTypes, checkURL, checkWords, checkUnified, checkCTI, checkCloudEvents, checkTemplate, checkHeaders, checkSecrets, checkTLS, checkLimits,
+			checkExtension, checkTypes, checkURL, checkChoices, checkUnified, checkCTI, checkCloudEvents, checkTemplate, checkHeaders, checkSecrets, checkTLS, checkLimits,
 		} {
 			if err := check(s); err != nil && !yield(err) {
 				return
@@ -171,7 +168,7 @@ func checkExtension(s *Subscription) *Invalid {
 		if len(s.ExtensionRegex) > 1000 {
 			return &Invalid{"extension_regex", "is longer than 1000 bytes"}
 		}
-		if _, err := anchored(s.ExtensionRegex); err != nil {
+		if _, err := compileAnchored(s.ExtensionRegex); err != nil {
 			return &Invalid{"extension_regex", "is not an RE2 expression: " + err.Error()}
 		}
 	case len(s.Extension) > 256:
@@ -237,13 +234,13 @@ func checkAddress(s string) *Invalid {
 	return nil
 }
 
-// isPort reports whether s is the number of a port that can be connected to.
+// isPort reports whether s is a port number that can be connected to: 1 to 65535.
 func isPort(s string) bool {
 	n, err := strconv.ParseUint(s, 10, 16)
 	return err == nil && n > 0
 }
 
-func checkWords(s *Subscription) *Invalid {
+func checkChoices(s *Subscription) *Invalid {
 	if s.Method == "" {
 		s.Method = http.MethodPost
 	}
@@ -265,7 +262,7 @@ func checkWords(s *Subscription) *Invalid {
 	return nil
 }
 
-// hopByHop are header fields that belong to the connection, not to the user.
+// hopByHop are header fields of the connection, which a subscription may not set.
 var hopByHop = []string{"Host", "Content-Length", "Transfer-Encoding", "Connection",
 	"Keep-Alive", "Proxy-Connection", "Te", "Trailer", "Upgrade", "Expect"}
 
@@ -315,16 +312,15 @@ func checkLimits(s *Subscription) *Invalid {
 	return nil
 }
 
-// anchored compiles an expression that must match from end to end.
-func anchored(expr string) (*regexp.Regexp, error) {
+// compileAnchored compiles an expression that must match from end to end.
+func compileAnchored(expr string) (*regexp.Regexp, error) {
 	if _, err := regexp.Compile(expr); err != nil { // else 1)|(.* would be one
 		return nil, err
 	}
 	return regexp.Compile(`\A(?:` + expr + `)\z`)
 }
 
-// typeBits are the words a subscription may name, each with the bit that
-// [wants] tests.
+// typeBits maps the words that a subscription may name to the bits of [typeMask].
 var typeBits = map[string]uint32{
 	string(dialog.DialIn):       1 << 0,
 	string(dialog.DialOut):      1 << 1,
@@ -345,19 +341,19 @@ var typeBits = map[string]uint32{
 	string(dialog.SubscriptionState): 1 << 14,
 }
 
-// optIn is the set of types that are said only if a subscription names them.
-const optIn uint32 = 1<<8 | 1<<9 | 1<<10 | 1<<11 | 1<<12 | 1<<13 | 1<<14
+// optInTypes are the types that are published only while a subscription names them.
+const optInTypes uint32 = 1<<8 | 1<<9 | 1<<10 | 1<<11 | 1<<12 | 1<<13 | 1<<14
 
-// wants is the set of bits of types.
-func wants(types []string) (bits uint32) {
+// typeMask returns the bits of types.
+func typeMask(types []string) (bits uint32) {
 	for _, t := range types {
 		bits |= typeBits[t]
 	}
 	return bits
 }
 
-// typeBit is the bit of an event: that of its flow, for an answer.
-func typeBit(e *dialog.Event) uint32 {
+// eventBit returns the bit of an event; that of an answer depends on its flow.
+func eventBit(e *dialog.Event) uint32 {
 	switch {
 	case e.Type == dialog.Answer && e.Flow == dialog.In:
 		return typeBits["answer-in"]
@@ -367,8 +363,8 @@ func typeBit(e *dialog.Event) uint32 {
 	return typeBits[string(e.Type)]
 }
 
-// redacted returns s without its secrets and the values of its headers, sharing
-// nothing that a caller might change.
+// redacted returns s without secrets and header values. It shares no memory that a caller
+// might change.
 func (s Subscription) redacted() Subscription {
 	s = s.clone()
 	s.TLSKey = ""
@@ -380,20 +376,21 @@ func (s Subscription) redacted() Subscription {
 	return s
 }
 
-// since is when s began to be owed what it asks for now.
-func (s *Subscription) since() time.Time {
+// askedSince returns since when s asks for what it asks for now.
+func (s *Subscription) askedSince() time.Time {
 	if s.Began.IsZero() {
 		return s.Created
 	}
 	return s.Began
 }
 
-// beginsAnew reports whether s is owed other events than old was, or elsewhere.
-func (s *Subscription) beginsAnew(old *Subscription) bool {
-	return s.Active && !old.Active || s.Dialect != old.Dialect || s.URL != old.URL || wants(s.Types) != wants(old.Types) ||
+// asksAnew reports whether s asks for other events than old did, or at another URL.
+func (s *Subscription) asksAnew(old *Subscription) bool {
+	return s.Active && !old.Active || s.Dialect != old.Dialect || s.URL != old.URL || typeMask(s.Types) != typeMask(old.Types) ||
 		s.Extension != old.Extension || s.ExtensionRegex != old.ExtensionRegex
 }
 
+// clone returns a copy that shares no slice or map.
 func (s Subscription) clone() Subscription {
 	s.Types = slices.Clone(s.Types)
 	s.Headers = maps.Clone(s.Headers)

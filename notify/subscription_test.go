@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-func TestValidate(t *testing.T) {
+func TestValidateSubscription(t *testing.T) {
 	type S = Subscription
 	for _, tt := range []struct {
 		name  string
@@ -123,7 +123,7 @@ func TestValidate(t *testing.T) {
 		{"timeout", func(s *S) { s.Timeout = Duration(2 * time.Minute) }, "timeout"},
 		{"max_in_flight", func(s *S) { s.MaxInFlight = 101 }, "max_in_flight"},
 	} {
-		s := sub("a", "https://crm.example/hook")
+		s := testSubscription("a", "https://crm.example/hook")
 		tt.spoil(&s)
 		err := s.Validate()
 		var invalid *Invalid
@@ -136,18 +136,18 @@ func TestValidate(t *testing.T) {
 	}
 }
 
-func TestSubscriptions(t *testing.T) {
+func TestSubscriptionLifecycle(t *testing.T) {
 	js, closeStore := openStore(t, t.TempDir())
 	defer closeStore()
-	n, stop := start(t, js, Config{MaxSubscriptions: 2})
+	n, stop := startNotifier(t, js, Config{MaxSubscriptions: 2})
 	defer stop()
-	other, stopOther := start(t, js, Config{})
+	other, stopOther := startNotifier(t, js, Config{})
 	defer stopOther()
 	ctx := t.Context()
 
-	s := sub("mine", "http://a/")
+	s := testSubscription("mine", "http://a/")
 	s.Headers = map[string]string{"x-key": "secret"}
-	s = subscribe(t, n, s)
+	s = mustSubscribe(t, n, s)
 	if len(s.ID) != 30 || s.ID == "mine" || s.State != StateActive || s.Revision == 0 || s.Created.IsZero() {
 		t.Errorf("stored as %+v", s)
 	}
@@ -176,7 +176,7 @@ func TestSubscriptions(t *testing.T) {
 		t.Errorf("an edit's own error: %v", err)
 	}
 
-	// The other node sees it, and a change here that it did not see yet is no
+	// The other node sees it, and a change here that it has not seen yet is no
 	// conflict for one who does not insist on a revision.
 	for i := range 20 {
 		node := []*Notifier{n, other}[i%2]
@@ -193,8 +193,8 @@ func TestSubscriptions(t *testing.T) {
 		t.Errorf("switched on: %+v, %v", on, err)
 	}
 
-	subscribe(t, n, sub("", "http://b/"))
-	if _, err := n.Subscribe(ctx, sub("", "http://c/")); err != ErrLimit {
+	mustSubscribe(t, n, testSubscription("", "http://b/"))
+	if _, err := n.Subscribe(ctx, testSubscription("", "http://c/")); err != ErrLimit {
 		t.Errorf("one too many: %v", err)
 	}
 	if err := n.Unsubscribe(ctx, s.ID, s.Revision); err != ErrConflict {
@@ -215,41 +215,41 @@ func TestSubscriptions(t *testing.T) {
 	}
 }
 
-func TestLimitOfAnExpression(t *testing.T) {
+func TestLimitPerExpression(t *testing.T) {
 	js, closeStore := openStore(t, t.TempDir())
 	defer closeStore()
-	n, stop := start(t, js, Config{MaxSubscriptions: 2})
+	n, stop := startNotifier(t, js, Config{MaxSubscriptions: 2})
 	defer stop()
 	ctx := t.Context()
-	all := sub("", "http://b/")
+	all := testSubscription("", "http://b/")
 	all.Extension, all.ExtensionRegex = "", ".*"
-	subscribe(t, n, all)
-	subscribe(t, n, all)
+	mustSubscribe(t, n, all)
+	mustSubscribe(t, n, all)
 	if _, err := n.Subscribe(ctx, all); err != ErrLimit {
 		t.Errorf("one too many to everybody: %v", err)
 	}
 	few := all
 	few.ExtensionRegex = "1.."
-	few = subscribe(t, n, few)
+	few = mustSubscribe(t, n, few)
 	if _, err := n.Edit(ctx, few.ID, 0, func(s *Subscription) error { s.ExtensionRegex = ".*"; return nil }); err != ErrLimit {
 		t.Errorf("one too many becomes one to everybody: %v", err)
 	}
 }
 
-func TestExtensionNumbersAreForGood(t *testing.T) {
+func TestExtensionNumbersArePermanent(t *testing.T) {
 	dir := t.TempDir()
 	js, closeStore := openStore(t, dir)
-	n, stop := start(t, js, Config{})
-	other, stopOther := start(t, js, Config{})
+	n, stop := startNotifier(t, js, Config{})
+	other, stopOther := startNotifier(t, js, Config{})
 	first := map[string]uint64{}
 	seen := map[uint64]bool{}
 	for _, user := range []string{"101", "0003*210", "a b@c", "102"} {
-		id, err := n.numbers.of(t.Context(), user)
+		id, err := n.numbers.allotNumber(t.Context(), user)
 		if err != nil || id == 0 || seen[id] {
 			t.Errorf("%s: %d, %v", user, id, err)
 		}
 		first[user], seen[id] = id, true
-		if id2, err := other.numbers.of(t.Context(), user); id2 != id {
+		if id2, err := other.numbers.allotNumber(t.Context(), user); id2 != id {
 			t.Errorf("another node says %d for %s, want %d: %v", id2, user, id, err)
 		}
 		if id2, err := other.ExtensionNumber(t.Context(), user); id2 != id {
@@ -272,10 +272,10 @@ func TestExtensionNumbersAreForGood(t *testing.T) {
 	closeStore()
 	js, closeStore = openStore(t, dir)
 	defer closeStore()
-	n, stop = start(t, js, Config{})
+	n, stop = startNotifier(t, js, Config{})
 	defer stop()
 	for user, want := range first {
-		if id, err := n.numbers.of(t.Context(), user); id != want {
+		if id, err := n.numbers.allotNumber(t.Context(), user); id != want {
 			t.Errorf("after a restart %s is %d, want %d: %v", user, id, want, err)
 		}
 	}

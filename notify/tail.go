@@ -14,146 +14,148 @@ import (
 	"bellhop/dialog"
 )
 
-// maxRecent and maxRecentBytes bound the last events that are in memory while
-// somebody tails the log. A tail that is farther behind reads the log for itself.
+// maxCachedEvents and maxCachedBytes limit the events in memory while the log is tailed. A
+// tail that is farther behind reads the log itself.
 const (
-	maxRecent      = 4096
-	maxRecentBytes = 16 << 20
+	maxCachedEvents = 4096
+	maxCachedBytes  = 16 << 20
 )
 
-// maxBatch is how many bytes of events a tail is given at once: so much is what a
-// reader that is slow keeps from being freed. One event may be larger.
-const maxBatch = 256 << 10
+// maxTailBytes limits the events that one call of Tail.Next returns, as a slow reader keeps
+// them in memory. A single event may be larger.
+const maxTailBytes = 256 << 10
 
-// tails is the one reading of the log's end that all tails share.
-type tails struct {
-	turn chan struct{} // has room for one: who reads the log for himself
+// sharedTail is the one reader of the end of the log that all tails share.
+type sharedTail struct {
+	readSlot chan struct{} // capacity 1: held by the tail or query that reads the log itself
 
-	mu     sync.Mutex
-	open   int     // how many share it
-	recent *recent // nil: nobody does
+	mu    sync.Mutex
+	tails int        // how many tails are open
+	cache *tailCache // nil: no tail is open
 }
 
-// A recent is the end of the log in memory. It is kept up by a reader of its own,
-// from the first tail's beginning to the last one's end.
-type recent struct {
-	stop  context.CancelFunc
-	ended chan struct{} // closed when the reader has ended
-	rumor chan struct{} // has room for one: heard has risen
+// A tailCache holds the end of the log in memory. A reader of its own fills it, from the
+// opening of the first tail to the closing of the last.
+type tailCache struct {
+	stop      context.CancelFunc
+	done      chan struct{} // closed when the reader has ended
+	endRaised chan struct{} // capacity 1: logEnd has risen
 
-	mu      sync.Mutex
-	heard   uint64  // place of the last event that is known to be in the log
-	entries []entry // all that the log has after from and up to the place to
-	bytes   int     // of these, as weight has it
-	dead    int     // bytes of those that were evicted, but that the array of entries may hold
-	from    uint64
-	to      uint64
-	news    chan struct{} // closed when to rises
+	mu           sync.Mutex
+	logEnd       uint64  // position of the last event known to be in the log
+	entries      []entry // all events of the log after from and up to to
+	bytes        int     // size of entries, see eventSize
+	evictedBytes int     // size of evicted events that the array of entries still holds
+	from         uint64
+	to           uint64
+	grown        chan struct{} // closed when to rises
 }
 
-// share returns what all tails share. The log goes as far as end.
-func (n *Notifier) share(end uint64) *recent {
-	n.tails.mu.Lock()
-	defer n.tails.mu.Unlock()
-	n.tails.open++
-	if n.tails.recent == nil {
+// openTailCache registers a tail and returns the cache that all tails share. The log
+// reaches at least end.
+func (n *Notifier) openTailCache(end uint64) *tailCache {
+	n.sharedTail.mu.Lock()
+	defer n.sharedTail.mu.Unlock()
+	n.sharedTail.tails++
+	if n.sharedTail.cache == nil {
 		ctx, stop := context.WithCancel(context.Background())
-		r := &recent{
-			stop: stop, ended: make(chan struct{}), rumor: make(chan struct{}, 1),
-			heard: end, from: end, to: end, news: make(chan struct{}),
+		c := &tailCache{
+			stop: stop, done: make(chan struct{}), endRaised: make(chan struct{}, 1),
+			logEnd: end, from: end, to: end, grown: make(chan struct{}),
 		}
-		n.tails.recent = r
+		n.sharedTail.cache = c
 		go func() {
-			defer close(r.ended)
-			n.restarted(ctx, "tail", func(ctx context.Context) error { return n.keepUp(ctx, r) })
+			defer close(c.done)
+			n.runRestarting(ctx, "tail", func(ctx context.Context) error { return n.fillTailCache(ctx, c) })
 		}()
 	}
-	return n.tails.recent
+	return n.sharedTail.cache
 }
 
-// unshare says that a tail has ended.
-func (n *Notifier) unshare() {
-	n.tails.mu.Lock()
-	r := n.tails.recent
-	n.tails.open--
-	last := n.tails.open == 0
+// closeTailCache unregisters a tail; the last one stops the reader.
+func (n *Notifier) closeTailCache() {
+	n.sharedTail.mu.Lock()
+	c := n.sharedTail.cache
+	n.sharedTail.tails--
+	last := n.sharedTail.tails == 0
 	if last {
-		n.tails.recent = nil
+		n.sharedTail.cache = nil
 	}
-	n.tails.mu.Unlock()
+	n.sharedTail.mu.Unlock()
 	if last {
-		r.stop()
-		<-r.ended
+		c.stop()
+		<-c.done
 	}
 }
 
-// keepUp reads what any node says, until ctx ends.
-func (n *Notifier) keepUp(ctx context.Context, r *recent) error {
-	sub, err := n.hearSaid(r.hear)
+// fillTailCache reads the events of all nodes into the cache until ctx ends.
+func (n *Notifier) fillTailCache(ctx context.Context, c *tailCache) error {
+	sub, err := n.subscribeEnds(c.raiseEnd)
 	if err != nil {
-		n.log.Warn("who follows the log hears of events late", "err", err)
+		n.log.Warn("announcements of the log end not received: tails are late", "err", err)
 	} else {
 		defer sub.Unsubscribe()
 	}
-	look := time.NewTicker(logLook)
-	defer look.Stop()
-	for place := r.to; ; {
+	poll := time.NewTicker(logPollInterval)
+	defer poll.Stop()
+	for position := c.to; ; {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-r.rumor:
-		case <-look.C:
+		case <-c.endRaised:
+		case <-poll.C:
 			if info, err := n.events.Info(ctx); err == nil {
-				r.hear(info.State.LastSeq)
+				c.raiseEnd(info.State.LastSeq)
 			} else if ctx.Err() == nil {
-				n.log.Warn("it is not known how far the log goes", "err", err)
+				n.log.Warn("end of the event log unknown", "err", err)
 			}
 		}
-		for end := r.end(); place < end && ctx.Err() == nil; {
+		for end := c.knownEnd(); position < end && ctx.Err() == nil; {
 			var entries []entry
-			entries, place = n.part(ctx, place, end)
-			r.add(entries, place)
+			entries, position = n.readNext(ctx, position, end)
+			c.addEntries(entries, position)
 		}
 	}
 }
 
-// begin waits for the turn to read the log: one does at a time, so that many do
-// not take the machine from the calls. Who has begun must end.
-func (t *tails) begin(ctx context.Context) error {
+// acquireRead waits for the one slot to read the log, so that many readers do not take the
+// CPU from calls. After success the caller must call releaseRead.
+func (t *sharedTail) acquireRead(ctx context.Context) error {
 	select {
-	case t.turn <- struct{}{}:
+	case t.readSlot <- struct{}{}:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 }
 
-func (t *tails) end() { <-t.turn }
+// releaseRead frees the slot taken by acquireRead.
+func (t *sharedTail) releaseRead() { <-t.readSlot }
 
-// part reads the log after a place, up to another or less, and returns how far
-// it has come.
-func (n *Notifier) part(ctx context.Context, from, to uint64) (entries []entry, place uint64) {
-	to = min(to, from+partSize)
-	entries = n.collect(ctx, from+1, to)
+// readNext reads at most readSize positions after from and up to to, and returns the
+// position that it has reached.
+func (n *Notifier) readNext(ctx context.Context, from, to uint64) (entries []entry, position uint64) {
+	to = min(to, from+readSize)
+	entries = n.collectRange(ctx, from+1, to)
 	if ctx.Err() != nil {
-		return nil, from // what ends early is not all
+		return nil, from // the events are incomplete if ctx has ended
 	}
 	return entries, to
 }
 
-// batch returns the first of some entries, so many as a tail is given at once.
-func batch(entries []entry) []entry {
+// limitEntries returns the first entries, as many as one call of Tail.Next may return.
+func limitEntries(entries []entry) []entry {
 	bytes := 0
 	for i, e := range entries {
-		if bytes += weight(e.event); i == partSize || i > 0 && bytes > maxBatch {
+		if bytes += eventSize(e.event); i == readSize || i > 0 && bytes > maxTailBytes {
 			return entries[:i:i]
 		}
 	}
 	return entries
 }
 
-// weight is about how many bytes of memory an event takes.
-func weight(e *dialog.Event) int {
+// eventSize estimates the memory of an event, in bytes.
+func eventSize(e *dialog.Event) int {
 	n := 1024 + len(e.MessageText) + len(e.ContentType) + len(e.UserAgent) + len(e.SipReason) + len(e.Diversion) +
 		len(e.CallerNum) + len(e.CallerName) + len(e.CalledNumber) + len(e.CalledDID) + len(e.RemoteNumber) + len(e.ANI) +
 		len(e.CallerNumRaw) + len(e.CalledNumberRaw) +
@@ -165,154 +167,155 @@ func weight(e *dialog.Event) int {
 	return n
 }
 
-// hear learns that the log goes as far as seq, or farther.
-func (r *recent) hear(seq uint64) {
-	r.mu.Lock()
-	r.heard = max(r.heard, seq)
-	r.mu.Unlock()
-	wake(r.rumor)
+// raiseEnd records that the log reaches seq or farther.
+func (c *tailCache) raiseEnd(seq uint64) {
+	c.mu.Lock()
+	c.logEnd = max(c.logEnd, seq)
+	c.mu.Unlock()
+	signal(c.endRaised)
 }
 
-// end is how far the log is known to go.
-func (r *recent) end() uint64 {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.heard
+// knownEnd returns the position of the last event known to be in the log.
+func (c *tailCache) knownEnd() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.logEnd
 }
 
-// add adds what the log has up to a place.
-func (r *recent) add(entries []entry, to uint64) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+// addEntries appends the events of the log up to position to, evicts the oldest beyond the
+// limits, and wakes the tails.
+func (c *tailCache) addEntries(entries []entry, to uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	for _, e := range entries {
-		r.bytes += weight(e.event)
+		c.bytes += eventSize(e.event)
 	}
-	r.entries = append(r.entries, entries...)
-	for len(r.entries) > maxRecent || r.bytes > maxRecentBytes {
-		r.from = r.entries[0].seq
-		r.bytes -= weight(r.entries[0].event)
-		r.dead += weight(r.entries[0].event)
-		r.entries = r.entries[1:]
+	c.entries = append(c.entries, entries...)
+	for len(c.entries) > maxCachedEvents || c.bytes > maxCachedBytes {
+		c.from = c.entries[0].seq
+		c.bytes -= eventSize(c.entries[0].event)
+		c.evictedBytes += eventSize(c.entries[0].event)
+		c.entries = c.entries[1:]
 	}
-	if r.dead > maxRecentBytes {
-		r.entries, r.dead = slices.Clone(r.entries), 0
+	if c.evictedBytes > maxCachedBytes {
+		c.entries, c.evictedBytes = slices.Clone(c.entries), 0
 	}
-	r.to = to
-	close(r.news)
-	r.news = make(chan struct{})
+	c.to = to
+	close(c.grown)
+	c.grown = make(chan struct{})
 }
 
-// after returns what is in memory of the events after a place. Those from there
-// up to the place missed are not; news is closed when there are more.
-func (r *recent) after(place uint64) (entries []entry, missed uint64, news <-chan struct{}) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	i, _ := slices.BinarySearchFunc(r.entries, place+1, func(e entry, seq uint64) int {
+// entriesAfter returns the cached events after a position. The cache has no events up to
+// the position missed; a reader before it must read the log. grown is closed when more
+// events are cached.
+func (c *tailCache) entriesAfter(position uint64) (entries []entry, missed uint64, grown <-chan struct{}) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	i, _ := slices.BinarySearchFunc(c.entries, position+1, func(e entry, seq uint64) int {
 		return int(int64(e.seq - seq))
 	})
-	return r.entries[i:len(r.entries):len(r.entries)], r.from, r.news
+	return c.entries[i:len(c.entries):len(c.entries)], c.from, c.grown
 }
 
-// A Tail reads the log as it grows: every event that it asks for once, in the
-// order of the log, whichever node said it. It belongs to one goroutine.
+// A Tail reads the log as it grows: every event that its query selects once, in the order
+// of the log, whichever node published it. It belongs to one goroutine.
 //
-// All tails of a node share one reading of the log; one that is thousands of
-// events behind catches up by a reading of its own. Nobody waits for a tail.
+// All tails of a node share one reader of the log. A tail that is thousands of events
+// behind reads the log itself to catch up. Nothing waits for a tail.
 type Tail struct {
-	n      *Notifier
-	query  Query
-	recent *recent
-	place  uint64 // of the last event that was looked at
-	step   uint64 // how many places of the log it reads at once
+	n        *Notifier
+	query    Query
+	cache    *tailCache
+	position uint64 // of the last event read
+	readSize uint64 // how many positions it reads at once
 }
 
-// Tail returns a Tail that begins where the query says: without After and Since,
-// and if Since is yet to come, it begins now. Limit is ignored. The caller closes
-// it.
+// Tail returns a Tail that begins at After or Since of the query; without either, or with a
+// Since in the future, it begins at the end of the log. Limit is ignored. The caller must
+// close it.
 func (n *Notifier) Tail(ctx context.Context, q Query) (*Tail, error) {
 	info, err := n.events.Info(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("event log bellhop_events: %w", err)
 	}
 	end := info.State.LastSeq
-	place := end
+	position := end
 	switch {
 	case q.After != "":
-		place, err = n.placeOfAfter(ctx, q)
+		position, err = n.positionOf(ctx, q)
 	case !q.Since.IsZero():
-		place, err = n.placeBefore(ctx, q.Since, end)
+		position, err = n.positionBefore(ctx, q.Since, end)
 	}
 	if err != nil {
 		return nil, err
 	}
-	return &Tail{n: n, query: q, recent: n.share(end), place: place, step: partSize}, nil
+	return &Tail{n: n, query: q, cache: n.openTailCache(end), position: position, readSize: readSize}, nil
 }
 
-// placeBefore is the place before the first event that was said at a time or
-// later, or else the end.
-func (n *Notifier) placeBefore(ctx context.Context, since time.Time, end uint64) (place uint64, err error) {
-	place = end
+// positionBefore returns the position before the first event published at since or later;
+// end if there is none.
+func (n *Notifier) positionBefore(ctx context.Context, since time.Time, end uint64) (position uint64, err error) {
+	position = end
 	c := jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &since}
-	err = readAll(ctx, n.events, c, func(m jetstream.Msg) error {
+	err = readMessages(ctx, n.events, c, func(m jetstream.Msg) error {
 		meta, err := m.Metadata()
 		if err != nil {
 			return err
 		}
-		place = meta.Sequence.Stream - 1
-		return errEnough
+		position = meta.Sequence.Stream - 1
+		return errStopReading
 	})
-	if err != nil && !errors.Is(err, errEnough) {
+	if err != nil && !errors.Is(err, errStopReading) {
 		return 0, fmt.Errorf("read bellhop_events: %w", err)
 	}
-	return place, nil
+	return position, nil
 }
 
-// Next returns the next events: at least one, and some hundreds or 256 KiB of them
-// at most. It waits
-// for them until ctx ends, and may be called again then: nothing is missed. The
-// events belong to all who read them: nobody changes one.
+// Next returns the next events: at least one, and at most some hundreds or 256 KiB of them.
+// It waits for them until ctx ends, and may be called again afterwards: no event is missed.
+// Readers share the events and must not change them.
 func (t *Tail) Next(ctx context.Context) ([]*dialog.Event, error) {
 	for ctx.Err() == nil {
-		entries, missed, news := t.recent.after(t.place)
+		entries, missed, grown := t.cache.entriesAfter(t.position)
 		switch {
-		case t.place < missed:
-			if err := t.n.tails.begin(ctx); err != nil {
+		case t.position < missed:
+			if err := t.n.sharedTail.acquireRead(ctx); err != nil {
 				return nil, err
 			}
-			var place uint64
-			entries, place = t.n.part(ctx, t.place, min(missed, t.place+t.step))
-			t.n.tails.end()
-			t.step = min(2*t.step, partSize)
-			if some := batch(entries); len(some) < len(entries) {
-				t.step = uint64(len(some)) // to read no more in vain
-				entries, place = slices.Clone(some), some[len(some)-1].seq
+			var position uint64
+			entries, position = t.n.readNext(ctx, t.position, min(missed, t.position+t.readSize))
+			t.n.sharedTail.releaseRead()
+			t.readSize = min(2*t.readSize, readSize)
+			if limited := limitEntries(entries); len(limited) < len(entries) {
+				t.readSize = uint64(len(limited)) // to read no more in vain
+				entries, position = slices.Clone(limited), limited[len(limited)-1].seq
 			}
-			t.place = place
+			t.position = position
 		case len(entries) > 0:
-			entries = batch(entries)
-			t.place = entries[len(entries)-1].seq
+			entries = limitEntries(entries)
+			t.position = entries[len(entries)-1].seq
 		default:
 			select {
-			case <-news:
+			case <-grown:
 			case <-ctx.Done():
 			}
 		}
-		if events := t.query.of(entries); len(events) > 0 {
+		if events := t.query.filterEntries(entries); len(events) > 0 {
 			return events, nil
 		}
 	}
 	return nil, ctx.Err()
 }
 
-// Close ends a Tail.
-func (t *Tail) Close() { t.n.unshare() }
+// Close closes the Tail. It must not be used afterwards.
+func (t *Tail) Close() { t.n.closeTailCache() }
 
-// of returns the events that the query asks for.
-func (q Query) of(entries []entry) []*dialog.Event {
+// filterEntries returns the events that the query selects.
+func (q Query) filterEntries(entries []entry) []*dialog.Event {
 	user, _, _ := strings.Cut(q.Extension, "@")
 	var events []*dialog.Event
 	for _, e := range entries {
-		if (user == "" || e.event.Extension.User == user) && (q.Call == "" || e.event.Call == q.Call) && q.matches(e.event) {
+		if (user == "" || e.event.Extension.User == user) && (q.Call == "" || e.event.Call == q.Call) && q.matchesEvent(e.event) {
 			events = append(events, e.event)
 		}
 	}

@@ -16,8 +16,8 @@ import (
 	"bellhop/dialog"
 )
 
-// tail opens a Tail, and closes it when the test ends.
-func tail(t *testing.T, n *Notifier, q Query) *Tail {
+// openTail opens a Tail, and closes it when the test ends.
+func openTail(t *testing.T, n *Notifier, q Query) *Tail {
 	t.Helper()
 	tail, err := n.Tail(t.Context(), q)
 	if err != nil {
@@ -27,8 +27,8 @@ func tail(t *testing.T, n *Notifier, q Query) *Tail {
 	return tail
 }
 
-// next returns the ids of the next events, as many as asked for and no more.
-func (t *Tail) next(ctx context.Context, want int) (ids []string, err error) {
+// nextIDs returns the ids of the next events, exactly want of them.
+func (t *Tail) nextIDs(ctx context.Context, want int) (ids []string, err error) {
 	for len(ids) < want {
 		events, err := t.Next(ctx)
 		if err != nil {
@@ -41,49 +41,49 @@ func (t *Tail) next(ctx context.Context, want int) (ids []string, err error) {
 	return ids, nil
 }
 
-// logOrder are the ids of all events in the log.
+// logOrder returns the ids of all events in the log.
 func logOrder(t *testing.T, n *Notifier) (ids []string) {
 	t.Helper()
 	return pagesOf(t, n, Query{Limit: 1000})
 }
 
-// wantNext wants the next events of a tail to be these.
+// wantNext checks the next events of a tail.
 func wantNext(t *testing.T, tail *Tail, want []string) {
 	t.Helper()
-	if got, err := tail.next(t.Context(), len(want)); err != nil || !slices.Equal(got, want) {
+	if got, err := tail.nextIDs(t.Context(), len(want)); err != nil || !slices.Equal(got, want) {
 		t.Errorf("%+v: got %d events, want %d: %v", tail.query, len(got), len(want), err)
 	}
 }
 
-// sayAll says events, and returns when they are in the log.
-func sayAll(t *testing.T, n *Notifier, events ...dialog.Event) {
+// publishAll publishes events, and returns when they are in the log.
+func publishAll(t *testing.T, n *Notifier, events ...dialog.Event) {
 	t.Helper()
-	n.Say(events)
-	isSaid(t, n)
+	n.Publish(events)
+	waitUntilPublished(t, n)
 }
 
-// Whoever tails the log is told every event once, in the order of the log, and
-// one that does not ask holds up nobody.
-func TestTails(t *testing.T) {
+// Each tail returns every event once, in the order of the log, and one that does not read
+// delays no other.
+func TestTailsReadEveryEvent(t *testing.T) {
 	js, closeStore := openStore(t, t.TempDir())
 	defer closeStore()
-	n, _ := start(t, js, Config{})
-	sayAll(t, n, callOf(0)...) // before
-	tail(t, n, Query{})        // never asks
+	n, _ := startNotifier(t, js, Config{})
+	publishAll(t, n, callOf(0)...) // before
+	openTail(t, n, Query{})        // never reads
 	const calls = 500
 	var readers sync.WaitGroup
 	got := make([][]string, 20)
 	for i := range got {
-		tail := tail(t, n, Query{})
+		tail := openTail(t, n, Query{})
 		readers.Go(func() {
 			var err error
-			if got[i], err = tail.next(t.Context(), 3*calls); err != nil {
+			if got[i], err = tail.nextIDs(t.Context(), 3*calls); err != nil {
 				t.Error(err)
 			}
 		})
 	}
 	for i := range calls {
-		n.Say(callOf(i + 1))
+		n.Publish(callOf(i + 1))
 	}
 	readers.Wait()
 	want := logOrder(t, n)[3:]
@@ -94,11 +94,11 @@ func TestTails(t *testing.T) {
 	}
 }
 
-// However many tail the log, it is read once.
-func TestTailsShareOneReading(t *testing.T) {
+// The log is read once, however many tails there are.
+func TestTailsShareOneReader(t *testing.T) {
 	js, closeStore := openStore(t, t.TempDir())
 	defer closeStore()
-	n, _ := start(t, js, Config{})
+	n, _ := startNotifier(t, js, Config{})
 	var readings atomic.Int32
 	sub, err := js.Conn().Subscribe("$JS.API.DIRECT.GET.bellhop_events", func(*nats.Msg) { readings.Add(1) })
 	if err != nil {
@@ -107,10 +107,10 @@ func TestTailsShareOneReading(t *testing.T) {
 	defer sub.Unsubscribe()
 	var tails []*Tail
 	for range 50 {
-		tails = append(tails, tail(t, n, Query{}))
+		tails = append(tails, openTail(t, n, Query{}))
 	}
 	for i := range 5 {
-		sayAll(t, n, callOf(i)[0])
+		publishAll(t, n, callOf(i)[0])
 		for _, tail := range tails {
 			wantNext(t, tail, []string{callOf(i)[0].ID})
 		}
@@ -123,35 +123,35 @@ func TestTailsShareOneReading(t *testing.T) {
 	}
 }
 
-// A tail goes on where another ended, also when that was long ago and when the
-// node has begun anew, without a gap and without doubles.
+// A tail resumes where another ended, without gaps and repetitions, even after a long time
+// and after a restart of the node.
 func TestTailResumes(t *testing.T) {
 	dir := t.TempDir()
 	js, closeStore := openStore(t, dir)
-	n, stop := start(t, js, Config{})
+	n, stop := startNotifier(t, js, Config{})
 	begin := time.Now().Add(-time.Minute)
-	lagging, leading := tail(t, n, Query{}), tail(t, n, Query{})
-	const calls = maxRecent/3 + 200 // more than are in memory
+	lagging, leading := openTail(t, n, Query{}), openTail(t, n, Query{})
+	const calls = maxCachedEvents/3 + 200 // more than are in memory
 	for i := range calls {
-		n.Say(callOf(i))
+		n.Publish(callOf(i))
 	}
-	isSaid(t, n)
+	waitUntilPublished(t, n)
 	all := logOrder(t, n)
 	wantNext(t, leading, all)
-	if _, missed, _ := lagging.recent.after(0); missed == 0 {
+	if _, missed, _ := lagging.cache.entriesAfter(0); missed == 0 {
 		t.Fatal("all are in memory still")
 	}
 	wantNext(t, lagging, all)
 
-	for _, place := range []int{0, 100, len(all) / 2, len(all) - 2, len(all) - 1} {
-		resumed := tail(t, n, Query{After: all[place]})
-		wantNext(t, resumed, all[place+1:])
-		e := callOf(10_000 + place)[0]
-		sayAll(t, n, e)
+	for _, position := range []int{0, 100, len(all) / 2, len(all) - 2, len(all) - 1} {
+		resumed := openTail(t, n, Query{After: all[position]})
+		wantNext(t, resumed, all[position+1:])
+		e := callOf(10_000 + position)[0]
+		publishAll(t, n, e)
 		wantNext(t, resumed, []string{e.ID})
 		all = append(all, e.ID)
 	}
-	wantNext(t, tail(t, n, Query{Since: begin}), all)
+	wantNext(t, openTail(t, n, Query{Since: begin}), all)
 
 	lagging.Close()
 	leading.Close()
@@ -159,14 +159,14 @@ func TestTailResumes(t *testing.T) {
 	closeStore()
 	js, closeStore = openStore(t, dir)
 	defer closeStore()
-	n, _ = start(t, js, Config{})
-	wantNext(t, tail(t, n, Query{After: all[7]}), all[8:])
+	n, _ = startNotifier(t, js, Config{})
+	wantNext(t, openTail(t, n, Query{After: all[7]}), all[8:])
 }
 
 func TestTailFilters(t *testing.T) {
 	js, closeStore := openStore(t, t.TempDir())
 	defer closeStore()
-	n, _ := start(t, js, Config{})
+	n, _ := startNotifier(t, js, Config{})
 	other := callOf(2)[2]
 	other.Extension = dialog.Extension{User: "0003*210", Domain: "pbx"}
 	first, second := callOf(0), callOf(1)
@@ -177,7 +177,7 @@ func TestTailFilters(t *testing.T) {
 		}
 		return ids
 	}
-	sayAll(t, n, callOf(3)[0])
+	publishAll(t, n, callOf(3)[0])
 	tests := []struct {
 		q    Query
 		want []string
@@ -191,30 +191,30 @@ func TestTailFilters(t *testing.T) {
 		{Query{Type: "hangup"}, ids(first[2], second[2], other)},
 		{Query{Type: "answer-out"}, ids(first[1], second[1])},
 		{Query{Type: "answer-in"}, nil},
-		{Query{Among: []string{"0003*210"}}, ids(other)},
-		{Query{Among: []string{"999"}}, nil},
-		{Query{Extension: "101", Among: []string{"0003*210"}}, nil},
+		{Query{Extensions: []string{"0003*210"}}, ids(other)},
+		{Query{Extensions: []string{"999"}}, nil},
+		{Query{Extension: "101", Extensions: []string{"0003*210"}}, nil},
 	}
 	var live []*Tail
 	for _, tt := range tests {
-		live = append(live, tail(t, n, tt.q))
+		live = append(live, openTail(t, n, tt.q))
 	}
 	for _, e := range all {
-		sayAll(t, n, e)
+		publishAll(t, n, e)
 	}
 	for i, tt := range tests {
 		wantNext(t, live[i], tt.want)
 		past := tt.q
 		past.Since = time.Now().Add(-time.Hour)
-		live = append(live, tail(t, n, past))
-		if len(past.of(entriesOf(callOf(3)[0]))) > 0 {
+		live = append(live, openTail(t, n, past))
+		if len(past.filterEntries(entriesOf(callOf(3)[0]))) > 0 {
 			tt.want = append(ids(callOf(3)[0]), tt.want...)
 		}
 		wantNext(t, live[len(live)-1], tt.want)
 	}
-	// What comes until all have seen the end is for none of them.
+	// Events until all tails have seen the end are for none of them.
 	end := callOf(4)[0]
-	sayAll(t, n, end)
+	publishAll(t, n, end)
 	for _, tail := range live {
 		asked := tail.query
 		tail.query = Query{}
@@ -224,7 +224,7 @@ func TestTailFilters(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, e := range events {
-				if last = e.ID; last != end.ID && len(asked.of([]entry{{1, e}})) > 0 {
+				if last = e.ID; last != end.ID && len(asked.filterEntries([]entry{{1, e}})) > 0 {
 					t.Errorf("%+v was not told of %s", asked, e.ID)
 				}
 			}
@@ -234,10 +234,10 @@ func TestTailFilters(t *testing.T) {
 
 func entriesOf(e dialog.Event) []entry { return []entry{{1, &e}} }
 
-func TestTailsEnd(t *testing.T) {
+func TestTailsCloseReader(t *testing.T) {
 	js, closeStore := openStore(t, t.TempDir())
 	defer closeStore()
-	n, _ := start(t, js, Config{})
+	n, _ := startNotifier(t, js, Config{})
 	for range 2 {
 		first, err := n.Tail(t.Context(), Query{})
 		if err != nil {
@@ -247,10 +247,10 @@ func TestTailsEnd(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		shared := first.recent
+		shared := first.cache
 		first.Close()
 		select {
-		case <-shared.ended:
+		case <-shared.done:
 			t.Fatal("the reading has ended before the last tail")
 		default:
 		}
@@ -260,13 +260,13 @@ func TestTailsEnd(t *testing.T) {
 			t.Errorf("canceled: %v, %v", events, err)
 		}
 		second.Close()
-		<-shared.ended
+		<-shared.done
 	}
 	if _, err := n.Tail(t.Context(), Query{After: "nothing"}); err != ErrNoEvent {
 		t.Errorf("after nothing: %v", err)
 	}
-	sayAll(t, n, callOf(0)[0])
-	if _, err := n.Tail(t.Context(), Query{After: callOf(0)[0].ID, Among: []string{"102"}}); err != ErrNoEvent {
+	publishAll(t, n, callOf(0)[0])
+	if _, err := n.Tail(t.Context(), Query{After: callOf(0)[0].ID, Extensions: []string{"102"}}); err != ErrNoEvent {
 		t.Errorf("after what it may not see: %v", err)
 	}
 	closeStore()
@@ -275,53 +275,53 @@ func TestTailsEnd(t *testing.T) {
 	if _, err := n.Tail(ctx, Query{}); err == nil {
 		t.Error("a log that is gone can be tailed")
 	}
-	if n.tails.recent != nil || n.tails.open != 0 {
-		t.Errorf("%d tails are left", n.tails.open)
+	if n.sharedTail.cache != nil || n.sharedTail.tails != 0 {
+		t.Errorf("%d tails are left", n.sharedTail.tails)
 	}
 }
 
-// What cannot be read yet is read when it can.
-func TestTailWaitsForRumors(t *testing.T) {
-	bubble(t, answers(200), func(t *testing.T, n *Notifier, _ *wire, _ Subscription) {
+// Events that cannot be read yet are read again until they can.
+func TestTailRereadsUntilReadable(t *testing.T) {
+	runInVirtualTime(t, answerStatuses(200), func(t *testing.T, n *Notifier, _ *fakeWire, _ Subscription) {
 		tail, err := n.Tail(t.Context(), Query{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer tail.Close()
-		n.Say(callOf(0))
+		n.Publish(callOf(0))
 		wantNext(t, tail, []string{callOf(0)[0].ID, callOf(0)[1].ID, callOf(0)[2].ID})
-		place := tail.place
-		tail.recent.hear(place + 1) // it is said to be there, and is not yet
+		position := tail.position
+		tail.cache.raiseEnd(position + 1) // it is announced, but not there yet
 		time.Sleep(10 * time.Second)
-		n.Say(callOf(1)[:1])
+		n.Publish(callOf(1)[:1])
 		wantNext(t, tail, []string{callOf(1)[0].ID})
 	})
 }
 
-// Tails of two nodes are told what either says, though the server that leads the
-// log is killed.
+// Tails on two nodes return the events of both, even if the server that leads the log is
+// killed.
 func TestTailsOfACluster(t *testing.T) {
 	c := startCluster(t)
-	one, _ := c.node("ONE")
-	two, _ := c.node("TWO")
+	one, _ := c.startNode("ONE")
+	two, _ := c.startNode("TWO")
 	nodes := []*Notifier{one, two}
 	const calls = 200
 	var readers sync.WaitGroup
 	got := make([][]string, len(nodes))
 	for i, n := range nodes {
-		tail := tail(t, n, Query{})
+		tail := openTail(t, n, Query{})
 		readers.Go(func() {
 			var err error
-			if got[i], err = tail.next(t.Context(), 3*calls); err != nil {
+			if got[i], err = tail.nextIDs(t.Context(), 3*calls); err != nil {
 				t.Error(err)
 			}
 		})
 	}
-	victim := c.leader(one, "bellhop_events")
+	leader := c.leaderOf(one, "bellhop_events")
 	for i := range calls {
-		nodes[i%2].Say(callOf(i))
+		nodes[i%2].Publish(callOf(i))
 		if i == calls/2 {
-			c.kill(victim)
+			c.killServer(leader)
 		}
 	}
 	readers.Wait()
@@ -331,21 +331,21 @@ func TestTailsOfACluster(t *testing.T) {
 			t.Errorf("node %d: %d events that are not the log's %d", i, len(got), len(want))
 		}
 	}
-	resumed := tail(t, two, Query{After: want[len(want)-2]})
+	resumed := openTail(t, two, Query{After: want[len(want)-2]})
 	wantNext(t, resumed, want[len(want)-1:])
 }
 
-// BenchmarkTailCatchesUp reads a log of 30,000 events that are no longer in memory
-// and of which it asks for the last: an operation is one event.
+// BenchmarkTailCatchesUp reads a log of 30,000 events that are no longer in memory,
+// selecting only the last one: an operation is one event.
 func BenchmarkTailCatchesUp(b *testing.B) {
 	js, closeStore := openStore(b, b.TempDir())
 	defer closeStore()
-	n, stop := start(b, js, Config{})
+	n, stop := startNotifier(b, js, Config{})
 	const calls = 10_000
 	for i := range calls {
-		n.Say(callOf(i))
-		for n.Stats().Unsaid > maxUnsaid/2 {
-			pause(b.Context(), time.Millisecond)
+		n.Publish(callOf(i))
+		for n.Stats().Unpublished > maxUnpublished/2 {
+			sleep(b.Context(), time.Millisecond)
 		}
 	}
 	stop()
@@ -355,29 +355,29 @@ func BenchmarkTailCatchesUp(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		if _, err := tail.next(b.Context(), 3); err != nil {
+		if _, err := tail.nextIDs(b.Context(), 3); err != nil {
 			b.Fatal(err)
 		}
 		tail.Close()
 	}
 }
 
-// A tail is given a bounded number of bytes at once, whether from memory or from
-// the log, and misses nothing; what is in memory for all tails is bounded, too.
+// A call of Next returns a limited number of bytes, from memory or from the log, and no
+// event is missed. The memory for all tails is limited too.
 func TestTailsOfLargeEvents(t *testing.T) {
 	js, closeStore := openStore(t, t.TempDir())
 	defer closeStore()
-	n, _ := start(t, js, Config{})
-	live := tail(t, n, Query{})
+	n, _ := startNotifier(t, js, Config{})
+	live := openTail(t, n, Query{})
 	const all, size = 320, 60_000 // 19 MB
 	var want []string
 	for i := range all {
 		e := callOf(i)[0]
 		e.MessageText = strings.Repeat("x", size)
 		want = append(want, e.ID)
-		sayAll(t, n, e)
+		publishAll(t, n, e)
 	}
-	for name, tail := range map[string]*Tail{"live": live, "from the log": tail(t, n, Query{Since: time.Now().Add(-time.Hour)})} {
+	for name, tail := range map[string]*Tail{"live": live, "from the log": openTail(t, n, Query{Since: time.Now().Add(-time.Hour)})} {
 		var got []string
 		for len(got) < all {
 			events, err := tail.Next(t.Context())
@@ -386,10 +386,10 @@ func TestTailsOfLargeEvents(t *testing.T) {
 			}
 			bytes := 0
 			for _, e := range events {
-				bytes += weight(e)
+				bytes += eventSize(e)
 				got = append(got, e.ID)
 			}
-			if bytes > maxBatch {
+			if bytes > maxTailBytes {
 				t.Fatalf("%s: %d bytes at once", name, bytes)
 			}
 		}
@@ -397,14 +397,14 @@ func TestTailsOfLargeEvents(t *testing.T) {
 			t.Errorf("%s: got %d events that are not the log's", name, len(got))
 		}
 	}
-	r := live.recent
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	c := live.cache
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	bytes := 0
-	for _, e := range r.entries {
-		bytes += weight(e.event)
+	for _, e := range c.entries {
+		bytes += eventSize(e.event)
 	}
-	if bytes != r.bytes || bytes > maxRecentBytes || len(r.entries) == 0 || r.from == 0 {
-		t.Errorf("%d bytes are in memory, %d are counted", bytes, r.bytes)
+	if bytes != c.bytes || bytes > maxCachedBytes || len(c.entries) == 0 || c.from == 0 {
+		t.Errorf("%d bytes are in memory, %d are counted", bytes, c.bytes)
 	}
 }

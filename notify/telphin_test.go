@@ -7,9 +7,9 @@ import (
 	"bellhop/dialog"
 )
 
-// Receivers of Telphin's events require a name and an extension of each caller: one
-// from outside is named by the number, and the extension is the queue or menu that
-// distributed the call.
+// Receivers of Telphin's events require a name and an extension of each caller: an outside
+// caller is named by the number, and the extension is the queue or menu that distributed
+// the call.
 func TestTelphinCallFromOutside(t *testing.T) {
 	phone := dialog.Extension{User: "101", Domain: "pbx.example"}
 	colleague := dialog.Extension{User: "102", Domain: "pbx.example"}
@@ -31,7 +31,7 @@ func TestTelphinCallFromOutside(t *testing.T) {
 	} {
 		e := tt.event
 		e.Call, e.Party, e.Extension = "c", "p", phone
-		form, err := url.ParseQuery(payload(e, Subscription{Dialect: Telphin, Method: "POST"}))
+		form, err := url.ParseQuery(payloadOf(e, Subscription{Dialect: Telphin, Method: "POST"}))
 		if err != nil || form.Get("CallerIDName") != tt.callerName || form.Get("CallerExtension") != tt.from {
 			t.Errorf("%s: %v, %v", tt.name, form, err)
 		}
@@ -39,8 +39,8 @@ func TestTelphinCallFromOutside(t *testing.T) {
 			t.Errorf("%s: CallerExtensionID=%q", tt.name, form.Get("CallerExtensionID"))
 		}
 		for _, d := range []Dialect{JSON, Unified, CloudEvents} {
-			with := payload(e, Subscription{Dialect: d, Method: "POST"})
-			if e.Distributor = nil; payload(e, Subscription{Dialect: d, Method: "POST"}) != with {
+			with := payloadOf(e, Subscription{Dialect: d, Method: "POST"})
+			if e.Distributor = nil; payloadOf(e, Subscription{Dialect: d, Method: "POST"}) != with {
 				t.Errorf("%s: %s has the distributor: %s", tt.name, d, with)
 			}
 			e.Distributor = tt.event.Distributor

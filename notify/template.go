@@ -14,20 +14,20 @@ import (
 	"bellhop/dialog"
 )
 
-// isTemplate reports whether a URL is a URI template (RFC 6570). Its variables
-// are the fields of the subscription's dialect; one that an event does not have
-// is undefined. It is all that a GET says: nothing is appended.
+// isTemplate reports whether a URL is a URI template (RFC 6570). Its variables are the
+// fields of the subscription's dialect; a field that an event lacks is undefined. A GET
+// with a template sends nothing else: no query is appended.
 func isTemplate(s string) bool { return strings.ContainsAny(s, "{}") }
 
-// address is a URL up to its first variable: scheme, host and port, for those
-// have none.
-func address(s string) string {
+// urlBeforeVariables returns a URL up to its first variable; scheme, host and port have
+// none.
+func urlBeforeVariables(s string) string {
 	s, _, _ = strings.Cut(s, "{")
 	return s
 }
 
-// checkTemplate says what is wrong with a template. What comes off the wire must
-// not choose where a callback goes, nor write more than one value into it.
+// checkTemplate returns what is wrong with a URL template, or nil. A value of a SIP message
+// must neither choose where a callback goes nor fill more than one value.
 func checkTemplate(s *Subscription) *Invalid {
 	if !isTemplate(s.URL) {
 		return nil
@@ -40,7 +40,7 @@ func checkTemplate(s *Subscription) *Invalid {
 	if _, host, ok := strings.Cut(before, "://"); !ok || !strings.ContainsAny(host, "/?") && !strings.ContainsAny(rest[:1], "/?") {
 		return &Invalid{"url", "has a variable in its scheme, host or port"}
 	}
-	for expr := range expressions(s.URL) {
+	for expr := range templateExpressions(s.URL) {
 		switch {
 		case strings.ContainsAny(expr[:1], "+#"):
 			return &Invalid{"url", "has {" + expr + "}: a value is always escaped, so leave out the " + expr[:1]}
@@ -48,7 +48,7 @@ func checkTemplate(s *Subscription) *Invalid {
 			return &Invalid{"url", "has {" + expr + "}: a value is always sent whole, so leave out the prefix length"}
 		}
 	}
-	known := variables(s)
+	known := templateVariables(s)
 	for _, name := range t.Varnames() {
 		if _, ok := known[name]; !ok {
 			return &Invalid{"url", fmt.Sprintf("has the variable %q, which the dialect %s does not know: it knows %s",
@@ -62,8 +62,8 @@ func checkTemplate(s *Subscription) *Invalid {
 	return checkAddress(whole)
 }
 
-// expressions yields what stands between the braces of a template.
-func expressions(s string) iter.Seq[string] {
+// templateExpressions yields the texts between the braces of a template.
+func templateExpressions(s string) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		for {
 			_, rest, ok := strings.Cut(s, "{")
@@ -78,21 +78,20 @@ func expressions(s string) iter.Seq[string] {
 	}
 }
 
-// variables returns every variable that templates of a subscription may have,
-// with a value.
-func variables(s *Subscription) uritemplate.Values {
+// templateVariables returns every variable that a template of s may use, with a value.
+func templateVariables(s *Subscription) uritemplate.Values {
 	all := make(uritemplate.Values)
-	e := everything
+	e := completeEvent
 	for _, e.Type = range []dialog.Type{dialog.DialIn, dialog.Answer, dialog.Hangup} {
 		v := newView(&e, s)
 		v.ownID, v.calledID, v.callerID = 1, 1, 1
-		v.fields(&fields{values: all})
+		v.writeFields(&fieldWriter{values: all})
 	}
 	return all
 }
 
-// everything is an event that has every field.
-var everything = dialog.Event{
+// completeEvent is an event that has every field.
+var completeEvent = dialog.Event{
 	ID: "1", Call: "1", Seq: 1, At: time.Unix(1, 0), Type: dialog.Hangup,
 	Party: "1", Extension: dialog.Extension{User: "1", Domain: "1"}, Flow: dialog.In, Status: dialog.Answered,
 	CallerNum: "1", CallerName: "1", CallerExtension: &dialog.Extension{User: "1"}, CalledNumber: "1", Distributor: &dialog.Extension{User: "1"},
@@ -106,10 +105,10 @@ var everything = dialog.Event{
 	Subscription: &dialog.Subscription{ID: "1", State: "1", Why: "1"},
 }
 
-// expand returns the URL of a callback whose subscription has a template.
-func (v *view) expand(at *url.URL) (*url.URL, error) {
-	f := fields{values: make(uritemplate.Values)}
-	v.fields(&f)
+// expandURL returns the URL of a callback whose subscription has a template.
+func (v *view) expandURL(at *url.URL) (*url.URL, error) {
+	f := fieldWriter{values: make(uritemplate.Values)}
+	v.writeFields(&f)
 	whole, err := expandTemplate(v.sub.URL, f.values)
 	if err != nil {
 		return nil, fmt.Errorf("URL template: %w", err)
@@ -124,12 +123,12 @@ func (v *view) expand(at *url.URL) (*url.URL, error) {
 	return u, nil
 }
 
-// expandTemplate expands a template. A segment of the path that values have made
-// . or .. is empty: no value leads to another path.
+// expandTemplate expands a template. A path segment that values turn into . or .. becomes
+// empty, so that no value leads to another path.
 func expandTemplate(template string, values uritemplate.Values) (string, error) {
 	var b strings.Builder
 	query := false // the path has ended
-	for i, piece := range pieces(template) {
+	for i, piece := range splitPath(template) {
 		t, err := uritemplate.New(piece)
 		if err != nil {
 			return "", err
@@ -148,7 +147,7 @@ func expandTemplate(template string, values uritemplate.Values) (string, error) 
 		if !query && strings.Contains(piece, "{") {
 			segments := strings.Split(path, "/")
 			for i, s := range segments {
-				if isDots(s) {
+				if isDotSegment(s) {
 					segments[i] = ""
 				}
 			}
@@ -161,8 +160,8 @@ func expandTemplate(template string, values uritemplate.Values) (string, error) 
 	return b.String(), nil
 }
 
-// pieces splits a template at the slashes that are not in its variables.
-func pieces(template string) []string {
+// splitPath splits a template at the slashes outside of its variables.
+func splitPath(template string) []string {
 	var all []string
 	from, braces := 0, false
 	for i, c := range []byte(template) {
@@ -178,8 +177,8 @@ func pieces(template string) []string {
 	return append(all, template[from:])
 }
 
-// isDots reports whether a segment is . or .., however often it is escaped.
-func isDots(segment string) bool {
+// isDotSegment reports whether a path segment is . or .., escaped up to three times.
+func isDotSegment(segment string) bool {
 	for range 4 {
 		if segment == "." || segment == ".." {
 			return true
@@ -193,10 +192,10 @@ func isDots(segment string) bool {
 	return false
 }
 
-// value makes a text the value of a variable. The library escapes a character as
-// its code point and not as its UTF-8, so it is given each byte as a character.
-// A value of dots alone would climb the path: it is empty.
-func value(s string) uritemplate.Value {
+// variableValue returns a text as the value of a variable. The library escapes a character
+// as its code point instead of its UTF-8, so each byte is passed as a character. A value of
+// dots alone would climb the path: it becomes empty.
+func variableValue(s string) uritemplate.Value {
 	if strings.Trim(s, ".") == "" {
 		s = ""
 	}

@@ -11,8 +11,8 @@ import (
 	"bellhop/dialog"
 )
 
-func TestTemplates(t *testing.T) {
-	hangup := samples()[8]
+func TestTemplatesExpand(t *testing.T) {
+	hangup := sampleEvents()[8]
 	bare := dialog.Event{Type: dialog.Hangup, Extension: hangup.Extension, Flow: dialog.In}
 	for _, tt := range []struct {
 		dialect  Dialect
@@ -30,22 +30,22 @@ func TestTemplates(t *testing.T) {
 		{JSON, hangup, "http://crm/{?headers*}", "http://crm/?X-Queue=sales%20%26%20support"},
 		{CloudEvents, hangup, "http://crm/{?call_status}", "http://crm/?call_status=ANSWER"},
 		{CTI, hangup, "http://crm/{event}?{&cause,user}", "http://crm/hangup?&cause=forwarded"},
-		{CTI, samples()[1], "http://crm/{event}{?user}", "http://crm/newCall?user=0003%2A210"},
+		{CTI, sampleEvents()[1], "http://crm/{event}{?user}", "http://crm/newCall?user=0003%2A210"},
 	} {
 		s := Subscription{Dialect: tt.dialect, URL: tt.template}
 		if err := checkTemplate(&s); err != nil {
 			t.Errorf("%s: %v", tt.template, err)
 		}
 		v := newView(&tt.event, &s)
-		at, _ := url.Parse(address(tt.template))
-		if got, err := v.expand(at); err != nil || got.String() != tt.want {
+		at, _ := url.Parse(urlBeforeVariables(tt.template))
+		if got, err := v.expandURL(at); err != nil || got.String() != tt.want {
 			t.Errorf("%s becomes %v, %v, want %s", tt.template, got, err, tt.want)
 		}
 	}
 }
 
-// No value makes a segment of a path that leads elsewhere.
-func TestTemplatesDoNotClimb(t *testing.T) {
+// No value creates a path segment that leads elsewhere.
+func TestTemplatesKeepPath(t *testing.T) {
 	for _, tt := range []struct{ template, name, num, want string }{
 		{"http://crm/a/{caller_id_name}/b", "..", "", "http://crm/a//b"},
 		{"http://crm/a/{caller_id_name}/b", ".", "", "http://crm/a//b"},
@@ -66,43 +66,43 @@ func TestTemplatesDoNotClimb(t *testing.T) {
 		{"http://crm/a/../{caller_id_name}", "x", "", "http://crm/a/../x"}, // as its owner wrote it
 		{"http://crm/a/v.{caller_id_name}.{caller_id_num}/b", "1", "..", "http://crm/a/v.1./b"},
 	} {
-		e := samples()[8]
+		e := sampleEvents()[8]
 		e.CallerName, e.CallerNum = tt.name, tt.num
 		s := Subscription{Dialect: JSON, URL: tt.template}
 		if err := checkTemplate(&s); err != nil {
 			t.Errorf("%s: %v", tt.template, err)
 		}
 		v := newView(&e, &s)
-		at, _ := url.Parse(address(tt.template))
-		if got, err := v.expand(at); err != nil || got.String() != tt.want {
+		at, _ := url.Parse(urlBeforeVariables(tt.template))
+		if got, err := v.expandURL(at); err != nil || got.String() != tt.want {
 			t.Errorf("%s with %q and %q becomes %v, %v, want %s", tt.template, tt.name, tt.num, got, err, tt.want)
 		}
 	}
 }
 
-// The variables that a template may have are taken from this event.
-func TestEverythingHasEveryField(t *testing.T) {
-	v := reflect.ValueOf(everything)
+// The variables that a template may use are taken from completeEvent.
+func TestCompleteEventHasEveryField(t *testing.T) {
+	v := reflect.ValueOf(completeEvent)
 	for i := range v.NumField() {
-		if name := v.Type().Field(i).Name; v.Field(i).IsZero() && name != "Leg" && name != "Observed" { // which nobody is told
+		if name := v.Type().Field(i).Name; v.Field(i).IsZero() && name != "Leg" && name != "Observed" { // which callbacks do not contain
 			t.Errorf("%s is missing", name)
 		}
 	}
 }
 
-// Whatever a caller is called, a callback goes where it should, and each value
-// arrives as one.
+// FuzzTemplate: whatever the name of a caller, the callback goes to its URL, and each value
+// arrives as one value.
 func FuzzTemplate(f *testing.F) {
 	for _, s := range []string{"Zoë", "日本", "..", "%2e%2E", "a/../../b", "//evil.example/", "@evil.example", "#x?y&z=%41", "\xff\ufffd\x00\u2028", "{call_id}"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, name string) {
-		e := samples()[8]
+		e := sampleEvents()[8]
 		e.CallerName, e.Headers = name, [][2]string{{"X-A", name}}
 		s := Subscription{Dialect: JSON, URL: "http://crm.example:8080/pop/{caller_id_name}/x?k=1{&caller_id_name,headers*}"}
 		v := newView(&e, &s)
-		at, _ := url.Parse(address(s.URL))
-		u, err := v.expand(at)
+		at, _ := url.Parse(urlBeforeVariables(s.URL))
+		u, err := v.expandURL(at)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -111,7 +111,7 @@ func FuzzTemplate(f *testing.F) {
 			want = ""
 		}
 		segment := want
-		if isDots(segment) {
+		if isDotSegment(segment) {
 			segment = "" // in the path
 		}
 		q, err := url.ParseQuery(u.RawQuery)
@@ -122,13 +122,13 @@ func FuzzTemplate(f *testing.F) {
 	})
 }
 
-// What the receiver gets of a dial-out, by method, dialect and URL.
-func TestWhatIsSent(t *testing.T) {
+// The request of a dial-out, by method, dialect and URL, matches its golden file.
+func TestRequestOfEachDialect(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		sub    Subscription
 		url    string            // as sent
-		body   string            // what it begins with
+		body   string            // its beginning
 		header map[string]string // some of it
 	}{
 		{"GET keeps the URL's query", Subscription{Method: "GET", Dialect: Telphin, URL: "http://crm/?myid=175"},
@@ -151,12 +151,12 @@ func TestWhatIsSent(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				js, closeStore := openStore(t, dir)
 				defer closeStore()
-				w := &wire{start: time.Now()}
-				n, stop := start(t, js, Config{Transport: w})
+				w := &fakeWire{start: time.Now()}
+				n, stop := startNotifier(t, js, Config{Transport: w})
 				defer stop()
 				tt.sub.Extension, tt.sub.Types, tt.sub.Active = "101", []string{"dial-out"}, true
-				s := subscribe(t, n, tt.sub)
-				n.Say(callOf(1)[:1])
+				s := mustSubscribe(t, n, tt.sub)
+				n.Publish(callOf(1)[:1])
 				time.Sleep(time.Second)
 				w.mu.Lock()
 				defer w.mu.Unlock()

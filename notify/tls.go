@@ -25,7 +25,7 @@ func (k PrivateKey) String() string {
 func (k PrivateKey) GoString() string { return k.String() }
 
 const (
-	maxPEM        = 32 << 10         // bytes of each of the three
+	maxPEM        = 32 << 10         // bytes of each of the three texts
 	transportIdle = 10 * time.Minute // a transport that no attempt has used for so long is closed
 )
 
@@ -35,35 +35,35 @@ func checkTLS(s *Subscription) *Invalid {
 	}
 	switch {
 	case s.TLSCert == "" && s.TLSKey != "":
-		return &Invalid{"tls_cert", "is missing: tls_key is of no use without it"}
+		return &Invalid{"tls_cert", "is missing: tls_key needs it"}
 	case s.TLSCert != "" && s.TLSKey == "":
-		return &Invalid{"tls_key", "is missing: tls_cert is of no use without it"}
+		return &Invalid{"tls_key", "is missing: tls_cert needs it"}
 	case len(s.TLSKey) > maxPEM:
 		return &Invalid{"tls_key", "is longer than 32 KiB"}
 	case s.TLSCert != "":
-		if _, err := certificates(s.TLSCert); err != nil {
+		if _, err := parseCertificates(s.TLSCert); err != nil {
 			return &Invalid{"tls_cert", err.Error()}
 		}
 		if _, err := tls.X509KeyPair([]byte(s.TLSCert), []byte(s.TLSKey)); err != nil {
 			return &Invalid{"tls_key", "is not the key, in PEM and without a password, of the first certificate in tls_cert"}
 		}
 	}
-	if s.secured() && strings.HasPrefix(strings.ToLower(s.URL), "http:") {
-		return &Invalid{"url", "must begin with https:// for tls_ca and tls_cert to be of use"}
+	if s.hasOwnTLS() && strings.HasPrefix(strings.ToLower(s.URL), "http:") {
+		return &Invalid{"url", "must begin with https:// if tls_ca or tls_cert is set"}
 	}
 	return nil
 }
 
-// secured reports whether s asks for another TLS than the common one.
-func (s *Subscription) secured() bool { return s.TLSCA != "" || s.TLSCert != "" }
+// hasOwnTLS reports whether s has a CA or a client certificate of its own.
+func (s *Subscription) hasOwnTLS() bool { return s.TLSCA != "" || s.TLSCert != "" }
 
-// caPool is what the receiver's certificate must come from; nil: what the
-// machine trusts.
+// caPool returns the CAs of which one must have signed the receiver's certificate; nil:
+// those that the machine trusts.
 func (s *Subscription) caPool() (*x509.CertPool, error) {
 	if s.TLSCA == "" {
 		return nil, nil
 	}
-	cas, err := certificates(s.TLSCA)
+	cas, err := parseCertificates(s.TLSCA)
 	if err != nil {
 		return nil, err
 	}
@@ -74,8 +74,8 @@ func (s *Subscription) caPool() (*x509.CertPool, error) {
 	return pool, nil
 }
 
-// certificates reads PEM that holds certificates and nothing else.
-func certificates(text string) (all []*x509.Certificate, err error) {
+// parseCertificates parses PEM that contains certificates and nothing else.
+func parseCertificates(text string) (all []*x509.Certificate, err error) {
 	if len(text) > maxPEM {
 		return nil, errors.New("is longer than 32 KiB")
 	}
@@ -100,43 +100,43 @@ func certificates(text string) (all []*x509.Certificate, err error) {
 	return all, nil
 }
 
-// transports are the HTTP clients of the subscriptions that have a CA or a
-// certificate of their own. Those that have the same share one. The zero value
-// has none yet.
-type transports struct {
-	mu    sync.Mutex
-	all   map[identity]*transport
-	sweep time.Time // when it was last looked for those out of use
+// tlsTransports holds the HTTP clients of the subscriptions with a CA or certificate of
+// their own. Subscriptions with the same ones share a client. The zero value is empty.
+type tlsTransports struct {
+	mu        sync.Mutex
+	all       map[tlsIdentity]*tlsTransport
+	lastSweep time.Time // when unused ones were last closed
 }
 
-// An identity is all that a transport of one's own depends on.
-type identity struct {
+// A tlsIdentity is all that a tlsTransport depends on.
+type tlsIdentity struct {
 	ca, cert string
 	key      PrivateKey
 }
 
-type transport struct {
+// A tlsTransport is the HTTP client of one tlsIdentity.
+type tlsTransport struct {
 	*http.Transport
-	conns *conns // of the hosts whose names are written in ASCII
+	conns *connPool // of the hosts with ASCII names
 	used  time.Time
 }
 
-// of returns the transport of s: one like common, but for TLS.
-func (ts *transports) of(common *http.Transport, s *Subscription, now time.Time) (http.RoundTripper, error) {
+// transportFor returns the transport of s: a copy of common with the TLS settings of s.
+func (ts *tlsTransports) transportFor(common *http.Transport, s *Subscription, now time.Time) (http.RoundTripper, error) {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
-	if now.Sub(ts.sweep) > transportIdle {
-		ts.sweep = now
-		ts.drop(func(t *transport) bool { return now.Sub(t.used) > transportIdle })
+	if now.Sub(ts.lastSweep) > transportIdle {
+		ts.lastSweep = now
+		ts.closeWhere(func(t *tlsTransport) bool { return now.Sub(t.used) > transportIdle })
 	}
-	id := identity{s.TLSCA, s.TLSCert, s.TLSKey}
+	id := tlsIdentity{s.TLSCA, s.TLSCert, s.TLSKey}
 	t := ts.all[id]
 	if t == nil {
 		pool, err := s.caPool()
 		if err != nil {
 			return nil, err
 		}
-		t = &transport{Transport: common.Clone()}
+		t = &tlsTransport{Transport: common.Clone()}
 		t.TLSClientConfig.RootCAs = pool
 		if s.TLSCert != "" {
 			pair, err := tls.X509KeyPair([]byte(s.TLSCert), []byte(s.TLSKey))
@@ -145,10 +145,10 @@ func (ts *transports) of(common *http.Transport, s *Subscription, now time.Time)
 			}
 			t.TLSClientConfig.Certificates = []tls.Certificate{pair}
 		}
-		t.conns = newConns(t.DialContext, t.TLSClientConfig.Clone())
+		t.conns = newConnPool(t.DialContext, t.TLSClientConfig.Clone())
 		t.RegisterProtocol("https", t.conns)
 		if ts.all == nil {
-			ts.all = make(map[identity]*transport)
+			ts.all = make(map[tlsIdentity]*tlsTransport)
 		}
 		ts.all[id] = t
 	}
@@ -156,11 +156,11 @@ func (ts *transports) of(common *http.Transport, s *Subscription, now time.Time)
 	return t, nil
 }
 
-// drop closes the transports that are to be forgotten. An attempt under way
-// goes on, and its connection is closed when it has been idle.
-func (ts *transports) drop(which func(*transport) bool) {
+// closeWhere closes and removes the transports that unused selects. An attempt in flight is
+// finished, and its connection closed after its idle timeout.
+func (ts *tlsTransports) closeWhere(unused func(*tlsTransport) bool) {
 	for id, t := range ts.all {
-		if which(t) {
+		if unused(t) {
 			t.CloseIdleConnections()
 			t.conns.close()
 			delete(ts.all, id)
@@ -168,8 +168,9 @@ func (ts *transports) drop(which func(*transport) bool) {
 	}
 }
 
-func (ts *transports) close() {
+// close closes all transports.
+func (ts *tlsTransports) close() {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
-	ts.drop(func(*transport) bool { return true })
+	ts.closeWhere(func(*tlsTransport) bool { return true })
 }

@@ -22,22 +22,22 @@ import (
 	"time"
 )
 
-// An authority signs certificates.
-type authority struct {
+// A testCA signs certificates.
+type testCA struct {
 	t    *testing.T
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
 	pem  string
 }
 
-func newAuthority(t *testing.T) *authority {
-	a := &authority{t: t}
+func newTestCA(t *testing.T) *testCA {
+	a := &testCA{t: t}
 	template := &x509.Certificate{Subject: pkix.Name{CommonName: "CA"}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
-	a.cert, a.key, a.pem = a.make(template)
+	a.cert, a.key, a.pem = a.makeCert(template)
 	return a
 }
 
-func (a *authority) make(template *x509.Certificate) (*x509.Certificate, *ecdsa.PrivateKey, string) {
+func (a *testCA) makeCert(template *x509.Certificate) (*x509.Certificate, *ecdsa.PrivateKey, string) {
 	a.t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -60,15 +60,15 @@ func (a *authority) make(template *x509.Certificate) (*x509.Certificate, *ecdsa.
 	return cert, key, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 }
 
-// sign returns a certificate of a name, or of an address, and its key.
-func (a *authority) sign(name string) (cert, key string) {
+// signCert returns a certificate for a name or an address, and its key.
+func (a *testCA) signCert(name string) (cert, key string) {
 	a.t.Helper()
 	template := &x509.Certificate{Subject: pkix.Name{CommonName: name}, DNSNames: []string{name},
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}}
 	if ip := net.ParseIP(name); ip != nil {
 		template.IPAddresses, template.DNSNames = []net.IP{ip}, nil
 	}
-	_, k, cert := a.make(template)
+	_, k, cert := a.makeCert(template)
 	der, err := x509.MarshalPKCS8PrivateKey(k)
 	if err != nil {
 		a.t.Fatal(err)
@@ -76,10 +76,10 @@ func (a *authority) sign(name string) (cert, key string) {
 	return cert, string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
 }
 
-// strict starts a receiver that wants to know who calls.
-func (a *authority) strict(name string) string {
+// startTLSReceiver starts a receiver that requires a client certificate.
+func (a *testCA) startTLSReceiver(name string) string {
 	a.t.Helper()
-	cert, key := a.sign(name)
+	cert, key := a.signCert(name)
 	pair, err := tls.X509KeyPair([]byte(cert), []byte(key))
 	if err != nil {
 		a.t.Fatal(err)
@@ -98,13 +98,13 @@ func (a *authority) strict(name string) string {
 	return r.URL
 }
 
-// A subscription's CA and certificate are for its own attempts only.
+// The CA and the certificate of a subscription apply to its own attempts only.
 func TestOwnTLS(t *testing.T) {
-	ours, others := newAuthority(t), newAuthority(t)
-	cert, key := ours.sign("bellhop")
-	foreign, foreignKey := others.sign("bellhop")
-	here, elsewhere := ours.strict("127.0.0.1"), ours.strict("crm.example")
-	n := unstored(Config{Allow: loopback})
+	ours, others := newTestCA(t), newTestCA(t)
+	cert, key := ours.signCert("bellhop")
+	foreign, foreignKey := others.signCert("bellhop")
+	here, elsewhere := ours.startTLSReceiver("127.0.0.1"), ours.startTLSReceiver("crm.example")
+	n := newUnstored(Config{Allow: loopback})
 	defer n.sender.close()
 	for _, tt := range []struct {
 		name, url     string
@@ -121,7 +121,7 @@ func TestOwnTLS(t *testing.T) {
 		{"another's certificate", here, ours.pem, foreign, foreignKey, "bad certificate|certificate required|unknown certificate authority"},
 		{"another name", elsewhere, ours.pem, cert, key, "doesn't contain any IP SANs"},
 	} {
-		s := sub("a", tt.url)
+		s := testSubscription("a", tt.url)
 		s.Dialect, s.TLSCA, s.TLSCert, s.TLSKey = Unified, tt.ca, tt.cert, PrivateKey(tt.key)
 		if err := s.Validate(); err != nil {
 			t.Errorf("%s: %v", tt.name, err)
@@ -137,37 +137,37 @@ func TestOwnTLS(t *testing.T) {
 		for want := range strings.SplitSeq(tt.want, "|") {
 			found = found || strings.Contains(a.detail, want)
 		}
-		if a.outcome != waiting || !found {
+		if a.outcome != willRetry || !found {
 			t.Errorf("%s: %v, %q; want %q", tt.name, a.outcome, a.detail, tt.want)
 		}
 	}
-	if got := len(n.sender.own.all); got != 6 {
+	if got := len(n.sender.tlsTransports.all); got != 6 {
 		t.Errorf("%d transports are open, want one for each that differs: 6", got)
 	}
 
-	// What is not used is closed.
-	s := sub("a", here)
+	// An unused transport is closed.
+	s := testSubscription("a", here)
 	s.TLSCA = others.pem
-	if _, err := n.sender.own.of(n.sender.transport.(*http.Transport), &s, time.Now().Add(2*transportIdle)); err != nil {
+	if _, err := n.sender.tlsTransports.transportFor(n.sender.transport.(*http.Transport), &s, time.Now().Add(2*transportIdle)); err != nil {
 		t.Fatal(err)
 	}
-	if got := len(n.sender.own.all); got != 1 {
+	if got := len(n.sender.tlsTransports.all); got != 1 {
 		t.Errorf("%d transports are open, want the one that was used", got)
 	}
 
-	// The guard stands before these receivers too.
-	n = unstored(Config{})
+	// The egress guard checks these receivers too.
+	n = newUnstored(Config{})
 	defer n.sender.close()
 	s.Dialect, s.TLSCA = Unified, ours.pem
-	if a := attemptOnce(t, n, s); a.outcome != waiting || !strings.Contains(a.detail, "egress to 127.0.0.1:") {
+	if a := attemptOnce(t, n, s); a.outcome != willRetry || !strings.Contains(a.detail, "egress to 127.0.0.1:") {
 		t.Errorf("a receiver on loopback: %v, %q", a.outcome, a.detail)
 	}
 }
 
 func TestBadTLS(t *testing.T) {
-	a := newAuthority(t)
-	cert, key := a.sign("bellhop")
-	_, otherKey := a.sign("bellhop")
+	a := newTestCA(t)
+	cert, key := a.signCert("bellhop")
+	_, otherKey := a.signCert("bellhop")
 	long := strings.Repeat(cert, maxPEM/len(cert)+1)
 	for _, tt := range []struct {
 		ca, cert, key, url string
@@ -194,7 +194,7 @@ func TestBadTLS(t *testing.T) {
 		{a.pem, "", "", "http://crm.example/", "url"},
 		{"", cert, key, "HTTP://crm.example/", "url"},
 	} {
-		s := sub("a", "https://crm.example/")
+		s := testSubscription("a", "https://crm.example/")
 		s.TLSCA, s.TLSCert, s.TLSKey = tt.ca, tt.cert, PrivateKey(tt.key)
 		if tt.url != "" {
 			s.URL = tt.url
@@ -213,17 +213,17 @@ func TestBadTLS(t *testing.T) {
 
 // The key is stored and never shown.
 func TestKeyIsWriteOnly(t *testing.T) {
-	a := newAuthority(t)
-	cert, key := a.sign("bellhop")
+	a := newTestCA(t)
+	cert, key := a.signCert("bellhop")
 	js, closeStore := openStore(t, t.TempDir())
 	defer closeStore()
 	n, err := Open(t.Context(), js, Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := sub("", "https://crm.example/")
+	s := testSubscription("", "https://crm.example/")
 	s.TLSCert, s.TLSKey = cert, PrivateKey(key)
-	made := subscribe(t, n, s)
+	made := mustSubscribe(t, n, s)
 	one, err := n.Subscription(made.ID)
 	if err != nil {
 		t.Fatal(err)

@@ -6,10 +6,10 @@ import (
 	"syscall"
 )
 
-// unread reports whether a kept connection has bytes that nobody asked for, or was
-// closed by the receiver: it must not be used again. Of TLS these are bytes of any
-// record, as an alert that closes it.
-func unread(c net.Conn) (unread bool) {
+// hasUnreadBytes reports whether a kept connection has bytes that belong to no request,
+// or was closed by the receiver: it must not be used again. On TLS these may be bytes of
+// any record, such as a closing alert.
+func hasUnreadBytes(c net.Conn) (unread bool) {
 	if t, ok := c.(*tls.Conn); ok {
 		c = t.NetConn()
 	}

@@ -4,6 +4,6 @@ package notify
 
 import "net"
 
-// unread reports whether a kept connection has bytes that nobody asked for. Only
-// Linux is asked: elsewhere they are skipped before the next answer.
-func unread(net.Conn) bool { return false }
+// hasUnreadBytes reports false: only Linux can be asked for unread bytes of a kept
+// connection. Elsewhere they are skipped before the next response.
+func hasUnreadBytes(net.Conn) bool { return false }

@@ -78,9 +78,9 @@ func (s *site) owe(n int) {
 			Extension: dialog.Extension{User: "101", Domain: "pbx.example"}, CallerNum: "200", CalledNumber: "101",
 		}
 		if i%1000 == 0 {
-			s.eventually("the log keeps up", func() bool { return notifier.Stats().Unsaid < 2000 })
+			s.eventually("the log keeps up", func() bool { return notifier.Stats().Unpublished < 2000 })
 		}
-		notifier.Say(events[i : i+1])
+		notifier.Publish(events[i : i+1])
 	}
 	outbox, err := js.Stream(s.t.Context(), "bellhop_outbox")
 	if err != nil {

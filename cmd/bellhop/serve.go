@@ -298,8 +298,8 @@ func buildPipeline(ctx context.Context, cfg config, js jetstream.JetStream, log 
 		Version:          buildVersion(),
 		Log:              log,
 		Transport:        w.transport,
-		Prompt:           w.unbatched,
-		Wall:             w.wall,
+		PublishAtOnce:    w.unbatched,
+		WallClock:        w.wall,
 		Spool:            spoolIn(cfg),
 	})
 	if err != nil {
@@ -324,7 +324,7 @@ func buildPipeline(ctx context.Context, cfg config, js jetstream.JetStream, log 
 // restoreTracker returns a tracker with the calls that were live when this node stopped,
 // and the keeper that stores them.
 func restoreTracker(ctx context.Context, cfg config, node string, js jetstream.JetStream, clock func() (time.Time, time.Duration), n *notify.Notifier, log *slog.Logger) (*keep.Keeper, *dialog.Tracker, error) {
-	k, err := keep.Open(ctx, js, keep.Config{Node: node, Replicas: cfg.Store.Replicas, OldestUnpublished: n.Unsaid, LogEnd: n.LogEnd, Log: log})
+	k, err := keep.Open(ctx, js, keep.Config{Node: node, Replicas: cfg.Store.Replicas, OldestUnpublished: n.OldestUnpublished, LogEnd: n.LogEnd, Log: log})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -334,7 +334,7 @@ func restoreTracker(ctx context.Context, cfg config, node string, js jetstream.J
 	}
 	q := notify.Query{Since: mark.Time, Limit: 1000}
 	if mark.Time.IsZero() {
-		q.Place = mark.Position + 1
+		q.Position = mark.Position + 1
 	}
 	var events []dialog.Event
 	for ; mark.Exists; q.After = events[len(events)-1].ID {

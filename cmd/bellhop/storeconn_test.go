@@ -334,7 +334,7 @@ func TestNamesOfAnyLengthKeepStoreConnected(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(startTask(func(ctx context.Context) { n.Run(ctx) }))
-	keeper, err := keep.Open(t.Context(), js, keep.Config{Node: "N", OldestUnpublished: n.Unsaid, LogEnd: n.LogEnd, Log: quiet()})
+	keeper, err := keep.Open(t.Context(), js, keep.Config{Node: "N", OldestUnpublished: n.OldestUnpublished, LogEnd: n.LogEnd, Log: quiet()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -372,7 +372,7 @@ func TestNamesOfAnyLengthKeepStoreConnected(t *testing.T) {
 	name := func() string { return hostileName(random) }
 	observe := func(m dialog.Message) {
 		m.At = time.Now()
-		n.Say(tracker.Observe(m))
+		n.Publish(tracker.Observe(m))
 	}
 	for range rounds {
 		head := fmt.Sprintf("From: %q <sip:%s@%s>\r\nTo: <sip:%s@%s>\r\nContact: <sip:%s@%s>\r\nDiversion: <sip:%s@x>\r\n",
@@ -417,14 +417,14 @@ func TestNamesOfAnyLengthKeepStoreConnected(t *testing.T) {
 	observe(dialog.Message{Src: dialog.Edge, Dst: dialog.PBX, Method: "INVITE", CallID: "good", FromTag: "1", Branch: "b", Head: "INVITE sip:2@pbx SIP/2.0\r\nFrom: <sip:1@pbx>\r\nTo: <sip:2@pbx>\r\n"})
 	observe(dialog.Message{Src: dialog.PBX, Dst: dialog.Edge, Method: "INVITE", Status: 486, CallID: "good", FromTag: "1", ToTag: "2", Branch: "b", Head: "SIP/2.0 486 Busy Here\r\nFrom: <sip:1@pbx>\r\nTo: <sip:2@pbx>\r\n"})
 	deadline := time.Now().Add(patience)
-	for (n.Stats().Unsaid > 0 || keeper.Pending() > 0) && time.Now().Before(deadline) {
+	for (n.Stats().Unpublished > 0 || keeper.Pending() > 0) && time.Now().Before(deadline) {
 		select {
 		case <-time.After(10 * time.Millisecond):
 		case <-t.Context().Done():
 		}
 	}
-	if s := n.Stats(); s.Unsaid > 0 || s.Said == 0 || s.Dropped > 0 || s.Panics > 0 {
-		t.Errorf("%d events published, %d unpublished, %d dropped, %d panics", s.Said, s.Unsaid, s.Dropped, s.Panics)
+	if s := n.Stats(); s.Unpublished > 0 || s.Published == 0 || s.Dropped > 0 || s.Panics > 0 {
+		t.Errorf("%d events published, %d unpublished, %d dropped, %d panics", s.Published, s.Unpublished, s.Dropped, s.Panics)
 	}
 	if w := keeper.Pending(); w > 0 {
 		t.Errorf("%d live calls are not kept", w)
@@ -436,7 +436,7 @@ func TestNamesOfAnyLengthKeepStoreConnected(t *testing.T) {
 	if nc := js.Conn(); nc.IsClosed() || nc.Stats().Reconnects > 0 {
 		t.Errorf("the connection was made anew %d times: %v", nc.Stats().Reconnects, nc.LastError())
 	}
-	t.Logf("%d events", n.Stats().Said)
+	t.Logf("%d events", n.Stats().Published)
 }
 
 // TestVerifiesServerNames expects a certificate for the configured name of a server.

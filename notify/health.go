@@ -1,0 +1,187 @@
+package notify
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"bellhop/dialog"
+)
+
+// A healthState is the health of a subscription whose deliveries fail. The store keeps its
+// JSON form: fields are only ever added.
+type healthState struct {
+	Failing time.Time `json:"failing,omitzero"`  // since when all attempts fail
+	Paused  time.Time `json:"paused,omitzero"`   // since when a circuit breaker is open; zero: none is
+	Why     string    `json:"why,omitempty"`     // the last known failure
+	Breaker string    `json:"breaker,omitempty"` // scope of the open breaker; "": none, or written by an older version
+}
+
+// The scopes of a circuit breaker. The words are stored: never change one, only add.
+const (
+	breakerEndpoint     = "endpoint"
+	breakerSubscription = "subscription"
+)
+
+// healthDelay is how long a subscription fails before its healthState is stored.
+const healthDelay = time.Minute
+
+// healthStates holds the health of all subscriptions that fail. The delivering node writes
+// it, and all nodes read it. A subscription without an entry is healthy.
+type healthStates struct {
+	kv     jetstream.KeyValue
+	nc     *nats.Conn
+	wakeup chan struct{} // capacity 1: unsaved is not empty
+
+	mu      sync.Mutex
+	known   map[string]healthState  // by subscription id
+	unsaved map[string]*healthState // to be written; nil: to be deleted
+}
+
+// openHealthStates opens the bucket of health: subscription id to JSON. A deleted entry
+// leaves a marker, which stays: without it, a server that was killed could restore the
+// deleted entry.
+func openHealthStates(ctx context.Context, js jetstream.JetStream, c Config) (jetstream.KeyValue, error) {
+	return openBucket(ctx, js, c, jetstream.KeyValueConfig{
+		Bucket:      "bellhop_standings",
+		Description: "subscriptions whose deliveries fail",
+	})
+}
+
+// get returns the health of a subscription; ok is false if it is healthy.
+func (h *healthStates) get(id string) (healthState, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	st, ok := h.known[id]
+	return st, ok
+}
+
+// set records the health of a subscription and has it written; nil: healthy.
+func (h *healthStates) set(id string, st *healthState) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if _, known := h.known[id]; st == nil && !known {
+		return
+	}
+	h.unsaved[id] = st
+	if delete(h.known, id); st != nil {
+		h.known[id] = *st
+	}
+	signal(h.wakeup)
+}
+
+// watch applies the entries of the bucket and, with forever, every change until ctx ends.
+// Entries still to be written are newer and stay.
+func (h *healthStates) watch(ctx context.Context, forever bool) error {
+	return watchBucket(ctx, h.kv, forever, h.applyEntry)
+}
+
+// applyEntry applies one entry of the bucket.
+func (h *healthStates) applyEntry(e jetstream.KeyValueEntry) error {
+	var st healthState
+	if e.Operation() == jetstream.KeyValuePut {
+		if err := json.Unmarshal(e.Value(), &st); err != nil {
+			return fmt.Errorf("health of subscription %s: %w", e.Key(), err)
+		}
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if _, ours := h.unsaved[e.Key()]; ours {
+		return nil
+	}
+	if delete(h.known, e.Key()); e.Operation() == jetstream.KeyValuePut {
+		h.known[e.Key()] = st
+	}
+	return nil
+}
+
+// saveChanges writes changes until ctx ends, and then the rest for at most 2 s.
+func (h *healthStates) saveChanges(ctx context.Context) error {
+	last, cancel := withDrainTime(ctx, h.nc)
+	defer cancel()
+	for {
+		h.mu.Lock()
+		changes := maps.Clone(h.unsaved)
+		h.mu.Unlock()
+		for id, st := range changes {
+			if err := h.saveState(last, id, st); err != nil {
+				return err
+			}
+		}
+		if len(changes) > 0 {
+			continue
+		}
+		select {
+		case <-h.wakeup:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// saveState writes the health of one subscription.
+func (h *healthStates) saveState(ctx context.Context, id string, st *healthState) error {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	var err error
+	if st == nil {
+		err = h.kv.Delete(ctx, id)
+	} else {
+		b, _ := json.Marshal(st) // cannot fail: strings and times of this century
+		_, err = h.kv.Put(ctx, id, b)
+	}
+	if err != nil {
+		return fmt.Errorf("health of subscription %s: %w", id, err)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.unsaved[id] == st {
+		delete(h.unsaved, id)
+	}
+	return nil
+}
+
+// pauseReason returns why s is paused: the open circuit breaker and the failure that opened
+// it.
+func (st *healthState) pauseReason(s *Subscription) string {
+	if st.Breaker == breakerEndpoint {
+		u, _ := url.Parse(urlBeforeVariables(s.URL)) // Validate has parsed it
+		return "endpoint " + endpointKey(u) + " is down: " + st.Why
+	}
+	return "the URL of the subscription fails: " + st.Why
+}
+
+// withHealth returns s with its state and reason if it is paused.
+func (h *healthStates) withHealth(s Subscription) Subscription {
+	if st, ok := h.get(s.ID); ok && s.Active && !st.Paused.IsZero() {
+		s.State = StatePaused
+		s.Why = "paused since " + st.Paused.UTC().Format(time.RFC3339) + ", but for a probe every 30 s at most: " + st.pauseReason(&s)
+	}
+	return s
+}
+
+// stateEvent returns the event of type subscription-state that reports the state of a
+// subscription. Its extension is the one that the subscription names, or its regular
+// expression.
+func stateEvent(s *Subscription, state State, why string, at time.Time) dialog.Event {
+	user, domain, _ := strings.Cut(s.Extension, "@")
+	if s.Extension == "" {
+		user = s.ExtensionRegex
+	}
+	sum := sha256.Sum256([]byte(s.ID + " " + string(state) + " " + at.UTC().Format(time.RFC3339Nano)))
+	return dialog.Event{
+		ID: hex.EncodeToString(sum[:16]), At: at, Type: dialog.SubscriptionState,
+		Extension:    dialog.Extension{User: user, Domain: domain},
+		Subscription: &dialog.Subscription{ID: s.ID, State: string(state), Why: why},
+	}
+}

@@ -1,0 +1,154 @@
+package notify
+
+import (
+	"context"
+	"encoding/json"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"bellhop/dialog"
+)
+
+// manualTimeout limits a redelivery or test, for which a user waits.
+const manualTimeout = 15 * time.Second
+
+// redeliveredSubject is the NATS subject on which the delivering node learns of
+// redeliveries. It is not stored: after a lost message the event is delivered again.
+const redeliveredSubject = "bellhop.delivered"
+
+// redelivery announces that Redeliver has delivered an event.
+type redelivery struct {
+	Subscription string `json:"subscription"`
+	Queue        string `json:"lane"`
+	Seq          uint64 `json:"seq"` // position of the event in the log
+
+	OnAnswer string `json:"on_answer,omitempty"` // of a newCall: see callURLs
+	OnHangup string `json:"on_hangup,omitempty"`
+	Named    bool   `json:"named,omitempty"` // it went to a URL that the receiver had named
+}
+
+// Redeliver makes one attempt at a delivery now, whatever its state: outside the order of
+// its call, and even while it is paused or its subscription disabled. The webhook-id is the
+// same. If the attempt succeeds, the delivery is delivered; else its state does not change.
+// The attempt takes at most 15 seconds and is recorded.
+//
+// The error is ErrNoDelivery, ErrNotFound if the subscription is gone, ErrEventGone, or of
+// the store. A failed attempt is no error.
+func (n *Notifier) Redeliver(ctx context.Context, id string) (Attempt, error) {
+	d, err := n.Delivery(ctx, id)
+	if err != nil {
+		return Attempt{}, err
+	}
+	s, err := n.registry.get(d.Subscription)
+	if err != nil {
+		return Attempt{}, err
+	}
+	e, err := n.readEvent(ctx, d.seq)
+	if err != nil {
+		return Attempt{}, err
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), manualTimeout) // the attempt goes on even if the client leaves
+	defer cancel()
+	a := n.attemptNow(ctx, &s, e, d.seq)
+	n.records.addRecord(a)
+	if a.outcome == delivered {
+		h := redelivery{Subscription: s.ID, Queue: queueName(e), Seq: d.seq, Named: a.namedURL != nil}
+		h.OnAnswer, h.OnHangup = a.urls.asText()
+		message, _ := json.Marshal(h) // cannot fail: strings, a number and a bool
+		if err := n.js.Conn().Publish(redeliveredSubject, message); err != nil {
+			n.log.Warn("redelivery not announced: the event may be delivered again", "subscriber", s.ID, "event", e.ID, "err", err)
+		}
+	}
+	return a.asRecorded(), nil
+}
+
+// attemptNow makes one attempt at once, outside the scheduler.
+func (n *Notifier) attemptNow(ctx context.Context, s *Subscription, e *dialog.Event, seq uint64) *attempt {
+	u, _ := url.Parse(urlBeforeVariables(s.URL)) // Validate has parsed it
+	a := &attempt{
+		delivery: &delivery{seq: seq, id: e.ID, kind: e.Type, at: e.At},
+		sub:      s, url: u, signer: newSigner(s), loadedEvent: e,
+	}
+	a.manual = true
+	n.sender.makeAttempt(ctx, n, a)
+	a.outcomeWord = Failed
+	if a.outcome == delivered {
+		a.outcomeWord = Delivered
+	}
+	return a
+}
+
+// asRecorded returns the attempt as the delivery log shows it.
+func (a *attempt) asRecorded() Attempt {
+	var l attemptRecord
+	if err := json.Unmarshal(a.appendRecord(nil), &l); err != nil {
+		panic(err) // it was encoded just now
+	}
+	return l.asAttempt()
+}
+
+// applyRedelivery applies the announcement of a redelivery.
+func (l *deliveryLoop) applyRedelivery(m *nats.Msg) {
+	var h redelivery
+	if err := json.Unmarshal(m.Data, &h); err != nil {
+		l.log.Error("redelivery not decoded", "subject", m.Subject, "err", err)
+		return
+	}
+	l.scheduler.applyRedelivery(time.Now(), h)
+}
+
+// A SampleResult is the result of sending one sample.
+type SampleResult struct {
+	Type    string // as the subscription names it
+	ID      string // the webhook-id
+	Attempt Attempt
+}
+
+// maxSamples is how many samples are in flight at once.
+const maxSamples = 4
+
+// Test sends a subscription one sample of each of its types, now and once, signed as usual,
+// even if it is disabled or paused. The ids of samples begin with "test-". Samples are in
+// no log, and their results change nothing. The dials are sent first, and the rest once
+// they are answered: receivers refuse events of a call whose beginning they do not know.
+// All samples together take at most 15 seconds.
+//
+// The error is ErrNotFound. A failed attempt is no error.
+func (n *Notifier) Test(ctx context.Context, id string) ([]SampleResult, error) {
+	s, err := n.registry.get(id)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, manualTimeout)
+	defer cancel()
+	p := newSampler(&s, time.Now())
+	results := make([]SampleResult, len(p.types))
+	slots := make(chan struct{}, maxSamples)
+	var under sync.WaitGroup
+	for i, t := range p.types {
+		if i > 0 && strings.HasPrefix(p.types[i-1], "dial-") && !strings.HasPrefix(t, "dial-") {
+			under.Wait()
+		}
+		slots <- struct{}{}
+		under.Go(func() {
+			defer func() { <-slots }()
+			defer n.recoverPanic("send sample")
+			e := p.makeEvent(t)
+			results[i] = SampleResult{t, deliveryID(e.ID, s.ID), n.sendSample(ctx, &s, e)}
+		})
+	}
+	under.Wait()
+	return results, nil
+}
+
+// sendSample sends a sample, unless the time of the test is over.
+func (n *Notifier) sendSample(ctx context.Context, s *Subscription, e *dialog.Event) Attempt {
+	if end, _ := ctx.Deadline(); ctx.Err() != nil || !time.Now().Before(end) {
+		return Attempt{At: time.Now(), Outcome: Failed, ByHand: true, Error: "not sent: those before it took all of the " + manualTimeout.String()}
+	}
+	return n.attemptNow(ctx, s, e, 0).asRecorded()
+}

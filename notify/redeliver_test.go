@@ -1,0 +1,539 @@
+package notify
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"bellhop/dialog"
+)
+
+// A switchableReceiver answers with a status that can be changed.
+type switchableReceiver struct {
+	mu     sync.Mutex
+	status int // 0: no response
+	got    []string
+}
+
+func (l *switchableReceiver) setStatus(status int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.status = status
+}
+
+func (l *switchableReceiver) RoundTrip(r *http.Request) (*http.Response, error) {
+	l.mu.Lock()
+	status := l.status
+	l.got = append(l.got, r.Header.Get("Webhook-Id"))
+	l.mu.Unlock()
+	if status == 0 {
+		<-r.Context().Done()
+		return nil, r.Context().Err()
+	}
+	return newResponse(status, nil, "hello"), nil
+}
+
+func (l *switchableReceiver) countOf(id string) (n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, got := range l.got {
+		if got == id {
+			n++
+		}
+	}
+	return n
+}
+
+// countOutbox returns how many deliveries the outbox has.
+func countOutbox(t *testing.T, n *Notifier) (pending int) {
+	t.Helper()
+	err := readMessages(t.Context(), n.outbox, jetstream.OrderedConsumerConfig{FilterSubjects: []string{"bellhop.delivery.*.*"}}, func(m jetstream.Msg) error {
+		if len(m.Data()) > 0 {
+			pending++
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pending
+}
+
+func TestRedeliverOnce(t *testing.T) {
+	for _, tt := range []struct {
+		name          string
+		status        int // before
+		typ           dialog.Type
+		wait          time.Duration
+		change        func(*Subscription) error // before it is redelivered; nil: none
+		before, after string
+		ended         Stats
+	}{
+		{"waiting", 500, dialog.Hangup, time.Second, nil,
+			"waiting; 1 waiting 500", "delivered; 1 waiting 500; 0 delivered 200 by hand", Stats{Published: 1, Failed: 1, Delivered: 1}},
+		{"delivered", 200, dialog.Hangup, time.Second, nil,
+			"delivered; 1 delivered 200", "delivered; 1 delivered 200; 0 delivered 200 by hand", Stats{Published: 1, Delivered: 1}},
+		{"expired", 500, dialog.DialIn, 2 * time.Minute, nil,
+			"expired; 1 waiting 500; 2 waiting 500; 0 expired", "delivered; 1 waiting 500; 2 waiting 500; 0 expired; 0 delivered 200 by hand", Stats{Published: 1, Failed: 2, Expired: 1}},
+		{"refused", 410, dialog.Hangup, time.Second, nil,
+			"refused; 1 refused 410", "delivered; 1 refused 410; 0 delivered 200 by hand", Stats{Published: 1, Refused: 1, Disabled: 1}},
+		{"canceled", 500, dialog.Hangup, time.Second, func(s *Subscription) error { s.Active = false; return nil },
+			"canceled; 1 waiting 500; 0 canceled", "delivered; 1 waiting 500; 0 canceled; 0 delivered 200 by hand", Stats{Published: 1, Failed: 1, Canceled: 1}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			l := &switchableReceiver{status: tt.status}
+			playWithTransport(t, Config{Transport: l}, func(t *testing.T, _ jetstream.JetStream, n *Notifier) {
+				s := testSubscription("", "http://crm/hook")
+				s.LiveTTL = Duration(3 * time.Second)
+				s = mustSubscribe(t, n, s)
+				n.Publish(eventsOf("c", tt.typ))
+				time.Sleep(tt.wait)
+				id := "ca-" + s.ID
+				if tt.change != nil {
+					if _, err := n.Edit(t.Context(), s.ID, 0, tt.change); err != nil {
+						t.Fatal(err)
+					}
+					time.Sleep(time.Second)
+				}
+				if got := deliveryNow(t, n, id).summary(); got != tt.before {
+					t.Errorf("before: %s, want %s", got, tt.before)
+				}
+				tries := l.countOf(id)
+
+				l.setStatus(503)
+				a, err := n.Redeliver(t.Context(), id)
+				if err != nil || a.Outcome != Failed || a.Status != 503 || !a.ByHand || a.Error != "503 Service Unavailable" || !a.Next.IsZero() {
+					t.Errorf("a receiver that is down: %+v, %v", a, err)
+				}
+				time.Sleep(time.Second)
+				d := deliveryNow(t, n, id)
+				if got, want := d.summary(), tt.before+"; 0 failed 503 by hand"; got != want {
+					t.Errorf("after a failure: %s, want %s", got, want)
+				}
+
+				l.setStatus(200)
+				a, err = n.Redeliver(t.Context(), id)
+				if err != nil || a.Outcome != Delivered || a.Status != 200 || a.Error != "" || a.Answer.Body != "hello" || a.Request.Header["Webhook-Id"] != id {
+					t.Errorf("a receiver that is up: %+v, %v", a, err)
+				}
+				time.Sleep(20 * time.Second)
+				want := strings.Replace(tt.after, "; 0 delivered 200 by hand", "; 0 failed 503 by hand; 0 delivered 200 by hand", 1)
+				if got := deliveryNow(t, n, id).summary(); got != want {
+					t.Errorf("after a success: %s, want %s", got, want)
+				}
+				if got := l.countOf(id); got != tries+2 {
+					t.Errorf("it was sent %d times, want %d and twice by hand", got, tries)
+				}
+				if got := n.Stats(); got != tt.ended {
+					t.Errorf("got %+v, want %+v", got, tt.ended)
+				}
+				if got := countOutbox(t, n); got != 0 {
+					t.Errorf("the outbox has %d deliveries", got)
+				}
+				ids, all := readDeliveries(t, n, DeliveryQuery{})
+				if !slices.Equal(ids, []string{"ca"}) || all[0].summary() != want {
+					t.Errorf("listed are %v", ids)
+				}
+			})
+		})
+	}
+}
+
+func TestRedeliverErrors(t *testing.T) {
+	l := &switchableReceiver{status: 200}
+	playWithTransport(t, Config{Transport: l}, func(t *testing.T, js jetstream.JetStream, n *Notifier) {
+		s := mustSubscribe(t, n, testSubscription("", "http://crm/hook"))
+		other := mustSubscribe(t, n, testSubscription("", "http://other/hook"))
+		n.Publish(eventsOf("c", dialog.Hangup))
+		time.Sleep(time.Second)
+		if err := n.Unsubscribe(t.Context(), other.ID, 0); err != nil {
+			t.Fatal(err)
+		}
+		for id, want := range map[string]error{"cb-" + s.ID: ErrNoDelivery, "x": ErrNoDelivery, "ca-" + other.ID: ErrNotFound} {
+			if a, err := n.Redeliver(t.Context(), id); !errors.Is(err, want) {
+				t.Errorf("%s: %+v, %v, want %v", id, a, err, want)
+			}
+		}
+		if err := n.events.Purge(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if a, err := n.Redeliver(t.Context(), "ca-"+s.ID); !errors.Is(err, ErrEventGone) {
+			t.Errorf("without the event: %+v, %v", a, err)
+		}
+		if got := len(l.got); got != 2 {
+			t.Errorf("%d requests were made, want the first two", got)
+		}
+	})
+}
+
+// The attempt is made and recorded even if the caller leaves.
+func TestRedeliverOutlivesItsCaller(t *testing.T) {
+	l := &switchableReceiver{status: 200}
+	playWithTransport(t, Config{Transport: l}, func(t *testing.T, _ jetstream.JetStream, n *Notifier) {
+		s := testSubscription("", "http://crm/hook")
+		s.Timeout = Duration(time.Minute)
+		s = mustSubscribe(t, n, s)
+		n.Publish(eventsOf("c", dialog.Hangup))
+		time.Sleep(time.Second)
+		l.setStatus(0)
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(time.Second, cancel)
+		begin := time.Now()
+		a, err := n.Redeliver(ctx, "ca-"+s.ID)
+		if took := time.Since(begin); err != nil || took != manualTimeout || a.Error != "no answer within 15s" {
+			t.Errorf("after %v: %+v, %v", took, a, err)
+		}
+		time.Sleep(time.Second)
+		if got, want := deliveryNow(t, n, "ca-"+s.ID).summary(), "delivered; 1 delivered 200; 0 failed by hand"; got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	})
+}
+
+// Any node can redeliver: the delivering node is notified.
+func TestRedeliverByAnotherNode(t *testing.T) {
+	l := &switchableReceiver{status: 500}
+	c := Config{Transport: l, Node: "a", KeepEvents: keepForever}
+	playWithTransport(t, c, func(t *testing.T, js jetstream.JetStream, n *Notifier) {
+		c.Node = "b"
+		other, stop := startNotifier(t, js, c)
+		defer stop()
+		s := mustSubscribe(t, n, testSubscription("", "http://crm/hook"))
+		n.Publish(eventsOf("c", dialog.DialIn, dialog.Hangup))
+		time.Sleep(1500 * time.Millisecond)
+		l.setStatus(200)
+		id := "ca-" + s.ID
+		if a, err := other.Redeliver(t.Context(), id); err != nil || a.Outcome != Delivered {
+			t.Errorf("got %+v, %v", a, err)
+		}
+		time.Sleep(100 * time.Millisecond)
+		if a, b := l.countOf(id), l.countOf("cb-"+s.ID); a != 2 || b != 1 {
+			t.Errorf("the dial was sent %d times, want 2; the hangup behind it %d times, want 1", a, b)
+		}
+		time.Sleep(time.Minute)
+		if n.Stats().Delivered != 2 || n.Stats().Pending != 0 || other.Stats().Delivered != 0 || l.countOf(id) != 2 {
+			t.Errorf("got %+v and %+v", n.Stats(), other.Stats())
+		}
+		for _, node := range []*Notifier{n, other} {
+			if got, want := deliveryNow(t, node, id).summary(), "delivered; 1 waiting 500; 0 delivered 200 by hand"; got != want {
+				t.Errorf("got %s, want %s", got, want)
+			}
+		}
+	})
+}
+
+// An attempt in flight when a redelivery succeeds is finished, and makes no difference.
+func TestRedeliverWhileBeingDelivered(t *testing.T) {
+	l := &switchableReceiver{}
+	playWithTransport(t, Config{Transport: l}, func(t *testing.T, _ jetstream.JetStream, n *Notifier) {
+		s := mustSubscribe(t, n, testSubscription("", "http://crm/hook"))
+		n.Publish(eventsOf("c", dialog.Hangup))
+		time.Sleep(5 * time.Second)
+		id := "ca-" + s.ID
+		if got := deliveryNow(t, n, id).summary(); got != "waiting" {
+			t.Errorf("while it is attempted it is %s", got)
+		}
+		l.setStatus(200)
+		if a, err := n.Redeliver(t.Context(), id); err != nil || a.Outcome != Delivered {
+			t.Errorf("got %+v, %v", a, err)
+		}
+		time.Sleep(time.Minute)
+		if got, want := deliveryNow(t, n, id).summary(), "delivered; 1 failed; 0 delivered 200 by hand"; got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+		if got := countOutbox(t, n); got != 0 || l.countOf(id) != 2 {
+			t.Errorf("the outbox has %d deliveries, and it was sent %d times", got, l.countOf(id))
+		}
+	})
+}
+
+// A redelivered delivery ends, wherever it is in its queue; one in flight ends with its
+// attempt.
+func TestRedeliveryEndsDelivery(t *testing.T) {
+	setting := func(t *testing.T) *schedulerTest {
+		s := newSchedulerTest(t, testSubscription("s", "http://a/"))
+		s.publish("c", dialog.DialIn, dialog.Answer, dialog.Hangup)
+		return s
+	}
+	for _, tt := range []struct {
+		name string
+		play func(*schedulerTest)
+		ends string
+		next string // the next attempt
+	}{
+		{"due delivery", func(s *schedulerTest) { s.redeliver(s.now, "s", "c", 1) }, "0s s c/1 delivered", "c/2"},
+		{"queued delivery", func(s *schedulerTest) {
+			s.redeliver(s.now, "s", "c", 2)
+			s.finish(s.takeDueAttempts()[0], delivered)
+		}, "0s s c/2 delivered, 0s s c/1 delivered", "c/3"},
+		{"delivery that backs off", func(s *schedulerTest) {
+			s.finish(s.takeDueAttempts()[0], willRetry)
+			s.redeliver(s.now, "s", "c", 1)
+		}, "0s s c/1 delivered", "c/2"},
+		{"sending, and it fails", func(s *schedulerTest) {
+			a := s.takeDueAttempts()[0]
+			s.redeliver(s.now, "s", "c", 1)
+			s.finish(a, willRetry)
+		}, "0s s c/1 delivered", "c/2"},
+		{"sending, and it succeeds", func(s *schedulerTest) {
+			a := s.takeDueAttempts()[0]
+			s.redeliver(s.now, "s", "c", 1)
+			s.finish(a, delivered)
+		}, "0s s c/1 delivered", "c/2"},
+		{"sending, and the subscription goes", func(s *schedulerTest) {
+			a := s.takeDueAttempts()[0]
+			s.redeliver(s.now, "s", "c", 1)
+			s.applySubscription(Subscription{ID: "s"}, time.Time{})
+			s.finish(a, willRetry)
+		}, "0s s c/2 canceled, 0s s c/3 canceled, 0s s c/1 delivered", ""},
+		{"ended delivery", func(s *schedulerTest) {
+			s.finish(s.takeDueAttempts()[0], delivered)
+			s.redeliver(s.now, "s", "c", 1)
+		}, "0s s c/1 delivered", "c/2"},
+		{"of another call", func(s *schedulerTest) { s.redeliver(s.now, "s", "d", 1) }, "", "c/1"},
+		{"of nobody", func(s *schedulerTest) { s.redeliver(s.now, "t", "c", 1) }, "", "c/1"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := setting(t)
+			tt.play(s)
+			s.wantEqual("ends", strings.Join(s.ends, ", "), tt.ends)
+			s.wantEqual("next", s.labelsOf(s.takeDueAttempts()), tt.next)
+		})
+	}
+}
+
+// A successful redelivery ends a pause, like any success.
+func TestRedeliveryEndsPause(t *testing.T) {
+	s := newSchedulerTest(t, testSubscription("s", "http://a/"))
+	for i := range maxFailuresInRow {
+		s.publish(fmt.Sprint("c", i), dialog.Hangup)
+	}
+	for {
+		as := s.takeDueAttempts()
+		if len(as) == 0 {
+			break
+		}
+		for _, a := range as {
+			s.finish(a, willRetry)
+		}
+	}
+	if len(s.openEndpoints) != 1 {
+		t.Fatal("the endpoint is not paused")
+	}
+	s.redeliver(s.now, "s", "c2", 3)
+	s.wantEqual("ends", strings.Join(s.ends, ", "), "0s s c2/3 delivered")
+	s.sleepFor(6 * time.Second) // deliveries that failed before the breaker opened
+	if as := s.takeDueAttempts(); len(s.openEndpoints) != 0 || len(as) != maxFailuresInRow-1 {
+		t.Errorf("after it %d are attempted, want %d", len(as), maxFailuresInRow-1)
+	}
+}
+
+func TestTestSendsSamples(t *testing.T) {
+	type sent struct {
+		request
+		begin time.Time
+	}
+	for _, dialect := range []Dialect{Unified, Telphin, CTI, JSON, CloudEvents} {
+		t.Run(string(dialect), func(t *testing.T) {
+			var mu sync.Mutex
+			var got []sent
+			receiver := roundTripper(func(r *http.Request) (*http.Response, error) {
+				body, _ := io.ReadAll(r.Body)
+				mu.Lock()
+				got = append(got, sent{request{r.Header.Get("Webhook-Id"), nil, string(body), r}, time.Now()})
+				mu.Unlock()
+				time.Sleep(time.Second)
+				return newResponse(202, nil, "thank you"), nil
+			})
+			playWithTransport(t, Config{Transport: receiver}, func(t *testing.T, _ jetstream.JetStream, n *Notifier) {
+				s := NewSubscription()
+				s.Extension, s.URL, s.Dialect, s.Types = "0003*210@pbx.example", "http://crm/hook", dialect, slices.Clone(sampleTypes)
+				s.Active, s.Headers = false, map[string]string{"X-Key": "hush"}
+				switch dialect {
+				case CTI:
+					s.Types = []string{"hangup", "answer", "dial-in"}
+				case Unified:
+					s.Types = slices.DeleteFunc(s.Types, func(t string) bool { return t == "subscription-state" })
+				}
+				s = mustSubscribe(t, n, s)
+				begin := time.Now()
+				trials, err := n.Test(t.Context(), s.ID)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if len(trials) != len(s.Types) || len(got) != len(s.Types) {
+					t.Errorf("%d were sent and %d are told, want %d", len(got), len(trials), len(s.Types))
+				}
+				for _, trial := range trials {
+					a := trial.Attempt
+					if !slices.Contains(s.Types, trial.Type) || a.Outcome != Delivered || a.Status != 202 || a.Answer.Body != "thank you" || a.Took != time.Second ||
+						a.Request.Header["Webhook-Id"] != trial.ID || a.Request.Header["X-Key"] != redacted {
+						t.Errorf("told %+v", trial)
+					}
+				}
+				for _, r := range got {
+					if !strings.HasPrefix(r.id, "test-") || !strings.HasSuffix(r.id, "-"+s.ID) || r.Header.Get("X-Key") != "hush" {
+						t.Errorf("sent %v", r.Header)
+					}
+					if err := verifyRequest(s.Secret, r.request); err != nil {
+						t.Errorf("%s: %v", r.id, err)
+					}
+					if at := r.begin.Sub(begin); strings.Contains(r.body, "dial") != (at == 0) && dialect != Unified && dialect != CTI {
+						t.Errorf("after %v: %s", at, r.body)
+					}
+				}
+				time.Sleep(time.Second)
+				if ids, _ := readDeliveries(t, n, DeliveryQuery{}); len(ids) != 0 {
+					t.Errorf("the delivery log has %v", ids)
+				}
+				if events, _, err := n.Events(t.Context(), Query{}); len(events) != 0 || err != nil {
+					t.Errorf("the event log has %v, %v", events, err)
+				}
+			})
+		})
+	}
+}
+
+// Test sends four samples at a time, and takes 15 seconds for all.
+func TestTestIsLimited(t *testing.T) {
+	var mu sync.Mutex
+	under, most, all := 0, 0, 0
+	receiver := roundTripper(func(r *http.Request) (*http.Response, error) {
+		mu.Lock()
+		under, all = under+1, all+1
+		most = max(most, under)
+		mu.Unlock()
+		defer func() { mu.Lock(); under--; mu.Unlock() }()
+		<-r.Context().Done()
+		return nil, r.Context().Err()
+	})
+	playWithTransport(t, Config{Transport: receiver}, func(t *testing.T, _ jetstream.JetStream, n *Notifier) {
+		s := testSubscription("", "http://crm/hook")
+		s.Types, s.Timeout = []string{"ringing", "answer", "hold", "resume", "transfer", "hangup", "hangup"}, Duration(10*time.Second)
+		s = mustSubscribe(t, n, s)
+		begin := time.Now()
+		trials, err := n.Test(t.Context(), s.ID)
+		if took := time.Since(begin); err != nil || took != manualTimeout {
+			t.Errorf("took %v: %v", took, err)
+		}
+		if most != maxSamples || all != 6 || len(trials) != 6 {
+			t.Errorf("%d were sent, %d at most at a time, and %d told", all, most, len(trials))
+		}
+		for i, trial := range trials {
+			want := "no answer within 10s"
+			if i >= maxSamples {
+				want = "no answer within 5s"
+			}
+			if trial.Attempt.Error != want || trial.Attempt.Outcome != Failed {
+				t.Errorf("%s: %q, want %q", trial.Type, trial.Attempt.Error, want)
+			}
+		}
+		if _, err := n.Edit(t.Context(), s.ID, 0, func(s *Subscription) error { s.Timeout = Duration(time.Minute); return nil }); err != nil {
+			t.Fatal(err)
+		}
+		if trials, err = n.Test(t.Context(), s.ID); err != nil || !strings.HasPrefix(trials[5].Attempt.Error, "not sent") || trials[5].Attempt.Request != nil {
+			t.Errorf("the last of those for which there is no time: %+v, %v", trials[5], err)
+		}
+		if _, err := n.Test(t.Context(), "x"); !errors.Is(err, ErrNotFound) {
+			t.Errorf("nobody: %v", err)
+		}
+	})
+}
+
+// There is no sample of a type that the dialect does not have.
+func TestSamplesFitTheDialect(t *testing.T) {
+	for dialect, missing := range map[Dialect][]string{
+		JSON: nil, CloudEvents: nil, Telphin: nil, Unified: {"subscription-state"},
+		CTI: {"ringing", "hold", "resume", "transfer", "message-in", "message-out", "voicemail", "registered", "unregistered", "subscription-state"},
+	} {
+		want := slices.DeleteFunc(slices.Clone(sampleTypes), func(t string) bool { return slices.Contains(missing, t) })
+		got := newSampler(&Subscription{Dialect: dialect, Method: "POST", Extension: "101", Types: sampleTypes}, time.Now()).types
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: sampled are %v, want %v", dialect, got, want)
+		}
+	}
+	if len(sampleTypes) != len(typeBits) {
+		t.Errorf("there are samples of %d types, want %d", len(sampleTypes), len(typeBits))
+	}
+}
+
+// fieldNames returns the names of the fields of a form.
+func fieldNames(form string) (all []string) {
+	for pair := range strings.SplitSeq(form, "&") {
+		name, _, _ := strings.Cut(pair, "=")
+		name, _ = url.QueryUnescape(name)
+		all = append(all, name)
+	}
+	slices.Sort(all)
+	return all
+}
+
+// A sample has only fields that a real event of its type has, and all those that every one
+// has.
+func TestSamplesHaveRealFields(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		form := func(e dialog.Event) []string {
+			return fieldNames(payloadOf(e, Subscription{Dialect: JSON, Method: "GET", URL: "http://crm/"}))
+		}
+		message := []string{"call_flow", "callapi_id", "caller_id_name", "user_agent"}   // a MESSAGE has these too
+		known := map[string][]string{"message-inin": message, "message-outout": message} // by type and flow
+		for _, e := range sampleEvents() {
+			if strings.HasPrefix(string(e.Type), "message-") {
+				_, flow, _ := strings.Cut(string(e.Type), "-")
+				e.Flow = dialog.Flow(flow)
+			}
+			kind := string(e.Type) + string(e.Flow)
+			known[kind] = append(known[kind], form(e)...)
+		}
+		for _, extension := range []string{"101", "0003*210@pbx"} {
+			for _, types := range [][]string{sampleTypes, {"dial-out", "answer", "hangup"}, {"dial-in", "hangup"}} {
+				s := &Subscription{ID: "s", Extension: extension, Types: types, Dialect: JSON}
+				p := newSampler(s, time.Now())
+				if len(p.types) != len(types) {
+					t.Errorf("%v: sampled are %v", types, p.types)
+				}
+				ids := map[string]bool{}
+				calls := map[string]bool{}
+				for i, typ := range p.types {
+					e := p.makeEvent(typ)
+					if eventBit(e)&typeBits[typ] == 0 {
+						t.Errorf("the sample of %s is a %s %s", typ, e.Type, e.Flow)
+					}
+					user, domain, _ := strings.Cut(extension, "@")
+					if e.Extension.User != user || typ != "subscription-state" && domain != "" && e.Extension.Domain != domain || !e.At.Equal(time.Now()) {
+						t.Errorf("%s is of %v", typ, e.Extension)
+					}
+					if len(e.ID) != 32 || !strings.HasPrefix(e.ID, "test-") || ids[e.ID] || e.Call != "" && (len(e.Call) != 32 || len(e.Party) != 32 || e.Seq < 1 || e.Seq > i+1) {
+						t.Errorf("%s has id %s, call %s, sequence %d", typ, e.ID, e.Call, e.Seq)
+					}
+					ids[e.ID] = true
+					switch e.Type {
+					case dialog.DialIn, dialog.DialOut:
+						calls[e.Call+e.Party] = true
+					case dialog.Answer, dialog.Hangup:
+						if !calls[e.Call+e.Party] {
+							t.Errorf("%v: the %s is of a call that was not dialed", types, typ)
+						}
+					}
+					want := known[string(e.Type)+string(e.Flow)]
+					for _, name := range form(*e) {
+						if !slices.Contains(want, name) {
+							t.Errorf("the sample of %s has %s", typ, name)
+						}
+					}
+				}
+			}
+		}
+	})
+}
