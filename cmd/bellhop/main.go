@@ -168,6 +168,7 @@ SIGTERM drains: calls go on, new ones are refused. SIGHUP reads the config again
 
 	root.SetHelpCommand(helpCommand())
 	root.AddCommand(serveCmd, demoCmd, checkCmd, tokenCommand(), subscriptionsCommand(), eventsCommand(), deliveriesCommand(), verifyCommand(), manCommand(), versionCmd)
+	addTopics(root)
 	return root
 }
 

@@ -34,6 +34,9 @@ func manCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		if of.IsAdditionalHelpTopicCommand() {
+			return usage{fmt.Errorf("%s is a topic without a manual page: see bellhop help %[1]s", of.Name())}
+		}
 		_, err = io.WriteString(cmd.OutOrStdout(), manPage(of))
 		return err
 	}
@@ -42,9 +45,9 @@ func manCommand() *cobra.Command {
 
 func helpCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:               "help [COMMAND...]",
+		Use:               "help [COMMAND... | TOPIC]",
 		Short:             "Help about any command",
-		ValidArgsFunction: completeCommand,
+		ValidArgsFunction: completeHelp,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			of, err := commandOf(cmd.Root(), args)
 			if err != nil {
