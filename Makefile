@@ -51,8 +51,8 @@ soak: ## Take the receiver, the disk and bellhop itself away, flood it, and meas
 # PBX is the folder that sets up Asterisk and its phones, NETNS the network
 # namespace in which everything runs: it has addresses and ports of its own.
 NETNS ?= bellhop-interop
-interop: ## Put bellhop before a real Asterisk and Kamailio; as root, with PBX=folder (README)
-	@[ "$$(id -u)" = 0 ] && [ -x "$(PBX)/setup.sh" ] || { echo "make interop needs root, and PBX=folder: see README"; exit 1; }
+interop: ## Put bellhop before a real Asterisk and Kamailio; as root, with PBX=folder (testdata/README.md)
+	@[ "$$(id -u)" = 0 ] && [ -x "$(PBX)/setup.sh" ] || { echo "make interop needs root, and PBX=folder: see testdata/README.md"; exit 1; }
 	@command -v sipp >/dev/null && command -v kamailio >/dev/null && command -v ip >/dev/null || \
 	{ apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends sip-tester kamailio iproute2; }
 	cd "$(PBX)" && ./setup.sh

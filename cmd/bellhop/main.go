@@ -198,6 +198,7 @@ SIGHUP reloads the config.`,
 
 	root.SetHelpCommand(helpCommand())
 	root.AddCommand(serveCmd, demoCmd, checkCmd, tokenCommand(), subscriptionsCommand(), eventsCommand(), deliveriesCommand(), verifyCommand(), manCommand(), versionCmd)
+	addTopics(root)
 	return root
 }
 

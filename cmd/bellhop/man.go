@@ -34,6 +34,9 @@ func manCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		if of.IsAdditionalHelpTopicCommand() {
+			return usageError{fmt.Errorf("%s is a topic without a manual page: see bellhop help %[1]s", of.Name())}
+		}
 		_, err = io.WriteString(cmd.OutOrStdout(), renderManPage(of))
 		return err
 	}
@@ -42,9 +45,9 @@ func manCommand() *cobra.Command {
 
 func helpCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:               "help [COMMAND...]",
-		Short:             "Show help for a command",
-		ValidArgsFunction: completeCommand,
+		Use:               "help [COMMAND... | TOPIC]",
+		Short:             "Show help for a command or a topic",
+		ValidArgsFunction: completeHelp,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			of, err := findCommand(cmd.Root(), args)
 			if err != nil {
