@@ -363,7 +363,7 @@ func TestPageEditsSubscriptions(t *testing.T) {
 	for range 2 {
 		r.want(201, "POST", "/v1/subscriptions", withFields(subscription(), "extension", "0003*210"))
 	}
-	v.gets(422, "POST", "/subscriptions", url.Values{"extension": {"0003*210"}, "types": {"hangup"}, "url": {"http://x"}}, `id="extension-error">the extension has as many`)
+	v.gets(422, "POST", "/subscriptions", url.Values{"extension": {"0003*210"}, "types": {"hangup"}, "url": {"http://x"}}, `id="extension-error">the extension has reached its limit of subscriptions`)
 
 	// Clear selected.
 	var ids []string
@@ -565,7 +565,7 @@ func TestPageReplaysTimeRange(t *testing.T) {
 	v.gets(200, "POST", path, url.Values{"from": {before}}, "Events to resend: <b>1</b>")
 	r.waitUntil("it is delivered again", func() bool { return r.notifier.Stats().Delivered == 2 })
 	r.want(200, "PATCH", "/v1"+strings.TrimSuffix(path, "/replay"), object{"active": false})
-	v.gets(422, "POST", path, url.Values{"from": {before}}, `role="alert">the subscription is switched off`)
+	v.gets(422, "POST", path, url.Values{"from": {before}}, `role="alert">the subscription is disabled: activate it first`)
 	v.gets(404, "GET", "/subscriptions/x/replay", nil)
 	v.gets(404, "POST", "/subscriptions/x/replay", url.Values{"from": {before}})
 }
