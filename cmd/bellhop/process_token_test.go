@@ -57,13 +57,13 @@ func TestTokenCommands(t *testing.T) {
 	}{
 		{"", 1, []string{"list"}, "bellhop: no token: set BELLHOP_TOKEN"},
 		{"wrong", 1, []string{"list"}, "bellhop: token rejected (401 Unauthorized): set BELLHOP_TOKEN"},
-		{secret, 1, []string{"list"}, "bellhop: request rejected (403 Forbidden): this needs a token of scope admin"},
+		{secret, 1, []string{"list"}, "bellhop: request rejected (403 Forbidden): use a token with scope admin"},
 		{testToken, 1, []string{"revoke", "nothing/../x"}, "bellhop: request rejected (404 Not Found): no such token"},
 		{testToken, 2, []string{"revoke"}, "bellhop: want at least 1 argument, got 0"},
 		{testToken, 2, []string{"create"}, `bellhop: missing flags: "scope"`},
 		{testToken, 2, []string{"create", "--scope", "read", "--expires", "-1h"}, "bellhop: --expires must not be negative: -1h0m0s"},
 		{testToken, 1, []string{"create", "--scope", "root"}, "bellhop: request rejected (422 Unprocessable Entity): scope: "},
-		{testToken, 1, []string{"create", "--scope", "admin", "--extension", "101"}, "bellhop: request rejected (422 Unprocessable Entity): extensions: an admin"},
+		{testToken, 1, []string{"create", "--scope", "admin", "--extension", "101"}, "bellhop: request rejected (422 Unprocessable Entity): extensions: must be empty with scope admin"},
 	} {
 		if stdout, stderr := token(tt.bearer, tt.status, tt.args...); !strings.HasPrefix(stderr, tt.stderr) || stdout != "" {
 			t.Errorf("%q writes %q and %q, want %q", tt.args, stdout, stderr, tt.stderr)

@@ -56,11 +56,22 @@ func startNATSCluster(t *testing.T) (urls []natsURL, js jetstream.JetStream) {
 		t.Fatal(err)
 	}
 	t.Cleanup(nc.Close)
-	js = must[jetstream.JetStream](t)(jetstream.New(nc, jetstream.WithDefaultTimeout(patience)))
-	for begin := time.Now(); ; sleepContext(t.Context(), 50*time.Millisecond) {
+	js = must[jetstream.JetStream](t)(jetstream.New(nc))
+	retryRequest(t, func() error {
 		_, err := js.CreateOrUpdateStream(t.Context(), jetstream.StreamConfig{Name: "READY", Replicas: 3})
+		return err
+	})
+	return urls, js
+}
+
+// retryRequest sends a request to a cluster until it succeeds: a server that loses the
+// lead of a stream does not answer.
+func retryRequest(t *testing.T, send func() error) {
+	t.Helper()
+	for begin := time.Now(); ; sleepContext(t.Context(), 50*time.Millisecond) {
+		err := send()
 		if err == nil {
-			return urls, js
+			return
 		}
 		if time.Since(begin) > patience {
 			t.Fatal(err)
@@ -80,7 +91,7 @@ func TestMigratesClusterStore(t *testing.T) {
 		{Name: "AUDIT", Subjects: []string{"audit"}, MaxAge: 720 * time.Hour},
 	} {
 		c.Replicas = 3
-		must[jetstream.Stream](t)(js.CreateStream(t.Context(), c))
+		retryRequest(t, func() error { _, err := js.CreateOrUpdateStream(t.Context(), c); return err })
 	}
 	buckets := make(map[string]jetstream.KeyValue)
 	for _, name := range []string{"keys", "SUBSCRIPTIONS", "EXTENSIONS", "STANDINGS", "LEASES", "CALLS", "TOKENS"} {
@@ -88,15 +99,24 @@ func TestMigratesClusterStore(t *testing.T) {
 		if name == "STANDINGS" || name == "CALLS" {
 			c.LimitMarkerTTL = time.Second
 		}
-		buckets[name] = must[jetstream.KeyValue](t)(js.CreateKeyValue(t.Context(), c))
+		retryRequest(t, func() (err error) {
+			buckets[name], err = js.CreateOrUpdateKeyValue(t.Context(), c)
+			return err
+		})
 	}
 	publish := func(subject, format string, v ...any) {
 		t.Helper()
-		must[*jetstream.PubAck](t)(js.Publish(t.Context(), subject, fmt.Appendf(nil, format, v...)))
+		retryRequest(t, func() error {
+			_, err := js.Publish(t.Context(), subject, fmt.Appendf(nil, format, v...))
+			return err
+		})
 	}
 	put := func(bucket, key, format string, v ...any) {
 		t.Helper()
-		must[uint64](t)(buckets[bucket].Put(t.Context(), key, fmt.Appendf(nil, format, v...)))
+		retryRequest(t, func() error {
+			_, err := buckets[bucket].Put(t.Context(), key, fmt.Appendf(nil, format, v...))
+			return err
+		})
 	}
 	put("keys", "sip", "%s", bytes.Repeat([]byte("k"), keySize))
 	for i := range 200 {
