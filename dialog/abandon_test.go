@@ -7,10 +7,10 @@ import (
 	"pgregory.net/rapid"
 )
 
-// TestSurvivesPanicsInAnyCall plays conversations with a tracker that panics at some
-// numbers, when it asks for their E.164 form in the middle of its work. Whichever call is
-// current then, each dial has one hangup, the numbers of a call have no gaps, calls of
-// other numbers emit all their events, and no state is left in the end.
+// TestSurvivesPanicsInAnyCall plays conversations with a tracker that panics in the middle
+// of its work, each time it asks for the E.164 form of an nth number. Whichever call is
+// current then, each dial has one hangup, the events of a call are numbered without gaps,
+// calls of other numbers emit all their events, and no state is left in the end.
 func TestSurvivesPanicsInAnyCall(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		c := testConfig()

@@ -17,7 +17,7 @@ const (
 	attemptEvery = 2 * time.Second
 
 	// maxSources is the number of sources with attempts in memory. Beyond that the least
-	// recently used one may begin anew. About 150 bytes each.
+	// recently used one is evicted and has all its tokens again. About 150 bytes each.
 	maxSources = 1 << 14
 )
 
@@ -93,8 +93,8 @@ func (g *attemptLimiter) takeToken(source netip.Addr, now time.Time) bool {
 }
 
 // allowsAttempt reports whether a caller's leg, for which no phone rings yet, emits events
-// when it is taken up or refused. It takes a token of the source if the leg is
-// rate-limited.
+// when it begins to count as a call or is refused. It takes a token of the source if the leg
+// is rate-limited.
 func (t *Tracker) allowsAttempt(l *leg, now time.Time) bool {
 	p := l.party
 	switch {

@@ -84,7 +84,7 @@ type call struct {
 	caller             *leg      // first leg of the edge side; nil: there was none
 	endedCalleesStatus Status    // heaviest status of the callees' legs that are over
 	callback           *party    // party of an extension that the PBX calls back; nil: the call is no callback
-	handedOnTo         string    // Call-ID of another call, whose callee goes on with this call's other end after a transfer; "": none
+	handedOnTo         string    // Call-ID of the call to whose callee a transfer connects the other end of this one; "": none
 	leavingParty       *party    // its legs have ended, and the outcome of its REFER is not known yet; nil: none
 	correlation        string    // method:confidence by which the last leg was joined; "": none was
 
@@ -868,7 +868,8 @@ func (p *party) calledNumberRaw() string {
 }
 
 // fillCaller fills in the caller of a called party from the caller's leg. If the PBX shows
-// another caller, or the caller's leg is not known, fillCaller uses the number on leg l.
+// another caller, or the caller's leg is not known, the caller is the party that the PBX has
+// called on behalf of l's extension, else the extension that the number on leg l belongs to.
 func (t *Tracker) fillCaller(e *Event, caller, l *leg) {
 	if caller == nil || l.otherCaller {
 		switch own, o := t.directory.extensionShownAs(l.callerNum), t.partyCalledFor(l); {

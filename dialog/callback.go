@@ -83,8 +83,9 @@ func (c *call) removeParty(p *party) {
 // silentUntil returns when a silent callback is given up, if leg l is answered.
 func (l *leg) silentUntil() time.Time { return l.answered.Add(progressWindow) }
 
-// partyCalledFor returns the called party for which leg l was called: the PBX shows l's own
-// extension as l's caller, and has called another extension before. nil: none.
+// partyCalledFor returns the party that the PBX has called on behalf of the extension of leg
+// l, before it called that extension itself on leg l and showed its own number there. nil:
+// none.
 func (t *Tracker) partyCalledFor(l *leg) *party {
 	if l.party == nil || !t.directory.isShownAs(l.party.ext.User, l.callerNum) {
 		return nil

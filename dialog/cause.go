@@ -9,8 +9,8 @@ const (
 	causeProgressTimeout = 807
 )
 
-// freeSWITCHStatus is the status that such a cause gives to a leg which was not answered.
-// For a cause that is not listed the SIP code decides.
+// freeSWITCHStatus is the status of a leg that was not answered, by FreeSWITCH's own hangup
+// cause. For a cause that is not listed the SIP code decides.
 var freeSWITCHStatus = map[int]Status{
 	causeAllottedTimeout: NoAnswer,
 	806:                  ChanUnavail, // USER_NOT_REGISTERED
@@ -35,8 +35,8 @@ func (r reason) timedOut() bool {
 // the allowed time was over, a transfer led nowhere, or the PBX shuts down.
 func (r reason) endedByPBX() bool { return r.sip >= firstOwnCause && r.sip <= lastOwnCause }
 
-// failed reports whether a Q.850 cause gives why a call could not go on: at the end of an
-// answered leg the PBX gives one if the next callee was not reached.
+// failed reports whether a Q.850 cause shows that a call could not go on. A PBX that ends an
+// answered leg gives such a cause if it did not reach the next callee.
 func (r reason) failed() bool { return r.q850 > 0 && r.q850 != causePickedUp }
 
 // status returns the status that a reason gives to a leg which was not answered; "": none.

@@ -534,10 +534,11 @@ func (t *Tracker) awaitsSecondParty(l *leg, now time.Time) bool {
 	return l.origin == PBX && l.call.caller == nil && l.state == talking && now.Sub(l.answered) <= progressWindow && !l.call.otherLegTalks(l)
 }
 
-// showsSameNumber reports whether the PBX shows the number that it shows on leg l alone,
-// whose phone has just answered. Asterisk sends the second INVITE 2 to 5 ms after the
-// answer, 43 ms on a machine with a load of 5 (December 2026). Many calls may show a number
-// of the company, so the time for such a number is shorter.
+// showsSameNumber reports whether the number in the INVITE is the one that the PBX shows on
+// leg l and in no other call that it began, and the phone of l has just answered. Asterisk
+// sends the second INVITE 2 to 5 ms after the answer, 43 ms on a machine with a load of 5
+// (December 2026). Many calls may show a number of the company, so the time for such a
+// number is shorter.
 func (t *Tracker) showsSameNumber(l *leg, i *inviteMatch, number string) bool {
 	gap := promptGap
 	if t.directory.kindOf(number, i.At) == "" {
@@ -571,9 +572,10 @@ func (l *leg) dialedPhoneRings() bool {
 //   - It is alone in the call: it waits in a queue, hears an IVR, or the other end
 //     has left.
 //   - It was referred within progressWindow.
-//   - It waits in a queue whose first agent has answered within forkGap, as the
-//     queue may still call other agents; or that it was transferred to, while the
-//     phone that transferred it has not left.
+//   - It waits in a queue, and the first agent has answered within forkGap: the queue
+//     may still call other agents.
+//   - It was transferred to a queue, and no agent has answered yet: the phone that
+//     transferred it may still be in the call.
 func (t *Tracker) awaitsPBX(l *leg, now time.Time) bool {
 	c := l.call
 	switch l.state {

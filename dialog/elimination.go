@@ -68,9 +68,9 @@ func (t *Tracker) noteRedirect(l *leg, m *Message) {
 	}
 }
 
-// findRedirect returns the leg that was refused with a 3xx whose Contact names the called
-// number, and the rank of that Contact, within progressWindow. It searches call c, or all
-// calls if c is nil. nil: none, or legs of several calls.
+// findRedirect returns the leg that was refused within progressWindow with a 3xx whose
+// Contact names the called number, and the rank of that Contact. It searches call c, or all
+// live calls if c is nil. nil: none, or legs of several calls.
 func (t *Tracker) findRedirect(c *call, called string, now time.Time) (found *leg, best rank) {
 	for _, l := range t.redirectedLegs {
 		switch f := l.rankRedirect(called); {
@@ -368,13 +368,14 @@ func (c *call) hasCallee() bool {
 	return slices.ContainsFunc(c.legs, func(o *leg) bool { return o.origin == PBX })
 }
 
-// ringsTarget reports whether a leg on which the PBX calls an extension, or a number
-// outside, is up in the call.
+// ringsTarget reports whether the call has a leg that is not over, on which the PBX calls
+// the extension or outside number called.
 func (c *call) ringsTarget(called string) bool {
 	return slices.ContainsFunc(c.legs, func(o *leg) bool { return o.leadsTo(called) })
 }
 
-// leadsTo reports whether the PBX calls an extension, or a number outside, on leg l.
+// leadsTo reports whether leg l is not over, and the PBX calls the extension or outside
+// number called on it.
 func (l *leg) leadsTo(called string) bool {
 	return l.origin == PBX && l.state != over && (l.calledUser == called || l.party != nil && l.party.ext.User == called)
 }
@@ -387,9 +388,10 @@ func (c *call) mayBeFork(i *inviteMatch) bool {
 	})
 }
 
-// awaitsNextLeg reports whether the PBX may be about to call somebody for the caller of leg
-// l, whatever number was dialed: it has not answered yet, has answered within promptGap, or
-// has just called somebody.
+// awaitsNextLeg reports whether the PBX may be about to call another number than the dialed
+// one for the caller of leg l: it has not answered the caller yet, or it has answered or
+// has called somebody within promptGap. If the INVITE goes to the dialed target itself,
+// awaitsNextLeg reports whether it may be a fork.
 func (l *leg) awaitsNextLeg(i *inviteMatch) bool {
 	if l.dialedTarget(i) {
 		return l.call.mayBeFork(i)

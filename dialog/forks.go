@@ -57,8 +57,8 @@ func (l *leg) swapFork(f *fork, over bool) {
 	l.unverified = nil
 }
 
-// goneBy reports whether a fork has ended at a time, as no message refuted its suspected
-// end.
+// goneBy reports whether a fork has ended by the time at: its end was suspected lingerTime
+// before or earlier, and no message has refuted that.
 func (f *fork) goneBy(at time.Time) bool {
 	return f.loss != nil && !f.loss.at.Add(lingerTime).After(at)
 }
@@ -105,9 +105,9 @@ func endsUsage(method string) bool {
 
 // noteDialogLoss applies the final response m to a request in a leg's dialog, and reports
 // whether it has ended the dialog. A 481 from the other end ends it if the request belongs
-// to the session. A 481 to another request, and a 408 to any, make the end suspected:
-// unless a message of that end comes within 32 s, the dialog has ended with the response. A
-// NOTIFY or SUBSCRIBE belongs to a subscription, which ends alone.
+// to the session. After a 481 to another request, or a 408 to any, the end of the dialog is
+// suspected: unless a message of that other end comes within 32 s, the dialog has ended with
+// the response. A NOTIFY or SUBSCRIBE belongs to a subscription, which ends alone.
 func (t *Tracker) noteDialogLoss(l *leg, m *Message) bool {
 	if l.state != talking || m.Status != 481 && m.Status != 408 || m.Method == "NOTIFY" || m.Method == "SUBSCRIBE" {
 		return false

@@ -108,9 +108,8 @@ type refer struct {
 	accepted   bool
 	emitted    bool // its transfer event was emitted
 
-	// progressed reports a NOTIFY of 1xx, or that the PBX has called somebody. FreeSWITCH
-	// sends 200 in its first NOTIFY, before it calls anybody, so that a later message shows
-	// the outcome.
+	// FreeSWITCH sends 200 in its first NOTIFY, before it calls anybody: a later message
+	// shows the outcome.
 	progressed  bool // a NOTIFY of 1xx came, or the PBX called somebody
 	earlyStatus int  // status in that first NOTIFY; 0: there was none
 	earlyPhrase string

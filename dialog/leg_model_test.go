@@ -210,7 +210,7 @@ func (w *simulation) observeInvite(m *Message) {
 	w.legs = append(w.legs, l)
 }
 
-// joinParty assigns a leg to the party of an extension, or to another if that is over.
+// joinParty assigns a leg to the last party of an extension, or to a new one if that is over.
 func (w *simulation) joinParty(l *modelLeg, ext string, flow Flow) {
 	p := w.lastParty(ext, flow)
 	if p == nil || p.over() {

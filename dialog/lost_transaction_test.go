@@ -5,7 +5,8 @@ import (
 	"time"
 )
 
-// rungBeforeRestart returns a Tracker that has restored a leg that rang from the log alone.
+// rungBeforeRestart returns a Tracker that has restored a ringing leg from the event log
+// alone.
 func rungBeforeRestart(t *testing.T, l *line) *Tracker {
 	t.Helper()
 	l.peer = phoneAddr
@@ -17,9 +18,9 @@ func rungBeforeRestart(t *testing.T, l *line) *Tracker {
 	return tracker
 }
 
-// TestRefusedReINVITEAfterRestart restores a leg that rang from the log alone; the leg is
-// answered meanwhile. A refused re-INVITE in its dialog is no response to its INVITE: the
-// call goes on until its BYE.
+// TestRefusedReINVITEAfterRestart restores a ringing leg from the event log alone; its 2xx
+// is not observed. A refused re-INVITE in its dialog is no response to its INVITE: the call
+// goes on until its BYE.
 func TestRefusedReINVITEAfterRestart(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
@@ -46,8 +47,8 @@ func TestRefusedReINVITEAfterRestart(t *testing.T) {
 	}
 }
 
-// TestForgedCANCELAfterRestart checks that a stranger's CANCEL does not keep the caller's
-// own CANCEL from ending such a leg.
+// TestForgedCANCELAfterRestart restores a ringing leg from the event log alone. A stranger's
+// CANCEL does not keep the caller's own CANCEL from ending it.
 func TestForgedCANCELAfterRestart(t *testing.T) {
 	l := caller()
 	tracker := rungBeforeRestart(t, l)
@@ -62,9 +63,9 @@ func TestForgedCANCELAfterRestart(t *testing.T) {
 	}
 }
 
-// TestPhoneRangAfterSnapshot restores an extension of which one phone had refused when the
-// snapshot was written, and another rang since by the log. The hangup has no negative
-// times.
+// TestPhoneRangAfterSnapshot restores an extension: one of its phones had refused when the
+// snapshot was written, and the event log has the ringing of another phone after that. The
+// hangup has no negative times.
 func TestPhoneRangAfterSnapshot(t *testing.T) {
 	tracker := New(testConfig())
 	tracker.Changed(start)

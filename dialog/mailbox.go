@@ -37,9 +37,8 @@ type mailboxKey struct {
 
 // A mailbox is the state of an extension's voice messages as last notified.
 type mailbox struct {
-	// number of new messages
-	newMessages uint64    // new messages
-	lastCounts  string    // hash of the counts in the last event
+	newMessages uint64    // number of new messages in the last NOTIFY
+	lastCounts  string    // hash of the mailbox, the counts and the Message-ID in the last event
 	emittedAt   time.Time // time of the last event
 }
 

@@ -37,7 +37,8 @@ func readDirection(m *Message) mediaDirection {
 	return way
 }
 
-// readMedia returns the direction of readDirection, and whether the sender sends no voice.
+// readMedia returns the direction that readDirection describes, and whether the sender of
+// the session description sends no voice.
 func readMedia(m *Message) (way mediaDirection, silent bool) {
 	body := m.Body
 	if contentType := headerValue(m.Head, "Content-Type"); contentType != "" {

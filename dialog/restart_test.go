@@ -92,7 +92,7 @@ func TestRestartedFlows(t *testing.T) {
 	}
 }
 
-// TestRestartedFromTheLog plays every flow likewise, but without snapshots: the tracker
+// TestRestartedFromTheLog is TestRestartedFlows without snapshots: each new tracker
 // continues from the events that were emitted. Each dial has its hangup, once; the hangup
 // of a party that was answered before the restart is the same.
 func TestRestartedFromTheLog(t *testing.T) {

@@ -43,10 +43,10 @@ func (t *Tracker) replacedBy(r *refer) (legs []*leg) {
 	return legs
 }
 
-// handOverService hands the service of leg l over when l's phone transfers it to the other
-// end of its other leg. A caller that talks with an agent by then has left the queue: the
-// party ends with l. Else the legs on which agents ring carry the party from then on; if
-// there are none, a new party starts on the leg of the new caller.
+// handOverService hands over the service of leg l when the phone with the legs l and other
+// transfers it to the other end of other. A caller that talks with an agent by then has left
+// the queue: the party ends with l. Else the legs on which agents ring carry the party from
+// then on; if there are none, a new party starts on the leg of the new caller.
 func (t *Tracker) handOverService(r *refer, l, other *leg, at time.Time) {
 	p := l.service
 	if p == nil || p.over || l.call.otherLegTalks(l) {

@@ -481,7 +481,8 @@ func (t *Tracker) indexRestored(c *call) {
 	}
 }
 
-// restoreFromEvent applies an event to its call, as far as the call's snapshot is older.
+// restoreFromEvent applies an event of the event log to its call: the changes that the
+// call's snapshot does not have yet. It adds a call that has no snapshot.
 func (t *Tracker) restoreFromEvent(calls map[string]*call, e *Event) {
 	c, at := calls[e.Call], t.clock.steadyTime(e.At)
 	if c == nil {

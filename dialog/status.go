@@ -15,7 +15,7 @@ type outcome struct {
 	elsewhere bool // another leg was answered
 }
 
-// reversed returns the same as seen from the other end of the leg.
+// reversed returns the value of by as seen from the other end of the leg.
 func (by HangupBy) reversed() HangupBy {
 	switch by {
 	case ByCaller:
@@ -39,8 +39,8 @@ var statusWeight = map[Status]int{
 	Answered:    8,
 }
 
-// calleeWeight is the weight of a callee's status for its caller. FORWARDED is the lightest
-// one: the status of the forwarded call counts if it is known.
+// calleeWeight returns the weight of a callee's status for its caller. FORWARDED weighs no
+// more than UNKNOWN: the status of the forwarded call counts if it is known.
 func calleeWeight(s Status) int {
 	if s == Forwarded {
 		return statusWeight[Unknown]

@@ -176,7 +176,7 @@ type Tracker struct {
 	callByCallID       map[string]*call
 	methods            []method
 	keyHolders         map[key]keyHolder
-	legsByNumber       legIndex                                 // live legs by the tail of the numbers of the person at the leg's phone
+	legsByNumber       legIndex                                 // live legs by the tails of the numbers at their phones, and by the keys of elimination.go
 	callersByDialed    legIndex                                 // live legs of callers by the tail of the dialed number
 	recentRefers       []*refer                                 // REFERs of the last seconds that a new leg may follow, oldest first
 	pickupCandidates   []*leg                                   // legs that may have picked up a call, oldest first

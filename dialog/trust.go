@@ -96,7 +96,8 @@ func (l *leg) staleCSeq(m *Message) bool {
 
 // requestTrusted reports whether the request that the response m answers was believed at
 // once. For a 2xx the request itself decides: a phone may send from another port than it
-// listens on, where responses go to. For other responses trusted peers decide.
+// listens on, where responses go to. For other responses vouched decides: it is the result
+// of fromDialogEnd for m.
 func (l *leg) requestTrusted(m *Message, vouched bool) bool {
 	switch {
 	case m.Status/100 != 2:

@@ -47,9 +47,9 @@ func NewTrackerHop(c Config) Hop {
 	return NewTrackerHopWith(c, func(t *dialog.Tracker) *dialog.Tracker { return t })
 }
 
-// NewTrackerHopWith returns a [NewTrackerHop] that can replace its tracker. Before each
-// message, and before time passes, nextTracker gets the current tracker and returns the
-// one to use from then on.
+// NewTrackerHopWith returns a Hop like that of [NewTrackerHop], whose tracker can be
+// replaced. Before each message, and before time passes, nextTracker gets the current
+// tracker and returns the one to use from then on.
 func NewTrackerHopWith(c Config, nextTracker func(*dialog.Tracker) *dialog.Tracker) Hop {
 	return &trackerHop{
 		config:        c,

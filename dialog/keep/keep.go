@@ -83,10 +83,10 @@ type Keeper struct {
 
 	mu              sync.Mutex
 	pending         map[string]*change // changes that are not in the bucket yet, by call
-	revisions       map[string]uint64  // by call in the bucket, or perhaps in it: its snapshot has this revision or a later one
+	revisions       map[string]uint64  // of each call that the bucket has or may have: its snapshot has this revision or a later one
 	coveredPosition int64              // position in the event log: bucket and pending changes cover the log up to it
 	writtenPosition int64              // position in the event log: the bucket alone covers the log up to it; noPosition: no checkpoint is written
-	logEnds         []logEnd           // at the Puts that are later than upTo of the last one, oldest first
+	logEnds         []logEnd           // of each Put whose now is after the last upTo, oldest first
 	dropped         uint64
 
 	refresher refresher // used by Load, then by Run only

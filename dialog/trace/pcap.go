@@ -5,7 +5,7 @@ import (
 	"net/netip"
 )
 
-// linkRaw is LINKTYPE_RAW: each packet begins with its IP header.
+// linkTypeRaw is LINKTYPE_RAW: each packet begins with its IP header.
 const linkTypeRaw = 101
 
 // PCAP returns the messages as a capture file in the classic format. Each message is

@@ -46,9 +46,9 @@ a:hover .row,a:focus-visible .row{fill-opacity:.08}
 `
 
 // SVG draws a call as a picture. Content from the network appears in it as escaped
-// text only; the picture has no script and loads nothing. Each message links to the URL
-// links followed by its index in the call, in the parent of the frame that shows the
-// picture. With links "" there are no links.
+// text only; the picture has no script and loads nothing. The link of each message is the
+// prefix links followed by the message's index in the call; it opens in the parent of the
+// frame that shows the picture. With links "" there are no links.
 func (c *Call) SVG(links string) string {
 	var b strings.Builder
 	l := c.buildLadder()
