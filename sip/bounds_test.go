@@ -16,8 +16,8 @@ import (
 	"bellhop/dialog"
 )
 
-// Where those of these tests stand: the trunk is known, and so is the phone
-// once its REGISTER was accepted.
+// bareTrunk is a trunk's address, and so a known source. The phone is a known source once
+// its REGISTER was accepted.
 var bareTrunk = netip.MustParseAddrPort("192.0.2.200:5060")
 
 // numberedRequest returns a request with a transaction and dialog of its own.

@@ -29,10 +29,10 @@ func (w *worker) updateShedding(now instant) {
 // admitRequest reports whether a request may start a transaction; a request that is not
 // ok is answered with f, or dropped if f is nil.
 //
-// From 80 % of the memory limit on, new requests of unknown sources are dropped; from 90
-// % on, also their requests within a dialog, because a To tag is easily made up. From 95
-// % on, new requests of known sources are refused. Requests of known sources within a
-// dialog are always admitted.
+// At 80 % of the memory limit, new requests of unknown sources are dropped; at 90 %, their
+// requests within a dialog too, because a To tag is easily made up. At 95 %, new requests
+// of known sources are refused. Requests of known sources within a dialog are always
+// admitted.
 func (w *worker) admitRequest(now instant, p *packet) (f *fault, ok bool) {
 	if w.heldBytes < w.maxHeldBytes/10*8 {
 		return nil, true
@@ -86,8 +86,8 @@ func (w *worker) isProven(to destination) bool {
 	return to.conn != nil || w.proxy.provenSources.has(ip, w.now()) || w.proxy.isConfigured(ip)
 }
 
-// rememberAccepted notes the source of a request that got a 2xx as known. A 2xx to a
-// REGISTER also proves the source's address: its credentials answer a challenge.
+// rememberAccepted makes the source of a REGISTER or INVITE that got a 2xx a known source. A
+// 2xx to a REGISTER also proves the source's address: the credentials answer a challenge.
 func (w *worker) rememberAccepted(now instant, t *responseContext, m *message) {
 	if t.src != edgeSide || m.status/100 != 2 {
 		return
@@ -145,8 +145,8 @@ func (w *worker) proveByRoute(now instant, p *packet) {
 	}
 }
 
-// shrinkingMap is a map that frees memory: when it has shrunk to an eighth, it is copied
-// into a new map.
+// shrinkingMap is a map that frees memory: once it has held 4,096 entries or more, and has
+// shrunk to an eighth of its largest length, it is copied into a new map.
 type shrinkingMap[K comparable, V any] struct {
 	m       map[K]V
 	peakLen int // largest length since m was made

@@ -47,10 +47,10 @@ func (s *recordingNetwork) lastRecordRoute(tb testing.TB) string {
 	return ""
 }
 
-// FuzzNextHop checks where messages of the edge side go, whatever they have in Route,
-// Request-URI, Contact and tags, and whatever tokens of ours: a request to the PBX, to a
-// trunk, or to the other end of a dialog that the PBX has left; a response to the source
-// of its request.
+// FuzzNextHop checks where messages of the edge side go: a request to the PBX, to a trunk,
+// or to the other end of a dialog that the PBX has left; a response to the source of its
+// request. This holds for any Route, Request-URI, Contact and tags, and for any tokens of
+// ours in them.
 func FuzzNextHop(f *testing.F) {
 	var (
 		stranger  = netip.MustParseAddrPort("198.51.100.66:5060")

@@ -10,7 +10,7 @@ type Dialog struct {
 // They began under an earlier version of bellhop, which made such tokens.
 type oldDialogs map[string][]string
 
-// contains reports whether m belongs to one of the dialogs.
+// contains reports whether m belongs to one of the old dialogs.
 func (o oldDialogs) contains(m *message) bool {
 	if len(o) == 0 {
 		return false

@@ -58,9 +58,9 @@ func (w *worker) addBinding(p *packet, r *routeDecision) {
 	}
 }
 
-// restoreContacts puts the Contacts that the phones wrote back into the 2xx of p to a
-// REGISTER. It is called before the 2xx is observed, because the observer knows bindings
-// by these Contacts, as the phones do.
+// restoreContacts replaces the rewritten Contacts in p, the 2xx to a REGISTER, by the
+// Contacts that the phones wrote. It is called before the 2xx is observed, because the
+// observer knows bindings by these Contacts, as the phones do.
 //
 // A binding of the same Contact that another flow from the same host made is removed
 // from the list: the phone would take it for the new one. The same Contact from another

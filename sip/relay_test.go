@@ -354,7 +354,7 @@ func TestNoURIOfThePBXLeadsIntoThisMachine(t *testing.T) {
 	})
 }
 
-// Tokens that the build before version 2 has made with the key of these tests.
+// Tokens of version 1, made by an earlier build with the key of these tests.
 const (
 	oldPhone   = "AXIBABPEE8YEwAACZQAAAAAknV9vvpLYxQ" // Record-Route, by 192.0.2.101:5062
 	oldOther   = "AXIBABPEE8YEwAACZgAAAADLbYGqFw9jRg" // Record-Route, by 192.0.2.102:5062

@@ -23,9 +23,9 @@ type responseContext struct {
 
 // handleResponse forwards a response of the next hop (RFC 3261 §16.7).
 //
-// A 100 is not forwarded: it is hop by hop. sofia-sip copies our Via alone into some
-// responses. A final response without a second Via is forwarded all the same: our branch
-// names its request, and rewriteResponse puts the Vias of that request back.
+// A 100 is not forwarded: it is hop by hop, and sofia-sip gives it our Via alone. A final
+// response without a second Via is forwarded all the same: our branch identifies its
+// request, and rewriteResponse puts the Vias of that request back.
 //
 // The response is observed before it is sent, so that every message it causes, on
 // another leg of the call too, is observed after it.

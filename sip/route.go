@@ -36,8 +36,8 @@ func (d destination) peer() netip.AddrPort {
 	return d.addr
 }
 
-// routeDecision is where a request goes, and what its Record-Route, Path and observation
-// need to know about that.
+// routeDecision is the destination of a request, with the data about it that Record-Route,
+// Path and the observation need.
 type routeDecision struct {
 	nextHop  destination
 	dst      dialog.Side
@@ -373,8 +373,9 @@ func passedBefore(m *message) bool {
 	return false
 }
 
-// routeToEdge sends a request to an edge-side address that a URI names. An address of
-// this machine is refused unless the sender or a trunk is on this machine too.
+// routeToEdge sends a request to an edge-side address that a URI names. A loopback or
+// link-local address is refused, unless the sender has such an address too or a trunk is
+// at it. Unspecified and multicast addresses, and our own listeners, are always refused.
 func (w *worker) routeToEdge(p *packet, r routeDecision, a Addr) (routeDecision, *fault) {
 	if w.proxy.listensAt(a.AddrPort) {
 		return r, noBinding

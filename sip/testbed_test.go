@@ -494,7 +494,8 @@ func (p *peer) setUpCall(callee *peer, lines ...string) call {
 
 // Changes of the proxy's configuration.
 
-// oneWorker keeps the messages of different calls in order too.
+// oneWorker configures a single worker, so that messages of different calls keep their
+// order too.
 func oneWorker(c *sip.Config) { c.Workers = 1 }
 
 func pbxOverTCP(c *sip.Config) { c.PBX[0].Proto = sip.TCP }

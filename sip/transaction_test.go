@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// ms is a tick of the proxy's clock.
+// ms is a millisecond, the unit of time in these tests.
 const ms = time.Millisecond
 
 func TestCallIsForwarded(t *testing.T) { // RFC 3261 §16

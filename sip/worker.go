@@ -33,13 +33,13 @@ type priority uint8
 
 const (
 	inDialog     priority = iota // a response, or a request of a known source within a dialog
-	fromKnown                    // a new request of a known source, or any source's request with a To tag
+	fromKnown                    // a new request of a known source, or an unknown source's request with a To tag
 	fromStranger                 // a new request of an unknown source
 )
 
-// maxHeldPerWorker is the limit of the bytes that transactions hold: the limit of all
-// workers together is this for each, and at least twice this. It is the memory of 2,500
-// calls a second on each processor. See [worker.admitRequest].
+// maxHeldPerWorker times the number of workers is the limit of the bytes that the
+// transactions of all workers hold together; a single worker counts as two. It is the
+// memory of 2,500 calls a second on each processor. See [worker.admitRequest].
 const maxHeldPerWorker = 96 << 20
 
 // worker owns the transactions of the calls whose Call-ID hashes to it. It handles one
