@@ -260,7 +260,7 @@ func (s *syncEvery) UnmarshalText(b []byte) error {
 	}
 	var d duration
 	if d.UnmarshalText(b) != nil || d <= 0 {
-		return fmt.Errorf(`%q is neither a duration above zero, like "100ms" nor "always"`, b)
+		return fmt.Errorf(`%q is neither a duration above zero, like "100ms", nor "always"`, b)
 	}
 	*s = syncEvery(d)
 	return nil

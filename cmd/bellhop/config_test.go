@@ -153,8 +153,8 @@ listen = "8080"`, []string{
 			`c:3:7: sip.pbx: no PBX to forward to: set its address, like ["udp://192.0.2.1:5060"]`,
 		}},
 		{"listeners", `sip.listen = ["udp://127.0.0.1", "udp://127.0.0.1:5060", "tcp://127.0.0.1:5060", "tcp://[::]:5060", "udp://224.0.0.1", "udp://127.0.0.1:0", "udp://127.0.0.1:0"]`, []string{
-			`c:1:34: sip.listen: udp://127.0.0.1:5060 is taken by udp://127.0.0.1:5060 : remove one of them`,
-			`c:1:82: sip.listen: tcp://[::]:5060 is taken by tcp://127.0.0.1:5060 : remove one of them`,
+			`c:1:34: sip.listen: udp://127.0.0.1:5060 is taken by udp://127.0.0.1:5060: remove one of them`,
+			`c:1:82: sip.listen: tcp://[::]:5060 is taken by tcp://127.0.0.1:5060: remove one of them`,
 			`c:1:101: sip.listen: udp://224.0.0.1:5060 is a multicast address: use a unicast address`,
 		}},
 		{"the PBX is a listener", "[sip]\nlisten = [\"udp://0.0.0.0:5060\"]\npbx = [\"udp://192.0.2.1:5060\", \"tcp://192.0.2.1:5060\", \"udp://192.0.2.1:5061\", \"udp://192.0.2.1:5061\", \"udp://0.0.0.0:5070\", \"udp://192.0.2.1:0\"]", []string{
@@ -180,7 +180,7 @@ listen = "8080"`, []string{
 			`c:5:10: extension.number: "6 0" contains a space: use the user part of the SIP address, like 600 or 0003*210`,
 			`c:7:13: extension.did: "5" is listed twice`,
 			`c:7:18: extension.did: "5 5" is not a number: use the form of the carrier's Request-URI, like 5551234`,
-			`c:10:13: extension.did: "5" leads to extension "6 0" : use a number for one extension only`,
+			`c:10:13: extension.did: "5" leads to extension "6 0": use a number for one extension only`,
 			`c:12:10: extension.number: extension "600" is declared twice`,
 			`c:13:8: extension.kind: must be "phone", "queue", "ivr" or "conference", not "phon"`,
 			`c:14:7: extension.did: must be an array, not a number`,
@@ -271,7 +271,7 @@ b"""`, []string{
 			`c:2:16: calls.max_duration: "4 hours" is not a duration: use a form like 100ms, 30s, 15m or 720h`,
 			`c:4:15: notify.keep_events: -1h0m0s is too short: use at least 1s`,
 			`c:5:21: notify.max_subscriptions: 0 allows no subscription: use 1 or more`,
-			`c:7:8: store.sync: "0s" is neither a duration above zero, like "100ms" nor "always"`,
+			`c:7:8: store.sync: "0s" is neither a duration above zero, like "100ms", nor "always"`,
 		}},
 		{"a store of one's own", "[store]\ndir = \"\"\nreplicas = 3", []string{
 			`c:2:7: store.dir: must not be empty: bellhop keeps its store, key and token there`,

@@ -61,7 +61,7 @@ func (c *config) validateSIP(report func(path, format string, args ...any)) {
 		}
 		for _, b := range c.SIP.Listen[:i] {
 			if socketsConflict(a, b) {
-				report(path, "%v is taken by %v : remove one of them", a, b)
+				report(path, "%v is taken by %v: remove one of them", a, b)
 			}
 		}
 	}
@@ -233,7 +233,7 @@ func (c *config) validateDIDs(report func(path, format string, args ...any)) {
 			case taken && other == e.Number:
 				report(path, "%q is listed twice", did)
 			case taken:
-				report(path, "%q leads to extension %q : use a number for one extension only", did, other)
+				report(path, "%q leads to extension %q: use a number for one extension only", did, other)
 			}
 			leads[did] = e.Number
 		}

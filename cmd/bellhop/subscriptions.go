@@ -82,7 +82,8 @@ func subscriptionsListCommand(r *apiClient) *cobra.Command {
 	return cmd
 }
 
-// flagQuery returns a query with the given flags that are set.
+// flagQuery returns a query with the values of those of the named flags that the command
+// line sets.
 func flagQuery(f *pflag.FlagSet, names ...string) url.Values {
 	query := url.Values{}
 	for _, name := range names {
@@ -123,8 +124,8 @@ func subscriptionFlags(cmd *cobra.Command) func() (map[string]any, error) {
 	f.String("status-words", "", "status `words` at hangup: unified sends only ANSWER and UNKNOWN")
 	f.String("group", "", "cti: `grouping` of a call that rings at several extensions: one (a single call) or each (one call per extension)")
 	f.Bool("follow-urls", false, "cti: send answer and hangup to the URLs in the response to newCall")
-	f.String("live-ttl", "", "stop retrying dial, answer and ringing callbacks after this `duration` (default 60s)")
-	f.String("timeout", "", "abort an attempt after this `duration` (default 5s for dial, answer and ringing callbacks, 15s for others)")
+	f.String("live-ttl", "", "stop retrying live callbacks (dial, answer, ringing, hold, resume) after this `duration` (default 60s)")
+	f.String("timeout", "", "abort an attempt after this `duration` (default 5s for live callbacks, 15s for others)")
 	f.Int("max-in-flight", 0, "largest `number` of callbacks to send at the same time (default 4)")
 	completeFlag(cmd, "type", eventTypeNames()...)
 	completeFlag(cmd, "method", "GET", "POST", "PUT")
