@@ -29,7 +29,7 @@ const (
 )
 
 // TestInteropStrangers attacks a real Asterisk behind bellhop. Asterisk identifies the
-// trunk by the secret header, as in the README.
+// trunk by the secret header, as in sip/README.md.
 func TestInteropStrangers(t *testing.T) {
 	p := newStrangersPBX(t)
 	t.Cleanup(func() { p.run(time.Minute, "./stop.sh") })
@@ -58,7 +58,7 @@ func TestInteropStrangers(t *testing.T) {
 
 	t.Run("stranger is refused", func(t *testing.T) { refuseStrangers(t, stranger, callee) })
 	t.Run("trunk is served", func(t *testing.T) { serveTrunk(t, trunk, callee) })
-	t.Run("phone is told as the phone", func(t *testing.T) { tellPhone(t, s, caller, callee) })
+	t.Run("phone is reported by its account", func(t *testing.T) { tellPhone(t, s, caller, callee) })
 	t.Run("nothing is relayed", func(t *testing.T) { relayNothing(t, stranger, caller, callee) })
 	hop.stop()
 }
@@ -69,7 +69,7 @@ func newStrangersPBX(t *testing.T) *pbxFolder {
 	t.Helper()
 	folder := os.Getenv("PBX")
 	if folder == "" {
-		t.Fatal("the environment variable PBX does not name the folder that sets up Asterisk and its phones: see README")
+		t.Fatal("the environment variable PBX does not name the folder that sets up Asterisk and its phones: see testdata/README.md")
 	}
 	p := &pbxFolder{t: t, path: folder, out: t.TempDir()}
 	p.run(time.Minute, "./stop.sh") // what an earlier test left
@@ -357,7 +357,7 @@ type rawAgent struct {
 	at       netip.AddrPort
 	hop      netip.AddrPort
 	conn     *net.UDPConn
-	tag      string      // of its To in what it answers
+	tag      string      // To tag of its responses
 	requests chan string // that it got, except ACK, OPTIONS, NOTIFY and repetitions
 	serial   int
 
@@ -414,7 +414,7 @@ func (a *rawAgent) read() {
 			key := branchOf(m) + method
 			switch {
 			case method == "ACK":
-			case method == "OPTIONS" || method == "NOTIFY": // the PBX asks, and tells of voicemail
+			case method == "OPTIONS" || method == "NOTIFY": // the PBX checks its phones, and reports voice messages
 				a.reply(m, 200, "")
 			case !seen[key]:
 				seen[key] = true

@@ -23,8 +23,8 @@ import (
 	"bellhop/sip"
 )
 
-// The tests of this tag put bellhop between real phones and real PBXs, and hold
-// what it says against what the PBX says. `make interop` runs them.
+// The tests of this build tag put bellhop between real phones and real PBXs, and compare
+// its callbacks with the records of the PBX. `make interop` runs them.
 
 var (
 	captures = flag.String("captures", "", "keep what the PBX recorded of each scenario in this directory")
@@ -38,11 +38,11 @@ var interopTypes = []string{
 
 // TestInteropAsterisk plays the scenarios in testdata/interop/asterisk with real phones
 // at a real Asterisk behind bellhop. The folder named by the environment variable PBX
-// sets them up: the README says what it provides.
+// sets them up: testdata/README.md lists its files.
 func TestInteropAsterisk(t *testing.T) {
 	folder := os.Getenv("PBX")
 	if folder == "" {
-		t.Fatal("the environment variable PBX does not name the folder that sets up Asterisk and its phones: see README")
+		t.Fatal("the environment variable PBX does not name the folder that sets up Asterisk and its phones: see testdata/README.md")
 	}
 	files, err := filepath.Glob("../../testdata/interop/asterisk/*.txt")
 	if err != nil || len(files) == 0 {
@@ -94,9 +94,8 @@ func TestInteropAsterisk(t *testing.T) {
 	hop.stop()
 }
 
-// interopKinds are the extensions of the PBX that are no phones, interopDIDs the
-// public numbers that lead to extensions. X-Corr-Call-ID is what some of its
-// dialplan sends with calls: the Call-ID of the caller's leg.
+// interopKinds are the extensions of the PBX that are not phones, interopDIDs the public
+// numbers that lead to extensions.
 var (
 	interopKinds = map[string]string{"600": "queue", "601": "queue", "602": "queue", "700": "ivr", "800": "conference"}
 	interopDIDs  = map[string][]string{"102": {"5551234", "5558102", "5559102"}, "103": {"5551103"}, "600": {"5551600"}, "700": {"5551700"}}

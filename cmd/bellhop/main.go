@@ -1,7 +1,8 @@
 // Bellhop is a SIP edge proxy that sends webhooks. It runs between phones and a PBX,
 // forwards every message, follows the calls and notifies subscribers of their events.
 //
-// README.md is the guide. config.toml is the manual of the settings.
+// README.md beside this file is the guide of operators. config.toml is the manual of the
+// settings.
 package main
 
 import (
