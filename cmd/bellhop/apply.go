@@ -280,8 +280,8 @@ func (r *apiClient) applyStep(ctx context.Context, s *step) error {
 	return nil // unchanged
 }
 
-// planSteps returns the steps from the existing subscriptions had to those of the file,
-// in the order of the file.
+// planSteps returns the steps that turn the existing subscriptions, had, into those of
+// the file: in the order of the file, and then the removals of a.prune.
 func (a *reconciliation) planSteps(had []notify.Subscription) ([]step, error) {
 	if a.prune && len(a.wanted) == 0 {
 		return nil, errors.New("the file has no [[subscription]]: --prune would remove every subscription: to do that, use bellhop subscriptions remove")
@@ -398,8 +398,9 @@ func jsonFields(sub notify.Subscription) map[string]any {
 	return fields
 }
 
-// missingValue returns a problem if the file leaves out a value that export cannot write
-// and that old, the existing subscription or nil, does not have either.
+// missingValue returns a problem if w needs a value that export cannot write, of a header
+// or of tls_key, and neither the file nor old has it. old is the existing subscription, or
+// nil.
 func (w *wantedSubscription) missingValue(old *notify.Subscription) string {
 	for _, name := range slices.Sorted(maps.Keys(w.sub.Headers)) {
 		has := false
@@ -456,8 +457,8 @@ func (a *reconciliation) changeStep(w wantedSubscription, old notify.Subscriptio
 	return s
 }
 
-// setField adds a field to the request of a step. A v of nil sets the empty value of the
-// type of was.
+// setField adds a field with the value v to the request of a step. was is its value
+// before; if v is nil, the field gets the empty value of the type of was.
 func (s *step) setField(name string, v, was any) {
 	if v == nil {
 		v = reflect.Zero(reflect.TypeOf(was)).Interface()

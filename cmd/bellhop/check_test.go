@@ -95,7 +95,7 @@ func TestCheckPrintsAllProblems(t *testing.T) {
 		t.Errorf("got %q and %+v", stderr, report)
 	}
 
-	// serve says the same, and starts nothing.
+	// serve prints the same problems, and starts nothing.
 	if _, stderr := cli(t, 1, "serve", "--config", path); stderr != want {
 		t.Errorf("serve says %q, want %q", stderr, want)
 	}

@@ -159,8 +159,8 @@ func (r *apiClient) doRequest(ctx context.Context, method, path string, in, out 
 	}
 }
 
-// sendOnce sends a request once and reads the response, whatever its status, within 30
-// s.
+// sendOnce sends a request once and reads the response, whatever its status. Both take
+// 30 s at most.
 func (r *apiClient) sendOnce(ctx context.Context, method, path string, body []byte) (*http.Response, []byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()

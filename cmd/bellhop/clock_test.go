@@ -110,7 +110,7 @@ func TestSetClockLosesNoCallback(t *testing.T) {
 	}
 }
 
-// A restarting hop restarts after the clock was set.
+// restarting is a wholeHop that restarts whenever its clock is set.
 type restarting struct{ *wholeHop }
 
 func (h restarting) SetClock(by time.Duration) {
@@ -174,7 +174,7 @@ func TestObserverUsesMessageClock(t *testing.T) {
 		}
 		time.Sleep(time.Millisecond)
 		synctest.Wait()
-		stop() // which says no more
+		stop() // publishes no further event
 		if len(said) != 1 {
 			t.Fatalf("%d events were said, want one", len(said))
 		}

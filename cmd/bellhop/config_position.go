@@ -12,9 +12,9 @@ import (
 // characters.
 type position struct{ line, column int }
 
-// positions are the places of the keys and values of a TOML document: the parser tells
-// only those of values that it rejects. Elements of arrays have paths like
-// trunk[0].sources[1].
+// positions has the positions of all keys and values of a TOML document, by path. The
+// parser gives only the positions of values that it rejects. Elements of arrays have
+// paths like trunk[0].sources[1].
 type positions struct{ keys, values map[string]position }
 
 // valuePosition returns the position of the value at path. If the file has no such

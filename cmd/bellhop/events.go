@@ -218,8 +218,8 @@ type eventStream struct {
 	idleTimeout time.Duration // after which a silent connection is dead: bellhop sends a comment every 15 s
 
 	lastID    string // id of the last event
-	connected bool   // before the next attempt, at least once
-	received  bool   // a line, since the connection began
+	connected bool   // an attempt to connect has succeeded
+	received  bool   // a line has arrived on the current connection
 }
 
 const maxPause = 10 * time.Second
@@ -227,9 +227,9 @@ const maxPause = 10 * time.Second
 // errLimitReached ends a stream after the wanted number of events.
 var errLimitReached = errors.New("enough")
 
-// followEvents calls each with every event until each fails, ctx ends, or bellhop
-// rejects the request. It connects again after a lost connection, and resumes after the
-// last event.
+// followEvents calls the function each with every event. It ends when each returns an
+// error, when ctx ends, or when bellhop rejects the request. After a lost connection it
+// connects again, and resumes after the last event.
 func (s *eventStream) followEvents(ctx context.Context, each func(json.RawMessage) error) error {
 	pause, told := s.backoff, false
 	for {
@@ -260,11 +260,11 @@ func (s *eventStream) followEvents(ctx context.Context, each func(json.RawMessag
 	}
 }
 
-// A connectionError ends a connection that is worth another attempt, after wait at
-// least.
+// A connectionError is the reason why a connection failed or ended, if another attempt
+// may succeed.
 type connectionError struct {
 	error
-	wait time.Duration // before the next attempt, at least
+	wait time.Duration // shortest time until the next attempt
 }
 
 func (e *connectionError) Unwrap() error { return e.error }

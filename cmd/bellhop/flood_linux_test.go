@@ -17,8 +17,8 @@ import (
 	"bellhop/sip"
 )
 
-// answering is a PBX without state: it challenges INVITEs of strangers and accepts all
-// other requests, also repeated ones.
+// answering starts a PBX without state at an address: it challenges INVITEs of strangers
+// and accepts all other requests, also repeated ones.
 func answering(t *testing.T, at netip.AddrPort) {
 	c, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(at))
 	if err != nil {
@@ -28,7 +28,7 @@ func answering(t *testing.T, at netip.AddrPort) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	raw.Control(func(fd uintptr) { // as far as it is allowed: what is lost here was not lost in bellhop
+	raw.Control(func(fd uintptr) { // as large as permitted: a packet lost here is not lost in bellhop
 		syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUFFORCE, 16<<20)
 	})
 	var run sync.WaitGroup

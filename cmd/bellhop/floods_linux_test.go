@@ -28,11 +28,11 @@ const (
 	floodCallShare  = 0.99             // of the legal calls, at least, are answered and ended
 	floodSetupP99   = time.Second      // from the INVITE to its 200, through bellhop and the PBX
 	floodMaxRSS     = 512 << 20        // of bellhop, at any time
-	floodBackFactor = 2                // times what it was, is RSS afterwards
+	floodBackFactor = 2                // RSS after the flood, in multiples of that before it
 	floodBackWithin = 60 * time.Second // of the end of the flood
 )
 
-// What legal phones do meanwhile.
+// The calls of legal phones during a flood.
 const (
 	floodPhones   = 20
 	floodCallRate = 20 // a second
@@ -303,7 +303,7 @@ func (r *floodRun) checkHangups() {
 			r.t.Errorf("party %s has %d dials and %d hangups", id, n.dials, n.hangups)
 		}
 	}
-	if open > 2*r.bad { // those of calls that failed may be up
+	if open > 2*r.bad { // parties of calls that failed may still be live
 		r.t.Errorf("%d parties have no hangup, and %d calls failed", open, r.bad)
 	}
 }
@@ -311,8 +311,8 @@ func (r *floodRun) checkHangups() {
 // Bounds of single floods.
 const (
 	phonesBehindOne     = 200 // phones of an office behind one address, over TCP
-	refusedEventsShare  = 0.1 // events published, of refused attempts of one source
-	reflectionFactor    = 1.0 // bytes that a source that never answers gets, of those it sent
+	refusedEventsShare  = 0.1 // events of a refused attempt, on average, all from one source
+	reflectionFactor    = 1.0 // bytes to a source that never answers, for each byte that it sent
 	maxConnectionsTried = 12_000
 )
 

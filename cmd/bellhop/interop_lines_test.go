@@ -10,19 +10,19 @@ import (
 	"strings"
 )
 
-// An expectation is what should come of a scenario: a file of lines.
+// An expectation lists the callbacks that a scenario should cause. It is a text file:
 //
 //	# a comment
-//	! 102 in talk: why the PBX's record says something else, and rightly
+//	! 102 in talk: the reason why the PBX's record differs, and is right
 //	dial-out 101 Call=1 CallFlow=out CallStatus=CALLING CalledNumber=102
 //
-// A line is a callback: its type, its extension, and fields by their names in
-// the event reference. The first line of a party has all fields that matter;
-// each later one has its flow and status, and those that have changed. Call=1
-// is the first call, Turn=2 an extension's second turn in the same direction in
-// it. The lines of a party are compared in order; those of different parties
-// stand in the order of their times, which is not compared. Times and durations
-// are in no line: the PBX's record says what they should be.
+// Each other line is a callback: its type, its extension, and its fields by the names
+// that flows use. The first line of a party has all fields that matter; each later one
+// has flow, status, and the fields that have changed. Call=1 is the first call, Turn=2
+// an extension's second turn in the same direction in it. The lines of a party are
+// compared in order. Those of different parties are in the order of their times, which
+// is not compared. No line has times or durations: they are compared with the PBX's
+// record.
 type expectation struct {
 	comment []string
 	excuses []string // without the "!"

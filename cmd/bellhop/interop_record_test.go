@@ -187,7 +187,7 @@ func turns(came []received) (parties []*turn, differences []string) {
 		}
 		switch c.fields["event_type"] {
 		case "message-in", "message-out", "voicemail", "registered", "unregistered":
-			continue // nobody's turn in a call
+			continue // events that belong to no party
 		}
 		i := slices.IndexFunc(parties, func(t *turn) bool { return t.id == c.fields["sub_call_id"] })
 		if i < 0 {

@@ -25,8 +25,8 @@ func newLogger(w io.Writer, format logFormat, level *slog.LevelVar) *slog.Logger
 }
 
 // escapeAttr escapes characters in an attribute that would control a terminal or change
-// the direction of text, see [dialog.ReplaceControls]: the text may come from the network. All
-// handlers escape line feeds and tabs themselves.
+// the direction of text, see [dialog.ReplaceControls]: the text may come from the
+// network. All handlers escape line feeds and tabs themselves.
 func escapeAttr(groups []string, a slog.Attr) slog.Attr {
 	if len(groups) == 0 && a.Key == slog.MessageKey { // tint does not escape the message
 		a.Value = slog.StringValue(dialog.ReplaceUnprintable(a.Value.String(), '\uFFFD'))

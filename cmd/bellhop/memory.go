@@ -34,7 +34,8 @@ func capConnections(want, files int) (n int, capped bool) {
 
 // memoryLimit returns the memory use from which the garbage collector runs more often.
 // Live memory is bounded to less than half of it in a flood; without the limit a flood
-// would use three times as much. It grows with the processors, as the hop's bound does.
+// would use three times as much. It grows with the number of processors, as the memory
+// limit of SIP transactions does.
 func memoryLimit(processors int) int64 { return 224 << 20 * int64(max(processors, 2)) }
 
 // Parameters of [releaseMemory].

@@ -25,8 +25,8 @@ func TestCapsConnections(t *testing.T) {
 }
 
 // TestReleasesMemoryAfterFlood checks that memory is released when much is in use and
-// little is allocated; a busy process has its garbage collector. Attempts without
-// success become rare.
+// little is being allocated: while a process allocates much, its garbage collector runs
+// anyway. Attempts that release little become rare.
 func TestReleasesMemoryAfterFlood(t *testing.T) {
 	const mb = 1 << 20
 	m := memoryUse{least: 40 * mb, allocated: 0}

@@ -35,16 +35,17 @@ const (
 	mutationsInTest = 100_000
 	mutationsInSoak = 1_000_000
 
-	// The heap after the attack may be twice the heap before it, and what is
-	// bounded by a number of entries (the ladders of the last 1,000 calls, the
-	// last events, the LRUs of the tracker, a block of 8 MB of each stream that
-	// the embedded server has read or written), and the index that it keeps of
-	// each event and each record of a delivery on the disk.
+	// The heap after the attack may have twice the bytes of the heap before it. To
+	// these come heapCaches for tables that a number of entries bounds: the ladders
+	// of the last 1,000 calls, the last events, the LRUs of the tracker, and a block
+	// of 8 MB of each stream that the embedded server has read or written. And
+	// heapPerEvent for the server's index of each event, and of each record of a
+	// delivery, on the disk.
 	heapFactor   = 2
 	heapCaches   = 64 << 20
 	heapPerEvent = 600
 
-	// Goroutines that may be there beside those from before: of idle
+	// Goroutines that may run in addition to those before the attack: those of idle
 	// connections to receivers, and of the embedded server.
 	goroutineAllowance = 8
 )
@@ -227,8 +228,8 @@ type attack struct {
 	callbacks map[string]int // by id of the event
 }
 
-// syncBuffer is a log for several goroutines. It keeps warnings of the store, and
-// panics.
+// A syncBuffer keeps the first 64 KB of a log that several goroutines write: warnings of
+// the store, and panics.
 type syncBuffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer

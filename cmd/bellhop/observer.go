@@ -32,12 +32,12 @@ const (
 	snapshotInterval = 100 * time.Millisecond
 )
 
-// An observer owns the tracker. It passes the messages that the hop forwarded to the
+// An observer owns the tracker. It passes the messages that the proxy forwarded to the
 // tracker, publishes the resulting events, and stores the changes of live calls.
 type observer struct {
 	tracker      *dialog.Tracker
 	traces       *trace.Recorder
-	messages     <-chan dialog.Message // the hop sends without blocking
+	messages     <-chan dialog.Message // the proxy sends without blocking
 	publish      func([]dialog.Event)
 	storeChanges func(changes []dialog.Change, now, upTo time.Time)
 	clock        func() (now time.Time, wallOffset time.Duration) // clock of the messages, and the offset of the wall clock

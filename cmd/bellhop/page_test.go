@@ -195,7 +195,7 @@ func TestPage(t *testing.T) {
 	p := s.serve()
 	b := s.browse()
 
-	// The first visit says what to do, and where phones find bellhop.
+	// The first visit shows what to do, and the address of bellhop for phones.
 	b.reads("main", "Three steps to your first callback")
 	b.reads("main", "sip:"+s.hop.String()+";transport=udp")
 	b.axe("the first visit")
@@ -234,7 +234,7 @@ func TestPage(t *testing.T) {
 	b.do(chromedp.KeyEvent("\r"))
 	b.until("it is on", `document.querySelector(".switch.active[aria-pressed=true]")`)
 
-	// Change what it names.
+	// Change the event types of the subscription.
 	b.click("[id^=edit-]")
 	b.until("the pop-up is open", `document.querySelector("#pop-up[open] #url")`)
 	b.reads("#pop-up", s.only().ID)
@@ -243,7 +243,7 @@ func TestPage(t *testing.T) {
 	b.reads("#subscriptions", "dial-out, answer-out, hangup")
 	b.until("the pop-up is closed", `!document.querySelector("#pop-up[open]")`)
 
-	// A call rings, talks and ends. The name of who calls is markup.
+	// A call rings, talks and ends. The caller's name is markup.
 	const evil = "<img src=x onerror=alert(1)>"
 	b.open("/calls")
 	b.reads("main", "No live calls")

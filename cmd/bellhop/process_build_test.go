@@ -11,9 +11,8 @@ import (
 var programDir string
 
 // buildProgram and buildNATS build the bellhop and the NATS server that tests start as
-// processes of their own, once, and without the race detector: such a process is judged
-// by what it does, and a race inside a library would end it with a failure that is not
-// ours. The tests of the packages run with the detector.
+// processes, once and without the race detector: a race inside a library would end such
+// a process, although bellhop is right. The tests of the packages run with the detector.
 var (
 	buildProgram = builder(".")
 	buildNATS    = builder("github.com/nats-io/nats-server/v2")

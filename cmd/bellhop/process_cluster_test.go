@@ -65,7 +65,7 @@ func TestTwoBellhopsShareStore(t *testing.T) {
 // down: the next start publishes the events that they had not accepted.
 func TestStopWithoutStoreSpoolsEvents(t *testing.T) {
 	t.Parallel()
-	// Nobody takes the port of this address while the server is gone.
+	// No other process takes a port of this address while the server is down.
 	options := &server.Options{Host: ownLoopback(), Port: -1, NoLog: true, NoSigs: true, JetStream: true, StoreDir: t.TempDir()}
 	serve := func() (*server.Server, func()) {
 		t.Helper()

@@ -16,24 +16,24 @@ import (
 	"bellhop/sip/siptest"
 )
 
-// TestCommands runs the scripts in testdata/commands: what a person types, and
-// what is answered. Beside what testscript knows, a script may say:
+// TestCommands runs the scripts in testdata/commands: command lines with the expected
+// output. Beside the commands of testscript, a script may use:
 //
-//	serve  start a bellhop, a PBX and a receiver at http://$HOOK. Commands find it
-//	       and its token by the environment; $CONFIG is its config
+//	serve  start a bellhop, a PBX and a receiver at http://$HOOK. Commands find the
+//	       bellhop and its token by the environment; $CONFIG is its config
 //	call   101 calls 102, who is busy: four events
 //	restart
 //	       stop that bellhop, and start it again
 //	followed
-//	       wait until somebody follows the events
+//	       wait until a client follows the events
 //	came N
-//	       wait until the receiver has had so many callbacks
+//	       wait until the receiver has got N callbacks in total
 //	wrong COMMAND...
-//	       a command says that its arguments are wrong: exit status 2
+//	       run a command that rejects its arguments: exit status 2
 //	until PATTERN COMMAND...
-//	       repeat a command until what it writes matches
+//	       repeat a command until its output matches
 //	keep NAME PATTERN
-//	       $NAME is what the group of the pattern matches in what was just written
+//	       set $NAME to the text that the group of the pattern matches in the last output
 func TestCommands(t *testing.T) {
 	bin := filepath.Dir(program(t))
 	scripts, err := filepath.Glob(filepath.Join("..", "..", "testdata", "commands", "*.txt"))

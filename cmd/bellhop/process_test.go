@@ -116,7 +116,7 @@ type process struct {
 	t    *testing.T
 	cmd  *exec.Cmd
 	name string
-	out  output // what it wrote
+	out  output // stdout and stderr
 	done chan struct{}
 	err  error // how it ended, once done is closed
 }
@@ -216,7 +216,7 @@ func (s *site) serve() *process {
 	return p
 }
 
-// client keeps no connection, and so no goroutine.
+// client opens a connection for each request: an idle one would keep a goroutine.
 var client = &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
 
 // stop drains bellhop. In a measurement it must exit well before a service manager would

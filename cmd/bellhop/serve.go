@@ -216,9 +216,9 @@ func (s *service) run(ctx context.Context) error {
 	return err
 }
 
-// A pipeline is the parts that a call passes, in order: the hop shows each message to
-// the observer's tracker, whose events go to the notifier and whose calls go to the
-// keeper.
+// A pipeline is the parts that a message passes, in order: the proxy, hop, forwards it
+// and passes a copy to the tracker of the observer. The tracker's events go to the
+// notifier, its calls to the keeper.
 type pipeline struct {
 	hop      *sip.Proxy
 	observer *observer
@@ -543,7 +543,7 @@ func e164Formatter(r region) func(string) string {
 	}
 }
 
-// trunkConfigs returns the trunks for the hop.
+// trunkConfigs returns the trunks of the proxy.
 func trunkConfigs(cfg config) []sip.Trunk {
 	var ts []sip.Trunk
 	for _, t := range cfg.Trunk {

@@ -33,7 +33,7 @@ func TestSpoolStoresEvents(t *testing.T) {
 		t.Errorf("got %+v, %v; want %+v", got, err, events)
 	}
 
-	// Half a line costs what it is of.
+	// A line that is cut off costs only its own event.
 	b, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)

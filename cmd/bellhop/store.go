@@ -368,8 +368,9 @@ func readPrivate(path string) ([]byte, error) {
 	return os.ReadFile(path)
 }
 
-// writePrivate replaces a file. The file has mode 0600 and is synced to disk when it
-// returns.
+// writePrivate creates or replaces a file, with mode 0600. The file is on the disk when
+// writePrivate returns; after an error or a crash it has all of its old or of its new
+// content.
 func writePrivate(path string, b []byte) error {
 	f, err := os.CreateTemp(filepath.Dir(path), ".new-*") // of mode 0600
 	if err != nil {

@@ -25,8 +25,8 @@ import (
 	"bellhop/admin"
 )
 
-// A storeChecker finds out what damage to the files of the embedded store has cost, and
-// limits it.
+// A storeChecker reports the records that damage to the files of the embedded store has
+// destroyed, and keeps the damage from destroying more.
 //
 // Before the embedded server opens a store, the checker reads the blocks of its streams
 // and removes damaged records, so that the server keeps the records behind them. The
@@ -425,7 +425,7 @@ func (g *storeChecker) checkStream(ctx context.Context, stream string, mode chec
 		for _, s := range sections {
 			if s.bad {
 				if s.torn && i == len(numbers)-1 {
-					continue // unacknowledged; the ledger shows if it was not
+					continue // the server had not acknowledged it; if it had, the ledger shows the loss
 				}
 				bad = append(bad, s)
 				damage[n] = sections

@@ -307,7 +307,7 @@ func TestFindsDamage(t *testing.T) {
 				if t.Failed() {
 					return
 				}
-				// It is said once, and the store is whole from now on.
+				// A loss is reported once, and the store is undamaged from now on.
 				again := openStoreChecker(storeConfig(dir), quiet())
 				before := len(again.allLosses())
 				again.prepareStore()

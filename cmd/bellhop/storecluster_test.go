@@ -23,8 +23,8 @@ func ownLoopback() string {
 // startNATSCluster starts a cluster of three NATS servers.
 func startNATSCluster(t *testing.T) (urls []natsURL, js jetstream.JetStream) {
 	t.Helper()
-	// Servers must know each other's ports before they start: at this address nobody
-	// else listens.
+	// Servers must know each other's ports before they start: at this address no other
+	// process listens.
 	host := ownLoopback()
 	var routes []*url.URL
 	for i := range 3 {

@@ -117,7 +117,8 @@ func withHint(err error) error {
 	return err
 }
 
-// isOwnStream reports whether a stream has a name of bellhop's streams.
+// isOwnStream reports whether a stream of this name is bellhop's: bellhop_…, or
+// KV_bellhop_… for a bucket.
 func isOwnStream(name string) bool {
 	return strings.HasPrefix(strings.TrimPrefix(name, "KV_"), "bellhop_")
 }
