@@ -35,7 +35,7 @@ type batchWriter struct {
 	prefix string // of the reply subjects
 
 	mu          sync.Mutex
-	batchNumber int           // tells late acknowledgements apart; it changes only after a late batch, as the server caches reply subjects
+	batchNumber int           // in the reply subjects, tells late acknowledgements apart; rises only after a batch with missing ones, as the server caches reply subjects
 	results     []writeResult // by index in the batch; errUnanswered until acknowledged
 	unanswered  int           // messages without an acknowledgement
 	done        chan struct{}
@@ -49,7 +49,7 @@ type writeResult struct {
 	err error
 }
 
-var errUnanswered = errors.New("no answer from the store")
+var errUnanswered = errors.New("no response from the store")
 
 // unansweredResults returns n results with errUnanswered.
 func unansweredResults(n int) []writeResult {

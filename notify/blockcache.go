@@ -18,7 +18,7 @@ const (
 // A blockCache caches the blocks of the log that were read last, so that page after page is
 // read once. A block is the events at readSize positions, of which the first is one more
 // than a multiple of readSize. Its events do not change; they only expire.
-type blockCache struct{ lru *lru.Cache[uint64, []entry] } // by their first places
+type blockCache struct{ lru *lru.Cache[uint64, []entry] } // by first position
 
 func newBlockCache() blockCache {
 	blocks, err := lru.New[uint64, []entry](maxCachedBlocks)

@@ -9,8 +9,8 @@ import (
 
 const (
 	maxFailuresInRow    = 5                // failures in a row that open a circuit breaker
-	minTrippingAttempts = 20               // or failures of half of at least so many attempts
-	failureWindow       = 60 * time.Second // within this time
+	minTrippingAttempts = 20               // or at least so many attempts within failureWindow, half of which failed
+	failureWindow       = 60 * time.Second // see minTrippingAttempts
 	minProbeInterval    = time.Second      // from opening to the first probe; doubled after each failed one
 	maxProbeInterval    = 30 * time.Second // limit of the doubling
 )
@@ -79,7 +79,7 @@ func (b *breaker) mustOpen(now time.Time) bool {
 	sixth := now.Unix() / int64(failureWindow/time.Second/6)
 	var failed, ended int
 	for _, t := range b.tallies {
-		if t.sixth > sixth-6 && t.sixth <= sixth { // a tally of the future is old: the clock was set back
+		if t.sixth > sixth-6 && t.sixth <= sixth { // a tally dated in the future is old: the clock was set back since
 			failed += t.failed
 			ended += t.total
 		}
@@ -240,7 +240,8 @@ func (s *scheduler) blameEndpoint(now time.Time, a *attempt, probe bool) {
 	}
 }
 
-// noteSuspect records which subscribers have missed a response since the last one came.
+// noteSuspect records which subscribers of e have failed since its last response, for a
+// missing response or a failed connection.
 func (e *endpoint) noteSuspect(sr *subscriber) {
 	if e.failures == 0 {
 		e.suspect, e.severalSuspects = sr, false
@@ -335,7 +336,7 @@ func (s *scheduler) restorePause(now time.Time, subscription string, st healthSt
 	s.openEndpoint(sr.endpoint)
 }
 
-// holdDue has the blocked ones among the due deliveries of sr wait.
+// holdDue holds those due deliveries of sr that are blocked.
 func (s *scheduler) holdDue(sr *subscriber) {
 	for range sr.due.len() {
 		if d := sr.due.pop(); d.state == due {
@@ -354,7 +355,7 @@ func (s *scheduler) releaseHeld(sr *subscriber) {
 	}
 }
 
-// scheduleProbe has the open breakers checked at the time at, or earlier.
+// scheduleProbe has startProbes check the open breakers at the time at, or earlier.
 func (s *scheduler) scheduleProbe(at time.Time) {
 	if s.nextProbe.IsZero() || at.Before(s.nextProbe) {
 		s.nextProbe = at
@@ -413,8 +414,9 @@ func (s *scheduler) startProbe(b *breaker, d *delivery) {
 	s.makeDue(d)
 }
 
-// pickProbe picks the delivery to probe with: a held one before one that backs off, and of
-// these the one with the fewest attempts. It returns nil if none may be sent.
+// pickProbe picks the delivery to probe with: of a subscriber whose own breaker is closed
+// before one of another, a held one before one that backs off, and then the one with the
+// fewest attempts. It returns nil if none may be sent.
 func pickProbe(subscribers iter.Seq[*subscriber]) (best *delivery) {
 	for sr := range subscribers {
 		for _, q := range sr.queues {

@@ -12,7 +12,7 @@ func openBucket(ctx context.Context, js jetstream.JetStream, c Config, b jetstre
 	b.History, b.Storage, b.Replicas = 1, jetstream.FileStorage, c.Replicas
 	kv, err := js.CreateOrUpdateKeyValue(ctx, b)
 	if err != nil {
-		return nil, fmt.Errorf("bucket %s: %w", b.Bucket, err)
+		return nil, fmt.Errorf("open bucket %s: %w", b.Bucket, err)
 	}
 	return kv, nil
 }

@@ -28,7 +28,7 @@ import (
 //
 // The delivery log stores the URLs in the record of that attempt, which is written before
 // the newCall counts as delivered. A process that has not made the attempt reads them
-// there. They lapse when the subscription changes in what it asks for, or its URL.
+// there. They lapse when the URL of the subscription, or what it asks for, changes.
 //
 // A named URL has no more rights than the URL of a subscription: the egress guard checks
 // each connection, and redirects are not followed. The header fields of the subscription
@@ -90,8 +90,8 @@ func (s *Subscription) followsURLs() bool { return s.FollowURLs && s.Dialect == 
 var byteOrderMark = []byte("\ufeff")
 
 // readCallURLs reads the URLs of the XML that answers a newCall; nil: none. A response
-// without XML, as most receivers send, names none. The error tells why one URL is not used;
-// the other may still be.
+// without XML, as most receivers send, names none. If one URL cannot be used, the error
+// says why, and the other may still be returned.
 func readCallURLs(answer []byte, cut bool) (*callURLs, error) {
 	if !bytes.Contains(answer, []byte("<Response")) {
 		return nil, nil
@@ -168,8 +168,8 @@ func readRoot(document []byte) (root xml.StartElement, err error) {
 	}
 }
 
-// checkCallURL checks a URL that a receiver has named like the URL of a subscription. It
-// may not be a template.
+// checkCallURL checks a URL that a receiver has named, by the rules for the URL of a
+// subscription. It may not be a template.
 func checkCallURL(s string) (*url.URL, *Invalid) {
 	if isTemplate(s) {
 		return nil, &Invalid{"url", "has braces: percent-encode them"}

@@ -26,7 +26,7 @@ const pageSize = 1024
 type logRead struct {
 	subscriber *subscriber
 	name       string       // its subject in the outbox is bellhop.delivery.<subscription>.<name>
-	after      uint64       // the next event to read follows this position; all before is settled, or above the cursor
+	after      uint64       // reading goes on after this position; earlier events are settled, or above the cursor
 	to         uint64       // of a replay: its last position; 0: until the subscriber has caught up
 	types      []string     // of a replay
 	cursorHold *recentEvent // keeps the cursor below its start until it is in the outbox
@@ -41,8 +41,8 @@ type logRead struct {
 // laggingName names the logRead by which a lagging subscriber catches up. It is stored.
 const laggingName = "behind"
 
-// roomFor returns how many deliveries of sr may be pending: maxPending, or an equal share
-// of ten times that while all subscribers together have as many.
+// roomFor returns how many deliveries of sr may be pending: maxPending. While ten times
+// maxPending are pending in all, it is an equal share of these, if that is less.
 func (s *scheduler) roomFor(sr *subscriber) int {
 	if all := 10 * s.maxPending; s.pending >= all {
 		return min(s.maxPending, all/len(s.subscribers))
@@ -50,7 +50,7 @@ func (s *scheduler) roomFor(sr *subscriber) int {
 	return s.maxPending
 }
 
-// startLagging begins to catch up from the event recent, for which sr has no room.
+// startLagging makes sr lag from the event recent on, for which it has no room.
 func (s *scheduler) startLagging(sr *subscriber, recent *recentEvent) {
 	recent.unsettled++
 	r := &logRead{subscriber: sr, name: laggingName, after: recent.seq - 1, cursorHold: recent}
@@ -70,8 +70,8 @@ func (s *scheduler) attachLogRead(r *logRead) {
 	}
 }
 
-// restoreLogRead restores a logRead of the outbox: after startFrom and, unless it is a
-// replay, before the first restoreDelivery. One without a subscriber is deleted.
+// restoreLogRead restores a logRead of the outbox, and deletes one without a subscriber. It
+// must be called after startFrom and, unless r is a replay, before restoreDelivery.
 func (s *scheduler) restoreLogRead(r *logRead) {
 	sr := s.subscribers[r.subscriber.sub.ID]
 	if sr == nil || r.ended {
@@ -81,7 +81,7 @@ func (s *scheduler) restoreLogRead(r *logRead) {
 	}
 	r.subscriber = sr
 	s.attachLogRead(r)
-	s.continueLogRead(r) // this ends a lag that begins above the cursor: the log is read from the cursor on
+	s.continueLogRead(r) // ends a lag that begins above the cursor: addEvent adds the events from the cursor on
 }
 
 // settledPosition returns the position up to which the log is not read again for sr.

@@ -21,17 +21,17 @@ import (
 
 const (
 	maxResponseHead = 16 << 10         // bytes of the head of a response, including 1xx before it
-	connIdleTimeout = 90 * time.Second // an idle connection is closed after it
+	connIdleTimeout = 90 * time.Second // after which an idle connection is closed
 	maxIdleConns    = 1000             // idle connections of a pool
 	connBufferSize  = 4 << 10          // bytes that a connection reads and writes at once
-	strayDuration   = 10 * time.Minute // no connection is kept to a receiver for so long after it sent a stray response
+	strayDuration   = 10 * time.Minute // after a stray response, in which no connection to its receiver is kept
 
 	handshakeTime = 5 * time.Second
 )
 
-// A connPool sends requests on kept connections, like [http.Transport]. That one runs two
-// goroutines for each connection, which costs more than the request. Here the goroutine of
-// the request writes it and reads the response.
+// A connPool sends requests on kept connections, like [http.Transport], but without its two
+// goroutines for each connection, which cost more than the request. The goroutine of the
+// request writes it and reads the response.
 //
 // The status line of a response decides. An error behind it, in the header or after the
 // end, closes the connection, but neither fails the request nor affects the next one. Bytes
@@ -399,7 +399,7 @@ func (c *conn) peekLine() string {
 }
 
 // parseStatusLine returns a response without header from its status line, or nil if the
-// line is none.
+// line is not a status line.
 func parseStatusLine(line string, req *http.Request) *http.Response {
 	if at := statusLine.FindStringIndex(line + "\n"); at == nil || at[0] != 0 {
 		return nil

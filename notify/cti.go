@@ -54,7 +54,7 @@ func (v *view) writeCTI(f *fieldWriter) {
 		f.writeList("fullUserId", v.ringingExtensions(), v.userAtDomain)
 		f.writeText("xcid", clean(cmp.Or(v.CallAPIID, v.Call), maxText))
 	case dialog.Answer:
-		if v.Flow == dialog.In { // of a call out, the extension is the caller, not who answered
+		if v.Flow == dialog.In { // on an outgoing call, the extension is the caller and has not answered
 			f.writeText("user", v.userName(&v.Extension))
 			f.writeText("userId", v.userName(&v.Extension))
 			f.writeText("fullUserId", v.userAtDomain(&v.Extension))

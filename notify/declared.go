@@ -15,8 +15,8 @@ import (
 var ErrDeclared = errors.New("the subscription is declared in the config file: change it there, and send SIGHUP")
 
 // Declare replaces the declared subscriptions by those that the config file now declares.
-// They have passed Validate, and their Declared field says where they stand. They are not
-// stored: every node has its own.
+// They have passed Validate, and their Declared field names the place in the file. They are
+// not stored: every node has its own.
 //
 // The ID of each is derived from its extension and its URL, so its pending deliveries
 // survive a restart and changes of other fields. One that is no longer declared is removed,

@@ -19,7 +19,7 @@ type deliveryLoop struct {
 	scheduler *scheduler
 
 	nextSeq    uint64     // position of the first event that the scheduler has not seen
-	logEntries chan entry // what is read of the log, until it is closed; nil: nothing is being read
+	logEntries chan entry // events read from the log; closed when all are read; nil: nothing is being read
 
 	pages       chan page     // pages that were read again
 	readingPage bool          // a page is being read
@@ -273,7 +273,7 @@ func (l *deliveryLoop) updateHealth(now time.Time, sr *subscriber, why string) {
 			l.health.set(sr.sub.ID, nil)
 		}
 	case now.Sub(sr.failing) >= disableAfter:
-		l.disableSubscription(sr.sub, "nothing but failures since "+sr.failing.UTC().Format(time.RFC3339)+"; the last one: "+why)
+		l.disableSubscription(sr.sub, "all attempts failed since "+sr.failing.UTC().Format(time.RFC3339)+"; last failure: "+why)
 	case !known && now.Sub(sr.failing) >= healthDelay:
 		l.health.set(sr.sub.ID, &healthState{Failing: sr.failing, Why: why})
 	}

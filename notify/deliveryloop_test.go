@@ -476,7 +476,7 @@ func TestHostileResponses(t *testing.T) {
 			w.(http.Flusher).Flush()
 			<-r.Context().Done()
 		}, willRetry, "500"},
-		{"no answer", func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, willRetry, "no answer within 200ms"},
+		{"no answer", func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, willRetry, "no response within 200ms"},
 		{"closed", func(w http.ResponseWriter, r *http.Request) { panic(http.ErrAbortHandler) }, willRetry, "EOF"},
 		{"elsewhere", func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, "/other", http.StatusTemporaryRedirect)

@@ -89,7 +89,7 @@ func (n *Notifier) Deliveries(ctx context.Context, q DeliveryQuery) (page []Deli
 type pageCursor struct {
 	ended bool   // of the delivery log
 	seq   uint64 // 0: the newest
-	index int    // of the record in the message; 0: the whole message comes before
+	index int    // how many records of message seq are still to be listed
 }
 
 // String returns the cursor as it is shown to clients.
@@ -331,8 +331,8 @@ func (n *Notifier) addAttempts(ctx context.Context, page []Delivery) error {
 	return nil
 }
 
-// subjectsSince returns a consumer of subjects from a minute before a time: the clocks of
-// nodes differ.
+// subjectsSince returns the configuration of a consumer that reads subjects from a minute
+// before a time on: the clocks of nodes differ.
 func subjectsSince(subjects []string, from time.Time) jetstream.OrderedConsumerConfig {
 	c := jetstream.OrderedConsumerConfig{FilterSubjects: subjects, InactiveThreshold: consumerIdleTimeout}
 	if from = from.Add(-time.Minute); from.Unix() > 0 {
@@ -391,8 +391,9 @@ const (
 var errTooMany = errors.New("too many messages at once")
 
 // readBackwards calls f for the messages of a stream before a position, newest first, until
-// f returns false; before 0 is the end. rest is the position before which more messages may
-// match, because the reading stopped after maxScannedMessages; 0: there are none.
+// f returns false. A before of 0 is the end of the stream. rest is the position before which
+// more messages may match, because the reading stopped after maxScannedMessages; 0: there
+// are none.
 func readBackwards(ctx context.Context, s jetstream.Stream, filters []string, before uint64, f func(uint64, jetstream.Msg) (bool, error)) (rest uint64, err error) {
 	info, err := s.Info(ctx)
 	if err != nil {
@@ -432,7 +433,7 @@ func readBackwards(ctx context.Context, s jetstream.Stream, filters []string, be
 			return nil
 		})
 		if errors.Is(err, errTooMany) {
-			size /= 16 // doubled by the loop: the chunk is about as large as maxChunkMessages
+			size /= 16 // then doubled by the loop: an eighth of the positions is tried next
 			continue
 		}
 		if err != nil && !errors.Is(err, errStopReading) {
@@ -445,7 +446,7 @@ func readBackwards(ctx context.Context, s jetstream.Stream, filters []string, be
 			}
 		}
 		if scanned += len(chunk); len(chunk) > 256 {
-			size /= 2 // stays
+			size /= 2 // then doubled by the loop: the size stays
 		}
 		end = begin
 	}
@@ -546,7 +547,7 @@ func (n *Notifier) findEventMessage(ctx context.Context, event string) (*jetstre
 		return nil, ErrEventGone
 	}
 	if err != nil {
-		return nil, fmt.Errorf("event %s: %w", event, err)
+		return nil, fmt.Errorf("find event %s: %w", event, err)
 	}
 	return m, nil
 }

@@ -74,7 +74,7 @@ func (g *egressGuard) checkDial(network, address string, _ syscall.RawConn) erro
 		return fmt.Errorf("egress to %s: %w", address, err)
 	}
 	if network != "tcp4" && network != "tcp6" {
-		return fmt.Errorf("egress to %s: %s is not permitted", address, network)
+		return fmt.Errorf("egress to %s: network %s is refused", address, network)
 	}
 	return g.checkAddrPort(to)
 }
@@ -103,9 +103,9 @@ func (g *egressGuard) denyReason(addr netip.Addr, port uint16) string {
 	case containsAddr(g.allow, addr):
 		return ""
 	case containsAddr(metadataServices, addr):
-		return "is refused: a metadata service; notify.allow permits it"
+		return "is refused: a metadata service; to allow it, add it to notify.allow"
 	case g.defaults.SafeAddr(addr) != nil:
-		return "is refused: not a public or private network; notify.allow permits it"
+		return "is refused: not a public or private network; to allow it, add it to notify.allow"
 	}
 	return ""
 }

@@ -187,8 +187,8 @@ func (p *publisher) unpublished() int {
 	return len(p.buffer) + len(p.batch)
 }
 
-// OldestUnpublished returns when the oldest unpublished event was observed, among those that have an
-// observation time; ok is false if there is none.
+// OldestUnpublished returns when the oldest unpublished event was observed. Events without
+// an observation time do not count; ok is false if there is no other.
 func (n *Notifier) OldestUnpublished() (oldest time.Time, ok bool) {
 	p := &n.publisher
 	p.mu.Lock()
@@ -219,9 +219,9 @@ func (n *Notifier) Unpublished() []dialog.Event {
 }
 
 // batchPace is the least time between two batches. A batch costs more than its events, so
-// under load events share one; but a kill loses the events that wait. After a quiet moment
-// none waits. A call has three to eight events: 200 calls a second stay below the rate,
-// 1,000 calls a second exceed it.
+// under load events share one; but a kill loses the events that wait. The first event
+// after a quiet moment does not wait. A call has three to eight events: 200 calls a second
+// stay below the rate, 1,000 calls a second exceed it.
 var batchPace = Pace{Rate: 2000, Burst: 500, Quiet: 2 * time.Millisecond, Busy: 40 * time.Millisecond}
 
 // errorBackoff is the wait after a request to the store failed.
@@ -443,18 +443,18 @@ func (n *Notifier) positionOf(ctx context.Context, q Query) (uint64, error) {
 	}
 	js, err := n.js.Conn().JetStream() // the jetstream package asks any server, not the leader
 	if err != nil {
-		return 0, fmt.Errorf("event %s: %w", q.After, err)
+		return 0, fmt.Errorf("find event %s: %w", q.After, err)
 	}
 	m, err := js.GetLastMsg("bellhop_events", "bellhop.event.*.*."+subjectToken(q.After), nats.Context(ctx))
 	if errors.Is(err, nats.ErrMsgNotFound) {
 		return 0, ErrNoEvent
 	}
 	if err != nil {
-		return 0, fmt.Errorf("event %s: %w", q.After, err)
+		return 0, fmt.Errorf("find event %s: %w", q.After, err)
 	}
 	var e dialog.Event
 	if err := json.Unmarshal(m.Data, &e); err != nil {
-		return 0, fmt.Errorf("event %s: %w", q.After, err)
+		return 0, fmt.Errorf("decode event %s: %w", q.After, err)
 	}
 	if !q.matchesExtensions(&e) {
 		return 0, ErrNoEvent
@@ -492,7 +492,7 @@ func readMessagesOnce(ctx context.Context, s jetstream.Stream, c jetstream.Order
 		return 0, err
 	}
 	defer func() {
-		// Otherwise the server keeps it for minutes, and it keeps at most a thousand.
+		// Otherwise the server keeps the consumer for minutes, and has at most a thousand.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer cancel()
 		s.DeleteConsumer(ctx, consumer.CachedInfo().Name)

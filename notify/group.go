@@ -27,13 +27,13 @@ const (
 
 const (
 	// groupGather is how long a newCall waits for others that ring at the same time. The legs
-	// of a fork follow each other within milliseconds, as a queue's agents follow the queue
-	// that has answered.
+	// of a fork follow each other within milliseconds, and so do a queue's agents once the
+	// queue has answered.
 	groupGather = 300 * time.Millisecond
 
-	// groupGap is how long no party may ring in a group before the call is over. A serial fork
-	// rings the next phone within that time. The hangup of the last party waits as long,
-	// unless the caller has given up.
+	// groupGap is how long a group may be without a ringing party before its call counts as
+	// ended. A serial fork rings the next phone within that time. The hangup of the last party
+	// waits as long, unless the caller has given up.
 	groupGap = 500 * time.Millisecond
 )
 

@@ -91,7 +91,7 @@ func (h *healthStates) applyEntry(e jetstream.KeyValueEntry) error {
 	var st healthState
 	if e.Operation() == jetstream.KeyValuePut {
 		if err := json.Unmarshal(e.Value(), &st); err != nil {
-			return fmt.Errorf("health of subscription %s: %w", e.Key(), err)
+			return fmt.Errorf("decode health of subscription %s: %w", e.Key(), err)
 		}
 	}
 	h.mu.Lock()
@@ -141,7 +141,7 @@ func (h *healthStates) saveState(ctx context.Context, id string, st *healthState
 		_, err = h.kv.Put(ctx, id, b)
 	}
 	if err != nil {
-		return fmt.Errorf("health of subscription %s: %w", id, err)
+		return fmt.Errorf("store health of subscription %s: %w", id, err)
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -161,11 +161,12 @@ func (st *healthState) pauseReason(s *Subscription) string {
 	return "the URL of the subscription fails: " + st.Why
 }
 
-// withHealth returns s with its state and reason if it is paused.
+// withHealth returns s. If s is paused, it has that state and the reason, which also says
+// since when only probes are sent.
 func (h *healthStates) withHealth(s Subscription) Subscription {
 	if st, ok := h.get(s.ID); ok && s.Active && !st.Paused.IsZero() {
 		s.State = StatePaused
-		s.Why = "paused since " + st.Paused.UTC().Format(time.RFC3339) + ", but for a probe every 30 s at most: " + st.pauseReason(&s)
+		s.Why = st.pauseReason(&s) + "; since " + st.Paused.UTC().Format(time.RFC3339) + " only probes are sent, up to 30 s apart"
 	}
 	return s
 }

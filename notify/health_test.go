@@ -113,7 +113,7 @@ func TestDisabledAfterFiveDays(t *testing.T) {
 		}
 		time.Sleep(3 * time.Minute)
 		s, _ := n.Subscription(id)
-		if s.Active || s.State != StateDisabled || !strings.HasPrefix(s.Why, "nothing but failures since 1999-12-") {
+		if s.Active || s.State != StateDisabled || !strings.HasPrefix(s.Why, "all attempts failed since 1999-12-") {
 			t.Errorf("%s: %s", s.State, s.Why)
 		}
 		if got := n.Stats(); got.Disabled != 1 || got.Pending != 0 {

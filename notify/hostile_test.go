@@ -65,9 +65,9 @@ func TestHostileReceivers(t *testing.T) {
 		took    time.Duration
 	}{
 		{"answers 200", func(c net.Conn) { io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok") }, delivered, "200 OK", 0},
-		{"silent", func(c net.Conn) { c.Read(make([]byte, 1)) }, willRetry, "no answer within 15s", 15 * time.Second},
+		{"silent", func(c net.Conn) { c.Read(make([]byte, 1)) }, willRetry, "no response within 15s", 15 * time.Second},
 		{"hangs up", func(net.Conn) {}, willRetry, "the receiver closed the connection without a response: EOF", 0},
-		{"drips its head", func(c net.Conn) { drip(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n") }, willRetry, "no answer within 15s", 15 * time.Second},
+		{"drips its head", func(c net.Conn) { drip(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n") }, willRetry, "no response within 15s", 15 * time.Second},
 		{"drips its body", func(c net.Conn) {
 			io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 4000\r\n\r\n")
 			drip(c, strings.Repeat("x", 4000))

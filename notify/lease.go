@@ -76,7 +76,7 @@ func (l *lease) acquireLease(ctx context.Context) error {
 			l.revision, l.validUntil, l.seenRevision = revision, began.Add(leaseValid), 0
 			return nil
 		case err != nil && !wrongRevision(err):
-			return fmt.Errorf("lease %s: %w", leaseKey, err)
+			return fmt.Errorf("acquire lease %s: %w", leaseKey, err)
 		}
 		sleep(ctx, leasePoll)
 	}

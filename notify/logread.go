@@ -81,7 +81,7 @@ func (r *registry) syncSubscriptions(ctx context.Context) error {
 	defer cancel()
 	info, err := r.stream.Info(ctx)
 	if err != nil {
-		return fmt.Errorf("bucket bellhop_subscriptions: %w", err)
+		return fmt.Errorf("read bellhop_subscriptions: %w", err)
 	}
 	last := info.State.LastSeq
 	late := time.NewTimer(syncTimeout / 8)
@@ -95,7 +95,7 @@ func (r *registry) syncSubscriptions(ctx context.Context) error {
 			}
 			r.raiseSeen(last) // or the entry is gone
 		case <-ctx.Done():
-			return fmt.Errorf("bucket bellhop_subscriptions: %w", ctx.Err())
+			return fmt.Errorf("read bellhop_subscriptions: %w", ctx.Err())
 		}
 	}
 	return nil

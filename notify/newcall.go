@@ -19,15 +19,15 @@ import (
 // group.go decides which newCall counts.
 //
 // The scheduler remembers the newCall of each party whose deliveries it has seen. After a
-// restart, or after the failover to another node, the delivery log tells it, together with
-// the time since when the subscription asks for what it asks for now.
+// restart or a failover, its outcome is read from the delivery log. A newCall published
+// before the last change of what the subscription asks for was never owed.
 
 // errNotOwed reports that an answer or hangup is not to be delivered.
 var errNotOwed = errors.New("not sent")
 
 const (
 	reasonUndelivered = "its newCall was not delivered"
-	reasonTooEarly    = "its newCall was before the subscription was as it is"
+	reasonTooEarly    = "its newCall was published before the subscription was created or last changed"
 )
 
 // newCall is the state of the newCall of a party at one subscriber.
@@ -145,7 +145,7 @@ func (n *Notifier) checkNewCall(ctx context.Context, s *Subscription, e *dialog.
 	case ended != "":
 		return nil
 	}
-	// It succeeded at once, or this log does not have it.
+	// The newCall succeeded at once, or the delivery log does not have it.
 	switch m, err := n.findEventMessage(ctx, id); {
 	case err == ErrEventGone:
 		return nil

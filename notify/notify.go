@@ -53,10 +53,10 @@
 //
 // # What a crash loses
 //
-// Kill -9 loses the events that Publish has accepted and the stream has not acknowledged: those
-// of the last 2 ms and of one batch below 2,000 events a second, of 40 ms above. A power
-// cut also loses what the store had not synced. A regular stop loses none: unpublished
-// events go to the [Spool], and the next Run publishes them first.
+// Kill -9 loses the events that Publish has accepted and the stream has not acknowledged:
+// those of the last 2 ms, or 40 ms above 2,000 events a second, and those of the batch that
+// is being written. A power cut also loses what the store had not synced. A regular stop
+// loses none: unpublished events go to the [Spool], and the next Run publishes them first.
 //
 // # Memory
 //
@@ -226,26 +226,26 @@ func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Notifier, err
 
 	var err error
 	if n.events, err = openEventLog(ctx, js, c); err != nil {
-		return nil, fmt.Errorf("event log bellhop_events: %w", err)
+		return nil, fmt.Errorf("open event log bellhop_events: %w", err)
 	}
 	n.handoff.logEnd = n.events.CachedInfo().State.LastSeq
 	if n.outbox, err = openOutbox(ctx, js, c); err != nil {
-		return nil, fmt.Errorf("outbox bellhop_outbox: %w", err)
+		return nil, fmt.Errorf("open outbox bellhop_outbox: %w", err)
 	}
 	if n.deliveryLog, err = openDeliveryLog(ctx, js, c); err != nil {
-		return nil, fmt.Errorf("delivery log bellhop_attempts: %w", err)
+		return nil, fmt.Errorf("open delivery log bellhop_attempts: %w", err)
 	}
 	if n.registry.kv, err = openSubscriptions(ctx, js, c); err != nil {
 		return nil, err
 	}
 	if n.registry.stream, err = js.Stream(ctx, "KV_bellhop_subscriptions"); err != nil {
-		return nil, fmt.Errorf("bucket bellhop_subscriptions: %w", err)
+		return nil, fmt.Errorf("open bucket bellhop_subscriptions: %w", err)
 	}
 	if n.numbers.kv, err = openExtensions(ctx, js, c); err != nil {
 		return nil, err
 	}
 	if n.numbers.stream, err = js.Stream(ctx, "KV_bellhop_extensions"); err != nil {
-		return nil, fmt.Errorf("bucket bellhop_extensions: %w", err)
+		return nil, fmt.Errorf("open bucket bellhop_extensions: %w", err)
 	}
 	if n.health.kv, err = openHealthStates(ctx, js, c); err != nil {
 		return nil, err
@@ -376,9 +376,9 @@ func (n *Notifier) Health() error {
 	defer n.publisher.mu.Unlock()
 	switch waiting := len(n.publisher.buffer) + len(n.publisher.batch); {
 	case n.publisher.lastErr != nil:
-		return fmt.Errorf("the store accepts no events, %d wait: %w", waiting, n.publisher.lastErr)
+		return fmt.Errorf("the store accepts no events (%d unpublished): %w", waiting, n.publisher.lastErr)
 	case waiting > maxUnpublished/2:
-		return fmt.Errorf("the store is slow: %d events wait", waiting)
+		return fmt.Errorf("the store is slow: %d events are unpublished", waiting)
 	case !n.js.Conn().IsConnected():
 		if err := n.js.Conn().LastError(); err != nil {
 			return fmt.Errorf("the store is not connected: %w", err)

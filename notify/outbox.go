@@ -201,7 +201,7 @@ func (n *Notifier) waitForLogEnd(ctx context.Context, newest uint64) (last uint6
 	for begin := time.Now(); ; sleep(ctx, errorBackoff) {
 		info, err := n.events.Info(ctx)
 		if err != nil {
-			return 0, fmt.Errorf("event log bellhop_events: %w", err)
+			return 0, fmt.Errorf("read bellhop_events: %w", err)
 		}
 		if last = info.State.LastSeq; last >= newest || time.Since(begin) > time.Second {
 			return last, nil

@@ -191,7 +191,7 @@ func TestRedeliverOutlivesItsCaller(t *testing.T) {
 		time.AfterFunc(time.Second, cancel)
 		begin := time.Now()
 		a, err := n.Redeliver(ctx, "ca-"+s.ID)
-		if took := time.Since(begin); err != nil || took != manualTimeout || a.Error != "no answer within 15s" {
+		if took := time.Since(begin); err != nil || took != manualTimeout || a.Error != "no response within 15s" {
 			t.Errorf("after %v: %+v, %v", took, a, err)
 		}
 		time.Sleep(time.Second)
@@ -431,9 +431,9 @@ func TestTestIsLimited(t *testing.T) {
 			t.Errorf("%d were sent, %d at most at a time, and %d told", all, most, len(trials))
 		}
 		for i, trial := range trials {
-			want := "no answer within 10s"
+			want := "no response within 10s"
 			if i >= maxSamples {
-				want = "no answer within 5s"
+				want = "no response within 5s"
 			}
 			if trial.Attempt.Error != want || trial.Attempt.Outcome != Failed {
 				t.Errorf("%s: %q, want %q", trial.Type, trial.Attempt.Error, want)

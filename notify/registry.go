@@ -75,7 +75,7 @@ func (r *registry) applyEntry(e jetstream.KeyValueEntry) error {
 func (r *registry) applyStored(e jetstream.KeyValueEntry) error {
 	var s Subscription
 	if err := json.Unmarshal(e.Value(), &s); err != nil {
-		return fmt.Errorf("subscription %s: %w", e.Key(), err)
+		return fmt.Errorf("decode subscription %s: %w", e.Key(), err)
 	}
 	s.Revision = e.Revision()
 	r.putSubscription(s)
@@ -191,7 +191,7 @@ func (r *registry) saveSubscription(ctx context.Context, s Subscription) (Subscr
 	} // else it is disabled already, with a reason
 	b, err := json.Marshal(s)
 	if err != nil {
-		return s, fmt.Errorf("subscription %s: %w", s.ID, err)
+		return s, fmt.Errorf("encode subscription %s: %w", s.ID, err)
 	}
 	old := s.Revision
 	s.Revision, err = r.kv.Update(ctx, s.ID, b, old)
@@ -199,7 +199,7 @@ func (r *registry) saveSubscription(ctx context.Context, s Subscription) (Subscr
 		return s, ErrConflict
 	}
 	if err != nil {
-		return s, fmt.Errorf("subscription %s: %w", s.ID, err)
+		return s, fmt.Errorf("store subscription %s: %w", s.ID, err)
 	}
 	r.putSubscription(s)
 	return s, nil
@@ -300,7 +300,7 @@ func (r *registry) refreshSubscription(ctx context.Context, id string) error {
 		return ErrNotFound
 	}
 	if err != nil {
-		return fmt.Errorf("subscription %s: %w", id, err)
+		return fmt.Errorf("read subscription %s: %w", id, err)
 	}
 	return r.applyStored(e)
 }
@@ -349,7 +349,7 @@ func (n *Notifier) Unsubscribe(ctx context.Context, id string, revision uint64) 
 		return ErrConflict
 	}
 	if err != nil {
-		return fmt.Errorf("subscription %s: %w", id, err)
+		return fmt.Errorf("delete subscription %s: %w", id, err)
 	}
 	n.registry.removeSubscription(id, s.Revision)
 	return nil
@@ -370,7 +370,7 @@ func (n *Notifier) ExtensionNumbered(ctx context.Context, number uint64) (user s
 		return "", nil
 	}
 	if err != nil {
-		return "", fmt.Errorf("extension number %d: %w", number, err)
+		return "", fmt.Errorf("find extension number %d: %w", number, err)
 	}
 	return string(m.Data), nil
 }
@@ -385,7 +385,7 @@ func (n *Notifier) ExtensionNumber(ctx context.Context, user string) (uint64, er
 		return 0, nil
 	}
 	if err != nil {
-		return 0, fmt.Errorf("number of extension %s: %w", user, err)
+		return 0, fmt.Errorf("read number of extension %s: %w", user, err)
 	}
 	return e.Revision(), nil
 }
@@ -423,7 +423,7 @@ func (t *numberTable) allotNumber(ctx context.Context, user string) (uint64, err
 		}
 	}
 	if err != nil {
-		return 0, fmt.Errorf("number of extension %s: %w", user, err)
+		return 0, fmt.Errorf("allot number of extension %s: %w", user, err)
 	}
 	t.mu.Lock()
 	t.known[user] = id

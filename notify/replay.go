@@ -22,9 +22,9 @@ var ErrInactive = errors.New("the subscription is disabled: activate it first")
 const maxReplay = 100_000
 
 // Replay delivers events of a time range again to one subscription: those published at from
-// or later and before to, of the given types, or of the types of the subscription if none
-// are given. The zero to is now. It returns the number of events; those whose delivery is
-// pending are not delivered twice. Each delivery has its original webhook-id, is durable,
+// or later, and before to; a zero to is now. It replays the given types; without any, those
+// of the subscription. It returns the number of events; those whose delivery is pending are
+// not delivered twice. Each delivery has its original webhook-id, is durable,
 // and follows the order of its call, independently of new events.
 //
 // Once Replay returns, the replay survives any crash, and the delivering node carries it

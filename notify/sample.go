@@ -22,9 +22,9 @@ var sampleTypes = []string{
 // each flow, between the extension and an outside number.
 type sampler struct {
 	sub       *Subscription
-	types     []string // of the subscription, as far as its dialect has them, in order
+	types     []string // those of the subscription that its dialect has, in order
 	extension dialog.Extension
-	flow      dialog.Flow // of events that have both flows: that of the subscription's dial
+	flow      dialog.Flow // of events that exist in both: out if the subscription has dial-out but not dial-in
 	salt      string
 	now       time.Time
 }

@@ -921,7 +921,7 @@ func (s *scheduler) finishUpdate(u outboxUpdate, err error) {
 	d.saving = false
 	if err != nil {
 		if r := d.queue.subscriber.replayOf(d); u.ended && r != nil {
-			d = r // whose word takes the place of that of d
+			d = r // its message replaces that of d: both have the same subject
 		}
 		d.saved = true // the message may be stored: perhaps only its acknowledgement was lost
 		s.saveDelivery(d)

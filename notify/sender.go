@@ -54,14 +54,14 @@ func (s *sender) makeAttempt(ctx context.Context, n *Notifier, a *attempt) {
 	if timeout == 0 {
 		timeout = attemptTimeouts[a.retention()]
 	}
-	if end, ok := ctx.Deadline(); ok { // by hand
+	if end, ok := ctx.Deadline(); ok { // a redelivery or a test
 		timeout = min(timeout, time.Until(end).Round(time.Millisecond))
 	}
 	a.startedAt = time.Now()
 	defer func() {
 		if v := recover(); v != nil {
 			n.reportPanic("attempt", v)
-			a.outcome, a.detail = expired, fmt.Sprintf("not sent again, for a bug: %v", v)
+			a.outcome, a.detail = expired, fmt.Sprintf("not sent again because of a bug in bellhop: %v", v)
 		}
 		a.took = time.Since(a.startedAt)
 	}()
@@ -86,7 +86,7 @@ func (s *sender) makeAttempt(ctx context.Context, n *Notifier, a *attempt) {
 	if err != nil {
 		a.detail, a.fault = err.Error(), faultOf(err, a.sub)
 		if errors.Is(err, context.DeadlineExceeded) {
-			a.detail = "no answer within " + timeout.String()
+			a.detail = "no response within " + timeout.String()
 		}
 		return
 	}
@@ -214,11 +214,11 @@ func (n *Notifier) buildRequest(ctx context.Context, a *attempt) (*http.Request,
 		req.ContentLength = int64(len(payload))
 		req.Body = io.NopCloser(bytes.NewReader(payload))
 		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(payload)), nil }
-		req.Header["Idempotency-Key"] = nil // not sent: tells net/http that a kept connection which turns out closed is no failure
+		req.Header["Idempotency-Key"] = nil // nil is not sent, but lets net/http repeat the request if a kept connection turns out closed
 	}
 	a.signRequest(req, payload, time.Now())
 	if named == nil || endpointKey(named) == endpointKey(a.url) {
-		for name, value := range a.sub.Headers { // often credentials, of that endpoint alone
+		for name, value := range a.sub.Headers { // often credentials: sent to the endpoint of the subscription's own URL only
 			req.Header[name] = []string{value}
 		}
 	}

@@ -237,7 +237,7 @@ func (c Callback) Verify(secret Secret, now time.Time, tolerance time.Duration) 
 	switch {
 	case tolerance == 0:
 	case age > tolerance:
-		return fmt.Errorf("the signature matches, but it is %v old, and %v are allowed: it was sent again by someone, or a clock is wrong", age, tolerance)
+		return fmt.Errorf("the signature matches, but it is %v old, and %v are allowed: the request was sent again, or a clock is wrong", age, tolerance)
 	case -age > tolerance:
 		return fmt.Errorf("the signature matches, but it is %v in the future, and %v are allowed: a clock is wrong", -age, tolerance)
 	}
@@ -261,13 +261,13 @@ func (c Callback) matchSignature(key []byte) error {
 		}
 	}
 	if !v1 {
-		return errors.New("the webhook-signature has none of version 1: it looks like v1,<base64>")
+		return errors.New("the webhook-signature has no signature of version 1, such as v1,<base64>")
 	}
 	if trimmed := strings.TrimRight(string(c.Payload), "\r\n"); trimmed != string(c.Payload) {
 		c.Payload = []byte(trimmed)
 		if c.matchSignature(key) == nil {
-			return errors.New("no signature matches, but one does without the line break at the end: give the payload exactly as it came")
+			return errors.New("no signature matches, but one does without the line break at the end: pass the payload exactly as received")
 		}
 	}
-	return errors.New("no signature matches: the secret is another, or the id, the timestamp or the payload are not exactly as they were sent")
+	return errors.New("no signature matches: the secret is wrong, or the id, the timestamp or the payload differs from what was sent")
 }

@@ -19,7 +19,7 @@ import (
 	"bellhop/dialog"
 )
 
-// signed is what of a request the specification's library is to be shown.
+// signedHeaders returns the signed part of a request: its body, or the query of a GET.
 func signedHeaders(r request) []byte {
 	if r.Method == "GET" {
 		return []byte(r.URL.RawQuery)
@@ -474,8 +474,8 @@ func TestVerifyCallback(t *testing.T) {
 		{"no time", func(c *Callback) { c.Timestamp = "" }, 0, "no webhook-timestamp"},
 		{"no signature", func(c *Callback) { c.Signature = "" }, 0, "no webhook-signature"},
 		{"not base64", func(c *Callback) { c.Signature = "v1,?" }, 0, "no signature matches: "},
-		{"without the version", func(c *Callback) { c.Signature = c.Signature[3:] }, 0, "none of version 1"},
-		{"of a later version", func(c *Callback) { c.Signature = "v2" + c.Signature[2:] }, 0, "none of version 1"},
+		{"without the version", func(c *Callback) { c.Signature = c.Signature[3:] }, 0, "no signature of version 1"},
+		{"of a later version", func(c *Callback) { c.Signature = "v2" + c.Signature[2:] }, 0, "no signature of version 1"},
 	} {
 		c := good
 		tt.spoil(&c)

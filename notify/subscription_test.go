@@ -176,8 +176,8 @@ func TestSubscriptionLifecycle(t *testing.T) {
 		t.Errorf("an edit's own error: %v", err)
 	}
 
-	// The other node sees it, and a change here that it has not seen yet is no
-	// conflict for one who does not insist on a revision.
+	// The other node sees the subscription. A change that it has not seen yet is no
+	// conflict for an edit without a revision.
 	for i := range 20 {
 		node := []*Notifier{n, other}[i%2]
 		if _, err := node.Edit(ctx, s.ID, 0, func(s *Subscription) error { s.Note = fmt.Sprint(i); return nil }); err != nil && err != ErrNotFound {

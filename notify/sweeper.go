@@ -45,7 +45,7 @@ func (s *sweeper) noteMessage(subject string, seq uint64, ended bool) {
 // noteResult records the result of writing a message.
 func (s *sweeper) noteResult(m *nats.Msg, r writeResult) {
 	if r.err != nil {
-		s.uncertain[m.Subject] = true // the answer may be what was lost
+		s.uncertain[m.Subject] = true // perhaps only its acknowledgement was lost
 		return
 	}
 	_, known := s.lastSeq[m.Subject]

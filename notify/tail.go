@@ -236,7 +236,7 @@ type Tail struct {
 func (n *Notifier) Tail(ctx context.Context, q Query) (*Tail, error) {
 	info, err := n.events.Info(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("event log bellhop_events: %w", err)
+		return nil, fmt.Errorf("read bellhop_events: %w", err)
 	}
 	end := info.State.LastSeq
 	position := end
@@ -287,7 +287,7 @@ func (t *Tail) Next(ctx context.Context) ([]*dialog.Event, error) {
 			t.n.sharedTail.releaseRead()
 			t.readSize = min(2*t.readSize, readSize)
 			if limited := limitEntries(entries); len(limited) < len(entries) {
-				t.readSize = uint64(len(limited)) // to read no more in vain
+				t.readSize = uint64(len(limited)) // reads no more than it may return next time
 				entries, position = slices.Clone(limited), limited[len(limited)-1].seq
 			}
 			t.position = position

@@ -84,18 +84,18 @@ func parseCertificates(text string) (all []*x509.Certificate, err error) {
 		b, rest = pem.Decode(rest)
 		switch {
 		case b == nil:
-			return nil, errors.New("is not PEM: it begins with -----BEGIN CERTIFICATE-----")
+			return nil, errors.New("is not PEM, which begins with -----BEGIN CERTIFICATE-----")
 		case b.Type != "CERTIFICATE":
-			return nil, errors.New("holds something that is not a certificate")
+			return nil, errors.New("contains a PEM block that is not a certificate")
 		}
 		c, err := x509.ParseCertificate(b.Bytes)
 		if err != nil {
-			return nil, errors.New("holds a certificate that cannot be read")
+			return nil, errors.New("contains a certificate that cannot be parsed")
 		}
 		all = append(all, c)
 	}
 	if len(all) == 0 {
-		return nil, errors.New("holds no certificate")
+		return nil, errors.New("contains no certificate")
 	}
 	return all, nil
 }

@@ -10,8 +10,8 @@ import (
 	"bellhop/dialog"
 )
 
-// OldestUnpublished measures the age of events on the monotonic clock. Events that do not come from
-// the tracker do not count.
+// OldestUnpublished measures the age of events on the monotonic clock. Events that do not
+// come from the tracker do not count.
 func TestOldestUnpublished(t *testing.T) {
 	js, closeStore := openStore(t, t.TempDir())
 	defer closeStore()

@@ -254,7 +254,7 @@ b"""`, []string{
 			`c:14:9: subscription.types: must be an array, not a string: use ["hangup"]`,
 			`c:15:7: subscription.url: must be a string, not a number`,
 			`c:16:12: subscription.live_ttl: must be between 1s and 1h`,
-			`c:17:10: subscription.tls_ca: is not PEM: it begins with -----BEGIN CERTIFICATE-----`,
+			`c:17:10: subscription.tls_ca: is not PEM, which begins with -----BEGIN CERTIFICATE-----`,
 			`c:18:12: subscription.tls_cert: open /nowhere/cert.pem: no such file or directory`,
 			`c:19:1: subscription.headers: has control characters in the value of X-A`,
 		}},
