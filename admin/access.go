@@ -122,7 +122,7 @@ func (rs *permissionMux) handle(pattern string, asks permission, h http.Handler)
 // there is none. huma calls it.
 func (rs *permissionMux) HandleFunc(pattern string, h func(http.ResponseWriter, *http.Request)) {
 	if _, known := rs.permissions[pattern]; !known {
-		panic("admin: the route " + pattern + " does not say what it asks for")
+		panic("admin: route " + pattern + " has no permission")
 	}
 	rs.mux.HandleFunc(pattern, h)
 }

@@ -4,12 +4,12 @@
 // # Access
 //
 // Every request below /v1 and to the two other dialects needs a token, sent as
-// Authorization: Bearer. A request without a valid token is answered 401, whether or
-// not its path exists. The token of the [Config] may do everything and creates the
-// others. Each of these has a [Scope], and may be bound to extensions: then it sees and
-// changes only subscriptions, events, calls and deliveries of these. Anything of
-// another extension is answered 404, as if it did not exist. A request that needs
-// another scope is answered 403.
+// Authorization: Bearer, also from this machine. A request without a valid token is
+// answered 401, whether or not its path exists. The token of the [Config] may do
+// everything and creates the others. Each of these has a [Scope], and may be bound to
+// extensions: then it sees and changes only subscriptions, events, calls and deliveries
+// of these. Anything of another extension is answered 404, as if it did not exist. A
+// request that needs another scope is answered 403.
 //
 // /healthz and /readyz are open, because their clients have no token. /metrics, and the
 // reasons in /readyz, are for loopback clients without a forwarding header and for
@@ -63,7 +63,7 @@
 // # Errors
 //
 // Every error of /v1 is a problem of RFC 9457. An error of the request is 4xx and names
-// the field. An error on bellhop's side is 503 and is logged.
+// the field. An error on bellhop's side is 503, or 500 after a panic, and is logged.
 package admin
 
 import (

@@ -58,9 +58,9 @@ var (
 	deliveriesPending      = prometheus.NewDesc("bellhop_deliveries_pending", "Deliveries waiting, due or in flight.", nil, nil)
 	deliveryAttemptsFailed = prometheus.NewDesc("bellhop_delivery_attempts_failed_total", "Failed attempts after which the delivery was still pending.", nil, nil)
 	deliveryLogDropped     = prometheus.NewDesc("bellhop_delivery_log_dropped_total", "Attempts and final states missing from the delivery log: the buffer was full while the store was slow or down.", nil, nil)
-	endpointPauses         = prometheus.NewDesc("bellhop_endpoint_pauses_total", "Times an endpoint was paused because connections failed or answers were missing.", nil, nil)
+	endpointPauses         = prometheus.NewDesc("bellhop_endpoint_pauses_total", "Times an endpoint was paused because connections failed or responses were missing.", nil, nil)
 	subscriptionPauses     = prometheus.NewDesc("bellhop_subscription_pauses_total", "Times a single subscription was paused because its URL failed.", nil, nil)
-	notifyPanics           = prometheus.NewDesc("bellhop_notify_panics_total", "Panics recovered while publishing and delivering; each cost one event, delivery or record.", nil, nil)
+	notifyPanics           = prometheus.NewDesc("bellhop_notify_panics_total", "Panics recovered while publishing and delivering; each is a bug and cost the work in progress.", nil, nil)
 )
 
 func (m notifierMetrics) Describe(ch chan<- *prometheus.Desc) {

@@ -100,7 +100,7 @@ func lastResult(d notify.Delivery) string {
 	case a.Status != 0:
 		return "HTTP " + strconv.Itoa(a.Status)
 	case a.Number != 0:
-		return "no answer"
+		return "no response"
 	}
 	return ""
 }

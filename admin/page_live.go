@@ -18,7 +18,7 @@ import (
 )
 
 const (
-	refreshInterval    = time.Second            // also without an event: pages show more than events
+	refreshInterval    = time.Second            // at which parts are rendered without an event too: they show more than events
 	minRefreshInterval = 250 * time.Millisecond // minimum time between two renders
 	maxLatestEvents    = 100
 	maxEndedCalls      = 10

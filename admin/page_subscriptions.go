@@ -15,8 +15,9 @@ import (
 	"bellhop/notify"
 )
 
-// defaultTypes are the event types of which the page of an extension always has a row,
-// with or without a subscription. shownTypes are all types, in the order of the page.
+// defaultTypes are the event types that are published even if no subscription names
+// them: the page of an extension has a row for each, with or without a subscription.
+// shownTypes are all types, in the order of the page.
 var (
 	defaultTypes = []string{"dial-in", "dial-out", "answer-in", "answer-out", "hangup", "message-in", "message-out", "voicemail"}
 	shownTypes   = append(slices.Clone(defaultTypes), "ringing", "hold", "resume", "transfer", "registered", "unregistered", "subscription-state")

@@ -21,7 +21,8 @@ import (
 	"bellhop/dialog"
 )
 
-// Scope is what a token may do. The text is stored: never change one, only add.
+// Scope is what a token may do: read, also change subscriptions and send callbacks
+// (write), or everything (admin). The text is stored: never change one, only add.
 type Scope string
 
 const (
@@ -210,7 +211,7 @@ func (ts *tokenStore) applyEntry(e jetstream.KeyValueEntry) {
 	t := storedToken{revision: e.Revision()}
 	err := json.Unmarshal(e.Value(), &t)
 	if err == nil && (len(t.Hash) != sha256.Size || t.ID != e.Key()) {
-		err = errors.New("its hash is missing, or its id is another")
+		err = errors.New("its hash is missing, or its id differs from its key")
 	}
 	if err != nil {
 		ts.log.Error("stored token ignored", "token", e.Key(), "err", err)

@@ -155,7 +155,7 @@ type change struct {
 	Group          *string           `json:"group,omitempty" doc:"cti: one reports a call that rings several extensions as one call (default with extension_regex), each as one call per extension"`
 	FollowURLs     *bool             `json:"follow_urls,omitempty" doc:"cti: send answer and hangup to the onAnswer and onHangup URLs of the XML response to newCall"`
 	LiveTTL        *string           `json:"live_ttl,omitempty" doc:"Stop retrying live callbacks (dial, answer, ringing, hold, resume) after this long; default 60s"`
-	Timeout        *string           `json:"timeout,omitempty" doc:"Timeout of one attempt; default 5s, and 15s for hangup, message and other record events"`
+	Timeout        *string           `json:"timeout,omitempty" doc:"Timeout of one attempt; default 5s, and 15s for hangup, message and other durable events"`
 	MaxInFlight    *int              `json:"max_in_flight,omitempty" doc:"Maximum number of requests in flight; default 4"`
 }
 

@@ -70,18 +70,18 @@ func (a *Attempt) ended() bool { return a.Outcome != Waiting && a.Outcome != Fai
 // was made. The delivery log stores its JSON form, and the API shows it: fields are only
 // ever added.
 type Request struct {
-	Method string            `json:"method"`
-	URL    string            `json:"url"`
-	Header map[string]string `json:"header" doc:"What is secret is [redacted]"`
-	Body   string            `json:"body,omitempty"`
+	Method string            `json:"method" doc:"HTTP method"`
+	URL    string            `json:"url" doc:"URL of the request; the query of a URL that the receiver named is masked"`
+	Header map[string]string `json:"header" doc:"Header fields; secret values are [redacted]"`
+	Body   string            `json:"body,omitempty" doc:"Body of the request"`
 }
 
 // An Answer is the HTTP response: some header fields, and the first 4 KiB of the body. Its
 // JSON form is stored and shown too.
 type Answer struct {
-	Header map[string]string `json:"header,omitempty" doc:"Some of it"`
-	Body   string            `json:"body,omitempty" doc:"The first 4 KiB"`
-	Cut    bool              `json:"cut,omitempty" doc:"There was more, or it did not come in time"`
+	Header map[string]string `json:"header,omitempty" doc:"Content-Type, Location, Retry-After, Server and Www-Authenticate, if present"`
+	Body   string            `json:"body,omitempty" doc:"First 4 KiB of the body"`
+	Cut    bool              `json:"cut,omitempty" doc:"The body was longer, or not complete in time"`
 }
 
 // attemptRecord is an attempt and its event as the delivery log stores them. Times are
@@ -119,8 +119,8 @@ func (l *attemptRecord) asAttempt() Attempt {
 	return a
 }
 
-// attemptDetails is what the delivery log records of an attempt beside its outcome. It
-// shares memory with the request, which does not change any more.
+// attemptDetails are the details that the delivery log records of an attempt, beside its
+// outcome. They share memory with the request, which does not change any more.
 type attemptDetails struct {
 	sentEvent *dialog.Event // nil: the event was not read
 	startedAt time.Time     // zero: no attempt was made
@@ -342,8 +342,9 @@ type recordBuffer struct {
 // recordSize estimates the bytes of the record of an attempt.
 func (a *attempt) recordSize() int { return recordOverhead + len(a.payload) + len(a.responseBody) }
 
-// addRecord buffers an attempt for the delivery log, unless its event is unknown: then the
-// event is gone. It never blocks: the oldest records are dropped beyond maxBufferedRecords.
+// addRecord buffers an attempt for the delivery log, unless its event id is unknown because
+// the log has lost the event. It never blocks: beyond maxBufferedRecords, the oldest records
+// are dropped.
 func (r *recordBuffer) addRecord(a *attempt) {
 	if a.id == "" || a.recorded {
 		return
@@ -472,8 +473,8 @@ func (n *Notifier) writeAllRecords(ctx context.Context) {
 	}
 }
 
-// writeRecordBatch writes a batch of records. A record that makes that panic is lost with
-// its batch.
+// writeRecordBatch writes a batch of records. If that panics, the batch is lost and counted
+// as dropped.
 func (n *Notifier) writeRecordBatch(ctx context.Context, w *batchWriter, batch *recordBatch) {
 	defer func() {
 		if v := recover(); v != nil {

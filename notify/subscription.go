@@ -22,65 +22,68 @@ import (
 // receiver gets them. The JSON form is what the store keeps and the API shows: fields are
 // only ever added.
 type Subscription struct {
-	ID string `json:"id"` // 30 of [A-Za-z0-9], set by Subscribe
+	ID string `json:"id" doc:"ID of the subscription"` // 30 of [A-Za-z0-9], set by Subscribe
 
 	// Exactly one of Extension and ExtensionRegex is set. Extension is exact: 101 is the user
 	// 101 in any domain, 101@pbx.example that user in that domain. ExtensionRegex is an RE2
 	// expression that must match the whole user, or the whole user@domain.
-	Extension      string `json:"extension,omitempty"`
-	ExtensionRegex string `json:"extension_regex,omitempty"`
+	Extension      string `json:"extension,omitempty" doc:"101 is user 101 of any domain, 101@pbx.example of that domain only"`
+	ExtensionRegex string `json:"extension_regex,omitempty" doc:"Instead of extension: an RE2 regular expression that matches the whole extension"`
 
-	Types   []string `json:"types"` // dialog.Type words, answer-in and answer-out; at least one
-	URL     string   `json:"url"`   // http or https; with braces, a template of RFC 6570
-	Method  string   `json:"method" enum:"GET,POST,PUT"`
-	Dialect Dialect  `json:"dialect" enum:"unified,telphin,cti,json,cloudevents"`
-	Active  bool     `json:"active"`
-	Note    string   `json:"note,omitempty"`
+	// Types are words of dialog.Type, answer-in and answer-out; at least one. URL is a template
+	// if it has braces.
+	Types   []string `json:"types" doc:"Event types"`
+	URL     string   `json:"url" doc:"Request URL, http or https, or a template of RFC 6570"`
+	Method  string   `json:"method" enum:"GET,POST,PUT" doc:"HTTP method"`
+	Dialect Dialect  `json:"dialect" enum:"unified,telphin,cti,json,cloudevents" doc:"Format of the callbacks"`
+	Active  bool     `json:"active" doc:"Callbacks are switched on"`
+	Note    string   `json:"note,omitempty" doc:"Note for people"`
 
 	// Headers are sent with every attempt. A Notifier returns their names only, each with an
 	// empty value.
-	Headers map[string]string `json:"headers,omitempty"`
+	Headers map[string]string `json:"headers,omitempty" doc:"Header fields sent with every callback, each with an empty value: values are never returned"`
 
 	// TLSCA, TLSCert and TLSKey apply to an https URL, in PEM. TLSCA replaces the CAs that the
 	// machine trusts: one of its CAs must have signed the receiver's certificate. TLSCert and
 	// TLSKey are the client certificate of bellhop. A Notifier never returns TLSKey.
-	TLSCA   string     `json:"tls_ca,omitempty"`
-	TLSCert string     `json:"tls_cert,omitempty"`
+	TLSCA   string     `json:"tls_ca,omitempty" doc:"PEM: CAs trusted for the receiver's certificate, instead of the system's"`
+	TLSCert string     `json:"tls_cert,omitempty" doc:"PEM: client certificate that bellhop presents to the receiver, followed by its intermediates"`
 	TLSKey  PrivateKey `json:"tls_key,omitempty" hidden:"true"`
 
 	// Secret signs every attempt. OldSecret, the secret before a rotation, signs too until
 	// OldSecretUntil; a zero time is no limit. Subscribe creates a Secret if none is given. A
 	// Notifier returns neither; only Subscribe and RotateSecret return the new Secret. A
 	// subscription without a secret gets callbacks without a signature.
-	Secret         Secret    `json:"secret,omitempty" doc:"Shown once, when it is new"`
+	Secret         Secret    `json:"secret,omitempty" doc:"Signing secret; returned only when it is new"`
 	OldSecret      Secret    `json:"old_secret,omitempty" hidden:"true"`
-	OldSecretUntil time.Time `json:"old_secret_until,omitzero" doc:"After a rotation: until when the secret before signs too"`
+	OldSecretUntil time.Time `json:"old_secret_until,omitzero" doc:"After a rotation: time until which callbacks are also signed with the old secret"`
 
-	Extended    bool     `json:"extended,omitempty"`      // telphin: adds fields that the originals did not have
-	FlowCase    string   `json:"flow_case,omitempty"`     // lower (default) or upper
-	StatusWords string   `json:"status_words,omitempty"`  // unified: a hangup has only ANSWER and UNKNOWN
-	Group       string   `json:"group,omitempty"`         // cti: one or each; empty: one with ExtensionRegex, else each
-	FollowURLs  bool     `json:"follow_urls,omitempty"`   // cti: answer and hangup go to the URLs that the response to their newCall names
-	LiveTTL     Duration `json:"live_ttl,omitempty"`      // 0: 60 s
-	Timeout     Duration `json:"timeout,omitempty"`       // of one attempt; 0: 5 s live, 15 s durable
-	MaxInFlight int      `json:"max_in_flight,omitempty"` // 0: 4
+	// The zero value of each field is its default.
+	Extended    bool     `json:"extended,omitempty" doc:"telphin: fields that the original API does not have are sent too"`
+	FlowCase    string   `json:"flow_case,omitempty" doc:"Case of the call flow, in or out: lower (default) or upper"`
+	StatusWords string   `json:"status_words,omitempty" doc:"unified: only the statuses ANSWER and UNKNOWN are sent at hangup"`
+	Group       string   `json:"group,omitempty" doc:"cti: one reports a call that rings several extensions as one call (default with extension_regex), each as one call per extension"`
+	FollowURLs  bool     `json:"follow_urls,omitempty" doc:"cti: answer and hangup go to the onAnswer and onHangup URLs of the XML response to newCall"`
+	LiveTTL     Duration `json:"live_ttl,omitempty" doc:"Time after which the callback of a live event, such as a dial or answer, expires; default 60s"`
+	Timeout     Duration `json:"timeout,omitempty" doc:"Timeout of one attempt; default 5s for live events such as a dial or answer, else 15s"`
+	MaxInFlight int      `json:"max_in_flight,omitempty" doc:"Maximum number of requests in flight; default 4"`
 
 	// Began is since when the subscription asks for what it asks for now: its creation, its
 	// activation, or its last change of types, extension, dialect or URL. Zero: use Created.
 	Began time.Time `json:"began,omitzero" hidden:"true"`
 
-	Created  time.Time `json:"created,omitzero"`
-	Modified time.Time `json:"modified,omitzero"`
-	State    State     `json:"state"`
-	Why      string    `json:"why,omitempty"` // why it is paused or disabled
+	Created  time.Time `json:"created,omitzero" doc:"Time of creation"`
+	Modified time.Time `json:"modified,omitzero" doc:"Time of the last change"`
+	State    State     `json:"state" doc:"active; paused while its endpoint or URL fails; disabled: switched off, or its receiver answered 410 or failed for five days"`
+	Why      string    `json:"why,omitempty" doc:"Reason of the state, if it is paused or disabled"`
 
 	// Owner is the id of the token that created it, or that set its ExtensionRegex: the number
 	// of subscriptions of a token is limited. "": unknown, or created without a token.
-	Owner string `json:"owner,omitempty" doc:"The id of the token that made it, or that gave it its extension_regex"`
+	Owner string `json:"owner,omitempty" doc:"ID of the token that created the subscription, or that set its extension_regex"`
 
 	// Declared is the place in the config file that declares it; "": it is not declared. A
 	// declared subscription can be changed only there.
-	Declared string `json:"declared,omitempty" doc:"Where the config file declares it, which alone can change it"`
+	Declared string `json:"declared,omitempty" doc:"Place in the config file that declares the subscription, which can be changed only there"`
 
 	Revision uint64 `json:"-"` // of the stored form; changes with every write
 }
@@ -123,8 +126,8 @@ func (d *Duration) UnmarshalText(b []byte) error {
 	return err
 }
 
-// Invalid reports an invalid field of a Subscription. Field is its JSON name; Why completes
-// a sentence about it.
+// Invalid reports an invalid field of a Subscription. Field is its JSON name, and Why the
+// rest of a sentence that begins with Field.
 type Invalid struct {
 	Field, Why string
 }
@@ -314,7 +317,7 @@ func checkLimits(s *Subscription) *Invalid {
 
 // compileAnchored compiles an expression that must match from end to end.
 func compileAnchored(expr string) (*regexp.Regexp, error) {
-	if _, err := regexp.Compile(expr); err != nil { // else 1)|(.* would be one
+	if _, err := regexp.Compile(expr); err != nil { // otherwise 1)|(.* would compile within the group
 		return nil, err
 	}
 	return regexp.Compile(`\A(?:` + expr + `)\z`)

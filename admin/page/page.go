@@ -46,7 +46,7 @@ type Viewer struct {
 // the parts alone.
 var templates map[string]*template.Template
 
-func init() { templates = parseTemplates() } // here, because live uses templates
+func init() { templates = parseTemplates() } // here, because liveAttrs uses templates
 
 func parseTemplates() map[string]*template.Template {
 	shared := template.Must(template.New("").Funcs(templateFuncs).ParseFS(files, "templates/layout.html", "templates/part-*.html"))
