@@ -19,8 +19,8 @@ import (
 	"bellhop/dialog"
 )
 
-// signedHeaders returns the signed part of a request: its body, or the query of a GET.
-func signedHeaders(r request) []byte {
+// signedPayload returns the signed part of a request: its body, or the query of a GET.
+func signedPayload(r request) []byte {
 	if r.Method == "GET" {
 		return []byte(r.URL.RawQuery)
 	}
@@ -34,7 +34,7 @@ func verifyRequest(secret Secret, r request) error {
 	if err != nil {
 		return err
 	}
-	return w.Verify(signedHeaders(r), r.Header)
+	return w.Verify(signedPayload(r), r.Header)
 }
 
 // testEvent returns an event of extension 101.
@@ -78,7 +78,7 @@ func TestSignatureVerifies(t *testing.T) {
 				t.Errorf("%s %s %s has the header %v", dialect, method, kind, got.Header)
 			}
 			// Verify accepts whatever the library accepts.
-			c := Callback{got.id, got.Header.Get("Webhook-Timestamp"), got.Header.Get("Webhook-Signature"), signedHeaders(got)}
+			c := Callback{got.id, got.Header.Get("Webhook-Timestamp"), got.Header.Get("Webhook-Signature"), signedPayload(got)}
 			if err := c.Verify(s.Secret, time.Now(), time.Minute); err != nil {
 				t.Errorf("%s %s %s: %v", dialect, method, kind, err)
 			}
