@@ -20,7 +20,7 @@ var unstored = map[reflect.Type][]string{
 		"legs", "parties", // in a list of their own
 	},
 	reflect.TypeFor[leg]():               {"call", "earlierRefers"}, // these in the list of REFERs
-	reflect.TypeFor[party]():             {"recovered"},             // whoever is read is
+	reflect.TypeFor[party]():             {"recovered"},             // set on every restored party
 	reflect.TypeFor[refer]():             {"leg"},
 	reflect.TypeFor[unverifiedRequest](): {"refer"},
 }

@@ -221,7 +221,7 @@ func TestForgedRequestsInDialog(t *testing.T) {
 			if next := tracker.callByCallID[l.callID].legs[0].stateDeadline(4 * time.Hour); tt.status != 200 && !next.Equal(start.Add(1800*time.Second+lingerTime)) {
 				t.Errorf("the session lasts until %v", next)
 			}
-			// What the phone itself does counts, over the flow that is its own now.
+			// Requests of the phone itself count: its new registration made this flow its own.
 			peer := phoneAddr
 			if tt.status/100 == 2 {
 				peer = strangerAddr

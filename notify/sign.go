@@ -213,9 +213,9 @@ type Callback struct {
 	Payload                  []byte // the body; of a GET, the query as received, without the ?
 }
 
-// Verify returns nil if secret signed the callback and its timestamp differs from now by at
-// most tolerance, and otherwise an error that says what is wrong. A tolerance of 0 allows
-// any age.
+// Verify checks that secret signed the callback and that its timestamp differs from now by
+// at most tolerance. A tolerance of 0 allows any age. The error of a callback that is not
+// genuine gives the reason.
 func (c Callback) Verify(secret Secret, now time.Time, tolerance time.Duration) error {
 	key, err := secret.decodeKey()
 	if err != nil {

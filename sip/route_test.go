@@ -362,7 +362,7 @@ func TestANewProcessRoutesTheBYE(t *testing.T) { // DESIGN §3.5: in-dialog rout
 	})
 }
 
-// What the PBX sends.
+// Requests of the PBX.
 
 func TestRequestsOfThePBXFollowRouteAndURI(t *testing.T) { // rows 13, 41
 	runScenario(t, func(s *testbed) {

@@ -37,7 +37,7 @@ func TestFullDiskDelaysEvents(t *testing.T) {
 				t.Errorf("%d events were dropped", dropped)
 			}
 
-			// What was written before, amid and after is still there.
+			// All records are still there: those written before, during and after the outage.
 			p.stop()
 			s.once(calls, "dial-out 1", "ringing 2", "answer 3", "hangup 4")
 			p = s.serve()

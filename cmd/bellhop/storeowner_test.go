@@ -175,9 +175,9 @@ func TestMigrationRejectsSharedBucket(t *testing.T) {
 	}
 }
 
-// TestRejectsStreamOfAnotherProgram finds a stream or bucket of another program with a
-// name or subjects of bellhop's. bellhop does not start and leaves it unchanged; the
-// error says what to do. A stream of a newer version of bellhop has the same effect.
+// TestRejectsStreamOfAnotherProgram checks that bellhop does not start beside a stream or
+// bucket of another program that has a name or subjects of bellhop's, or one of a newer
+// bellhop. It leaves the stream unchanged, and the error contains the remedy.
 func TestRejectsStreamOfAnotherProgram(t *testing.T) {
 	newer := map[string]string{storeMark: "3"}
 	for _, tt := range []struct {
@@ -245,9 +245,9 @@ func TestOlderBuildsDoNotStart(t *testing.T) {
 	}
 }
 
-// TestMigrationRejectsRunningOlderBuild checks that a newer bellhop changes nothing
-// while an older build runs, and says what to do. It starts once the older build has
-// stopped.
+// TestMigrationRejectsRunningOlderBuild checks that a newer bellhop changes nothing while
+// an older build runs, and that the error contains the remedy. The newer one starts once
+// the older build has stopped.
 func TestMigrationRejectsRunningOlderBuild(t *testing.T) {
 	c, js := sharedStore(t, "d9dd3e8")
 	kv := must[jetstream.KeyValue](t)(js.KeyValue(t.Context(), "SUBSCRIPTIONS"))
