@@ -211,14 +211,18 @@ func listenLoopback() (*net.UDPConn, error) {
 	return net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 }
 
-// placeCall places a call and plays it to its end, for 10 s at most.
+// demoTimeout bounds each call of the demo, and the wait for its callbacks. A slow machine
+// needs seconds.
+const demoTimeout = time.Minute
+
+// placeCall places a call and plays it to its end.
 func (d *demonstration) placeCall(ctx context.Context, c demoCall) error {
-	fmt.Fprintf(d.out, "\n%s\n", c.title)
 	d.mu.Lock()
+	fmt.Fprintf(d.out, "\n%s\n", c.title)
 	d.received = map[string][]string{}
 	d.mu.Unlock()
 	d.bob.Behave(c.callee)
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, demoTimeout)
 	defer cancel()
 	return c.then(ctx, d.alice.Dial("102"))
 }
@@ -272,10 +276,10 @@ func (d *demonstration) receiveCallback(w http.ResponseWriter, r *http.Request) 
 	}
 }
 
-// compareCallbacks waits up to 5 s for the expected callbacks of a call. Its error lists
+// compareCallbacks waits for the expected callbacks of a call. Its error lists
 // the missing and the unexpected ones.
 func (d *demonstration) compareCallbacks(ctx context.Context, c demoCall) error {
-	limit := time.NewTimer(5 * time.Second)
+	limit := time.NewTimer(demoTimeout)
 	defer limit.Stop()
 	for {
 		d.mu.Lock()
