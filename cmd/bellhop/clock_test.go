@@ -97,7 +97,7 @@ func TestSetClockLosesNoCallback(t *testing.T) {
 			t.Run(fmt.Sprintf("%v before part %d", by, place), func(t *testing.T) {
 				f, dir := flowWithStep(t, by, place), t.TempDir()
 				synctest.Test(t, func(t *testing.T) {
-					h := newWholeHop(t, f.Config, dir)
+					h := newTestPipeline(t, f.Config, dir)
 					h.fails = true
 					flowtest.Play(t, f, h)
 					if s := h.rooms.notifier.Stats(); s.Expired > 0 || s.Delivered != 4 || s.Failed != 4 {
@@ -110,11 +110,11 @@ func TestSetClockLosesNoCallback(t *testing.T) {
 	}
 }
 
-// restarting is a wholeHop that restarts whenever its clock is set.
-type restarting struct{ *wholeHop }
+// restarting is a testPipeline that restarts whenever its clock is set.
+type restarting struct{ *testPipeline }
 
 func (h restarting) SetClock(by time.Duration) {
-	h.wholeHop.SetClock(by)
+	h.testPipeline.SetClock(by)
 	h.again()
 }
 
@@ -128,7 +128,7 @@ func TestSetClockAcrossRestart(t *testing.T) {
 			t.Run(fmt.Sprintf("%v before part %d", by, place), func(t *testing.T) {
 				f, dir := flowWithStep(t, by, place), t.TempDir()
 				synctest.Test(t, func(t *testing.T) {
-					h := newWholeHop(t, f.Config, dir)
+					h := newTestPipeline(t, f.Config, dir)
 					h.fails = place > 4
 					flowtest.Play(t, f, restarting{h})
 					h.stop()

@@ -185,8 +185,8 @@ func (d *demonstration) setUp(ctx context.Context) error {
 			return err
 		}
 	}
-	hop := d.service.hop.Addrs()[0].AddrPort
-	fmt.Fprintf(d.out, "phones 101 and 102  ⇄  bellhop %s  ⇄  PBX %s\n", hop, pbx.Addr())
+	proxy := d.service.proxy.Addrs()[0].AddrPort
+	fmt.Fprintf(d.out, "phones 101 and 102  ⇄  bellhop %s  ⇄  PBX %s\n", proxy, pbx.Addr())
 	fmt.Fprintf(d.out, "callbacks of 101 and 102  →  POST %s\n", hook)
 
 	for _, p := range []struct {
@@ -197,7 +197,7 @@ func (d *demonstration) setUp(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		*p.at = siptest.NewPhone(socket, hop, p.user, p.name)
+		*p.at = siptest.NewPhone(socket, proxy, p.user, p.name)
 		d.addCleanup((*p.at).Close)
 		if err := (*p.at).Register(); err != nil {
 			return err

@@ -33,7 +33,7 @@ func TestEndedCallsDoNotReturn(t *testing.T) {
 				}
 				dir, killed := t.TempDir(), filepath.Join(t.TempDir(), "store")
 				synctest.Test(t, func(t *testing.T) {
-					h := newWholeHop(t, f.Config, dir)
+					h := newTestPipeline(t, f.Config, dir)
 					flowtest.Play(t, f, h)
 					time.Sleep(after)
 					synctest.Wait()
@@ -43,7 +43,7 @@ func TestEndedCallsDoNotReturn(t *testing.T) {
 						t.Error(err)
 						return
 					}
-					h = newWholeHop(t, f.Config, killed)
+					h = newTestPipeline(t, f.Config, killed)
 					defer h.stop()
 					calls, err := h.rooms.observer.liveCalls(t.Context())
 					if err != nil || len(calls) > 0 {
@@ -88,7 +88,7 @@ func TestKillKeepsEndedCallsEnded(t *testing.T) {
 }
 
 // loggedEvents returns the number of events of a call in the event log.
-func loggedEvents(t *testing.T, h *wholeHop) (n int) {
+func loggedEvents(t *testing.T, h *testPipeline) (n int) {
 	t.Helper()
 	events, _, err := h.rooms.notifier.Events(t.Context(), notify.Query{Limit: 1000})
 	if err != nil {

@@ -43,7 +43,7 @@ func TestFlows(t *testing.T) {
 			}
 			dir := t.TempDir()
 			synctest.Test(t, func(t *testing.T) {
-				h := newWholeHop(t, f.Config, dir)
+				h := newTestPipeline(t, f.Config, dir)
 				flowtest.Play(t, f, h)
 				h.stop()
 			})
@@ -51,9 +51,9 @@ func TestFlows(t *testing.T) {
 	}
 }
 
-// A wholeHop is all of bellhop except the admin API, with a peer at each of the flow's
+// A testPipeline is all of bellhop except the admin API, with a peer at each of the flow's
 // addresses.
-type wholeHop struct {
+type testPipeline struct {
 	t     *testing.T
 	peers map[string]*siptest.PacketConn
 	rooms *pipeline
@@ -70,8 +70,8 @@ type wholeHop struct {
 	failed map[string]bool
 }
 
-func newWholeHop(t *testing.T, fc flowtest.Config, dir string) *wholeHop {
-	h := &wholeHop{t: t, heard: map[string]bool{}, failed: map[string]bool{}}
+func newTestPipeline(t *testing.T, fc flowtest.Config, dir string) *testPipeline {
+	h := &testPipeline{t: t, heard: map[string]bool{}, failed: map[string]bool{}}
 	cfg := defaultConfig()
 	cfg.SIP.Listen = []sip.Addr{{Proto: sip.UDP, AddrPort: flowtest.Bellhop}}
 	cfg.SIP.Register = sip.Register(fc.Register)
@@ -95,7 +95,7 @@ func newWholeHop(t *testing.T, fc flowtest.Config, dir string) *wholeHop {
 }
 
 // start starts the pipeline, for the first time or again.
-func (h *wholeHop) start(fc flowtest.Config, cfg config, js jetstream.JetStream) {
+func (h *testPipeline) start(fc flowtest.Config, cfg config, js jetstream.JetStream) {
 	t, original := h.t, cfg
 	h.peers = map[string]*siptest.PacketConn{}
 	network := siptest.NewNetwork()
@@ -145,7 +145,7 @@ func (h *wholeHop) start(fc flowtest.Config, cfg config, js jetstream.JetStream)
 }
 
 // RoundTrip is the receiver: it records the event of a callback.
-func (h *wholeHop) RoundTrip(r *http.Request) (*http.Response, error) {
+func (h *testPipeline) RoundTrip(r *http.Request) (*http.Response, error) {
 	b, err := io.ReadAll(r.Body)
 	if err != nil {
 		return nil, err
@@ -172,20 +172,20 @@ func (h *wholeHop) RoundTrip(r *http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: http.StatusNoContent, Body: http.NoBody, Request: r}, nil
 }
 
-func (h *wholeHop) Now() time.Time { return time.Now() }
+func (h *testPipeline) Now() time.Time { return time.Now() }
 
-func (h *wholeHop) SetClock(by time.Duration) { h.ahead.Add(int64(by)) }
+func (h *testPipeline) SetClock(by time.Duration) { h.ahead.Add(int64(by)) }
 
 // wall returns the time of the wall clock.
-func (h *wholeHop) wall() time.Time { return time.Now().Add(time.Duration(h.ahead.Load())) }
+func (h *testPipeline) wall() time.Time { return time.Now().Add(time.Duration(h.ahead.Load())) }
 
-func (h *wholeHop) Send(from flowtest.Peer, msg []byte) error {
+func (h *testPipeline) Send(from flowtest.Peer, msg []byte) error {
 	_, err := h.peers[from.Name].WriteToUDPAddrPort(msg, flowtest.Bellhop)
 	synctest.Wait()
 	return err
 }
 
-func (h *wholeHop) Receive(to flowtest.Peer, want string) ([]byte, error) {
+func (h *testPipeline) Receive(to flowtest.Peer, want string) ([]byte, error) {
 	b, _, ok := h.peers[to.Name].TryRead()
 	if !ok {
 		line, _, _ := strings.Cut(want, "\n")
@@ -194,7 +194,7 @@ func (h *wholeHop) Receive(to flowtest.Peer, want string) ([]byte, error) {
 	return b, nil
 }
 
-func (h *wholeHop) Unread() (lines []string) {
+func (h *testPipeline) Unread() (lines []string) {
 	for name, c := range h.peers {
 		for {
 			b, _, ok := c.TryRead()
@@ -208,14 +208,14 @@ func (h *wholeHop) Unread() (lines []string) {
 	return lines
 }
 
-func (h *wholeHop) Sleep(d time.Duration) {
+func (h *testPipeline) Sleep(d time.Duration) {
 	time.Sleep(d)
 	synctest.Wait()
 }
 
 // Events returns the events whose callbacks have arrived, in the order of publishing. It
 // fails the test if those of a call arrived in another order.
-func (h *wholeHop) Events() []dialog.Event {
+func (h *testPipeline) Events() []dialog.Event {
 	synctest.Wait()
 	events, _, err := h.rooms.notifier.Events(context.Background(), notify.Query{Limit: 1000})
 	if err != nil {

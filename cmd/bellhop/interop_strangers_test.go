@@ -58,7 +58,7 @@ func TestInteropStrangers(t *testing.T) {
 
 	t.Run("stranger is refused", func(t *testing.T) { refuseStrangers(t, stranger, callee) })
 	t.Run("trunk is served", func(t *testing.T) { serveTrunk(t, trunk, callee) })
-	t.Run("phone is reported by its account", func(t *testing.T) { tellPhone(t, s, caller, callee) })
+	t.Run("phone is reported by its account", func(t *testing.T) { reportPhone(t, s, caller, callee) })
 	t.Run("nothing is relayed", func(t *testing.T) { relayNothing(t, stranger, caller, callee) })
 	hop.stop()
 }
@@ -166,9 +166,9 @@ func serveTrunk(t *testing.T, trunk, callee *rawAgent) {
 	endCall(t, trunk, callee, sent, invite)
 }
 
-// tellPhone calls 102 from 101, which has a password and asserts a false
+// reportPhone calls 102 from 101, which has a password and asserts a false
 // identity. 102 and the callbacks name 101.
-func tellPhone(t *testing.T, s *site, caller, callee *rawAgent) {
+func reportPhone(t *testing.T, s *site, caller, callee *rawAgent) {
 	s.settled(time.Now(), nil)
 	begin := time.Now()
 	sent := caller.challenged(t, rawRequest{method: "INVITE", uri: "sip:102@127.0.0.1", from: "<sip:101@127.0.0.1>", body: rawSDP,

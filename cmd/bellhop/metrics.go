@@ -20,8 +20,8 @@ func observerMetrics(f *observer) []prometheus.Collector {
 	}
 }
 
-// hopMetrics returns the metrics of the SIP proxy.
-func hopMetrics(h *sip.Proxy) []prometheus.Collector {
+// proxyMetrics returns the metrics of the SIP proxy.
+func proxyMetrics(h *sip.Proxy) []prometheus.Collector {
 	counter := func(name, help string, read func(sip.Stats) uint64) prometheus.Collector {
 		return prometheus.NewCounterFunc(prometheus.CounterOpts{Namespace: "bellhop", Subsystem: "sip", Name: name, Help: help},
 			func() float64 { return float64(read(h.Stats())) })

@@ -103,7 +103,7 @@ func TestMutations(t *testing.T) { // not parallel: it measures the heap and cou
 		a.closeStreams()
 		a.sleep(time.Duration(a.config.Calls.MaxDuration) + time.Hour)
 		a.checkRest()
-		t.Logf("%d mutations in %v of virtual time, %d legal calls; %+v", a.sent, attack.Round(time.Second), a.placed.Load(), a.rooms.hop.Stats())
+		t.Logf("%d mutations in %v of virtual time, %d legal calls; %+v", a.sent, attack.Round(time.Second), a.placed.Load(), a.rooms.proxy.Stats())
 		published := map[dialog.Type]int{}
 		events := uint64(0)
 		for _, e := range a.events("") {
@@ -388,7 +388,7 @@ func (a *attack) sendBatch() {
 // determines the order, and a panic identifies its message.
 func (a *attack) settle(b []byte) {
 	synctest.Wait()
-	if n := a.rooms.hop.Stats().Panics; n > a.panics {
+	if n := a.rooms.proxy.Stats().Panics; n > a.panics {
 		a.panics = n
 		a.t.Errorf("mutation %d caused a panic: %q", a.sent, b)
 	}
@@ -594,7 +594,7 @@ func (a *attack) events(extension string) (all []*dialog.Event) {
 // checkRest checks that nothing is pending any more, and that no bug has lost anything.
 func (a *attack) checkRest() {
 	a.t.Helper()
-	s := a.rooms.hop.Stats()
+	s := a.rooms.proxy.Stats()
 	if s.Panics != 0 || s.Transactions != 0 || s.Streams != 0 {
 		a.t.Errorf("after the attack: %d panics, %d transactions, %d streams, want none", s.Panics, s.Transactions, s.Streams)
 	}

@@ -68,7 +68,7 @@ func runServe(ctx context.Context, path string, stdout io.Writer) error {
 	helpersCtx, stopHelpers := context.WithCancel(ctx)
 	defer stopHelpers()
 	var helpers sync.WaitGroup
-	helpers.Go(func() { s.processors.runScaling(helpersCtx, s.hop.Backlog()) })
+	helpers.Go(func() { s.processors.runScaling(helpersCtx, s.proxy.Backlog()) })
 	helpers.Go(func() { s.overload.run(helpersCtx) })
 	helpers.Go(func() { releaseMemory(helpersCtx) })
 	helpers.Go(func() {
@@ -81,7 +81,7 @@ func runServe(ctx context.Context, path string, stdout io.Writer) error {
 			}
 		}
 	})
-	log.Info("ready", "version", buildVersion(), "listen", joinList(s.hop.Addrs()), "pbx", joinList(cfg.SIP.PBX), "admin", s.adminURL())
+	log.Info("ready", "version", buildVersion(), "listen", joinList(s.proxy.Addrs()), "pbx", joinList(cfg.SIP.PBX), "admin", s.adminURL())
 	err = s.run(ctx)
 	stopHelpers()
 	helpers.Wait()
@@ -123,15 +123,15 @@ func buildService(ctx context.Context, cfg config, log *slog.Logger) (_ *service
 			}
 		}
 	}()
-	js, mender, closeStore, err := openStore(ctx, cfg, log)
+	js, supervisor, closeStore, err := openStore(ctx, cfg, log)
 	if err != nil {
 		return nil, err
 	}
-	s.js, s.supervisor, s.closeStore = js, mender, closeStore
+	s.js, s.supervisor, s.closeStore = js, supervisor, closeStore
 	undo = append(undo, closeStore)
-	if mender != nil {
-		s.snapshot = openSnapshot(cfg, mender.checker.markRestored, log)
-		s.snapshot.prepared = mender.checker.prepared
+	if supervisor != nil {
+		s.snapshot = openSnapshot(cfg, supervisor.checker.markRestored, log)
+		s.snapshot.prepared = supervisor.checker.prepared
 		if err := s.snapshot.restoreBuckets(ctx, js); err != nil {
 			return nil, err
 		}
@@ -163,17 +163,17 @@ func buildService(ctx context.Context, cfg config, log *slog.Logger) (_ *service
 		Extensions: s.observer.knownExtensions,
 		Extension:  s.observer.knownExtension,
 		Ready:      s.notReadyReasons,
-		Degraded:   s.hop.Degraded,
+		Degraded:   s.proxy.Degraded,
 		Suppressed: s.observer.tracker.Suppressed,
 		Strained:   s.overload.overloaded,
 		Losses:     s.storeLosses,
-		Collectors: slices.Concat(hopMetrics(s.hop), observerMetrics(s.observer), keeperMetrics(s.keeper)),
+		Collectors: slices.Concat(proxyMetrics(s.proxy), observerMetrics(s.observer), keeperMetrics(s.keeper)),
 		Node:       s.node,
 		Version:    buildVersion(),
 		Log:        log,
 	})
 	if err != nil {
-		s.hop.Close()
+		s.proxy.Close()
 		return nil, err
 	}
 	s.admin = s.api.HTTPServer()
@@ -204,7 +204,7 @@ func (s *service) run(ctx context.Context) error {
 	s.stopping.Store(true)
 	s.log.Info("draining", "timeout", drainTimeout)
 	draining, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
-	s.hop.Drain(draining)
+	s.proxy.Drain(draining)
 	cancel()
 	stopRooms()
 	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
@@ -216,11 +216,11 @@ func (s *service) run(ctx context.Context) error {
 	return err
 }
 
-// A pipeline is the parts that a message passes, in order: the proxy, hop, forwards it
+// A pipeline is the parts that a message passes, in order: the proxy forwards it
 // and passes a copy to the tracker of the observer. The tracker's events go to the
 // notifier, its calls to the keeper.
 type pipeline struct {
-	hop      *sip.Proxy
+	proxy    *sip.Proxy
 	observer *observer
 	keeper   *keep.Keeper
 	notifier *notify.Notifier
@@ -247,7 +247,7 @@ func buildPipeline(ctx context.Context, cfg config, js jetstream.JetStream, log 
 	}
 	connections, capped := capConnections(cfg.Guard.AllConnections, openFileLimit())
 	watch := make(chan dialog.Message, observeQueueSize)
-	hop, err := sip.Listen(sip.Config{
+	proxy, err := sip.Listen(sip.Config{
 		Listen:     cfg.SIP.Listen,
 		Advertise:  cfg.SIP.Advertise,
 		PBX:        cfg.SIP.PBX,
@@ -273,14 +273,14 @@ func buildPipeline(ctx context.Context, cfg config, js jetstream.JetStream, log 
 		log.Warn("guard.all_connections lowered to the limit of open files", "connections", connections)
 	}
 	own := []netip.AddrPort{w.own}
-	for _, a := range hop.Addrs() {
+	for _, a := range proxy.Addrs() {
 		if a.Proto == sip.TCP {
 			own = append(own, a.AddrPort)
 		}
 	}
 	node, err := nodeName(cfg)
 	if err != nil {
-		hop.Close()
+		proxy.Close()
 		return nil, err
 	}
 	leaseName := node // name for the lease; "" with an embedded store
@@ -303,22 +303,22 @@ func buildPipeline(ctx context.Context, cfg config, js jetstream.JetStream, log 
 		Spool:            spoolIn(cfg),
 	})
 	if err != nil {
-		hop.Close()
+		proxy.Close()
 		return nil, err
 	}
 	n.Declare(declaredSubscriptions(cfg))
-	k, t, err := restoreTracker(ctx, cfg, node, js, hop.Clock, n, log)
+	k, t, err := restoreTracker(ctx, cfg, node, js, proxy.Clock, n, log)
 	if err != nil {
-		hop.Close()
+		proxy.Close()
 		return nil, err
 	}
 	var up []sip.Dialog
 	for _, l := range t.Dialogs() {
 		up = append(up, sip.Dialog{CallID: l.CallID, Tag: l.FromTag})
 	}
-	hop.RestoreDialogs(up)
-	f := newObserver(t, trace.New(cfg.Calls.Trace), watch, hop.Clock, n, k, w.unbatched, log)
-	return &pipeline{hop: hop, observer: f, keeper: k, notifier: n, node: node, log: log}, nil
+	proxy.RestoreDialogs(up)
+	observer := newObserver(t, trace.New(cfg.Calls.Trace), watch, proxy.Clock, n, k, w.unbatched, log)
+	return &pipeline{proxy: proxy, observer: observer, keeper: k, notifier: n, node: node, log: log}, nil
 }
 
 // restoreTracker returns a tracker with the calls that were live when this node stopped,
@@ -396,23 +396,23 @@ func prependHangups(ctx context.Context, n *notify.Notifier, calls []dialog.Chan
 // run runs the parts until ctx ends. It then stops them in the order of the pipeline, so
 // that each still takes what the one before it sends.
 func (r *pipeline) run(ctx context.Context) {
-	hop := startTask(func(ctx context.Context) { r.hop.Run(ctx) })
-	follow := startTask(r.observer.run)
-	deliver := startTask(func(ctx context.Context) {
+	stopProxy := startTask(func(ctx context.Context) { r.proxy.Run(ctx) })
+	stopObserver := startTask(r.observer.run)
+	stopNotifier := startTask(func(ctx context.Context) {
 		if err := r.notifier.Run(ctx); err != nil {
 			r.log.Error("notifier stopped", "err", err)
 		}
 	})
-	write := startTask(func(ctx context.Context) {
+	stopKeeper := startTask(func(ctx context.Context) {
 		if err := r.keeper.Run(ctx); err != nil {
 			r.log.Error("keeper stopped", "err", err)
 		}
 	})
 	<-ctx.Done()
-	hop()
-	follow()
-	deliver()
-	write() // after the last events
+	stopProxy()
+	stopObserver()
+	stopNotifier()
+	stopKeeper() // after the last events
 }
 
 // startTask runs f in a goroutine. stop cancels f's context and waits for its end.
@@ -597,7 +597,7 @@ func (s *service) adminURL() string {
 
 // listenURIs returns the SIP URIs at which phones reach bellhop.
 func (s *service) listenURIs() (uris []string) {
-	for _, a := range s.hop.Addrs() {
+	for _, a := range s.proxy.Addrs() {
 		at := sip.HostPort{Host: a.Addr().String(), Port: a.Port()}
 		if name := s.cfg.SIP.Advertise; name.Host != "" {
 			at.Host, at.Port = name.Host, cmp.Or(name.Port, at.Port)
@@ -636,7 +636,7 @@ func (s *service) notReadyReasons() []string {
 	if s.stopping.Load() {
 		why = append(why, "draining: new calls are refused")
 	}
-	if !s.hop.PBXReachable() {
+	if !s.proxy.PBXReachable() {
 		why = append(why, "no PBX answers OPTIONS")
 	}
 	if err := s.supervisor.writeError(); err != nil {

@@ -31,7 +31,7 @@ func TestDrawsLadders(t *testing.T) {
 			}
 			dir := t.TempDir()
 			synctest.Test(t, func(t *testing.T) {
-				h := newWholeHop(t, f.Config, dir)
+				h := newTestPipeline(t, f.Config, dir)
 				defer h.stop()
 				flowtest.Play(t, f, h)
 				events, _, err := h.rooms.notifier.Events(t.Context(), notify.Query{Type: "dial-out", Limit: 1})

@@ -52,7 +52,7 @@ func TestCallsAndBindingsOutliveTheUpgrade(t *testing.T) {
 			t.Fatal(err)
 		}
 		f.Config.Register = "path"
-		h := newWholeHop(t, f.Config, filepath.Join(dir, "data"))
+		h := newTestPipeline(t, f.Config, filepath.Join(dir, "data"))
 		defer h.stop()
 		peer := func(name string) flowtest.Peer {
 			for _, p := range flowtest.Peers {
