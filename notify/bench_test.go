@@ -9,7 +9,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/url"
 	"os"
 	"os/exec"
 	"slices"
@@ -152,7 +151,7 @@ func BenchmarkPayload(b *testing.B) {
 	}
 	b.Run("template", func(b *testing.B) {
 		s := Subscription{Dialect: JSON, Method: "GET", URL: "http://crm.example/pop{?event_type,caller_id_num,caller_id_name}"}
-		at, _ := url.Parse(urlBeforeVariables(s.URL))
+		at := s.BaseURL()
 		b.ReportAllocs()
 		for b.Loop() {
 			v := newView(&e, &s)

@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"bellhop/dialog"
+	"bellhop/notify/subscription"
 )
 
 // A receiver written for sipgate's push API answers a newCall with XML:
@@ -83,9 +84,6 @@ func parseCallURLs(onAnswer, onHangup string) *callURLs {
 	return u
 }
 
-// followsURLs reports whether s lets its receiver name URLs.
-func (s *Subscription) followsURLs() bool { return s.FollowURLs && s.Dialect == CTI }
-
 // byteOrderMark may precede a document in UTF-8.
 var byteOrderMark = []byte("\ufeff")
 
@@ -118,7 +116,7 @@ func readCallURLs(answer []byte, cut bool) (*callURLs, error) {
 			return nil, fmt.Errorf("read XML response: duplicate attribute %s", name)
 		}
 		seen[name] = true
-		to, err := checkCallURL(attr.Value)
+		to, err := subscription.ParseURL(attr.Value)
 		switch {
 		case err != nil:
 			problems = append(problems, fmt.Errorf("%s %s", name, err.Why))
@@ -168,27 +166,11 @@ func readRoot(document []byte) (root xml.StartElement, err error) {
 	}
 }
 
-// checkCallURL checks a URL that a receiver has named, by the rules for the URL of a
-// subscription. It may not be a template.
-func checkCallURL(s string) (*url.URL, *Invalid) {
-	if isTemplate(s) {
-		return nil, &Invalid{"url", "has braces: percent-encode them"}
-	}
-	if err := checkURL(&Subscription{URL: s}); err != nil {
-		return nil, err
-	}
-	u, err := url.Parse(s)
-	if err != nil {
-		return nil, &Invalid{"url", "cannot be parsed"}
-	}
-	return u, nil
-}
-
 // recordURLs sets the URLs that the response to a delivered newCall names, and writes them
 // to the delivery log before the attempt counts. If the store does not accept them in time,
 // they are written like any record.
 func (n *Notifier) recordURLs(ctx context.Context, a *attempt) {
-	if !a.sub.followsURLs() || !isNewCall(a.kind) || a.seq == 0 || outcomeOf(a.status) != delivered {
+	if !a.sub.FollowsURLs() || !isNewCall(a.kind) || a.seq == 0 || outcomeOf(a.status) != delivered {
 		return
 	}
 	urls, err := readCallURLs(a.responseBody, a.truncated)
@@ -215,7 +197,7 @@ func (n *Notifier) recordURLs(ctx context.Context, a *attempt) {
 // none. It reads the delivery log if this process has not delivered the newCall. The error
 // is of the store.
 func (n *Notifier) findNamedURL(ctx context.Context, a *attempt, e *dialog.Event, g *group) (*url.URL, error) {
-	if !a.sub.followsURLs() || e.Party == "" || isNewCall(e.Type) || a.seq == 0 {
+	if !a.sub.FollowsURLs() || e.Party == "" || isNewCall(e.Type) || a.seq == 0 {
 		return nil, nil
 	}
 	c, id := a.partyNewCall, dialog.EventID(e.Party, newCallType(e.Flow))
@@ -245,7 +227,7 @@ func (n *Notifier) lastURLs(ctx context.Context, s *Subscription, newCall string
 			if l.Outcome == Delivered {
 				urls = parseCallURLs(l.OnAnswer, l.OnHangup)
 			}
-			if time.UnixMicro(l.At).Before(s.askedSince()) {
+			if time.UnixMicro(l.At).Before(s.AskedSince()) {
 				urls = nil
 			}
 		}
@@ -280,11 +262,11 @@ func (sr *subscriber) clearURLs() {
 // namedFor returns the URL that the receiver has named for d, as far as sr knows; the
 // attempt may find another.
 func (sr *subscriber) namedFor(d *delivery) *url.URL {
-	if !sr.sub.followsURLs() || isNewCall(d.kind) {
+	if !sr.sub.FollowsURLs() || isNewCall(d.kind) {
 		return nil
 	}
 	c, known := sr.newCalls[d.party]
-	if !known && sr.sub.groupsCalls() {
+	if !known && sr.sub.GroupsCalls() {
 		c = sr.newCalls[groupCallKey(d.queue)]
 	}
 	return c.urls.urlFor(d.kind)

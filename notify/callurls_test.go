@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"bellhop/dialog"
+	"bellhop/notify/subscription"
 )
 
 // readCallURLs reads the URLs of an XML response, and nothing else.
@@ -50,7 +51,7 @@ func TestReadCallURLs(t *testing.T) {
 		{"a line end", `<Response onAnswer="https://crm.example/&#10;Host: x"/>`, "- -", "has spaces"},
 		{"a fragment", `<Response onAnswer="https://crm.example/#x"/>`, "- -", "has a fragment"},
 		{"a port", `<Response onAnswer="https://crm.example:70000/"/>`, "- -", "has the port 70000"},
-		{"too long", `<Response onAnswer="https://crm.example/` + strings.Repeat("x", maxURL) + `"/>`, "- -", "is longer than 2048 bytes"},
+		{"too long", `<Response onAnswer="https://crm.example/` + strings.Repeat("x", 2048) + `"/>`, "- -", "is longer than 2048 bytes"},
 		{"cut", "cut<Response onAnswer='http://crm.example/'/>", "- -", "longer than 4096 bytes"},
 	} {
 		answer, cut := strings.CutPrefix(tt.answer, "cut")
@@ -435,7 +436,7 @@ func TestFollowURLsHoldForGroup(t *testing.T) {
 			s.wantTargets(newCallAtHook, "answer http://crm/taken?c=11", newCallAtHook, over, "answer http://crm/taken?c=12", "hangup http://crm/over?c=12&key=hidden")
 		}},
 		{"each is a call", func(s *ctiTest) {
-			s.editSubscription(func(s *Subscription) { s.Group = groupEach })
+			s.editSubscription(func(s *Subscription) { s.Group = subscription.GroupEach })
 			s.publishEvents(dialIns("111", "112")...)
 			time.Sleep(3 * time.Second)
 			s.publishEvents(hangupsOf(dialog.NoAnswer, "112")...)
@@ -517,7 +518,7 @@ func TestFollowURLsAreMasked(t *testing.T) {
 			return 0, ""
 		}
 		s.editSubscription(func(s *Subscription) {
-			s.FollowURLs, s.Headers, s.Secret = true, map[string]string{"X-Key": "of the subscription"}, newSecret()
+			s.FollowURLs, s.Headers, s.Secret = true, map[string]string{"X-Key": "of the subscription"}, subscription.NewSecret()
 		})
 		time.Sleep(time.Second)
 		for i := range partyEvents(1) {
@@ -584,7 +585,7 @@ func FuzzReadCallURLs(f *testing.F) {
 			if u == nil {
 				continue
 			}
-			if again, err := checkCallURL(u.String()); err != nil || again.Host != u.Host || u.Scheme != "http" && u.Scheme != "https" || u.User != nil {
+			if again, err := subscription.ParseURL(u.String()); err != nil || again.Host != u.Host || u.Scheme != "http" && u.Scheme != "https" || u.User != nil {
 				t.Errorf("%s: %v", u, err)
 			}
 			if u.RawQuery != "" && !strings.HasSuffix(maskURL(u), "?"+redacted) {

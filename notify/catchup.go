@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"time"
-
-	"bellhop/dialog"
 )
 
 // pageSize is how many positions of the log a page has at most.
@@ -140,7 +138,7 @@ func (s *scheduler) addPage(now time.Time, r *logRead, to uint64, entries []entr
 // is too old expires at once.
 func (s *scheduler) addCatchUpEvent(now time.Time, page *recentEvent, e entry) {
 	sr := page.logRead.subscriber
-	if sr.typeMask&eventBit(e.event) == 0 || !sr.matchesExtension(e.event.Extension) {
+	if !sr.filter.Matches(e.event) {
 		return
 	}
 	if key := (deliveryKey{e.seq, sr.sub.ID}); s.inOutbox[key] {
@@ -258,14 +256,6 @@ func (s *scheduler) finishLogReadUpdate(u outboxUpdate, err error) {
 	if r.saved = !u.ended; r.saved {
 		s.releaseCursor(r)
 	}
-}
-
-// matchesExtension reports whether the subscription of sr covers an extension.
-func (sr *subscriber) matchesExtension(e dialog.Extension) bool {
-	if sr.regex != nil {
-		return sr.regex.MatchString(e.User) || sr.regex.MatchString(e.String())
-	}
-	return e.Is(sr.sub.Extension)
 }
 
 // A page is a range of the log that is read again.

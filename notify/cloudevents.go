@@ -4,30 +4,16 @@ import (
 	"net/http"
 	"strings"
 	"time"
-)
 
-// checkCloudEvents rejects settings that the binary mode of CloudEvents cannot express.
-func checkCloudEvents(s *Subscription) *Invalid {
-	if s.Dialect != CloudEvents {
-		return nil
-	}
-	if s.Method == http.MethodGet {
-		return &Invalid{"method", "must be POST or PUT with the dialect cloudevents, whose data is a body"}
-	}
-	for name := range s.Headers {
-		if strings.HasPrefix(http.CanonicalHeaderKey(name), "Ce-") {
-			return &Invalid{"headers", "must not set " + http.CanonicalHeaderKey(name) + " with the dialect cloudevents"}
-		}
-	}
-	return nil
-}
+	"bellhop/dialog"
+)
 
 // setCloudEvent sets the context attributes of CloudEvents 1.0 in the binary mode of the
 // HTTP binding. The source is the extension of the event, the subject is the call.
 func (v *view) setCloudEvent(h http.Header) {
 	h["Ce-Specversion"] = []string{"1.0"}
 	h["Ce-Id"] = []string{v.ID}
-	h["Ce-Source"] = []string{escapeAttribute("sip:" + escapeSIPUser(clean(v.Extension.String(), maxText)))}
+	h["Ce-Source"] = []string{escapeAttribute("sip:" + escapeSIPUser(dialog.Clean(v.Extension.String(), maxText)))}
 	h["Ce-Type"] = []string{eventName(v.Type)}
 	h["Ce-Time"] = []string{v.At.UTC().Format(time.RFC3339Nano)}
 	if v.Call != "" {

@@ -17,6 +17,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"bellhop/dialog"
 )
 
 const (
@@ -79,7 +81,7 @@ func (e *connectError) Unwrap() error { return e.error }
 // RoundTrip sends a request. A kept connection that turns out to be closed before any
 // response is no failure: the request is sent again on a new one.
 func (cp *connPool) RoundTrip(req *http.Request) (*http.Response, error) {
-	if !isPrintableASCII(req.URL.Host) {
+	if !dialog.IsPrintableASCII(req.URL.Host) {
 		return nil, http.ErrSkipAltProtocol // http.Transport converts such a name to ASCII
 	}
 	ctx := req.Context()

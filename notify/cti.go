@@ -2,8 +2,6 @@ package notify
 
 import (
 	"cmp"
-	"fmt"
-	"net/http"
 	"strings"
 
 	"bellhop/dialog"
@@ -16,23 +14,6 @@ var ctiEvents = map[dialog.Type]string{
 	dialog.DialOut: "newCall",
 	dialog.Answer:  "answer",
 	dialog.Hangup:  "hangup",
-}
-
-// checkCTI rejects subscriptions that no receiver of the dialect cti understands.
-func checkCTI(s *Subscription) *Invalid {
-	if s.Dialect != CTI {
-		return nil
-	}
-	if s.Method != http.MethodPost {
-		return &Invalid{"method", "must be POST with the dialect cti"}
-	}
-	known := typeMask([]string{"dial-in", "dial-out", "answer", "hangup"})
-	for _, t := range s.Types {
-		if typeBits[t]&^known != 0 {
-			return &Invalid{"types", fmt.Sprintf("has %q, which the dialect cti does not know: it knows dial-in, dial-out, answer, answer-in, answer-out and hangup", t)}
-		}
-	}
-	return nil
 }
 
 // writeCTI writes the fields of a Generic CTI event. Receivers keep one entry for each
@@ -52,7 +33,7 @@ func (v *view) writeCTI(f *fieldWriter) {
 		f.writeList("user", v.ringingExtensions(), v.userName)
 		f.writeList("userId", v.ringingExtensions(), v.userName)
 		f.writeList("fullUserId", v.ringingExtensions(), v.userAtDomain)
-		f.writeText("xcid", clean(cmp.Or(v.CallAPIID, v.Call), maxText))
+		f.writeText("xcid", dialog.Clean(cmp.Or(v.CallAPIID, v.Call), maxText))
 	case dialog.Answer:
 		if v.Flow == dialog.In { // on an outgoing call, the extension is the caller and has not answered
 			f.writeText("user", v.userName(&v.Extension))
@@ -92,7 +73,7 @@ func ctiNumber(number, e164 string) string {
 	if digits, ok := strings.CutPrefix(number, "+"); ok && digits != "" && strings.Trim(digits, "0123456789") == "" {
 		number = digits
 	}
-	return clean(number, maxText)
+	return dialog.Clean(number, maxText)
 }
 
 // ctiTo returns the called number: the public one, if the call came in by it.

@@ -8,6 +8,8 @@ import (
 	"hash/fnv"
 	"strings"
 	"time"
+
+	"bellhop/notify/subscription"
 )
 
 // ErrDeclared reports that a subscription cannot be changed here because the config file
@@ -25,7 +27,7 @@ var ErrDeclared = errors.New("the subscription is declared in the config file: c
 func (n *Notifier) Declare(subs []Subscription) {
 	declared := make(map[string]Subscription, len(subs))
 	for _, s := range subs {
-		s = s.clone()
+		s = s.Clone()
 		for twin := 0; s.ID == "" || declared[s.ID].ID != ""; twin++ {
 			s.ID = declaredID(&s, twin)
 		}
@@ -51,13 +53,13 @@ func (r *registry) replaceDeclared(declared map[string]Subscription) {
 	}
 	for id, s := range declared {
 		switch old, known := r.subs[id]; {
-		case known && !s.asksAnew(&old):
+		case known && !s.AsksAnew(&old):
 			s.Began = old.Began
 		case r.declaredOnce:
 			s.Began = time.Now()
 		} // else it may have been declared before the start, at an unknown time
 		r.subs[id] = s
-		r.namedTypes.Or(typeMask(s.Types))
+		r.namedTypes.Or(uint32(subscription.MaskOf(s.Types...)))
 		r.markChanged(id)
 	}
 	r.declaredOnce = true
@@ -94,6 +96,6 @@ func declaredID(s *Subscription, twin int) string {
 // visible field does.
 func declaredRevision(s *Subscription) uint64 {
 	h := fnv.New64a()
-	json.NewEncoder(h).Encode(s.redacted()) // cannot fail: strings and numbers only
+	json.NewEncoder(h).Encode(s.Redacted()) // cannot fail: strings and numbers only
 	return h.Sum64() | 1                    // 0 means no revision
 }

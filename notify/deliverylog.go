@@ -21,6 +21,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"bellhop/dialog"
+	"bellhop/notify/subscription"
 )
 
 // openDeliveryLog opens the delivery log: every attempt, and every end of a delivery, for
@@ -193,7 +194,7 @@ func (a *attempt) appendRecord(dst []byte) []byte {
 	writeRaw(&w, "type", string(a.kind))
 	if e := a.sentEvent; e != nil {
 		writeRaw(&w, "call", e.Call)
-		writeRaw(&w, "extension", clean(e.Extension.String(), maxText))
+		writeRaw(&w, "extension", dialog.Clean(e.Extension.String(), maxText))
 	}
 	w.writeNumber("said", a.delivery.at.UnixMicro())
 	w.writeNonZero("number", int64(a.number))
@@ -201,7 +202,7 @@ func (a *attempt) appendRecord(dst []byte) []byte {
 	w.writeNonZero("took", a.took.Microseconds())
 	w.writeNonZero("status", int64(a.status))
 	if a.detail != "" && a.outcomeWord != Delivered {
-		writeRaw(&w, "error", clean(a.detail, 500))
+		writeRaw(&w, "error", dialog.Clean(a.detail, 500))
 	}
 	writeRaw(&w, "outcome", a.outcomeWord)
 	if !a.nextAt.IsZero() {
@@ -228,7 +229,7 @@ func (a *attempt) appendRequest(w *objectWriter) {
 	writeRaw(w, "method", a.sub.Method)
 	if a.namedURL != nil {
 		writeRaw(w, "url", maskURL(a.sentTo))
-	} else if a.sub.Method == http.MethodGet || isTemplate(a.sub.URL) {
+	} else if a.sub.Method == http.MethodGet || subscription.IsTemplate(a.sub.URL) {
 		writeRaw(w, "url", a.sentTo.String())
 	} else {
 		writeRaw(w, "url", a.sub.URL)
@@ -267,14 +268,14 @@ func (a *attempt) appendResponse(w *objectWriter) {
 			w.writeKey("header")
 			w.b = append(w.b, '{')
 		}
-		writeRaw(w, name, clean(values[0], maxText))
+		writeRaw(w, name, dialog.Clean(values[0], maxText))
 	}
 	if opened {
 		w.b = append(w.b, '}')
 	}
 	switch {
 	case len(a.responseBody) == 0:
-	case a.sub.followsURLs() && isNewCall(a.kind):
+	case a.sub.FollowsURLs() && isNewCall(a.kind):
 		writeRaw(w, "body", maskResponse(a.responseBody))
 	default:
 		writeRaw(w, "body", a.responseBody)

@@ -16,6 +16,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"bellhop/dialog"
+	"bellhop/notify/subscription"
 )
 
 // openEventLog opens the event log: every published event, until MaxAge. It has limits
@@ -76,7 +77,7 @@ func (n *Notifier) Publish(events []dialog.Event) {
 	p.mu.Lock()
 	for i := range events {
 		e := &events[i]
-		if bit := eventBit(e); bit&optInTypes != 0 && bit&n.registry.namedTypes.Load() == 0 {
+		if bit := subscription.EventMask(e); bit&subscription.OptIn != 0 && bit&subscription.Mask(n.registry.namedTypes.Load()) == 0 {
 			continue
 		}
 		p.bufferEvent(e)
@@ -574,7 +575,7 @@ func (q Query) subjects() []string {
 // matchesEvent reports whether an event, found under a subject of q, has the type, domain
 // and extensions of q.
 func (q Query) matchesEvent(e *dialog.Event) bool {
-	return (q.Type == "" || eventBit(e)&typeBits[q.Type] != 0) &&
+	return (q.Type == "" || subscription.EventMask(e)&subscription.MaskOf(q.Type) != 0) &&
 		(!strings.Contains(q.Extension, "@") || e.Extension.Is(q.Extension)) &&
 		q.matchesExtensions(e)
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"bellhop/dialog"
+	"bellhop/notify/subscription"
 )
 
 // A receiver that counts missed calls sees a call that rings at several extensions as one
@@ -18,12 +19,6 @@ import (
 // alone decides which events of a call are sent, when the attempt is made: a restart,
 // another node, a replay and a redelivery come to the same result. All other events are
 // canceled, and the delivery log tells why.
-
-// The words of Subscription.Group. They are stored: never change one, only add.
-const (
-	groupOne  = "one"  // all parties that ring in a call form one call
-	groupEach = "each" // each party is a call of its own
-)
 
 const (
 	// groupGather is how long a newCall waits for others that ring at the same time. The legs
@@ -39,11 +34,6 @@ const (
 
 // errMerged reports that another event of the group is sent instead.
 var errMerged = errors.New("not sent")
-
-// groupsCalls reports whether the parties that ring in a call form one call for s.
-func (s *Subscription) groupsCalls() bool {
-	return s.Dialect == CTI && (s.Group == groupOne || s.Group == "" && s.ExtensionRegex != "")
-}
 
 // A group is the parties that are called in one call, at once or one after another, until
 // one of them answers. A party that rings later begins another group.
@@ -123,7 +113,7 @@ func (g *group) eventToSend(e *dialog.Event) *dialog.Event {
 // is sent. The error is errMerged if another event of the group is sent instead,
 // errNotOwed, or of the store.
 func (n *Notifier) joinGroup(ctx context.Context, a *attempt, e *dialog.Event) (*group, error) {
-	if !a.sub.groupsCalls() || e.Flow != dialog.In || e.Party == "" || a.seq == 0 { // samples are in no log
+	if !a.sub.GroupsCalls() || e.Flow != dialog.In || e.Party == "" || a.seq == 0 { // samples are in no log
 		return nil, nil
 	}
 	if e.Type == dialog.DialIn && a.postponeAttempt(groupGather) {
@@ -137,21 +127,18 @@ func (n *Notifier) joinGroup(ctx context.Context, a *attempt, e *dialog.Event) (
 	case err != nil:
 		return nil, err
 	}
-	sr := &subscriber{sub: a.sub}
-	if a.sub.ExtensionRegex != "" {
-		sr.regex, _ = compileAnchored(a.sub.ExtensionRegex) // Validate has compiled it
-	}
-	g := findGroup(e.Party, events, sr.matchesExtension)
+	filter := a.sub.Filter()
+	g := findGroup(e.Party, events, filter.Covers)
 	if g == nil {
 		return nil, nil
 	}
 	if s := g.eventToSend(e); s == nil || s.ID != e.ID {
-		return nil, fmt.Errorf("%w: it is part of the call that rang at %s first, callId %s", errMerged, clean(g.first.Extension.User, maxText), g.first.Party)
+		return nil, fmt.Errorf("%w: it is part of the call that rang at %s first, callId %s", errMerged, dialog.Clean(g.first.Extension.User, maxText), g.first.Party)
 	}
 	if e.Type == dialog.Hangup && g.answer == nil && e.HangupBy != dialog.ByCaller && a.postponeAttempt(groupGap) {
 		return nil, nil
 	}
-	if e.Type != dialog.DialIn && typeMask(a.sub.Types)&typeBits[string(dialog.DialIn)] != 0 {
+	if e.Type != dialog.DialIn && subscription.MaskOf(a.sub.Types...)&subscription.MaskOf(string(dialog.DialIn)) != 0 {
 		err = n.checkGroupNewCall(ctx, a, g)
 	}
 	return g, err
@@ -206,7 +193,7 @@ func (n *Notifier) checkGroupNewCall(ctx context.Context, a *attempt, g *group) 
 		return err
 	case ended == Expired, ended == Refused, ended == Canceled:
 		return fmt.Errorf("%w: %s", errNotOwed, reasonUndelivered)
-	case ended == "" && g.first.At.Before(s.askedSince()):
+	case ended == "" && g.first.At.Before(s.AskedSince()):
 		return fmt.Errorf("%w: %s", errNotOwed, reasonTooEarly)
 	}
 	return nil

@@ -427,7 +427,7 @@ func TestGroupPayload(t *testing.T) {
 			t.Errorf("%s: %s, want %s: %v", name, got, want, err)
 		}
 	}
-	u, _ := url.Parse(urlBeforeVariables(s.URL))
+	u := s.BaseURL()
 	if u, err := v.expandURL(u); err != nil || u.Query().Get("user") != "111,112" {
 		t.Error(u, err)
 	}

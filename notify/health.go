@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"net/url"
 	"strings"
 	"sync"
 	"time"
@@ -16,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"bellhop/dialog"
+	"bellhop/notify/subscription"
 )
 
 // A healthState is the health of a subscription whose deliveries fail. The store keeps its
@@ -155,7 +155,7 @@ func (h *healthStates) saveState(ctx context.Context, id string, st *healthState
 // it.
 func (st *healthState) pauseReason(s *Subscription) string {
 	if st.Breaker == breakerEndpoint {
-		u, _ := url.Parse(urlBeforeVariables(s.URL)) // Validate has parsed it
+		u := s.BaseURL()
 		return "endpoint " + endpointKey(u) + " is down: " + st.Why
 	}
 	return "the URL of the subscription fails: " + st.Why
@@ -174,7 +174,7 @@ func (h *healthStates) withHealth(s Subscription) Subscription {
 // stateEvent returns the event of type subscription-state that reports the state of a
 // subscription. Its extension is the one that the subscription names, or its regular
 // expression.
-func stateEvent(s *Subscription, state State, why string, at time.Time) dialog.Event {
+func stateEvent(s *Subscription, state subscription.State, why string, at time.Time) dialog.Event {
 	user, domain, _ := strings.Cut(s.Extension, "@")
 	if s.Extension == "" {
 		user = s.ExtensionRegex

@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"bellhop/dialog"
+	"bellhop/notify/subscription"
 )
 
 // A receiver of the dialect cti keeps an entry for each party, which the newCall of that
@@ -63,7 +64,7 @@ func newCallType(f dialog.Flow) dialog.Type {
 // dependsOnNewCall reports whether the receiver keeps an entry for the party of an event.
 // It keeps none if the subscription does not include the type of the newCall.
 func (sr *subscriber) dependsOnNewCall(e *dialog.Event) bool {
-	return sr.sub.Dialect == CTI && e.Party != "" && sr.typeMask&typeBits[string(newCallType(e.Flow))] != 0
+	return sr.sub.Dialect == CTI && e.Party != "" && sr.filter.Types&subscription.MaskOf(string(newCallType(e.Flow))) != 0
 }
 
 // linkNewCall records that a delivery depends on the newCall of its party, or that it is
@@ -72,7 +73,7 @@ func (sr *subscriber) linkNewCall(d *delivery) {
 	if d.event != nil && sr.dependsOnNewCall(d.event) {
 		d.party = d.event.Party
 	}
-	if sr.sub.groupsCalls() && (d.kind == dialog.DialIn || d.event != nil && d.event.Flow == dialog.In) {
+	if sr.sub.GroupsCalls() && (d.kind == dialog.DialIn || d.event != nil && d.event.Flow == dialog.In) {
 		d.inGroup = true // joinGroup looks the newCall up
 		return
 	}
@@ -151,7 +152,7 @@ func (n *Notifier) checkNewCall(ctx context.Context, s *Subscription, e *dialog.
 		return nil
 	case err != nil:
 		return err
-	case m.Time.Before(s.askedSince()):
+	case m.Time.Before(s.AskedSince()):
 		return fmt.Errorf("%w: %s", errNotOwed, reasonTooEarly)
 	}
 	return nil

@@ -3,11 +3,9 @@ package notify
 import (
 	"cmp"
 	"net/url"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
 	"unicode/utf8"
 
 	"github.com/yosida95/uritemplate/v3"
@@ -15,12 +13,8 @@ import (
 	"bellhop/dialog"
 )
 
-// maxText and maxMessage limit the characters of a text of a SIP message that callbacks
-// carry.
-const (
-	maxText    = 256
-	maxMessage = 2000
-)
+// maxText limits the characters of a text of a SIP message that callbacks carry.
+const maxText = 256
 
 // A view is an event as one subscription receives it.
 type view struct {
@@ -117,23 +111,15 @@ func eventName(t dialog.Type) string {
 // writeCallFields writes the ten fields that unified and telphin share.
 func (v *view) writeCallFields(f *fieldWriter, callerName string, extension func(*dialog.Extension) string) {
 	f.writeText("CallID", v.Call)
-	f.writeText("CallerIDNum", clean(v.CallerNum, maxText))
-	f.writeText("CallerIDName", clean(callerName, maxText))
-	f.writeText("CalledDID", clean(v.CalledDID, maxText))
+	f.writeText("CallerIDNum", dialog.Clean(v.CallerNum, maxText))
+	f.writeText("CallerIDName", dialog.Clean(callerName, maxText))
+	f.writeText("CalledDID", dialog.Clean(v.CalledDID, maxText))
 	f.writeText("CalledExtension", extension(v.called))
 	f.writeText("CallStatus", v.statusWord())
 	f.writeText("CallFlow", v.flowWord())
 	f.writeText("CallerExtension", extension(v.caller))
-	f.writeText("CalledNumber", clean(v.CalledNumber, maxText))
-	f.writeText("CallAPIID", clean(v.CallAPIID, maxText))
-}
-
-// checkUnified rejects event types that the ten fields cannot express.
-func checkUnified(s *Subscription) *Invalid {
-	if s.Dialect == Unified && slices.Contains(s.Types, string(dialog.SubscriptionState)) {
-		return &Invalid{"types", "has subscription-state, of which the dialect unified has no field: use json or telphin"}
-	}
-	return nil
+	f.writeText("CalledNumber", dialog.Clean(v.CalledNumber, maxText))
+	f.writeText("CallAPIID", dialog.Clean(v.CallAPIID, maxText))
 }
 
 // writeUnified writes the ten fields of the UnifiedAPI, empty ones too. The receiver knows
@@ -163,23 +149,23 @@ func (v *view) writeTelphin(f *fieldWriter) {
 	}
 	f.writeNonZero("CalledExtensionID", int64(v.calledID))
 	f.writeNonZero("CallerExtensionID", int64(v.callerID))
-	f.writeText("RecID", clean(v.RecID, maxText))
-	f.writeText("Diversion", clean(v.Diversion, maxText))
+	f.writeText("RecID", dialog.Clean(v.RecID, maxText))
+	f.writeText("Diversion", dialog.Clean(v.Diversion, maxText))
 	f.writeYes("Transfered", v.Transferred)
 	f.writeYesNo("Bridged", v.Bridged)
 	f.writeNonZero("BridgedDuration", v.BridgedFor.Microseconds())
-	f.writeText("CallBackID", clean(v.CallBackID, maxText))
-	f.writeText("ClientApiID", clean(v.ClientAPIID, maxText))
-	f.writeText("RemoteNumber", clean(v.RemoteNumber, maxText))
-	f.writeText("ANI", clean(v.ANI, maxText))
-	f.writeText("Tag", clean(v.Tag, maxText))
-	f.writeText("MessageText", cleanMessage(v.MessageText))
-	f.writeText("ContentType", clean(v.ContentType, maxText))
+	f.writeText("CallBackID", dialog.Clean(v.CallBackID, maxText))
+	f.writeText("ClientApiID", dialog.Clean(v.ClientAPIID, maxText))
+	f.writeText("RemoteNumber", dialog.Clean(v.RemoteNumber, maxText))
+	f.writeText("ANI", dialog.Clean(v.ANI, maxText))
+	f.writeText("Tag", dialog.Clean(v.Tag, maxText))
+	f.writeText("MessageText", dialog.CleanMessage(v.MessageText))
+	f.writeText("ContentType", dialog.Clean(v.ContentType, maxText))
 	if s := v.Subscription; s != nil {
 		f.writeText("Extension", v.userAtDomain(&v.Extension))
 		f.writeText("SubscriptionID", s.ID)
 		f.writeText("SubscriptionState", s.State)
-		f.writeText("Why", clean(s.Why, maxText))
+		f.writeText("Why", dialog.Clean(s.Why, maxText))
 	}
 	if v.sub.Extended {
 		v.writeExtended(f)
@@ -191,7 +177,7 @@ func (v *view) writeExtended(f *fieldWriter) {
 	f.writeText("EventID", v.ID)
 	f.writeNonZero("Sequence", int64(v.Seq))
 	f.writeNonZero("SipCode", int64(v.SipCode))
-	f.writeText("SipReason", clean(v.SipReason, maxText))
+	f.writeText("SipReason", dialog.Clean(v.SipReason, maxText))
 	f.writeNonZero("Q850", int64(v.Q850))
 	f.writeText("HangupBy", string(v.HangupBy))
 	f.writeNonZero("RingDuration", v.RingDuration.Microseconds())
@@ -200,19 +186,19 @@ func (v *view) writeExtended(f *fieldWriter) {
 	f.writeYesNo("Missed", v.Missed)
 	f.writeText("Correlation", v.Correlation)
 	f.writeYes("Recovered", v.Recovered)
-	f.writeText("UserAgent", clean(v.UserAgent, maxText))
-	f.writeText("Verstat", clean(v.Verstat, maxText))
+	f.writeText("UserAgent", dialog.Clean(v.UserAgent, maxText))
+	f.writeText("Verstat", dialog.Clean(v.Verstat, maxText))
 	f.writeText("OtherCallID", v.OtherCall)
 	f.writeText("CallerNumberE164", v.CallerE164)
 	f.writeText("CalledNumberE164", v.CalledE164)
-	f.writeText("CallerIDNumRaw", clean(v.CallerNumRaw, maxText))
-	f.writeText("CalledNumberRaw", clean(v.CalledNumberRaw, maxText))
+	f.writeText("CallerIDNumRaw", dialog.Clean(v.CallerNumRaw, maxText))
+	f.writeText("CalledNumberRaw", dialog.Clean(v.CalledNumberRaw, maxText))
 	f.writeYes("Privacy", v.Privacy)
 	if f.values != nil {
 		return // header names of the config are no template variables
 	}
 	for _, h := range v.Headers {
-		f.writeText(clean(h[0], maxText), clean(h[1], maxText))
+		f.writeText(dialog.Clean(h[0], maxText), dialog.Clean(h[1], maxText))
 	}
 }
 
@@ -220,19 +206,19 @@ func (v *view) writeExtended(f *fieldWriter) {
 // become headers.<name>.
 func (v *view) writeJSON(f *fieldWriter) {
 	f.writeText("call_id", v.Call)
-	f.writeText("caller_id_num", clean(v.CallerNum, maxText))
-	f.writeText("caller_id_name", clean(v.CallerName, maxText))
-	f.writeText("called_did", clean(v.CalledDID, maxText))
+	f.writeText("caller_id_num", dialog.Clean(v.CallerNum, maxText))
+	f.writeText("caller_id_name", dialog.Clean(v.CallerName, maxText))
+	f.writeText("called_did", dialog.Clean(v.CalledDID, maxText))
 	f.writeText("called_extension", v.userName(v.called))
 	f.writeNonZero("called_extension_id", int64(v.calledID))
 	f.writeText("call_status", v.statusWord())
 	f.writeText("call_flow", v.flowWord())
 	f.writeText("caller_extension", v.userName(v.caller))
 	f.writeNonZero("caller_extension_id", int64(v.callerID))
-	f.writeText("called_number", clean(v.CalledNumber, maxText))
-	f.writeText("rec_id", clean(v.RecID, maxText))
-	f.writeText("callapi_id", clean(v.CallAPIID, maxText))
-	f.writeText("diversion", clean(v.Diversion, maxText))
+	f.writeText("called_number", dialog.Clean(v.CalledNumber, maxText))
+	f.writeText("rec_id", dialog.Clean(v.RecID, maxText))
+	f.writeText("callapi_id", dialog.Clean(v.CallAPIID, maxText))
+	f.writeText("diversion", dialog.Clean(v.Diversion, maxText))
 	f.writeNumber("event_time", v.At.UnixMicro())
 	if v.Type == dialog.Hangup || v.Duration > 0 {
 		f.writeNumber("duration", v.Duration.Microseconds())
@@ -242,17 +228,17 @@ func (v *view) writeJSON(f *fieldWriter) {
 		f.writeBool("bridged", *v.Bridged)
 	}
 	f.writeNonZero("bridged_duration", v.BridgedFor.Microseconds())
-	f.writeText("callback_id", clean(v.CallBackID, maxText))
+	f.writeText("callback_id", dialog.Clean(v.CallBackID, maxText))
 	f.writeText("sub_call_id", v.Party)
-	f.writeText("client_api_id", clean(v.ClientAPIID, maxText))
-	f.writeText("remote_number", clean(v.RemoteNumber, maxText))
-	f.writeText("ani", clean(v.ANI, maxText))
-	f.writeText("tag", clean(v.Tag, maxText))
+	f.writeText("client_api_id", dialog.Clean(v.ClientAPIID, maxText))
+	f.writeText("remote_number", dialog.Clean(v.RemoteNumber, maxText))
+	f.writeText("ani", dialog.Clean(v.ANI, maxText))
+	f.writeText("tag", dialog.Clean(v.Tag, maxText))
 	f.writeText("event_type", string(v.Type))
 	f.writeText("event_id", v.ID)
 	f.writeNonZero("sequence", int64(v.Seq))
 	f.writeNonZero("sip_code", int64(v.SipCode))
-	f.writeText("sip_reason", clean(v.SipReason, maxText))
+	f.writeText("sip_reason", dialog.Clean(v.SipReason, maxText))
 	f.writeNonZero("q850", int64(v.Q850))
 	f.writeText("hangup_by", string(v.HangupBy))
 	f.writeNonZero("ring_duration", v.RingDuration.Microseconds())
@@ -263,22 +249,22 @@ func (v *view) writeJSON(f *fieldWriter) {
 	}
 	f.writeText("correlation", v.Correlation)
 	f.writeIfTrue("recovered", v.Recovered)
-	f.writeText("user_agent", clean(v.UserAgent, maxText))
-	f.writeText("verstat", clean(v.Verstat, maxText))
+	f.writeText("user_agent", dialog.Clean(v.UserAgent, maxText))
+	f.writeText("verstat", dialog.Clean(v.Verstat, maxText))
 	f.writeText("other_call_id", v.OtherCall)
-	f.writeText("message_text", cleanMessage(v.MessageText))
-	f.writeText("content_type", clean(v.ContentType, maxText))
+	f.writeText("message_text", dialog.CleanMessage(v.MessageText))
+	f.writeText("content_type", dialog.Clean(v.ContentType, maxText))
 	f.writeText("caller_number_e164", v.CallerE164)
 	f.writeText("called_number_e164", v.CalledE164)
-	f.writeText("caller_id_num_raw", clean(v.CallerNumRaw, maxText))
-	f.writeText("called_number_raw", clean(v.CalledNumberRaw, maxText))
+	f.writeText("caller_id_num_raw", dialog.Clean(v.CallerNumRaw, maxText))
+	f.writeText("called_number_raw", dialog.Clean(v.CalledNumberRaw, maxText))
 	f.writeIfTrue("privacy", v.Privacy)
 	f.writeText("extension", v.userName(&v.Extension))
-	f.writeText("domain", clean(v.Extension.Domain, maxText))
+	f.writeText("domain", dialog.Clean(v.Extension.Domain, maxText))
 	if s := v.Subscription; s != nil {
 		f.writeText("subscription_id", s.ID)
 		f.writeText("subscription_state", s.State)
-		f.writeText("why", clean(s.Why, maxText))
+		f.writeText("why", dialog.Clean(s.Why, maxText))
 	}
 	v.writeJSONHeaders(f)
 }
@@ -295,13 +281,13 @@ func (v *view) writeJSONHeaders(f *fieldWriter) {
 	}
 	if !f.json {
 		for _, h := range v.Headers {
-			f.writeText("headers."+clean(h[0], maxText), clean(h[1], maxText))
+			f.writeText("headers."+dialog.Clean(h[0], maxText), dialog.Clean(h[1], maxText))
 		}
 		return
 	}
 	f.openObject("headers")
 	for _, h := range v.Headers {
-		f.writeText(clean(h[0], maxText), clean(h[1], maxText))
+		f.writeText(dialog.Clean(h[0], maxText), dialog.Clean(h[1], maxText))
 	}
 	f.b = append(f.b, '}')
 }
@@ -311,7 +297,7 @@ func (v *view) userName(e *dialog.Extension) string {
 	if e == nil {
 		return ""
 	}
-	return clean(e.User, maxText)
+	return dialog.Clean(e.User, maxText)
 }
 
 // userAtDomain returns user and domain of an extension, as telphin names it:
@@ -320,7 +306,7 @@ func (v *view) userAtDomain(e *dialog.Extension) string {
 	if e == nil {
 		return ""
 	}
-	return clean(e.String(), maxText)
+	return dialog.Clean(e.String(), maxText)
 }
 
 // flowWord returns the flow in the case that the subscription asks for.
@@ -460,7 +446,7 @@ func (f *fieldWriter) writeList(name string, extensions []dialog.Extension, text
 func (f *fieldWriter) writePairs(name string, pairs [][2]string) {
 	var kv []string
 	for _, p := range pairs {
-		kv = append(kv, url.QueryEscape(clean(p[0], maxText)), variableValue(clean(p[1], maxText)).String())
+		kv = append(kv, url.QueryEscape(dialog.Clean(p[0], maxText)), variableValue(dialog.Clean(p[1], maxText)).String())
 	}
 	f.values.Set(name, uritemplate.KV(kv...))
 }
@@ -511,46 +497,4 @@ func appendJSON(b []byte, s string) []byte {
 		}
 	}
 	return append(b, '"')
-}
-
-// clean returns text of a SIP message as valid UTF-8 without control characters, at most
-// limit characters of it.
-func clean(s string, limit int) string {
-	return cleanText(s, limit, unicode.IsControl)
-}
-
-// cleanMessage is clean for the text of a MESSAGE, which may have several lines.
-func cleanMessage(s string) string {
-	return cleanText(s, maxMessage, func(r rune) bool { return unicode.IsControl(r) && r != '\n' && r != '\t' })
-}
-
-// cleanText removes invalid UTF-8 and the characters that drop selects, and cuts s after
-// limit characters.
-func cleanText(s string, limit int, drop func(rune) bool) string {
-	if isPrintableASCII(s) && len(s) <= limit {
-		return s
-	}
-	var b strings.Builder
-	for i, r := range s {
-		_, size := utf8.DecodeRuneInString(s[i:])
-		if r == utf8.RuneError && size == 1 || drop(r) {
-			continue
-		}
-		if limit == 0 {
-			break
-		}
-		b.WriteRune(r)
-		limit--
-	}
-	return b.String()
-}
-
-// isPrintableASCII reports whether all bytes of s are printable ASCII or spaces.
-func isPrintableASCII(s string) bool {
-	for i := range len(s) {
-		if s[i] < ' ' || s[i] > '~' {
-			return false
-		}
-	}
-	return true
 }

@@ -265,11 +265,11 @@ func TestCleanText(t *testing.T) {
 		{strings.Repeat("a", 257), strings.Repeat("a", 256)},
 		{"<script>&'\"", "<script>&'\""},
 	} {
-		if got := clean(tt.in, maxText); got != tt.want {
-			t.Errorf("clean(%q) = %q", tt.in, got)
+		if got := dialog.Clean(tt.in, maxText); got != tt.want {
+			t.Errorf("dialog.Clean(%q) = %q", tt.in, got)
 		}
 	}
-	if got := cleanMessage("one\r\n\ttwo\x07"); got != "one\n\ttwo" {
+	if got := dialog.CleanMessage("one\r\n\ttwo\x07"); got != "one\n\ttwo" {
 		t.Errorf("got %q", got)
 	}
 }
@@ -306,15 +306,15 @@ func FuzzPayload(f *testing.F) {
 		if err := json.Unmarshal([]byte(body), &m); err != nil || !utf8.ValidString(body) {
 			t.Fatalf("%v: %q", err, body)
 		}
-		if m.Data.Name != clean(name, maxText) || m.Data.Number != clean(number, maxText) || m.Data.Agent != clean(agent, maxText) || m.Data.Status != "ANSWER" {
+		if m.Data.Name != dialog.Clean(name, maxText) || m.Data.Number != dialog.Clean(number, maxText) || m.Data.Agent != dialog.Clean(agent, maxText) || m.Data.Status != "ANSWER" {
 			t.Errorf("got %+v", m.Data)
 		}
 		form, err := url.ParseQuery(payloadOf(e, Subscription{Dialect: Telphin, Method: "POST", Extended: true}))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if form.Get("CallerIDName") != clean(name, maxText) || form.Get("CallerIDNum") != clean(number, maxText) ||
-			len(form["CallStatus"]) != 1 || form.Get("UserAgent") != clean(agent, maxText) {
+		if form.Get("CallerIDName") != dialog.Clean(name, maxText) || form.Get("CallerIDNum") != dialog.Clean(number, maxText) ||
+			len(form["CallStatus"]) != 1 || form.Get("UserAgent") != dialog.Clean(agent, maxText) {
 			t.Errorf("got %v", form)
 		}
 	})

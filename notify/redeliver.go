@@ -3,7 +3,6 @@ package notify
 import (
 	"context"
 	"encoding/json"
-	"net/url"
 	"strings"
 	"sync"
 	"time"
@@ -68,7 +67,7 @@ func (n *Notifier) Redeliver(ctx context.Context, id string) (Attempt, error) {
 
 // attemptNow makes one attempt at once, outside the scheduler.
 func (n *Notifier) attemptNow(ctx context.Context, s *Subscription, e *dialog.Event, seq uint64) *attempt {
-	u, _ := url.Parse(urlBeforeVariables(s.URL)) // Validate has parsed it
+	u := s.BaseURL()
 	a := &attempt{
 		delivery: &delivery{seq: seq, id: e.ID, kind: e.Type, at: e.At},
 		sub:      s, url: u, signer: newSigner(s), loadedEvent: e,

@@ -17,6 +17,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"bellhop/dialog"
+	"bellhop/notify/subscription"
 )
 
 // A switchableReceiver answers with a status that can be changed.
@@ -463,8 +464,8 @@ func TestSamplesFitTheDialect(t *testing.T) {
 			t.Errorf("%s: sampled are %v, want %v", dialect, got, want)
 		}
 	}
-	if len(sampleTypes) != len(typeBits) {
-		t.Errorf("there are samples of %d types, want %d", len(sampleTypes), len(typeBits))
+	if len(sampleTypes) != len(subscription.Words()) {
+		t.Errorf("there are samples of %d types, want %d", len(sampleTypes), len(subscription.Words()))
 	}
 }
 
@@ -507,7 +508,7 @@ func TestSamplesHaveRealFields(t *testing.T) {
 				calls := map[string]bool{}
 				for i, typ := range p.types {
 					e := p.makeEvent(typ)
-					if eventBit(e)&typeBits[typ] == 0 {
+					if subscription.EventMask(e)&subscription.MaskOf(typ) == 0 {
 						t.Errorf("the sample of %s is a %s %s", typ, e.Type, e.Flow)
 					}
 					user, domain, _ := strings.Cut(extension, "@")

@@ -3,6 +3,7 @@ package notify
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
 	"encoding/base32"
 	"encoding/json"
 	"errors"
@@ -16,7 +17,34 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"bellhop/dialog"
+	"bellhop/notify/subscription"
 )
+
+// The types of a subscription that the API, the page and the config use.
+type (
+	Subscription = subscription.Subscription
+	Dialect      = subscription.Dialect
+	Duration     = subscription.Duration
+	Secret       = subscription.Secret
+	PrivateKey   = subscription.PrivateKey
+	Invalid      = subscription.Invalid
+)
+
+// The dialects and states of a subscription.
+const (
+	Unified     = subscription.Unified
+	Telphin     = subscription.Telphin
+	CTI         = subscription.CTI
+	JSON        = subscription.JSON
+	CloudEvents = subscription.CloudEvents
+
+	StateActive   = subscription.StateActive
+	StatePaused   = subscription.StatePaused
+	StateDisabled = subscription.StateDisabled
+)
+
+// NewSubscription returns a subscription with the defaults: POST, json, active.
+func NewSubscription() Subscription { return subscription.New() }
 
 var (
 	ErrNotFound = errors.New("no such subscription")
@@ -52,7 +80,7 @@ type registry struct {
 	declaredOnce bool   // Declare was called before
 	seen         uint64 // every revision up to here is known
 
-	namedTypes atomic.Uint32 // bits of all types that any subscription has named since the start
+	namedTypes atomic.Uint32 // [subscription.Mask] of all types that any subscription has named since the start
 }
 
 // watch applies the entries of the bucket and, with forever, every change until ctx ends.
@@ -90,7 +118,7 @@ func (r *registry) putSubscription(s Subscription) {
 		return
 	}
 	r.subs[s.ID] = s
-	r.namedTypes.Or(typeMask(s.Types))
+	r.namedTypes.Or(uint32(subscription.MaskOf(s.Types...)))
 	r.markChanged(s.ID)
 }
 
@@ -160,7 +188,7 @@ func (r *registry) get(id string) (Subscription, error) {
 	if !ok {
 		return s, ErrNotFound
 	}
-	return s.clone(), nil
+	return s.Clone(), nil
 }
 
 // countSiblings returns how many subscriptions name the extension, or the regular
@@ -216,7 +244,7 @@ func (n *Notifier) Subscriptions() []Subscription {
 	defer n.registry.mu.RUnlock()
 	all := make([]Subscription, 0, len(n.registry.subs))
 	for _, s := range n.registry.subs {
-		all = append(all, n.health.withHealth(s.redacted()))
+		all = append(all, n.health.withHealth(s.Redacted()))
 	}
 	slices.SortFunc(all, func(a, b Subscription) int {
 		return cmp.Or(a.Created.Compare(b.Created), strings.Compare(a.ID, b.ID))
@@ -227,14 +255,14 @@ func (n *Notifier) Subscriptions() []Subscription {
 // Subscription returns one subscription, without secrets and header values, or ErrNotFound.
 func (n *Notifier) Subscription(id string) (Subscription, error) {
 	s, err := n.registry.get(id)
-	return n.health.withHealth(s.redacted()), err
+	return n.health.withHealth(s.Redacted()), err
 }
 
 // Subscribe stores a new subscription and returns it as stored, with its secret. ID, times,
 // state and revision are set here, and a secret if it has none. The error is an *Invalid,
 // ErrLimit, or of the store. The subscription applies from the next event on.
 func (n *Notifier) Subscribe(ctx context.Context, s Subscription) (Subscription, error) {
-	s = s.clone()
+	s = s.Clone()
 	if err := s.Validate(); err != nil {
 		return s, err
 	}
@@ -244,10 +272,10 @@ func (n *Notifier) Subscribe(ctx context.Context, s Subscription) (Subscription,
 	s.ID, s.Revision, s.State, s.Why = newID(), 0, "", ""
 	s.Created = time.Now().UTC().Truncate(time.Microsecond)
 	s.Began = time.Time{}
-	s.Secret = cmp.Or(s.Secret, newSecret())
+	s.Secret = cmp.Or(s.Secret, subscription.NewSecret())
 	s.OldSecret, s.OldSecretUntil = "", time.Time{}
 	s, err := n.registry.saveSubscription(ctx, s)
-	shown := s.redacted()
+	shown := s.Redacted()
 	shown.Secret = s.Secret
 	return shown, err
 }
@@ -264,21 +292,21 @@ func (n *Notifier) Edit(ctx context.Context, id string, revision uint64, edit fu
 			return Subscription{}, err
 		}
 		if revision != 0 && revision != old.Revision {
-			return old.redacted(), ErrConflict
+			return old.Redacted(), ErrConflict
 		}
-		s := old.clone()
+		s := old.Clone()
 		if err := edit(&s); err != nil {
-			return old.redacted(), err
+			return old.Redacted(), err
 		}
-		s.inheritSecrets(&old, time.Now())
+		s.InheritSecrets(&old, time.Now())
 		if err := s.Validate(); err != nil {
-			return old.redacted(), err
+			return old.Redacted(), err
 		}
 		moved := s.Extension != old.Extension || s.ExtensionRegex != old.ExtensionRegex
 		if moved && n.registry.countSiblings(&s) >= n.config.maxSubscriptions() {
-			return old.redacted(), ErrLimit
+			return old.Redacted(), ErrLimit
 		}
-		if s.Began = old.Began; s.asksAnew(&old) {
+		if s.Began = old.Began; s.AsksAnew(&old) {
 			s.Began = time.Now().UTC().Truncate(time.Microsecond)
 		}
 		s.ID, s.Created, s.Revision, s.State, s.Why = id, old.Created, old.Revision, old.State, old.Why
@@ -289,7 +317,7 @@ func (n *Notifier) Edit(ctx context.Context, id string, revision uint64, edit fu
 			}
 			continue // another node has changed it meanwhile
 		}
-		return n.health.withHealth(s.redacted()), err
+		return n.health.withHealth(s.Redacted()), err
 	}
 }
 
@@ -439,4 +467,23 @@ func base32Name(s string) string {
 		return "-"
 	}
 	return base32Names.EncodeToString([]byte(s))
+}
+
+const idChars = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+
+// newID returns 30 random characters of [A-Za-z0-9].
+func newID() string {
+	id := make([]byte, 0, 30)
+	var b [64]byte
+	for {
+		rand.Read(b[:]) // never fails
+		for _, c := range b {
+			if c >= 4*byte(len(idChars)) {
+				continue // would favor the first letters
+			}
+			if id = append(id, idChars[int(c)%len(idChars)]); len(id) == cap(id) {
+				return string(id)
+			}
+		}
+	}
 }

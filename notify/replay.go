@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"bellhop/dialog"
+	"bellhop/notify/subscription"
 )
 
 // ErrInactive reports that a subscription is disabled.
@@ -43,14 +44,14 @@ func (n *Notifier) Replay(ctx context.Context, id string, from, to time.Time, ty
 	if len(types) == 0 {
 		types = s.Types
 	}
-	if err := checkTypes(&Subscription{Types: types}); err != nil {
+	if err := subscription.CheckTypes(types); err != nil {
 		return 0, err
 	}
 	switch {
 	case from.IsZero():
-		return 0, &Invalid{"from", "is missing"}
+		return 0, &Invalid{Field: "from", Why: "is missing"}
 	case !from.Before(to):
-		return 0, &Invalid{"from", "is not before to, or is in the future"}
+		return 0, &Invalid{Field: "from", Why: "is not before to, or is in the future"}
 	}
 	plan, count, err := n.planReplay(ctx, &s, from, to, types)
 	if err != nil || count == 0 {
@@ -67,12 +68,9 @@ func (n *Notifier) Replay(ctx context.Context, id string, from, to time.Time, ty
 // planReplay returns the range of the log that a replay covers, and the number of its
 // events.
 func (n *Notifier) planReplay(ctx context.Context, s *Subscription, from, to time.Time, types []string) (plan storedLogRead, count int, err error) {
-	sr := &subscriber{sub: s}
-	if s.ExtensionRegex != "" {
-		sr.regex, _ = compileAnchored(s.ExtensionRegex) // Validate has compiled it
-	}
 	plan.Types = types
-	bits := typeMask(types)
+	filter := s.Filter()
+	filter.Types = subscription.MaskOf(types...)
 	err = readMessages(ctx, n.events, jetstream.OrderedConsumerConfig{
 		FilterSubjects: Query{Extension: s.Extension}.subjects(),
 		DeliverPolicy:  jetstream.DeliverByStartTimePolicy, OptStartTime: &from,
@@ -88,11 +86,11 @@ func (n *Notifier) planReplay(ctx context.Context, s *Subscription, from, to tim
 		if err := json.Unmarshal(m.Data(), &e); err != nil {
 			return err
 		}
-		if bits&eventBit(&e) == 0 || !sr.matchesExtension(e.Extension) {
+		if !filter.Matches(&e) {
 			return nil
 		}
 		if count++; count > n.maxReplay {
-			return &Invalid{"from", fmt.Sprintf("and to have more than %d events between them: narrow the range, or name types", n.maxReplay)}
+			return &Invalid{Field: "from", Why: fmt.Sprintf("and to have more than %d events between them: narrow the range, or name types", n.maxReplay)}
 		}
 		if plan.To = meta.Sequence.Stream; count == 1 {
 			plan.After = plan.To - 1
@@ -138,9 +136,9 @@ func replayQueueName(name string) string { return "replay " + strings.TrimPrefix
 // or in a part of the log that is still to be read for its subscriber.
 func (s *scheduler) addReplayEvent(page *recentEvent, e entry, pending map[uint64]bool) {
 	r := page.logRead
-	sr, bit := r.subscriber, eventBit(e.event)
+	sr, bit := r.subscriber, subscription.EventMask(e.event)
 	unread := e.seq > s.lastRead || sr.lag != nil && e.seq > sr.lag.after
-	if typeMask(r.types)&bit == 0 || !sr.matchesExtension(e.event.Extension) || pending[e.seq] || unread && sr.typeMask&bit != 0 {
+	if subscription.MaskOf(r.types...)&bit == 0 || !sr.filter.Covers(e.event.Extension) || pending[e.seq] || unread && sr.filter.Types&bit != 0 {
 		return
 	}
 	d := newDelivery(e.seq, e.event, page)

@@ -40,9 +40,7 @@ func newSampler(s *Subscription, now time.Time) *sampler {
 		p.flow = dialog.Out
 	}
 	for _, t := range sampleTypes {
-		one := *s
-		one.Types = []string{t}
-		if slices.Contains(s.Types, t) && checkUnified(&one) == nil && checkCTI(&one) == nil {
+		if slices.Contains(s.Types, t) && s.Dialect.Carries(t) {
 			p.types = append(p.types, t)
 		}
 	}

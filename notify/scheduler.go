@@ -4,12 +4,12 @@ import (
 	"container/heap"
 	"math/rand/v2"
 	"net/url"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
 
 	"bellhop/dialog"
+	"bellhop/notify/subscription"
 )
 
 // retrySchedules are the waits before the 2nd, 3rd … attempt of a delivery, by retention.
@@ -132,10 +132,9 @@ type deliveryQueue struct {
 type subscriber struct {
 	sub      *Subscription // never changed, only replaced
 	url      *url.URL
-	signer   *signer        // nil: it has no secret
-	regex    *regexp.Regexp // nil: it names one extension
-	typeMask uint32         // of the event types
-	gone     bool           // deleted or disabled
+	signer   *signer // nil: it has no secret
+	filter   subscription.Filter
+	gone     bool // deleted or disabled
 	endpoint *endpoint
 	queues   map[string]*deliveryQueue
 	pending  int             // deliveries that have not ended
@@ -283,7 +282,7 @@ func (s *scheduler) applySubscription(sub Subscription, failing time.Time) {
 		if sub.URL != sr.sub.URL {
 			sr.failing = time.Time{}
 		}
-		if !sub.askedSince().Equal(sr.sub.askedSince()) {
+		if !sub.AskedSince().Equal(sr.sub.AskedSince()) {
 			sr.clearURLs()
 		}
 	}
@@ -298,14 +297,12 @@ func (s *scheduler) applySubscription(sub Subscription, failing time.Time) {
 		sr = &subscriber{queues: make(map[string]*deliveryQueue), failing: failing}
 		s.subscribers[sub.ID] = sr
 	}
-	sr.sub, sr.typeMask = &sub, typeMask(sub.Types)
-	sr.url, _ = url.Parse(urlBeforeVariables(sub.URL)) // Validate has parsed it
+	sr.sub, sr.filter = &sub, sub.Filter()
+	sr.url = sub.BaseURL()
 	sr.signer = newSigner(&sub)
-	sr.regex, _ = compileAnchored(sub.ExtensionRegex)
 	if sub.ExtensionRegex != "" {
 		s.byRegex = append(s.byRegex, sr)
 	} else {
-		sr.regex = nil
 		user, _, _ := strings.Cut(sub.Extension, "@")
 		s.byUser[user] = append(s.byUser[user], sr)
 	}
@@ -399,7 +396,7 @@ func (s *scheduler) matchSubscribers(e dialog.Extension) []*subscriber {
 		return matched
 	}
 	for _, sr := range slices.Concat(s.byUser[e.User], s.byRegex) {
-		if sr.matchesExtension(e) {
+		if sr.filter.Covers(e) {
 			matched = append(matched, sr)
 		}
 	}
@@ -420,9 +417,9 @@ func (s *scheduler) addEvent(now time.Time, seq uint64, e *dialog.Event) {
 	}
 	s.lastRead = seq
 	recent := &recentEvent{seq: seq, readAt: now}
-	bit, name := eventBit(e), queueName(e)
+	bit, name := subscription.EventMask(e), queueName(e)
 	for _, sr := range s.matchSubscribers(e.Extension) {
-		if sr.typeMask&bit == 0 || sr.lag != nil {
+		if sr.filter.Types&bit == 0 || sr.lag != nil {
 			continue
 		}
 		if key := (deliveryKey{seq, sr.sub.ID}); s.inOutbox[key] {
@@ -639,7 +636,7 @@ func (s *scheduler) startAttempt(now time.Time, e *endpoint, sr *subscriber) *at
 	sr.inFlight++
 	e.inFlight++
 	a := &attempt{delivery: d, endpoint: e, sub: sr.sub, url: sr.url, signer: sr.signer, loadedEvent: d.event, mayPostpone: !d.postponed}
-	if sr.sub.groupsCalls() {
+	if sr.sub.GroupsCalls() {
 		a.groupNewCall = sr.newCalls[groupCallKey(d.queue)]
 	}
 	a.partyNewCall = sr.newCalls[d.party]

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"bellhop/notify/subscription"
 )
 
 const (
@@ -104,7 +106,7 @@ func (s *sender) makeAttempt(ctx context.Context, n *Notifier, a *attempt) {
 
 // sendRequest sends a request with the TLS settings of its subscription.
 func (s *sender) sendRequest(req *http.Request, sub *Subscription) (*http.Response, error) {
-	if common, ok := s.transport.(*http.Transport); ok && sub.hasOwnTLS() {
+	if common, ok := s.transport.(*http.Transport); ok && sub.HasOwnTLS() {
 		transport, err := s.tlsTransports.transportFor(common, sub, time.Now())
 		if err != nil {
 			return nil, err
@@ -118,7 +120,7 @@ func (s *sender) sendRequest(req *http.Request, sub *Subscription) (*http.Respon
 // certificate of its own may itself cause a failed handshake.
 func faultOf(err error, sub *Subscription) fault {
 	var failed *connectError
-	if errors.As(err, &failed) && !(failed.handshake && sub.hasOwnTLS()) {
+	if errors.As(err, &failed) && !(failed.handshake && sub.HasOwnTLS()) {
 		return noConnection
 	}
 	return noAnswer
@@ -183,7 +185,7 @@ func (n *Notifier) buildRequest(ctx context.Context, a *attempt) (*http.Request,
 	payload := v.appendPayload(make([]byte, 0, 1024))
 
 	u := a.url
-	template := isTemplate(a.sub.URL)
+	template := subscription.IsTemplate(a.sub.URL)
 	switch {
 	case named != nil:
 		u, a.namedURL = named, named

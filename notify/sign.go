@@ -3,7 +3,6 @@ package notify
 import (
 	"context"
 	"crypto/hmac"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
 	"errors"
@@ -17,77 +16,14 @@ import (
 	"time"
 
 	"bellhop/dialog"
+	"bellhop/notify/subscription"
 )
-
-// secretOverlap is how long the secret before a rotation signs too.
-const secretOverlap = 24 * time.Hour
-
-// A Secret is shared by a subscription and its receiver: whsec_ and the base64 of 24 to 64
-// bytes. It is never printed.
-type Secret string
-
-func (s Secret) String() string {
-	if s == "" {
-		return ""
-	}
-	return "[secret]"
-}
-
-func (s Secret) GoString() string { return s.String() }
-
-var errSecret = errors.New("is not whsec_ followed by the base64 of 24 to 64 bytes")
-
-// decodeKey returns the bytes of a secret.
-func (s Secret) decodeKey() ([]byte, error) {
-	text, ok := strings.CutPrefix(string(s), "whsec_")
-	key, err := base64.StdEncoding.DecodeString(text)
-	if !ok || err != nil || strings.ContainsAny(text, "\r\n") || len(key) < 24 || len(key) > 64 {
-		return nil, errSecret
-	}
-	return key, nil
-}
-
-// newSecret returns a secret of 32 random bytes.
-func newSecret() Secret {
-	var key [32]byte
-	rand.Read(key[:]) // never fails
-	return Secret("whsec_" + base64.StdEncoding.EncodeToString(key[:]))
-}
-
-func checkSecrets(s *Subscription) *Invalid {
-	_, err := s.Secret.decodeKey()
-	_, errOld := s.OldSecret.decodeKey()
-	switch {
-	case s.Secret != "" && err != nil:
-		return &Invalid{"secret", err.Error()}
-	case s.OldSecret != "" && errOld != nil:
-		return &Invalid{"old_secret", errOld.Error()}
-	case s.OldSecret != "" && s.Secret == "":
-		return &Invalid{"old_secret", "needs secret"}
-	}
-	return nil
-}
-
-// inheritSecrets takes over the secrets of old, the previous form of s. A new secret in s
-// is a rotation; an empty one keeps the secret of old.
-func (s *Subscription) inheritSecrets(old *Subscription, now time.Time) {
-	if s.Secret == "" {
-		s.Secret = old.Secret
-	}
-	s.OldSecret, s.OldSecretUntil = old.OldSecret, old.OldSecretUntil
-	if s.Secret != old.Secret && old.Secret != "" {
-		s.OldSecret, s.OldSecretUntil = old.Secret, now.Add(secretOverlap).UTC().Truncate(time.Second)
-	}
-	if !s.OldSecretUntil.After(now) {
-		s.OldSecret, s.OldSecretUntil = "", time.Time{}
-	}
-}
 
 // RotateSecret gives a subscription a new secret and returns the subscription with it. The
 // previous secret signs too for 24 hours; the one before that stops. If revision is not 0
 // and the subscription has another, the error is ErrConflict.
 func (n *Notifier) RotateSecret(ctx context.Context, id string, revision uint64) (Subscription, error) {
-	secret := newSecret()
+	secret := subscription.NewSecret()
 	s, err := n.Edit(ctx, id, revision, func(s *Subscription) error {
 		s.Secret = secret
 		return nil
@@ -106,12 +42,12 @@ type signer struct {
 
 // newSigner returns the signer of s, or nil if s has no secret.
 func newSigner(s *Subscription) *signer {
-	key, err := s.Secret.decodeKey()
+	key, err := s.Secret.Key()
 	if err != nil {
 		return nil
 	}
 	sg := &signer{keys: []*macPool{newMACPool(key)}, until: s.OldSecretUntil}
-	if old, err := s.OldSecret.decodeKey(); err == nil {
+	if old, err := s.OldSecret.Key(); err == nil {
 		sg.keys = append(sg.keys, newMACPool(old))
 	}
 	return sg
@@ -217,7 +153,7 @@ type Callback struct {
 // at most tolerance. A tolerance of 0 allows any age. The error of a callback that is not
 // genuine gives the reason.
 func (c Callback) Verify(secret Secret, now time.Time, tolerance time.Duration) error {
-	key, err := secret.decodeKey()
+	key, err := secret.Key()
 	if err != nil {
 		return fmt.Errorf("the secret %w", err)
 	}

@@ -17,6 +17,7 @@ import (
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 
 	"bellhop/dialog"
+	"bellhop/notify/subscription"
 )
 
 // signedPayload returns the signed part of a request: its body, or the query of a GET.
@@ -178,7 +179,7 @@ func TestRotatesSecret(t *testing.T) {
 		want("edited after it", true, true)
 		rotate()
 		want("rotated twice", true, true, false)
-		own := newSecret()
+		own := subscription.NewSecret()
 		if _, err := n.Edit(t.Context(), s.ID, 0, func(s *Subscription) error { s.Secret = own; return nil }); err != nil {
 			t.Fatal(err)
 		}
@@ -194,9 +195,9 @@ func TestRotatesSecret(t *testing.T) {
 // The old secret signs for a day.
 func TestOldSecretSignsForADay(t *testing.T) {
 	at := time.Unix(1767322800, 0)
-	old := Subscription{Secret: newSecret()}
-	s := Subscription{Secret: newSecret()}
-	s.inheritSecrets(&old, at)
+	old := Subscription{Secret: subscription.NewSecret()}
+	s := Subscription{Secret: subscription.NewSecret()}
+	s.InheritSecrets(&old, at)
 	a := &attempt{signer: newSigner(&s)}
 	for _, tt := range []struct {
 		after time.Duration
@@ -218,9 +219,9 @@ func TestOldSecretSignsForADay(t *testing.T) {
 	}
 	// An edit keeps it until then, and drops it afterwards.
 	before, after := Subscription{}, Subscription{}
-	before.inheritSecrets(&s, at.Add(secretOverlap-time.Second))
-	after.inheritSecrets(&s, at.Add(secretOverlap))
-	if before.Secret != s.Secret || before.OldSecret != old.Secret || !before.OldSecretUntil.Equal(at.Add(secretOverlap)) {
+	before.InheritSecrets(&s, at.Add(subscription.SecretOverlap-time.Second))
+	after.InheritSecrets(&s, at.Add(subscription.SecretOverlap))
+	if before.Secret != s.Secret || before.OldSecret != old.Secret || !before.OldSecretUntil.Equal(at.Add(subscription.SecretOverlap)) {
 		t.Error("an edit within the day loses a secret")
 	}
 	if after.Secret != s.Secret || after.OldSecret != "" || !after.OldSecretUntil.IsZero() {
@@ -243,7 +244,7 @@ func TestSecretsAreShownOnce(t *testing.T) {
 	}
 	s := mustSubscribe(t, n, testSubscription("", "http://a/"))
 	made := s.Secret
-	if key, err := made.decodeKey(); err != nil || len(key) != 32 {
+	if key, err := made.Key(); err != nil || len(key) != 32 {
 		t.Errorf("made %q: %v", string(made), err)
 	}
 	hidden("listed", n.Subscriptions()...)
@@ -278,7 +279,7 @@ func TestSecretsAreShownOnce(t *testing.T) {
 		}
 	}
 
-	own := newSecret()
+	own := subscription.NewSecret()
 	mine := testSubscription("", "http://a/")
 	mine.Secret, mine.OldSecret, mine.OldSecretUntil = own, own, time.Now().Add(time.Hour)
 	mine = mustSubscribe(t, n, mine)
@@ -294,7 +295,7 @@ func TestSecretsChecked(t *testing.T) {
 		ok     bool
 	}{
 		{"", true},
-		{newSecret(), true},
+		{subscription.NewSecret(), true},
 		{Secret("whsec_" + of(24)), true},
 		{Secret("whsec_" + of(64)), true},
 		{Secret("whsec_" + of(23)), false},
@@ -313,7 +314,7 @@ func TestSecretsChecked(t *testing.T) {
 		if invalid, _ := err.(*Invalid); (err == nil) != tt.ok || err != nil && (invalid == nil || invalid.Field != "secret") {
 			t.Errorf("%q: %v", string(tt.secret), err)
 		}
-		s.Secret, s.OldSecret = newSecret(), tt.secret
+		s.Secret, s.OldSecret = subscription.NewSecret(), tt.secret
 		if invalid, _ := s.Validate().(*Invalid); (invalid == nil) != tt.ok || invalid != nil && invalid.Field != "old_secret" {
 			t.Errorf("%q as the old one: %v", string(tt.secret), invalid)
 		}
@@ -366,7 +367,7 @@ func TestDeclaredIsSigned(t *testing.T) {
 	defer stop()
 	r := newReceiver(t, nil)
 	s := declaredSubscription(r.URL, "dial-out")
-	for i, secrets := range [][2]Secret{{}, {newSecret()}, {newSecret(), newSecret()}} {
+	for i, secrets := range [][2]Secret{{}, {subscription.NewSecret()}, {subscription.NewSecret(), subscription.NewSecret()}} {
 		s.Secret, s.OldSecret = secrets[0], secrets[1]
 		if err := s.Validate(); err != nil {
 			t.Fatal(err)
@@ -393,7 +394,7 @@ func TestDeclaredIsSigned(t *testing.T) {
 
 // Many goroutines sign for one subscription at once.
 func TestSignsConcurrently(t *testing.T) {
-	s := Subscription{Secret: newSecret(), OldSecret: newSecret(), OldSecretUntil: time.Now().Add(time.Hour)}
+	s := Subscription{Secret: subscription.NewSecret(), OldSecret: subscription.NewSecret(), OldSecretUntil: time.Now().Add(time.Hour)}
 	a := &attempt{signer: newSigner(&s)}
 	var all sync.WaitGroup
 	for i := range 8 {
@@ -442,7 +443,7 @@ func TestTraceparentPerAttempt(t *testing.T) {
 }
 
 func TestVerifyCallback(t *testing.T) {
-	secret, other := newSecret(), newSecret()
+	secret, other := subscription.NewSecret(), subscription.NewSecret()
 	at := time.Unix(1767322800, 0)
 	w, err := standardwebhooks.NewWebhook(string(secret))
 	if err != nil {
@@ -501,8 +502,8 @@ func BenchmarkSign(b *testing.B) {
 		name string
 		sub  Subscription
 	}{
-		{"one", Subscription{Secret: newSecret()}},
-		{"two", Subscription{Secret: newSecret(), OldSecret: newSecret(), OldSecretUntil: time.Now().Add(time.Hour)}},
+		{"one", Subscription{Secret: subscription.NewSecret()}},
+		{"two", Subscription{Secret: subscription.NewSecret(), OldSecret: subscription.NewSecret(), OldSecretUntil: time.Now().Add(time.Hour)}},
 	} {
 		b.Run(tt.name, func(b *testing.B) {
 			a := &attempt{signer: newSigner(&tt.sub)}

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"bellhop/notify/subscription"
 )
 
 func TestValidateSubscription(t *testing.T) {
@@ -33,10 +35,7 @@ func TestValidateSubscription(t *testing.T) {
 		{"no types", func(s *S) { s.Types = nil }, "types"},
 		{"unknown type", func(s *S) { s.Types = []string{"hangup", "hangdown"} }, "types"},
 		{"all types", func(s *S) {
-			s.Types = nil
-			for name := range typeBits {
-				s.Types = append(s.Types, name)
-			}
+			s.Types = subscription.Words()
 		}, ""},
 		{"no url", func(s *S) { s.URL = "" }, "url"},
 		{"ftp", func(s *S) { s.URL = "ftp://a/" }, "url"},

@@ -2,81 +2,15 @@ package notify
 
 import (
 	"fmt"
-	"iter"
-	"maps"
 	"net/url"
-	"slices"
 	"strings"
 	"time"
 
 	"github.com/yosida95/uritemplate/v3"
 
 	"bellhop/dialog"
+	"bellhop/notify/subscription"
 )
-
-// isTemplate reports whether a URL is a URI template (RFC 6570). Its variables are the
-// fields of the subscription's dialect; a field that an event lacks is undefined. A GET
-// with a template sends nothing else: no query is appended.
-func isTemplate(s string) bool { return strings.ContainsAny(s, "{}") }
-
-// urlBeforeVariables returns a URL up to its first variable; scheme, host and port have
-// none.
-func urlBeforeVariables(s string) string {
-	s, _, _ = strings.Cut(s, "{")
-	return s
-}
-
-// checkTemplate returns what is wrong with a URL template, or nil. A value of a SIP message
-// must neither choose where a callback goes nor fill more than one value.
-func checkTemplate(s *Subscription) *Invalid {
-	if !isTemplate(s.URL) {
-		return nil
-	}
-	t, err := uritemplate.New(s.URL)
-	if err != nil {
-		return &Invalid{"url", "is not an RFC 6570 template: " + err.Error()}
-	}
-	before, rest, _ := strings.Cut(s.URL, "{")
-	if _, host, ok := strings.Cut(before, "://"); !ok || !strings.ContainsAny(host, "/?") && !strings.ContainsAny(rest[:1], "/?") {
-		return &Invalid{"url", "has a variable in its scheme, host or port"}
-	}
-	for expr := range templateExpressions(s.URL) {
-		switch {
-		case strings.ContainsAny(expr[:1], "+#"):
-			return &Invalid{"url", "has {" + expr + "}: a value is always escaped, so leave out the " + expr[:1]}
-		case strings.Contains(expr, ":"):
-			return &Invalid{"url", "has {" + expr + "}: a value is always sent whole, so leave out the prefix length"}
-		}
-	}
-	known := templateVariables(s)
-	for _, name := range t.Varnames() {
-		if _, ok := known[name]; !ok {
-			return &Invalid{"url", fmt.Sprintf("has the variable %q, which the dialect %s does not know: it knows %s",
-				name, s.Dialect, strings.Join(slices.Sorted(maps.Keys(known)), ", "))}
-		}
-	}
-	whole, err := t.Expand(known)
-	if err != nil {
-		return &Invalid{"url", "cannot be expanded: " + err.Error()}
-	}
-	return checkAddress(whole)
-}
-
-// templateExpressions yields the texts between the braces of a template.
-func templateExpressions(s string) iter.Seq[string] {
-	return func(yield func(string) bool) {
-		for {
-			_, rest, ok := strings.Cut(s, "{")
-			if !ok {
-				return
-			}
-			var expr string
-			if expr, s, _ = strings.Cut(rest, "}"); !yield(expr) {
-				return
-			}
-		}
-	}
-}
 
 // templateVariables returns every variable that a template of s may use, with a value.
 func templateVariables(s *Subscription) uritemplate.Values {
@@ -89,6 +23,8 @@ func templateVariables(s *Subscription) uritemplate.Values {
 	}
 	return all
 }
+
+func init() { subscription.TemplateVariables = templateVariables }
 
 // completeEvent is an event that has every field.
 var completeEvent = dialog.Event{

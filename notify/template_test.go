@@ -33,11 +33,11 @@ func TestTemplatesExpand(t *testing.T) {
 		{CTI, sampleEvents()[1], "http://crm/{event}{?user}", "http://crm/newCall?user=0003%2A210"},
 	} {
 		s := Subscription{Dialect: tt.dialect, URL: tt.template}
-		if err := checkTemplate(&s); err != nil {
+		if err := urlProblem(&s); err != nil {
 			t.Errorf("%s: %v", tt.template, err)
 		}
 		v := newView(&tt.event, &s)
-		at, _ := url.Parse(urlBeforeVariables(tt.template))
+		at := (&Subscription{URL: tt.template}).BaseURL()
 		if got, err := v.expandURL(at); err != nil || got.String() != tt.want {
 			t.Errorf("%s becomes %v, %v, want %s", tt.template, got, err, tt.want)
 		}
@@ -69,11 +69,11 @@ func TestTemplatesKeepPath(t *testing.T) {
 		e := sampleEvents()[8]
 		e.CallerName, e.CallerNum = tt.name, tt.num
 		s := Subscription{Dialect: JSON, URL: tt.template}
-		if err := checkTemplate(&s); err != nil {
+		if err := urlProblem(&s); err != nil {
 			t.Errorf("%s: %v", tt.template, err)
 		}
 		v := newView(&e, &s)
-		at, _ := url.Parse(urlBeforeVariables(tt.template))
+		at := (&Subscription{URL: tt.template}).BaseURL()
 		if got, err := v.expandURL(at); err != nil || got.String() != tt.want {
 			t.Errorf("%s with %q and %q becomes %v, %v, want %s", tt.template, tt.name, tt.num, got, err, tt.want)
 		}
@@ -101,12 +101,12 @@ func FuzzTemplate(f *testing.F) {
 		e.CallerName, e.Headers = name, [][2]string{{"X-A", name}}
 		s := Subscription{Dialect: JSON, URL: "http://crm.example:8080/pop/{caller_id_name}/x?k=1{&caller_id_name,headers*}"}
 		v := newView(&e, &s)
-		at, _ := url.Parse(urlBeforeVariables(s.URL))
+		at := s.BaseURL()
 		u, err := v.expandURL(at)
 		if err != nil {
 			t.Fatal(err)
 		}
-		want := clean(name, maxText)
+		want := dialog.Clean(name, maxText)
 		if strings.Trim(want, ".") == "" {
 			want = ""
 		}
@@ -182,4 +182,14 @@ func TestRequestOfEachDialect(t *testing.T) {
 			})
 		})
 	}
+}
+
+// urlProblem returns what is wrong with the URL of a subscription, or nil.
+func urlProblem(s *Subscription) *Invalid {
+	for err := range s.Invalid() {
+		if err.Field == "url" {
+			return err
+		}
+	}
+	return nil
 }

@@ -168,7 +168,7 @@ func TestBadTLS(t *testing.T) {
 	a := newTestCA(t)
 	cert, key := a.signCert("bellhop")
 	_, otherKey := a.signCert("bellhop")
-	long := strings.Repeat(cert, maxPEM/len(cert)+1)
+	long := strings.Repeat(cert, 32<<10/len(cert)+1)
 	for _, tt := range []struct {
 		ca, cert, key, url string
 		field              string // "": valid
