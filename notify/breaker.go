@@ -142,9 +142,9 @@ func (sr *subscriber) openBreaker() (b *breaker, of string) {
 
 // countOutcome counts an attempt in the circuit breakers of its endpoint and its
 // subscriber, and reports whether it was a probe.
-func (s *scheduler) countOutcome(now time.Time, a *attempt) (probe bool) {
-	e, sr := a.endpoint, a.queue.subscriber
-	ofEndpoint, ofTarget := e.probe == a.delivery, sr.probe == a.delivery
+func (s *scheduler) countOutcome(now time.Time, p *plannedAttempt, r *attemptResult) (probe bool) {
+	e, sr := p.endpoint, p.delivery.queue.subscriber
+	ofEndpoint, ofTarget := e.probe == p.delivery, sr.probe == p.delivery
 	if ofEndpoint {
 		e.probe = nil
 	}
@@ -152,23 +152,23 @@ func (s *scheduler) countOutcome(now time.Time, a *attempt) (probe bool) {
 		sr.probe = nil
 	}
 	switch {
-	case a.namedURL != nil:
-		s.countNamedOutcome(now, a, ofEndpoint, ofTarget)
-	case a.outcome == delivered:
+	case r.namedURL != nil:
+		s.countNamedOutcome(now, p, r, ofEndpoint, ofTarget)
+	case r.outcome == delivered:
 		s.noteSuccess(now, sr, e)
-	case a.outcome == refused:
+	case r.outcome == refused:
 		s.noteAnswer(now, sr, e)
-	case a.outcome == willRetry && !a.localFault:
-		if sr.failing.IsZero() && a.sub.URL == sr.sub.URL {
+	case r.outcome == willRetry && !r.localFault:
+		if sr.failing.IsZero() && p.sub.URL == sr.sub.URL {
 			sr.failing = now
 		}
-		if a.fault == badStatus {
+		if r.fault == badStatus {
 			s.noteAnswer(now, sr, e)
 		} else {
-			s.blameEndpoint(now, a, ofEndpoint)
+			s.blameEndpoint(now, p, r, ofEndpoint)
 		}
-		s.blameSubscriber(now, a, ofTarget)
-	case a.outcome == willRetry: // tells nothing about the receiver
+		s.blameSubscriber(now, p, r, ofTarget)
+	case r.outcome == willRetry: // tells nothing about the receiver
 		if ofEndpoint {
 			e.nextProbe = now.Add(e.backoff)
 		}
@@ -205,13 +205,13 @@ func (s *scheduler) noteSuccess(now time.Time, sr *subscriber, e *endpoint) {
 }
 
 // blameEndpoint counts an attempt without a response in the breaker of its endpoint.
-func (s *scheduler) blameEndpoint(now time.Time, a *attempt, probe bool) {
-	e, sr := a.endpoint, a.queue.subscriber
+func (s *scheduler) blameEndpoint(now time.Time, p *plannedAttempt, r *attemptResult, probe bool) {
+	e, sr := p.endpoint, p.delivery.queue.subscriber
 	shared := len(e.subscribers) > 1
 	missed := !sr.missedAnswer
 	sr.missedAnswer = true
 	switch {
-	case e.noAnswers && a.fault == noConnection:
+	case e.noAnswers && r.fault == noConnection:
 		e.noAnswers = false
 		for other := range e.subscribers {
 			s.holdDue(other)
@@ -222,7 +222,7 @@ func (s *scheduler) blameEndpoint(now time.Time, a *attempt, probe bool) {
 		s.onHealthChange(sr)
 	}
 	switch {
-	case a.fault == noConnection || !shared:
+	case r.fault == noConnection || !shared:
 		e.noteSuspect(sr)
 		e.countAttempt(now, true)
 	case !sr.open(): // an open breaker already says that this URL does not respond
@@ -231,11 +231,11 @@ func (s *scheduler) blameEndpoint(now time.Time, a *attempt, probe bool) {
 	}
 	switch {
 	case probe && e.open():
-		e.probeFailed(now, a.detail, a.retryAfter)
+		e.probeFailed(now, r.detail, r.retryAfter)
 	case e.open() || s.endpoints[e.key] != e || !e.mustOpen(now):
-	case a.fault == noConnection || !shared || e.severalSuspects && !sr.open():
-		e.noAnswers = a.fault == noAnswer
-		e.trip(now, a.detail, a.retryAfter)
+	case r.fault == noConnection || !shared || e.severalSuspects && !sr.open():
+		e.noAnswers = r.fault == noAnswer
+		e.trip(now, r.detail, r.retryAfter)
 		s.openEndpoint(e)
 	}
 }
@@ -251,20 +251,20 @@ func (e *endpoint) noteSuspect(sr *subscriber) {
 
 // blameSubscriber counts a failed attempt in the breaker of its subscriber, if the URL may
 // be at fault.
-func (s *scheduler) blameSubscriber(now time.Time, a *attempt, probe bool) {
-	sr := a.queue.subscriber
-	if a.sub.URL != sr.sub.URL || sr.gone {
+func (s *scheduler) blameSubscriber(now time.Time, p *plannedAttempt, r *attemptResult, probe bool) {
+	sr := p.delivery.queue.subscriber
+	if p.sub.URL != sr.sub.URL || sr.gone {
 		return
 	}
-	if a.fault != noConnection {
+	if r.fault != noConnection {
 		sr.countAttempt(now, true)
 	}
 	switch {
 	case probe && sr.open():
-		sr.probeFailed(now, a.detail, a.retryAfter)
-	case sr.open() || a.fault == noConnection || sr.endpoint.open() || !sr.mustOpen(now):
+		sr.probeFailed(now, r.detail, r.retryAfter)
+	case sr.open() || r.fault == noConnection || sr.endpoint.open() || !sr.mustOpen(now):
 	default:
-		sr.trip(now, a.detail, a.retryAfter)
+		sr.trip(now, r.detail, r.retryAfter)
 		s.openSubscriber(sr)
 	}
 }

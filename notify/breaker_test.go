@@ -99,7 +99,7 @@ func TestPauseAfterHalfOfTwenty(t *testing.T) {
 				s.publish(fmt.Sprint("m", i), dialog.MessageIn)
 				s.finish(s.takeDueAttempts()[0], delivered)
 				d := &delivery{kind: dialog.Hangup, at: s.now, queue: &deliveryQueue{subscriber: s.subscribers["a"]}}
-				s.countOutcome(s.now, &attempt{delivery: d, endpoint: s.subscribers["a"].endpoint, sub: s.subscribers["a"].sub})
+				s.countOutcome(s.now, &plannedAttempt{delivery: d, endpoint: s.subscribers["a"].endpoint, sub: s.subscribers["a"].sub}, &attemptResult{})
 				s.now = at.Add(tt.apart)
 			}
 			if (len(*changes) > 0) != tt.pause {
@@ -136,7 +136,7 @@ func TestProbePicksWaitingDelivery(t *testing.T) {
 	first := s.takeDueAttempts()[0]
 	for range 5 { // other calls, which have ended
 		d := &delivery{kind: dialog.Hangup, at: s.now, queue: &deliveryQueue{subscriber: s.subscribers["a"]}}
-		s.countOutcome(s.now, &attempt{delivery: d, endpoint: first.endpoint, sub: first.sub})
+		s.countOutcome(s.now, &plannedAttempt{delivery: d, endpoint: first.endpoint, sub: first.sub}, &attemptResult{})
 	}
 	first.retryAfter = time.Minute
 	s.finish(first, willRetry)

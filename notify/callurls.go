@@ -180,7 +180,7 @@ func (n *Notifier) recordURLs(ctx context.Context, a *attempt) {
 	if a.urls = urls; urls == nil || a.id == "" {
 		return
 	}
-	a.number, a.outcomeWord, a.took = a.attempts, Delivered, time.Since(a.startedAt)
+	a.outcomeWord, a.took = Delivered, time.Since(a.startedAt)
 	batch := recordBatch{attempts: []*attempt{a}}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
 	defer cancel()
@@ -240,14 +240,14 @@ func (n *Notifier) lastURLs(ctx context.Context, s *Subscription, newCall string
 }
 
 // noteURLs records the URLs that an attempt found for its party.
-func (sr *subscriber) noteURLs(a *attempt) {
-	switch d := a.delivery; {
+func (sr *subscriber) noteURLs(d *delivery, r *attemptResult) {
+	switch {
 	case isNewCall(d.kind):
-		if a.outcome == delivered {
-			d.urls = a.urls
+		if r.outcome == delivered {
+			d.urls = r.urls
 		}
-	case a.loggedURLs != nil && d.party != "" && !d.inGroup && sr.newCalls[d.party].state != newCallDelivered:
-		sr.setNewCall(d.party, newCall{state: newCallDelivered, urls: a.loggedURLs})
+	case r.loggedURLs != nil && d.party != "" && !d.inGroup && sr.newCalls[d.party].state != newCallDelivered:
+		sr.setNewCall(d.party, newCall{state: newCallDelivered, urls: r.loggedURLs})
 	}
 }
 
@@ -281,22 +281,22 @@ func (d *delivery) exempt() bool {
 
 // countNamedOutcome counts an attempt at a URL that the receiver has named. It does not
 // count for the subscription's own URL, and for the endpoint only if that is the same.
-func (s *scheduler) countNamedOutcome(now time.Time, a *attempt, ofEndpoint, ofTarget bool) {
-	e, sr := a.endpoint, a.queue.subscriber
+func (s *scheduler) countNamedOutcome(now time.Time, p *plannedAttempt, r *attemptResult, ofEndpoint, ofTarget bool) {
+	e, sr := p.endpoint, p.delivery.queue.subscriber
 	if ofTarget {
 		sr.nextProbe = now.Add(minProbeInterval)
 	}
 	switch {
-	case endpointKey(a.namedURL) != e.key:
+	case endpointKey(r.namedURL) != e.key:
 		if ofEndpoint {
 			e.nextProbe = now.Add(minProbeInterval)
 		}
-	case a.status != 0:
+	case r.status != 0:
 		s.noteAnswer(now, sr, e)
-	case a.outcome == willRetry && a.fault == noConnection && !a.localFault:
-		s.blameEndpoint(now, a, ofEndpoint)
+	case r.outcome == willRetry && r.fault == noConnection && !r.localFault:
+		s.blameEndpoint(now, p, r, ofEndpoint)
 	case ofEndpoint && e.open():
-		e.probeFailed(now, a.detail, a.retryAfter)
+		e.probeFailed(now, r.detail, r.retryAfter)
 	}
 }
 

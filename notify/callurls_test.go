@@ -488,7 +488,7 @@ func TestBreakerHoldsNamedURLs(t *testing.T) {
 		d := &delivery{kind: dialog.Hangup, party: "p", state: backingOff}
 		d.queue = &deliveryQueue{subscriber: to, name: "c", deliveries: []*delivery{d}}
 		to.queues["c"] = d.queue
-		to.noteURLs(&attempt{delivery: d, loggedURLs: parseCallURLs("", tt.named)})
+		to.noteURLs(d, &attemptResult{loggedURLs: parseCallURLs("", tt.named)})
 		if tt.endpoint {
 			to.endpoint.trip(s.now, "down", 0)
 		}
@@ -564,8 +564,8 @@ func TestFollowURLsAreGuarded(t *testing.T) {
 		s, e := testSubscription("", "http://crm.example/hook"), partyEvents(1)[2]
 		s.Dialect, s.FollowURLs = CTI, true
 		u, _ := url.Parse(s.URL)
-		a := &attempt{delivery: &delivery{kind: dialog.Hangup, seq: 1}, sub: &s, url: u, loadedEvent: &e,
-			partyNewCall: newCall{state: newCallDelivered, urls: parseCallURLs("", named)}}
+		a := &attempt{plannedAttempt: plannedAttempt{kind: dialog.Hangup, retention: durable, seq: 1, sub: &s, url: u, event: &e,
+			partyNewCall: newCall{state: newCallDelivered, urls: parseCallURLs("", named)}}}
 		n.sender.makeAttempt(t.Context(), n, a)
 		if a.outcome != willRetry || !strings.Contains(a.detail, want) {
 			t.Errorf("%s: %v, %s; want %s", named, a.outcome, a.detail, want)

@@ -281,7 +281,7 @@ func TestLagSurvivesCrashes(t *testing.T) {
 		var pages []page
 		first := map[string][]uint64{} // by subscription and call: events in the order of first arrival
 		answer := func(a *attempt, o outcome) {
-			if key := a.sub.ID + " " + a.queue.name; o == delivered && !slices.Contains(first[key], a.seq) {
+			if key := a.sub.ID + " " + a.delivery.queue.name; o == delivered && !slices.Contains(first[key], a.seq) {
 				first[key] = append(first[key], a.seq)
 			}
 			a.endpoint.breaker = breaker{}
@@ -552,12 +552,12 @@ func BenchmarkLag(b *testing.B) {
 		for i := range 10 * maxPending {
 			e := callOf(i)[2]
 			s.addEvent(now, uint64(i+1), &e)
-			for a := s.nextAttempt(now); a != nil; a = s.nextAttempt(now) {
-				a.outcome = willRetry
-				if a.sub.ID == "well" {
-					a.outcome = delivered
+			for p, ok := s.nextAttempt(now); ok; p, ok = s.nextAttempt(now) {
+				r := attemptResult{outcome: willRetry}
+				if p.sub.ID == "well" {
+					r.outcome = delivered
 				}
-				s.finishAttempt(now, a)
+				s.finishAttempt(now, &p, &r)
 			}
 			now = now.Add(time.Millisecond)
 			s.runDue(now)

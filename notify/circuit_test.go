@@ -64,7 +64,7 @@ func (s *schedulerTest) serveSite(d time.Duration, r receiverSite, every time.Du
 		if !at.Before(until) {
 			s.now = until
 			for _, e := range under { // no attempt is left
-				s.finishAttempt(s.now, e.a)
+				s.finishAttempt(s.now, &e.a.plannedAttempt, &e.a.attemptResult)
 			}
 			return attempted
 		}
@@ -72,7 +72,7 @@ func (s *schedulerTest) serveSite(d time.Duration, r receiverSite, every time.Du
 		for len(under) > 0 && !under[0].at.After(s.now) {
 			a := under[0].a
 			under = under[1:]
-			s.finishAttempt(s.now, a)
+			s.finishAttempt(s.now, &a.plannedAttempt, &a.attemptResult)
 		}
 		if between != nil && !next.After(s.now) {
 			next = next.Add(every)
@@ -241,7 +241,7 @@ func TestRetryAfterConcernsOneSubscription(t *testing.T) {
 func TestProbePrefersFewestAttempts(t *testing.T) {
 	s := newSchedulerTest(t, testSubscription("a", "http://host/a"))
 	poison := func(a *attempt) outcome {
-		if a.fault = badStatus; a.queue.name == "poison" {
+		if a.fault = badStatus; a.delivery.queue.name == "poison" {
 			return willRetry
 		}
 		return delivered

@@ -130,12 +130,10 @@ type attemptDetails struct {
 	header    http.Header
 	payload   []byte
 
-	status         int
 	responseHeader http.Header
 	responseBody   []byte
 	truncated      bool
 
-	number      int
 	outcomeWord string
 	nextAt      time.Time
 	manual      bool
@@ -158,7 +156,7 @@ var responseBuffers = sync.Pool{New: func() any { return new([maxResponseBody]by
 // than bodyTimeout.
 func (t *attemptDetails) readResponse(res *http.Response, cancel context.CancelFunc) {
 	defer res.Body.Close()
-	t.status, t.responseHeader = res.StatusCode, res.Header
+	t.responseHeader = res.Header
 	if res.Body == http.NoBody || res.StatusCode == http.StatusSwitchingProtocols { // cancel would not end reading after 101
 		return
 	}
@@ -196,7 +194,7 @@ func (a *attempt) appendRecord(dst []byte) []byte {
 		writeRaw(&w, "call", e.Call)
 		writeRaw(&w, "extension", dialog.Clean(e.Extension.String(), maxText))
 	}
-	w.writeNumber("said", a.delivery.at.UnixMicro())
+	w.writeNumber("said", a.plannedAttempt.at.UnixMicro())
 	w.writeNonZero("number", int64(a.number))
 	w.writeNumber("at", a.startedAt.UnixMicro())
 	w.writeNonZero("took", a.took.Microseconds())
@@ -389,19 +387,10 @@ func (r *recordBuffer) droppedCount() uint64 {
 
 // recordAttempt records an attempt that the scheduler has just finished. If the outbox did
 // not know the event id, it is taken from the event that was read.
-func (n *Notifier) recordAttempt(a *attempt) {
-	d := a.delivery
-	if d.id == "" && a.sentEvent != nil {
-		d.id = a.sentEvent.ID
-	}
-	a.number, a.outcomeWord = d.attempts, d.outcome.String()
-	switch {
-	case d.state != ended:
-		a.nextAt = d.dueAt
-		if b, _ := d.queue.subscriber.openBreaker(); b != nil && d.held {
-			a.nextAt = b.nextProbe
-		}
-	case d.redelivered && a.outcome == willRetry:
+func (n *Notifier) recordAttempt(a *attempt, v verdict) {
+	a.id = cmp.Or(a.id, a.eventID)
+	a.outcomeWord, a.nextAt = v.outcome.String(), v.next
+	if v.redelivered && a.outcome == willRetry {
 		a.outcomeWord = Failed
 	}
 	n.records.addRecord(a)
@@ -413,7 +402,7 @@ func (n *Notifier) recordEnd(d *delivery, o outcome) {
 	if d.state == inFlight || d.redelivered {
 		return
 	}
-	a := &attempt{delivery: d, sub: d.queue.subscriber.sub}
+	a := &attempt{plannedAttempt: plannedAttempt{seq: d.seq, id: d.id, kind: d.kind, at: d.at, replay: d.replay, party: d.party, sub: d.queue.subscriber.sub}}
 	a.startedAt, a.outcomeWord, a.detail = time.Now(), o.String(), d.reason
 	n.records.addRecord(a)
 }

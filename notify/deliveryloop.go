@@ -36,7 +36,8 @@ type deliveryLoop struct {
 	updateBatches chan []*nats.Msg
 	updateResults chan []writeResult
 
-	disabling map[string]bool // subscriptions that are being disabled
+	signers   map[string]*signer // by subscription id
+	disabling map[string]bool    // subscriptions that are being disabled
 
 	helpers sync.WaitGroup
 }
@@ -52,7 +53,7 @@ type entry struct {
 // ended: then another node may make them.
 func (n *Notifier) runDelivery(ctx, leased context.Context) error {
 	l := &deliveryLoop{
-		Notifier: n, scheduler: newScheduler(n.countEnd), disabling: make(map[string]bool),
+		Notifier: n, scheduler: newScheduler(n.countEnd), signers: make(map[string]*signer), disabling: make(map[string]bool),
 		pages: make(chan page, 1), replays: make(chan *logRead),
 		attempts: make(chan *attempt, maxSenders), results: make(chan *attempt, maxSenders),
 		updateBatches: make(chan []*nats.Msg, 1), updateResults: make(chan []writeResult, 1),
@@ -194,7 +195,9 @@ func (l *deliveryLoop) addEvent(now time.Time, e entry) {
 func (l *deliveryLoop) applySubscriptions() {
 	for _, s := range l.registry.takeChanged() {
 		delete(l.disabling, s.ID)
+		l.signers[s.ID] = newSigner(&s)
 		if !s.Active {
+			delete(l.signers, s.ID)
 			l.health.set(s.ID, nil)
 		}
 		st, _ := l.health.get(s.ID)
@@ -223,8 +226,8 @@ func (l *deliveryLoop) restorePause(s Subscription, st healthState, known bool) 
 // flight.
 func (l *deliveryLoop) startAttempts(now time.Time) {
 	for l.inFlight < maxSenders {
-		a := l.scheduler.nextAttempt(now)
-		if a == nil {
+		planned, ok := l.scheduler.nextAttempt(now)
+		if !ok {
 			return
 		}
 		if l.inFlight++; l.inFlight > l.senders {
@@ -236,7 +239,7 @@ func (l *deliveryLoop) startAttempts(now time.Time) {
 				}
 			})
 		}
-		l.attempts <- a
+		l.attempts <- &attempt{plannedAttempt: planned, signer: l.signers[planned.sub.ID]}
 	}
 }
 
@@ -244,8 +247,8 @@ func (l *deliveryLoop) startAttempts(now time.Time) {
 func (l *deliveryLoop) takeResult(a *attempt) {
 	l.inFlight--
 	if !a.notBefore.IsZero() { // no request was sent
-		if l.scheduler.finishAttempt(time.Now(), a); a.state == ended && !a.redelivered {
-			l.recordAttempt(a)
+		if v := l.scheduler.finishAttempt(time.Now(), &a.plannedAttempt, &a.attemptResult); v.ended && !v.redelivered {
+			l.recordAttempt(a, v)
 		}
 		return
 	}
@@ -256,9 +259,9 @@ func (l *deliveryLoop) takeResult(a *attempt) {
 	if a.outcome == refused && a.namedURL == nil {
 		l.disableSubscription(a.sub, "the receiver answered 410 Gone")
 	}
-	now, sr := time.Now(), a.queue.subscriber
-	l.scheduler.finishAttempt(now, a)
-	l.recordAttempt(a)
+	now, sr := time.Now(), a.delivery.queue.subscriber
+	v := l.scheduler.finishAttempt(now, &a.plannedAttempt, &a.attemptResult)
+	l.recordAttempt(a, v)
 	l.updateHealth(now, sr, a.detail)
 }
 

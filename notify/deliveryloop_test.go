@@ -493,7 +493,7 @@ func TestHostileResponses(t *testing.T) {
 			s := testSubscription("a", r.URL)
 			s.Dialect, s.Timeout = Unified, Duration(200*time.Millisecond)
 			u, _ := url.Parse(r.URL)
-			a := &attempt{delivery: &delivery{kind: dialog.Hangup}, sub: &s, url: u, loadedEvent: &callOf(1)[2]}
+			a := &attempt{plannedAttempt: plannedAttempt{kind: dialog.Hangup, retention: durable, sub: &s, url: u, event: &callOf(1)[2]}}
 			n.sender.makeAttempt(context.Background(), n, a)
 			if a.outcome != tt.want || !strings.Contains(a.detail, tt.detail) {
 				t.Errorf("%v, %q; want %v, %q", a.outcome, a.detail, tt.want, tt.detail)
@@ -517,7 +517,7 @@ func TestRequestOnTheWire(t *testing.T) {
 		s := testSubscription("s", r.URL+tt.path)
 		s.Dialect, s.Method, s.Headers = Unified, tt.method, map[string]string{"X-Key": "k", "User-Agent": "mine"}
 		u, _ := url.Parse(s.URL)
-		a := &attempt{delivery: &delivery{kind: dialog.Hangup}, sub: &s, url: u, loadedEvent: &callOf(1)[2]}
+		a := &attempt{plannedAttempt: plannedAttempt{kind: dialog.Hangup, retention: durable, sub: &s, url: u, event: &callOf(1)[2]}}
 		n.sender.makeAttempt(context.Background(), n, a)
 		got := <-r.got
 		sent := got.Method + " " + got.RequestURI

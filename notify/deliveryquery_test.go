@@ -400,7 +400,7 @@ func TestDeliveriesOfALongLog(t *testing.T) {
 	id := newID()
 	var p recordBatch
 	write := func(event string, o outcome) jetstream.PubAckFuture {
-		a := &attempt{delivery: &delivery{id: event, seq: 1, kind: dialog.Hangup, at: time.Now()}, sub: &Subscription{ID: id}}
+		a := &attempt{plannedAttempt: plannedAttempt{id: event, seq: 1, kind: dialog.Hangup, at: time.Now(), sub: &Subscription{ID: id}}}
 		a.startedAt, a.number, a.outcomeWord = time.Now(), 2, o.String()
 		p.attempts = []*attempt{a}
 		m := p.encodeMessages()[0].message
@@ -663,7 +663,7 @@ func TestRecordBufferIsBounded(t *testing.T) {
 	r.wakeup = make(chan struct{}, 1)
 	const each = 64 << 10
 	for i := range 1000 {
-		r.addRecord(&attempt{delivery: &delivery{seq: uint64(i), id: "e"}, attemptDetails: attemptDetails{payload: make([]byte, each)}})
+		r.addRecord(&attempt{plannedAttempt: plannedAttempt{seq: uint64(i), id: "e"}, attemptDetails: attemptDetails{payload: make([]byte, each)}})
 	}
 	room := maxBufferedRecords / (each + recordOverhead)
 	if got := r.bufferedCount(); got != room || r.droppedCount() != uint64(1000-room) {

@@ -149,7 +149,7 @@ func (n *Notifier) joinGroup(ctx context.Context, a *attempt, e *dialog.Event) (
 func (a *attempt) postponeAttempt(wait time.Duration) bool {
 	since := a.observed
 	if since.IsZero() {
-		since = a.delivery.at
+		since = a.at
 	}
 	left := min(wait, wait-time.Since(since))
 	if !a.mayPostpone || left <= 0 {

@@ -393,7 +393,7 @@ func TestPostponeOnce(t *testing.T) {
 			{name: "in the future", at: time.Hour, want: time.Second},
 			{name: "a second time", at: 0, again: true},
 		} {
-			a := &attempt{delivery: &delivery{at: time.Now().Add(tt.at)}, mayPostpone: !tt.again}
+			a := &attempt{plannedAttempt: plannedAttempt{at: time.Now().Add(tt.at), mayPostpone: !tt.again}}
 			if got := a.postponeAttempt(time.Second); got != (tt.want > 0) || got && time.Until(a.notBefore) != tt.want {
 				t.Errorf("%s: %v, by %v; want %v", tt.name, got, time.Until(a.notBefore), tt.want)
 			}
@@ -407,7 +407,7 @@ func TestGroupNotCopied(t *testing.T) {
 		sub := Subscription{ID: s.id, ExtensionRegex: ".*", Dialect: CTI}
 		e := hangupOf("111")
 		for _, patience := range []bool{true, false} {
-			a := &attempt{delivery: &delivery{seq: 7, id: e.ID, kind: e.Type, at: time.Now()}, sub: &sub, mayPostpone: patience}
+			a := &attempt{plannedAttempt: plannedAttempt{seq: 7, id: e.ID, kind: e.Type, at: time.Now(), sub: &sub, mayPostpone: patience}}
 			if g, err := s.joinGroup(s.Context(), a, &e); g != nil || (err == nil) != patience || a.notBefore.IsZero() == patience {
 				s.Errorf("patience %v: %v, %v, %v", patience, g, err, a.notBefore)
 			}

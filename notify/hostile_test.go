@@ -30,7 +30,7 @@ func attemptOnce(t *testing.T, n *Notifier, s Subscription) *attempt {
 		t.Fatal(err)
 	}
 	e := callOf(1)[2]
-	a := &attempt{delivery: &delivery{kind: dialog.Hangup}, sub: &s, url: u, loadedEvent: &e}
+	a := &attempt{plannedAttempt: plannedAttempt{kind: dialog.Hangup, retention: durable, sub: &s, url: u, event: &e}}
 	n.sender.makeAttempt(t.Context(), n, a)
 	return a
 }

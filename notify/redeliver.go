@@ -69,8 +69,8 @@ func (n *Notifier) Redeliver(ctx context.Context, id string) (Attempt, error) {
 func (n *Notifier) attemptNow(ctx context.Context, s *Subscription, e *dialog.Event, seq uint64) *attempt {
 	u := s.BaseURL()
 	a := &attempt{
-		delivery: &delivery{seq: seq, id: e.ID, kind: e.Type, at: e.At},
-		sub:      s, url: u, signer: newSigner(s), loadedEvent: e,
+		plannedAttempt: plannedAttempt{seq: seq, id: e.ID, kind: e.Type, at: e.At, event: e, sub: s, url: u, retention: retentionOf(e.Type)},
+		signer:         newSigner(s),
 	}
 	a.manual = true
 	n.sender.makeAttempt(ctx, n, a)

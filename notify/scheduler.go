@@ -132,7 +132,6 @@ type deliveryQueue struct {
 type subscriber struct {
 	sub      *Subscription // never changed, only replaced
 	url      *url.URL
-	signer   *signer // nil: it has no secret
 	filter   subscription.Filter
 	gone     bool // deleted or disabled
 	endpoint *endpoint
@@ -177,31 +176,6 @@ type endpoint struct {
 	suspect         *subscriber // had the first failure since the last response
 	severalSuspects bool        // another subscriber has failed since then too
 	noAnswers       bool        // the breaker opened for a missing response, not for a failed connection
-}
-
-// An attempt is one HTTP request for a delivery: the input of the sender, and its result.
-type attempt struct {
-	*delivery   // the sender reads only fields that never change
-	endpoint    *endpoint
-	sub         *Subscription
-	url         *url.URL
-	signer      *signer
-	loadedEvent *dialog.Event // nil: to be read from the log
-
-	outcome      outcome
-	fault        fault         // kind of failure
-	detail       string        // why it failed
-	localFault   bool          // it failed before a request was sent
-	retryAfter   time.Duration // from the response
-	groupNewCall newCall       // the last newCall of a group of this call that ended
-	partyNewCall newCall       // of its own party; zero: unknown
-	namedURL     *url.URL      // a URL named by the receiver was used; nil: the subscription's URL
-	urls         *callURLs     // named by the response to a newCall; nil: none
-	loggedURLs   *callURLs     // of the newCall, if they were looked up in the delivery log
-	mayPostpone  bool          // it has not been postponed before
-	notBefore    time.Time     // no request was sent: other events of the call may follow until then; zero: not postponed
-
-	attemptDetails // for the delivery log
 }
 
 // scheduler decides which delivery is attempted next, and when. It does no I/O and never
@@ -299,7 +273,6 @@ func (s *scheduler) applySubscription(sub Subscription, failing time.Time) {
 	}
 	sr.sub, sr.filter = &sub, sub.Filter()
 	sr.url = sub.BaseURL()
-	sr.signer = newSigner(&sub)
 	if sub.ExtensionRegex != "" {
 		s.byRegex = append(s.byRegex, sr)
 	} else {
@@ -596,77 +569,98 @@ func (s *scheduler) enqueueEndpoint(e *endpoint) {
 	}
 }
 
-// nextAttempt returns the attempt to make now, or nil.
-func (s *scheduler) nextAttempt(now time.Time) *attempt {
+// nextAttempt returns the attempt to make now; ok is false if there is none.
+func (s *scheduler) nextAttempt(now time.Time) (a plannedAttempt, ok bool) {
 	for s.dueEndpoints.len() > 0 {
 		e := s.dueEndpoints.pop()
 		e.enqueued = false
-		var a *attempt
 		if e.inFlight < maxEndpointAttempts && e.dueSubscribers.len() > 0 {
-			a = s.startAttempt(now, e, e.dueSubscribers.pop())
+			a, ok = s.startAttempt(now, e, e.dueSubscribers.pop())
 		}
 		s.enqueueEndpoint(e)
-		if a != nil {
-			return a
+		if ok {
+			return a, true
 		}
 	}
-	return nil
+	return a, false
 }
 
-// startAttempt returns an attempt at the first due delivery of sr, or nil if there is none.
-func (s *scheduler) startAttempt(now time.Time, e *endpoint, sr *subscriber) *attempt {
+// startAttempt returns an attempt at the first due delivery of sr; ok is false if there is
+// none.
+func (s *scheduler) startAttempt(now time.Time, e *endpoint, sr *subscriber) (a plannedAttempt, ok bool) {
 	if sr.endpoint != e {
-		return nil // it has moved to another endpoint and is enqueued there
+		return a, false // it has moved to another endpoint and is enqueued there
 	}
 	sr.enqueued = false
 	defer s.enqueueSubscriber(sr)
 	if sr.due.len() == 0 {
-		return nil
+		return a, false
 	}
 	d := sr.due.pop()
 	switch {
 	case d.state != due:
-		return nil // it was canceled
+		return a, false // it was canceled
 	case d.expired(now):
 		s.endDelivery(d, expired)
-		return nil
+		return a, false
 	}
 	d.state = inFlight
 	d.attempts++
 	sr.inFlight++
 	e.inFlight++
-	a := &attempt{delivery: d, endpoint: e, sub: sr.sub, url: sr.url, signer: sr.signer, loadedEvent: d.event, mayPostpone: !d.postponed}
+	a = plannedAttempt{
+		seq: d.seq, id: d.id, kind: d.kind, at: d.at, observed: d.observed, event: d.event,
+		sub: sr.sub, url: sr.url, retention: d.retention(), number: d.attempts, replay: d.replay,
+		party: d.party, newCallUnknown: d.newCallUnknown, partyNewCall: sr.newCalls[d.party], mayPostpone: !d.postponed,
+		delivery: d, endpoint: e,
+	}
 	if sr.sub.GroupsCalls() {
 		a.groupNewCall = sr.newCalls[groupCallKey(d.queue)]
 	}
-	a.partyNewCall = sr.newCalls[d.party]
-	return a
+	return a, true
 }
 
-// finishAttempt applies the result of an attempt.
-func (s *scheduler) finishAttempt(now time.Time, a *attempt) {
-	d, sr, e := a.delivery, a.queue.subscriber, a.endpoint
+// finishAttempt applies the result of an attempt, and returns what it means for its
+// delivery.
+func (s *scheduler) finishAttempt(now time.Time, p *plannedAttempt, r *attemptResult) verdict {
+	d, sr, e := p.delivery, p.delivery.queue.subscriber, p.endpoint
+	if d.id == "" {
+		d.id = r.eventID
+	}
 	sr.inFlight--
 	e.inFlight--
-	probe := s.countOutcome(now, a)
-	sr.noteURLs(a)
+	probe := s.countOutcome(now, p, r)
+	sr.noteURLs(d, r)
 	switch {
-	case a.outcome == willRetry && d.redelivered:
+	case r.outcome == willRetry && d.redelivered:
 		s.endDelivery(d, delivered)
-	case a.outcome == willRetry && sr.gone:
+	case r.outcome == willRetry && sr.gone:
 		s.endDelivery(d, canceled)
-	case a.outcome == willRetry && !a.notBefore.IsZero():
-		s.postponeDelivery(now, d, a.notBefore)
-	case a.outcome == willRetry:
-		s.scheduleRetry(now, a, probe)
+	case r.outcome == willRetry && !r.notBefore.IsZero():
+		s.postponeDelivery(now, d, r.notBefore)
+	case r.outcome == willRetry:
+		s.scheduleRetry(now, d, r.retryAfter, probe)
 	default:
-		s.endDelivery(d, a.outcome)
-		if a.outcome == refused && a.sub == sr.sub && a.namedURL == nil && !sr.gone {
+		s.endDelivery(d, r.outcome)
+		if r.outcome == refused && p.sub == sr.sub && r.namedURL == nil && !sr.gone {
 			s.cancelSubscriber(sr)
 		}
 	}
 	s.enqueueSubscriber(sr)
 	s.enqueueEndpoint(e)
+	return d.verdict()
+}
+
+// verdict returns what the last attempt has meant for d.
+func (d *delivery) verdict() verdict {
+	v := verdict{ended: d.state == ended, outcome: d.outcome, redelivered: d.redelivered}
+	if !v.ended {
+		v.next = d.dueAt
+		if b, _ := d.queue.subscriber.openBreaker(); b != nil && d.held {
+			v.next = b.nextProbe
+		}
+	}
+	return v
 }
 
 // applyRedelivery ends a pending delivery that Redeliver has delivered. An attempt in
@@ -704,8 +698,7 @@ func (s *scheduler) postponeDelivery(now time.Time, d *delivery, until time.Time
 // scheduleRetry schedules the next attempt, or ends the delivery. A probe that leaves its
 // breaker open, or is made before the delivery is due, does not count in the retry
 // schedule.
-func (s *scheduler) scheduleRetry(now time.Time, a *attempt, probe bool) {
-	d := a.delivery
+func (s *scheduler) scheduleRetry(now time.Time, d *delivery, retryAfter time.Duration, probe bool) {
 	switch {
 	case probe && d.dueAt.After(now):
 	case probe && d.blocked():
@@ -723,11 +716,11 @@ func (s *scheduler) scheduleRetry(now time.Time, a *attempt, probe bool) {
 			d.dueAt = now.Add(jitter(schedule[n]))
 		}
 	}
-	if earliest := now.Add(min(a.retryAfter, maxRetryAfter)); earliest.After(d.dueAt) {
+	if earliest := now.Add(min(retryAfter, maxRetryAfter)); earliest.After(d.dueAt) {
 		d.dueAt = earliest
 	}
 	d.backoff = d.dueAt.Sub(now)
-	d.retryAfterSet = a.retryAfter > 0
+	d.retryAfterSet = retryAfter > 0
 	if d.expired(now) {
 		s.endDelivery(d, expired)
 		return

@@ -60,8 +60,8 @@ func (s *schedulerTest) publish(call string, types ...dialog.Type) {
 
 // takeDueAttempts returns every attempt that can be made now.
 func (s *schedulerTest) takeDueAttempts() (all []*attempt) {
-	for a := s.nextAttempt(s.now); a != nil; a = s.nextAttempt(s.now) {
-		all = append(all, a)
+	for p, ok := s.nextAttempt(s.now); ok; p, ok = s.nextAttempt(s.now) {
+		all = append(all, &attempt{plannedAttempt: p})
 	}
 	return all
 }
@@ -76,7 +76,7 @@ func (s *schedulerTest) labelsOf(as []*attempt) string {
 
 func (s *schedulerTest) finish(a *attempt, o outcome) {
 	a.outcome = o
-	s.finishAttempt(s.now, a)
+	s.finishAttempt(s.now, &a.plannedAttempt, &a.attemptResult)
 }
 
 // advanceToDeadline moves the time to the next deadline, and reports whether there is one.
@@ -179,7 +179,7 @@ func TestRetrySchedule(t *testing.T) {
 						a.outcome = delivered
 					}
 					a.endpoint.breaker = breaker{} // another test covers the breaker
-					st.finishAttempt(st.now, a)
+					st.finishAttempt(st.now, &a.plannedAttempt, &a.attemptResult)
 				}
 				if len(st.ends) == 0 && !st.advanceToDeadline() {
 					t.Fatal("nothing is left to do")
@@ -468,7 +468,7 @@ func TestCursorAdvancesOverSettledEvents(t *testing.T) {
 	s.finish(s.takeDueAttempts()[0], delivered)
 	s.wantEqual("the end is told", fmt.Sprint(s.writeUpdates(nil)), "[gone c/1]")
 	a := s.takeDueAttempts()[0]
-	s.wantEqual("moved: to be read from the log", fmt.Sprint(a.seq, a.loadedEvent), "2 <nil>")
+	s.wantEqual("moved: to be read from the log", fmt.Sprint(a.seq, a.event), "2 <nil>")
 	s.finish(a, delivered)
 	s.wantEqual("the end is told", fmt.Sprint(s.writeUpdates(nil)), "[gone c/2]")
 	s.publish("e", dialog.Hangup)

@@ -54,7 +54,7 @@ func (s *sender) close() {
 func (s *sender) makeAttempt(ctx context.Context, n *Notifier, a *attempt) {
 	timeout := time.Duration(a.sub.Timeout)
 	if timeout == 0 {
-		timeout = attemptTimeouts[a.retention()]
+		timeout = attemptTimeouts[a.retention]
 	}
 	if end, ok := ctx.Deadline(); ok { // a redelivery or a test
 		timeout = min(timeout, time.Until(end).Round(time.Millisecond))
@@ -92,6 +92,7 @@ func (s *sender) makeAttempt(ctx context.Context, n *Notifier, a *attempt) {
 		}
 		return
 	}
+	a.status = res.StatusCode
 	a.readResponse(res, cancel)
 	a.outcome = outcomeOf(res.StatusCode)
 	if alreadyExists(a.sub, a.kind, res.StatusCode, a.responseBody) {
@@ -153,13 +154,14 @@ func retryAfter(s string, now time.Time) time.Duration {
 // buildRequest builds the HTTP request of an attempt, or returns nil if the attempt is
 // postponed. The error is ErrEventGone, errNotOwed, errMerged, or of the store.
 func (n *Notifier) buildRequest(ctx context.Context, a *attempt) (*http.Request, error) {
-	e := a.loadedEvent
+	e := a.event
 	if e == nil {
 		var err error
 		if e, err = n.readEvent(ctx, a.seq); err != nil {
 			return nil, err
 		}
 	}
+	a.eventID = e.ID
 	group, err := n.joinGroup(ctx, a, e)
 	switch {
 	case err != nil:
