@@ -5,29 +5,24 @@ import (
 	"encoding/base64"
 	"io"
 	"iter"
-	"mime"
 	"mime/quotedprintable"
 	"strings"
 	"unicode/utf8"
-)
 
-// mediaType returns the type of a Content-Type in lower case, without parameters.
-func mediaType(contentType string) string {
-	kind, _, _ := strings.Cut(contentType, ";")
-	return strings.ToLower(strings.TrimSpace(kind))
-}
+	"bellhop/dialog/siptext"
+)
 
 // findPart returns the part of a body that has the type kind: the body itself, or the first
 // such part of a multipart body (RFC 2046 §5.1). "": there is none.
 func findPart(contentType, body, kind string) string {
-	switch got := mediaType(contentType); {
+	switch got, _ := siptext.MediaType(contentType); {
 	case got == kind:
 		return body
 	case !strings.HasPrefix(got, "multipart/"):
 		return ""
 	}
 	for head, text := range bodyParts(contentType, body) {
-		if mediaType(headerValue(head, "Content-Type")) == kind {
+		if got, _ := siptext.MediaType(siptext.PartField(head, "Content-Type")); got == kind {
 			return text
 		}
 	}
@@ -35,14 +30,15 @@ func findPart(contentType, body, kind string) string {
 }
 
 // bodyParts ranges over the parts of a multipart body: their header fields, in the form
-// that headerValue parses, and their text (RFC 2046 §5.1).
+// that siptext.PartField parses, and their text (RFC 2046 §5.1).
 func bodyParts(contentType, body string) iter.Seq2[string, string] {
 	return func(yield func(head, text string) bool) {
-		_, params, err := mime.ParseMediaType(contentType)
-		if err != nil || params["boundary"] == "" {
+		_, params := siptext.MediaType(contentType)
+		boundary, _ := siptext.Param(params, "boundary")
+		if boundary == "" {
 			return
 		}
-		between := "--" + params["boundary"]
+		between := "--" + boundary
 		for rest := "\n" + body; ; {
 			_, after, ok := strings.Cut(rest, "\n"+between)
 			if !ok || strings.HasPrefix(after, "--") {
@@ -52,7 +48,7 @@ func bodyParts(contentType, body string) iter.Seq2[string, string] {
 			part, _, _ := strings.Cut(after, "\n"+between)
 			_, part, _ = strings.Cut(part, "\n") // skip the rest of the boundary line
 			head, text := splitEntity(part)
-			if !yield("\n"+head, text) {
+			if !yield(head, text) {
 				return
 			}
 		}
@@ -77,7 +73,7 @@ func splitEntity(s string) (head, body string) {
 // isReport reports whether a body of that type is a report about a message and not a
 // message: that somebody types (RFC 3994), or that a message was delivered (RFC 5438).
 func isReport(contentType string) bool {
-	switch mediaType(contentType) {
+	switch kind, _ := siptext.MediaType(contentType); kind {
 	case "application/im-iscomposing+xml", "message/imdn+xml":
 		return true
 	}
@@ -95,7 +91,8 @@ func readText(contentType, body string) (kind, text string) {
 	if utf8.ValidString(text) {
 		return kind, text
 	}
-	if _, params, err := mime.ParseMediaType(kind); err == nil && strings.EqualFold(params["charset"], "iso-8859-1") {
+	_, params := siptext.MediaType(kind)
+	if charset, _ := siptext.Param(params, "charset"); strings.EqualFold(charset, "iso-8859-1") {
 		runes := make([]rune, len(text))
 		for i := range len(text) {
 			runes[i] = rune(text[i]) // ISO 8859-1 is the start of Unicode
@@ -110,7 +107,7 @@ func readText(contentType, body string) (kind, text string) {
 func unwrapText(contentType, body string) (kind, text string) {
 	kind, text = contentType, body
 	for range maxWrapped {
-		switch got := mediaType(kind); {
+		switch got, _ := siptext.MediaType(kind); {
 		case got == "message/cpim":
 			kind, text = unwrapCPIM(text)
 		case strings.HasPrefix(got, "multipart/"):
@@ -132,8 +129,8 @@ func unwrapText(contentType, body string) (kind, text string) {
 func textPart(contentType, body string) (kind, text string, ok bool) {
 	best := 0
 	for head, part := range bodyParts(contentType, body) {
-		one, rank := headerValue(head, "Content-Type"), 0
-		switch got := mediaType(one); {
+		one, rank := siptext.PartField(head, "Content-Type"), 0
+		switch got, _ := siptext.MediaType(one); {
 		case got == "text/plain" || one == "":
 			rank = 4
 		case strings.HasPrefix(got, "text/"):
@@ -145,7 +142,7 @@ func textPart(contentType, body string) (kind, text string, ok bool) {
 		}
 		if rank > best {
 			best, kind = rank, cmp.Or(one, "text/plain")
-			text = decodeTransfer(headerValue(head, "Content-Transfer-Encoding"), strings.TrimSuffix(part, "\r"))
+			text = decodeTransfer(siptext.PartField(head, "Content-Transfer-Encoding"), strings.TrimSuffix(part, "\r"))
 		}
 	}
 	return kind, text, best > 0
@@ -155,14 +152,13 @@ func textPart(contentType, body string) (kind, text string, ok bool) {
 func unwrapCPIM(body string) (kind, text string) {
 	_, content := splitEntity(strings.TrimLeft(body, "\r\n"))
 	head, text := splitEntity(content)
-	head = "\n" + head
-	if kind = headerValue(head, "Content-Type"); kind == "" {
+	if kind = siptext.PartField(head, "Content-Type"); kind == "" {
 		if first := strings.ToLower(strings.TrimSpace(head)); text == "" || first != "" && !strings.HasPrefix(first, "content-") {
 			text = content // the text has no header fields
 		}
 		return "text/plain", text
 	}
-	return kind, decodeTransfer(headerValue(head, "Content-Transfer-Encoding"), text)
+	return kind, decodeTransfer(siptext.PartField(head, "Content-Transfer-Encoding"), text)
 }
 
 // decodeTransfer decodes the transfer encoding of a text (RFC 2045 §6). Invalid text is

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"bellhop/dialog/siptext"
 )
 
 // A leg moves through these states. It goes back to calling only if it is challenged:
@@ -725,9 +727,9 @@ func (p *party) setPhoneAgent(l *leg, m *Message) {
 	if p.flow != In {
 		return
 	}
-	agent := headerValue(m.Head, "User-Agent")
+	agent := siptext.Field(m.Head, "User-Agent")
 	if agent == "" {
-		agent = headerValue(m.Head, "Server")
+		agent = siptext.Field(m.Head, "Server")
 	}
 	if agent != "" && agent != p.userAgent {
 		p.userAgent = cloneString(agent)

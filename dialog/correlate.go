@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"bellhop/dialog/siptext"
 )
 
 // DefaultCorrelate is the order of the correlation methods if the configuration sets none.
@@ -54,7 +56,7 @@ func parseMethods(words []string) (ms []method) {
 	}
 	for _, w := range words {
 		switch name, isHeader := strings.CutPrefix(w, "header:"); {
-		case isHeader && sameHeader(name, ownCID):
+		case isHeader && siptext.SameName(name, ownCID):
 			ms = append(ms, method{name: strings.ToLower(name)})
 		case isHeader:
 			ms = append(ms, method{strings.ToLower(name), name})
@@ -194,7 +196,7 @@ func (t *Tracker) matchSessionID(i *inviteMatch) (v match) {
 // nothing.
 func sessionIDs(value string) []string {
 	local, params, _ := strings.Cut(value, ";")
-	remote, _ := paramValue(";"+params, "remote")
+	remote, _ := siptext.Param(params, "remote")
 	var ids []string
 	for _, id := range []string{strings.TrimSpace(local), remote} {
 		if len(id) == 32 && strings.Trim(id, "0") != "" {

@@ -4,6 +4,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"bellhop/dialog/siptext"
 )
 
 // Keys in Tracker.legsByNumber beside numbers. They are longer than the tail of a number,
@@ -47,12 +49,12 @@ func (t *Tracker) addRecentCaller(l *leg, at time.Time) {
 // noteRedirect notes the Contacts of the 3xx with which the phone on leg l has answered.
 func (t *Tracker) noteRedirect(l *leg, m *Message) {
 	var users []string
-	for name, value := range headerFields(m.Head) {
-		if !sameHeader(name, "Contact") {
+	for name, value := range siptext.Fields(m.Head) {
+		if !siptext.SameName(name, "Contact") {
 			continue
 		}
-		for v := range listValues(value) {
-			_, contact, _ := parseNameAddr(v)
+		for v := range siptext.List(value) {
+			contact := siptext.ParseNameAddr(v).URI
 			if user := parseURI(contact).user; user != "" && len(users) < maxContacts {
 				users = append(users, user)
 			}

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
+
+	"bellhop/dialog/siptext"
 )
 
 // Kind is the type of endpoint behind an extension's number.
@@ -70,7 +72,7 @@ func (d *directory) configure(c *Config) {
 		d.declared[e.Number] = kind
 		for _, did := range e.DID {
 			d.numberByDID[did] = e.Number
-			d.numberByDID[plainNumber(did)] = e.Number
+			d.numberByDID[siptext.PlainNumber(did)] = e.Number
 		}
 	}
 }
@@ -137,7 +139,7 @@ func (d *directory) boundExtension(contact string, now time.Time) (Extension, bo
 func (d *directory) calledExtension(m *Message, to string) (Extension, bool) {
 	if m.AOR != "" {
 		user, host, _ := strings.Cut(m.AOR, "@")
-		user, host = unescapeURI(user), lowerHost(host)
+		user, host = siptext.Unescape(user), siptext.LowerHost(host)
 		if fits := len(user) <= MaxName && len(host) <= MaxName; fits && (d.config.Learn && user != "" || d.kindOf(user, m.At) != "") {
 			return Extension{User: user, Domain: host}, true
 		}
@@ -175,8 +177,8 @@ func (d *directory) callingExtension(m *Message, from, preferred, account, conta
 	if e, ok := d.extensionAt(f, m.At); ok && (a.User == "" || a.User == e.User) {
 		return e, true
 	}
-	for v := range listValues(preferred) {
-		_, u, _ := parseNameAddr(v)
+	for v := range siptext.List(preferred) {
+		u := siptext.ParseNameAddr(v).URI
 		if e, ok := d.extensionAt(parseURI(u), m.At); ok && (a.User == "" || a.User == e.User) {
 			return e, true
 		}
@@ -197,7 +199,7 @@ func (d *directory) callingExtension(m *Message, from, preferred, account, conta
 // the account's name is no extension.
 func (d *directory) accountExtension(name string, now time.Time) Extension {
 	user, host, _ := strings.Cut(name, "@")
-	e, _ := d.extensionAt(uri{user: unescapeURI(user), host: lowerHost(host)}, now)
+	e, _ := d.extensionAt(uri{user: siptext.Unescape(user), host: siptext.LowerHost(host)}, now)
 	return e
 }
 
@@ -229,19 +231,19 @@ func (d *directory) learnBindings(m *Message, r *registerRequest) (ext Extension
 			a.until = until
 		}
 	}
-	for name, value := range headerFields(m.Head) {
-		if sameHeader(name, "Expires") {
+	for name, value := range siptext.Fields(m.Head) {
+		if siptext.SameName(name, "Expires") {
 			expires = parseSeconds(value, -1)
 		}
 	}
 	listed := false
-	for name, value := range headerFields(m.Head) {
+	for name, value := range siptext.Fields(m.Head) {
 		switch {
-		case sameHeader(name, "To"):
-			_, u, _ := parseNameAddr(value)
+		case siptext.SameName(name, "To"):
+			u := siptext.ParseNameAddr(value).URI
 			aor = parseURI(u)
-		case sameHeader(name, "Contact"):
-			for v := range listValues(value) {
+		case siptext.SameName(name, "Contact"):
+			for v := range siptext.List(value) {
 				listed = true
 				c := readContact(v)
 				if c.key == "" || r.removesBinding(&c) {
@@ -300,48 +302,19 @@ func (d *directory) learnBindings(m *Message, r *registerRequest) (ext Extension
 // without escapes, host without case, and the port if it is not the transport's default.
 // The PBX may change or drop other parameters.
 func contactKey(uri string) string {
-	p := splitURI(uri)
-	if p.host == "" {
+	u := siptext.ParseURI(uri)
+	if u.Host == "" {
 		return "" // also for *
 	}
-	key := lowerHost(p.scheme) + ":"
-	if p.user != "" {
-		key += unescapeURI(p.user) + "@"
+	key := u.Scheme + ":"
+	if u.User != "" {
+		key += siptext.Unescape(u.User) + "@"
 	}
-	key += lowerHost(p.host)
-	if p.port != "" && p.port != p.defaultPort() {
-		key += ":" + p.port
+	key += siptext.LowerHost(u.Host)
+	if u.Port != "" && u.Port != u.DefaultPort() {
+		key += ":" + u.Port
 	}
 	return key
-}
-
-// defaultPort returns the port of a URI that names none (RFC 3261 §19.1.2, RFC 7118 §7).
-func (p *uriParts) defaultPort() string {
-	switch p.transportName() {
-	case "wss":
-		return "443"
-	case "ws":
-		return "80"
-	case "tls":
-		return "5061"
-	}
-	return "5060"
-}
-
-// transportName returns the transport of a URI in lower case: of a SIPS URI a secure one.
-func (p *uriParts) transportName() string {
-	transport, _ := paramValue(p.params, "transport")
-	transport = lowerHost(transport)
-	secure := strings.EqualFold(p.scheme, "sips")
-	switch {
-	case secure && transport == "ws":
-		return "wss"
-	case secure && transport != "wss":
-		return "tls"
-	case transport == "":
-		return "udp"
-	}
-	return transport
 }
 
 // bareURI returns a contact URI as events and the API show it: without parameters, headers
@@ -351,7 +324,7 @@ func bareURI(uri string) string {
 	if n := strings.IndexAny(uri[i:], ";?>"); n >= 0 {
 		uri = uri[:i+n]
 	}
-	return unescapeURI(uri)
+	return siptext.Unescape(uri)
 }
 
 // parseSeconds parses delta-seconds; it returns def for invalid text (RFC 3261 §20.19).

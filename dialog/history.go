@@ -3,6 +3,8 @@ package dialog
 import (
 	"strconv"
 	"strings"
+
+	"bellhop/dialog/siptext"
 )
 
 // maxHistory is the number of History-Info entries that are read.
@@ -20,26 +22,26 @@ type historyEntry struct {
 
 // readHistory returns the entries of History-Info in order.
 func readHistory(head string) (entries []historyEntry) {
-	for name, value := range headerFields(head) {
-		if !sameHeader(name, "History-Info") {
+	for name, value := range siptext.Fields(head) {
+		if !siptext.SameName(name, "History-Info") {
 			continue
 		}
-		for v := range listValues(value) {
+		for v := range siptext.List(value) {
 			if len(entries) == maxHistory {
 				return entries
 			}
-			_, u, params := parseNameAddr(v)
-			p := splitURI(u)
-			e := historyEntry{user: parseURI(u).user}
-			e.index, _ = paramValue(params, "index")
-			cause, _ := paramValue(p.params, "cause")
+			a := siptext.ParseNameAddr(v)
+			u := siptext.ParseURI(a.URI)
+			e := historyEntry{user: parseURI(a.URI).user}
+			e.index, _ = siptext.Param(a.Params, "index")
+			cause, _ := u.Param("cause")
 			e.cause, _ = strconv.Atoi(cause)
 			for _, tag := range []string{"rc", "mp", "np"} {
-				if from, ok := paramValue(params, tag); ok {
+				if from, ok := siptext.Param(a.Params, tag); ok {
 					e.replaces, e.mapped = from, tag == "mp"
 				}
 			}
-			e.declined = replacedBecause(p.headers) || replacedBecause(strings.ReplaceAll(strings.TrimPrefix(params, ";"), ";", "&"))
+			e.declined = replacedBecause(u.Headers) || replacedBecause(strings.ReplaceAll(a.Params, ";", "&"))
 			entries = append(entries, e)
 		}
 	}
@@ -51,10 +53,10 @@ func readHistory(head string) (entries []historyEntry) {
 func replacedBecause(headers string) bool {
 	for h := range strings.SplitSeq(headers, "&") {
 		name, value, _ := strings.Cut(h, "=")
-		if !sameHeader(strings.TrimSpace(name), "Reason") {
+		if !siptext.SameName(strings.TrimSpace(name), "Reason") {
 			continue
 		}
-		if r := readReason("\nReason: " + unescapeURI(strings.Trim(value, `"`))); r.sip >= 300 || r.q850 != 0 {
+		if r := readReason("\nReason: " + siptext.Unescape(strings.Trim(value, `"`))); r.sip >= 300 || r.q850 != 0 {
 			return true
 		}
 	}

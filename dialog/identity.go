@@ -1,6 +1,10 @@
 package dialog
 
-import "strings"
+import (
+	"strings"
+
+	"bellhop/dialog/siptext"
+)
 
 // Number and name in events of a caller whose identity is withheld.
 const (
@@ -23,17 +27,17 @@ func asksPrivacy(privacy string) bool {
 // partyAsksPrivacy reports whether a Remote-Party-ID asks to hide its number. This precedes
 // the Privacy of RFC 3323 (draft-ietf-sip-privacy-01 §6.3).
 func partyAsksPrivacy(remotePartyID string) bool {
-	_, _, params := parseNameAddr(remotePartyID)
-	privacy, _ := paramValue(params, "privacy")
+	params := siptext.ParseNameAddr(remotePartyID).Params
+	privacy, _ := siptext.Param(params, "privacy")
 	return strings.EqualFold(privacy, "full") || strings.EqualFold(privacy, "uri")
 }
 
 // callingParty returns the value of a Remote-Party-ID that is about the caller, "" if there
 // is none: others are about the callee (draft-ietf-sip-privacy-01 §6.3).
 func callingParty(remotePartyID string) string {
-	for v := range listValues(remotePartyID) {
-		_, _, params := parseNameAddr(v)
-		if party, ok := paramValue(params, "party"); !ok || !strings.EqualFold(party, "called") {
+	for v := range siptext.List(remotePartyID) {
+		params := siptext.ParseNameAddr(v).Params
+		if party, ok := siptext.Param(params, "party"); !ok || !strings.EqualFold(party, "called") {
 			return v
 		}
 	}
@@ -56,24 +60,24 @@ func isAnonymousUser(user string) bool {
 // else the first with a user; the name is the first that is present.
 func assertedIdentity(head string) (name, u string) {
 	best := 0
-	for n, value := range headerFields(head) {
-		if !sameHeader(n, "P-Asserted-Identity") {
+	for n, value := range siptext.Fields(head) {
+		if !siptext.SameName(n, "P-Asserted-Identity") {
 			continue
 		}
-		for v := range listValues(value) {
-			display, one, _ := parseNameAddr(v)
+		for v := range siptext.List(value) {
+			a := siptext.ParseNameAddr(v)
 			rank := 1
-			switch user := parseURI(one).user; {
+			switch user := parseURI(a.URI).user; {
 			case isNumber(user):
 				rank = 3
 			case user != "":
 				rank = 2
 			}
 			if rank > best {
-				best, u = rank, one
+				best, u = rank, a.URI
 			}
 			if name == "" {
-				name = display
+				name = a.Display
 			}
 		}
 	}
@@ -83,10 +87,10 @@ func assertedIdentity(head string) (name, u string) {
 // readVerstat returns how the caller's number was verified: a parameter of the number, or
 // of the URI that contains it.
 func readVerstat(u string) string {
-	p := splitURI(u)
-	if v, ok := paramValue(p.userParams, "verstat"); ok {
+	parts := siptext.ParseURI(u)
+	if v, ok := siptext.Param(parts.UserParams, "verstat"); ok {
 		return v
 	}
-	v, _ := paramValue(p.params, "verstat")
+	v, _ := parts.Param("verstat")
 	return v
 }

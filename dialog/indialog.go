@@ -4,6 +4,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"bellhop/dialog/siptext"
 )
 
 // sentByPhone reports whether the phone, or the carrier, at the edge end of the leg began
@@ -60,16 +62,16 @@ func (t *Tracker) emitHold(l *leg, to mediaDirection, at time.Time) {
 // 3325, RFC 5876).
 func (t *Tracker) noteConnected(l *leg, m *Message) {
 	p := l.party
-	if p == nil || p.over || p.flow != In || !t.config.IgnorePrivacy && asksPrivacy(headerValue(m.Head, "Privacy")) {
+	if p == nil || p.over || p.flow != In || !t.config.IgnorePrivacy && asksPrivacy(siptext.Field(m.Head, "Privacy")) {
 		return
 	}
 	_, u := assertedIdentity(m.Head)
-	party := firstOf(headerValue(m.Head, "Remote-Party-ID"))
+	party := siptext.First(siptext.Field(m.Head, "Remote-Party-ID"))
 	if !t.config.IgnorePrivacy && partyAsksPrivacy(party) {
 		return
 	}
 	if u == "" {
-		_, u, _ = parseNameAddr(party)
+		u = siptext.ParseNameAddr(party).URI
 	}
 	switch remote := parseURI(u); {
 	case remote.user == p.remoteNumber || remote.user == "" || isAnonymous(remote):
@@ -87,7 +89,7 @@ const minSession = 90 * time.Second
 // without Session-Expires (RFC 4028 §7.2).
 func (l *leg) refreshSession(m *Message) {
 	l.expires = time.Time{}
-	value, _, _ := strings.Cut(headerValue(m.Head, "Session-Expires"), ";")
+	value, _, _ := strings.Cut(siptext.Field(m.Head, "Session-Expires"), ";")
 	if n, err := strconv.ParseUint(strings.TrimSpace(value), 10, 31); err == nil {
 		l.expires = m.At.Add(max(minSession, time.Duration(n)*time.Second) + lingerTime)
 	}
@@ -151,12 +153,13 @@ func (t *Tracker) observeRefer(l *leg, m *Message) {
 // (RFC 3515 §2.1), or its sender is no extension.
 func (t *Tracker) readRefer(l *leg, m *Message) *refer {
 	p := l.party
-	_, to, _ := parseNameAddr(headerValue(m.Head, "Refer-To"))
+	to := siptext.ParseNameAddr(siptext.Field(m.Head, "Refer-To")).URI
 	target := parseURI(to)
 	if target.user == "" || p == nil || !l.sentByPhone(m) {
 		return nil
 	}
-	if method, ok := paramValue(splitURI(to).params, "method"); ok && !strings.EqualFold(method, "INVITE") {
+	toURI := siptext.ParseURI(to)
+	if method, ok := toURI.Param("method"); ok && !strings.EqualFold(method, "INVITE") {
 		return nil
 	}
 	r := &refer{leg: l, sentAt: m.At, cseq: m.CSeq, target: cloneString(target.user), referredBy: p.ext.User}
@@ -165,7 +168,7 @@ func (t *Tracker) readRefer(l *leg, m *Message) *refer {
 	} else {
 		r.targetExt = t.directory.dialedExtension(r.target, cloneString(target.host), m.At)
 	}
-	if _, by, _ := parseNameAddr(headerValue(m.Head, "Referred-By")); by != "" {
+	if by := siptext.ParseNameAddr(siptext.Field(m.Head, "Referred-By")).URI; by != "" {
 		r.referredBy = cloneString(parseURI(by).user)
 	}
 	if _, headers, ok := strings.Cut(to, "?"); ok {
@@ -200,8 +203,8 @@ func (t *Tracker) addRefer(l *leg, r *refer) {
 // replacesOfURI returns the dialog in the Replaces header of a URI (RFC 3891 §3).
 func replacesOfURI(headers string) (callID, toTag, fromTag string) {
 	for h := range strings.SplitSeq(headers, "&") {
-		if name, value, _ := strings.Cut(h, "="); sameHeader(name, "Replaces") {
-			return readReplaces(unescapeURI(value))
+		if name, value, _ := strings.Cut(h, "="); siptext.SameName(name, "Replaces") {
+			return readReplaces(siptext.Unescape(value))
 		}
 	}
 	return "", "", ""
@@ -210,9 +213,8 @@ func replacesOfURI(headers string) (callID, toTag, fromTag string) {
 // readReplaces parses a Replaces header field (RFC 3891 §6.1).
 func readReplaces(value string) (callID, toTag, fromTag string) {
 	callID, params, _ := strings.Cut(value, ";")
-	params = ";" + params
-	toTag, _ = paramValue(params, "to-tag")
-	fromTag, _ = paramValue(params, "from-tag")
+	toTag, _ = siptext.Param(params, "to-tag")
+	fromTag, _ = siptext.Param(params, "from-tag")
 	return strings.TrimSpace(callID), toTag, fromTag
 }
 
@@ -229,7 +231,7 @@ func (t *Tracker) removeRecentRefer(r *refer) {
 // observeReferNotify applies a NOTIFY to a leg. It may report the outcome of a REFER: the
 // status line of the new call's response (RFC 3515 §2.4.5).
 func (t *Tracker) observeReferNotify(l *leg, m *Message) {
-	r := l.referOfEvent(headerValue(m.Head, "Event"))
+	r := l.referOfEvent(siptext.Field(m.Head, "Event"))
 	if r == nil || m.Src != PBX {
 		return
 	}
@@ -265,8 +267,8 @@ func readStatusLine(sipfrag string) (code int, phrase string) {
 // isFreeSWITCH reports whether a message comes from a FreeSWITCH, by its User-Agent or by
 // the user of its Contact, which no setting changes.
 func isFreeSWITCH(m *Message) bool {
-	_, contact, _ := parseNameAddr(headerValue(m.Head, "Contact"))
-	return strings.HasPrefix(headerValue(m.Head, "User-Agent"), "FreeSWITCH") || parseURI(contact).user == "mod_sofia"
+	contact := siptext.ParseNameAddr(siptext.Field(m.Head, "Contact")).URI
+	return strings.HasPrefix(siptext.Field(m.Head, "User-Agent"), "FreeSWITCH") || parseURI(contact).user == "mod_sofia"
 }
 
 // awaitedByParty reports whether the party that sent the REFER stays open for its outcome.

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"strings"
 	"time"
+
+	"bellhop/dialog/siptext"
 )
 
 // inviteFacts are the data of one INVITE that its leg keeps for events.
@@ -55,68 +57,69 @@ func (t *Tracker) readInvite(m *Message, k *callHints) (f inviteFacts, ext Exten
 	var identified, history bool
 	c := &t.config
 	trusted := m.trusted()
-	for name, value := range headerFields(m.Head) {
+	for name, value := range siptext.Fields(m.Head) {
 		switch {
-		case sameHeader(name, "From"):
+		case siptext.SameName(name, "From"):
 			from = value
-		case sameHeader(name, "To"):
+		case siptext.SameName(name, "To"):
 			to = value
-		case sameHeader(name, "Contact"):
+		case siptext.SameName(name, "Contact"):
 			contact = value
-		case sameHeader(name, "P-Asserted-Identity"):
+		case siptext.SameName(name, "P-Asserted-Identity"):
 			identified = trusted
-		case sameHeader(name, "P-Preferred-Identity"):
+		case siptext.SameName(name, "P-Preferred-Identity"):
 			if preferred == "" {
 				preferred = value
 			} else {
 				preferred += "," + value // there may be two (RFC 3325 §9.2)
 			}
-		case sameHeader(name, "Privacy"):
+		case siptext.SameName(name, "Privacy"):
 			f.private = f.private || asksPrivacy(value)
-		case sameHeader(name, "Authorization"), sameHeader(name, "Proxy-Authorization"):
+		case siptext.SameName(name, "Authorization"), siptext.SameName(name, "Proxy-Authorization"):
 			f.credentials = true
 			if user := digestUser(value); account == "" || t.directory.accountExtension(account, m.At).User == "" {
 				account = user
 			}
-		case sameHeader(name, "Diversion"):
+		case siptext.SameName(name, "Diversion"):
 			if f.diversion == "" && trusted {
-				f.diversion = firstOf(value)
+				f.diversion = siptext.First(value)
 			}
-		case sameHeader(name, "History-Info"):
+		case siptext.SameName(name, "History-Info"):
 			history = trusted
-		case sameHeader(name, "Require"), sameHeader(name, "Proxy-Require"), sameHeader(name, "Supported"), sameHeader(name, "Content-Type"), sameHeader(name, "Content-Encoding"):
+		case siptext.SameName(name, "Require"), siptext.SameName(name, "Proxy-Require"), siptext.SameName(name, "Supported"), siptext.SameName(name, "Content-Type"), siptext.SameName(name, "Content-Encoding"):
 			f.offerSum = addToSum(f.offerSum, value)
-		case sameHeader(name, "Client-Api-Id"):
+		case siptext.SameName(name, "Client-Api-Id"):
 			if len(value) <= maxClientAPI {
 				f.clientAPIID = value
 			}
-		case sameHeader(name, "User-Agent"):
+		case siptext.SameName(name, "User-Agent"):
 			f.userAgent = value
-		case sameHeader(name, "Remote-Party-ID"):
+		case siptext.SameName(name, "Remote-Party-ID"):
 			if trusted {
 				if v := callingParty(value); v != "" {
 					remote = v
 					f.private = f.private || partyAsksPrivacy(v)
 				}
 			}
-		case sameHeader(name, "Session-ID"):
+		case siptext.SameName(name, "Session-ID"):
 			k.session = value
-		case sameHeader(name, "P-Charging-Vector"):
-			k.icid, _ = paramValue(";"+value, "icid-value")
-		case sameHeader(name, "Replaces"):
+		case siptext.SameName(name, "P-Charging-Vector"):
+			k.icid, _ = siptext.Param(value, "icid-value")
+		case siptext.SameName(name, "Replaces"):
 			k.replaces = value
-		case sameHeader(name, "Referred-By"):
-			_, by, _ := parseNameAddr(value)
+		case siptext.SameName(name, "Referred-By"):
+			by := siptext.ParseNameAddr(value).URI
 			k.referredBy = parseURI(by).user
 		}
 		f.readConfigured(c, name, value)
 		for i := range t.methods {
-			if h := t.methods[i].header; h != "" && sameHeader(name, h) {
+			if h := t.methods[i].header; h != "" && siptext.SameName(name, h) {
 				k.configured = append(k.configured, [2]string{h, value})
 			}
 		}
 	}
-	display, u, _ := parseNameAddr(from)
+	fromAddr := siptext.ParseNameAddr(from)
+	display, u := fromAddr.Display, fromAddr.URI
 	caller, fromURI := parseURI(u), u
 	f.withheld = f.private && !c.IgnorePrivacy
 	asserted := ""
@@ -142,11 +145,11 @@ func (t *Tracker) readInvite(m *Message, k *callHints) (f inviteFacts, ext Exten
 	}
 	target := parseURI(m.URI())
 	f.calledUser, f.calledRaw, f.calledHost = target.user, rawUser(m.URI()), target.host
-	if _, u, _ = parseNameAddr(to); m.Trunk != "" && m.Src == Edge && !isNumber(f.calledUser) && isNumber(parseURI(u).user) {
+	if u = siptext.ParseNameAddr(to).URI; m.Trunk != "" && m.Src == Edge && !isNumber(f.calledUser) && isNumber(parseURI(u).user) {
 		f.calledDID = parseURI(u).user
 	}
 	if f.diversion != "" {
-		_, u, _ = parseNameAddr(f.diversion)
+		u = siptext.ParseNameAddr(f.diversion).URI
 		f.diversion = parseURI(u).user
 	} else if history {
 		k.fromHistoryInfo, f.diversion = true, divertedBy(readHistory(m.Head), f.calledUser)
@@ -159,10 +162,10 @@ func (t *Tracker) readInvite(m *Message, k *callHints) (f inviteFacts, ext Exten
 	case m.Trunk != "":
 	case m.Src == PBX && m.Dst == Edge:
 		f.userAgent = "" // this is the PBX's User-Agent: the phone's comes with its response
-		_, u, _ = parseNameAddr(to)
+		u = siptext.ParseNameAddr(to).URI
 		ext, ok = t.directory.calledExtension(m, u)
 	case m.Src == Edge:
-		_, contact, _ = parseNameAddr(contact)
+		contact = siptext.ParseNameAddr(contact).URI
 		ext, ok = t.directory.callingExtension(m, fromURI, preferred, account, contact)
 		if ok && f.callerNum != ext.User && !f.hidden && account != "" && t.directory.kindOf(f.callerNum, m.At) != "" {
 			f.callerNum, f.callerName = ext.User, "" // the caller shows a number of another extension
@@ -188,7 +191,7 @@ func (k *callHints) setCallerNumbers(from, told, display, remote, known string) 
 		k.numbers[displayed] = display
 	}
 	if remote != "" {
-		_, u, _ := parseNameAddr(remote)
+		u := siptext.ParseNameAddr(remote).URI
 		k.numbers[remoteParty] = parseURI(u).user
 	}
 	k.numbers[asserted] = known
@@ -202,20 +205,20 @@ func isNumber(s string) bool {
 
 // readConfigured copies a header field that the configuration names.
 func (f *inviteFacts) readConfigured(c *Config, name, value string) {
-	if c.CallAPIID != "" && sameHeader(name, c.CallAPIID) {
+	if c.CallAPIID != "" && siptext.SameName(name, c.CallAPIID) {
 		f.callAPIID = value
 	}
-	if c.CallBackID != "" && sameHeader(name, c.CallBackID) {
+	if c.CallBackID != "" && siptext.SameName(name, c.CallBackID) {
 		f.callBackID = value
 	}
-	if c.Tag != "" && sameHeader(name, c.Tag) {
+	if c.Tag != "" && siptext.SameName(name, c.Tag) {
 		f.tag = value
 	}
-	if c.RecID != "" && sameHeader(name, c.RecID) {
+	if c.RecID != "" && siptext.SameName(name, c.RecID) {
 		f.recID = value
 	}
 	for _, want := range c.Headers {
-		if sameHeader(name, want) && len(f.headers) < maxHeaderFields {
+		if siptext.SameName(name, want) && len(f.headers) < maxHeaderFields {
 			f.headers = append(f.headers, [2]string{want, value})
 		}
 	}
@@ -259,13 +262,9 @@ func (t *Tracker) toE164(number string, now time.Time) string {
 // digestUser returns the account in digest credentials, user[@host].
 func digestUser(credentials string) string {
 	_, params, _ := strings.Cut(credentials, " ")
-	for p := range listValues(params) {
-		if k, v, _ := strings.Cut(p, "="); strings.EqualFold(strings.TrimSpace(k), "username") {
-			v = strings.TrimSpace(v)
-			if strings.HasPrefix(v, `"`) {
-				v = unquoteString(v[1:closingQuote(v)])
-			}
-			return v
+	for p := range siptext.List(params) {
+		if user, ok := siptext.Param(p, "username"); ok {
+			return user
 		}
 	}
 	return ""

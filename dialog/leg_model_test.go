@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"bellhop/dialog/siptext"
 )
 
 // A modelLeg is TestOneHangup's model of one attempt at a dialog. It has the rules by which
@@ -261,7 +263,7 @@ func (w *simulation) observeResponse(l *modelLeg, m *Message) {
 // noteSession sets how long the session of l lasts, from the 2xx m.
 func (l *modelLeg) noteSession(m *Message) {
 	l.expires = time.Time{}
-	if n, err := strconv.Atoi(headerValue(m.Head, "Session-Expires")); err == nil {
+	if n, err := strconv.Atoi(siptext.Field(m.Head, "Session-Expires")); err == nil {
 		l.expires = m.At.Add(time.Duration(n)*time.Second + lingerTime)
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
+
+	"bellhop/dialog/siptext"
 )
 
 // maxMailboxes is the number of mailboxes in memory. Beyond that the one with the oldest
@@ -67,7 +69,7 @@ func (t *Tracker) observeSummary(m *Message) {
 		return
 	}
 	if m.Src == Edge {
-		if messageSummaryEvent(headerValue(m.Head, "Event")) {
+		if messageSummaryEvent(siptext.Field(m.Head, "Event")) {
 			t.phoneNotifies.Add(notifyKey{cloneString(m.CallID), cloneString(m.FromTag), m.CSeq}, struct{}{})
 		}
 		return
@@ -76,15 +78,15 @@ func (t *Tracker) observeSummary(m *Message) {
 		return
 	}
 	var event, from, to, rec string
-	for name, value := range headerFields(m.Head) {
+	for name, value := range siptext.Fields(m.Head) {
 		switch {
-		case sameHeader(name, "Event"):
+		case siptext.SameName(name, "Event"):
 			event = value
-		case sameHeader(name, "From"):
+		case siptext.SameName(name, "From"):
 			from = value
-		case sameHeader(name, "To"):
+		case siptext.SameName(name, "To"):
 			to = value
-		case t.config.RecID != "" && sameHeader(name, t.config.RecID):
+		case t.config.RecID != "" && siptext.SameName(name, t.config.RecID):
 			rec = value
 		}
 	}
@@ -96,7 +98,7 @@ func (t *Tracker) observeSummary(m *Message) {
 	if !ok {
 		return
 	}
-	_, to, _ = parseNameAddr(to)
+	to = siptext.ParseNameAddr(to).URI
 	ext, ok := t.directory.calledExtension(m, cmp.Or(s.account, to))
 	if !ok {
 		ext, ok = t.directory.extensionAt(parseURI(to), m.At)
@@ -105,7 +107,7 @@ func (t *Tracker) observeSummary(m *Message) {
 		return
 	}
 	if s.account == "" && m.ToTag != "" {
-		_, s.account, _ = parseNameAddr(from) // the mailbox that the phone subscribed to
+		s.account = siptext.ParseNameAddr(from).URI // the mailbox that the phone subscribed to
 	}
 	key := mailboxKey{ext, parseURI(s.account).user}
 	if key.account == ext.User {
@@ -177,16 +179,16 @@ type messageSummary struct {
 // phone: it counts as one message.
 func readSummary(s string) (sum messageSummary, ok bool) {
 	waiting, counted := "", false
-	for name, value := range headerFields("\n" + s) {
+	for name, value := range siptext.PartFields(s) {
 		switch {
-		case sameHeader(name, "Messages-Waiting"):
+		case siptext.SameName(name, "Messages-Waiting"):
 			waiting = value
-		case sameHeader(name, "Message-Account"):
+		case siptext.SameName(name, "Message-Account"):
 			sum.account = value
 			if strings.IndexByte(value, '<') >= 0 {
-				_, sum.account, _ = parseNameAddr(value)
+				sum.account = siptext.ParseNameAddr(value).URI
 			}
-		case sameHeader(name, "Voice-Message"):
+		case siptext.SameName(name, "Voice-Message"):
 			sum.newMessages, sum.oldMessages, ok = parseCounts(value)
 			counted = true
 		default: // another class of messages, such as Fax-Message
@@ -231,17 +233,17 @@ func readVoiceMessage(rest, recID string) (v voiceMessage) {
 		var one, context string
 		one, rest = cutBlock(rest)
 		v = voiceMessage{}
-		for name, value := range headerFields("\n" + one) {
+		for name, value := range siptext.PartFields(one) {
 			switch {
-			case sameHeader(name, "From"):
+			case siptext.SameName(name, "From"):
 				v.name, v.num = parseSender(value)
-			case sameHeader(name, "Content-Duration"): // RFC 2424
+			case siptext.SameName(name, "Content-Duration"): // RFC 2424
 				v.length = time.Duration(parseSeconds(value, 0)) * time.Second
-			case sameHeader(name, "Message-ID"):
+			case siptext.SameName(name, "Message-ID"):
 				v.messageID = value
-			case sameHeader(name, "Message-Context"): // RFC 3458
+			case siptext.SameName(name, "Message-Context"): // RFC 3458
 				context = value
-			case recID != "" && sameHeader(name, recID):
+			case recID != "" && siptext.SameName(name, recID):
 				v.rec = value
 			}
 		}
@@ -255,12 +257,12 @@ func readVoiceMessage(rest, recID string) (v voiceMessage) {
 // parseSender parses the From of a described message. It is a mail header field, whose
 // addresses have no scheme.
 func parseSender(value string) (display, user string) {
-	display, addr, _ := parseNameAddr(value)
-	if strings.IndexByte(addr, ':') >= 0 {
-		return display, parseURI(addr).user
+	a := siptext.ParseNameAddr(value)
+	if strings.IndexByte(a.URI, ':') >= 0 {
+		return a.Display, parseURI(a.URI).user
 	}
-	user, _, _ = strings.Cut(addr, "@")
-	return display, user
+	user, _, _ = strings.Cut(a.URI, "@")
+	return a.Display, user
 }
 
 // cutBlock splits s at its first empty line. Empty lines at the start are skipped.

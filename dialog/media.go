@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+
+	"bellhop/dialog/siptext"
 )
 
 // A mediaDirection is the direction of voice in a session description, as seen by its
@@ -41,7 +43,7 @@ func readDirection(m *Message) mediaDirection {
 // the session description sends no voice.
 func readMedia(m *Message) (way mediaDirection, silent bool) {
 	body := m.Body
-	if contentType := headerValue(m.Head, "Content-Type"); contentType != "" {
+	if contentType := siptext.Field(m.Head, "Content-Type"); contentType != "" {
 		body = findPart(contentType, body, "application/sdp")
 	}
 	var session, level, first, voice sdpLevel
@@ -202,7 +204,7 @@ func (t *Tracker) observeOfferAnswer(l *leg, m *Message) {
 // acknowledgedCSeq returns the CSeq of the INVITE whose provisional response a PRACK
 // acknowledges (RFC 3262 §7.2); 0: none.
 func acknowledgedCSeq(m *Message) uint32 {
-	words := strings.Fields(headerValue(m.Head, "RAck"))
+	words := strings.Fields(siptext.Field(m.Head, "RAck"))
 	if len(words) != 3 || words[2] != "INVITE" {
 		return 0
 	}

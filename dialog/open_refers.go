@@ -5,6 +5,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"bellhop/dialog/siptext"
 )
 
 // maxOpenRefers is the number of REFERs of a leg without an outcome, beside the last one.
@@ -36,7 +38,7 @@ func (l *leg) referOfEvent(event string) *refer {
 	if kind = strings.TrimSpace(kind); kind != "" && !strings.EqualFold(kind, "refer") {
 		return nil
 	}
-	id, ok := paramValue(params, "id")
+	id, ok := siptext.Param(params, "id")
 	if !ok || l.refersSent < 2 {
 		if open := l.openRefers(); len(open) > 0 {
 			return open[0]

@@ -1,6 +1,10 @@
 package dialog
 
-import "slices"
+import (
+	"slices"
+
+	"bellhop/dialog/siptext"
+)
 
 // defaultExpires is the duration in seconds of a binding without an expiry (RFC 3261
 // §10.2.1.1).
@@ -28,13 +32,12 @@ type registerContact struct {
 // readContact parses one value of a Contact header field. Its key is "" if it is invalid or
 // *.
 func readContact(value string) (c registerContact) {
-	_, u, params := parseNameAddr(value)
-	c = registerContact{key: contactKey(u), uri: bareURI(u), seconds: -1}
-	p := splitURI(u)
-	c.transport = p.transportName()
-	c.instance, _ = paramValue(params, "+sip.instance")
-	c.regID, _ = paramValue(params, "reg-id")
-	if own, ok := paramValue(params, "expires"); ok {
+	a := siptext.ParseNameAddr(value)
+	u := siptext.ParseURI(a.URI)
+	c = registerContact{key: contactKey(a.URI), uri: bareURI(a.URI), transport: u.Transport(), seconds: -1}
+	c.instance, _ = siptext.Param(a.Params, "+sip.instance")
+	c.regID, _ = siptext.Param(a.Params, "reg-id")
+	if own, ok := siptext.Param(a.Params, "expires"); ok {
 		c.seconds = parseSeconds(own, -1)
 	}
 	return c
@@ -52,12 +55,12 @@ func (c *registerContact) isOtherBinding(o *registerContact) bool {
 func readRegister(head string) *registerRequest {
 	r := &registerRequest{seconds: -1}
 	star := false
-	for name, value := range headerFields(head) {
+	for name, value := range siptext.Fields(head) {
 		switch {
-		case sameHeader(name, "Expires"):
+		case siptext.SameName(name, "Expires"):
 			r.seconds = parseSeconds(value, -1)
-		case sameHeader(name, "Contact"):
-			for v := range listValues(value) {
+		case siptext.SameName(name, "Contact"):
+			for v := range siptext.List(value) {
 				c := readContact(v)
 				star = star || c.uri == "*"
 				if c.key != "" && len(r.contacts) < maxContacts {

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
+
+	"bellhop/dialog/siptext"
 )
 
 const (
@@ -112,15 +114,15 @@ func (t *Tracker) storeRegister(m *Message) {
 		return
 	}
 	var agent, to string
-	for name, value := range headerFields(m.Head) {
+	for name, value := range siptext.Fields(m.Head) {
 		switch {
-		case sameHeader(name, "User-Agent"):
+		case siptext.SameName(name, "User-Agent"):
 			agent = value
-		case sameHeader(name, "To"):
+		case siptext.SameName(name, "To"):
 			to = value
 		}
 	}
-	_, to, _ = parseNameAddr(to)
+	to = siptext.ParseNameAddr(to).URI
 	aor := parseURI(to)
 	if g, ok := t.registrar.registrations.Peek(Extension{aor.user, aor.host}); ok && !g.until.IsZero() || len(agent) > maxAgent {
 		agent = "" // a refresh begins no period

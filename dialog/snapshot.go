@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+
+	"bellhop/dialog/siptext"
 )
 
 // A Change is the new state of a live call, for the store.
@@ -427,10 +429,10 @@ func (t *Tracker) decodeSnapshot(record []byte) (c *call, refers []*refer, err e
 	}
 	c.codeFields(&s)
 	for _, l := range s.legs {
-		l.calledExt.Domain = lowerHost(l.calledExt.Domain) // older versions stored it as written
+		l.calledExt.Domain = siptext.LowerHost(l.calledExt.Domain) // older versions stored it as written
 	}
 	for _, p := range s.parties {
-		p.ext.Domain = lowerHost(p.ext.Domain)
+		p.ext.Domain = siptext.LowerHost(p.ext.Domain)
 		if p.firstLeg == nil {
 			s.setError("first leg of a party", nil)
 		}
@@ -591,7 +593,7 @@ func (l *leg) outlastsParty(p *party) bool {
 // event names.
 func (t *Tracker) partyFromEvent(c *call, e *Event) *party {
 	like := *e // e shares memory with the whole log
-	p := &party{id: e.Party, ext: Extension{e.Extension.User, lowerHost(e.Extension.Domain)}, flow: e.Flow, userAgent: e.UserAgent, template: &like}
+	p := &party{id: e.Party, ext: Extension{e.Extension.User, siptext.LowerHost(e.Extension.Domain)}, flow: e.Flow, userAgent: e.UserAgent, template: &like}
 	hosted := e.Flow == In && (e.Leg.Origin == Edge || t.directory.declared[p.ext.User].isService())
 	l := c.legOfDialog(e.Leg, func(l *leg) bool {
 		return l.state != over && (hosted && (l.service == nil || l.service.over) || !hosted && l.party == nil)

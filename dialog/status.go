@@ -3,6 +3,8 @@ package dialog
 import (
 	"strconv"
 	"strings"
+
+	"bellhop/dialog/siptext"
 )
 
 // An outcome is how a leg or party ended.
@@ -108,13 +110,13 @@ type reason struct {
 func (r reason) answeredElsewhere() bool { return r.sip == 200 || r.q850 == causeElsewhere }
 
 func readReason(head string) (r reason) {
-	for name, value := range headerFields(head) {
-		if !sameHeader(name, "Reason") {
+	for name, value := range siptext.Fields(head) {
+		if !siptext.SameName(name, "Reason") {
 			continue
 		}
-		for v := range listValues(value) {
+		for v := range siptext.List(value) {
 			protocol, params, _ := strings.Cut(v, ";")
-			text, _ := paramValue(params, "cause")
+			text, _ := siptext.Param(params, "cause")
 			cause, err := strconv.Atoi(text)
 			if err != nil || cause < 0 || cause > 999 {
 				continue
@@ -255,7 +257,7 @@ func (c *call) partnerLeft(callee *leg) (left bool) {
 // judgeFinal returns the status of a refused leg. For the caller's leg the callees' legs
 // decide, where they are known: the PBX's own final response is less precise.
 func (t *Tracker) judgeFinal(l *leg, m *Message, r reason) Status {
-	code, forwards := m.Status, m.Status/100 == 3 && headerValue(m.Head, "Contact") != ""
+	code, forwards := m.Status, m.Status/100 == 3 && siptext.Field(m.Head, "Contact") != ""
 	if l.origin == Edge && !forwards {
 		if s := l.call.calleesStatus(); s != "" {
 			return s

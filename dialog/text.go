@@ -4,6 +4,8 @@ import (
 	"slices"
 	"strconv"
 	"time"
+
+	"bellhop/dialog/siptext"
 )
 
 // A messageKey identifies a MESSAGE transaction.
@@ -88,7 +90,7 @@ func (t *Tracker) textEvent(m *Message) (e Event, ok bool) {
 	if !ok || !t.directory.isPhone(ext) {
 		return e, false
 	}
-	contentType, text := readText(headerValue(m.Head, "Content-Type"), m.Body)
+	contentType, text := readText(siptext.Field(m.Head, "Content-Type"), m.Body)
 	if isReport(contentType) {
 		return e, false
 	}

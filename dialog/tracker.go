@@ -120,6 +120,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
+
+	"bellhop/dialog/siptext"
 )
 
 // Config holds the settings of a Tracker that it cannot learn from messages.
@@ -150,7 +152,7 @@ type Config struct {
 // CarriesCredentials reports whether a header field carries its sender's credentials (RFC
 // 3261 §22), or is bellhop's own mark of messages from a trunk.
 func CarriesCredentials(name string) bool {
-	return sameHeader(name, "Authorization") || sameHeader(name, "Proxy-Authorization") || sameHeader(name, "X-Bellhop-Trunk")
+	return siptext.SameName(name, "Authorization") || siptext.SameName(name, "Proxy-Authorization") || siptext.SameName(name, "X-Bellhop-Trunk")
 }
 
 // talkLimit returns how long a leg may be answered before it ends without a BYE.
@@ -873,7 +875,7 @@ func (t *Tracker) recordingID(m *Message) string {
 	if t.config.RecID == "" {
 		return ""
 	}
-	return headerValue(m.Head, t.config.RecID)
+	return siptext.Field(m.Head, t.config.RecID)
 }
 
 // cloneString returns a copy of s: a part of a message would keep the whole message in
