@@ -6,6 +6,8 @@ import (
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
+
+	"bellhop/notify/eventlog"
 )
 
 // maxCachedBlocks is how many blocks of the log are cached: as many events as
@@ -18,10 +20,12 @@ const (
 // A blockCache caches the blocks of the log that were read last, so that page after page is
 // read once. A block is the events at readSize positions, of which the first is one more
 // than a multiple of readSize. Its events do not change; they only expire.
-type blockCache struct{ lru *lru.Cache[uint64, []entry] } // by first position
+type blockCache struct {
+	lru *lru.Cache[uint64, []eventlog.Entry]
+} // by first position
 
 func newBlockCache() blockCache {
-	blocks, err := lru.New[uint64, []entry](maxCachedBlocks)
+	blocks, err := lru.New[uint64, []eventlog.Entry](maxCachedBlocks)
 	if err != nil {
 		panic(err) // only for a size below 1
 	}
@@ -35,7 +39,7 @@ const blockTimeout = 10 * time.Second
 // events are wanted, and the position after it. Else it returns the wanted number of events
 // from position on. Only whole blocks are cached: a reader with small pages reads no event
 // twice.
-func (n *Notifier) readBlock(ctx context.Context, position, end uint64, wanted int) (entries []entry, next uint64, err error) {
+func (n *Notifier) readBlock(ctx context.Context, position, end uint64, wanted int) (entries []eventlog.Entry, next uint64, err error) {
 	first := position - (position-1)%readSize
 	next = first + readSize
 	if entries, ok := n.blocks.lru.Get(first); ok {
@@ -62,7 +66,7 @@ func (n *Notifier) readBlock(ctx context.Context, position, end uint64, wanted i
 	}
 	size := 0
 	for _, e := range entries {
-		size += eventSize(e.event)
+		size += eventSize(e.Event)
 	}
 	if whole && size <= maxBlockBytes {
 		n.blocks.lru.Add(first, entries)
@@ -72,7 +76,7 @@ func (n *Notifier) readBlock(ctx context.Context, position, end uint64, wanted i
 
 // scanBlocks returns at most limit events that q selects, from a position on, by reading
 // the log block by block.
-func (n *Notifier) scanBlocks(ctx context.Context, position uint64, q Query, limit int) (found []entry, err error) {
+func (n *Notifier) scanBlocks(ctx context.Context, position uint64, q Query, limit int) (found []eventlog.Entry, err error) {
 	info, err := n.events.Info(ctx) // from the leader: another server's copy may lag
 	if err != nil {
 		return nil, err
@@ -84,7 +88,7 @@ func (n *Notifier) scanBlocks(ctx context.Context, position uint64, q Query, lim
 			return nil, err
 		}
 		for _, e := range entries {
-			if e.seq < position || !q.matchesEvent(e.event) {
+			if e.Seq < position || !q.matchesEvent(e.Event) {
 				continue
 			}
 			if found = append(found, e); len(found) == limit {

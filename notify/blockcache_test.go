@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"bellhop/dialog"
+	"bellhop/notify/stream"
 )
 
 // pagesOf returns the event ids of all pages of a query.
@@ -47,7 +48,7 @@ func TestPagesCoverTheLog(t *testing.T) {
 			}
 		}
 		var all []string
-		err := readMessages(t.Context(), n.events, jetstream.OrderedConsumerConfig{}, func(m jetstream.Msg) error {
+		err := stream.Read(t.Context(), n.events, jetstream.OrderedConsumerConfig{}, func(m jetstream.Msg) error {
 			var e dialog.Event
 			err := json.Unmarshal(m.Data(), &e)
 			all = append(all, e.ID)

@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"bellhop/dialog"
+	"bellhop/notify/stream"
 	"bellhop/notify/subscription"
 )
 
@@ -182,7 +183,7 @@ func (n *Notifier) recordURLs(ctx context.Context, a *attempt) {
 	}
 	a.outcomeWord, a.took = Delivered, time.Since(a.startedAt)
 	batch := recordBatch{attempts: []*attempt{a}}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stream.Timeout)
 	defer cancel()
 	for _, record := range batch.encodeMessages() {
 		if _, err := n.js.PublishMsg(ctx, record.message); err != nil {
@@ -221,7 +222,7 @@ func (n *Notifier) findNamedURL(ctx context.Context, a *attempt, e *dialog.Event
 // far as the delivery log has it; nil: none.
 func (n *Notifier) lastURLs(ctx context.Context, s *Subscription, newCall string) (urls *callURLs, err error) {
 	records := subjectsSince([]string{attemptSubject(s.ID, newCall)}, time.Time{})
-	err = readMessages(ctx, n.deliveryLog, records, func(m jetstream.Msg) error {
+	err = stream.Read(ctx, n.deliveryLog, records, func(m jetstream.Msg) error {
 		all, err := decodeRecords(m.Data())
 		for _, l := range all {
 			if l.Outcome == Delivered {

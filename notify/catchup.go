@@ -1,6 +1,8 @@
 package notify
 
 import (
+	"bellhop/notify/eventlog"
+	"bellhop/notify/stream"
 	"context"
 	"fmt"
 	"slices"
@@ -116,7 +118,7 @@ func (s *scheduler) nextPage() (r *logRead, from, to uint64) {
 }
 
 // addPage queues the events of a page: all that the log has after r.after and up to to.
-func (s *scheduler) addPage(now time.Time, r *logRead, to uint64, entries []entry) {
+func (s *scheduler) addPage(now time.Time, r *logRead, to uint64, entries []eventlog.Entry) {
 	page := &recentEvent{seq: to, logRead: r, unsettled: 1}
 	var pending map[uint64]bool
 	if r.isReplay() {
@@ -136,17 +138,17 @@ func (s *scheduler) addPage(now time.Time, r *logRead, to uint64, entries []entr
 
 // addCatchUpEvent queues an event for the one subscriber that catches up. A live event that
 // is too old expires at once.
-func (s *scheduler) addCatchUpEvent(now time.Time, page *recentEvent, e entry) {
+func (s *scheduler) addCatchUpEvent(now time.Time, page *recentEvent, e eventlog.Entry) {
 	sr := page.logRead.subscriber
-	if !sr.filter.Matches(e.event) {
+	if !sr.filter.Matches(e.Event) {
 		return
 	}
-	if key := (deliveryKey{e.seq, sr.sub.ID}); s.inOutbox[key] {
+	if key := (deliveryKey{e.Seq, sr.sub.ID}); s.inOutbox[key] {
 		delete(s.inOutbox, key)
 		return
 	}
-	d := newDelivery(e.seq, e.event, page)
-	name := queueName(e.event)
+	d := newDelivery(e.Seq, e.Event, page)
+	name := queueName(e.Event)
 	d.queue = &deliveryQueue{subscriber: sr, name: name}
 	if d.expired(now) {
 		sr.linkNewCall(d)
@@ -231,7 +233,7 @@ func (s *scheduler) saveLogRead(r *logRead) {
 
 // logReadUpdates returns the writes to the outbox that logReads need.
 func (s *scheduler) logReadUpdates() (updates []outboxUpdate) {
-	for len(updates) < batchSize && s.unsavedLogReads.len() > 0 {
+	for len(updates) < stream.BatchSize && s.unsavedLogReads.len() > 0 {
 		r := s.unsavedLogReads.pop()
 		r.unsaved = false
 		if r.ended && !r.saved {
@@ -262,7 +264,7 @@ func (s *scheduler) finishLogReadUpdate(u outboxUpdate, err error) {
 type page struct {
 	logRead  *logRead
 	from, to uint64
-	entries  []entry
+	entries  []eventlog.Entry
 	err      error
 }
 

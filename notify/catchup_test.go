@@ -21,6 +21,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"bellhop/dialog"
+	"bellhop/notify/eventlog"
+	"bellhop/notify/stream"
 )
 
 // readPages reads the pages that the scheduler asks for now.
@@ -33,9 +35,9 @@ func (s *schedulerTest) readPages() (read string) {
 }
 
 // entriesBetween returns the events of a range of the log.
-func (s *schedulerTest) entriesBetween(from, to uint64) (entries []entry) {
+func (s *schedulerTest) entriesBetween(from, to uint64) (entries []eventlog.Entry) {
 	for _, e := range s.log {
-		if e.seq >= from && e.seq <= to {
+		if e.Seq >= from && e.Seq <= to {
 			entries = append(entries, e)
 		}
 	}
@@ -81,7 +83,7 @@ func TestLaggingSubscriptionCatchesUp(t *testing.T) {
 	s.wantEqual("nothing is read before there is room", s.readPages(), "")
 
 	s.sleepFor(outboxDelay)
-	s.wantEqual("updates", fmt.Sprint(s.writeUpdates(errUnanswered)), "[behind after 4 c1/1 after 0 c2/2 after 0 c3/3 after 0 c4/4 after 0]")
+	s.wantEqual("updates", fmt.Sprint(s.writeUpdates(stream.ErrUnanswered)), "[behind after 4 c1/1 after 0 c2/2 after 0 c3/3 after 0 c4/4 after 0]")
 	s.wantEqual("the cursor stays below", fmt.Sprint(s.cursor), "0")
 	s.wantEqual("updates after a failure", fmt.Sprint(s.writeUpdates(nil)), "[behind after 4 c1/1 after 0 c2/2 after 0 c3/3 after 0 c4/4 after 0]")
 	s.wantEqual("then the cursor advances", fmt.Sprint(s.cursor), "8")
@@ -180,7 +182,7 @@ func TestLagsAgainBeforeUpdateIsStored(t *testing.T) {
 	updates := s.outboxUpdates(s.now) // the update that it has caught up
 	s.publishTo("a", 3, 5)
 	for _, u := range updates {
-		s.finishUpdate(u, errUnanswered)
+		s.finishUpdate(u, stream.ErrUnanswered)
 	}
 	s.wantEqual("updates", fmt.Sprint(s.writeUpdates(nil)), "[behind after 3]")
 	s.wantEqual("not taken back", fmt.Sprint(s.writeUpdates(nil)), "[]")
@@ -257,8 +259,8 @@ func (s *schedulerTest) restartFrom(d *storedOutbox, subs ...Subscription) {
 		s.restoreDelivery(o.sub, o.message.Queue, &delivery{seq: o.seq, kind: o.message.Type, at: o.message.At, scheduleStep: o.message.Step, dueAt: o.message.Due, replay: o.message.Replay}, false)
 	}
 	for _, e := range s.log {
-		if e.seq > d.cursor {
-			s.addEvent(s.now, e.seq, e.event)
+		if e.Seq > d.cursor {
+			s.addEvent(s.now, e.Seq, e.Event)
 		}
 	}
 }
@@ -276,7 +278,7 @@ func TestLagSurvivesCrashes(t *testing.T) {
 		type page struct {
 			b  *logRead
 			to uint64
-			es []entry
+			es []eventlog.Entry
 		}
 		var pages []page
 		first := map[string][]uint64{} // by subscription and call: events in the order of first arrival
@@ -293,7 +295,7 @@ func TestLagSurvivesCrashes(t *testing.T) {
 					d.applyMessage(u.outboxMessage())
 					s.finishUpdate(u, nil)
 				} else {
-					s.finishUpdate(u, errUnanswered)
+					s.finishUpdate(u, stream.ErrUnanswered)
 				}
 			}
 		}
@@ -316,7 +318,7 @@ func TestLagSurvivesCrashes(t *testing.T) {
 				s.addPage(s.now, pages[0].b, pages[0].to, pages[0].es)
 				pages = pages[1:]
 			case n < 18:
-				post(batchSize)
+				post(stream.BatchSize)
 			case n < 19 && replays && s.seq > 0 && r.IntN(3) == 0: // a replay is requested
 				from := 1 + r.Uint64N(s.seq)
 				b := s.replayRange("a", from, from+r.Uint64N(s.seq-from+1), "hangup")
@@ -356,14 +358,14 @@ func TestLagSurvivesCrashes(t *testing.T) {
 			}
 			under, pages = nil, nil
 			s.readPages()
-			post(batchSize)
+			post(stream.BatchSize)
 			s.sleepFor(time.Second)
 		}
 		want := map[string][]uint64{}
 		for _, e := range s.log {
 			for _, sub := range subs {
-				key := sub.ID + " " + e.event.Call
-				want[key] = append(want[key], e.seq)
+				key := sub.ID + " " + e.Event.Call
+				want[key] = append(want[key], e.Seq)
 			}
 		}
 		for key, want := range want {
@@ -563,7 +565,7 @@ func BenchmarkLag(b *testing.B) {
 			s.runDue(now)
 			for _, u := range s.outboxUpdates(now) {
 				messages++
-				sweeper.noteResult(u.outboxMessage(), writeResult{seq: messages})
+				sweeper.noteResult(u.outboxMessage(), stream.Result{Seq: messages})
 				s.finishUpdate(u, nil)
 			}
 			sweeper.superseded, sweeper.ended, sweeper.purge = nil, nil, nil // all were removed

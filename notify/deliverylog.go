@@ -21,6 +21,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"bellhop/dialog"
+	"bellhop/notify/stream"
 	"bellhop/notify/subscription"
 )
 
@@ -428,16 +429,16 @@ func (n *Notifier) startRecording(ctx context.Context) (stop func()) {
 
 // writeAllRecords writes records to the delivery log until ctx ends, and then the rest.
 func (n *Notifier) writeAllRecords(ctx context.Context) {
-	w, err := newBatchWriter(n)
+	w, err := stream.NewWriter(n.js.Conn(), n.recoverPanic)
 	for err != nil {
 		n.log.Error("attempts not recorded", "err", err)
 		if sleep(ctx, time.Second); ctx.Err() != nil {
 			return
 		}
-		w, err = newBatchWriter(n)
+		w, err = stream.NewWriter(n.js.Conn(), n.recoverPanic)
 	}
-	defer w.close()
-	last, cancel := withDrainTime(ctx, n.js.Conn())
+	defer w.Close()
+	last, cancel := stream.WithDrainTime(ctx, n.js.Conn())
 	defer cancel()
 	var batch recordBatch
 	for {
@@ -465,7 +466,7 @@ func (n *Notifier) writeAllRecords(ctx context.Context) {
 
 // writeRecordBatch writes a batch of records. If that panics, the batch is lost and counted
 // as dropped.
-func (n *Notifier) writeRecordBatch(ctx context.Context, w *batchWriter, batch *recordBatch) {
+func (n *Notifier) writeRecordBatch(ctx context.Context, w *stream.Writer, batch *recordBatch) {
 	defer func() {
 		if v := recover(); v != nil {
 			n.reportPanic("record attempts", v)
@@ -483,7 +484,7 @@ func (r *recordBuffer) bufferedCount() int {
 }
 
 // writeRecords writes messages until the delivery log has all of them, or ctx ends.
-func (n *Notifier) writeRecords(ctx context.Context, w *batchWriter, records []logMessage) {
+func (n *Notifier) writeRecords(ctx context.Context, w *stream.Writer, records []logMessage) {
 	for len(records) > 0 {
 		msgs := make([]*nats.Msg, len(records))
 		for i := range records {
@@ -491,13 +492,13 @@ func (n *Notifier) writeRecords(ctx context.Context, w *batchWriter, records []l
 		}
 		var unwritten []logMessage
 		var failed error
-		for i, result := range w.writeBatch(ctx, msgs) {
+		for i, result := range w.Write(ctx, msgs) {
 			switch {
-			case result.err == nil:
-			case errors.Is(result.err, nats.ErrMaxPayload): // will never fit into a message
+			case result.Err == nil:
+			case errors.Is(result.Err, nats.ErrMaxPayload): // will never fit into a message
 				n.records.countDropped(records[i].attempts)
 			default:
-				unwritten, failed = append(unwritten, records[i]), result.err
+				unwritten, failed = append(unwritten, records[i]), result.Err
 			}
 		}
 		if records = unwritten; failed == nil {
@@ -510,7 +511,7 @@ func (n *Notifier) writeRecords(ctx context.Context, w *batchWriter, records []l
 			return
 		}
 		n.log.Warn("delivery log not written", "messages", len(records), "err", failed)
-		sleep(ctx, errorBackoff)
+		sleep(ctx, stream.Backoff)
 	}
 }
 
@@ -594,7 +595,7 @@ func decodeRecords(data []byte) (all []attemptRecord, err error) {
 // attemptSubject returns the subject for records of a delivery that did not succeed at
 // once.
 func attemptSubject(subscription, event string) string {
-	return "bellhop.attempt." + subscription + "." + subjectToken(event)
+	return "bellhop.attempt." + subscription + "." + stream.Token(event)
 }
 
 // deliveryID returns the webhook-id of a delivery.

@@ -9,6 +9,8 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"bellhop/dialog"
+	"bellhop/notify/eventlog"
+	"bellhop/notify/stream"
 )
 
 // A deliveryLoop delivers events: it feeds the scheduler from the log, hands attempts to
@@ -18,8 +20,8 @@ type deliveryLoop struct {
 	*Notifier
 	scheduler *scheduler
 
-	nextSeq    uint64     // position of the first event that the scheduler has not seen
-	logEntries chan entry // events read from the log; closed when all are read; nil: nothing is being read
+	nextSeq    uint64              // position of the first event that the scheduler has not seen
+	logEntries chan eventlog.Entry // events read from the log; closed when all are read; nil: nothing is being read
 
 	pages       chan page     // pages that were read again
 	readingPage bool          // a page is being read
@@ -34,18 +36,12 @@ type deliveryLoop struct {
 	redeliveries  chan *nats.Msg // announcements of other goroutines and nodes
 	updates       []outboxUpdate // being written to the outbox; nil: none
 	updateBatches chan []*nats.Msg
-	updateResults chan []writeResult
+	updateResults chan []stream.Result
 
 	signers   map[string]*signer // by subscription id
 	disabling map[string]bool    // subscriptions that are being disabled
 
 	helpers sync.WaitGroup
-}
-
-// An entry is an event and its position in the log.
-type entry struct {
-	seq   uint64
-	event *dialog.Event
 }
 
 // runDelivery delivers the events of the log, from the stored cursor on, until ctx ends. It
@@ -56,7 +52,7 @@ func (n *Notifier) runDelivery(ctx, leased context.Context) error {
 		Notifier: n, scheduler: newScheduler(n.countEnd), signers: make(map[string]*signer), disabling: make(map[string]bool),
 		pages: make(chan page, 1), replays: make(chan *logRead),
 		attempts: make(chan *attempt, maxSenders), results: make(chan *attempt, maxSenders),
-		updateBatches: make(chan []*nats.Msg, 1), updateResults: make(chan []writeResult, 1),
+		updateBatches: make(chan []*nats.Msg, 1), updateResults: make(chan []stream.Result, 1),
 		redeliveries: make(chan *nats.Msg, 256),
 	}
 	n.delivering.Store(true)
@@ -76,11 +72,11 @@ func (n *Notifier) runDelivery(ctx, leased context.Context) error {
 		return fmt.Errorf("read bellhop_events: %w", err)
 	}
 	l.nextSeq = max(l.scheduler.cursor+1, first)
-	writer, err := newBatchWriter(n)
+	writer, err := stream.NewWriter(n.js.Conn(), n.recoverPanic)
 	if err != nil {
 		return fmt.Errorf("write bellhop_outbox: %w", err)
 	}
-	defer writer.close()
+	defer writer.Close()
 	redelivered, err := n.js.Conn().ChanSubscribe(redeliveredSubject, l.redeliveries)
 	if err != nil {
 		return fmt.Errorf("subscribe to %s: %w", redeliveredSubject, err)
@@ -169,7 +165,7 @@ func (l *deliveryLoop) takeNewEvents(ctx context.Context, now time.Time) {
 		l.applySubscriptions() // a subscription made before the events were published receives them
 	}
 	for _, e := range entries {
-		if e.seq == l.nextSeq {
+		if e.Seq == l.nextSeq {
 			l.addEvent(now, e)
 			l.nextSeq++
 		}
@@ -177,7 +173,7 @@ func (l *deliveryLoop) takeNewEvents(ctx context.Context, now time.Time) {
 	if l.nextSeq > limit {
 		return
 	}
-	unread, from := make(chan entry, 256), l.nextSeq
+	unread, from := make(chan eventlog.Entry, 256), l.nextSeq
 	l.logEntries, l.nextSeq = unread, limit+1
 	l.helpers.Go(func() {
 		defer close(unread)
@@ -186,9 +182,9 @@ func (l *deliveryLoop) takeNewEvents(ctx context.Context, now time.Time) {
 }
 
 // addEvent queues an event; a panic loses only that event.
-func (l *deliveryLoop) addEvent(now time.Time, e entry) {
+func (l *deliveryLoop) addEvent(now time.Time, e eventlog.Entry) {
 	defer l.recoverPanic("queue event")
-	l.scheduler.addEvent(now, e.seq, e.event)
+	l.scheduler.addEvent(now, e.Seq, e.Event)
 }
 
 // applySubscriptions applies the subscriptions that have changed.
@@ -338,14 +334,14 @@ func (l *deliveryLoop) disableSubscription(s *Subscription, why string) {
 	l.helpers.Go(func() {
 		defer l.recoverPanic("disable subscription")
 		for l.attemptCtx.Err() == nil {
-			ctx, cancel := context.WithTimeout(l.attemptCtx, storeTimeout)
+			ctx, cancel := context.WithTimeout(l.attemptCtx, stream.Timeout)
 			err := l.Notifier.disableSubscription(ctx, id, url, why)
 			cancel()
 			if err == nil {
 				return
 			}
 			l.log.Error("subscription not disabled", "subscriber", id, "err", err)
-			sleep(l.attemptCtx, errorBackoff)
+			sleep(l.attemptCtx, stream.Backoff)
 		}
 	})
 }
@@ -366,16 +362,16 @@ func (l *deliveryLoop) saveUpdates(now time.Time) {
 }
 
 // takeUpdateResults applies the results of a batch of updates.
-func (l *deliveryLoop) takeUpdateResults(results []writeResult) {
+func (l *deliveryLoop) takeUpdateResults(results []stream.Result) {
 	for i, u := range l.updates {
-		l.scheduler.finishUpdate(u, results[i].err)
+		l.scheduler.finishUpdate(u, results[i].Err)
 	}
 	l.updates = nil
 }
 
 // runOutboxWriter writes batches to the outbox, and removes superseded messages, until
 // updateBatches is closed.
-func (l *deliveryLoop) runOutboxWriter(writer *batchWriter, sweeper *sweeper) {
+func (l *deliveryLoop) runOutboxWriter(writer *stream.Writer, sweeper *sweeper) {
 	for msgs := range l.updateBatches {
 		l.updateResults <- l.writeOutboxBatch(writer, sweeper, msgs)
 		l.sweepOutbox(writer, sweeper)
@@ -383,14 +379,14 @@ func (l *deliveryLoop) runOutboxWriter(writer *batchWriter, sweeper *sweeper) {
 }
 
 // writeOutboxBatch writes a batch to the outbox and returns the result of each message.
-func (l *deliveryLoop) writeOutboxBatch(writer *batchWriter, sweeper *sweeper, msgs []*nats.Msg) (results []writeResult) {
-	results = unansweredResults(len(msgs)) // if it panics
+func (l *deliveryLoop) writeOutboxBatch(writer *stream.Writer, sweeper *sweeper, msgs []*nats.Msg) (results []stream.Result) {
+	results = stream.Unanswered(len(msgs)) // if it panics
 	defer l.recoverPanic("write outbox")
-	results = writer.writeBatch(l.attemptCtx, msgs)
+	results = writer.Write(l.attemptCtx, msgs)
 	for _, r := range results {
-		if r.err != nil {
-			l.log.Warn("outbox not written", "err", r.err)
-			sleep(l.attemptCtx, errorBackoff)
+		if r.Err != nil {
+			l.log.Warn("outbox not written", "err", r.Err)
+			sleep(l.attemptCtx, stream.Backoff)
 			break
 		}
 	}
@@ -401,7 +397,7 @@ func (l *deliveryLoop) writeOutboxBatch(writer *batchWriter, sweeper *sweeper, m
 }
 
 // sweepOutbox removes messages that the outbox no longer needs.
-func (l *deliveryLoop) sweepOutbox(writer *batchWriter, sweeper *sweeper) {
+func (l *deliveryLoop) sweepOutbox(writer *stream.Writer, sweeper *sweeper) {
 	defer l.recoverPanic("sweep outbox")
 	sweeper.removeMessages(l.attemptCtx, writer)
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"bellhop/dialog"
+	"bellhop/notify/stream"
 )
 
 // A Delivery is one event owed to one subscription, with its attempts.
@@ -123,7 +124,7 @@ func (n *Notifier) readPending(ctx context.Context, subscriptions []string, at p
 		filters = append(filters, "bellhop.delivery."+id+".*")
 	}
 	later := make(map[string]bool) // subjects whose last message was seen
-	rest, err := readBackwards(ctx, n.outbox, filters, at.seq, func(seq uint64, m jetstream.Msg) (bool, error) {
+	rest, err := stream.ReadBackwards(ctx, n.outbox, filters, at.seq, func(seq uint64, m jetstream.Msg) (bool, error) {
 		if later[m.Subject()] || strings.HasSuffix(m.Subject(), "."+laggingName) {
 			return true, nil
 		}
@@ -189,7 +190,7 @@ func (n *Notifier) readEnded(ctx context.Context, subscriptions []string, state 
 		before++ // include the message itself
 	}
 	var ends []time.Time // of the deliveries of the page
-	rest, err := readBackwards(ctx, n.deliveryLog, filters, before, func(seq uint64, m jetstream.Msg) (bool, error) {
+	rest, err := stream.ReadBackwards(ctx, n.deliveryLog, filters, before, func(seq uint64, m jetstream.Msg) (bool, error) {
 		all, err := decodeRecords(m.Data())
 		if err != nil {
 			return false, err
@@ -307,7 +308,7 @@ func (n *Notifier) addAttempts(ctx context.Context, page []Delivery) error {
 		}
 	}
 	subjects := slices.Sorted(maps.Keys(bySubject))
-	err := readMessages(ctx, n.deliveryLog, subjectsSince(subjects, oldest), func(m jetstream.Msg) error {
+	err := stream.Read(ctx, n.deliveryLog, subjectsSince(subjects, oldest), func(m jetstream.Msg) error {
 		all, err := decodeRecords(m.Data())
 		if err != nil {
 			return err
@@ -334,15 +335,12 @@ func (n *Notifier) addAttempts(ctx context.Context, page []Delivery) error {
 // subjectsSince returns the configuration of a consumer that reads subjects from a minute
 // before a time on: the clocks of nodes differ.
 func subjectsSince(subjects []string, from time.Time) jetstream.OrderedConsumerConfig {
-	c := jetstream.OrderedConsumerConfig{FilterSubjects: subjects, InactiveThreshold: consumerIdleTimeout}
+	c := jetstream.OrderedConsumerConfig{FilterSubjects: subjects, InactiveThreshold: stream.ConsumerIdleTimeout}
 	if from = from.Add(-time.Minute); from.Unix() > 0 {
 		c.DeliverPolicy, c.OptStartTime = jetstream.DeliverByStartTimePolicy, &from
 	}
 	return c
 }
-
-// consumerIdleTimeout is how long the server keeps a consumer that nobody reads.
-const consumerIdleTimeout = 30 * time.Second
 
 // addCallDetails takes call and extension from the event if the records lack them: an end
 // without an attempt has neither.
@@ -371,8 +369,8 @@ func (n *Notifier) pendingIn(ctx context.Context, page []Delivery) (map[string]b
 		ids[outboxSubject(d.Subscription, d.seq)] = d.ID
 	}
 	pending := make(map[string]bool)
-	c := jetstream.OrderedConsumerConfig{FilterSubjects: slices.Sorted(maps.Keys(ids)), InactiveThreshold: consumerIdleTimeout}
-	err := readMessages(ctx, n.outbox, c, func(m jetstream.Msg) error {
+	c := jetstream.OrderedConsumerConfig{FilterSubjects: slices.Sorted(maps.Keys(ids)), InactiveThreshold: stream.ConsumerIdleTimeout}
+	err := stream.Read(ctx, n.outbox, c, func(m jetstream.Msg) error {
 		pending[ids[m.Subject()]] = len(m.Data()) > 0
 		return nil
 	})
@@ -380,77 +378,6 @@ func (n *Notifier) pendingIn(ctx context.Context, page []Delivery) (map[string]b
 		return nil, fmt.Errorf("read bellhop_outbox: %w", err)
 	}
 	return pending, nil
-}
-
-const (
-	maxScannedMessages = 20_000 // messages that one reading looks at
-	maxChunkMessages   = 4096   // messages that it holds at once
-)
-
-// errTooMany reports that a chunk has more than maxChunkMessages.
-var errTooMany = errors.New("too many messages at once")
-
-// readBackwards calls f for the messages of a stream before a position, newest first, until
-// f returns false. A before of 0 is the end of the stream. rest is the position before which
-// more messages may match, because the reading stopped after maxScannedMessages; 0: there
-// are none.
-func readBackwards(ctx context.Context, s jetstream.Stream, filters []string, before uint64, f func(uint64, jetstream.Msg) (bool, error)) (rest uint64, err error) {
-	info, err := s.Info(ctx)
-	if err != nil {
-		return 0, err
-	}
-	first, end := info.State.FirstSeq, info.State.LastSeq+1
-	if before > 0 {
-		end = min(end, before)
-	}
-	scanned := 0
-	for size := uint64(64); end > max(first, 1); size = min(size*2, 1<<20) {
-		if scanned > maxScannedMessages {
-			return end, nil
-		}
-		begin := max(first, 1)
-		if end-begin > size {
-			begin = end - size
-		}
-		var chunk []jetstream.Msg
-		var positions []uint64
-		c := jetstream.OrderedConsumerConfig{
-			FilterSubjects: filters, InactiveThreshold: consumerIdleTimeout,
-			DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: begin,
-		}
-		err := readMessages(ctx, s, c, func(m jetstream.Msg) error {
-			meta, err := m.Metadata()
-			if err != nil {
-				return err
-			}
-			if meta.Sequence.Stream >= end {
-				return errStopReading
-			}
-			if len(chunk) == maxChunkMessages {
-				return errTooMany
-			}
-			chunk, positions = append(chunk, m), append(positions, meta.Sequence.Stream)
-			return nil
-		})
-		if errors.Is(err, errTooMany) {
-			size /= 16 // then doubled by the loop: an eighth of the positions is tried next
-			continue
-		}
-		if err != nil && !errors.Is(err, errStopReading) {
-			return 0, err
-		}
-		for i, m := range slices.Backward(chunk) {
-			goOn, err := f(positions[i], m)
-			if err != nil || !goOn {
-				return 0, err
-			}
-		}
-		if scanned += len(chunk); len(chunk) > 256 {
-			size /= 2 // then doubled by the loop: the size stays
-		}
-		end = begin
-	}
-	return 0, nil
 }
 
 // Delivery returns one delivery by its webhook-id, or ErrNoDelivery.
@@ -514,9 +441,9 @@ func (n *Notifier) readFirstAttempt(ctx context.Context, d *Delivery) error {
 // delivery that succeeded at once.
 func (n *Notifier) readAttempts(ctx context.Context, c jetstream.OrderedConsumerConfig, d *Delivery) error {
 	scanned := 0
-	err := readMessages(ctx, n.deliveryLog, c, func(m jetstream.Msg) error {
-		if scanned++; scanned > maxScannedMessages {
-			return errStopReading
+	err := stream.Read(ctx, n.deliveryLog, c, func(m jetstream.Msg) error {
+		if scanned++; scanned > stream.MaxScanned {
+			return stream.ErrStop
 		}
 		all, err := decodeRecords(m.Data())
 		if err != nil {
@@ -528,12 +455,12 @@ func (n *Notifier) readAttempts(ctx context.Context, c jetstream.OrderedConsumer
 			}
 			d.addRecord(&all[i])
 			if strings.Count(m.Subject(), ".") == 1 {
-				return errStopReading
+				return stream.ErrStop
 			}
 		}
 		return nil
 	})
-	if err != nil && !errors.Is(err, errStopReading) {
+	if err != nil {
 		return fmt.Errorf("read bellhop_attempts: %w", err)
 	}
 	return nil
@@ -542,7 +469,7 @@ func (n *Notifier) readAttempts(ctx context.Context, c jetstream.OrderedConsumer
 // findEventMessage returns the message of an event by its id. The error is ErrEventGone, or
 // of the store.
 func (n *Notifier) findEventMessage(ctx context.Context, event string) (*jetstream.RawStreamMsg, error) {
-	m, err := n.events.GetLastMsgForSubject(ctx, "bellhop.event.*.*."+subjectToken(event))
+	m, err := n.events.GetLastMsgForSubject(ctx, "bellhop.event.*.*."+stream.Token(event))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return nil, ErrEventGone
 	}

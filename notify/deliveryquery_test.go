@@ -17,6 +17,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"bellhop/dialog"
+	"bellhop/notify/stream"
 )
 
 // A roundTripper answers requests in place of a network.
@@ -414,7 +415,7 @@ func TestDeliveriesOfALongLog(t *testing.T) {
 		<-write(event, delivered).Ok()
 	}
 	var last jetstream.PubAckFuture
-	for i := range maxScannedMessages + 5000 {
+	for i := range stream.MaxScanned + 5000 {
 		if last = write(fmt.Sprint("e", i), willRetry); i%1000 == 0 {
 			<-last.Ok()
 		}
@@ -530,7 +531,7 @@ func TestSecretsAreNotRecorded(t *testing.T) {
 				}
 			}
 		}
-		err := readMessages(t.Context(), n.deliveryLog, jetstream.OrderedConsumerConfig{}, func(m jetstream.Msg) error {
+		err := stream.Read(t.Context(), n.deliveryLog, jetstream.OrderedConsumerConfig{}, func(m jetstream.Msg) error {
 			all, err := decodeRecords(m.Data())
 			text, _ := json.Marshal(all)
 			if strings.Contains(string(text), "hush") || strings.Contains(string(text), "v1,") {
@@ -568,7 +569,7 @@ func TestReadsWhileMessagesAreRemoved(t *testing.T) {
 				t.Error(err)
 			}
 		}}
-		err = readMessages(t.Context(), removed, jetstream.OrderedConsumerConfig{FilterSubjects: []string{"bellhop.delivery.s.*"}}, func(m jetstream.Msg) error {
+		err = stream.Read(t.Context(), removed, jetstream.OrderedConsumerConfig{FilterSubjects: []string{"bellhop.delivery.s.*"}}, func(m jetstream.Msg) error {
 			return fmt.Errorf("was not removed")
 		})
 		if err != nil {

@@ -16,6 +16,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"bellhop/dialog"
+	"bellhop/notify/eventlog"
+	"bellhop/notify/stream"
 	"bellhop/notify/subscription"
 )
 
@@ -39,17 +41,7 @@ const allEventsSubject = "bellhop.event.*.*.*"
 
 // eventSubject returns the subject that an event is published to.
 func eventSubject(e *dialog.Event) string {
-	return "bellhop.event." + base32Name(e.Extension.User) + "." + subjectToken(e.Call) + "." + subjectToken(e.ID)
-}
-
-// subjectToken returns s if it is a valid token of a NATS subject, else its base32 form.
-func subjectToken(s string) string {
-	if s == "" || strings.ContainsFunc(s, func(r rune) bool {
-		return (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z')
-	}) {
-		return base32Name(s)
-	}
-	return s
+	return "bellhop.event." + stream.Base32Token(e.Extension.User) + "." + stream.Token(e.Call) + "." + stream.Token(e.ID)
 }
 
 // maxUnpublished is how many events wait in memory while the store is slow or gone.
@@ -125,7 +117,7 @@ func (p *publisher) fillBatch() []*dialog.Event {
 	}
 	rest := p.buffer[:0]
 	for i, e := range p.buffer {
-		if len(p.batch) >= batchSize {
+		if len(p.batch) >= stream.BatchSize {
 			rest = append(rest, p.buffer[i:]...)
 			break
 		}
@@ -144,15 +136,15 @@ func (p *publisher) fillBatch() []*dialog.Event {
 // settleBatch removes acknowledged events from the batch and returns them as log entries.
 // repeated reports whether the stream had some event already. failed is the error of the
 // events that stay in the batch.
-func (p *publisher) settleBatch(results []writeResult) (published []entry, repeated bool, failed error) {
+func (p *publisher) settleBatch(results []stream.Result) (published []eventlog.Entry, repeated bool, failed error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var unacknowledged []*dialog.Event
 	for i, e := range p.batch {
-		switch err := results[i].err; {
+		switch err := results[i].Err; {
 		case err == nil:
-			published = append(published, entry{results[i].seq, e})
-		case err == errAlreadyPublished:
+			published = append(published, eventlog.Entry{Seq: results[i].Seq, Event: e})
+		case err == stream.ErrDuplicate:
 			repeated = true
 		case errors.Is(err, nats.ErrMaxPayload): // will never fit into a message
 			p.dropped++
@@ -225,21 +217,18 @@ func (n *Notifier) Unpublished() []dialog.Event {
 // stay below the rate, 1,000 calls a second exceed it.
 var batchPace = Pace{Rate: 2000, Burst: 500, Quiet: 2 * time.Millisecond, Busy: 40 * time.Millisecond}
 
-// errorBackoff is the wait after a request to the store failed.
-const errorBackoff = 250 * time.Millisecond
-
 // publishEvents publishes events until ctx ends, and then the rest of them for at most 2 s.
 func (n *Notifier) publishEvents(ctx context.Context) error {
-	w, err := newBatchWriter(n)
+	w, err := stream.NewWriter(n.js.Conn(), n.recoverPanic)
 	if err != nil {
 		return fmt.Errorf("publish events: %w", err)
 	}
-	defer w.close()
-	drain, cancel := withDrainTime(ctx, n.js.Conn())
+	defer w.Close()
+	drain, cancel := stream.WithDrainTime(ctx, n.js.Conn())
 	defer cancel()
 	var written time.Time // when the last batch was written
 	pace := batchPace
-	msgs := make([]*nats.Msg, batchSize)
+	msgs := make([]*nats.Msg, stream.BatchSize)
 	for i := range msgs {
 		msgs[i] = &nats.Msg{Header: expectNoMessage}
 	}
@@ -260,7 +249,7 @@ func (n *Notifier) publishEvents(ctx context.Context) error {
 				continue
 			}
 		}
-		published, repeated, err := n.publisher.settleBatch(w.writeBatch(drain, batch))
+		published, repeated, err := n.publisher.settleBatch(w.Write(drain, batch))
 		written = time.Now()
 		pace.Add(written, len(batch))
 		n.stats.published.Add(uint64(len(published)))
@@ -269,7 +258,7 @@ func (n *Notifier) publishEvents(ctx context.Context) error {
 			if _, err := n.handoff.refreshEnd(drain, n.events); err == nil {
 				break
 			}
-			sleep(drain, errorBackoff)
+			sleep(drain, stream.Backoff)
 		}
 		n.announceEnd()
 		if err == nil {
@@ -279,7 +268,7 @@ func (n *Notifier) publishEvents(ctx context.Context) error {
 			return nil // saveSpool stores the rest
 		}
 		n.log.Warn("events not published", "events", n.publisher.unpublished(), "err", err)
-		sleep(drain, errorBackoff)
+		sleep(drain, stream.Backoff)
 	}
 }
 
@@ -314,20 +303,6 @@ func (n *Notifier) encodeEvent(m *nats.Msg, e *dialog.Event) (encoded *dialog.Ev
 	}
 	m.Subject, m.Data = eventSubject(e), body
 	return e
-}
-
-// withDrainTime returns a context that ends two seconds after ctx, or together with it if
-// the store is not connected then: nothing more can be written.
-func withDrainTime(ctx context.Context, nc *nats.Conn) (context.Context, context.CancelFunc) {
-	drain, end := context.WithCancel(context.WithoutCancel(ctx))
-	stop := context.AfterFunc(ctx, func() {
-		if !nc.IsConnected() {
-			end()
-			return
-		}
-		time.AfterFunc(2*time.Second, end)
-	})
-	return drain, func() { stop(); end() }
 }
 
 // sleep waits until d has passed or ctx ends.
@@ -387,7 +362,7 @@ func (n *Notifier) Events(ctx context.Context, q Query) (events []*dialog.Event,
 			return nil, false, nil
 		}
 	}
-	var found []entry
+	var found []eventlog.Entry
 	for _, subject := range q.subjects() {
 		of, err := n.findEvents(ctx, subject, first, q, limit+1)
 		if err != nil {
@@ -395,17 +370,17 @@ func (n *Notifier) Events(ctx context.Context, q Query) (events []*dialog.Event,
 		}
 		found = append(found, of...)
 	}
-	slices.SortFunc(found, func(a, b entry) int { return cmp.Compare(a.seq, b.seq) })
+	slices.SortFunc(found, func(a, b eventlog.Entry) int { return cmp.Compare(a.Seq, b.Seq) })
 	more = len(found) > limit
 	for _, e := range found[:min(limit, len(found))] {
-		events = append(events, e.event)
+		events = append(events, e.Event)
 	}
 	return events, more, nil
 }
 
 // findEvents returns at most limit events under a subject that q selects, from a position
 // on.
-func (n *Notifier) findEvents(ctx context.Context, subject string, position uint64, q Query, limit int) (found []entry, err error) {
+func (n *Notifier) findEvents(ctx context.Context, subject string, position uint64, q Query, limit int) (found []eventlog.Entry, err error) {
 	if subject == allEventsSubject {
 		return n.scanBlocks(ctx, position, q, limit)
 	}
@@ -419,8 +394,8 @@ func (n *Notifier) findEvents(ctx context.Context, subject string, position uint
 		err := n.requestEvents(ctx, p, func(seq uint64, m *nats.Msg) bool {
 			received++
 			p.Seq = seq + 1
-			e := entry{seq, new(dialog.Event)}
-			if decodeErr = json.Unmarshal(m.Data, e.event); decodeErr == nil && q.matchesEvent(e.event) {
+			e := eventlog.Entry{Seq: seq, Event: new(dialog.Event)}
+			if decodeErr = json.Unmarshal(m.Data, e.Event); decodeErr == nil && q.matchesEvent(e.Event) {
 				found = append(found, e)
 			}
 			return decodeErr == nil && len(found) < limit
@@ -446,7 +421,7 @@ func (n *Notifier) positionOf(ctx context.Context, q Query) (uint64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("find event %s: %w", q.After, err)
 	}
-	m, err := js.GetLastMsg("bellhop_events", "bellhop.event.*.*."+subjectToken(q.After), nats.Context(ctx))
+	m, err := js.GetLastMsg("bellhop_events", "bellhop.event.*.*."+stream.Token(q.After), nats.Context(ctx))
 	if errors.Is(err, nats.ErrMsgNotFound) {
 		return 0, ErrNoEvent
 	}
@@ -463,86 +438,6 @@ func (n *Notifier) positionOf(ctx context.Context, q Query) (uint64, error) {
 	return m.Sequence, nil
 }
 
-// errStopReading ends a reading early; it is no failure.
-var errStopReading = errors.New("reading stopped")
-
-// readMessages calls f for every message that consumer c would read now, until f returns an
-// error. If a message is lost on its way, it continues after the last message that f has
-// seen.
-func readMessages(ctx context.Context, s jetstream.Stream, c jetstream.OrderedConsumerConfig, f func(jetstream.Msg) error) error {
-	for {
-		last, err := readMessagesOnce(ctx, s, c, f)
-		if err != errLostMessage {
-			return err
-		}
-		if last > 0 {
-			c.DeliverPolicy, c.OptStartSeq, c.OptStartTime = jetstream.DeliverByStartSequencePolicy, last+1, nil
-		}
-	}
-}
-
-// errLostMessage reports that a message of the store did not arrive. NATS does not send it
-// again unless another message follows.
-var errLostMessage = errors.New("a message of the store did not arrive")
-
-// readMessagesOnce reads like readMessages with a single consumer, and returns the position
-// of the last message. It fails with errLostMessage if the rest does not arrive.
-func readMessagesOnce(ctx context.Context, s jetstream.Stream, c jetstream.OrderedConsumerConfig, f func(jetstream.Msg) error) (last uint64, err error) {
-	consumer, err := s.OrderedConsumer(ctx, c)
-	if err != nil {
-		return 0, err
-	}
-	defer func() {
-		// Otherwise the server keeps the consumer for minutes, and has at most a thousand.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-		defer cancel()
-		s.DeleteConsumer(ctx, consumer.CachedInfo().Name)
-	}()
-	if consumer.CachedInfo().NumPending == 0 {
-		return 0, nil
-	}
-	msgs, err := consumer.Messages()
-	if err != nil {
-		return 0, err
-	}
-	defer msgs.Stop()
-	read := uint64(0) // messages, by the count of the consumer
-	for polls := 1; ; {
-		waiting, cancel := context.WithTimeout(ctx, readPollInterval)
-		m, err := msgs.Next(jetstream.NextContext(waiting))
-		cancel()
-		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
-			// The remaining messages may have been removed meanwhile.
-			info, err := consumer.Info(ctx)
-			if err != nil || info.NumPending == 0 && (info.Delivered.Consumer == 0 || info.Delivered.Consumer == read) {
-				return last, err
-			}
-			if polls++; polls > maxReadPolls {
-				return last, errLostMessage
-			}
-			continue
-		}
-		if err != nil {
-			return last, err
-		}
-		if err := f(m); err != nil {
-			return last, fmt.Errorf("%s: %w", m.Subject(), err)
-		}
-		meta, err := m.Metadata()
-		if err != nil || meta.NumPending == 0 {
-			return last, err
-		}
-		read, last, polls = meta.Sequence.Consumer, meta.Sequence.Stream, 1
-	}
-}
-
-// readPollInterval is how long a reading waits for a message before it asks the server
-// whether there is one. After maxReadPolls such waits it starts again with a new consumer.
-const (
-	readPollInterval = time.Second
-	maxReadPolls     = 3
-)
-
 // subjects returns the narrowest subject filters that cover all events of q. A name that is
 // too long has no events and yields no filter.
 func (q Query) subjects() []string {
@@ -551,7 +446,7 @@ func (q Query) subjects() []string {
 	case len(q.Call) > dialog.MaxName:
 		return nil
 	case q.Call != "":
-		call = subjectToken(q.Call)
+		call = stream.Token(q.Call)
 	}
 	names := q.Extensions
 	if q.Extension != "" {
@@ -566,7 +461,7 @@ func (q Query) subjects() []string {
 		if len(user) > dialog.MaxName {
 			continue
 		}
-		subjects = append(subjects, "bellhop.event."+base32Name(user)+"."+call+".*")
+		subjects = append(subjects, "bellhop.event."+stream.Base32Token(user)+"."+call+".*")
 	}
 	slices.Sort(subjects)
 	return slices.Compact(subjects) // filters must not overlap

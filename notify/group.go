@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"bellhop/dialog"
+	"bellhop/notify/eventlog"
 	"bellhop/notify/subscription"
 )
 
@@ -50,17 +51,17 @@ type group struct {
 // findGroup returns the group of a party. events are the events of its call in the order of
 // the log; names selects the extensions that count. It returns nil if the party's dial-in
 // is missing.
-func findGroup(party string, events []entry, names func(dialog.Extension) bool) *group {
+func findGroup(party string, events []eventlog.Entry, names func(dialog.Extension) bool) *group {
 	of := make(map[string]*group)
 	var last *group
 	for _, entry := range events {
-		e := entry.event
+		e := entry.Event
 		if e.Flow != dialog.In || e.Party == "" || !names(e.Extension) {
 			continue
 		}
 		if e.Type == dialog.DialIn {
 			if last == nil || last.answer != nil || len(last.openParties) == 0 && e.At.Sub(last.lastEnded) > groupGap {
-				last = &group{first: e, seq: entry.seq, openParties: make(map[string]bool)}
+				last = &group{first: e, seq: entry.Seq, openParties: make(map[string]bool)}
 			}
 			last.addParty(e)
 			of[e.Party] = last
@@ -204,7 +205,7 @@ var errNotCopied = errors.New("the copy of the event log lags")
 
 // eventsOfCall reads all events of the call of e in the order of the log, from any server
 // with a copy. The error is errNotCopied if that copy lacks e, or of the store.
-func (n *Notifier) eventsOfCall(ctx context.Context, e *dialog.Event) (events []entry, err error) {
+func (n *Notifier) eventsOfCall(ctx context.Context, e *dialog.Event) (events []eventlog.Entry, err error) {
 	p := readRequest{Seq: 1, Subject: Query{Call: e.Call}.subjects()[0], Batch: readSize}
 	for found := false; ; {
 		received := 0
@@ -212,7 +213,7 @@ func (n *Notifier) eventsOfCall(ctx context.Context, e *dialog.Event) (events []
 			received++
 			p.Seq = seq + 1
 			if o, err := n.decodeEvent(m.Data); err == nil {
-				events = append(events, entry{seq, o})
+				events = append(events, eventlog.Entry{Seq: seq, Event: o})
 				found = found || o.ID == e.ID
 			}
 			return true

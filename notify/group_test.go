@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"bellhop/dialog"
+	"bellhop/notify/eventlog"
 )
 
 // ringEvent returns an event of a party of call c. The name of the party ends with the last
@@ -46,7 +47,7 @@ func TestFindGroup(t *testing.T) {
 		{"a host that goes on", "0 60d, 0 11d, 8 11h, 14 12d, 15 12a, 30 12h, 30 60h", "60: 60 [60 11 12] 12 12; 11: 60 [60 11 12] 12 12; 12: 60 [60 11 12] 12 12"},
 		{"not of the subscription", "0 99d, 1 11d, 2 99a, 3 11h, 9 99h", "11: 11 [11] - 11"},
 	} {
-		var events []entry
+		var events []eventlog.Entry
 		var parties []string
 		for _, text := range strings.Split(tt.events, ", ") {
 			var s int
@@ -54,7 +55,7 @@ func TestFindGroup(t *testing.T) {
 			fmt.Sscan(text, &s, &what)
 			e := ringEvent(what[:2], 0, map[byte]dialog.Type{'d': dialog.DialIn, 'a': dialog.Answer, 'h': dialog.Hangup}[what[2]], "")
 			e.At = at.Add(time.Duration(s) * time.Second)
-			events = append(events, entry{uint64(len(events) + 1), &e})
+			events = append(events, eventlog.Entry{Seq: uint64(len(events) + 1), Event: &e})
 			if !slices.Contains(parties, e.Party) {
 				parties = append(parties, e.Party)
 			}

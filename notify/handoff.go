@@ -5,6 +5,8 @@ import (
 	"sync"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"bellhop/notify/eventlog"
 )
 
 // maxHandoff is how many published events wait to be delivered. The delivery loop reads all
@@ -23,10 +25,10 @@ type handoff struct {
 	endRaised   chan struct{} // capacity 1: logEnd has risen
 
 	mu      sync.Mutex
-	idle    bool    // this node delivers nothing: no events are kept
-	entries []entry // in the order of the log
-	logEnd  uint64  // position of the last event known to be in the log
-	limit   uint64  // position of the last event that may be delivered
+	idle    bool             // this node delivers nothing: no events are kept
+	entries []eventlog.Entry // in the order of the log
+	logEnd  uint64           // position of the last event known to be in the log
+	limit   uint64           // position of the last event that may be delivered
 }
 
 // refreshEnd asks the stream for its end, and returns the position of its first event.
@@ -82,7 +84,7 @@ func (h *handoff) setIdle(idle bool) {
 
 // offerEntries hands published events over, in the order of the log. Events beyond
 // maxHandoff are left to the log.
-func (h *handoff) offerEntries(published []entry) {
+func (h *handoff) offerEntries(published []eventlog.Entry) {
 	if len(published) == 0 {
 		return
 	}
@@ -91,15 +93,15 @@ func (h *handoff) offerEntries(published []entry) {
 		h.entries = append(h.entries, published...)
 	}
 	h.mu.Unlock()
-	h.raiseEnd(published[len(published)-1].seq)
+	h.raiseEnd(published[len(published)-1].Seq)
 }
 
 // takeEntries removes and returns the events that may be delivered, and the limit.
-func (h *handoff) takeEntries() (entries []entry, limit uint64) {
+func (h *handoff) takeEntries() (entries []eventlog.Entry, limit uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	n := 0
-	for n < len(h.entries) && h.entries[n].seq <= h.limit {
+	for n < len(h.entries) && h.entries[n].Seq <= h.limit {
 		n++
 	}
 	entries, h.entries = h.entries[:n:n], h.entries[n:]

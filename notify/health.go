@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"bellhop/dialog"
+	"bellhop/notify/stream"
 	"bellhop/notify/subscription"
 )
 
@@ -107,7 +108,7 @@ func (h *healthStates) applyEntry(e jetstream.KeyValueEntry) error {
 
 // saveChanges writes changes until ctx ends, and then the rest for at most 2 s.
 func (h *healthStates) saveChanges(ctx context.Context) error {
-	last, cancel := withDrainTime(ctx, h.nc)
+	last, cancel := stream.WithDrainTime(ctx, h.nc)
 	defer cancel()
 	for {
 		h.mu.Lock()
@@ -131,7 +132,7 @@ func (h *healthStates) saveChanges(ctx context.Context) error {
 
 // saveState writes the health of one subscription.
 func (h *healthStates) saveState(ctx context.Context, id string, st *healthState) error {
-	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	ctx, cancel := context.WithTimeout(ctx, stream.Timeout)
 	defer cancel()
 	var err error
 	if st == nil {

@@ -8,6 +8,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"bellhop/dialog"
+	"bellhop/notify/stream"
 )
 
 // Latest returns the newest events that q selects, newest first, at most Limit. It ignores
@@ -17,7 +18,7 @@ func (n *Notifier) Latest(ctx context.Context, q Query) (events []dialog.Event, 
 	if len(subjects) == 0 {
 		return nil, nil // a consumer without filters would read all
 	}
-	_, err = readBackwards(ctx, n.events, subjects, 0, func(_ uint64, m jetstream.Msg) (bool, error) {
+	_, err = stream.ReadBackwards(ctx, n.events, subjects, 0, func(_ uint64, m jetstream.Msg) (bool, error) {
 		var e dialog.Event
 		if err := json.Unmarshal(m.Data(), &e); err != nil {
 			return false, fmt.Errorf("%s: %w", m.Subject(), err)

@@ -12,6 +12,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"bellhop/dialog"
+	"bellhop/notify/eventlog"
+	"bellhop/notify/stream"
 )
 
 // publishedSubject is the NATS subject on which a node announces the end of the event log
@@ -122,14 +124,14 @@ const readSize = 256
 // readRange sends the events of the positions from to to on log, or those read when ctx
 // ends. Any server with a copy may answer. A server whose copy lags, or that does not
 // answer, is asked again.
-func (n *Notifier) readRange(ctx context.Context, from, to uint64, log chan<- entry) {
+func (n *Notifier) readRange(ctx context.Context, from, to uint64, log chan<- eventlog.Entry) {
 	for wait := time.Millisecond; from <= to && ctx.Err() == nil; {
 		next, err := n.readOnce(ctx, from, to, log)
 		if next > from {
 			from, wait = next, time.Millisecond
 			continue
 		}
-		if err == nil && wait >= errorBackoff {
+		if err == nil && wait >= stream.Backoff {
 			var info *jetstream.StreamInfo
 			if info, err = n.events.Info(ctx); err == nil && info.State.FirstSeq > to {
 				return // the events are gone
@@ -137,16 +139,16 @@ func (n *Notifier) readRange(ctx context.Context, from, to uint64, log chan<- en
 		}
 		if err != nil && ctx.Err() == nil {
 			n.log.Warn("events not read", "from", from, "err", err)
-			wait = errorBackoff
+			wait = stream.Backoff
 		}
 		sleep(ctx, wait)
-		wait = min(2*wait, errorBackoff)
+		wait = min(2*wait, stream.Backoff)
 	}
 }
 
 // collectRange returns the events of the positions from to to, or those read when ctx ends.
-func (n *Notifier) collectRange(ctx context.Context, from, to uint64) (entries []entry) {
-	log := make(chan entry, to-from+1)
+func (n *Notifier) collectRange(ctx context.Context, from, to uint64) (entries []eventlog.Entry) {
+	log := make(chan eventlog.Entry, to-from+1)
 	n.readRange(ctx, from, to, log)
 	close(log)
 	for e := range log {
@@ -157,7 +159,7 @@ func (n *Notifier) collectRange(ctx context.Context, from, to uint64) (entries [
 
 // readOnce sends the events of one request to the store on log, and returns the next
 // position to read.
-func (n *Notifier) readOnce(ctx context.Context, from, to uint64, log chan<- entry) (next uint64, err error) {
+func (n *Notifier) readOnce(ctx context.Context, from, to uint64, log chan<- eventlog.Entry) (next uint64, err error) {
 	err = n.requestEvents(ctx, readRequest{Seq: from, Batch: int(min(readSize, to-from+1))}, func(seq uint64, m *nats.Msg) bool {
 		if seq > to {
 			from = to + 1 // the events up to there are gone
@@ -171,7 +173,7 @@ func (n *Notifier) readOnce(ctx context.Context, from, to uint64, log chan<- ent
 		}
 		e.Observed = n.monotonicTime(e.At)
 		select {
-		case log <- entry{seq, e}:
+		case log <- eventlog.Entry{Seq: seq, Event: e}:
 			return true
 		case <-ctx.Done():
 			return false
@@ -224,13 +226,13 @@ func (n *Notifier) requestEvents(ctx context.Context, p readRequest, f func(seq 
 	if err := nc.PublishRequest("$JS.API.DIRECT.GET.bellhop_events", sub.Subject, request); err != nil {
 		return err
 	}
-	timeout := time.NewTimer(storeTimeout)
+	timeout := time.NewTimer(stream.Timeout)
 	defer timeout.Stop()
 	for previous := "0"; ; { // position of the previous message
 		var m *nats.Msg
 		select {
 		case m = <-answers:
-			timeout.Reset(storeTimeout)
+			timeout.Reset(stream.Timeout)
 		case <-timeout.C:
 			return errNoAnswer
 		case <-ctx.Done():

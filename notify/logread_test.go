@@ -70,7 +70,7 @@ func TestLostResponsePartIsReadAgain(t *testing.T) {
 		}
 		if len(tt.lost) > 0 && tt.lost[0] <= end {
 			losing.Store(&tt.lost)
-			if all := n.collectRange(t.Context(), 1, end); len(all) != end || all[0].seq != 1 {
+			if all := n.collectRange(t.Context(), 1, end); len(all) != end || all[0].Seq != 1 {
 				t.Errorf("%s is lost: %d of %d events were read in the end", tt.name, len(all), end)
 			}
 		}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"bellhop/dialog"
+	"bellhop/notify/eventlog"
 )
 
 // A ctiReceiver is a receiver of the dialect cti that keeps an entry for each call, as
@@ -368,7 +369,7 @@ func TestNewCallOfLaggingSubscription(t *testing.T) {
 				s.seq++
 				e := partyEvents(party)[i]
 				e.At, e.Call = s.now, fmt.Sprint("c", party)
-				s.log = append(s.log, entry{s.seq, &e})
+				s.log = append(s.log, eventlog.Entry{Seq: s.seq, Event: &e})
 				s.addEvent(s.now, s.seq, &e)
 			}
 			for party := range 50 {

@@ -13,13 +13,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats-server/v2/server/ats"
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/goleak"
 
 	"bellhop/dialog"
+	"bellhop/notify/storetest"
 )
 
 func TestMain(m *testing.M) {
@@ -45,33 +44,10 @@ func TestMain(m *testing.M) {
 // takes on a busy machine.
 const longWait = 5 * time.Minute
 
-// openStore starts a server in this process and connects to it.
+// openStore starts the store in this process and connects to it.
 func openStore(t testing.TB, dir string) (jetstream.JetStream, func()) {
 	t.Helper()
-	s, err := server.NewServer(&server.Options{
-		ServerName: "bellhop", DontListen: true, JetStream: true, StoreDir: dir, NoLog: true, NoSigs: true,
-		SyncInterval: 24 * time.Hour, // its timer is set without a lock: a data race if it fires before the stream is used
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.Start()
-	if !s.ReadyForConnections(longWait) {
-		t.Fatal("the store does not start")
-	}
-	nc, err := nats.Connect("", nats.InProcessServer(s))
-	if err != nil {
-		t.Fatal(err)
-	}
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return js, func() {
-		nc.Close()
-		s.Shutdown()
-		s.WaitForShutdown()
-	}
+	return storetest.Open(t, dir)
 }
 
 // startNotifier runs a notifier until the returned func is called or the test ends.

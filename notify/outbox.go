@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"bellhop/dialog"
+	"bellhop/notify/stream"
 )
 
 // openOutbox opens the outbox: the state of each delivery that lasts longer than
@@ -137,7 +138,7 @@ func (n *Notifier) restoreOutbox(ctx context.Context, s *scheduler, sw *sweeper)
 	deliveries := make(map[string]pending) // the last message, by subject
 	logReads := make(map[string]*logRead)  // likewise
 	var cursor, newest uint64
-	err = readMessages(ctx, n.outbox, jetstream.OrderedConsumerConfig{}, func(m jetstream.Msg) (err error) {
+	err = stream.Read(ctx, n.outbox, jetstream.OrderedConsumerConfig{}, func(m jetstream.Msg) (err error) {
 		meta, err := m.Metadata()
 		if err != nil {
 			return err
@@ -198,7 +199,7 @@ func (n *Notifier) restoreOutbox(ctx context.Context, s *scheduler, sw *sweeper)
 // cut cost the log more than the outbox, or the server that leads the log has just taken
 // over. It therefore waits up to a second for the log to reach newest.
 func (n *Notifier) waitForLogEnd(ctx context.Context, newest uint64) (last uint64, err error) {
-	for begin := time.Now(); ; sleep(ctx, errorBackoff) {
+	for begin := time.Now(); ; sleep(ctx, stream.Backoff) {
 		info, err := n.events.Info(ctx)
 		if err != nil {
 			return 0, fmt.Errorf("read bellhop_events: %w", err)

@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"bellhop/dialog"
+	"bellhop/notify/stream"
 )
 
 // publishedEvents returns the ids of all events of the log in its order, and when each was
@@ -22,7 +23,7 @@ import (
 func publishedEvents(t *testing.T, n *Notifier) (ids []string, at map[string]time.Time) {
 	t.Helper()
 	at = make(map[string]time.Time)
-	err := readMessages(t.Context(), n.events, jetstream.OrderedConsumerConfig{}, func(m jetstream.Msg) error {
+	err := stream.Read(t.Context(), n.events, jetstream.OrderedConsumerConfig{}, func(m jetstream.Msg) error {
 		meta, err := m.Metadata()
 		if err != nil {
 			return err

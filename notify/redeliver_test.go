@@ -17,6 +17,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"bellhop/dialog"
+	"bellhop/notify/stream"
 	"bellhop/notify/subscription"
 )
 
@@ -59,7 +60,7 @@ func (l *switchableReceiver) countOf(id string) (n int) {
 // countOutbox returns how many deliveries the outbox has.
 func countOutbox(t *testing.T, n *Notifier) (pending int) {
 	t.Helper()
-	err := readMessages(t.Context(), n.outbox, jetstream.OrderedConsumerConfig{FilterSubjects: []string{"bellhop.delivery.*.*"}}, func(m jetstream.Msg) error {
+	err := stream.Read(t.Context(), n.outbox, jetstream.OrderedConsumerConfig{FilterSubjects: []string{"bellhop.delivery.*.*"}}, func(m jetstream.Msg) error {
 		if len(m.Data()) > 0 {
 			pending++
 		}

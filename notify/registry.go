@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
-	"encoding/base32"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,6 +16,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"bellhop/dialog"
+	"bellhop/notify/stream"
 	"bellhop/notify/subscription"
 )
 
@@ -408,7 +408,7 @@ func (n *Notifier) ExtensionNumber(ctx context.Context, user string) (uint64, er
 	if len(user) > dialog.MaxName {
 		return 0, nil
 	}
-	e, err := n.numbers.kv.Get(ctx, base32Name(user))
+	e, err := n.numbers.kv.Get(ctx, stream.Base32Token(user))
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
 		return 0, nil
 	}
@@ -442,7 +442,7 @@ func (t *numberTable) allotNumber(ctx context.Context, user string) (uint64, err
 	if ok {
 		return id, nil
 	}
-	key := base32Name(user)
+	key := stream.Base32Token(user)
 	id, err := t.kv.Create(ctx, key, []byte(user))
 	if errors.Is(err, jetstream.ErrKeyExists) {
 		var e jetstream.KeyValueEntry
@@ -457,16 +457,6 @@ func (t *numberTable) allotNumber(ctx context.Context, user string) (uint64, err
 	t.known[user] = id
 	t.mu.Unlock()
 	return id, nil
-}
-
-var base32Names = base32.StdEncoding.WithPadding(base32.NoPadding)
-
-// base32Name encodes any name as a token of a subject or key.
-func base32Name(s string) string {
-	if s == "" {
-		return "-"
-	}
-	return base32Names.EncodeToString([]byte(s))
 }
 
 const idChars = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"

@@ -13,6 +13,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"bellhop/dialog"
+	"bellhop/notify/eventlog"
+	"bellhop/notify/stream"
 	"bellhop/notify/subscription"
 )
 
@@ -71,7 +73,7 @@ func (n *Notifier) planReplay(ctx context.Context, s *Subscription, from, to tim
 	plan.Types = types
 	filter := s.Filter()
 	filter.Types = subscription.MaskOf(types...)
-	err = readMessages(ctx, n.events, jetstream.OrderedConsumerConfig{
+	err = stream.Read(ctx, n.events, jetstream.OrderedConsumerConfig{
 		FilterSubjects: Query{Extension: s.Extension}.subjects(),
 		DeliverPolicy:  jetstream.DeliverByStartTimePolicy, OptStartTime: &from,
 	}, func(m jetstream.Msg) error {
@@ -80,7 +82,7 @@ func (n *Notifier) planReplay(ctx context.Context, s *Subscription, from, to tim
 			return err
 		}
 		if !meta.Timestamp.Before(to) {
-			return errStopReading
+			return stream.ErrStop
 		}
 		var e dialog.Event
 		if err := json.Unmarshal(m.Data(), &e); err != nil {
@@ -97,7 +99,7 @@ func (n *Notifier) planReplay(ctx context.Context, s *Subscription, from, to tim
 		}
 		return nil
 	})
-	if err != nil && !errors.Is(err, errStopReading) {
+	if err != nil {
 		return plan, 0, fmt.Errorf("read bellhop_events: %w", err)
 	}
 	return plan, count, nil
@@ -134,16 +136,16 @@ func replayQueueName(name string) string { return "replay " + strings.TrimPrefix
 
 // addReplayEvent queues an event of a replay, unless its delivery is pending: in a queue,
 // or in a part of the log that is still to be read for its subscriber.
-func (s *scheduler) addReplayEvent(page *recentEvent, e entry, pending map[uint64]bool) {
+func (s *scheduler) addReplayEvent(page *recentEvent, e eventlog.Entry, pending map[uint64]bool) {
 	r := page.logRead
-	sr, bit := r.subscriber, subscription.EventMask(e.event)
-	unread := e.seq > s.lastRead || sr.lag != nil && e.seq > sr.lag.after
-	if subscription.MaskOf(r.types...)&bit == 0 || !sr.filter.Covers(e.event.Extension) || pending[e.seq] || unread && sr.filter.Types&bit != 0 {
+	sr, bit := r.subscriber, subscription.EventMask(e.Event)
+	unread := e.Seq > s.lastRead || sr.lag != nil && e.Seq > sr.lag.after
+	if subscription.MaskOf(r.types...)&bit == 0 || !sr.filter.Covers(e.Event.Extension) || pending[e.Seq] || unread && sr.filter.Types&bit != 0 {
 		return
 	}
-	d := newDelivery(e.seq, e.event, page)
+	d := newDelivery(e.Seq, e.Event, page)
 	d.replay = true
-	s.enqueueFromPage(page, replayQueueName(queueName(e.event)), d)
+	s.enqueueFromPage(page, replayQueueName(queueName(e.Event)), d)
 }
 
 // replaySubject is the NATS subject on which the delivering node learns that the outbox has

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"bellhop/dialog"
+	"bellhop/notify/stream"
 )
 
 // replayRange starts the replay of a range of the log, as if the outbox had an order for
@@ -104,7 +105,7 @@ func TestReplayOfJustEndedDelivery(t *testing.T) {
 	s.replayRange("a", 1, 1, "hangup")
 	s.readPages()
 	for _, u := range updates {
-		s.finishUpdate(u, errUnanswered)
+		s.finishUpdate(u, stream.ErrUnanswered)
 	}
 	s.wantEqual("updates", fmt.Sprint(s.writeUpdates(nil)), "[replay c/1 after 0]")
 	s.wantEqual("not taken back", fmt.Sprint(s.writeUpdates(nil)), "[gone replay.1]")

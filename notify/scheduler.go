@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"bellhop/dialog"
+	"bellhop/notify/stream"
 	"bellhop/notify/subscription"
 )
 
@@ -879,7 +880,7 @@ type outboxUpdate struct {
 // outboxUpdates returns the writes to the outbox that are due at now.
 func (s *scheduler) outboxUpdates(now time.Time) (updates []outboxUpdate) {
 	updates = s.logReadUpdates()
-	for len(updates) < batchSize && s.unsaved.len() > 0 {
+	for len(updates) < stream.BatchSize && s.unsaved.len() > 0 {
 		d := s.unsaved.pop()
 		d.unsaved = false
 		if d.state == ended && !d.saved {

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"bellhop/dialog"
+	"bellhop/notify/eventlog"
+	"bellhop/notify/stream"
 )
 
 // A schedulerTest runs a scheduler in a time of its own.
@@ -16,7 +18,7 @@ type schedulerTest struct {
 	*scheduler
 	start, now time.Time
 	seq        uint64
-	log        []entry
+	log        []eventlog.Entry
 	ends       []string // how deliveries ended
 	posts      bool     // updates are written to the outbox
 }
@@ -53,7 +55,7 @@ func (s *schedulerTest) publish(call string, types ...dialog.Type) {
 	for _, typ := range types {
 		s.seq++
 		e := &dialog.Event{Call: call, Type: typ, Flow: dialog.In, At: s.now, Extension: dialog.Extension{User: "101", Domain: "pbx"}}
-		s.log = append(s.log, entry{s.seq, e})
+		s.log = append(s.log, eventlog.Entry{Seq: s.seq, Event: e})
 		s.addEvent(s.now, s.seq, e)
 	}
 }
@@ -484,10 +486,10 @@ func TestOutboxUpdatesAreRepeated(t *testing.T) {
 	s.publish("c", dialog.Hangup)
 	a := s.takeDueAttempts()[0]
 	s.sleepFor(outboxDelay)
-	s.wantEqual("updates", fmt.Sprint(s.writeUpdates(errUnanswered)), "[c/1 after 0]")
+	s.wantEqual("updates", fmt.Sprint(s.writeUpdates(stream.ErrUnanswered)), "[c/1 after 0]")
 	s.wantEqual("nothing has moved", fmt.Sprint(s.cursor), "0")
 	s.finish(a, delivered)
-	s.wantEqual("its end is told, for it may have heard", fmt.Sprint(s.writeUpdates(errUnanswered)), "[gone c/1 cursor 1]")
+	s.wantEqual("its end is told, for it may have heard", fmt.Sprint(s.writeUpdates(stream.ErrUnanswered)), "[gone c/1 cursor 1]")
 	s.sleepFor(cursorSaveInterval)
 	s.wantEqual("again", fmt.Sprint(s.writeUpdates(nil)), "[gone c/1 cursor 1]")
 	s.wantEqual("done", fmt.Sprint(s.writeUpdates(nil)), "[]")

@@ -7,6 +7,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"bellhop/notify/stream"
 )
 
 // A sweeper removes messages from the outbox: each one that a later message of its subject
@@ -43,8 +45,8 @@ func (s *sweeper) noteMessage(subject string, seq uint64, ended bool) {
 }
 
 // noteResult records the result of writing a message.
-func (s *sweeper) noteResult(m *nats.Msg, r writeResult) {
-	if r.err != nil {
+func (s *sweeper) noteResult(m *nats.Msg, r stream.Result) {
+	if r.Err != nil {
 		s.uncertain[m.Subject] = true // perhaps only its acknowledgement was lost
 		return
 	}
@@ -53,12 +55,12 @@ func (s *sweeper) noteResult(m *nats.Msg, r writeResult) {
 		delete(s.uncertain, m.Subject)
 		s.purge = append(s.purge, m.Subject)
 	}
-	s.noteMessage(m.Subject, r.seq, len(m.Data) == 0)
+	s.noteMessage(m.Subject, r.Seq, len(m.Data) == 0)
 }
 
 // removeMessages asks the store to remove what it can. Failed removals are repeated the
 // next time.
-func (s *sweeper) removeMessages(ctx context.Context, w *batchWriter) {
+func (s *sweeper) removeMessages(ctx context.Context, w *stream.Writer) {
 	s.purge = requestEach(ctx, w, s.purge, func(subject string) *nats.Msg {
 		return &nats.Msg{Subject: "$JS.API.STREAM.PURGE.bellhop_outbox", Data: fmt.Appendf(nil, `{"filter":%q,"keep":1}`, subject)}
 	})
@@ -73,15 +75,15 @@ func (s *sweeper) removeMessages(ctx context.Context, w *batchWriter) {
 
 // requestEach sends a request for each item of all, in batches, and returns the items whose
 // request failed.
-func requestEach[T any](ctx context.Context, w *batchWriter, all []T, of func(T) *nats.Msg) (left []T) {
+func requestEach[T any](ctx context.Context, w *stream.Writer, all []T, of func(T) *nats.Msg) (left []T) {
 	for len(all) > 0 {
-		batch := all[:min(batchSize, len(all))]
+		batch := all[:min(stream.BatchSize, len(all))]
 		msgs := make([]*nats.Msg, len(batch))
 		for i, one := range batch {
 			msgs[i] = of(one)
 		}
-		for i, r := range w.writeBatch(ctx, msgs) {
-			if r.err != nil && !alreadyRemoved(r.err) {
+		for i, r := range w.Write(ctx, msgs) {
+			if r.Err != nil && !alreadyRemoved(r.Err) {
 				left = append(left, batch[i])
 			}
 		}

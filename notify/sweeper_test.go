@@ -2,13 +2,14 @@ package notify
 
 import (
 	"context"
-	"log/slog"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"bellhop/notify/stream"
 )
 
 // Once no delivery is pending, the outbox has only the cursor, however many updates there
@@ -55,20 +56,20 @@ func TestSweepsUnknownMessages(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w, err := newBatchWriter(&Notifier{js: js, log: slog.Default()})
+	w, err := stream.NewWriter(js.Conn(), func(string) {})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer w.close()
+	defer w.Close()
 	s := newSweeper()
 	write := func(m *nats.Msg, lost bool) {
 		t.Helper()
-		r := w.writeBatch(t.Context(), []*nats.Msg{m})[0]
-		if r.err != nil {
-			t.Fatal(r.err)
+		r := w.Write(t.Context(), []*nats.Msg{m})[0]
+		if r.Err != nil {
+			t.Fatal(r.Err)
 		}
 		if lost {
-			r = writeResult{err: errUnanswered}
+			r = stream.Result{Err: stream.ErrUnanswered}
 		}
 		s.noteResult(m, r)
 	}

@@ -2,7 +2,6 @@ package notify
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -12,6 +11,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"bellhop/dialog"
+	"bellhop/notify/eventlog"
+	"bellhop/notify/stream"
 )
 
 // maxCachedEvents and maxCachedBytes limit the events in memory while the log is tailed. A
@@ -42,10 +43,10 @@ type tailCache struct {
 	endRaised chan struct{} // capacity 1: logEnd has risen
 
 	mu           sync.Mutex
-	logEnd       uint64  // position of the last event known to be in the log
-	entries      []entry // all events of the log after from and up to to
-	bytes        int     // size of entries, see eventSize
-	evictedBytes int     // size of evicted events that the array of entries still holds
+	logEnd       uint64           // position of the last event known to be in the log
+	entries      []eventlog.Entry // all events of the log after from and up to to
+	bytes        int              // size of entries, see eventSize
+	evictedBytes int              // size of evicted events that the array of entries still holds
 	from         uint64
 	to           uint64
 	grown        chan struct{} // closed when to rises
@@ -111,7 +112,7 @@ func (n *Notifier) fillTailCache(ctx context.Context, c *tailCache) error {
 			}
 		}
 		for end := c.knownEnd(); position < end && ctx.Err() == nil; {
-			var entries []entry
+			var entries []eventlog.Entry
 			entries, position = n.readNext(ctx, position, end)
 			c.addEntries(entries, position)
 		}
@@ -134,7 +135,7 @@ func (t *sharedTail) releaseRead() { <-t.readSlot }
 
 // readNext reads at most readSize positions after from and up to to, and returns the
 // position that it has reached.
-func (n *Notifier) readNext(ctx context.Context, from, to uint64) (entries []entry, position uint64) {
+func (n *Notifier) readNext(ctx context.Context, from, to uint64) (entries []eventlog.Entry, position uint64) {
 	to = min(to, from+readSize)
 	entries = n.collectRange(ctx, from+1, to)
 	if ctx.Err() != nil {
@@ -144,10 +145,10 @@ func (n *Notifier) readNext(ctx context.Context, from, to uint64) (entries []ent
 }
 
 // limitEntries returns the first entries, as many as one call of Tail.Next may return.
-func limitEntries(entries []entry) []entry {
+func limitEntries(entries []eventlog.Entry) []eventlog.Entry {
 	bytes := 0
 	for i, e := range entries {
-		if bytes += eventSize(e.event); i == readSize || i > 0 && bytes > maxTailBytes {
+		if bytes += eventSize(e.Event); i == readSize || i > 0 && bytes > maxTailBytes {
 			return entries[:i:i]
 		}
 	}
@@ -184,17 +185,17 @@ func (c *tailCache) knownEnd() uint64 {
 
 // addEntries appends the events of the log up to position to, evicts the oldest beyond the
 // limits, and wakes the tails.
-func (c *tailCache) addEntries(entries []entry, to uint64) {
+func (c *tailCache) addEntries(entries []eventlog.Entry, to uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, e := range entries {
-		c.bytes += eventSize(e.event)
+		c.bytes += eventSize(e.Event)
 	}
 	c.entries = append(c.entries, entries...)
 	for len(c.entries) > maxCachedEvents || c.bytes > maxCachedBytes {
-		c.from = c.entries[0].seq
-		c.bytes -= eventSize(c.entries[0].event)
-		c.evictedBytes += eventSize(c.entries[0].event)
+		c.from = c.entries[0].Seq
+		c.bytes -= eventSize(c.entries[0].Event)
+		c.evictedBytes += eventSize(c.entries[0].Event)
 		c.entries = c.entries[1:]
 	}
 	if c.evictedBytes > maxCachedBytes {
@@ -208,11 +209,11 @@ func (c *tailCache) addEntries(entries []entry, to uint64) {
 // entriesAfter returns the cached events after a position. The cache has no events up to
 // the position missed; a reader before it must read the log. grown is closed when more
 // events are cached.
-func (c *tailCache) entriesAfter(position uint64) (entries []entry, missed uint64, grown <-chan struct{}) {
+func (c *tailCache) entriesAfter(position uint64) (entries []eventlog.Entry, missed uint64, grown <-chan struct{}) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	i, _ := slices.BinarySearchFunc(c.entries, position+1, func(e entry, seq uint64) int {
-		return int(int64(e.seq - seq))
+	i, _ := slices.BinarySearchFunc(c.entries, position+1, func(e eventlog.Entry, seq uint64) int {
+		return int(int64(e.Seq - seq))
 	})
 	return c.entries[i:len(c.entries):len(c.entries)], c.from, c.grown
 }
@@ -257,15 +258,15 @@ func (n *Notifier) Tail(ctx context.Context, q Query) (*Tail, error) {
 func (n *Notifier) positionBefore(ctx context.Context, since time.Time, end uint64) (position uint64, err error) {
 	position = end
 	c := jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &since}
-	err = readMessages(ctx, n.events, c, func(m jetstream.Msg) error {
+	err = stream.Read(ctx, n.events, c, func(m jetstream.Msg) error {
 		meta, err := m.Metadata()
 		if err != nil {
 			return err
 		}
 		position = meta.Sequence.Stream - 1
-		return errStopReading
+		return stream.ErrStop
 	})
-	if err != nil && !errors.Is(err, errStopReading) {
+	if err != nil {
 		return 0, fmt.Errorf("read bellhop_events: %w", err)
 	}
 	return position, nil
@@ -288,12 +289,12 @@ func (t *Tail) Next(ctx context.Context) ([]*dialog.Event, error) {
 			t.readSize = min(2*t.readSize, readSize)
 			if limited := limitEntries(entries); len(limited) < len(entries) {
 				t.readSize = uint64(len(limited)) // reads no more than it may return next time
-				entries, position = slices.Clone(limited), limited[len(limited)-1].seq
+				entries, position = slices.Clone(limited), limited[len(limited)-1].Seq
 			}
 			t.position = position
 		case len(entries) > 0:
 			entries = limitEntries(entries)
-			t.position = entries[len(entries)-1].seq
+			t.position = entries[len(entries)-1].Seq
 		default:
 			select {
 			case <-grown:
@@ -311,12 +312,12 @@ func (t *Tail) Next(ctx context.Context) ([]*dialog.Event, error) {
 func (t *Tail) Close() { t.n.closeTailCache() }
 
 // filterEntries returns the events that the query selects.
-func (q Query) filterEntries(entries []entry) []*dialog.Event {
+func (q Query) filterEntries(entries []eventlog.Entry) []*dialog.Event {
 	user, _, _ := strings.Cut(q.Extension, "@")
 	var events []*dialog.Event
 	for _, e := range entries {
-		if (user == "" || e.event.Extension.User == user) && (q.Call == "" || e.event.Call == q.Call) && q.matchesEvent(e.event) {
-			events = append(events, e.event)
+		if (user == "" || e.Event.Extension.User == user) && (q.Call == "" || e.Event.Call == q.Call) && q.matchesEvent(e.Event) {
+			events = append(events, e.Event)
 		}
 	}
 	return events

@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"bellhop/dialog"
+	"bellhop/notify/eventlog"
 )
 
 // openTail opens a Tail, and closes it when the test ends.
@@ -224,7 +225,7 @@ func TestTailFilters(t *testing.T) {
 				t.Fatal(err)
 			}
 			for _, e := range events {
-				if last = e.ID; last != end.ID && len(asked.filterEntries([]entry{{1, e}})) > 0 {
+				if last = e.ID; last != end.ID && len(asked.filterEntries([]eventlog.Entry{{Seq: 1, Event: e}})) > 0 {
 					t.Errorf("%+v was not told of %s", asked, e.ID)
 				}
 			}
@@ -232,7 +233,7 @@ func TestTailFilters(t *testing.T) {
 	}
 }
 
-func entriesOf(e dialog.Event) []entry { return []entry{{1, &e}} }
+func entriesOf(e dialog.Event) []eventlog.Entry { return []eventlog.Entry{{Seq: 1, Event: &e}} }
 
 func TestTailsCloseReader(t *testing.T) {
 	js, closeStore := openStore(t, t.TempDir())
@@ -402,7 +403,7 @@ func TestTailsOfLargeEvents(t *testing.T) {
 	defer c.mu.Unlock()
 	bytes := 0
 	for _, e := range c.entries {
-		bytes += eventSize(e.event)
+		bytes += eventSize(e.Event)
 	}
 	if bytes != c.bytes || bytes > maxCachedBytes || len(c.entries) == 0 || c.from == 0 {
 		t.Errorf("%d bytes are in memory, %d are counted", bytes, c.bytes)

@@ -1,4 +1,4 @@
-package notify
+package stream_test
 
 import (
 	"context"
@@ -8,9 +8,19 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server/ats"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/goleak"
+
+	"bellhop/notify/storetest"
+	"bellhop/notify/stream"
 )
+
+func TestMain(m *testing.M) {
+	ats.Register() // before any synctest bubble: the server's clock would belong to the first
+	goleak.VerifyTestMain(m, goleak.IgnoreCurrent())
+}
 
 // A lossyStream loses the last message of each reading but the third.
 type lossyStream struct {
@@ -55,9 +65,9 @@ func (l lossyMessages) Next(opts ...jetstream.NextOpt) (jetstream.Msg, error) {
 func TestLastMessageLost(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
-		js, closeStore := openStore(t, dir)
+		js, closeStore := storetest.Open(t, dir)
 		defer closeStore()
-		outbox, err := openOutbox(t.Context(), js, Config{Replicas: 1})
+		outbox, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "outbox", Subjects: []string{"bellhop.delivery.>"}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -72,7 +82,7 @@ func TestLastMessageLost(t *testing.T) {
 		defer cancel()
 		var got []string
 		l := &lossyStream{Stream: outbox}
-		err = readMessages(ctx, l, jetstream.OrderedConsumerConfig{}, func(m jetstream.Msg) error {
+		err = stream.Read(ctx, l, jetstream.OrderedConsumerConfig{}, func(m jetstream.Msg) error {
 			got = append(got, string(m.Data()))
 			return nil
 		})

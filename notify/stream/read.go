@@ -1,0 +1,167 @@
+package stream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// ErrStop, returned by the function that Read calls, ends Read without an error.
+var ErrStop = errors.New("reading stopped")
+
+// Read calls f for every message that consumer c would read now, until f returns an error.
+// If a message is lost on its way, it continues after the last message that f has seen.
+func Read(ctx context.Context, s jetstream.Stream, c jetstream.OrderedConsumerConfig, f func(jetstream.Msg) error) error {
+	for {
+		last, err := readOnce(ctx, s, c, f)
+		if err != errLostMessage {
+			return err
+		}
+		if last > 0 {
+			c.DeliverPolicy, c.OptStartSeq, c.OptStartTime = jetstream.DeliverByStartSequencePolicy, last+1, nil
+		}
+	}
+}
+
+// errLostMessage reports that a message of the store did not arrive. NATS does not send it
+// again unless another message follows.
+var errLostMessage = errors.New("a message of the store did not arrive")
+
+// readOnce reads like Read with a single consumer, and returns the position of the last
+// message. It fails with errLostMessage if the rest does not arrive.
+func readOnce(ctx context.Context, s jetstream.Stream, c jetstream.OrderedConsumerConfig, f func(jetstream.Msg) error) (last uint64, err error) {
+	consumer, err := s.OrderedConsumer(ctx, c)
+	if err != nil {
+		return 0, err
+	}
+	defer func() {
+		// Otherwise the server keeps the consumer for minutes, and has at most a thousand.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		s.DeleteConsumer(ctx, consumer.CachedInfo().Name)
+	}()
+	if consumer.CachedInfo().NumPending == 0 {
+		return 0, nil
+	}
+	msgs, err := consumer.Messages()
+	if err != nil {
+		return 0, err
+	}
+	defer msgs.Stop()
+	read := uint64(0) // messages, by the count of the consumer
+	for polls := 1; ; {
+		waiting, cancel := context.WithTimeout(ctx, readPollInterval)
+		m, err := msgs.Next(jetstream.NextContext(waiting))
+		cancel()
+		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+			// The remaining messages may have been removed meanwhile.
+			info, err := consumer.Info(ctx)
+			if err != nil || info.NumPending == 0 && (info.Delivered.Consumer == 0 || info.Delivered.Consumer == read) {
+				return last, err
+			}
+			if polls++; polls > maxReadPolls {
+				return last, errLostMessage
+			}
+			continue
+		}
+		if err != nil {
+			return last, err
+		}
+		if err := f(m); err == ErrStop {
+			return last, nil
+		} else if err != nil {
+			return last, fmt.Errorf("%s: %w", m.Subject(), err)
+		}
+		meta, err := m.Metadata()
+		if err != nil || meta.NumPending == 0 {
+			return last, err
+		}
+		read, last, polls = meta.Sequence.Consumer, meta.Sequence.Stream, 1
+	}
+}
+
+// readPollInterval is how long a reading waits for a message before it asks the server
+// whether there is one. After maxReadPolls such waits it starts again with a new consumer.
+const (
+	readPollInterval = time.Second
+	maxReadPolls     = 3
+)
+
+// ConsumerIdleTimeout is how long the server keeps a consumer that nobody reads.
+const ConsumerIdleTimeout = 30 * time.Second
+
+// MaxScanned is how many messages ReadBackwards looks at, and maxChunkMessages how many it
+// holds at once.
+const (
+	MaxScanned       = 20_000
+	maxChunkMessages = 4096
+)
+
+// errTooMany reports that a chunk has more than maxChunkMessages.
+var errTooMany = errors.New("too many messages at once")
+
+// ReadBackwards calls f for the messages of a stream before a position, newest first, until
+// f returns false. A before of 0 is the end of the stream. rest is the position before which
+// more messages may match, because the reading stopped after MaxScanned; 0: there are none.
+func ReadBackwards(ctx context.Context, s jetstream.Stream, filters []string, before uint64, f func(uint64, jetstream.Msg) (bool, error)) (rest uint64, err error) {
+	info, err := s.Info(ctx)
+	if err != nil {
+		return 0, err
+	}
+	first, end := info.State.FirstSeq, info.State.LastSeq+1
+	if before > 0 {
+		end = min(end, before)
+	}
+	scanned := 0
+	for size := uint64(64); end > max(first, 1); size = min(size*2, 1<<20) {
+		if scanned > MaxScanned {
+			return end, nil
+		}
+		begin := max(first, 1)
+		if end-begin > size {
+			begin = end - size
+		}
+		var chunk []jetstream.Msg
+		var positions []uint64
+		c := jetstream.OrderedConsumerConfig{
+			FilterSubjects: filters, InactiveThreshold: ConsumerIdleTimeout,
+			DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: begin,
+		}
+		err := Read(ctx, s, c, func(m jetstream.Msg) error {
+			meta, err := m.Metadata()
+			if err != nil {
+				return err
+			}
+			if meta.Sequence.Stream >= end {
+				return ErrStop
+			}
+			if len(chunk) == maxChunkMessages {
+				return errTooMany
+			}
+			chunk, positions = append(chunk, m), append(positions, meta.Sequence.Stream)
+			return nil
+		})
+		if errors.Is(err, errTooMany) {
+			size /= 16 // then doubled by the loop: an eighth of the positions is tried next
+			continue
+		}
+		if err != nil {
+			return 0, err
+		}
+		for i, m := range slices.Backward(chunk) {
+			goOn, err := f(positions[i], m)
+			if err != nil || !goOn {
+				return 0, err
+			}
+		}
+		if scanned += len(chunk); len(chunk) > 256 {
+			size /= 2 // then doubled by the loop: the size stays
+		}
+		end = begin
+	}
+	return 0, nil
+}
