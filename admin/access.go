@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"bellhop/admin/limit"
 	"bellhop/dialog"
 )
 
@@ -163,7 +164,7 @@ func (s *Server) authenticate(find func(*http.Request, time.Time) (*access, bool
 		client, ok := find(r, now)
 		switch {
 		case !ok:
-			writeTooMany(w, s.failures.limiterOf(peerNetwork(r)), now, refuse, "too many requests from this address without a valid token: wait as long as Retry-After says")
+			writeTooMany(w, s.failures.Limiter(peerNetwork(r)), now, refuse, "too many requests from this address without a valid token: wait as long as Retry-After says")
 		case client == nil:
 			w.Header().Set("WWW-Authenticate", `Bearer realm="bellhop"`)
 			refuse(w, http.StatusUnauthorized, "send a valid token as Authorization: Bearer TOKEN; the first one is admin.token in the config, or the file admin.token in store.dir")
@@ -172,7 +173,7 @@ func (s *Server) authenticate(find func(*http.Request, time.Time) (*access, bool
 				writeTooMany(w, client.limit, now, refuse, "too many requests with this token: wait as long as Retry-After says")
 				return
 			}
-			setRateHeaders(w, client.limit, now)
+			limit.SetRateHeaders(w.Header(), client.limit, now)
 			next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), accessKey{}, client)))
 		}
 	})
@@ -201,7 +202,7 @@ func (s *Server) identifyToken(r *http.Request, credential string, now time.Time
 	if client != nil && !(client.id == configID && s.configTokenGuessable) {
 		return client, true
 	}
-	failure := s.failures.limiterOf(peerNetwork(r)).ReserveN(now, 1)
+	failure := s.failures.Limiter(peerNetwork(r)).ReserveN(now, 1)
 	if failure.DelayFrom(now) > 0 {
 		failure.CancelAt(now)
 		return nil, false
@@ -218,14 +219,11 @@ func (s *Server) identifyToken(r *http.Request, credential string, now time.Time
 // the /64 network, because one client usually has all of its addresses.
 func peerNetwork(r *http.Request) netip.Addr {
 	peer, _ := netip.ParseAddrPort(r.RemoteAddr)
-	return networkOf(peer.Addr())
+	return limit.Network(peer.Addr())
 }
 
-// networkOf returns an IPv4 address as it is, and an IPv6 address as its /64 network.
-func networkOf(ip netip.Addr) netip.Addr {
-	if ip = ip.Unmap().WithZone(""); ip.Is6() && !ip.IsLoopback() {
-		network, _ := ip.Prefix(64)
-		ip = network.Addr()
-	}
-	return ip
+// writeTooMany answers 429 with the state of a rate limit.
+func writeTooMany(w http.ResponseWriter, l *rate.Limiter, now time.Time, refuse errorWriter, detail string) {
+	limit.SetRetryHeaders(w.Header(), l, now)
+	refuse(w, http.StatusTooManyRequests, detail)
 }

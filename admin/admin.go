@@ -74,6 +74,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/netip"
 	"path"
@@ -85,10 +86,10 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
-	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"bellhop/admin/limit"
 	"bellhop/dialog"
 	"bellhop/dialog/trace"
 	"bellhop/notify"
@@ -160,16 +161,17 @@ type Server struct {
 	tokens     *tokenStore
 	auditLog   jetstream.Stream
 	lines      lineCache
-	failures   failureLimits // failed authentications by address
-	streams    *streamRegistry
-	gate       *gate // for reading requests
-	streamGate *gate // for requests that open a stream
-	conns      *connLimiter
+	failures   limit.Failures // failed authentications by address
+	streams    *limit.Streams
+	gate       *limit.Gate // for reading requests
+	streamGate *limit.Gate // for requests that open a stream
+	conns      *limit.Conns
 	panics     atomic.Uint64 // recovered panics of handlers
 	started    time.Time
 	muxes      []*permissionMux
 	pages      *permissionMux
 	sessions   sessionStore
+	renders    chan struct{} // slots of page parts that are being rendered
 	tests      testLimiter
 	handler    http.Handler
 
@@ -189,7 +191,7 @@ func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Server, error
 	if c.Log == nil {
 		c.Log = slog.Default()
 	}
-	s := &Server{config: c, log: c.Log, js: js, failures: newFailureLimits(), streams: newStreamRegistry(), gate: newGate(c.Strained), streamGate: newGate(nil), conns: newConnLimiter(c.Log), lines: newLineCache(c.Notifier), started: time.Now(), sessions: newSessionStore(), configTokenGuessable: len(c.Token) < minSecretLength}
+	s := &Server{config: c, log: c.Log, js: js, failures: limit.NewFailures(), streams: limit.NewStreams(configID, c.Strained), renders: make(chan struct{}, maxRenders), gate: limit.NewGate(c.Strained), streamGate: limit.NewGate(nil), conns: limit.NewConns(c.Log), lines: newLineCache(c.Notifier), started: time.Now(), sessions: newSessionStore(), configTokenGuessable: len(c.Token) < minSecretLength}
 	kv, err := openTokenBucket(ctx, js, c.Replicas)
 	if err != nil {
 		return nil, fmt.Errorf("open bucket bellhop_tokens: %w", err)
@@ -211,7 +213,7 @@ func (s *Server) Run(ctx context.Context) {
 	for ctx.Err() == nil {
 		if err := s.watchTokens(ctx); err != nil && ctx.Err() == nil {
 			s.log.Error("token watch restarted", "err", err)
-			sleepContext(ctx, time.Second)
+			limit.Sleep(ctx, time.Second)
 		}
 	}
 }
@@ -225,26 +227,6 @@ func (s *Server) watchTokens(ctx context.Context) (err error) {
 		}
 	}()
 	return s.tokens.watchBucket(ctx, true)
-}
-
-// sleepContext sleeps until d has passed or ctx ends.
-func sleepContext(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
-}
-
-// newLRU returns a cache of the most recently used values. It panics if size is not
-// above zero.
-func newLRU[K comparable, V any](size int) *lru.Cache[K, V] {
-	cache, err := lru.New[K, V](size)
-	if err != nil {
-		panic(err)
-	}
-	return cache
 }
 
 // buildHandler returns the handler of all paths.
@@ -325,10 +307,14 @@ func (s *Server) HTTPServer() *http.Server {
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
 	}
-	h.ConnState = s.conns.stateChanged
-	h.RegisterOnShutdown(s.streams.closeAll)
+	h.ConnState = s.conns.StateChanged
+	h.RegisterOnShutdown(s.streams.CloseAll)
 	return h
 }
+
+// Listener returns a listener that accepts l's connections within the limits, for the
+// server that HTTPServer returns.
+func (s *Server) Listener(l net.Listener) net.Listener { return s.conns.Listener(l) }
 
 // isTrusted reports whether a request comes from this machine, or has a token that may
 // read everything.

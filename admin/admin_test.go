@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -29,6 +30,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 
+	"bellhop/admin/limit"
 	"bellhop/dialog"
 	"bellhop/notify"
 )
@@ -665,7 +667,7 @@ func TestLongNamesAreRefused(t *testing.T) {
 	}
 	r.wantProblem(422, "query.since", "GET", at("/v1/events?since=NAME", ""), nil)
 	r.wantProblem(422, "query.since", "GET", at("/v1/events?since=NAME", "x"), nil)
-	r.wantProblem(422, "header.Last-Event-ID", "GET", "/v1/events", nil, "Accept", streamType, "Last-Event-ID", strings.Repeat("x", 10_000))
+	r.wantProblem(422, "header.Last-Event-ID", "GET", "/v1/events", nil, "Accept", limit.EventStream, "Last-Event-ID", strings.Repeat("x", 10_000))
 	r.wantProblem(422, "body.extension", "POST", "/v1/subscriptions", withFields(subscription(), "extension", long+"x"))
 	r.wantProblem(422, "body.extensions", "POST", "/v1/tokens", object{"scope": "read", "extensions": []string{long + "x"}})
 
@@ -809,5 +811,30 @@ func TestDescriptionMatchesGoldenFile(t *testing.T) {
 				t.Errorf("%s.%s is described as %s, want %s", schema, name, got, want)
 			}
 		}
+	}
+}
+
+// A connection of the server is counted until it is closed.
+func TestConnectionsAreCounted(t *testing.T) {
+	r := newRig(t, Config{})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := r.server.HTTPServer()
+	served := make(chan error)
+	go func() { served <- h.Serve(r.server.Listener(l)) }()
+	r.url = "http://" + l.Addr().String()
+	f := r.follow("")
+	if n, _ := r.server.conns.Count(); n != 1 {
+		t.Errorf("%d connections are counted, want 1", n)
+	}
+	f.stop()
+	if err := h.Shutdown(t.Context()); err != nil {
+		t.Error(err)
+	}
+	<-served
+	if n, _ := r.server.conns.Count(); n != 0 {
+		t.Errorf("%d connections are left", n)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"bellhop/admin/limit"
 	"bellhop/dialog"
 	"bellhop/notify"
 )
@@ -111,7 +112,7 @@ func (s *Server) removeDialectEvent(ctx context.Context, e dialectEvent) (err er
 		if err = s.removeDialectEventOnce(ctx, e); err != notify.ErrConflict {
 			return err
 		}
-		sleepContext(ctx, 100*time.Millisecond) // the change of another node arrives soon
+		limit.Sleep(ctx, 100*time.Millisecond) // the change of another node arrives soon
 	}
 	return err
 }

@@ -1,7 +1,9 @@
 package admin
 
 import (
+	"bellhop/admin/limit"
 	"context"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"sync"
@@ -14,7 +16,7 @@ import (
 // newGatedHandler returns a function that sends a request to a server behind a gate,
 // where a request takes as long as work.
 func newGatedHandler(strained func() bool, work func(context.Context)) func(method, token string) *httptest.ResponseRecorder {
-	s := &Server{gate: newGate(strained)}
+	s := &Server{gate: limit.NewGate(strained)}
 	h := s.queueReads(writeProblem, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { work(r.Context()) }))
 	return func(method, token string) *httptest.ResponseRecorder {
 		w := httptest.NewRecorder()
@@ -22,6 +24,24 @@ func newGatedHandler(strained func() bool, work func(context.Context)) func(meth
 		h.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), accessKey{}, &access{id: token})))
 		return w
 	}
+}
+
+// fillGate has a request take its turn, and as many wait as may. free ends them.
+func fillGate(t *testing.T, g *limit.Gate) (free func()) {
+	t.Helper()
+	leave, ok := g.Acquire(t.Context(), "first")
+	if !ok {
+		t.Fatal("the gate is full")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var waiting sync.WaitGroup
+	for i := range limit.MaxWaiting {
+		waiting.Go(func() { g.Acquire(ctx, fmt.Sprint("waiting ", i)) })
+	}
+	for g.WaitingCount() < limit.MaxWaiting {
+		time.Sleep(time.Millisecond)
+	}
+	return func() { cancel(); waiting.Wait(); leave() }
 }
 
 // Reading requests are served one at a time, changes at once.
@@ -34,7 +54,7 @@ func TestReadsAreServedOneByOne(t *testing.T) {
 	}{
 		{"readers", "GET", false, 1, 10 * time.Millisecond},
 		{"readers of heads", "HEAD", false, 1, 10 * time.Millisecond},
-		{"readers under strain", "GET", true, 1, 10*time.Millisecond + 10*strainPause},
+		{"readers under strain", "GET", true, 1, 10*time.Millisecond + 10*limit.StrainPause},
 		{"writers", "POST", false, 10, time.Millisecond},
 		{"writers under strain", "DELETE", true, 10, time.Millisecond},
 	} {
@@ -94,15 +114,15 @@ func TestExcessReadsAreRefused(t *testing.T) {
 			}
 		}
 		come(1, "a") // has the turn
-		come(maxWaitingPerToken, "a")
+		come(limit.MaxWaitingPerToken, "a")
 		refused("a")
-		come(maxWaiting-maxWaitingPerToken, "b")
+		come(limit.MaxWaiting-limit.MaxWaitingPerToken, "b")
 		refused("b")
 		refused("c")
 		close(done)
 		all.Wait()
-		if served.Load() != 1+maxWaiting {
-			t.Errorf("%d were served, want %d", served.Load(), 1+maxWaiting)
+		if served.Load() != 1+limit.MaxWaiting {
+			t.Errorf("%d were served, want %d", served.Load(), 1+limit.MaxWaiting)
 		}
 		if w := ask("GET", "a"); w.Code != 200 {
 			t.Errorf("afterwards: %d", w.Code)
@@ -117,17 +137,17 @@ func TestStreamsOpenBesideWaitingPages(t *testing.T) {
 		path, accept string
 		opens        bool
 	}{
-		{"/v1/events", streamType, true},
-		{"/v1/events", streamType + "; q=0.9, */*", true},
-		{"/live/calls", streamType, true},
+		{"/v1/events", limit.EventStream, true},
+		{"/v1/events", limit.EventStream + "; q=0.9, */*", true},
+		{"/live/calls", limit.EventStream, true},
 		{"/v1/events", "application/json", false},
 		{"/v1/events", "", false},
-		{"/v1/calls", streamType, false},
+		{"/v1/calls", limit.EventStream, false},
 	} {
 		t.Run(tt.path+" "+tt.accept, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s := &Server{gate: newGate(func() bool { return true }), streamGate: newGate(nil)}
-				s.gate.waitingTotal = maxWaiting
+				s := &Server{gate: limit.NewGate(func() bool { return true }), streamGate: limit.NewGate(nil)}
+				defer fillGate(t, s.gate)()
 				h := s.queueReads(writeProblem, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 				r := httptest.NewRequest("GET", tt.path, nil)
 				r.Header.Set("Accept", tt.accept)
@@ -141,8 +161,7 @@ func TestStreamsOpenBesideWaitingPages(t *testing.T) {
 	}
 }
 
-// A reading request that waits for something else loses its turn. One whose client
-// disconnects takes none.
+// A reading request that waits for something else loses its turn.
 func TestLongReadLosesItsTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		hang, stop := context.WithCancel(t.Context())
@@ -158,8 +177,8 @@ func TestLongReadLosesItsTurn(t *testing.T) {
 		synctest.Wait()
 		begin := time.Now()
 		ask("GET", "a")
-		if took := time.Since(begin); took != maxTurn {
-			t.Errorf("another was served after %v, want %v", took, maxTurn)
+		if took := time.Since(begin); took != limit.MaxTurn {
+			t.Errorf("another was served after %v, want %v", took, limit.MaxTurn)
 		}
 		stop()
 		all.Wait()
@@ -167,7 +186,7 @@ func TestLongReadLosesItsTurn(t *testing.T) {
 		// A stream releases its turn when it begins.
 		streamed := make(chan struct{})
 		ask = newGatedHandler(nil, func(ctx context.Context) {
-			releaseTurn(ctx)
+			limit.ReleaseTurn(ctx)
 			<-streamed
 		})
 		begin = time.Now()
@@ -180,19 +199,6 @@ func TestLongReadLosesItsTurn(t *testing.T) {
 		}
 		close(streamed)
 		all.Wait()
-
-		g := newGate(nil)
-		leave, _ := g.acquire(t.Context(), "a")
-		gone, cancel := context.WithCancel(t.Context())
-		cancel()
-		if _, ok := g.acquire(gone, "a"); ok {
-			t.Error("who is gone is served")
-		}
-		leave()
-		leave()
-		if _, ok := g.acquire(t.Context(), "a"); !ok || g.waitingTotal != 0 || len(g.waiting) != 0 || g.refusedCount() != 0 {
-			t.Errorf("afterwards %d wait, %v, %d refused", g.waitingTotal, g.waiting, g.refusedCount())
-		}
 	})
 }
 
@@ -202,18 +208,16 @@ func TestStrainSlowsReadsAndStreams(t *testing.T) {
 	var strained atomic.Bool
 	r := newRig(t, Config{Strained: strained.Load})
 	g := r.server.gate
-	if g.pace(batchDelay) != batchDelay {
+	if r.server.streams.Pace(batchDelay) != batchDelay {
 		t.Error("streams rest longer without strain")
 	}
 	strained.Store(true)
-	if g.pace(batchDelay) != 2*time.Second {
-		t.Errorf("streams rest %v under strain", g.pace(batchDelay))
+	if r.server.streams.Pace(batchDelay) != 2*time.Second {
+		t.Errorf("streams rest %v under strain", r.server.streams.Pace(batchDelay))
 	}
 	r.want(200, "GET", "/v1/status", nil) // slowly, but it is served
 
-	g.mu.Lock()
-	g.waitingTotal += maxWaiting
-	g.mu.Unlock()
+	free := fillGate(t, g)
 	r.wantProblem(503, "", "GET", "/v1/events", nil)
 	r.wantTelphin(503, "GET", "/extension/101/event/", nil)
 	r.wantUAPI(503, "internal_server_error", "GET", "/uapi/extensions/@me/101/phoneCallEvents", nil)
@@ -226,11 +230,9 @@ func TestStrainSlowsReadsAndStreams(t *testing.T) {
 		}
 	}
 	r.want(201, "POST", "/extension/101/event/", object{"url": "http://a.example/", "event_type": "hangup"})
-	g.mu.Lock()
-	g.waitingTotal -= maxWaiting
-	g.mu.Unlock()
+	free()
 	r.want(200, "GET", "/v1/calls", nil)
-	if g.refusedCount() != 4 {
-		t.Errorf("%d were refused, want 4", g.refusedCount())
+	if g.RefusedCount() != 4 {
+		t.Errorf("%d were refused, want 4", g.RefusedCount())
 	}
 }

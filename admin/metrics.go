@@ -25,13 +25,13 @@ func (s *Server) metricsHandler() http.Handler {
 	}, func() float64 { return float64(s.panics.Load()) }))
 	r.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "bellhop_admin_connections", Help: "Open connections to the admin API.",
-	}, func() float64 { open, _ := s.conns.count(); return float64(open) }))
+	}, func() float64 { open, _ := s.conns.Count(); return float64(open) }))
 	r.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Name: "bellhop_admin_connections_refused_total", Help: "Connections to the admin API that were refused because too many were open.",
-	}, func() float64 { _, refused := s.conns.count(); return float64(refused) }))
+	}, func() float64 { _, refused := s.conns.Count(); return float64(refused) }))
 	r.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Name: "bellhop_admin_requests_refused_total", Help: "Requests to the admin API that were answered 503 because too many waited.",
-	}, func() float64 { return float64(s.gate.refusedCount() + s.streamGate.refusedCount()) }))
+	}, func() float64 { return float64(s.gate.RefusedCount() + s.streamGate.RefusedCount()) }))
 	r.MustRegister(notifierMetrics{s.config.Notifier})
 	r.MustRegister(s.config.Collectors...)
 	return promhttp.HandlerFor(r, promhttp.HandlerOpts{ErrorLog: metricsLog{s}})

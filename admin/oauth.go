@@ -66,7 +66,7 @@ func (s *Server) serveOAuthToken(w http.ResponseWriter, r *http.Request) {
 	client, ok := s.identifyToken(r, secret, now)
 	switch {
 	case !ok:
-		writeTooMany(w, s.failures.limiterOf(peerNetwork(r)), now, writeTelphinError, "too many requests from this address with a wrong secret: wait as long as Retry-After says")
+		writeTooMany(w, s.failures.Limiter(peerNetwork(r)), now, writeTelphinError, "too many requests from this address with a wrong secret: wait as long as Retry-After says")
 	case client == nil, !isClient(client, id), s.tokens.grants.apiTokenHash(sum, now) != sum: // an access token cannot issue another
 		w.Header().Set("WWW-Authenticate", `Basic realm="bellhop"`)
 		writeTelphinError(w, http.StatusUnauthorized, "")

@@ -97,7 +97,7 @@ func TestAccessTokenHasItsTokensRights(t *testing.T) {
 // An address that sends too many wrong secrets is answered 429.
 func TestOAuthLimitsWrongSecrets(t *testing.T) {
 	r := newRig(t, Config{})
-	r.server.failures.limiterOf(netip.MustParseAddr("127.0.0.1")).SetBurst(0)
+	r.server.failures.Limiter(netip.MustParseAddr("127.0.0.1")).SetBurst(0)
 	resp, out := r.do("POST", "/oauth/token?grant_type=client_credentials&client_id=admin&client_secret=x", nil)
 	if resp.StatusCode != 429 || out["status"] != "rate_limit_exceeded" || resp.Header.Get("Retry-After") == "" {
 		t.Errorf("%d %v %v", resp.StatusCode, resp.Header, out)

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"bellhop/admin/limit"
 	ui "bellhop/admin/page"
 	"bellhop/dialog"
 	"bellhop/dialog/trace"
@@ -23,6 +24,10 @@ const (
 	maxLatestEvents    = 100
 	maxEndedCalls      = 10
 )
+
+// maxRenders is the number of page parts that are rendered at a time. The memory of a
+// render is not counted in its stream's buffer.
+const maxRenders = 4
 
 var errManyStreams = errors.New("too many pages are open: close some")
 
@@ -42,26 +47,21 @@ func (s *Server) wholePage(name, at, title string, data func(*http.Request) (any
 func (s *Server) livePart(part string, data func(*http.Request) (any, error)) func(http.ResponseWriter, *http.Request) error {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		client := accessOf(r.Context())
-		if !s.streams.acquireSlot(client.id) {
+		if !s.streams.Acquire(client.id) {
 			return errManyStreams
 		}
-		defer s.streams.releaseSlot(client.id)
+		defer s.streams.Release(client.id)
 		tail, err := s.config.Notifier.Tail(r.Context(), notify.Query{Extensions: client.extensions})
 		if err != nil {
 			return err
 		}
 		defer tail.Close()
-		ctx, stop := context.WithCancel(r.Context())
-		defer stop()
-		defer context.AfterFunc(s.streams.closing, stop)()
-		q := s.streams.newBuffer(w)
-		defer q.remove()
-		if err := q.rc.SetReadDeadline(time.Time{}); err != nil { // the server's deadline is for requests that end
+		q, err := s.streams.Open(w, r)
+		if err != nil {
 			return err
 		}
-		w.Header().Set("Content-Type", streamType)
-		w.Header().Set("X-Accel-Buffering", "no") // nginx would wait for more
-		releaseTurn(ctx)
+		defer q.Close()
+		ctx := q.Context()
 		var shown string // tag of the HTML that the client shows
 		for wrote := (time.Time{}); ctx.Err() == nil && s.sessionAccess(r, time.Now()) != nil; {
 			html, err := s.renderPart(r, part, data)
@@ -74,16 +74,16 @@ func (s *Server) livePart(part string, data func(*http.Request) (any, error)) fu
 			var message []byte
 			if ui.Tag(html) != shown {
 				shown, message = ui.Tag(html), encodePart(html)
-			} else if time.Since(wrote) >= s.streams.keepAlive {
+			} else if time.Since(wrote) >= s.streams.KeepAlive {
 				message = []byte(":\n\n")
 			}
 			if message != nil {
-				if q.send(message) != nil {
+				if q.Send(message) != nil {
 					return nil // the client has left
 				}
 				wrote = time.Now()
 			}
-			sleepContext(ctx, s.gate.pace(minRefreshInterval))
+			limit.Sleep(ctx, s.streams.Pace(minRefreshInterval))
 			waiting, cancel := context.WithTimeout(ctx, refreshInterval-minRefreshInterval)
 			tail.Next(waiting)
 			cancel()
@@ -95,8 +95,8 @@ func (s *Server) livePart(part string, data func(*http.Request) (any, error)) fu
 // renderPart renders a part of a page. It waits while maxRenders others are rendered.
 func (s *Server) renderPart(r *http.Request, part string, data func(*http.Request) (any, error)) ([]byte, error) {
 	select {
-	case s.streams.renders <- struct{}{}:
-		defer func() { <-s.streams.renders }()
+	case s.renders <- struct{}{}:
+		defer func() { <-s.renders }()
 	case <-r.Context().Done():
 		return nil, r.Context().Err()
 	}

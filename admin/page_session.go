@@ -98,7 +98,7 @@ func (s *Server) handleLogin(w http.ResponseWriter, r *http.Request) {
 	client, ok := s.identifyToken(r, token, now)
 	switch {
 	case !ok:
-		writeTooMany(w, s.failures.limiterOf(peerNetwork(r)), now, writeLoginPage, "Too many wrong tokens from this address: wait a moment and try again.")
+		writeTooMany(w, s.failures.Limiter(peerNetwork(r)), now, writeLoginPage, "Too many wrong tokens from this address: wait a moment and try again.")
 		return
 	case client == nil:
 		writeLoginPage(w, http.StatusUnauthorized, "Unknown or expired token.")

@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"bellhop/admin/limit"
 	"bellhop/dialog"
 	"bellhop/notify"
 )
@@ -195,10 +196,10 @@ func TestSessionsExpire(t *testing.T) {
 func TestWrongTokensAtLoginAreLimited(t *testing.T) {
 	r := newRig(t, Config{})
 	v := &visitor{rig: r}
-	for range failureBurst {
+	for range limit.FailureBurst {
 		v.gets(401, "POST", "/login", url.Values{"token": {"wrong"}})
 	}
-	exhaustLimiter(r.server.failures.limiterOf(netip.MustParseAddr("127.0.0.1")))
+	exhaustLimiter(r.server.failures.Limiter(netip.MustParseAddr("127.0.0.1")))
 	resp, html := v.send("POST", "/login", url.Values{"token": {"wrong"}})
 	if resp.StatusCode != 429 || resp.Header.Get("Retry-After") == "" || !strings.Contains(html, "Too many wrong tokens") {
 		t.Errorf("one too many: %d %s", resp.StatusCode, html)
@@ -690,10 +691,10 @@ func TestPageStreamsLiveParts(t *testing.T) {
 func TestPageRefusesExcessStreams(t *testing.T) {
 	r := newRig(t, Config{})
 	v := r.visit()
-	for range maxStreamsPerToken {
-		r.server.streams.acquireSlot(configID)
+	for range limit.MaxStreamsPerToken {
+		r.server.streams.Acquire(configID)
 	}
 	v.gets(503, "GET", "/live/calls", nil, "too many pages are open")
-	r.server.streams.releaseSlot(configID)
+	r.server.streams.Release(configID)
 	v.listen("/live/calls")()
 }

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"bellhop/admin/limit"
 	"fmt"
 	"net/http/httptest"
 	"net/netip"
@@ -26,7 +27,7 @@ func TestTokenHasRateLimit(t *testing.T) {
 	resp, _ := client.do("GET", "/v1/subscriptions", nil)
 	left, err := strconv.Atoi(resp.Header.Get("X-RateLimit-Remaining"))
 	reset, err2 := strconv.ParseInt(resp.Header.Get("X-RateLimit-Reset"), 10, 64)
-	if resp.Header.Get("X-RateLimit-Limit") != fmt.Sprint(tokenBurst) || err != nil || left != tokenBurst-1 || err2 != nil || reset < time.Now().Unix() || resp.Header.Get("Retry-After") != "" {
+	if resp.Header.Get("X-RateLimit-Limit") != fmt.Sprint(limit.TokenBurst) || err != nil || left != limit.TokenBurst-1 || err2 != nil || reset < time.Now().Unix() || resp.Header.Get("Retry-After") != "" {
 		t.Errorf("the answer has %v", resp.Header)
 	}
 
@@ -47,12 +48,12 @@ func TestWrongTokensAreLimited(t *testing.T) {
 	r := newRig(t, Config{})
 	client, _ := r.newToken(object{"scope": "read"})
 	const guesser, neighbor = "192.0.2.1:1000", "192.0.2.2:1000"
-	for i := range failureBurst {
+	for i := range limit.FailureBurst {
 		if w := serveFrom(r.server, guesser, "GET", "/v1/calls", fmt.Sprint("guess", i)); w.Code != 401 {
 			t.Fatalf("guess %d: %d", i, w.Code)
 		}
 	}
-	limit := r.server.failures.limiterOf(netip.MustParseAddr("192.0.2.1"))
+	limit := r.server.failures.Limiter(netip.MustParseAddr("192.0.2.1"))
 	exhaustLimiter(limit)
 	for _, tt := range []struct {
 		peer, path, token string
@@ -77,7 +78,7 @@ func TestWrongTokensAreLimited(t *testing.T) {
 	}
 	unready := r.openNode(false)
 	unready.config.Ready = func() []string { return []string{"draining"} }
-	exhaustLimiter(unready.failures.limiterOf(netip.MustParseAddr("192.0.2.1")))
+	exhaustLimiter(unready.failures.Limiter(netip.MustParseAddr("192.0.2.1")))
 	for _, token := range []string{"guess", testToken} {
 		if w := serveFrom(unready, guesser, "GET", "/readyz", token); strings.Contains(w.Body.String(), "draining") {
 			t.Errorf("/readyz tells that %q is the token", token)
@@ -85,7 +86,7 @@ func TestWrongTokensAreLimited(t *testing.T) {
 	}
 
 	long := openServer(t, r.js, Config{Token: strings.Repeat("x", minSecretLength), Notifier: r.notifier})
-	exhaustLimiter(long.failures.limiterOf(netip.MustParseAddr("192.0.2.1")))
+	exhaustLimiter(long.failures.Limiter(netip.MustParseAddr("192.0.2.1")))
 	if w := serveFrom(long, guesser, "GET", "/v1/calls", strings.Repeat("x", minSecretLength)); w.Code != 200 {
 		t.Errorf("who has a token that nobody can guess is shut out by who guesses: %d", w.Code)
 	}
@@ -93,26 +94,10 @@ func TestWrongTokensAreLimited(t *testing.T) {
 
 func TestValidTokenIsNoFailure(t *testing.T) {
 	r := newRig(t, Config{})
-	for range failureBurst + 10 {
+	for range limit.FailureBurst + 10 {
 		if w := serveFrom(r.server, "192.0.2.1:1000", "GET", "/v1/calls", testToken); w.Code != 200 {
 			t.Fatalf("%d", w.Code)
 		}
-	}
-}
-
-func TestFailuresAreBounded(t *testing.T) {
-	f := newFailureLimits()
-	ip := netip.MustParseAddr("10.0.0.0")
-	first := f.limiterOf(ip)
-	if f.limiterOf(ip) != first {
-		t.Error("an address has two limits")
-	}
-	for range maxPeers + 10 {
-		ip = ip.Next()
-		f.limiterOf(ip)
-	}
-	if n := f.peers.Len(); n != maxPeers {
-		t.Errorf("%d addresses are kept, want %d", n, maxPeers)
 	}
 }
 

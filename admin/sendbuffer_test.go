@@ -5,79 +5,16 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"bellhop/dialog"
 )
-
-// stuckWriter is the response to a client that does not read: a Write blocks until its
-// deadline.
-type stuckWriter struct {
-	http.ResponseWriter
-	mu      sync.Mutex
-	timer   *time.Timer
-	expired chan struct{}
-}
-
-func newStuckWriter() *stuckWriter { return &stuckWriter{expired: make(chan struct{})} }
-
-func (w *stuckWriter) SetWriteDeadline(at time.Time) error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.timer != nil {
-		w.timer.Stop()
-	}
-	w.timer = time.AfterFunc(time.Until(at), sync.OnceFunc(func() { close(w.expired) }))
-	return nil
-}
-
-func (w *stuckWriter) Write([]byte) (int, error) {
-	<-w.expired
-	return 0, os.ErrDeadlineExceeded
-}
-
-func (w *stuckWriter) Flush() {}
-
-// If all send buffers together are too large, the one of the slowest client is closed,
-// and no other.
-func TestSlowestStreamIsClosedFirst(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := newStreamRegistry()
-		defer s.closeAll()
-		s.maxBuffered = 100
-		begin := time.Now()
-		var streams sync.WaitGroup
-		send := func(bytes int, want error, after time.Duration) {
-			q := s.newBuffer(newStuckWriter())
-			streams.Go(func() {
-				defer q.remove()
-				if err := q.send(make([]byte, bytes)); err != want || time.Since(begin) != after {
-					t.Errorf("a queue of %d bytes: %v after %v, want %v after %v", bytes, err, time.Since(begin), want, after)
-				}
-				if err := q.send(nil); want == errSlowestClient && err != want {
-					t.Errorf("a closed queue takes more: %v", err)
-				}
-			})
-			synctest.Wait()
-		}
-		send(30, os.ErrDeadlineExceeded, s.writeTimeout)
-		send(60, errSlowestClient, time.Second) // the largest when the next ones come
-		send(10, os.ErrDeadlineExceeded, s.writeTimeout)
-		time.Sleep(time.Second)
-		send(50, os.ErrDeadlineExceeded, s.writeTimeout+time.Second)
-		send(10, os.ErrDeadlineExceeded, s.writeTimeout+time.Second)
-		streams.Wait()
-		if s.buffered != 0 || len(s.buffers) != 0 {
-			t.Errorf("%d bytes of %d queues are left", s.buffered, len(s.buffers))
-		}
-	})
-}
 
 // pipeListener accepts connections without a kernel buffer.
 type pipeListener chan net.Conn
@@ -91,27 +28,14 @@ func (l pipeListener) Accept() (net.Conn, error) {
 func (l pipeListener) Close() error   { close(l); return nil }
 func (l pipeListener) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1} }
 
-// ageBuffers dates buffered bytes back by an hour, so that no reading client is slower
-// than the stuck ones. It reports whether no buffer is empty.
-func (s *streamRegistry) ageBuffers() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	empty := 0
-	for q := range s.buffers {
-		if q.bytes == 0 {
-			empty++
-		}
-		q.since = time.Now().Add(-time.Hour)
-	}
-	return empty == 0
-}
-
 // Streams that are not read take little memory, and do not disturb others.
 func TestUnreadStreamsTakeLittleMemory(t *testing.T) {
 	r := newRig(t, Config{})
 	r.startNotifier()
-	r.server.streams.writeTimeout = time.Hour
-	r.server.streams.maxBuffered = 1 << 20
+	var later atomic.Int64 // added to the clock that ages buffered bytes
+	r.server.streams.Now = func() time.Time { return time.Now().Add(time.Duration(later.Load())) }
+	r.server.streams.WriteTimeout = time.Hour
+	r.server.streams.MaxBuffered = 1 << 20
 	listener := make(pipeListener)
 	h := r.server.HTTPServer()
 	served := make(chan error)
@@ -139,7 +63,11 @@ func TestUnreadStreamsTakeLittleMemory(t *testing.T) {
 		r.notifier.Publish([]dialog.Event{e})
 	}
 	say(0)
-	r.waitUntil("every stream that nobody reads waits, or is closed", r.server.streams.ageBuffers)
+	r.waitUntil("every stream that nobody reads waits, or is closed", func() bool {
+		sizes := r.server.streams.Sizes()
+		return len(sizes) > 0 && !slices.Contains(sizes, 0)
+	})
+	later.Store(int64(time.Hour)) // no reading client is slower than the stuck ones
 	reader := r.follow("")
 	var got sync.WaitGroup
 	got.Go(func() {
@@ -157,20 +85,17 @@ func TestUnreadStreamsTakeLittleMemory(t *testing.T) {
 	if after := heap(); after > before+64<<20 { // the last events, 16 MB, are in memory once for all streams
 		t.Errorf("the heap grew from %d MB to %d MB", before>>20, after>>20)
 	}
-	s := r.server.streams
-	s.mu.Lock()
-	if s.buffered > s.maxBuffered {
-		t.Errorf("%d bytes are queued", s.buffered)
-	}
-	for q := range s.buffers {
-		if q.bytes > maxBatchBytes {
-			t.Errorf("%d bytes are in one queue", q.bytes)
+	sizes, buffered := r.server.streams.Sizes(), 0
+	for _, size := range sizes {
+		if buffered += size; size > maxBatchBytes {
+			t.Errorf("%d bytes are buffered for one stream", size)
 		}
 	}
-	if open := len(s.buffers); open > 1+s.maxBuffered/size || open < s.maxBuffered/maxBatchBytes {
+	if most := r.server.streams.MaxBuffered; buffered > most {
+		t.Errorf("%d bytes are buffered", buffered)
+	} else if open := len(sizes); open > 1+most/size || open < most/maxBatchBytes {
 		t.Errorf("%d streams are open", open)
 	}
-	s.mu.Unlock()
 	h.Close()
 	<-served
 }

@@ -64,7 +64,7 @@ func (s *Server) getStatus(ctx context.Context, _ *struct{}) (*struct{ Body Stat
 		Delivering: n.Delivering(),
 		Reasons:    append([]string{}, s.readinessReasons()...),
 		Degraded:   append([]string{}, s.degraded()...),
-		Streams:    s.streams.count(),
+		Streams:    s.streams.Count(),
 	}}
 	v := &out.Body
 	if s.config.Suppressed != nil {

@@ -19,196 +19,21 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 	lru "github.com/hashicorp/golang-lru/v2"
 
+	"bellhop/admin/limit"
 	"bellhop/dialog"
 	"bellhop/notify"
 )
 
-// maxStreams is the number of event streams at a time, beside those with the token of
-// the config, which are not limited by others. maxStreamsPerToken is the number with
-// one token. streamRetryAfter is the Retry-After, in seconds, of a refused stream.
-const (
-	maxStreams         = 200
-	maxStreamsPerToken = 100
-	streamRetryAfter   = "10"
-)
+// streamRetryAfter is the Retry-After, in seconds, of a refused stream.
+const streamRetryAfter = "10"
 
 // batchDelay is the maximum time that events wait for more of them after a write to the
 // stream. The actual time is random, so that not all streams are written at once.
 const batchDelay = 250 * time.Millisecond
 
 // maxBatchBytes limits the bytes that are encoded for one stream and not sent yet; a
-// single event may be larger. maxBufferedBytes limits those of all streams together:
-// beyond it, the stream of the slowest client is closed.
-const (
-	maxBatchBytes    = 256 << 10
-	maxBufferedBytes = 64 << 20
-)
-
-// errSlowestClient ends the stream of the slowest client.
-var errSlowestClient = errors.New("the client is the slowest, and all send buffers are full")
-
-// streamRegistry counts the open streams and bounds their memory.
-type streamRegistry struct {
-	keepAlive    time.Duration   // interval of comments while there is no event
-	writeTimeout time.Duration   // a client that does not read for so long is disconnected
-	maxBuffered  int             // bytes of all buffers, see maxBufferedBytes
-	closing      context.Context // ends all streams
-	closeAll     context.CancelFunc
-
-	mu       sync.Mutex
-	perToken map[string]int // open streams by token id
-	buffers  map[*sendBuffer]bool
-	buffered int // bytes of all buffers
-
-	renders chan struct{} // slots of renders in progress
-}
-
-// maxRenders is the number of page parts that are rendered at a time. The memory of a
-// render is not counted in its stream's buffer.
-const maxRenders = 4
-
-// newStreamRegistry returns a registry without streams.
-func newStreamRegistry() *streamRegistry {
-	s := &streamRegistry{
-		keepAlive: 15 * time.Second, writeTimeout: 10 * time.Second, maxBuffered: maxBufferedBytes,
-		perToken: make(map[string]int), buffers: make(map[*sendBuffer]bool), renders: make(chan struct{}, maxRenders),
-	}
-	s.closing, s.closeAll = context.WithCancel(context.Background())
-	return s
-}
-
-// sendBuffer holds the bytes that a stream has to send. The stream's handler writes
-// them, blocking.
-type sendBuffer struct {
-	registry *streamRegistry
-	rc       *http.ResponseController
-	w        io.Writer
-
-	// registry.mu guards the fields below.
-	bytes  int
-	since  time.Time // time at which the bytes were buffered
-	closed bool      // closed to make room
-}
-
-// weight is the share of the common room that a buffer takes from others: its bytes
-// times the seconds they have waited. A client that reads is thus not taken for the
-// slowest because much came at once.
-func (q *sendBuffer) weight(now time.Time) float64 {
-	return float64(q.bytes) * max(now.Sub(q.since), time.Millisecond).Seconds()
-}
-
-// newBuffer returns the buffer of a stream that is answered with w. The caller removes
-// it.
-func (s *streamRegistry) newBuffer(w http.ResponseWriter) *sendBuffer {
-	q := &sendBuffer{registry: s, rc: http.NewResponseController(w), w: w}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.buffers[q] = true
-	return q
-}
-
-// remove takes the buffer out of the registry.
-func (q *sendBuffer) remove() {
-	q.setSize(0)
-	q.registry.mu.Lock()
-	defer q.registry.mu.Unlock()
-	delete(q.registry.buffers, q)
-}
-
-// send writes b to the client and returns when the kernel has accepted all of it. It
-// returns [os.ErrDeadlineExceeded] if the client does not read, and errSlowestClient if
-// the buffer was closed to make room.
-func (q *sendBuffer) send(b []byte) error {
-	defer q.setSize(0)
-	if q.setSize(len(b)) {
-		return errSlowestClient
-	}
-	if err := q.rc.SetWriteDeadline(time.Now().Add(q.registry.writeTimeout)); err != nil {
-		return err
-	}
-	if q.isClosed() { // closed meanwhile: our deadline has overwritten that of the closing
-		return errSlowestClient
-	}
-	_, err := q.w.Write(b)
-	if err == nil {
-		err = q.rc.Flush()
-	}
-	if err != nil && q.isClosed() {
-		return errSlowestClient
-	}
-	return err
-}
-
-// setSize sets the number of buffered bytes. While all buffers together exceed the
-// limit, it closes the one with the greatest weight. It reports whether q is closed.
-func (q *sendBuffer) setSize(bytes int) (closed bool) {
-	s := q.registry
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if q.closed {
-		return true
-	}
-	now := time.Now()
-	s.buffered += bytes - q.bytes
-	q.bytes, q.since = bytes, now
-	for s.buffered > s.maxBuffered {
-		slowest := q
-		for other := range s.buffers {
-			if other.weight(now) > slowest.weight(now) {
-				slowest = other
-			}
-		}
-		s.buffered -= slowest.bytes
-		slowest.bytes, slowest.closed = 0, true
-		slowest.rc.SetWriteDeadline(now) // ends its blocked Write
-	}
-	return q.closed
-}
-
-// isClosed reports whether the buffer was closed to make room.
-func (q *sendBuffer) isClosed() bool {
-	q.registry.mu.Lock()
-	defer q.registry.mu.Unlock()
-	return q.closed
-}
-
-// acquireSlot counts one more stream of a token, and reports whether there is room for
-// it.
-func (s *streamRegistry) acquireSlot(token string) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if token != configID && s.countLocked()-s.perToken[configID] >= maxStreams || s.perToken[token] >= maxStreamsPerToken {
-		return false
-	}
-	s.perToken[token]++
-	return true
-}
-
-// releaseSlot removes a stream that acquireSlot has counted.
-func (s *streamRegistry) releaseSlot(token string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.perToken[token]--; s.perToken[token] == 0 {
-		delete(s.perToken, token)
-	}
-}
-
-// count returns the number of open streams.
-func (s *streamRegistry) count() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.countLocked()
-}
-
-// countLocked is count for a caller that holds mu.
-func (s *streamRegistry) countLocked() (n int) {
-	for _, of := range s.perToken {
-		n += of
-	}
-	return n
-}
-
-const streamType = "text/event-stream"
+// single event may be larger.
+const maxBatchBytes = 256 << 10
 
 // describeEventStream completes the description of an operation that answers with a
 // list of events, or with a stream of them.
@@ -218,7 +43,7 @@ func describeEventStream(api huma.API, op huma.Operation) huma.Operation {
 		Description: "A page of the event log; with Accept: text/event-stream, the event log as it grows",
 		Content: map[string]*huma.MediaType{
 			"application/json": {Schema: events},
-			streamType: {Schema: &huma.Schema{Type: huma.TypeString, Description: "Server-sent events: " +
+			limit.EventStream: {Schema: &huma.Schema{Type: huma.TypeString, Description: "Server-sent events: " +
 				"id is the event_id, event the event_type, data one item of the list on a line. " +
 				"Without since or Last-Event-ID the stream starts now. It has no end, and ignores limit. " +
 				"Events are sent in batches, at most 250 ms late, or 2 s while calls need the processor. " +
@@ -250,7 +75,7 @@ func (s *Server) listEvents(ctx context.Context, in *struct {
 	if q.Since, ok = parseTime(in.Since); !ok {
 		q.After = in.Since
 	}
-	if acceptsMediaType(in.Accept, streamType) {
+	if acceptsMediaType(in.Accept, limit.EventStream) {
 		return s.respondEventStream(ctx, q, in.LastEventID)
 	}
 	return s.respondEventPage(ctx, q)
@@ -288,7 +113,7 @@ func (s *Server) respondEventPage(ctx context.Context, q notify.Query) (*rawResp
 		defer pageBuffers.Put(b)
 		b.Reset()
 		s.writeEventPage(b, events, next)
-		releaseTurn(ctx)
+		limit.ReleaseTurn(ctx)
 		c.BodyWriter().Write(b.Bytes()) // an error means that the client has left
 	}}, nil
 }
@@ -312,7 +137,7 @@ func (s *Server) writeEventPage(b *bytes.Buffer, events []*dialog.Event, next st
 			b.WriteByte(',')
 		}
 		b.Write(s.lines.encode(e))
-		yieldAfter(i + 1)
+		limit.YieldAfter(i + 1)
 	}
 	b.WriteString(`],"next":`)
 	writeLine(b, next)
@@ -341,7 +166,11 @@ type cachedLine struct {
 
 // newLineCache returns an empty cache.
 func newLineCache(n *notify.Notifier) lineCache {
-	return lineCache{newLRU[string, cachedLine](maxCachedLines), n.KnownNumber}
+	byID, err := lru.New[string, cachedLine](maxCachedLines)
+	if err != nil {
+		panic(err) // impossible: maxCachedLines is above zero
+	}
+	return lineCache{byID, n.KnownNumber}
 }
 
 // encode returns an event as JSON on one line, without the line's end.
@@ -379,24 +208,24 @@ func (s *Server) respondEventStream(ctx context.Context, q notify.Query, last st
 		q.After = last
 	}
 	token := accessOf(ctx).id
-	if !s.streams.acquireSlot(token) {
+	if !s.streams.Acquire(token) {
 		return nil, huma.ErrorWithHeaders(
-			huma.Error503ServiceUnavailable(fmt.Sprintf("too many event streams: at most %d, and %d with one token", maxStreams, maxStreamsPerToken)),
+			huma.Error503ServiceUnavailable(fmt.Sprintf("too many event streams: at most %d, and %d with one token", limit.MaxStreams, limit.MaxStreamsPerToken)),
 			http.Header{"Retry-After": {streamRetryAfter}})
 	}
 	tail, err := s.config.Notifier.Tail(ctx, q)
 	if err != nil {
-		s.streams.releaseSlot(token)
+		s.streams.Release(token)
 		if last != "" && errors.Is(err, notify.ErrNoEvent) {
 			return nil, unprocessable("header.Last-Event-ID", "is not the id of an event in the event log")
 		}
 		return nil, s.apiError(err)
 	}
 	return &rawResponse{func(c huma.Context) {
-		defer s.streams.releaseSlot(token)
+		defer s.streams.Release(token)
 		defer tail.Close()
 		r, w := humago.Unwrap(c)
-		if err := s.writeStream(w, r, tail); errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, errSlowestClient) {
+		if err := s.writeStream(w, r, tail); errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, limit.ErrSlowestClient) {
 			s.log.Warn("stream of slow client closed", "peer", r.RemoteAddr, "err", err)
 		}
 	}}, nil
@@ -406,26 +235,19 @@ func (s *Server) respondEventStream(ctx context.Context, q notify.Query, last st
 // becomes invalid or the server shuts down. It returns an error if the client does not
 // read.
 func (s *Server) writeStream(w http.ResponseWriter, r *http.Request, tail *notify.Tail) error {
-	ctx, stop := context.WithCancel(r.Context())
-	defer stop()
-	defer context.AfterFunc(s.streams.closing, stop)()
+	q, err := s.streams.Open(w, r)
+	if err != nil {
+		return err
+	}
+	defer q.Close()
+	if err := q.Send(nil); err != nil {
+		return err
+	}
+	ctx := q.Context()
 	client := accessOf(ctx)
-
-	q := s.streams.newBuffer(w)
-	defer q.remove()
-	// The server's deadline is for requests that end.
-	if err := q.rc.SetReadDeadline(time.Time{}); err != nil {
-		return err
-	}
-	w.Header().Set("Content-Type", streamType)
-	w.Header().Set("X-Accel-Buffering", "no") // nginx would wait for more
-	if err := q.send(nil); err != nil {
-		return err
-	}
-	releaseTurn(ctx)
 	for wrote := (time.Time{}); ; {
-		sleepContext(ctx, time.Until(wrote.Add(rand.N(s.gate.pace(batchDelay)))))
-		waiting, cancel := context.WithTimeout(ctx, s.streams.keepAlive)
+		limit.Sleep(ctx, time.Until(wrote.Add(rand.N(s.streams.Pace(batchDelay)))))
+		waiting, cancel := context.WithTimeout(ctx, s.streams.KeepAlive)
 		events, _ := tail.Next(waiting)
 		cancel()
 		if ctx.Err() != nil || !s.tokens.stillValid(client, time.Now()) {
@@ -440,9 +262,9 @@ func (s *Server) writeStream(w http.ResponseWriter, r *http.Request, tail *notif
 
 // sendEvents sends events in the format of a stream, maxBatchBytes at a time. Without
 // events it sends a comment.
-func (s *Server) sendEvents(q *sendBuffer, events []*dialog.Event) error {
+func (s *Server) sendEvents(q *limit.Stream, events []*dialog.Event) error {
 	if len(events) == 0 {
-		return q.send([]byte(":\n\n"))
+		return q.Send([]byte(":\n\n"))
 	}
 	var lines [][]byte
 	var size int
@@ -454,7 +276,7 @@ func (s *Server) sendEvents(q *sendBuffer, events []*dialog.Event) error {
 				break
 			}
 			lines, size = append(lines, line), size+len(line)+len(e.ID)+len(e.Type)+len("id: \nevent: \ndata: \n\n")
-			yieldAfter(len(lines))
+			limit.YieldAfter(len(lines))
 		}
 		text := bytes.NewBuffer(make([]byte, 0, size)) // exactly the bytes that setSize counts
 		for i, line := range lines {
@@ -462,7 +284,7 @@ func (s *Server) sendEvents(q *sendBuffer, events []*dialog.Event) error {
 		}
 		events = events[len(lines):]
 		clear(lines)
-		if err := q.send(text.Bytes()); err != nil {
+		if err := q.Send(text.Bytes()); err != nil {
 			return err
 		}
 	}

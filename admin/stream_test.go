@@ -16,6 +16,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"bellhop/admin/limit"
 	"bellhop/dialog"
 	"bellhop/notify"
 )
@@ -213,7 +214,7 @@ func TestStreamAppliesFilters(t *testing.T) {
 			feeds[i].wantNext(idOf(k))
 		}
 	}
-	r.server.streams.closeAll()
+	r.server.streams.CloseAll()
 	for _, f := range feeds {
 		f.wantEnd()
 	}
@@ -230,7 +231,7 @@ func TestStreamAppliesFilters(t *testing.T) {
 	r.wantProblem(422, "header.Last-Event-ID", "GET", "/v1/events?since="+idOf(1), nil, "Accept", "text/event-stream", "Last-Event-ID", "x")
 	bound.wantProblem(422, "header.Last-Event-ID", "GET", "/v1/events", nil, "Accept", "text/event-stream", "Last-Event-ID", idOf(0))
 	r.wantProblem(401, "", "GET", "/v1/events", nil, "Accept", "text/event-stream", "Authorization", "Bearer x")
-	if open := r.server.streams.count(); open != 0 {
+	if open := r.server.streams.Count(); open != 0 {
 		t.Errorf("%d streams are counted that are not there", open)
 	}
 }
@@ -275,7 +276,7 @@ func TestStreamResumesFromEvent(t *testing.T) {
 			feeds[i].wantNext(idOf(k))
 		}
 	}
-	again.server.streams.closeAll()
+	again.server.streams.CloseAll()
 	for _, f := range feeds {
 		f.wantEnd()
 	}
@@ -308,11 +309,11 @@ func TestFiftyStreamsGetAllEvents(t *testing.T) {
 // A client that does not read is disconnected, delays no other, and can resume.
 func TestSlowStreamIsDisconnected(t *testing.T) {
 	r := newRig(t, Config{})
-	r.server.streams.writeTimeout = time.Second
+	r.server.streams.WriteTimeout = time.Second
 	r.startNotifier()
 	slow, quick := r.follow(""), r.follow("")
 	last := 0
-	for ; r.server.streams.count() == 2; last++ {
+	for ; r.server.streams.Count() == 2; last++ {
 		e := event(last, "101")
 		e.MessageText = strings.Repeat("x", 500_000) // more than any buffer holds
 		r.notifier.Publish([]dialog.Event{e})
@@ -338,7 +339,7 @@ func TestSlowStreamIsDisconnected(t *testing.T) {
 // The timeouts of the server do not end a stream.
 func TestStreamOutlivesServerTimeouts(t *testing.T) {
 	r := newRig(t, Config{})
-	r.server.streams.keepAlive = 20 * time.Millisecond
+	r.server.streams.KeepAlive = 20 * time.Millisecond
 	h := httptest.NewUnstartedServer(nil)
 	h.Config = r.server.HTTPServer()
 	h.Config.ReadTimeout, h.Config.WriteTimeout = 50*time.Millisecond, 50*time.Millisecond
@@ -381,7 +382,7 @@ func TestStreamsEndAtShutdown(t *testing.T) {
 	f.wantEnd()
 	behind.wantNext(idOf(0))
 	behind.wantEnd()
-	if open := r.server.streams.count(); open != 0 {
+	if open := r.server.streams.Count(); open != 0 {
 		t.Errorf("%d streams are left", open)
 	}
 }
@@ -425,12 +426,19 @@ func TestExcessStreamsAreRefused(t *testing.T) {
 			t.Errorf("one too many: %d %v %v", resp.StatusCode, resp.Header, out)
 		}
 	}
-	set := func(of map[string]int) {
-		r.server.streams.mu.Lock()
-		defer r.server.streams.mu.Unlock()
-		r.server.streams.perToken = of
+	each := func(n int, token string, do func(token string)) {
+		for range n {
+			do(token)
+		}
 	}
-	set(map[string]int{id: maxStreamsPerToken, "others": maxStreams - maxStreamsPerToken - 1})
+	acquire := func(token string) {
+		if !r.server.streams.Acquire(token) {
+			t.Fatal("no room for a stream of " + token)
+		}
+	}
+	release := r.server.streams.Release
+	each(limit.MaxStreamsPerToken, id, acquire)
+	each(limit.MaxStreams-limit.MaxStreamsPerToken-1, "others", acquire)
 	wantRefused(other) // it has reached its own limit
 	third, _ := r.newToken(object{"scope": "read"})
 	f := third.follow("")
@@ -438,12 +446,15 @@ func TestExcessStreamsAreRefused(t *testing.T) {
 	third.want(200, "GET", "/v1/events", nil)
 	r.follow("").stop() // except for the token of the config
 	f.stop()
-	for tick := time.NewTicker(time.Millisecond); r.server.streams.count() >= maxStreams; {
+	for tick := time.NewTicker(time.Millisecond); r.server.streams.Count() >= limit.MaxStreams; {
 		<-tick.C
 	}
 	third.follow("").stop()
-	set(map[string]int{configID: maxStreamsPerToken})
+	r.waitUntil("the stream ends", func() bool { return r.server.streams.Count() == limit.MaxStreams-1 })
+	each(limit.MaxStreamsPerToken, id, release)
+	each(limit.MaxStreams-limit.MaxStreamsPerToken-1, "others", release)
+	each(limit.MaxStreamsPerToken, configID, acquire)
 	wantRefused(r)
 	third.follow("").stop()
-	set(map[string]int{})
+	each(limit.MaxStreamsPerToken, configID, release)
 }

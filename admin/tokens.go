@@ -18,6 +18,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/time/rate"
 
+	"bellhop/admin/limit"
 	"bellhop/dialog"
 )
 
@@ -98,7 +99,7 @@ func newTokenStore(kv jetstream.KeyValue, log *slog.Logger, config string) *toke
 		unsavedUse: make(map[string]time.Time),
 	}
 	if config != "" {
-		ts.byHash[sha256.Sum256([]byte(config))] = &access{id: configID, scope: Admin, limit: rate.NewLimiter(configRate, configBurst)}
+		ts.byHash[sha256.Sum256([]byte(config))] = &access{id: configID, scope: Admin, limit: rate.NewLimiter(limit.ConfigRate, limit.ConfigBurst)}
 	}
 	return ts
 }
@@ -145,7 +146,7 @@ func (ts *tokenStore) applyToken(t storedToken) {
 	if !known {
 		ts.byHash[[sha256.Size]byte(t.Hash)] = &access{
 			id: t.ID, scope: t.Scope, extensions: t.Extensions, expires: t.Expires,
-			limit: rate.NewLimiter(tokenRate, tokenBurst),
+			limit: rate.NewLimiter(limit.TokenRate, limit.TokenBurst),
 		}
 	}
 }

@@ -1,6 +1,7 @@
-package admin
+package limit
 
 import (
+	"log/slog"
 	"net"
 	"net/http"
 	"strconv"
@@ -28,8 +29,7 @@ func newConnFrom(t *testing.T, address string) *peer {
 // Connections are limited for each network and in all, and remote ones cannot take the
 // share of this machine.
 func TestConnectionsAreBounded(t *testing.T) {
-	r := newRig(t, Config{})
-	cs := r.server.conns
+	cs := NewConns(slog.New(slog.DiscardHandler))
 	open := func(address string, want int) (admitted []*peer) {
 		t.Helper()
 		for range want + 1 {
@@ -42,40 +42,38 @@ func TestConnectionsAreBounded(t *testing.T) {
 		}
 		return admitted
 	}
-	before, _ := cs.count() // connections of the rig
 	one := open("192.0.2.1", maxConnsPerNetwork)
 	open("192.0.2.2", maxConnsPerNetwork)
 	v6 := open("2001:db8::1", maxConnsPerNetwork)
 	open("2001:db8::2", 0) // the same network
 	open("192.0.2.3", 0)   // the limit of remote connections is reached
-	here := open("127.0.0.1", maxConns-maxConnsRemote-before)
+	here := open("127.0.0.1", maxConns-maxConnsRemote)
 	for _, p := range append(one, v6...) {
-		cs.stateChanged(p, http.StateActive)
-		cs.stateChanged(p, http.StateClosed)
-		cs.stateChanged(p, http.StateClosed)
+		cs.StateChanged(p, http.StateActive)
+		cs.StateChanged(p, http.StateClosed)
+		cs.StateChanged(p, http.StateClosed)
 	}
 	open("192.0.2.3", maxConnsPerNetwork)
 	open("192.0.2.1", maxConnsPerNetwork)
 	for _, p := range here {
-		cs.stateChanged(p, http.StateClosed)
+		cs.StateChanged(p, http.StateClosed)
 	}
-	if n, refused := cs.count(); n != before+maxConnsRemote || refused == 0 || len(cs.perNetwork) != 3 {
+	if n, refused := cs.Count(); n != maxConnsRemote || refused == 0 || len(cs.perNetwork) != 3 {
 		t.Errorf("%d are open, %d were refused, %d addresses are known", n, refused, len(cs.perNetwork))
 	}
 }
 
 // A refused connection is answered 503.
 func TestRefusedConnectionIsAnswered(t *testing.T) {
-	r := newRig(t, Config{})
-	cs := r.server.conns
+	cs := NewConns(slog.New(slog.DiscardHandler))
 	for range maxConnsPerNetwork {
 		cs.admit(newConnFrom(t, "192.0.2.1"))
 	}
-	listener := make(pipeListener, 2)
+	listener := make(chanListener, 2)
 	refused, other := newConnFrom(t, "192.0.2.1"), newConnFrom(t, "192.0.2.2")
 	listener <- refused
 	listener <- other
-	if c, err := r.server.Listener(listener).Accept(); err != nil || c != other {
+	if c, err := cs.Listener(listener).Accept(); err != nil || c != other {
 		t.Errorf("accepted %v: %v", c, err)
 	}
 	head, body, _ := strings.Cut(refused.wrote.String(), "\r\n\r\n")
@@ -87,27 +85,14 @@ func TestRefusedConnectionIsAnswered(t *testing.T) {
 	}
 }
 
-// A connection of the server is counted until it is closed.
-func TestConnectionsAreCounted(t *testing.T) {
-	r := newRig(t, Config{})
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+// chanListener accepts the connections that are sent to it.
+type chanListener chan net.Conn
+
+func (l chanListener) Accept() (net.Conn, error) {
+	if c, ok := <-l; ok {
+		return c, nil
 	}
-	h := r.server.HTTPServer()
-	served := make(chan error)
-	go func() { served <- h.Serve(r.server.Listener(l)) }()
-	r.url = "http://" + l.Addr().String()
-	f := r.follow("")
-	if n, _ := r.server.conns.count(); n != 1 {
-		t.Errorf("%d connections are counted, want 1", n)
-	}
-	f.stop()
-	if err := h.Shutdown(t.Context()); err != nil {
-		t.Error(err)
-	}
-	<-served
-	if n, _ := r.server.conns.count(); n != 0 {
-		t.Errorf("%d connections are left", n)
-	}
+	return nil, net.ErrClosed
 }
+func (l chanListener) Close() error   { close(l); return nil }
+func (l chanListener) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1} }

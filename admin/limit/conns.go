@@ -1,4 +1,4 @@
-package admin
+package limit
 
 import (
 	"crypto/tls"
@@ -26,9 +26,9 @@ const connWriteBuffer = 256 << 10
 // refusalLogInterval is the minimum time between log lines about refused connections.
 const refusalLogInterval = 10 * time.Second
 
-// connLimiter counts the open connections to the API and refuses those beyond the
+// Conns counts the open connections to the API and refuses those beyond the
 // limits.
-type connLimiter struct {
+type Conns struct {
 	log *slog.Logger
 
 	mu         sync.Mutex
@@ -39,14 +39,14 @@ type connLimiter struct {
 	lastLogged time.Time
 }
 
-// newConnLimiter returns a connLimiter without connections.
-func newConnLimiter(log *slog.Logger) *connLimiter {
-	return &connLimiter{log: log, open: make(map[net.Conn]netip.Addr), perNetwork: make(map[netip.Addr]int)}
+// NewConns returns a Conns without connections.
+func NewConns(log *slog.Logger) *Conns {
+	return &Conns{log: log, open: make(map[net.Conn]netip.Addr), perNetwork: make(map[netip.Addr]int)}
 }
 
 // admit counts a connection, and reports whether there is room for it.
-func (cs *connLimiter) admit(c net.Conn) bool {
-	peer := networkOf(connAddr(c))
+func (cs *Conns) admit(c net.Conn) bool {
+	peer := Network(connAddr(c))
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
 	remote := !peer.IsLoopback()
@@ -66,8 +66,8 @@ func (cs *connLimiter) admit(c net.Conn) bool {
 	return true
 }
 
-// stateChanged is the ConnState of the server: it stops counting closed connections.
-func (cs *connLimiter) stateChanged(c net.Conn, state http.ConnState) {
+// StateChanged is the ConnState of the server: it stops counting closed connections.
+func (cs *Conns) StateChanged(c net.Conn, state http.ConnState) {
 	if state != http.StateClosed && state != http.StateHijacked {
 		return
 	}
@@ -84,8 +84,8 @@ func (cs *connLimiter) stateChanged(c net.Conn, state http.ConnState) {
 	}
 }
 
-// count returns the number of open connections, and of those refused so far.
-func (cs *connLimiter) count() (open int, refused uint64) {
+// Count returns the number of open connections, and of those refused so far.
+func (cs *Conns) Count() (open int, refused uint64) {
 	cs.mu.Lock()
 	defer cs.mu.Unlock()
 	return len(cs.open), cs.refused
@@ -100,12 +100,12 @@ func connAddr(c net.Conn) netip.Addr {
 // boundedListener accepts connections within the limits, and answers 503 to others.
 type boundedListener struct {
 	net.Listener
-	conns *connLimiter
+	conns *Conns
 }
 
-// Listener returns a listener that accepts l's connections within the limits, for the
-// server that HTTPServer returns.
-func (s *Server) Listener(l net.Listener) net.Listener { return boundedListener{l, s.conns} }
+// Listener returns a listener that accepts l's connections within the limits. The
+// server that uses it calls StateChanged.
+func (cs *Conns) Listener(l net.Listener) net.Listener { return boundedListener{l, cs} }
 
 func (l boundedListener) Accept() (net.Conn, error) {
 	for {
@@ -144,4 +144,13 @@ func refuseConn(c net.Conn) {
 	c.SetWriteDeadline(time.Now().Add(10 * time.Millisecond))
 	io.WriteString(c, tooManyConnsResponse) // does not block: a new connection's buffer has room for it
 	c.Close()
+}
+
+// Network returns an IPv4 address as it is, and an IPv6 address as its /64 network.
+func Network(ip netip.Addr) netip.Addr {
+	if ip = ip.Unmap().WithZone(""); ip.Is6() && !ip.IsLoopback() {
+		network, _ := ip.Prefix(64)
+		ip = network.Addr()
+	}
+	return ip
 }

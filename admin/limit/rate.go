@@ -1,4 +1,4 @@
-package admin
+package limit
 
 import (
 	"math"
@@ -15,49 +15,52 @@ import (
 // holder of the config's token could stop bellhop anyway: its limit only stops runaway
 // clients.
 const (
-	tokenBurst, tokenRate     = 1000, 100
-	configBurst, configRate   = 10_000, 1000
-	failureBurst, failureRate = 300, 1 // of one address, without a valid token
+	TokenBurst, TokenRate     = 1000, 100
+	ConfigBurst, ConfigRate   = 10_000, 1000
+	FailureBurst, failureRate = 300, 1 // of one address, without a valid token
 )
 
 // maxPeers is the number of addresses whose failures are counted, the last to fail.
 const maxPeers = 10_000
 
-// failureLimits counts the requests of each address that had no valid token.
-type failureLimits struct {
+// Failures counts the requests of each address that had no valid token.
+type Failures struct {
 	peers *lru.Cache[netip.Addr, *rate.Limiter]
 }
 
-// newFailureLimits returns failureLimits without failures.
-func newFailureLimits() failureLimits {
-	return failureLimits{newLRU[netip.Addr, *rate.Limiter](maxPeers)}
+// NewFailures returns Failures without failures.
+func NewFailures() Failures {
+	peers, err := lru.New[netip.Addr, *rate.Limiter](maxPeers)
+	if err != nil {
+		panic(err) // impossible: maxPeers is above zero
+	}
+	return Failures{peers}
 }
 
-// limiterOf returns the limiter of an address, with a new one if it has none.
-func (f failureLimits) limiterOf(peer netip.Addr) *rate.Limiter {
+// Limiter returns the limiter of an address, with a new one if it has none.
+func (f Failures) Limiter(peer netip.Addr) *rate.Limiter {
 	if l, ok := f.peers.Get(peer); ok {
 		return l
 	}
-	l := rate.NewLimiter(failureRate, failureBurst)
+	l := rate.NewLimiter(failureRate, FailureBurst)
 	if first, ok, _ := f.peers.PeekOrAdd(peer, l); ok {
 		return first
 	}
 	return l
 }
 
-// writeTooMany answers 429 with a Retry-After.
-func writeTooMany(w http.ResponseWriter, l *rate.Limiter, now time.Time, refuse errorWriter, detail string) {
-	setRateHeaders(w, l, now)
+// SetRetryHeaders sets the header fields of a 429: those of SetRateHeaders, and
+// Retry-After.
+func SetRetryHeaders(h http.Header, l *rate.Limiter, now time.Time) {
+	SetRateHeaders(h, l, now)
 	wait := timeUntil(l, 1, now)
-	w.Header().Set("Retry-After", strconv.Itoa(max(1, int(math.Ceil(wait.Seconds())))))
-	refuse(w, http.StatusTooManyRequests, detail)
+	h.Set("Retry-After", strconv.Itoa(max(1, int(math.Ceil(wait.Seconds())))))
 }
 
-// setRateHeaders sets the X-RateLimit header fields: the burst, the requests left, and
+// SetRateHeaders sets the X-RateLimit header fields: the burst, the requests left, and
 // the Unix time at which the whole burst is available again.
-func setRateHeaders(w http.ResponseWriter, l *rate.Limiter, now time.Time) {
+func SetRateHeaders(h http.Header, l *rate.Limiter, now time.Time) {
 	full := now.Add(timeUntil(l, l.Burst(), now))
-	h := w.Header()
 	h.Set("X-RateLimit-Limit", strconv.Itoa(l.Burst()))
 	h.Set("X-RateLimit-Remaining", strconv.Itoa(max(0, int(l.TokensAt(now)))))
 	h.Set("X-RateLimit-Reset", strconv.FormatInt(full.Unix()+1, 10))
