@@ -16,6 +16,7 @@ import (
 
 	"github.com/BurntSushi/toml"
 
+	"bellhop/cmd/bellhop/config"
 	"bellhop/notify"
 )
 
@@ -86,82 +87,9 @@ func exportSubscriptions(w io.Writer, subs []notify.Subscription, ids bool) erro
 	return err
 }
 
-// A wantedSubscription is a [[subscription]] table of a file to apply.
-type wantedSubscription struct {
-	id       string
-	sub      notify.Subscription // with its secrets
-	position problem             // in the file; Text is empty
-}
-
-// readSubscriptions reads the [[subscription]] tables of a file. The error for wrong
-// content is a [problems] with all of them.
-func readSubscriptions(file, text string) ([]wantedSubscription, error) {
-	doc, r, err := decodeTOML(file, text)
-	if err != nil {
-		return nil, err
-	}
-	ids := r.takeIDs(doc)
-	var dst struct {
-		Subscription []subscriptionConfig `toml:"subscription"`
-	}
-	r.decodeTable("", doc, reflect.ValueOf(&dst).Elem())
-	all := make([]wantedSubscription, len(dst.Subscription))
-	for i, c := range dst.Subscription {
-		path := indexPath("subscription", i)
-		sub := c.toSubscription(i)
-		sub.Declared = ""
-		cert := sub.TLSCert
-		if sub.TLSKey == "" {
-			sub.TLSCert = "" // export writes a certificate without its key
-		}
-		for err := range sub.Invalid() {
-			r.addProblem(path+"."+err.Field, "%s", err.Why)
-		}
-		sub.Validate() // normalizes it to the stored form
-		sub.TLSCert = cert
-		if sub.OldSecret != "" {
-			r.addProblem(path+".old_secret", "cannot be set over the API: leave it out; a new secret is a rotation")
-		}
-		if ids[i] != "" && slices.Contains(ids[:i], ids[i]) {
-			r.addProblem(path+".id", "is used by another [[subscription]] above")
-		}
-		at := r.where.keyPosition(path)
-		all[i] = wantedSubscription{id: ids[i], sub: sub, position: problem{File: file, Line: at.line, Column: at.column}}
-	}
-	if len(r.problems) > 0 {
-		r.problems.sort()
-		return nil, r.problems
-	}
-	return all, nil
-}
-
-// takeIDs removes the ids from the [[subscription]] tables of a document and returns
-// them.
-func (r *configDecoder) takeIDs(doc map[string]any) []string {
-	var tables []map[string]any
-	switch v := doc["subscription"].(type) { // the decoder reports other types
-	case []map[string]any:
-		tables = v
-	case []any: // subscription = [{…}]
-		for _, t := range v {
-			table, _ := t.(map[string]any)
-			tables = append(tables, table)
-		}
-	}
-	ids := make([]string, len(tables))
-	for i, t := range tables {
-		var ok bool
-		if ids[i], ok = t["id"].(string); t["id"] != nil && (!ok || ids[i] == "") {
-			r.addProblem(indexPath("subscription", i)+".id", "must be the id of a subscription: leave it out to create one")
-		}
-		delete(t, "id")
-	}
-	return ids
-}
-
 // A reconciliation has the file and the flags of bellhop subscriptions apply.
 type reconciliation struct {
-	wanted                 []wantedSubscription
+	wanted                 []config.FileSubscription
 	dryRun, prune, secrets bool
 }
 
@@ -176,7 +104,7 @@ type step struct {
 	Secret    string   `json:"secret,omitempty"` // the generated one of a new subscription
 
 	body     map[string]any
-	position problem
+	position config.Problem
 }
 
 // applyPlan compares the file with the subscriptions of the server, applies the steps
@@ -200,7 +128,7 @@ func (a *reconciliation) applyPlan(ctx context.Context, r *apiClient, stdout io.
 				if r.json {
 					err = errors.Join(err, writeJSON(stdout, steps[:i]))
 				}
-				return fmt.Errorf("%s%s %s %s: %w", s.position.positionPrefix(), s.Action, s.Extension, s.URL, err)
+				return fmt.Errorf("%s%s %s %s: %w", s.position.PositionPrefix(), s.Action, s.Extension, s.URL, err)
 			}
 		}
 		if !r.json {
@@ -212,14 +140,6 @@ func (a *reconciliation) applyPlan(ctx context.Context, r *apiClient, stdout io.
 	}
 	_, err = fmt.Fprintln(out, summarizeCounts(counts, a.dryRun))
 	return err
-}
-
-// positionPrefix returns file and line of p with a colon, to put before a message.
-func (p problem) positionPrefix() string {
-	if p.File == "" {
-		return ""
-	}
-	return fmt.Sprintf("%s:%d: ", p.File, p.Line)
 }
 
 // formatStep formats the step for people.
@@ -291,8 +211,8 @@ func (a *reconciliation) planSteps(had []notify.Subscription) ([]step, error) {
 	kept := map[string]bool{}
 	for i, w := range a.wanted {
 		old := pairs[i]
-		if w.position.Text = w.missingValue(old); w.position.Text != "" {
-			wrong = append(wrong, w.position)
+		if w.Position.Text = missingValue(&w, old); w.Position.Text != "" {
+			wrong = append(wrong, w.Position)
 			continue
 		}
 		if old == nil {
@@ -302,13 +222,13 @@ func (a *reconciliation) planSteps(had []notify.Subscription) ([]step, error) {
 		kept[old.ID] = true
 		s := a.changeStep(w, *old)
 		if old.Declared != "" && s.Action != "leave" {
-			w.position.Text = fmt.Sprintf("the subscription of %s to %s is declared in the server's config (%s): change it there", extensionLabel(*old), old.URL, old.Declared)
-			wrong = append(wrong, w.position)
+			w.Position.Text = fmt.Sprintf("the subscription of %s to %s is declared in the server's config (%s): change it there", extensionLabel(*old), old.URL, old.Declared)
+			wrong = append(wrong, w.Position)
 		}
 		steps = append(steps, s)
 	}
 	if len(wrong) > 0 {
-		wrong.sort()
+		wrong.Sort()
 		return nil, wrong
 	}
 	if a.prune {
@@ -324,7 +244,7 @@ func (a *reconciliation) planSteps(had []notify.Subscription) ([]step, error) {
 // matchSubscriptions pairs the subscriptions of the file with existing ones: by id, then
 // by extension, url and types, then by extension and url. An entry is nil if there is no
 // match.
-func (a *reconciliation) matchSubscriptions(had []notify.Subscription) (pairs []*notify.Subscription, wrong problems) {
+func (a *reconciliation) matchSubscriptions(had []notify.Subscription) (pairs []*notify.Subscription, wrong config.Problems) {
 	pairs = make([]*notify.Subscription, len(a.wanted))
 	taken := map[string]bool{}
 	known := make([]string, len(had))
@@ -332,21 +252,21 @@ func (a *reconciliation) matchSubscriptions(had []notify.Subscription) (pairs []
 		known[i] = old.ID
 	}
 	for i, w := range a.wanted {
-		if w.id == "" {
+		if w.ID == "" {
 			continue
 		}
-		at := slices.Index(known, w.id)
+		at := slices.Index(known, w.ID)
 		if at < 0 {
-			w.position.Text = fmt.Sprintf("no subscription has the id %q: ", w.id) + cmp.Or(didYouMean(nearestID(w.id, known)), "remove the id line to create it")
-			wrong = append(wrong, w.position)
+			w.Position.Text = fmt.Sprintf("no subscription has the id %q: ", w.ID) + cmp.Or(didYouMean(nearestID(w.ID, known)), "remove the id line to create it")
+			wrong = append(wrong, w.Position)
 			continue
 		}
-		pairs[i], taken[w.id] = &had[at], true
+		pairs[i], taken[w.ID] = &had[at], true
 	}
-	same := func(w wantedSubscription, types bool) (found []*notify.Subscription) {
+	same := func(w config.FileSubscription, types bool) (found []*notify.Subscription) {
 		for i := range had {
 			old := &had[i]
-			if !taken[old.ID] && extensionLabel(*old) == extensionLabel(w.sub) && old.URL == w.sub.URL && (!types || slices.Equal(old.Types, w.sub.Types)) {
+			if !taken[old.ID] && extensionLabel(*old) == extensionLabel(w.Subscription) && old.URL == w.Subscription.URL && (!types || slices.Equal(old.Types, w.Subscription.Types)) {
 				found = append(found, old)
 			}
 		}
@@ -354,15 +274,15 @@ func (a *reconciliation) matchSubscriptions(had []notify.Subscription) (pairs []
 	}
 	for _, types := range []bool{true, false} {
 		for i, w := range a.wanted {
-			if w.id != "" || pairs[i] != nil {
+			if w.ID != "" || pairs[i] != nil {
 				continue
 			}
 			switch found := same(w, types); {
 			case len(found) == 1 || types && len(found) > 1:
 				pairs[i], taken[found[0].ID] = found[0], true
 			case len(found) > 1:
-				w.position.Text = fmt.Sprintf("%d subscriptions of %s go to %s: add the id of the one you mean", len(found), extensionLabel(w.sub), w.sub.URL)
-				wrong = append(wrong, w.position)
+				w.Position.Text = fmt.Sprintf("%d subscriptions of %s go to %s: add the id of the one you mean", len(found), extensionLabel(w.Subscription), w.Subscription.URL)
+				wrong = append(wrong, w.Position)
 			}
 		}
 	}
@@ -401,26 +321,26 @@ func jsonFields(sub notify.Subscription) map[string]any {
 // missingValue returns a problem if w needs a value that export cannot write, of a header
 // or of tls_key, and neither the file nor old has it. old is the existing subscription, or
 // nil.
-func (w *wantedSubscription) missingValue(old *notify.Subscription) string {
-	for _, name := range slices.Sorted(maps.Keys(w.sub.Headers)) {
+func missingValue(w *config.FileSubscription, old *notify.Subscription) string {
+	for _, name := range slices.Sorted(maps.Keys(w.Subscription.Headers)) {
 		has := false
 		if old != nil {
 			_, has = old.Headers[name]
 		}
-		if w.sub.Headers[name] == "" && !has {
+		if w.Subscription.Headers[name] == "" && !has {
 			return fmt.Sprintf("header %s has no value, and none is stored: set one", name)
 		}
 	}
-	if old == nil && w.sub.TLSCert != "" && w.sub.TLSKey == "" {
+	if old == nil && w.Subscription.TLSCert != "" && w.Subscription.TLSKey == "" {
 		return "tls_key is missing, and none is stored: set it"
 	}
 	return ""
 }
 
 // createStep returns the step that creates w.
-func createStep(w wantedSubscription) step {
-	s := step{Action: "create", Extension: extensionLabel(w.sub), URL: w.sub.URL, body: map[string]any{}, position: w.position}
-	fields := jsonFields(w.sub)
+func createStep(w config.FileSubscription) step {
+	s := step{Action: "create", Extension: extensionLabel(w.Subscription), URL: w.Subscription.URL, body: map[string]any{}, position: w.Position}
+	fields := jsonFields(w.Subscription)
 	for _, name := range slices.Concat(settableFields, secretFields) {
 		if v, ok := fields[name]; ok {
 			s.body[name] = v
@@ -430,13 +350,13 @@ func createStep(w wantedSubscription) step {
 }
 
 // changeStep returns the step that changes old into w, or a step that leaves it.
-func (a *reconciliation) changeStep(w wantedSubscription, old notify.Subscription) step {
-	s := step{Action: "leave", ID: old.ID, Extension: extensionLabel(w.sub), URL: w.sub.URL, body: map[string]any{}, position: w.position}
-	want, have := jsonFields(w.sub), jsonFields(old)
+func (a *reconciliation) changeStep(w config.FileSubscription, old notify.Subscription) step {
+	s := step{Action: "leave", ID: old.ID, Extension: extensionLabel(w.Subscription), URL: w.Subscription.URL, body: map[string]any{}, position: w.Position}
+	want, have := jsonFields(w.Subscription), jsonFields(old)
 	for _, name := range settableFields {
 		was, will := have[name], want[name]
 		if name == "headers" {
-			if a.secrets && hasValue(w.sub.Headers) || !slices.Equal(sortedKeys(was), sortedKeys(will)) {
+			if a.secrets && hasValue(w.Subscription.Headers) || !slices.Equal(sortedKeys(was), sortedKeys(will)) {
 				s.setField(name, will, was)
 			}
 			continue

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"bellhop/cmd/bellhop/config"
 	"bellhop/notify"
 )
 
@@ -140,7 +141,7 @@ func TestPlansStepsToMatchFile(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			var err error
 			var steps []step
-			if tt.how.wanted, err = readSubscriptions("f.toml", tt.file); err == nil {
+			if tt.how.wanted, err = config.ReadSubscriptions("f.toml", tt.file); err == nil {
 				steps, err = tt.how.planSteps(tt.had)
 			}
 			if tt.wrong != "" {
@@ -171,7 +172,7 @@ func TestPlansStepsToMatchFile(t *testing.T) {
 // TestCertificateAndKeyChangeTogether checks that a changed certificate sends its key
 // too.
 func TestCertificateAndKeyChangeTogether(t *testing.T) {
-	w := wantedSubscription{sub: there("", func(s *notify.Subscription) { s.TLSCert, s.TLSKey = "new", "key" })}
+	w := config.FileSubscription{Subscription: there("", func(s *notify.Subscription) { s.TLSCert, s.TLSKey = "new", "key" })}
 	old := there("a", func(s *notify.Subscription) { s.TLSCert = "old" })
 	s := new(reconciliation).changeStep(w, old)
 	if got := slices.Sorted(maps.Keys(s.body)); !slices.Equal(got, []string{"tls_cert", "tls_key"}) {
@@ -206,7 +207,7 @@ func TestExportedFileAppliesUnchanged(t *testing.T) {
 	if err := exportSubscriptions(&b, subs, true); err != nil {
 		t.Fatal(err)
 	}
-	wanted, err := readSubscriptions("exported", b.String())
+	wanted, err := config.ReadSubscriptions("exported", b.String())
 	if err != nil {
 		t.Fatalf("%v\n%s", err, b.String())
 	}

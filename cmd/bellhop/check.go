@@ -7,8 +7,9 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"strings"
 	"time"
+
+	"bellhop/cmd/bellhop/config"
 )
 
 // runCheck reads the config at path and prints a summary of it, or returns all its
@@ -18,20 +19,20 @@ import (
 // this config, runCheck also prints the reasons why that one is degraded, one a line.
 // They do not make the check fail.
 func runCheck(ctx context.Context, path string, asJSON bool, stdout io.Writer) error {
-	c, err := loadConfig(path)
+	c, err := config.Load(path)
 	var found []string
 	if err == nil {
-		found = queryDegraded(ctx, c.adminURL())
+		found = queryDegraded(ctx, c.AdminURL())
 	}
 	if asJSON {
 		var report struct {
-			OK       bool     `json:"ok"`
-			Problems problems `json:"problems"`
-			Degraded []string `json:"degraded,omitempty"`
+			OK       bool            `json:"ok"`
+			Problems config.Problems `json:"problems"`
+			Degraded []string        `json:"degraded,omitempty"`
 		}
-		report.OK, report.Problems, report.Degraded = err == nil, problems{}, found
+		report.OK, report.Problems, report.Degraded = err == nil, config.Problems{}, found
 		if err != nil && !errors.As(err, &report.Problems) {
-			report.Problems = problems{{File: path, Text: err.Error()}}
+			report.Problems = config.Problems{{File: path, Text: err.Error()}}
 		}
 		if err := writeJSON(stdout, report); err != nil {
 			return err
@@ -44,7 +45,7 @@ func runCheck(ctx context.Context, path string, asJSON bool, stdout io.Writer) e
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(stdout, "%s is valid: %s\n", path, c.describeSetup())
+	fmt.Fprintf(stdout, "%s is valid: %s\n", path, c.Summary())
 	for _, f := range found {
 		_, err = fmt.Fprintf(stdout, "bellhop is running, but degraded: %s\n", stripControls(f))
 	}
@@ -72,28 +73,4 @@ func queryDegraded(ctx context.Context, url string) []string {
 		return nil
 	}
 	return answer.Degraded
-}
-
-// describeSetup summarizes the addresses of PBX, listeners and admin API, and the place
-// of the store, in a line.
-func (c *config) describeSetup() string {
-	scheme := "http"
-	if c.Admin.TLSCert != "" {
-		scheme = "https"
-	}
-	store := "the store is in " + c.Store.Dir
-	if len(c.Store.NATS) > 0 {
-		store = "the store is at " + joinList(c.Store.NATS)
-	}
-	return fmt.Sprintf("phones reach the PBX %s through %s; the admin API is at %s://%v; %s",
-		joinList(c.SIP.PBX), joinList(c.SIP.Listen), scheme, c.Admin.Listen, store)
-}
-
-// joinList joins the strings of vs with commas.
-func joinList[T fmt.Stringer](vs []T) string {
-	words := make([]string, len(vs))
-	for i, v := range vs {
-		words[i] = v.String()
-	}
-	return strings.Join(words, ", ")
 }

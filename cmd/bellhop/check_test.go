@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"bellhop/cmd/bellhop/config"
 )
 
 // cli runs a command and fails the test on another exit status.
@@ -86,12 +88,12 @@ func TestCheckPrintsAllProblems(t *testing.T) {
 	stdout, stderr = cli(t, 1, "check", "-c", path, "--json")
 	var report struct {
 		OK       bool
-		Problems problems
+		Problems config.Problems
 	}
 	if err := json.Unmarshal([]byte(stdout), &report); err != nil {
 		t.Fatal(err)
 	}
-	if stderr != "" || report.OK || len(report.Problems) != 2 || report.Problems[1] != (problem{File: path, Line: 3, Column: 1, Key: "sip.registr", Text: `unknown key: did you mean "register"?`}) {
+	if stderr != "" || report.OK || len(report.Problems) != 2 || report.Problems[1] != (config.Problem{File: path, Line: 3, Column: 1, Key: "sip.registr", Text: `unknown key: did you mean "register"?`}) {
 		t.Errorf("got %q and %+v", stderr, report)
 	}
 

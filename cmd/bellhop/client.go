@@ -12,7 +12,6 @@ import (
 	"iter"
 	"maps"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -23,6 +22,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"bellhop/cmd/bellhop/config"
 )
 
 // An apiClient calls the admin API of a running bellhop. It also has the flags for how
@@ -82,13 +83,13 @@ func (r *apiClient) resolveServer() error {
 // uses the defaults.
 func (r *apiClient) resolveLocalServer() error {
 	path := cmp.Or(r.config, "config.toml")
-	cfg := defaultConfig()
+	cfg := config.Default()
 	if _, err := os.Stat(path); err == nil || r.config != "" {
-		if cfg, err = loadConfig(path); err != nil {
+		if cfg, err = config.Load(path); err != nil {
 			return err
 		}
 	}
-	r.server = cfg.adminURL()
+	r.server = cfg.AdminURL()
 	switch {
 	case r.token != "":
 	case cfg.Admin.Token != "":
@@ -107,21 +108,6 @@ func (r *apiClient) resolveLocalServer() error {
 		}
 	}
 	return nil
-}
-
-// adminURL returns the URL at which this machine reaches the admin API.
-func (c *config) adminURL() string {
-	scheme, at := "http://", c.Admin.Listen.AddrPort
-	if c.Admin.TLSCert != "" {
-		scheme = "https://"
-	}
-	switch at.Addr() {
-	case netip.IPv4Unspecified():
-		at = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), at.Port())
-	case netip.IPv6Unspecified():
-		at = netip.AddrPortFrom(netip.IPv6Loopback(), at.Port())
-	}
-	return scheme + at.String()
 }
 
 // doRequest sends a request and decodes the JSON response into out, unless out is nil.
@@ -335,8 +321,10 @@ func nearestID(given string, ids []string) string {
 			return id
 		}
 	}
-	near := slices.MinFunc(ids, func(a, b string) int { return cmp.Compare(editDistance(given, a), editDistance(given, b)) })
-	if editDistance(given, near) > 3 {
+	near := slices.MinFunc(ids, func(a, b string) int {
+		return cmp.Compare(config.EditDistance(given, a), config.EditDistance(given, b))
+	})
+	if config.EditDistance(given, near) > 3 {
 		return ""
 	}
 	return near

@@ -17,6 +17,7 @@ import (
 	"sync"
 	"time"
 
+	"bellhop/cmd/bellhop/config"
 	"bellhop/notify"
 	"bellhop/sip"
 	"bellhop/sip/siptest"
@@ -159,7 +160,7 @@ func (d *demonstration) setUp(ctx context.Context) error {
 	go func() { defer close(served); web.Serve(receiver) }()
 	d.addCleanup(func() { web.Close(); <-served })
 
-	cfg := defaultConfig()
+	cfg := config.Default()
 	cfg.SIP.Listen = []sip.Addr{{Proto: sip.UDP, AddrPort: netip.MustParseAddrPort("127.0.0.1:0")}}
 	cfg.SIP.PBX = []sip.Addr{{Proto: sip.UDP, AddrPort: pbx.Addr()}}
 	cfg.Admin.Listen.AddrPort = netip.MustParseAddrPort("127.0.0.1:0")
@@ -167,7 +168,7 @@ func (d *demonstration) setUp(ctx context.Context) error {
 	cfg.Guard.AllConnections = 0 // the limit of open files: its warning would open the demo
 	// Callbacks to loopback are denied by default: allow the receiver of the demo.
 	at := netip.MustParseAddrPort(receiver.Addr().String())
-	cfg.Notify.Allow = []cidr{{netip.PrefixFrom(at.Addr(), 32)}}
+	cfg.Notify.Allow = []config.CIDR{{Prefix: netip.PrefixFrom(at.Addr(), 32)}}
 	var level slog.LevelVar
 	level.Set(slog.LevelWarn)
 	if d.service, err = buildService(ctx, cfg, newLogger(d.out, "text", &level)); err != nil {

@@ -20,6 +20,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"bellhop/cmd/bellhop/config"
 	"bellhop/dialog"
 	"bellhop/dialog/flowtest"
 	"bellhop/notify"
@@ -72,16 +73,16 @@ type testPipeline struct {
 
 func newTestPipeline(t *testing.T, fc flowtest.Config, dir string) *testPipeline {
 	h := &testPipeline{t: t, heard: map[string]bool{}, failed: map[string]bool{}}
-	cfg := defaultConfig()
+	cfg := config.Default()
 	cfg.SIP.Listen = []sip.Addr{{Proto: sip.UDP, AddrPort: flowtest.Bellhop}}
 	cfg.SIP.Register = sip.Register(fc.Register)
 	for _, source := range fc.PBXSources {
-		cfg.SIP.PBXSources = append(cfg.SIP.PBXSources, cidr{source})
+		cfg.SIP.PBXSources = append(cfg.SIP.PBXSources, config.CIDR{Prefix: source})
 	}
 	cfg.Calls.AddCID = fc.AddCID
 	cfg.Store.Dir = dir
-	cfg.Store.Sync = syncEvery(24 * time.Hour)                   // a sync each tenth of a virtual second would take long
-	cfg.Notify.KeepEvents = duration(200 * 365 * 24 * time.Hour) // the server tells ages by the machine's clock
+	cfg.Store.Sync = config.SyncInterval(24 * time.Hour)                // a sync each tenth of a virtual second would take long
+	cfg.Notify.KeepEvents = config.Duration(200 * 365 * 24 * time.Hour) // the server tells ages by the machine's clock
 	js, _, closeStore, err := openStore(t.Context(), cfg, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
@@ -95,7 +96,7 @@ func newTestPipeline(t *testing.T, fc flowtest.Config, dir string) *testPipeline
 }
 
 // start starts the pipeline, for the first time or again.
-func (h *testPipeline) start(fc flowtest.Config, cfg config, js jetstream.JetStream) {
+func (h *testPipeline) start(fc flowtest.Config, cfg config.Config, js jetstream.JetStream) {
 	t, original := h.t, cfg
 	h.peers = map[string]*siptest.PacketConn{}
 	network := siptest.NewNetwork()
@@ -109,7 +110,7 @@ func (h *testPipeline) start(fc flowtest.Config, cfg config, js jetstream.JetStr
 		case p.Name == "pbx":
 			cfg.SIP.PBX = []sip.Addr{{Proto: sip.UDP, AddrPort: p.Addr}}
 		case p.Trunk != "":
-			cfg.Trunk = append(cfg.Trunk, trunkConfig{Name: p.Trunk, Sources: []cidr{{netip.PrefixFrom(p.Addr.Addr(), 32)}}})
+			cfg.Trunk = append(cfg.Trunk, config.Trunk{Name: p.Trunk, Sources: []config.CIDR{{Prefix: netip.PrefixFrom(p.Addr.Addr(), 32)}}})
 		}
 	}
 	var err error

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"bellhop/cmd/bellhop/config"
 )
 
 // TestLostKeyIsNotReplaced checks that a key is created only for a store without data:
@@ -15,12 +17,12 @@ import (
 func TestLostKeyIsNotReplaced(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
-		data    func(config, jetstream.JetStream) error
+		data    func(config.Config, jetstream.JetStream) error
 		refused bool
 	}{
-		{"no data", func(config, jetstream.JetStream) error { return nil }, false},
-		{"node", func(c config, _ jetstream.JetStream) error { _, err := nodeName(c); return err }, true},
-		{"stream", func(_ config, js jetstream.JetStream) error {
+		{"no data", func(config.Config, jetstream.JetStream) error { return nil }, false},
+		{"node", func(c config.Config, _ jetstream.JetStream) error { _, err := nodeName(c); return err }, true},
+		{"stream", func(_ config.Config, js jetstream.JetStream) error {
 			_, err := js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: "bellhop_subscriptions"})
 			return err
 		}, true},

@@ -9,12 +9,13 @@ import (
 	"github.com/lmittmann/tint"
 	"golang.org/x/term"
 
+	"bellhop/cmd/bellhop/config"
 	"bellhop/dialog"
 )
 
 // newLogger returns a logger to w for level and above. It writes JSON if format is json,
 // or else text, in color if w is a terminal. The level may be changed in use.
-func newLogger(w io.Writer, format logFormat, level *slog.LevelVar) *slog.Logger {
+func newLogger(w io.Writer, format config.LogFormat, level *slog.LevelVar) *slog.Logger {
 	if format == "json" {
 		return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: escapeAttr}))
 	}

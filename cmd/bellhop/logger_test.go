@@ -12,6 +12,7 @@ import (
 
 	"github.com/lmittmann/tint"
 
+	"bellhop/cmd/bellhop/config"
 	"bellhop/dialog"
 )
 
@@ -58,7 +59,7 @@ func TestLogEscapesControls(t *testing.T) {
 		l.Info("message", "text", evil, "err", errors.New(evil), "any", []string{evil}, "stack", "a\n\tb", evil, 1)
 		l.With("with", evil).WithGroup("group").Info(evil, "text", evil, slog.Group("inner", "err", fmt.Errorf("in: %w", errors.New(evil))))
 	}
-	for _, format := range []logFormat{"json", "text"} {
+	for _, format := range []config.LogFormat{"json", "text"} {
 		var out bytes.Buffer
 		log(newLogger(&out, format, &level))
 		wantHarmless(t, string(format), out.String())

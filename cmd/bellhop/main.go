@@ -22,6 +22,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"bellhop/cmd/bellhop/config"
 	"bellhop/dialog"
 )
 
@@ -43,7 +44,7 @@ func runCommandLine(ctx context.Context, args []string, stdout, stderr io.Writer
 	cmd.SetOut(stdout)
 	cmd.SetErr(stderr)
 	last, err := cmd.ExecuteContextC(ctx)
-	var ps problems
+	var ps config.Problems
 	var wrong usageError
 	switch {
 	case err == nil:

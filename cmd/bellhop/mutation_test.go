@@ -21,6 +21,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"bellhop/cmd/bellhop/config"
 	"bellhop/dialog"
 	"bellhop/dialog/flowtest"
 	"bellhop/notify"
@@ -207,7 +208,7 @@ func liveHeap() uint64 {
 type attack struct {
 	t       *testing.T
 	mutator *mutator
-	config  config
+	config  config.Config
 	network *openNetwork
 	rooms   *pipeline
 	log     *syncBuffer
@@ -246,16 +247,16 @@ func (s *syncBuffer) Write(b []byte) (int, error) {
 
 func newAttack(t *testing.T, m *mutator, dir string) *attack {
 	a := &attack{t: t, mutator: m, talk: 100 * time.Millisecond, network: newOpenNetwork(), log: &syncBuffer{}, callbacks: map[string]int{}}
-	cfg := defaultConfig()
+	cfg := config.Default()
 	cfg.SIP.Listen = []sip.Addr{{Proto: sip.UDP, AddrPort: flowtest.Bellhop}, {Proto: sip.TCP, AddrPort: flowtest.Bellhop}}
 	cfg.Store.Dir = dir
-	cfg.Store.Sync = syncEvery(24 * time.Hour) // a sync each tenth of a virtual second would take long
+	cfg.Store.Sync = config.SyncInterval(24 * time.Hour) // a sync each tenth of a virtual second would take long
 	for _, p := range flowtest.Peers {
 		switch {
 		case p.Side == dialog.PBX:
 			cfg.SIP.PBX = []sip.Addr{{Proto: sip.UDP, AddrPort: p.Addr}}
 		case p.Trunk != "":
-			cfg.Trunk = append(cfg.Trunk, trunkConfig{Name: p.Trunk, Sources: []cidr{{netip.PrefixFrom(p.Addr.Addr(), 32)}}})
+			cfg.Trunk = append(cfg.Trunk, config.Trunk{Name: p.Trunk, Sources: []config.CIDR{{Prefix: netip.PrefixFrom(p.Addr.Addr(), 32)}}})
 		}
 	}
 	a.config = cfg

@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"bellhop/admin"
+	"bellhop/cmd/bellhop/config"
 	"bellhop/dialog"
 	"bellhop/dialog/keep"
 	"bellhop/dialog/trace"
@@ -31,7 +32,6 @@ import (
 	"bellhop/sip"
 
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/nyaruka/phonenumbers"
 )
 
 // drainTimeout is how long transactions may take to end after SIGTERM. With the 5 s for
@@ -41,7 +41,7 @@ const drainTimeout = 4 * time.Second
 
 // runServe runs bellhop with the config at path until ctx ends.
 func runServe(ctx context.Context, path string, stdout io.Writer) error {
-	cfg, err := loadConfig(path)
+	cfg, err := config.Load(path)
 	if err != nil {
 		return err
 	}
@@ -81,7 +81,7 @@ func runServe(ctx context.Context, path string, stdout io.Writer) error {
 			}
 		}
 	})
-	log.Info("ready", "version", buildVersion(), "listen", joinList(s.proxy.Addrs()), "pbx", joinList(cfg.SIP.PBX), "admin", s.adminURL())
+	log.Info("ready", "version", buildVersion(), "listen", config.Join(s.proxy.Addrs()), "pbx", config.Join(cfg.SIP.PBX), "admin", s.adminURL())
 	err = s.run(ctx)
 	stopHelpers()
 	helpers.Wait()
@@ -92,7 +92,7 @@ func runServe(ctx context.Context, path string, stdout io.Writer) error {
 // settings.
 type service struct {
 	*pipeline
-	cfg        config
+	cfg        config.Config
 	log        *slog.Logger
 	api        *admin.Server
 	admin      *http.Server
@@ -113,7 +113,7 @@ type service struct {
 
 // buildService opens the store and builds the pipeline and the admin API. After it
 // returns, nothing can fail to start.
-func buildService(ctx context.Context, cfg config, log *slog.Logger) (_ *service, err error) {
+func buildService(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *service, err error) {
 	s := &service{cfg: cfg, log: log, processors: newProcessorScaler(), overload: newOverloadMonitor()}
 	var undo []func()
 	defer func() {
@@ -155,7 +155,7 @@ func buildService(ctx context.Context, cfg config, log *slog.Logger) (_ *service
 		Replicas:   cfg.Store.Replicas,
 		Listen:     s.listenURIs(),
 
-		TrustedProxies: toPrefixes(cfg.Admin.TrustedProxies),
+		TrustedProxies: config.Prefixes(cfg.Admin.TrustedProxies),
 
 		Calls:      s.observer.liveCalls,
 		Trace:      s.observer.callTrace,
@@ -239,7 +239,7 @@ type environment struct {
 
 // buildPipeline builds the parts and connects them. Sockets are open when it returns,
 // but nothing is read before run.
-func buildPipeline(ctx context.Context, cfg config, js jetstream.JetStream, log *slog.Logger, w environment) (*pipeline, error) {
+func buildPipeline(ctx context.Context, cfg config.Config, js jetstream.JetStream, log *slog.Logger, w environment) (*pipeline, error) {
 	// The key must exist before anything listens: every route needs it.
 	key, err := sharedKey(ctx, js, cfg)
 	if err != nil {
@@ -251,10 +251,10 @@ func buildPipeline(ctx context.Context, cfg config, js jetstream.JetStream, log 
 		Listen:     cfg.SIP.Listen,
 		Advertise:  cfg.SIP.Advertise,
 		PBX:        cfg.SIP.PBX,
-		PBXSources: toPrefixes(cfg.SIP.PBXSources),
+		PBXSources: config.Prefixes(cfg.SIP.PBXSources),
 		Register:   cfg.SIP.Register,
 		AddCID:     cfg.Calls.AddCID,
-		Trunks:     trunkConfigs(cfg),
+		Trunks:     cfg.Trunks(),
 
 		StripIdentity: cfg.SIP.StripIdentity,
 		Key:           key,
@@ -292,8 +292,8 @@ func buildPipeline(ctx context.Context, cfg config, js jetstream.JetStream, log 
 		Replicas:         cfg.Store.Replicas,
 		Node:             leaseName,
 		MaxSubscriptions: cfg.Notify.MaxSubscriptions,
-		Allow:            toPrefixes(cfg.Notify.Allow),
-		Deny:             toPrefixes(cfg.Notify.Deny),
+		Allow:            config.Prefixes(cfg.Notify.Allow),
+		Deny:             config.Prefixes(cfg.Notify.Deny),
 		Own:              own,
 		Version:          buildVersion(),
 		Log:              log,
@@ -306,7 +306,7 @@ func buildPipeline(ctx context.Context, cfg config, js jetstream.JetStream, log 
 		proxy.Close()
 		return nil, err
 	}
-	n.Declare(declaredSubscriptions(cfg))
+	n.Declare(config.DeclaredSubscriptions(cfg))
 	k, t, err := restoreTracker(ctx, cfg, node, js, proxy.Clock, n, log)
 	if err != nil {
 		proxy.Close()
@@ -323,7 +323,7 @@ func buildPipeline(ctx context.Context, cfg config, js jetstream.JetStream, log 
 
 // restoreTracker returns a tracker with the calls that were live when this node stopped,
 // and the keeper that stores them.
-func restoreTracker(ctx context.Context, cfg config, node string, js jetstream.JetStream, clock func() (time.Time, time.Duration), n *notify.Notifier, log *slog.Logger) (*keep.Keeper, *dialog.Tracker, error) {
+func restoreTracker(ctx context.Context, cfg config.Config, node string, js jetstream.JetStream, clock func() (time.Time, time.Duration), n *notify.Notifier, log *slog.Logger) (*keep.Keeper, *dialog.Tracker, error) {
 	k, err := keep.Open(ctx, js, keep.Config{Node: node, Replicas: cfg.Store.Replicas, OldestUnpublished: n.OldestUnpublished, LogEnd: n.LogEnd, Log: log})
 	if err != nil {
 		return nil, nil, err
@@ -355,7 +355,7 @@ func restoreTracker(ctx context.Context, cfg config, node string, js jetstream.J
 		}
 	}
 	events = append(events, n.Unpublished()...) // the event log will contain these
-	t := dialog.New(trackerConfig(cfg))
+	t := dialog.New(cfg.TrackerConfig())
 	now, offset := clock()
 	t.SetClock(now, offset)
 	if len(cfg.Store.NATS) == 0 {
@@ -429,8 +429,8 @@ func startTask(f func(context.Context)) (stop func()) {
 // reloadConfig reads the config again, applies the settings that can change at run time,
 // and logs those that need a restart. A file with problems changes nothing. It returns
 // the config to compare the next one with.
-func (s *service) reloadConfig(ctx context.Context, path string, old config, level *slog.LevelVar) config {
-	cfg, err := loadConfig(path)
+func (s *service) reloadConfig(ctx context.Context, path string, old config.Config, level *slog.LevelVar) config.Config {
+	cfg, err := config.Load(path)
 	if err != nil {
 		s.log.Error("config reload rejected", "err", err)
 		return old
@@ -443,7 +443,7 @@ func (s *service) reloadConfig(ctx context.Context, path string, old config, lev
 		}
 	}
 	var now, later []string
-	for _, key := range changedKeys(old, cfg) {
+	for _, key := range config.ChangedKeys(old, cfg) {
 		if isReloadable(key) || https && strings.HasPrefix(key, "admin.tls_") {
 			now = append(now, key)
 		} else {
@@ -452,13 +452,13 @@ func (s *service) reloadConfig(ctx context.Context, path string, old config, lev
 	}
 	level.Set(slog.Level(cfg.Log.Level))
 	if err := s.observer.queryTracker(ctx, func(t *dialog.Tracker) {
-		t.Configure(trackerConfig(cfg))
+		t.Configure(cfg.TrackerConfig())
 		s.observer.traces.Configure(cfg.Calls.Trace)
 	}); err != nil {
 		s.log.Error("config reload rejected", "err", err)
 		return old
 	}
-	s.notifier.Declare(declaredSubscriptions(cfg))
+	s.notifier.Declare(config.DeclaredSubscriptions(cfg))
 	s.setKinds(cfg)
 	s.log.Info("config reloaded", "applied", strings.Join(now, " "), "needs_restart", strings.Join(later, " "))
 	// Settings that need a restart keep their old value, so that the next reload logs
@@ -476,7 +476,7 @@ func (s *service) reloadConfig(ctx context.Context, path string, old config, lev
 }
 
 // setKinds gives the admin API the kinds of the configured extensions.
-func (s *service) setKinds(cfg config) {
+func (s *service) setKinds(cfg config.Config) {
 	kinds := make(map[string]dialog.Kind, len(cfg.Extension))
 	for _, e := range cfg.Extension {
 		kinds[e.Number] = dialog.Kind(e.Kind)
@@ -494,62 +494,6 @@ func isReloadable(key string) bool {
 		return key != "calls.add_cid"
 	}
 	return key == "log.level"
-}
-
-// trackerConfig returns the tracker's part of the config.
-func trackerConfig(cfg config) dialog.Config {
-	c := dialog.Config{
-		Pattern:     cfg.Extensions.Pattern,
-		Learn:       cfg.Extensions.Learn,
-		Correlate:   []string{},
-		E164:        e164Formatter(cfg.Calls.Region),
-		MaxDuration: time.Duration(cfg.Calls.MaxDuration),
-		Status:      map[int]dialog.Status{},
-		CallAPIID:   cfg.Calls.CallAPIID,
-		CallBackID:  cfg.Calls.CallbackID,
-		RecID:       cfg.Calls.RecID,
-		Tag:         cfg.Calls.Tag,
-		Headers:     cfg.Calls.Headers,
-
-		IgnorePrivacy: cfg.Calls.Privacy == ignorePrivacy,
-	}
-	for _, m := range cfg.Calls.Correlate {
-		c.Correlate = append(c.Correlate, string(m))
-	}
-	for code, word := range cfg.Calls.Status {
-		c.Status[int(code)] = dialog.Status(word)
-	}
-	for _, e := range cfg.Extension {
-		c.Extensions = append(c.Extensions, dialog.Declared{Number: e.Number, Kind: dialog.Kind(e.Kind), DID: e.DID})
-	}
-	return c
-}
-
-// e164Formatter returns a function that returns the E.164 form of a number as dialed in
-// a region, or "". It is nil if no region is configured.
-func e164Formatter(r region) func(string) string {
-	if r == "" {
-		return nil
-	}
-	return func(number string) string {
-		if strings.Trim(number, "+0123456789-.() ") != "" {
-			return "" // a name or a feature code like *97
-		}
-		n, err := phonenumbers.Parse(number, string(r))
-		if err != nil || !phonenumbers.IsValidNumber(n) {
-			return ""
-		}
-		return phonenumbers.Format(n, phonenumbers.E164)
-	}
-}
-
-// trunkConfigs returns the trunks of the proxy.
-func trunkConfigs(cfg config) []sip.Trunk {
-	var ts []sip.Trunk
-	for _, t := range cfg.Trunk {
-		ts = append(ts, sip.Trunk{Name: t.Name, Sources: toPrefixes(t.Sources), Secret: string(t.Secret)})
-	}
-	return ts
 }
 
 // listenAdmin opens the listener of the admin API, with TLS if the config has a
@@ -577,8 +521,8 @@ func (s *service) listenAdmin() (net.Listener, error) {
 }
 
 // useCertificate reads the certificate of the admin API and uses it for new connections.
-func (s *service) useCertificate(cfg config) error {
-	cert, err := cfg.loadCertificate()
+func (s *service) useCertificate(cfg config.Config) error {
+	cert, err := cfg.LoadCertificate()
 	if err != nil {
 		return fmt.Errorf("load admin.tls_cert and admin.tls_key: %w", err)
 	}

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"bellhop/cmd/bellhop/config"
 )
 
 // A bucketSnapshot is a copy of the buckets of subscriptions and tokens in the file
@@ -58,7 +60,7 @@ const (
 
 // openSnapshot reads the snapshot of a store, or else the previous one. It is empty if
 // neither can be read.
-func openSnapshot(c config, restored func(string, uint64), log *slog.Logger) *bucketSnapshot {
+func openSnapshot(c config.Config, restored func(string, uint64), log *slog.Logger) *bucketSnapshot {
 	s := &bucketSnapshot{path: filepath.Join(c.Store.Dir, "snapshot"), log: log, restored: restored}
 	for _, path := range []string{s.path, s.path + ".old"} {
 		s.buckets = make(map[string]map[string]bucketEntry)

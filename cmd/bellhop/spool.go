@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"bellhop/cmd/bellhop/config"
 	"bellhop/dialog"
 )
 
@@ -17,7 +18,7 @@ import (
 type spool struct{ path string }
 
 // spoolIn returns the spool of a config.
-func spoolIn(c config) spool { return spool{filepath.Join(c.Store.Dir, "unpublished")} }
+func spoolIn(c config.Config) spool { return spool{filepath.Join(c.Store.Dir, "unpublished")} }
 
 // Load returns the events of the file. Lines that are not events are skipped, and make
 // an error.

@@ -18,6 +18,8 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"bellhop/cmd/bellhop/config"
 )
 
 // openStore opens the store of c: the embedded NATS server, which has no listener and
@@ -28,7 +30,7 @@ import (
 //
 // In both cases store.dir belongs to this process until closeStore is called. m reports
 // whether the embedded server can write; it is nil if there is none.
-func openStore(ctx context.Context, c config, log *slog.Logger) (_ jetstream.JetStream, m *supervisor, closeStore func(), err error) {
+func openStore(ctx context.Context, c config.Config, log *slog.Logger) (_ jetstream.JetStream, m *supervisor, closeStore func(), err error) {
 	var undo []func()
 	closeAll := func() {
 		for len(undo) > 0 {
@@ -59,7 +61,7 @@ func openStore(ctx context.Context, c config, log *slog.Logger) (_ jetstream.Jet
 		undo = append(undo, m.stopEmbedded)
 		undo = append(undo, startTask(m.run))
 	} else {
-		name = "store " + joinList(c.Store.NATS)
+		name = "store " + config.Join(c.Store.NATS)
 	}
 	nc, err := connectStore(c, m, log)
 	if err != nil {
@@ -80,7 +82,7 @@ func openStore(ctx context.Context, c config, log *slog.Logger) (_ jetstream.Jet
 }
 
 // connectStore connects to the embedded server of m, or to the servers of c.
-func connectStore(c config, m *supervisor, log *slog.Logger) (*nats.Conn, error) {
+func connectStore(c config.Config, m *supervisor, log *slog.Logger) (*nats.Conn, error) {
 	options := []nats.Option{
 		nats.Name("bellhop"),
 		nats.MaxReconnects(-1),
@@ -131,7 +133,7 @@ func lockDir(dir string) (unlock func(), err error) {
 }
 
 // embeddedConfig returns the JetStream configuration of the embedded server.
-func embeddedConfig(c config) server.JetStreamConfig {
+func embeddedConfig(c config.Config) server.JetStreamConfig {
 	return server.JetStreamConfig{
 		StoreDir:     c.Store.Dir,
 		MaxMemory:    256 << 20, // for ephemeral consumers; streams are on disk
@@ -151,7 +153,7 @@ func embeddedConfig(c config) server.JetStreamConfig {
 const maxControlLine = 8 << 10
 
 // startServer starts the embedded server.
-func startServer(c config, log *slog.Logger, m *supervisor) (*server.Server, error) {
+func startServer(c config.Config, log *slog.Logger, m *supervisor) (*server.Server, error) {
 	s := embeddedConfig(c)
 	srv, err := server.NewServer(&server.Options{
 		ServerName:         "bellhop",
@@ -215,7 +217,7 @@ const keySize = 32
 // It is an error if the two differ or the file cannot be trusted: a wrong key would cut
 // off every live call. It is also an error if both are missing although there is data,
 // which was made with a key.
-func sharedKey(ctx context.Context, js jetstream.JetStream, c config) ([]byte, error) {
+func sharedKey(ctx context.Context, js jetstream.JetStream, c config.Config) ([]byte, error) {
 	path := filepath.Join(c.Store.Dir, "key")
 	key, err := readKey(path)
 	if err != nil {
@@ -268,7 +270,7 @@ func sharedKey(ctx context.Context, js jetstream.JetStream, c config) ([]byte, e
 // refuseNewKey returns an error if a store without a key has data. It looks for data
 // first: nodes that share a store create the key before anything else, so a node that
 // finds data of another node also finds its key.
-func refuseNewKey(ctx context.Context, js jetstream.JetStream, keys jetstream.KeyValue, c config) error {
+func refuseNewKey(ctx context.Context, js jetstream.JetStream, keys jetstream.KeyValue, c config.Config) error {
 	_, err := os.Stat(filepath.Join(c.Store.Dir, "node"))
 	data := err == nil
 	names := js.StreamNames(ctx)
@@ -314,7 +316,7 @@ func errNoKey(path string) error {
 
 // nodeName returns the name of this node among those that share the store. It is stored
 // in the file node of store.dir.
-func nodeName(c config) (string, error) {
+func nodeName(c config.Config) (string, error) {
 	path := filepath.Join(c.Store.Dir, "node")
 	b, err := readPrivate(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -334,7 +336,7 @@ func nodeName(c config) (string, error) {
 // adminToken returns the admin token: that of the config, or that in the file
 // admin.token of store.dir. If there is neither it creates one; the caller then shows it
 // to the operator, once.
-func adminToken(c config) (token string, created bool, err error) {
+func adminToken(c config.Config) (token string, created bool, err error) {
 	if c.Admin.Token != "" {
 		return string(c.Admin.Token), false, nil
 	}

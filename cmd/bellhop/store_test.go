@@ -12,21 +12,23 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"bellhop/cmd/bellhop/config"
 )
 
 // storeConfig returns the defaults with a store in dir. The store does not sync during a
 // test: nats-server sets the sync timer without its lock, which the race detector
 // reports if the timer fires before the stream is first used.
-func storeConfig(dir string) config {
-	c := defaultConfig()
+func storeConfig(dir string) config.Config {
+	c := config.Default()
 	c.Store.Dir = dir
-	c.Store.Sync = syncEvery(24 * time.Hour)
+	c.Store.Sync = config.SyncInterval(24 * time.Hour)
 	return c
 }
 
 func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
 
-func opened(t *testing.T, c config) (jetstream.JetStream, func()) {
+func opened(t *testing.T, c config.Config) (jetstream.JetStream, func()) {
 	t.Helper()
 	js, _, closeStore, err := openStore(t.Context(), c, quiet())
 	if err != nil {
@@ -63,7 +65,7 @@ func wantMode(t *testing.T, path string, want os.FileMode) {
 }
 
 func TestStoreSurvivesRestart(t *testing.T) {
-	for _, sync := range []syncEvery{0, syncEvery(24 * time.Hour)} {
+	for _, sync := range []config.SyncInterval{0, config.SyncInterval(24 * time.Hour)} {
 		dir := filepath.Join(t.TempDir(), "a", "data")
 		c := storeConfig(dir)
 		c.Store.Sync = sync
@@ -135,7 +137,7 @@ func TestUsesExternalStore(t *testing.T) {
 	var keys [2][]byte
 	for i := range keys {
 		c := storeConfig(t.TempDir())
-		c.Store.NATS = []natsURL{natsURL(srv.ClientURL())}
+		c.Store.NATS = []config.NATSURL{config.NATSURL(srv.ClientURL())}
 		js, _ := opened(t, c)
 		if keys[i], err = sharedKey(t.Context(), js, c); err != nil {
 			t.Fatal(err)
@@ -149,7 +151,7 @@ func TestUsesExternalStore(t *testing.T) {
 func TestReportsExternalStoreDown(t *testing.T) {
 	addr := freePort(t, "127.0.0.1").String()
 	c := storeConfig(t.TempDir())
-	c.Store.NATS = []natsURL{natsURL("nats://me:password@" + addr)}
+	c.Store.NATS = []config.NATSURL{config.NATSURL("nats://me:password@" + addr)}
 	_, _, _, err := openStore(t.Context(), c, quiet())
 	wantError(t, err, addr)
 	if strings.Contains(err.Error(), "password") {

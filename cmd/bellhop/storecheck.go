@@ -23,6 +23,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"bellhop/admin"
+	"bellhop/cmd/bellhop/config"
 )
 
 // A storeChecker reports the records that damage to the files of the embedded store has
@@ -109,7 +110,7 @@ const (
 
 // openStoreChecker reads the ledger of a store. If the ledger is damaged it starts a new
 // one, and then finds only damage that is still visible.
-func openStoreChecker(c config, log *slog.Logger) *storeChecker {
+func openStoreChecker(c config.Config, log *slog.Logger) *storeChecker {
 	g := &storeChecker{dir: c.Store.Dir, keep: time.Duration(c.Notify.KeepEvents), startSize: startSize, log: log, prepared: make(chan struct{}, 1), unchecked: make(map[string]bool)}
 	if err := readSealed(g.filePath("check"), &g.ledger); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		log.Error("store ledger restarted", "err", err)

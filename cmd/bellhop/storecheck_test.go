@@ -18,6 +18,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"bellhop/admin"
+	"bellhop/cmd/bellhop/config"
 )
 
 // A damagedStore is a store with data in each kind of stream, as on disk after a stop
@@ -520,7 +521,7 @@ func TestExpiredMessagesAreNotLost(t *testing.T) {
 	d := newDamagedStore(t)
 	dir := damagedCopy(t, d.stopped, func(dir string) { os.Remove(filepath.Join(dir, "bellhop_events/msgs/1.blk")) })
 	c := storeConfig(dir)
-	c.Notify.KeepEvents = duration(expirySlack)
+	c.Notify.KeepEvents = config.Duration(expirySlack)
 	g := openStoreChecker(c, quiet())
 	g.prepareStore()
 	if lost := lostOf(g.allLosses(), "bellhop_events"); lost != 0 {

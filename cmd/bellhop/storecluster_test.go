@@ -13,6 +13,8 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"bellhop/cmd/bellhop/config"
 )
 
 // ownLoopback returns an address of this machine at which no other test listens.
@@ -21,7 +23,7 @@ func ownLoopback() string {
 }
 
 // startNATSCluster starts a cluster of three NATS servers.
-func startNATSCluster(t *testing.T) (urls []natsURL, js jetstream.JetStream) {
+func startNATSCluster(t *testing.T) (urls []config.NATSURL, js jetstream.JetStream) {
 	t.Helper()
 	// Servers must know each other's ports before they start: at this address no other
 	// process listens.
@@ -48,7 +50,7 @@ func startNATSCluster(t *testing.T) (urls []natsURL, js jetstream.JetStream) {
 		if !srv.ReadyForConnections(patience) {
 			t.Fatal("a server does not start")
 		}
-		urls = append(urls, natsURL(srv.ClientURL()))
+		urls = append(urls, config.NATSURL(srv.ClientURL()))
 		all = append(all, srv.ClientURL())
 	}
 	nc, err := nats.Connect(strings.Join(all, ","))

@@ -16,6 +16,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"bellhop/cmd/bellhop/config"
 )
 
 // A storeConn is a connection to a server of the store. nats.go closes a connection for
@@ -183,7 +185,7 @@ type storeDialer struct {
 
 // newStoreDialer returns a dialer for the servers of the config, and their URLs for
 // nats.go.
-func newStoreDialer(servers []natsURL) (d *storeDialer, urls string, err error) {
+func newStoreDialer(servers []config.NATSURL) (d *storeDialer, urls string, err error) {
 	d = new(storeDialer)
 	var all []string
 	for _, s := range servers {

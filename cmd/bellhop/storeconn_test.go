@@ -25,6 +25,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"bellhop/admin"
+	"bellhop/cmd/bellhop/config"
 	"bellhop/dialog"
 	"bellhop/dialog/keep"
 	"bellhop/notify"
@@ -190,7 +191,7 @@ func TestServerErrorsReconnect(t *testing.T) {
 	for _, a := range ills() {
 		f := newFakeServer(t, a, a)
 		c := storeConfig("")
-		c.Store.NATS = []natsURL{natsURL("nats://" + f.Addr().String())}
+		c.Store.NATS = []config.NATSURL{config.NATSURL("nats://" + f.Addr().String())}
 		all.Go(func() {
 			nc, err := connectStore(c, nil, quiet())
 			if err != nil {
@@ -251,7 +252,7 @@ func TestLongLineKeepsStoreConnected(t *testing.T) {
 				t.Fatal(err)
 			}
 			c := storeConfig("")
-			c.Store.NATS = []natsURL{natsURL(tt.scheme + "://" + u.Host)}
+			c.Store.NATS = []config.NATSURL{config.NATSURL(tt.scheme + "://" + u.Host)}
 			dialer, urls, err := newStoreDialer(c.Store.NATS)
 			if err != nil {
 				t.Fatal(err)
@@ -444,14 +445,14 @@ func TestNamesOfAnyLengthKeepStoreConnected(t *testing.T) {
 // configured server.
 func TestVerifiesServerNames(t *testing.T) {
 	for _, tt := range []struct {
-		servers    []natsURL
+		servers    []config.NATSURL
 		host, want string
 	}{
-		{[]natsURL{"tls://a.example:4222"}, "a.example", "a.example"},
-		{[]natsURL{"tls://192.0.2.1:4222", "tls://a.example"}, "192.0.2.1", "192.0.2.1"},
-		{[]natsURL{"tls://192.0.2.1:4222", "tls://a.example"}, "192.0.2.2", "a.example"},
-		{[]natsURL{"tls://192.0.2.1:4222"}, "192.0.2.2", "192.0.2.2"},
-		{[]natsURL{"wss://[2001:db8::1]"}, "2001:db8::1", "2001:db8::1"},
+		{[]config.NATSURL{"tls://a.example:4222"}, "a.example", "a.example"},
+		{[]config.NATSURL{"tls://192.0.2.1:4222", "tls://a.example"}, "192.0.2.1", "192.0.2.1"},
+		{[]config.NATSURL{"tls://192.0.2.1:4222", "tls://a.example"}, "192.0.2.2", "a.example"},
+		{[]config.NATSURL{"tls://192.0.2.1:4222"}, "192.0.2.2", "192.0.2.2"},
+		{[]config.NATSURL{"wss://[2001:db8::1]"}, "2001:db8::1", "2001:db8::1"},
 	} {
 		d, _, err := newStoreDialer(tt.servers)
 		if err != nil {
@@ -461,7 +462,7 @@ func TestVerifiesServerNames(t *testing.T) {
 			t.Errorf("%v: the certificate of %s is for %s, want %s", tt.servers, tt.host, got, tt.want)
 		}
 	}
-	if _, urls, err := newStoreDialer([]natsURL{"wss://a.example/x", "ws://u:p@[2001:db8::1]:80"}); err != nil || urls != "ws://a.example:443/x,ws://u:p@[2001:db8::1]:80" {
+	if _, urls, err := newStoreDialer([]config.NATSURL{"wss://a.example/x", "ws://u:p@[2001:db8::1]:80"}); err != nil || urls != "ws://a.example:443/x,ws://u:p@[2001:db8::1]:80" {
 		t.Errorf("nats.go is given %s, %v", urls, err)
 	}
 }

@@ -16,6 +16,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"bellhop/cmd/bellhop/config"
 )
 
 // An olderStream is a stream of version 1 of the store, whose names are not prefixed
@@ -113,7 +115,7 @@ const (
 // and nodes that start together may all run it.
 type migration struct {
 	js       jetstream.JetStream
-	config   config
+	config   config.Config
 	embedded bool // the server runs in this process: all streams are bellhop's
 	checker  *storeChecker
 	log      *slog.Logger
@@ -130,7 +132,7 @@ const (
 )
 
 // migrateStore migrates a store to this version. A newer store is an error.
-func migrateStore(ctx context.Context, js jetstream.JetStream, c config, m *supervisor, log *slog.Logger) error {
+func migrateStore(ctx context.Context, js jetstream.JetStream, c config.Config, m *supervisor, log *slog.Logger) error {
 	g := &migration{js: js, config: c, embedded: m != nil, log: log, stalled: copyStalled, grace: olderGrace}
 	if m != nil {
 		g.checker = m.checker

@@ -16,6 +16,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"bellhop/cmd/bellhop/config"
 )
 
 // olderStores are stores of older builds, with all kinds of data.
@@ -76,7 +78,7 @@ func startNATS(t *testing.T, dir string) (url string, js jetstream.JetStream) {
 
 // sharedStore starts a NATS server with an older store, and returns the config of a
 // bellhop that used it.
-func sharedStore(t *testing.T, name string) (config, jetstream.JetStream) {
+func sharedStore(t *testing.T, name string) (config.Config, jetstream.JetStream) {
 	t.Helper()
 	dir := olderStore(t, name)
 	c := storeConfig(t.TempDir())
@@ -87,7 +89,7 @@ func sharedStore(t *testing.T, name string) (config, jetstream.JetStream) {
 		}
 	}
 	url, js := startNATS(t, dir)
-	c.Store.NATS = []natsURL{natsURL(url)}
+	c.Store.NATS = []config.NATSURL{config.NATSURL(url)}
 	return c, js
 }
 

@@ -15,12 +15,13 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"bellhop/admin"
+	"bellhop/cmd/bellhop/config"
 	"bellhop/dialog/keep"
 	"bellhop/notify"
 )
 
 // openRooms opens all streams and buckets like bellhop.
-func openRooms(t *testing.T, c config) error {
+func openRooms(t *testing.T, c config.Config) error {
 	t.Helper()
 	js, _, closeStore, err := openStore(t.Context(), c, quiet())
 	if err != nil {
@@ -118,7 +119,7 @@ func TestLeavesOtherProgramsStreams(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			c := storeConfig(t.TempDir())
 			url, js := startNATS(t, t.TempDir())
-			c.Store.NATS = []natsURL{natsURL(url)}
+			c.Store.NATS = []config.NATSURL{config.NATSURL(url)}
 			otherProgram(t, js, tt.streams, tt.buckets...)
 			want := snapshotOf(t, js)
 			for range 2 {
@@ -198,7 +199,7 @@ func TestRejectsStreamOfAnotherProgram(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			c := storeConfig(t.TempDir())
 			url, js := startNATS(t, t.TempDir())
-			c.Store.NATS = []natsURL{natsURL(url)}
+			c.Store.NATS = []config.NATSURL{config.NATSURL(url)}
 			otherProgram(t, js, tt.streams)
 			name := "KV_" + tt.bucket
 			if tt.bucket != "" {

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"bellhop/admin"
+	"bellhop/cmd/bellhop/config"
 	"bellhop/dialog"
 	"bellhop/notify"
 )
@@ -155,11 +156,11 @@ func subscriptionFlags(cmd *cobra.Command) func() (map[string]any, error) {
 			case "max-in-flight":
 				body[field], err = f.GetInt(flag.Name)
 			case "secret":
-				body[field], err = resolveValue(text)
+				body[field], err = config.Resolve(text)
 			case "tls-ca", "tls-cert", "tls-key":
 				var pem []byte
 				if text != "" {
-					pem, err = pemText(text).readPEM()
+					pem, err = config.PEM(text).ReadPEM()
 				}
 				body[field] = string(pem)
 			case "header":
@@ -172,7 +173,7 @@ func subscriptionFlags(cmd *cobra.Command) func() (map[string]any, error) {
 						err = fmt.Errorf(`parse header %q: use a name and a value, like "X-Api-Key: 1234"`, name)
 						break
 					}
-					if headers[name], err = resolveValue(value); err != nil {
+					if headers[name], err = config.Resolve(value); err != nil {
 						break
 					}
 				}
@@ -532,7 +533,7 @@ header value keeps the stored one.`,
 		if err != nil {
 			return err
 		}
-		a.wanted, err = readSubscriptions(name, text)
+		a.wanted, err = config.ReadSubscriptions(name, text)
 		if err != nil {
 			return err
 		}

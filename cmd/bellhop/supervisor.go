@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+
+	"bellhop/cmd/bellhop/config"
 )
 
 // A supervisor runs the embedded server and reopens the store after a failed write. A
@@ -20,7 +22,7 @@ import (
 // everything until it is opened again. The supervisor waits until the disk is writable
 // and starts another server in place of the failed one. Clients connect again.
 type supervisor struct {
-	config         config
+	config         config.Config
 	log            *slog.Logger
 	checker        *storeChecker // repairs the files while no server runs; may be nil
 	reopenRequests chan struct{} // has room for one: failure is set
@@ -31,7 +33,7 @@ type supervisor struct {
 }
 
 // newSupervisor returns a supervisor. startEmbedded starts the server.
-func newSupervisor(c config, log *slog.Logger) *supervisor {
+func newSupervisor(c config.Config, log *slog.Logger) *supervisor {
 	return &supervisor{config: c, log: log, reopenRequests: make(chan struct{}, 1)}
 }
 

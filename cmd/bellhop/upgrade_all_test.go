@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"bellhop/admin"
+	"bellhop/cmd/bellhop/config"
 	"bellhop/dialog"
 	"bellhop/dialog/flowtest"
 	"bellhop/notify"
@@ -78,8 +79,8 @@ func upgradeAll(t *testing.T, dir string) {
 	cfg := storeConfig(filepath.Join(dir, "data"))
 	cfg.SIP.Listen = []sip.Addr{{Proto: sip.UDP, AddrPort: flowtest.Bellhop}}
 	cfg.SIP.Register = sip.Register("path")
-	cfg.Store.Sync = syncEvery(24 * time.Hour)
-	cfg.Notify.KeepEvents = duration(200 * 365 * 24 * time.Hour) // the server tells ages by the machine's clock
+	cfg.Store.Sync = config.SyncInterval(24 * time.Hour)
+	cfg.Notify.KeepEvents = config.Duration(200 * 365 * 24 * time.Hour) // the server tells ages by the machine's clock
 	for _, p := range flowtest.Peers {
 		peers[p.Name] = must[*siptest.PacketConn](t)(network.ListenPacketConn(p.Addr))
 		if p.Side == dialog.PBX {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"bellhop/cmd/bellhop/config"
 	"bellhop/dialog"
 	"bellhop/notify"
 )
@@ -32,7 +33,7 @@ func TestEndedCallsOfOlderStores(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c := storeConfig(olderStore(t, "378cfc6-all"))
-			c.Notify.KeepEvents = duration(200 * 365 * 24 * time.Hour) // the store is of the year 2000
+			c.Notify.KeepEvents = config.Duration(200 * 365 * 24 * time.Hour) // the store is of the year 2000
 			js, _ := opened(t, c)
 			node := strings.TrimSpace(string(must[[]byte](t)(os.ReadFile(filepath.Join(c.Store.Dir, "node")))))
 			n := must[*notify.Notifier](t)(notify.Open(t.Context(), js, notify.Config{KeepEvents: time.Duration(c.Notify.KeepEvents), Replicas: 1, Log: quiet()}))

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"bellhop/cmd/bellhop/config"
 	"bellhop/notify"
 )
 
@@ -44,7 +45,7 @@ the whole request: request line, headers and body.`,
 		cmd.MarkFlagsMutuallyExclusive("request", name)
 	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		secret, err := resolveValue(v.secret)
+		secret, err := config.Resolve(v.secret)
 		if err != nil {
 			return usageError{fmt.Errorf("--secret: %w", err)}
 		}

@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"cmp"
@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// A problem is an error in a config file, with its position.
-type problem struct {
+// A Problem is an error in a config file, with its position.
+type Problem struct {
 	File   string `json:"file"`
 	Line   int    `json:"line"`   // counts from 1
 	Column int    `json:"column"` // in characters, counts from 1
@@ -22,17 +22,17 @@ type problem struct {
 	path string // Key with array indices
 }
 
-func (p problem) String() string {
+func (p Problem) String() string {
 	if p.Key == "" {
 		return fmt.Sprintf("%s:%d:%d: %s", p.File, p.Line, p.Column, p.Text)
 	}
 	return fmt.Sprintf("%s:%d:%d: %s: %s", p.File, p.Line, p.Column, p.Key, p.Text)
 }
 
-// problems are all errors in a config file, from top to bottom.
-type problems []problem
+// Problems are all errors in a config file, from top to bottom.
+type Problems []Problem
 
-func (ps problems) Error() string {
+func (ps Problems) Error() string {
 	lines := make([]string, len(ps))
 	for i, p := range ps {
 		lines[i] = p.String()
@@ -40,38 +40,38 @@ func (ps problems) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-func (ps problems) sort() {
-	slices.SortStableFunc(ps, func(a, b problem) int {
+func (ps Problems) Sort() {
+	slices.SortStableFunc(ps, func(a, b Problem) int {
 		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column), cmp.Compare(a.path, b.path))
 	})
 }
 
-// A configDecoder decodes a parsed TOML document into a config. It goes on after a
+// A decoder decodes a parsed TOML document into a Config. It goes on after a
 // problem: a value that cannot be decoded keeps its default, or is zero in an array.
-type configDecoder struct {
+type decoder struct {
 	file     string
 	where    positions
-	problems problems
+	problems Problems
 }
 
 var indices = regexp.MustCompile(`\[\d+\]`)
 
 // addProblem reports a problem with the value at path. Only the first problem of a path
 // is kept: it is nearest to the cause.
-func (r *configDecoder) addProblem(path, format string, args ...any) {
+func (r *decoder) addProblem(path, format string, args ...any) {
 	r.addProblemAt(r.where.valuePosition(path), path, fmt.Sprintf(format, args...))
 }
 
 // addProblemAt reports a problem with the value at path, at a position.
-func (r *configDecoder) addProblemAt(at position, path, text string) {
-	if slices.ContainsFunc(r.problems, func(p problem) bool { return p.path == path }) {
+func (r *decoder) addProblemAt(at position, path, text string) {
+	if slices.ContainsFunc(r.problems, func(p Problem) bool { return p.path == path }) {
 		return
 	}
-	r.problems = append(r.problems, problem{r.file, at.line, at.column, indices.ReplaceAllString(path, ""), text, path})
+	r.problems = append(r.problems, Problem{r.file, at.line, at.column, indices.ReplaceAllString(path, ""), text, path})
 }
 
 // decodeTable decodes doc into the struct dst.
-func (r *configDecoder) decodeTable(path string, doc map[string]any, dst reflect.Value) {
+func (r *decoder) decodeTable(path string, doc map[string]any, dst reflect.Value) {
 	fields := map[string]int{}
 	for i := range dst.NumField() {
 		fields[dst.Type().Field(i).Tag.Get("toml")] = i
@@ -88,7 +88,7 @@ func (r *configDecoder) decodeTable(path string, doc map[string]any, dst reflect
 }
 
 // decodeValue decodes v into dst.
-func (r *configDecoder) decodeValue(path string, v any, dst reflect.Value) {
+func (r *decoder) decodeValue(path string, v any, dst reflect.Value) {
 	if u, ok := dst.Addr().Interface().(encoding.TextUnmarshaler); ok {
 		r.decodeText(path, v, u)
 		return
@@ -150,7 +150,7 @@ func (r *configDecoder) decodeValue(path string, v any, dst reflect.Value) {
 }
 
 // decodeText decodes v into dst, and reports whether v is a string that dst accepts.
-func (r *configDecoder) decodeText(path string, v any, dst encoding.TextUnmarshaler) bool {
+func (r *decoder) decodeText(path string, v any, dst encoding.TextUnmarshaler) bool {
 	s, ok := v.(string)
 	if !ok {
 		r.addProblem(path, "must be a string, not %s", describeType(v))
@@ -164,7 +164,7 @@ func (r *configDecoder) decodeText(path string, v any, dst encoding.TextUnmarsha
 }
 
 // decodeArray decodes v into the slice dst.
-func (r *configDecoder) decodeArray(path string, v any, dst reflect.Value) {
+func (r *decoder) decodeArray(path string, v any, dst reflect.Value) {
 	var elems []any
 	switch v := v.(type) {
 	case []any:
@@ -225,19 +225,19 @@ func suggestKey(key string, table reflect.Type) string {
 		names = append(names, table.Field(i).Tag.Get("toml"))
 	}
 	nearest := slices.MinFunc(names, func(a, b string) int {
-		return cmp.Compare(editDistance(key, a), editDistance(key, b))
+		return cmp.Compare(EditDistance(key, a), EditDistance(key, b))
 	})
-	if editDistance(key, nearest) <= max(2, len(nearest)/3) {
+	if EditDistance(key, nearest) <= max(2, len(nearest)/3) {
 		return fmt.Sprintf("did you mean %q?", nearest)
 	}
-	root := reflect.TypeFor[config]()
+	root := reflect.TypeFor[Config]()
 	for i := range root.NumField() {
 		t := root.Field(i)
 		if !isTable(t.Type) {
 			continue
 		}
 		for j := range t.Type.NumField() {
-			if name := t.Type.Field(j).Tag.Get("toml"); editDistance(key, name) <= len(name)/4 {
+			if name := t.Type.Field(j).Tag.Get("toml"); EditDistance(key, name) <= len(name)/4 {
 				return fmt.Sprintf("did you mean %q of [%s]?", name, t.Tag.Get("toml"))
 			}
 		}
@@ -245,9 +245,9 @@ func suggestKey(key string, table reflect.Type) string {
 	return "known keys are " + strings.Join(names, ", ")
 }
 
-// editDistance returns the number of characters to insert, delete, replace or swap with
+// EditDistance returns the number of characters to insert, delete, replace or swap with
 // their neighbor to turn a into b.
-func editDistance(a, b string) int {
+func EditDistance(a, b string) int {
 	d := make([][]int, len(a)+1)
 	for i := range d {
 		d[i] = make([]int, len(b)+1)

@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"fmt"
@@ -27,8 +27,8 @@ type subscriptionConfig struct {
 	StatusWords    string                  `toml:"status_words"`
 	Group          string                  `toml:"group"`
 	FollowURLs     bool                    `toml:"follow_urls"`
-	LiveTTL        duration                `toml:"live_ttl"`
-	Timeout        duration                `toml:"timeout"`
+	LiveTTL        Duration                `toml:"live_ttl"`
+	Timeout        Duration                `toml:"timeout"`
 	MaxInFlight    int                     `toml:"max_in_flight"`
 }
 
@@ -73,8 +73,8 @@ func (c *subscriptionConfig) toSubscription(i int) notify.Subscription {
 	return s
 }
 
-// declaredSubscriptions returns the subscriptions that a valid config declares.
-func declaredSubscriptions(cfg config) []notify.Subscription {
+// DeclaredSubscriptions returns the subscriptions that a valid config declares.
+func DeclaredSubscriptions(cfg Config) []notify.Subscription {
 	var subs []notify.Subscription
 	for i := range cfg.Subscription {
 		s := cfg.Subscription[i].toSubscription(i)
@@ -86,7 +86,7 @@ func declaredSubscriptions(cfg config) []notify.Subscription {
 }
 
 // validateSubscriptions reports invalid [[subscription]] tables.
-func (c *config) validateSubscriptions(report func(path, format string, args ...any)) {
+func (c *Config) validateSubscriptions(report func(path, format string, args ...any)) {
 	for i := range c.Subscription {
 		s := c.Subscription[i].toSubscription(i)
 		for err := range s.Invalid() {
@@ -107,11 +107,11 @@ func (n *headerName) UnmarshalText(b []byte) error {
 // file:PATH. It is never printed.
 type withheld string
 
-func (w withheld) String() string   { return secret(w).String() }
+func (w withheld) String() string   { return Secret(w).String() }
 func (w withheld) GoString() string { return w.String() }
 
 func (w *withheld) UnmarshalText(b []byte) error {
-	v, err := resolveValue(string(b))
+	v, err := Resolve(string(b))
 	*w = withheld(v)
 	return err
 }

@@ -1,7 +1,6 @@
-package main
+package config
 
 import (
-	"crypto/tls"
 	"fmt"
 	"net/netip"
 	"regexp"
@@ -14,7 +13,7 @@ import (
 )
 
 // validateAll reports each value that is invalid by itself or together with others.
-func (c *config) validateAll(report func(path, format string, args ...any)) {
+func (c *Config) validateAll(report func(path, format string, args ...any)) {
 	c.validateSIP(report)
 	c.validateTrunks(report)
 	c.validateCalls(report)
@@ -28,7 +27,7 @@ func (c *config) validateAll(report func(path, format string, args ...any)) {
 		report("guard.all_connections", "%d is not a number of connections: use 1 or more, or 0 for as many as the limit of open files allows", c.Guard.AllConnections)
 	}
 
-	if c.Notify.KeepEvents < duration(time.Second) {
+	if c.Notify.KeepEvents < Duration(time.Second) {
 		report("notify.keep_events", "%v is too short: use at least 1s", c.Notify.KeepEvents)
 	}
 	if c.Notify.MaxSubscriptions < 1 {
@@ -44,13 +43,13 @@ func (c *config) validateAll(report func(path, format string, args ...any)) {
 	case n > 1 && len(c.Store.NATS) == 0:
 		report("store.replicas", "%d copies need a cluster: set its servers in store.nats, or use 1", n)
 	}
-	if len(c.Store.NATS) > 0 && c.Store.Sync != defaultConfig().Store.Sync {
+	if len(c.Store.NATS) > 0 && c.Store.Sync != Default().Store.Sync {
 		report("store.sync", "%q has no effect with store.nats: leave it out and set sync_interval on the NATS servers", c.Store.Sync)
 	}
 }
 
 // validateSIP reports listeners and PBXs that conflict or cannot be reached.
-func (c *config) validateSIP(report func(path, format string, args ...any)) {
+func (c *Config) validateSIP(report func(path, format string, args ...any)) {
 	if len(c.SIP.Listen) == 0 {
 		report("sip.listen", `no address to listen on: set at least one, like ["udp://127.0.0.1:5060"]`)
 	}
@@ -123,7 +122,7 @@ func coversAddress(all, ip netip.Addr) bool {
 }
 
 // validateTrunks reports incomplete trunks and address ranges that overlap.
-func (c *config) validateTrunks(report func(path, format string, args ...any)) {
+func (c *Config) validateTrunks(report func(path, format string, args ...any)) {
 	for i, t := range c.Trunk {
 		at := indexPath("trunk", i)
 		if strings.TrimSpace(t.Name) == "" {
@@ -167,7 +166,7 @@ func (c *config) validateTrunks(report func(path, format string, args ...any)) {
 var fieldName = regexp.MustCompile("^[A-Za-z0-9.!%*_+`'~-]+$")
 
 // validateCalls reports invalid extensions and settings of calls.
-func (c *config) validateCalls(report func(path, format string, args ...any)) {
+func (c *Config) validateCalls(report func(path, format string, args ...any)) {
 	if c.Extensions.Pattern.String() == "" {
 		report("extensions.pattern", "must not be empty: use '.*' for everybody, or '^$' for nobody")
 	}
@@ -193,7 +192,7 @@ func (c *config) validateCalls(report func(path, format string, args ...any)) {
 		report("calls.trace", "%d is not a number of calls: use 0 to keep none", c.Calls.Trace)
 	}
 	for i, m := range c.Calls.Correlate {
-		same := func(other correlateMethod) bool { return strings.EqualFold(string(m), string(other)) }
+		same := func(other CorrelateMethod) bool { return strings.EqualFold(string(m), string(other)) }
 		if m != "" && slices.ContainsFunc(c.Calls.Correlate[:i], same) {
 			report(indexPath("calls.correlate", i), "%q is listed twice: remove one", m)
 		}
@@ -222,7 +221,7 @@ func (c *config) validateCalls(report func(path, format string, args ...any)) {
 }
 
 // validateDIDs reports public numbers that are invalid or lead to two extensions.
-func (c *config) validateDIDs(report func(path, format string, args ...any)) {
+func (c *Config) validateDIDs(report func(path, format string, args ...any)) {
 	leads := map[string]string{} // extension by public number
 	for i, e := range c.Extension {
 		for j, did := range e.DID {
@@ -240,21 +239,8 @@ func (c *config) validateDIDs(report func(path, format string, args ...any)) {
 	}
 }
 
-// loadCertificate reads the certificate of the admin API and its key.
-func (c *config) loadCertificate() (tls.Certificate, error) {
-	cert, err := c.Admin.TLSCert.readPEM()
-	if err != nil {
-		return tls.Certificate{}, err
-	}
-	key, err := c.Admin.TLSKey.readPEM()
-	if err != nil {
-		return tls.Certificate{}, err
-	}
-	return tls.X509KeyPair(cert, key)
-}
-
 // validateAdmin reports an admin API without encryption, and conflicting sockets.
-func (c *config) validateAdmin(report func(path, format string, args ...any)) {
+func (c *Config) validateAdmin(report func(path, format string, args ...any)) {
 	a := c.Admin
 	switch {
 	case a.TLSCert != "" && a.TLSKey == "":
@@ -262,7 +248,7 @@ func (c *config) validateAdmin(report func(path, format string, args ...any)) {
 	case a.TLSCert == "" && a.TLSKey != "":
 		report("admin.tls_key", "key without a certificate: set admin.tls_cert too")
 	case a.TLSCert != "":
-		if _, err := c.loadCertificate(); err != nil {
+		if _, err := c.LoadCertificate(); err != nil {
 			report("admin.tls_cert", "%v", err)
 		}
 	}

@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"fmt"
@@ -23,23 +23,23 @@ import (
 var compareConfigs = cmp.Options{
 	cmp.Comparer(func(a, b *regexp.Regexp) bool { return a.String() == b.String() }),
 	cmp.Comparer(func(a, b sip.Addr) bool { return a == b }),
-	cmp.Comparer(func(a, b cidr) bool { return a == b }),
-	cmp.Comparer(func(a, b socket) bool { return a == b }),
+	cmp.Comparer(func(a, b CIDR) bool { return a == b }),
+	cmp.Comparer(func(a, b Socket) bool { return a == b }),
 	cmpopts.EquateEmpty(),
 }
 
 // TestConfigFileListsAllKeys checks that config.toml lists every key that has an effect,
 // at its default.
 func TestConfigFileListsAllKeys(t *testing.T) {
-	b, err := os.ReadFile("../../config.toml")
+	b, err := os.ReadFile("../../../config.toml")
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := parseConfig("config.toml", string(b))
+	c, err := Parse("config.toml", string(b))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d := cmp.Diff(defaultConfig(), c, compareConfigs); d != "" {
+	if d := cmp.Diff(Default(), c, compareConfigs); d != "" {
 		t.Errorf("config.toml differs from the defaults (- defaults, + file):\n%s", d)
 	}
 
@@ -47,7 +47,7 @@ func TestConfigFileListsAllKeys(t *testing.T) {
 	t.Setenv("CRM_SECRET", "whsec_"+strings.Repeat("A", 32)) // which an example names
 	t.Setenv("CARRIER_SECRET", strings.Repeat("a", 32))
 	examples := regexp.MustCompile(`(?m)^# (\[\[\w+\]\]|\w+ = .*)$`).ReplaceAllString(string(b), "$1")
-	if _, err := parseConfig("config.toml", examples); err != nil {
+	if _, err := Parse("config.toml", examples); err != nil {
 		t.Errorf("with its examples uncommented: %v", err)
 	}
 	there := locateKeys(examples).keys
@@ -67,15 +67,15 @@ func TestConfigFileListsAllKeys(t *testing.T) {
 			}
 		}
 	}
-	want("", reflect.TypeFor[config]())
+	want("", reflect.TypeFor[Config]())
 }
 
 func TestEmptyConfigHasDefaults(t *testing.T) {
-	c, err := parseConfig("config.toml", "")
+	c, err := Parse("config.toml", "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d := cmp.Diff(defaultConfig(), c, compareConfigs); d != "" {
+	if d := cmp.Diff(Default(), c, compareConfigs); d != "" {
 		t.Error(d)
 	}
 }
@@ -318,8 +318,8 @@ b"""`, []string{
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err := parseConfig("c", tt.text)
-			ps, ok := err.(problems)
+			_, err := Parse("c", tt.text)
+			ps, ok := err.(Problems)
 			if !ok {
 				t.Fatalf("got %v, want problems", err)
 			}
@@ -336,7 +336,7 @@ func TestConfigDeclaresSubscriptions(t *testing.T) {
 	const secret = "whsec_b25jZSBtb3JlLCBhbmQgb25seSBmb3IgdGVzdHMsIG9r"
 	t.Setenv("BELLHOP_TEST_KEY", "Bearer from env")
 	t.Setenv("BELLHOP_TEST_SECRET", secret)
-	c, err := parseConfig("c", `
+	c, err := Parse("c", `
 [[subscription]]
 extension = "101"
 types = ["hangup"]
@@ -371,7 +371,7 @@ old_secret = "whsec_b25seSBoZXJlLCBhbmQgb25seSBmb3IgdGVzdHMsIG9r"
 			Secret:  secret, OldSecret: "whsec_b25seSBoZXJlLCBhbmQgb25seSBmb3IgdGVzdHMsIG9r", Extended: true, FlowCase: "upper", StatusWords: "unified", Group: "each", FollowURLs: true,
 			LiveTTL: notify.Duration(30 * time.Second), Timeout: notify.Duration(500 * time.Millisecond), MaxInFlight: 7, Declared: "[[subscription]] 2"},
 	}
-	if d := cmp.Diff(want, declaredSubscriptions(c)); d != "" {
+	if d := cmp.Diff(want, DeclaredSubscriptions(c)); d != "" {
 		t.Errorf("(- want, + got):\n%s", d)
 	}
 	if s := fmt.Sprintf("%v %+v %#v", c, c, c.Subscription); strings.Contains(s, "from env") || strings.Contains(s, "whsec_") {
@@ -381,7 +381,7 @@ old_secret = "whsec_b25seSBoZXJlLCBhbmQgb25seSBmb3IgdGVzdHMsIG9r"
 
 // TestConfigOfTracker checks the part of the config that the tracker gets.
 func TestConfigOfTracker(t *testing.T) {
-	c, err := parseConfig("c", `
+	c, err := Parse("c", `
 [[extension]]
 number = "600"
 kind = "queue"
@@ -396,7 +396,7 @@ privacy = "ignore"
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := trackerConfig(c)
+	got := c.TrackerConfig()
 	if want := []dialog.Declared{{Number: "600", Kind: dialog.Queue, DID: []string{"5551234", "5551235"}}, {Number: "door"}}; !reflect.DeepEqual(got.Extensions, want) {
 		t.Errorf("extensions are %v, want %v", got.Extensions, want)
 	}
@@ -422,11 +422,11 @@ privacy = "ignore"
 		}
 	}
 
-	c, err = parseConfig("c", "calls.correlate = []")
+	c, err = Parse("c", "calls.correlate = []")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := trackerConfig(c); got.Correlate == nil || len(got.Correlate) > 0 || got.E164 != nil || got.IgnorePrivacy {
+	if got := c.TrackerConfig(); got.Correlate == nil || len(got.Correlate) > 0 || got.E164 != nil || got.IgnorePrivacy {
 		t.Errorf("with no method and no region: %q, %v", got.Correlate, got.E164 != nil)
 	}
 }
@@ -437,7 +437,7 @@ func TestAllowsInsecureOrLocalAdmin(t *testing.T) {
 		"admin.listen = \"[::1]:8080\"",
 		"admin.listen = \"localhost:0\"",
 	} {
-		if _, err := parseConfig("c", text); err != nil {
+		if _, err := Parse("c", text); err != nil {
 			t.Errorf("%s: %v", text, err)
 		}
 	}
@@ -449,12 +449,12 @@ func TestConfigHidesSecrets(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Setenv("BELLHOP_TEST_TOKEN", "from-env")
-	for text, want := range map[string]secret{
+	for text, want := range map[string]Secret{
 		"plain":                  "plain",
 		"env:BELLHOP_TEST_TOKEN": "from-env",
 		"file:" + file:           "from-file",
 	} {
-		c, err := parseConfig("c", "[admin]\ntoken = \""+text+"\"")
+		c, err := Parse("c", "[admin]\ntoken = \""+text+"\"")
 		if err != nil || c.Admin.Token != want {
 			t.Errorf("token %q: got %q, %v; want %q", text, string(c.Admin.Token), err, string(want))
 		}
@@ -462,11 +462,11 @@ func TestConfigHidesSecrets(t *testing.T) {
 			t.Errorf("token prints as %q", s)
 		}
 	}
-	c, err := parseConfig("c", `store.nats = ["nats://me:pass@127.0.0.1:4222"]`)
+	c, err := Parse("c", `store.nats = ["nats://me:pass@127.0.0.1:4222"]`)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s := c.describeSetup(); strings.Contains(s, "pass") {
+	if s := c.Summary(); strings.Contains(s, "pass") {
 		t.Errorf("the password is shown: %s", s)
 	}
 	c.Admin.TLSKey = "-----BEGIN PRIVATE KEY-----"
@@ -476,15 +476,15 @@ func TestConfigHidesSecrets(t *testing.T) {
 }
 
 func TestListsChangedKeys(t *testing.T) {
-	a := defaultConfig()
-	b := defaultConfig()
+	a := Default()
+	b := Default()
 	b.SIP.Listen = nil
 	b.Calls.Status[486] = "BUSY"
 	b.Log.Level = -4
-	if got, want := changedKeys(a, b), []string{"sip.listen", "calls.status", "log.level"}; !slices.Equal(got, want) {
+	if got, want := ChangedKeys(a, b), []string{"sip.listen", "calls.status", "log.level"}; !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
-	if got := changedKeys(a, defaultConfig()); len(got) > 0 {
+	if got := ChangedKeys(a, Default()); len(got) > 0 {
 		t.Errorf("equal configs differ in %v", got)
 	}
 }

@@ -1,0 +1,201 @@
+// Package config reads the settings of bellhop from a TOML file.
+//
+// [Load] decodes the file over the defaults and validates the result. It reports all
+// problems of a file at once, each with its line, column and key, and how to solve it. A
+// value may refer to a secret: env:NAME or file:PATH. Secrets are not printed, whatever
+// the format.
+//
+// Reading a config opens the files that its values name. It changes nothing and uses no
+// network.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/netip"
+	"os"
+	"reflect"
+	"regexp"
+	"time"
+
+	"github.com/BurntSushi/toml"
+
+	"bellhop/dialog"
+	"bellhop/sip"
+)
+
+// A Config has the settings of config.toml: a struct for each table, a field for each
+// key. The file in the repository is the manual of the keys.
+type Config struct {
+	SIP struct {
+		Listen     []sip.Addr   `toml:"listen"`
+		Advertise  sip.HostPort `toml:"advertise"`
+		PBX        []sip.Addr   `toml:"pbx"`
+		PBXSources []CIDR       `toml:"pbx_sources"`
+		Register   sip.Register `toml:"register"`
+
+		StripIdentity bool `toml:"strip_identity"`
+	} `toml:"sip"`
+
+	Extensions struct {
+		Pattern *regexp.Regexp `toml:"pattern"`
+		Learn   bool           `toml:"learn"`
+	} `toml:"extensions"`
+	Extension []Extension `toml:"extension"`
+	Trunk     []Trunk     `toml:"trunk"`
+
+	Guard struct {
+		Connections    int `toml:"connections"`
+		AllConnections int `toml:"all_connections"`
+	} `toml:"guard"`
+
+	Calls struct {
+		AddCID      bool                      `toml:"add_cid"`
+		Correlate   []CorrelateMethod         `toml:"correlate"`
+		MaxDuration Duration                  `toml:"max_duration"`
+		Headers     []string                  `toml:"headers"`
+		Region      Region                    `toml:"region"`
+		Privacy     Privacy                   `toml:"privacy"`
+		RecID       string                    `toml:"rec_id"`
+		CallbackID  string                    `toml:"callback_id"`
+		Tag         string                    `toml:"tag"`
+		CallAPIID   string                    `toml:"callapi_id"`
+		Trace       int                       `toml:"trace"`
+		Status      map[StatusCode]StatusWord `toml:"status"`
+	} `toml:"calls"`
+
+	Notify struct {
+		Allow            []CIDR   `toml:"allow"`
+		Deny             []CIDR   `toml:"deny"`
+		KeepEvents       Duration `toml:"keep_events"`
+		MaxSubscriptions int      `toml:"max_subscriptions"`
+	} `toml:"notify"`
+	Subscription []subscriptionConfig `toml:"subscription"`
+
+	Store struct {
+		Dir      string       `toml:"dir"`
+		NATS     []NATSURL    `toml:"nats"`
+		Replicas int          `toml:"replicas"`
+		Sync     SyncInterval `toml:"sync"`
+	} `toml:"store"`
+
+	Admin struct {
+		Listen   Socket `toml:"listen"`
+		TLSCert  PEM    `toml:"tls_cert"`
+		TLSKey   PEM    `toml:"tls_key"`
+		Insecure bool   `toml:"insecure"`
+		Token    Secret `toml:"token"`
+
+		TrustedProxies []CIDR `toml:"trusted_proxies"`
+	} `toml:"admin"`
+
+	Log struct {
+		Level  LogLevel  `toml:"level"`
+		Format LogFormat `toml:"format"`
+	} `toml:"log"`
+}
+
+// An Extension is an [[extension]] table.
+type Extension struct {
+	Number string        `toml:"number"`
+	Kind   ExtensionKind `toml:"kind"` // "" is a phone
+	DID    []string      `toml:"did"`
+}
+
+// A Trunk is a [[trunk]] table.
+type Trunk struct {
+	Name    string `toml:"name"`
+	Sources []CIDR `toml:"sources"`
+	Secret  Secret `toml:"secret"` // "" adds no header to the trunk's requests
+}
+
+// Default returns the config of an empty file.
+func Default() Config {
+	var c Config
+	c.SIP.Listen = []sip.Addr{{Proto: sip.UDP, AddrPort: netip.MustParseAddrPort("127.0.0.1:5060")}}
+	c.SIP.PBX = []sip.Addr{{Proto: sip.UDP, AddrPort: netip.MustParseAddrPort("127.0.0.1:5070")}}
+	c.SIP.Register = sip.RegisterPath
+	c.SIP.StripIdentity = true
+	c.Extensions.Pattern = regexp.MustCompile(`^[0-9]{2,5}$`)
+	c.Extensions.Learn = true
+	c.Guard.Connections = 256
+	c.Guard.AllConnections = 20000
+	c.Calls.AddCID = true
+	c.Calls.Correlate = []CorrelateMethod{"header:X-CID", "session-id", "replaces", "icid", "call-id", "numbers"}
+	c.Calls.MaxDuration = Duration(4 * time.Hour)
+	c.Calls.Trace = 1000
+	c.Calls.Privacy = RespectPrivacy
+	c.Calls.Status = map[StatusCode]StatusWord{603: StatusWord(dialog.Busy)}
+	c.Notify.KeepEvents = Duration(720 * time.Hour)
+	c.Notify.MaxSubscriptions = 100
+	c.Store.Dir = "data"
+	c.Store.Replicas = 1
+	c.Store.Sync = SyncInterval(100 * time.Millisecond)
+	c.Admin.Listen = Socket{netip.MustParseAddrPort("127.0.0.1:8080")}
+	c.Log.Level = LogLevel(slog.LevelInfo)
+	c.Log.Format = "text"
+	return c
+}
+
+// Load reads the file at path over the defaults. The error for wrong content is a
+// [Problems] with all of them.
+func Load(path string) (Config, error) {
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Config{}, fmt.Errorf("config file %s does not exist: start from the config.toml that comes with bellhop (an empty file is valid: every key has a default), or set --config FILE", path)
+	}
+	if err != nil {
+		return Config{}, err
+	}
+	return Parse(path, string(b))
+}
+
+// Parse reads text over the defaults. file is the name of the file in problems.
+func Parse(file, text string) (Config, error) {
+	c := Default()
+	doc, r, err := decodeTOML(file, text)
+	if err != nil {
+		return c, err
+	}
+	r.decodeTable("", doc, reflect.ValueOf(&c).Elem())
+	c.validateAll(r.addProblem)
+	if len(r.problems) > 0 {
+		r.problems.Sort()
+		return c, r.problems
+	}
+	return c, nil
+}
+
+// decodeTOML parses a document. It returns the document and the decoder for it.
+func decodeTOML(file, text string) (doc map[string]any, r decoder, err error) {
+	if _, err := toml.Decode(text, &doc); err != nil {
+		p := Problem{File: file, Line: 1, Column: 1, Text: err.Error()}
+		var pe toml.ParseError
+		if errors.As(err, &pe) {
+			p.Line, p.Column, p.Text = pe.Position.Line, max(pe.Position.Col, 1), pe.Message
+		}
+		return nil, r, Problems{p}
+	}
+	return doc, decoder{file: file, where: locateKeys(text)}, nil
+}
+
+// ChangedKeys returns the keys whose values differ between a and b, like "sip.listen".
+func ChangedKeys(a, b Config) []string {
+	var keys []string
+	var walk func(path string, a, b reflect.Value)
+	walk = func(path string, a, b reflect.Value) {
+		for i := range a.NumField() {
+			path := joinPath(path, a.Type().Field(i).Tag.Get("toml"))
+			a, b := a.Field(i), b.Field(i)
+			if isTable(a.Type()) {
+				walk(path, a, b)
+			} else if !reflect.DeepEqual(a.Interface(), b.Interface()) {
+				keys = append(keys, path)
+			}
+		}
+	}
+	walk("", reflect.ValueOf(a), reflect.ValueOf(b))
+	return keys
+}

@@ -1,0 +1,122 @@
+package config
+
+import (
+	"crypto/tls"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/nyaruka/phonenumbers"
+
+	"bellhop/dialog"
+	"bellhop/sip"
+)
+
+// TrackerConfig returns the tracker's part of the config.
+func (c *Config) TrackerConfig() dialog.Config {
+	d := dialog.Config{
+		Pattern:     c.Extensions.Pattern,
+		Learn:       c.Extensions.Learn,
+		Correlate:   []string{},
+		E164:        e164Formatter(c.Calls.Region),
+		MaxDuration: time.Duration(c.Calls.MaxDuration),
+		Status:      map[int]dialog.Status{},
+		CallAPIID:   c.Calls.CallAPIID,
+		CallBackID:  c.Calls.CallbackID,
+		RecID:       c.Calls.RecID,
+		Tag:         c.Calls.Tag,
+		Headers:     c.Calls.Headers,
+
+		IgnorePrivacy: c.Calls.Privacy == IgnorePrivacy,
+	}
+	for _, m := range c.Calls.Correlate {
+		d.Correlate = append(d.Correlate, string(m))
+	}
+	for code, word := range c.Calls.Status {
+		d.Status[int(code)] = dialog.Status(word)
+	}
+	for _, e := range c.Extension {
+		d.Extensions = append(d.Extensions, dialog.Declared{Number: e.Number, Kind: dialog.Kind(e.Kind), DID: e.DID})
+	}
+	return d
+}
+
+// e164Formatter returns a function that returns the E.164 form of a number as dialed in
+// a region, or "". It is nil if no region is configured.
+func e164Formatter(r Region) func(string) string {
+	if r == "" {
+		return nil
+	}
+	return func(number string) string {
+		if strings.Trim(number, "+0123456789-.() ") != "" {
+			return "" // a name or a feature code like *97
+		}
+		n, err := phonenumbers.Parse(number, string(r))
+		if err != nil || !phonenumbers.IsValidNumber(n) {
+			return ""
+		}
+		return phonenumbers.Format(n, phonenumbers.E164)
+	}
+}
+
+// Trunks returns the trunks of the proxy.
+func (c *Config) Trunks() []sip.Trunk {
+	var ts []sip.Trunk
+	for _, t := range c.Trunk {
+		ts = append(ts, sip.Trunk{Name: t.Name, Sources: Prefixes(t.Sources), Secret: string(t.Secret)})
+	}
+	return ts
+}
+
+// AdminURL returns the URL at which this machine reaches the admin API.
+func (c *Config) AdminURL() string {
+	scheme, at := "http://", c.Admin.Listen.AddrPort
+	if c.Admin.TLSCert != "" {
+		scheme = "https://"
+	}
+	switch at.Addr() {
+	case netip.IPv4Unspecified():
+		at = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), at.Port())
+	case netip.IPv6Unspecified():
+		at = netip.AddrPortFrom(netip.IPv6Loopback(), at.Port())
+	}
+	return scheme + at.String()
+}
+
+// LoadCertificate reads the certificate of the admin API and its key.
+func (c *Config) LoadCertificate() (tls.Certificate, error) {
+	cert, err := c.Admin.TLSCert.ReadPEM()
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	key, err := c.Admin.TLSKey.ReadPEM()
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	return tls.X509KeyPair(cert, key)
+}
+
+// Summary summarizes the addresses of PBX, listeners and admin API, and the place
+// of the store, in a line.
+func (c *Config) Summary() string {
+	scheme := "http"
+	if c.Admin.TLSCert != "" {
+		scheme = "https"
+	}
+	store := "the store is in " + c.Store.Dir
+	if len(c.Store.NATS) > 0 {
+		store = "the store is at " + Join(c.Store.NATS)
+	}
+	return fmt.Sprintf("phones reach the PBX %s through %s; the admin API is at %s://%v; %s",
+		Join(c.SIP.PBX), Join(c.SIP.Listen), scheme, c.Admin.Listen, store)
+}
+
+// Join joins the strings of vs with commas.
+func Join[T fmt.Stringer](vs []T) string {
+	words := make([]string, len(vs))
+	for i, v := range vs {
+		words[i] = v.String()
+	}
+	return strings.Join(words, ", ")
+}
