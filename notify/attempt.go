@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"bellhop/dialog"
+	"bellhop/notify/send"
 )
 
 // An attempt is one HTTP request for a delivery: what the scheduler plans, what comes back,
@@ -14,7 +15,7 @@ type attempt struct {
 	attemptResult
 	attemptDetails
 
-	signer *signer // nil: the subscription has no secret
+	signer *send.Signer // nil: the subscription has no secret
 }
 
 // A plannedAttempt is an attempt as the scheduler plans it. It never changes, and any

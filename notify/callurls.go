@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"bellhop/dialog"
+	"bellhop/notify/send"
 	"bellhop/notify/stream"
 	"bellhop/notify/subscription"
 )
@@ -96,7 +97,7 @@ func readCallURLs(answer []byte, cut bool) (*callURLs, error) {
 		return nil, nil
 	}
 	if cut {
-		return nil, fmt.Errorf("read XML response: longer than %d bytes, or not complete within %v", maxResponseBody, bodyTimeout)
+		return nil, fmt.Errorf("read XML response: longer than %d bytes, or not complete within %v", send.MaxBody, send.BodyTimeout)
 	}
 	root, err := readRoot(bytes.TrimPrefix(answer, byteOrderMark))
 	switch {

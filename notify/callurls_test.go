@@ -556,7 +556,7 @@ func TestFollowURLsAreGuarded(t *testing.T) {
 	defer outside.Close()
 	at, _ := url.Parse(inside.URL)
 	n := newUnstored(Config{Allow: loopback, Own: []netip.AddrPort{netip.MustParseAddrPort(at.Host)}})
-	defer n.sender.close()
+	defer n.sender.Close()
 	for named, want := range map[string]string{
 		inside.URL: "bellhop itself listens there", "http://localhost:" + at.Port(): "bellhop itself listens there",
 		"http://169.254.169.254/latest": "not a public or private network", outside.URL: "307 Temporary Redirect",
@@ -566,7 +566,7 @@ func TestFollowURLsAreGuarded(t *testing.T) {
 		u, _ := url.Parse(s.URL)
 		a := &attempt{plannedAttempt: plannedAttempt{kind: dialog.Hangup, retention: durable, seq: 1, sub: &s, url: u, event: &e,
 			partyNewCall: newCall{state: newCallDelivered, urls: parseCallURLs("", named)}}}
-		n.sender.makeAttempt(t.Context(), n, a)
+		n.makeAttempt(t.Context(), a)
 		if a.outcome != willRetry || !strings.Contains(a.detail, want) {
 			t.Errorf("%s: %v, %s; want %s", named, a.outcome, a.detail, want)
 		}

@@ -1,13 +1,11 @@
 package notify
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"slices"
@@ -139,39 +137,6 @@ type attemptDetails struct {
 	nextAt      time.Time
 	manual      bool
 	recorded    bool // it is in the delivery log already
-}
-
-// noteRequest records the request that is sent.
-func (t *attemptDetails) noteRequest(e *dialog.Event, req *http.Request, payload []byte) {
-	t.sentEvent, t.sentTo, t.header = e, req.URL, req.Header
-	if req.Body != nil {
-		t.payload = payload
-	}
-}
-
-// responseBuffers are buffers for the bodies of responses.
-var responseBuffers = sync.Pool{New: func() any { return new([maxResponseBody]byte) }}
-
-// readResponse records a response and reads at most maxResponseBody of its body, after
-// which the connection can be kept. cancel cuts off a receiver that sends its body slower
-// than bodyTimeout.
-func (t *attemptDetails) readResponse(res *http.Response, cancel context.CancelFunc) {
-	defer res.Body.Close()
-	t.responseHeader = res.Header
-	if res.Body == http.NoBody || res.StatusCode == http.StatusSwitchingProtocols { // cancel would not end reading after 101
-		return
-	}
-	timer := time.AfterFunc(bodyTimeout, cancel)
-	defer timer.Stop()
-	buffer := responseBuffers.Get().(*[maxResponseBody]byte)
-	defer responseBuffers.Put(buffer)
-	n, err := 0, error(nil)
-	for n < len(buffer) && err == nil {
-		var m int
-		m, err = res.Body.Read(buffer[n:])
-		n += m
-	}
-	t.responseBody, t.truncated = bytes.Clone(buffer[:n]), err != io.EOF
 }
 
 // recordedResponseHeaders are the header fields of a response that are recorded.

@@ -10,6 +10,7 @@ import (
 
 	"bellhop/dialog"
 	"bellhop/notify/eventlog"
+	"bellhop/notify/send"
 	"bellhop/notify/stream"
 )
 
@@ -38,8 +39,8 @@ type deliveryLoop struct {
 	updateBatches chan []*nats.Msg
 	updateResults chan []stream.Result
 
-	signers   map[string]*signer // by subscription id
-	disabling map[string]bool    // subscriptions that are being disabled
+	signers   map[string]*send.Signer // by subscription id
+	disabling map[string]bool         // subscriptions that are being disabled
 
 	helpers sync.WaitGroup
 }
@@ -49,7 +50,7 @@ type deliveryLoop struct {
 // ended: then another node may make them.
 func (n *Notifier) runDelivery(ctx, leased context.Context) error {
 	l := &deliveryLoop{
-		Notifier: n, scheduler: newScheduler(n.countEnd), signers: make(map[string]*signer), disabling: make(map[string]bool),
+		Notifier: n, scheduler: newScheduler(n.countEnd), signers: make(map[string]*send.Signer), disabling: make(map[string]bool),
 		pages: make(chan page, 1), replays: make(chan *logRead),
 		attempts: make(chan *attempt, maxSenders), results: make(chan *attempt, maxSenders),
 		updateBatches: make(chan []*nats.Msg, 1), updateResults: make(chan []stream.Result, 1),
@@ -230,7 +231,7 @@ func (l *deliveryLoop) startAttempts(now time.Time) {
 			l.senders++
 			l.helpers.Go(func() {
 				for a := range l.attempts {
-					l.sender.makeAttempt(l.attemptCtx, l.Notifier, a)
+					l.makeAttempt(l.attemptCtx, a)
 					l.results <- a
 				}
 			})

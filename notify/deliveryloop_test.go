@@ -488,13 +488,13 @@ func TestHostileResponses(t *testing.T) {
 				io.Copy(io.Discard, r.Body) // else the server does not notice that the client leaves
 				tt.answer(w, r)
 			})
-			n := &Notifier{sender: newSender(Config{Allow: loopback, Version: "1"})}
-			defer n.sender.close()
+			n := newUnstored(Config{Allow: loopback, Version: "1"})
+			defer n.sender.Close()
 			s := testSubscription("a", r.URL)
 			s.Dialect, s.Timeout = Unified, Duration(200*time.Millisecond)
 			u, _ := url.Parse(r.URL)
 			a := &attempt{plannedAttempt: plannedAttempt{kind: dialog.Hangup, retention: durable, sub: &s, url: u, event: &callOf(1)[2]}}
-			n.sender.makeAttempt(context.Background(), n, a)
+			n.makeAttempt(context.Background(), a)
 			if a.outcome != tt.want || !strings.Contains(a.detail, tt.detail) {
 				t.Errorf("%v, %q; want %v, %q", a.outcome, a.detail, tt.want, tt.detail)
 			}
@@ -505,8 +505,8 @@ func TestHostileResponses(t *testing.T) {
 // The request on the wire has exactly the expected header fields and body.
 func TestRequestOnTheWire(t *testing.T) {
 	r := newReceiver(t, nil)
-	n := &Notifier{sender: newSender(Config{Allow: loopback, Version: "1.2"})}
-	defer n.sender.close()
+	n := newUnstored(Config{Allow: loopback, Version: "1.2"})
+	defer n.sender.Close()
 	for _, tt := range []struct {
 		method, path, want string
 	}{
@@ -518,7 +518,7 @@ func TestRequestOnTheWire(t *testing.T) {
 		s.Dialect, s.Method, s.Headers = Unified, tt.method, map[string]string{"X-Key": "k", "User-Agent": "mine"}
 		u, _ := url.Parse(s.URL)
 		a := &attempt{plannedAttempt: plannedAttempt{kind: dialog.Hangup, retention: durable, sub: &s, url: u, event: &callOf(1)[2]}}
-		n.sender.makeAttempt(context.Background(), n, a)
+		n.makeAttempt(context.Background(), a)
 		got := <-r.got
 		sent := got.Method + " " + got.RequestURI
 		if got.Method == "POST" {
@@ -531,9 +531,6 @@ func TestRequestOnTheWire(t *testing.T) {
 		if h.Get("X-Key") != "k" || h.Get("User-Agent") != "mine" || got.id != callOf(1)[2].ID+"-s" || h.Get("Idempotency-Key") != "" || h.Get("Accept-Encoding") != "" {
 			t.Errorf("headers %v", h)
 		}
-	}
-	if n.sender.userAgent != "bellhop/1.2" || newSender(Config{}).userAgent != "bellhop" {
-		t.Errorf("agent %q", n.sender.userAgent)
 	}
 }
 

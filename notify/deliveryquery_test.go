@@ -17,6 +17,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"bellhop/dialog"
+	"bellhop/notify/send"
 	"bellhop/notify/stream"
 )
 
@@ -198,10 +199,10 @@ func TestDrippingResponseIsCut(t *testing.T) {
 	playWithTransport(t, Config{Transport: receiver}, func(t *testing.T, _ jetstream.JetStream, n *Notifier) {
 		s := mustSubscribe(t, n, testSubscription("", "http://crm/hook"))
 		n.Publish(eventsOf("c", dialog.DialOut, dialog.Hangup))
-		time.Sleep(2*bodyTimeout + time.Second)
+		time.Sleep(2*send.BodyTimeout + time.Second)
 		for _, event := range []string{"ca", "cb"} {
 			d := deliveryNow(t, n, event+"-"+s.ID)
-			if d.summary() != "delivered; 1 delivered 200" || d.Attempts[0].Took != bodyTimeout || d.Attempts[0].Answer.Body != "a" || !d.Attempts[0].Answer.Cut {
+			if d.summary() != "delivered; 1 delivered 200" || d.Attempts[0].Took != send.BodyTimeout || d.Attempts[0].Answer.Body != "a" || !d.Attempts[0].Answer.Cut {
 				t.Errorf("%s: %s, %+v", event, d.summary(), d.Attempts)
 			}
 		}

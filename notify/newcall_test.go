@@ -15,6 +15,7 @@ import (
 
 	"bellhop/dialog"
 	"bellhop/notify/eventlog"
+	"bellhop/notify/send"
 )
 
 // A ctiReceiver is a receiver of the dialect cti that keeps an entry for each call, as
@@ -42,7 +43,7 @@ func (k *ctiReceiver) RoundTrip(req *http.Request) (*http.Response, error) {
 	k.mu.Lock()
 	if k.down != "" && req.URL.Host == k.down {
 		k.mu.Unlock()
-		return nil, &connectError{error: errors.New("connection refused")}
+		return nil, &send.ConnectError{Err: errors.New("connection refused")}
 	}
 	status, body := 200, "{}"
 	switch {

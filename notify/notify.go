@@ -110,6 +110,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"bellhop/dialog"
+	"bellhop/notify/send"
 )
 
 // Config sets how long events are kept and where callbacks may be sent.
@@ -119,8 +120,7 @@ type Config struct {
 	Node             string        // permanent name of this node among those that share the store; "": the store is not shared
 	MaxSubscriptions int           // limit per extension; 0: 100
 
-	// Destinations of callbacks. Deny is checked first, then Own, then Allow, then the
-	// defaults (see [egressGuard]).
+	// Destinations of callbacks, see [send.Config].
 	Allow, Deny []netip.Prefix
 	Own         []netip.AddrPort // bellhop's own TCP listeners
 
@@ -192,7 +192,7 @@ type Notifier struct {
 	blocks     blockCache
 	lease      lease
 	delivering atomic.Bool
-	sender     *sender
+	sender     *send.Sender
 	records    recordBuffer
 	stats      counters
 	spooled    bool // the Spool may hold events; used by the publisher, and by Run after it
@@ -272,7 +272,7 @@ func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Notifier, err
 // results two. Events that are still unpublished then go to the Spool. A part that fails is
 // logged and restarted.
 func (n *Notifier) Run(ctx context.Context) error {
-	defer n.sender.close()
+	defer n.sender.Close()
 	defer n.startRecording(ctx)()
 	parts := []struct {
 		name string

@@ -73,6 +73,10 @@ func runNotifier(n *Notifier) (stop func()) {
 	return sync.OnceFunc(func() { cancel(); <-ended })
 }
 
+// newUnstored returns a notifier without a store, which can only make attempts. The dialect
+// must not need extension numbers.
+func newUnstored(c Config) *Notifier { return &Notifier{config: c, sender: newSender(c)} }
+
 var loopback = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
 
 // A receiver is an HTTP server that records its requests.

@@ -73,7 +73,7 @@ func (n *Notifier) attemptNow(ctx context.Context, s *Subscription, e *dialog.Ev
 		signer:         newSigner(s),
 	}
 	a.manual = true
-	n.sender.makeAttempt(ctx, n, a)
+	n.makeAttempt(ctx, a)
 	a.outcomeWord = Failed
 	if a.outcome == delivered {
 		a.outcomeWord = Delivered

@@ -6,10 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/http/httptest"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -192,30 +190,14 @@ func TestRotatesSecret(t *testing.T) {
 	})
 }
 
-// The old secret signs for a day.
-func TestOldSecretSignsForADay(t *testing.T) {
+// After a rotation the old secret signs for a day.
+func TestRotationKeepsOldSecret(t *testing.T) {
 	at := time.Unix(1767322800, 0)
 	old := Subscription{Secret: subscription.NewSecret()}
 	s := Subscription{Secret: subscription.NewSecret()}
 	s.InheritSecrets(&old, at)
-	a := &attempt{signer: newSigner(&s)}
-	for _, tt := range []struct {
-		after time.Duration
-		both  bool
-	}{{0, true}, {24*time.Hour - time.Second, true}, {24 * time.Hour, false}, {48 * time.Hour, false}} {
-		req := httptest.NewRequest("POST", "/", nil)
-		req.Header["Webhook-Id"] = []string{"e-s"}
-		a.signRequest(req, []byte("{}"), at.Add(tt.after))
-		for _, secret := range []Secret{s.Secret, old.Secret} {
-			w, err := standardwebhooks.NewWebhook(string(secret))
-			if err != nil {
-				t.Fatal(err)
-			}
-			want := secret == s.Secret || tt.both
-			if err := w.VerifyIgnoringTimestamp([]byte("{}"), req.Header); (err == nil) != want {
-				t.Errorf("after %v, the new one %v: %v, want good %v", tt.after, secret == s.Secret, err, want)
-			}
-		}
+	if s.OldSecret != old.Secret || !s.OldSecretUntil.Equal(at.Add(24*time.Hour)) {
+		t.Errorf("the old secret signs until %v", s.OldSecretUntil)
 	}
 	// An edit keeps it until then, and drops it afterwards.
 	before, after := Subscription{}, Subscription{}
@@ -392,30 +374,6 @@ func TestDeclaredIsSigned(t *testing.T) {
 	}
 }
 
-// Many goroutines sign for one subscription at once.
-func TestSignsConcurrently(t *testing.T) {
-	s := Subscription{Secret: subscription.NewSecret(), OldSecret: subscription.NewSecret(), OldSecretUntil: time.Now().Add(time.Hour)}
-	a := &attempt{signer: newSigner(&s)}
-	var all sync.WaitGroup
-	for i := range 8 {
-		all.Go(func() {
-			for j := range 200 {
-				req := httptest.NewRequest("POST", "/", nil)
-				req.Header["Webhook-Id"] = []string{fmt.Sprint(i, "-", j)}
-				body := strings.Repeat(fmt.Sprint(i), 100*(j%20))
-				a.signRequest(req, []byte(body), time.Now())
-				for _, secret := range []Secret{s.Secret, s.OldSecret} {
-					if err := verifyRequest(secret, request{body: body, Request: req}); err != nil {
-						t.Errorf("%d %d: %v", i, j, err)
-						return
-					}
-				}
-			}
-		})
-	}
-	all.Wait()
-}
-
 func TestTraceparentPerAttempt(t *testing.T) {
 	const id, received = "5f1d0c7e9a3b48d2a6c4e8f013579bdf", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
 	for _, tt := range []struct {
@@ -493,30 +451,5 @@ func TestVerifyCallback(t *testing.T) {
 	}
 	if err := good.Verify("whsec_x", at, 0); err == nil || !strings.HasPrefix(err.Error(), "the secret is not whsec_") {
 		t.Errorf("a secret that is none: %v", err)
-	}
-}
-
-// BenchmarkSign signs a body of 700 bytes, as a hangup has.
-func BenchmarkSign(b *testing.B) {
-	for _, tt := range []struct {
-		name string
-		sub  Subscription
-	}{
-		{"one", Subscription{Secret: subscription.NewSecret()}},
-		{"two", Subscription{Secret: subscription.NewSecret(), OldSecret: subscription.NewSecret(), OldSecretUntil: time.Now().Add(time.Hour)}},
-	} {
-		b.Run(tt.name, func(b *testing.B) {
-			a := &attempt{signer: newSigner(&tt.sub)}
-			body := make([]byte, 700)
-			now := time.Now()
-			b.ReportAllocs()
-			b.RunParallel(func(pb *testing.PB) {
-				req := httptest.NewRequest("POST", "/", nil)
-				req.Header["Webhook-Id"] = []string{"5f1d0c7e9a3b48d2a6c4e8f013579bdf-ABCDEFGHIJKLMNOPQRSTUVWXYZabcd"}
-				for pb.Next() {
-					a.signRequest(req, body, now)
-				}
-			})
-		})
 	}
 }

@@ -12,7 +12,7 @@ import (
 const maxPEM = 32 << 10 // bytes of each of the three texts
 
 func checkTLS(s *Subscription) *Invalid {
-	if _, err := s.CAPool(); err != nil {
+	if _, err := s.caPool(); err != nil {
 		return &Invalid{"tls_ca", err.Error()}
 	}
 	switch {
@@ -30,18 +30,18 @@ func checkTLS(s *Subscription) *Invalid {
 			return &Invalid{"tls_key", "is not the key, in PEM and without a password, of the first certificate in tls_cert"}
 		}
 	}
-	if s.HasOwnTLS() && strings.HasPrefix(strings.ToLower(s.URL), "http:") {
+	if s.hasOwnTLS() && strings.HasPrefix(strings.ToLower(s.URL), "http:") {
 		return &Invalid{"url", "must begin with https:// if tls_ca or tls_cert is set"}
 	}
 	return nil
 }
 
-// HasOwnTLS reports whether s has a CA or a client certificate of its own.
-func (s *Subscription) HasOwnTLS() bool { return s.TLSCA != "" || s.TLSCert != "" }
+// hasOwnTLS reports whether s has a CA or a client certificate of its own.
+func (s *Subscription) hasOwnTLS() bool { return s.TLSCA != "" || s.TLSCert != "" }
 
-// CAPool returns the CAs of which one must have signed the receiver's certificate; nil:
+// caPool returns the CAs of which one must have signed the receiver's certificate; nil:
 // those that the machine trusts.
-func (s *Subscription) CAPool() (*x509.CertPool, error) {
+func (s *Subscription) caPool() (*x509.CertPool, error) {
 	if s.TLSCA == "" {
 		return nil, nil
 	}

@@ -1,4 +1,4 @@
-package notify
+package send
 
 import (
 	"net/http"
@@ -160,7 +160,7 @@ func TestGuardDeniesAddresses(t *testing.T) {
 
 // The egress guard checks the address that is dialed, whatever the name of the host.
 func TestGuardChecksDialedAddress(t *testing.T) {
-	r := newReceiver(t, nil)
+	r := newReceiver(t)
 	for _, host := range []string{"127.0.0.1", "localhost", "[::ffff:127.0.0.1]"} {
 		url := strings.Replace(r.URL, "127.0.0.1", host, 1)
 		transport, _, _ := newTransport(Config{})
@@ -192,7 +192,7 @@ func TestRetryAfter(t *testing.T) {
 		{"Thu, 01 Jan 2026 00:01:00 GMT", time.Minute},
 		{"Wed, 31 Dec 2025 00:00:00 GMT", 0},
 	} {
-		if got := retryAfter(tt.in, now); got != tt.want {
+		if got := parseRetryAfter(tt.in, now); got != tt.want {
 			t.Errorf("%q: %v, want %v", tt.in, got, tt.want)
 		}
 	}

@@ -1,4 +1,4 @@
-package notify
+package send
 
 import (
 	"bufio"
@@ -68,7 +68,7 @@ func postTo(ctx context.Context, cp *connPool, url string) (status int, body str
 		return 0, "", err
 	}
 	defer res.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(res.Body, maxResponseBody))
+	b, err := io.ReadAll(io.LimitReader(res.Body, MaxBody))
 	return res.StatusCode, string(b), err
 }
 
@@ -91,7 +91,7 @@ func TestConnsAreReused(t *testing.T) {
 		{"HTTP/1.0", []func(net.Conn, *bufio.Reader){replyWith("HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok"), replyWith(ok)}, []string{"200 ok", "200 ok"}, 2},
 		{"more than is read", []func(net.Conn, *bufio.Reader){
 			replyWith("HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n" + strings.Repeat("x", 5000)), replyWith(ok),
-		}, []string{"200 " + strings.Repeat("x", maxResponseBody), "200 ok"}, 2},
+		}, []string{"200 " + strings.Repeat("x", MaxBody), "200 ok"}, 2},
 		{"more than was announced", []func(net.Conn, *bufio.Reader){replyWith(ok + "HTTP/1.1 500 Not Asked\r\n\r\n"), replyWith(ok)}, []string{"200 ok", "200 ok"}, 2},
 		{"another protocol", []func(net.Conn, *bufio.Reader){replyWith("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n"), replyWith(ok)}, []string{"101 ", "200 ok"}, 2},
 		{"closed while it was kept", []func(net.Conn, *bufio.Reader){func(c net.Conn, r *bufio.Reader) {

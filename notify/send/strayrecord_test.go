@@ -1,17 +1,18 @@
-package notify
+package send
 
 import (
 	"bufio"
 	"bytes"
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"io"
 	"net"
 	"net/http"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"bellhop/notify/send/tlstest"
 )
 
 // A batchConn buffers what is written while holds is set, to send it in one piece.
@@ -32,14 +33,12 @@ func (c *batchConn) Write(b []byte) (int, error) {
 // the connection is used again: they are no response to the next request.
 func TestUnreadRecords(t *testing.T) {
 	const ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-	a := newTestCA(t)
-	cert, key := a.signCert("crm.example")
+	a := tlstest.NewCA(t)
+	cert, key := a.Sign("crm.example")
 	pair, err := tls.X509KeyPair([]byte(cert), []byte(key))
 	if err != nil {
 		t.Fatal(err)
 	}
-	pool := x509.NewCertPool()
-	pool.AddCert(a.cert)
 	for _, tt := range []struct {
 		name, late string
 		dialed     []int // connections after each request; none is kept to a receiver of stray responses
@@ -82,7 +81,7 @@ func TestUnreadRecords(t *testing.T) {
 						}
 					}()
 					return ours, nil
-				}, &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12, Time: func() time.Time { return a.cert.NotAfter.Add(-time.Second) }})
+				}, &tls.Config{RootCAs: a.Pool(), MinVersion: tls.VersionTLS12, Time: func() time.Time { return a.Cert.NotAfter.Add(-time.Second) }})
 				defer cp.close()
 				for i, want := range tt.dialed {
 					status, body, err := postTo(ctx, cp, "https://crm.example/hook")

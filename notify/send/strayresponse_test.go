@@ -1,10 +1,9 @@
-package notify
+package send
 
 import (
 	"bufio"
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"fmt"
 	"io"
 	"net"
@@ -14,6 +13,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"bellhop/notify/send/tlstest"
 )
 
 // talkScript serves a connection: before each response it writes surplus bytes of the
@@ -91,19 +92,17 @@ func TestStatusLineDecides(t *testing.T) {
 // A receiver that sends a status line and nothing more has answered: the attempt does not
 // fail when its time is over.
 func TestStatusLineThenSilence(t *testing.T) {
-	for status, want := range map[string]outcome{"200 OK": delivered, "500 No": willRetry, "410 Gone": refused} {
+	for status, want := range map[string]int{"200 OK": 200, "500 No": 500, "410 Gone": 410} {
 		t.Run(status, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				n := newUnstored(Config{})
-				n.sender.httpConns.dial = (&fakePeer{t: t, scripts: []func(net.Conn, *bufio.Reader){func(c net.Conn, r *bufio.Reader) {
+				s := New(Config{})
+				s.httpConns.dial = (&fakePeer{t: t, scripts: []func(net.Conn, *bufio.Reader){func(c net.Conn, r *bufio.Reader) {
 					http.ReadRequest(r)
 					io.WriteString(c, "HTTP/1.1 "+status+"\r\nX-A: b\r\n")
 					io.Copy(io.Discard, r)
 				}}}).dialScript
-				s := testSubscription("", "http://crm.example/hook")
-				s.Dialect = Unified
-				if a := attemptOnce(t, n, s); a.outcome != want || a.detail != status {
-					t.Errorf("%v, %s", a.outcome, a.detail)
+				if res := sendTo(t, s, Request{}, "http://crm.example/hook"); res.StatusCode != want || textOf(res) != status {
+					t.Errorf("%d, %s", res.StatusCode, textOf(res))
 				}
 			})
 		})
@@ -113,14 +112,12 @@ func TestStatusLineThenSilence(t *testing.T) {
 // Surplus bytes after a response, or the end of the connection, are noticed before the
 // connection is used again, over TCP and TLS: the next request uses a new one.
 func TestUnreadBytes(t *testing.T) {
-	a := newTestCA(t)
-	cert, key := a.signCert("127.0.0.1")
+	a := tlstest.NewCA(t)
+	cert, key := a.Sign("127.0.0.1")
 	pair, err := tls.X509KeyPair([]byte(cert), []byte(key))
 	if err != nil {
 		t.Fatal(err)
 	}
-	pool := x509.NewCertPool()
-	pool.AddCert(a.cert)
 	for _, secure := range []bool{false, true} {
 		for name, late := range map[string]func(io.WriteCloser){
 			"a body":        func(c io.WriteCloser) { io.WriteString(c, "hello") },
@@ -155,7 +152,7 @@ func TestUnreadBytes(t *testing.T) {
 				}()
 				var config *tls.Config
 				if secure {
-					config = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
+					config = &tls.Config{RootCAs: a.Pool(), MinVersion: tls.VersionTLS12}
 				}
 				dialed := 0
 				cp := newConnPool(func(ctx context.Context, network, address string) (net.Conn, error) {
@@ -256,25 +253,24 @@ func TestStrayResponses(t *testing.T) {
 
 // Connections of https URLs are kept, each for the name that it was made for.
 func TestSecureConnsAreKept(t *testing.T) {
-	a := newTestCA(t)
-	url := a.startTLSReceiver("127.0.0.1")
-	cert, key := a.signCert("bellhop")
-	n := newUnstored(Config{Allow: loopback})
-	defer n.sender.close()
-	s := testSubscription("a", url)
-	s.Dialect, s.TLSCA, s.TLSCert, s.TLSKey = Unified, a.pem, cert, PrivateKey(key)
+	a := tlstest.NewCA(t)
+	url := startTLSReceiver(t, a, "127.0.0.1")
+	cert, key := a.Sign("bellhop")
+	s := New(Config{Allow: loopback})
+	defer s.Close()
+	r := Request{TLS: TLS{a.PEM, cert, key}}
 	for range 3 {
-		if a := attemptOnce(t, n, s); a.outcome != delivered {
-			t.Fatal(a.detail)
+		if res := sendTo(t, s, r, url); res.StatusCode != 200 {
+			t.Fatal(textOf(res))
 		}
 	}
-	for _, own := range n.sender.tlsTransports.all {
+	for _, own := range s.tlsTransports.all {
 		if own.conns.kept != 1 {
 			t.Errorf("%d connections are kept, want one", own.conns.kept)
 		}
 	}
-	s.URL = strings.Replace(url, "127.0.0.1", "localhost", 1)
-	if a := attemptOnce(t, n, s); a.outcome != willRetry || a.fault != noAnswer || !strings.Contains(a.detail, "localhost") {
-		t.Errorf("another name: %v, fault %v, %s", a.outcome, a.fault, a.detail)
+	url = strings.Replace(url, "127.0.0.1", "localhost", 1)
+	if res := sendTo(t, s, r, url); res.Err == nil || res.NoConnection || !strings.Contains(res.Err.Error(), "localhost") {
+		t.Errorf("another name: no connection %v, %s", res.NoConnection, textOf(res))
 	}
 }

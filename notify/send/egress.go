@@ -1,4 +1,4 @@
-package notify
+package send
 
 import (
 	"crypto/tls"
@@ -178,7 +178,7 @@ func newTransport(c Config) (_ http.RoundTripper, httpConns, httpsConns *connPoo
 		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
 		TLSHandshakeTimeout:    handshakeTime,
 		MaxIdleConns:           maxIdleConns,
-		MaxIdleConnsPerHost:    maxEndpointAttempts,
+		MaxIdleConnsPerHost:    maxIdlePerHost,
 		IdleConnTimeout:        connIdleTimeout,
 		MaxResponseHeaderBytes: maxResponseHead,
 		WriteBufferSize:        connBufferSize,

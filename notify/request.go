@@ -1,0 +1,226 @@
+package notify
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"strings"
+	"time"
+
+	"bellhop/dialog"
+	"bellhop/notify/send"
+	"bellhop/notify/subscription"
+)
+
+// maxSenders is how many attempts are in flight at once.
+const maxSenders = 512
+
+// attemptTimeouts limit an attempt, by retention.
+var attemptTimeouts = [...]time.Duration{live: 5 * time.Second, durable: 15 * time.Second}
+
+// newSender returns the sender of a configuration.
+func newSender(c Config) *send.Sender {
+	return send.New(send.Config{Allow: c.Allow, Deny: c.Deny, Own: c.Own, Resolver: c.Resolver, Version: c.Version, Transport: c.Transport})
+}
+
+// makeAttempt makes one attempt and sets its result.
+func (n *Notifier) makeAttempt(ctx context.Context, a *attempt) {
+	timeout := time.Duration(a.sub.Timeout)
+	if timeout == 0 {
+		timeout = attemptTimeouts[a.retention]
+	}
+	if end, ok := ctx.Deadline(); ok { // a redelivery or a test
+		timeout = min(timeout, time.Until(end).Round(time.Millisecond))
+	}
+	a.startedAt = time.Now()
+	defer func() {
+		if v := recover(); v != nil {
+			n.reportPanic("attempt", v)
+			a.outcome, a.detail = expired, fmt.Sprintf("not sent again because of a bug in bellhop: %v", v)
+		}
+		a.took = time.Since(a.startedAt)
+	}()
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	req, err := n.prepareRequest(ctx, a)
+	switch {
+	case err == ErrEventGone || errors.Is(err, errNotOwed):
+		a.outcome, a.detail = expired, err.Error()
+		return
+	case errors.Is(err, errMerged):
+		a.outcome, a.detail = canceled, err.Error()
+		return
+	case err != nil:
+		a.localFault, a.detail = true, err.Error()
+		return
+	case !a.notBefore.IsZero():
+		a.localFault = true
+		return
+	}
+	res := n.sender.Send(ctx, cancel, &req)
+	if res.Err != nil {
+		a.detail, a.fault = res.Err.Error(), noAnswer
+		if res.NoConnection {
+			a.fault = noConnection
+		}
+		if errors.Is(res.Err, context.DeadlineExceeded) {
+			a.detail = "no response within " + timeout.String()
+		}
+		return
+	}
+	a.status, a.responseHeader, a.responseBody, a.truncated = res.StatusCode, res.Header, res.Body, res.Truncated
+	a.outcome = outcomeOf(res.StatusCode)
+	if alreadyExists(a.sub, a.kind, res.StatusCode, res.Body) {
+		a.outcome = delivered
+	}
+	n.recordURLs(ctx, a)
+	a.detail, a.fault, a.retryAfter = res.Status, badStatus, res.RetryAfter
+}
+
+// outcomeOf returns the outcome of a response status. Redirects are not followed, and a
+// receiver that is being deployed may answer 404 for a minute: both are failures.
+func outcomeOf(status int) outcome {
+	switch {
+	case status/100 == 2:
+		return delivered
+	case status == http.StatusGone:
+		return refused
+	}
+	return willRetry
+}
+
+// prepareRequest returns the HTTP request of an attempt. It sets a.notBefore instead if the
+// attempt is postponed. The error is ErrEventGone, errNotOwed, errMerged, or of the store.
+func (n *Notifier) prepareRequest(ctx context.Context, a *attempt) (r send.Request, err error) {
+	e := a.event
+	if e == nil {
+		if e, err = n.readEvent(ctx, a.seq); err != nil {
+			return r, err
+		}
+	}
+	a.eventID = e.ID
+	group, err := n.joinGroup(ctx, a, e)
+	switch {
+	case err != nil:
+		a.sentEvent = e
+		return r, err
+	case !a.notBefore.IsZero():
+		return r, nil
+	case group == nil && a.newCallUnknown:
+		if err := n.checkNewCall(ctx, a.sub, e); err != nil {
+			a.sentEvent = e
+			return r, err
+		}
+	}
+	named, err := n.findNamedURL(ctx, a, e, group)
+	if err != nil {
+		return r, err
+	}
+	v := newView(e, a.sub)
+	v.group = group
+	if err := n.numberExtensions(ctx, &v); err != nil {
+		return r, err
+	}
+	payload := v.appendPayload(make([]byte, 0, 1024))
+
+	u := a.url
+	template := subscription.IsTemplate(a.sub.URL)
+	switch {
+	case named != nil:
+		u, a.namedURL = named, named
+	case template:
+		if u, err = v.expandURL(a.url); err != nil {
+			return r, err
+		}
+	case v.isGET():
+		asked := *a.url
+		asked.RawQuery = joinQuery(asked.RawQuery, payload)
+		u = &asked
+	}
+	r = send.Request{
+		Method: a.sub.Method, URL: u, Header: make(http.Header, 8+len(a.sub.Headers)), Signer: a.signer,
+		TLS: send.TLS{CA: a.sub.TLSCA, Cert: a.sub.TLSCert, Key: string(a.sub.TLSKey)},
+	}
+	r.Header["Webhook-Id"] = []string{deliveryID(e.ID, a.sub.ID)}
+	if v.sub.Dialect == CloudEvents {
+		v.setCloudEvent(r.Header)
+	}
+	if trace := traceparent(e); trace != "" {
+		r.Header["Traceparent"] = []string{trace}
+	}
+	if !v.isGET() {
+		r.Header["Content-Type"] = []string{v.contentType()}
+		r.Body = payload
+	}
+	if named == nil || endpointKey(named) == endpointKey(a.url) {
+		for name, value := range a.sub.Headers { // often credentials: sent to the endpoint of the subscription's own URL only
+			r.Header[name] = []string{value}
+		}
+	}
+	a.sentEvent, a.sentTo, a.header, a.payload = e, u, r.Header, r.Body
+	return r, nil
+}
+
+// numberExtensions sets the numbers of the extensions of a view, for the dialects that send
+// numbers.
+func (n *Notifier) numberExtensions(ctx context.Context, v *view) (err error) {
+	if v.sub.Dialect == Unified || v.sub.Dialect == CTI {
+		return nil
+	}
+	if v.called != nil {
+		if v.calledID, err = n.numbers.allotNumber(ctx, v.called.User); err != nil {
+			return err
+		}
+	}
+	if v.caller != nil {
+		if v.callerID, err = n.numbers.allotNumber(ctx, v.caller.User); err != nil {
+			return err
+		}
+	}
+	v.ownID, err = n.numbers.allotNumber(ctx, v.Extension.User)
+	return err
+}
+
+// joinQuery appends a form to the query of a URL, which stays as it is.
+func joinQuery(query string, form []byte) string {
+	if query == "" || strings.HasSuffix(query, "&") {
+		return query + string(form)
+	}
+	return query + "&" + string(form)
+}
+
+// traceparent returns the W3C trace context of a callback: that of the INVITE, if
+// calls.headers copies that header into events, else a trace whose id is the id of the
+// event. Each attempt is a span of it.
+func traceparent(e *dialog.Event) string {
+	for _, h := range e.Headers {
+		if strings.EqualFold(h[0], "traceparent") && validTrace(h[1]) {
+			return h[1]
+		}
+	}
+	b := make([]byte, 0, 55)
+	b = append(append(append(b, "00-"...), e.ID...), '-')
+	span := rand.Uint64() | 1 // never zero
+	for shift := 60; shift >= 0; shift -= 4 {
+		b = append(b, "0123456789abcdef"[span>>shift&0xf])
+	}
+	if s := string(append(b, "-01"...)); validTrace(s) {
+		return s
+	}
+	return ""
+}
+
+// validTrace reports whether s is a traceparent of version 00.
+func validTrace(s string) bool {
+	if len(s) != 55 || s[:3] != "00-" || s[35] != '-' || s[52] != '-' {
+		return false
+	}
+	for _, part := range []string{s[3:35], s[36:52], s[53:]} {
+		if strings.Trim(part, "0123456789abcdef") != "" {
+			return false
+		}
+	}
+	return strings.Trim(s[3:35], "0") != "" && strings.Trim(s[36:52], "0") != ""
+}
