@@ -18,10 +18,21 @@ import (
 // defaultTypes are the event types that are published even if no subscription names
 // them: the page of an extension has a row for each, with or without a subscription.
 // shownTypes are all types, in the order of the page.
-var (
-	defaultTypes = []string{"dial-in", "dial-out", "answer-in", "answer-out", "hangup", "message-in", "message-out", "voicemail"}
-	shownTypes   = append(slices.Clone(defaultTypes), "ringing", "hold", "resume", "transfer", "registered", "unregistered", "subscription-state")
-)
+var defaultTypes, shownTypes = func() (published, all []string) {
+	var optIn []string
+	for _, t := range dialog.Types {
+		word := string(t.Type)
+		switch {
+		case t.ByFlow:
+			published = append(published, word+"-in", word+"-out")
+		case t.OptIn:
+			optIn = append(optIn, word)
+		default:
+			published = append(published, word)
+		}
+	}
+	return published, slices.Concat(published, optIn)
+}()
 
 // subscriptionTable lists the subscriptions of an extension, or those with a pattern.
 type subscriptionTable struct {

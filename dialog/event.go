@@ -17,16 +17,59 @@ const (
 	MessageIn  Type = "message-in"  // a MESSAGE to the extension was accepted
 	MessageOut Type = "message-out" // a MESSAGE from the extension was accepted
 	Voicemail  Type = "voicemail"   // more new voice messages than in the NOTIFY before
-	Ringing    Type = "ringing"     // opt-in: first 18x from the callee
+	Ringing    Type = "ringing"     // first 18x from the callee
 
-	Hold         Type = "hold"         // opt-in: the extension put the other end on hold
-	Resume       Type = "resume"       // opt-in: the extension resumed the call
-	Transfer     Type = "transfer"     // opt-in: the outcome of the extension's accepted REFER is known
-	Registered   Type = "registered"   // opt-in: the first binding of the extension appeared
-	Unregistered Type = "unregistered" // opt-in: the last binding of the extension was removed, or has expired
+	Hold         Type = "hold"         // the extension put the other end on hold
+	Resume       Type = "resume"       // the extension resumed the call
+	Transfer     Type = "transfer"     // the outcome of the extension's accepted REFER is known
+	Registered   Type = "registered"   // the first binding of the extension appeared
+	Unregistered Type = "unregistered" // the last binding of the extension was removed, or has expired
 
-	SubscriptionState Type = "subscription-state" // opt-in, outside of calls: whether a subscription of the extension is paused, resumed or disabled; the tracker never emits it
+	SubscriptionState Type = "subscription-state" // outside of calls: whether a subscription of the extension is paused, resumed or disabled; the tracker never emits it
 )
+
+// A TypeInfo is what holds for every event of a type.
+type TypeInfo struct {
+	Type   Type
+	Live   bool // of use for seconds, while the call is in that state; the others for days
+	OptIn  bool // published only while a subscription names the type
+	ByFlow bool // a subscription may name it for one flow alone, as answer-in and answer-out
+}
+
+// Types are all types of events, those of a call in the order in which they occur.
+var Types = []TypeInfo{
+	{Type: DialIn, Live: true},
+	{Type: DialOut, Live: true},
+	{Type: Ringing, Live: true, OptIn: true},
+	{Type: Answer, Live: true, ByFlow: true},
+	{Type: Hold, Live: true, OptIn: true},
+	{Type: Resume, Live: true, OptIn: true},
+	{Type: Transfer, OptIn: true},
+	{Type: Hangup},
+	{Type: MessageIn},
+	{Type: MessageOut},
+	{Type: Voicemail},
+	{Type: Registered, OptIn: true},
+	{Type: Unregistered, OptIn: true},
+	{Type: SubscriptionState, OptIn: true},
+}
+
+// typeInfos are Types by their type.
+var typeInfos = func() map[Type]TypeInfo {
+	all := make(map[Type]TypeInfo, len(Types))
+	for _, t := range Types {
+		all[t.Type] = t
+	}
+	return all
+}()
+
+// Live reports whether events of the type are of use for seconds only. Those of an unknown
+// type are not.
+func (t Type) Live() bool { return typeInfos[t].Live }
+
+// OptIn reports whether events of the type are published only while a subscription names
+// it.
+func (t Type) OptIn() bool { return typeInfos[t].OptIn }
 
 // Flow is the direction of a party: In of a called one, Out of a calling one.
 type Flow string

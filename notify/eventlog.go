@@ -69,7 +69,7 @@ func (n *Notifier) Publish(events []dialog.Event) {
 	p.mu.Lock()
 	for i := range events {
 		e := &events[i]
-		if bit := subscription.EventMask(e); bit&subscription.OptIn != 0 && bit&subscription.Mask(n.registry.namedTypes.Load()) == 0 {
+		if bit := subscription.EventMask(e); bit&subscription.OptIn() != 0 && bit&subscription.Mask(n.registry.namedTypes.Load()) == 0 {
 			continue
 		}
 		p.bufferEvent(e)
@@ -95,7 +95,7 @@ func (p *publisher) bufferEvent(e *dialog.Event) {
 // dropOldest removes the oldest live event from the buffer, or the oldest event if all are
 // durable.
 func (p *publisher) dropOldest() {
-	for p.leadingDurable < len(p.buffer) && retentionOf(p.buffer[p.leadingDurable].Type) == durable {
+	for p.leadingDurable < len(p.buffer) && !p.buffer[p.leadingDurable].Type.Live() {
 		p.leadingDurable++
 	}
 	oldest := p.leadingDurable

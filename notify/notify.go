@@ -398,8 +398,7 @@ const (
 
 // retentionOf returns the retention of an event type.
 func retentionOf(t dialog.Type) retention {
-	switch t {
-	case dialog.Ringing, dialog.DialIn, dialog.DialOut, dialog.Answer, dialog.Hold, dialog.Resume:
+	if t.Live() {
 		return live
 	}
 	return durable

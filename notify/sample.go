@@ -10,13 +10,8 @@ import (
 	"time"
 
 	"bellhop/dialog"
+	"bellhop/notify/subscription"
 )
-
-// sampleTypes are the event types in the order in which samples are sent.
-var sampleTypes = []string{
-	"dial-in", "dial-out", "ringing", "answer", "answer-in", "answer-out", "hold", "resume", "transfer", "hangup",
-	"message-in", "message-out", "voicemail", "registered", "unregistered", "subscription-state",
-}
 
 // A sampler makes up events of an extension that a subscription names. It knows one call of
 // each flow, between the extension and an outside number.
@@ -39,7 +34,7 @@ func newSampler(s *Subscription, now time.Time) *sampler {
 	if slices.Contains(s.Types, "dial-out") && !slices.Contains(s.Types, "dial-in") {
 		p.flow = dialog.Out
 	}
-	for _, t := range sampleTypes {
+	for _, t := range subscription.Words() {
 		if slices.Contains(s.Types, t) && s.Dialect.Carries(t) {
 			p.types = append(p.types, t)
 		}

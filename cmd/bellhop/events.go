@@ -19,6 +19,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"bellhop/admin"
+	"bellhop/notify/subscription"
 )
 
 func eventsCommand() *cobra.Command {
@@ -45,7 +46,7 @@ With --json, print one JSON object per line.`,
 	f.String("call", "", "only events of the call with this `id`")
 	since := f.String("since", "", "start at this `time`, like 15m (ago), 09:30 or \"2026-01-31 09:30\", or after the event with this id")
 	limit := f.Int("limit", 0, "stop after this `number` of events; 0 means no limit")
-	completeFlag(cmd, "type", eventTypeNames()...)
+	completeFlag(cmd, "type", subscription.Words()...)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		query := flagQuery(f, "extension", "type", "call")
 		if *since != "" {

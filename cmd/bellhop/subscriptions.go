@@ -17,8 +17,8 @@ import (
 
 	"bellhop/admin"
 	"bellhop/cmd/bellhop/config"
-	"bellhop/dialog"
 	"bellhop/notify"
+	"bellhop/notify/subscription"
 )
 
 func subscriptionsCommand() *cobra.Command {
@@ -62,7 +62,7 @@ func subscriptionsListCommand(r *apiClient) *cobra.Command {
 	f.String("type", "", "only subscriptions that name this event `type`")
 	f.Bool("active", false, "only active subscriptions; --active=false: only inactive ones")
 	limit := f.Int("limit", 0, "largest `number` of subscriptions to list; 0 lists all")
-	completeFlag(cmd, "type", eventTypeNames()...)
+	completeFlag(cmd, "type", subscription.Words()...)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		subs, err := r.listSubscriptions(cmd.Context(), flagQuery(f, "extension", "type", "active"), *limit)
 		if err != nil {
@@ -128,7 +128,7 @@ func subscriptionFlags(cmd *cobra.Command) func() (map[string]any, error) {
 	f.String("live-ttl", "", "stop retrying live callbacks (dial, answer, ringing, hold, resume) after this `duration` (default 60s)")
 	f.String("timeout", "", "abort an attempt after this `duration` (default 5s for live callbacks, 15s for others)")
 	f.Int("max-in-flight", 0, "largest `number` of callbacks to send at the same time (default 4)")
-	completeFlag(cmd, "type", eventTypeNames()...)
+	completeFlag(cmd, "type", subscription.Words()...)
 	completeFlag(cmd, "method", "GET", "POST", "PUT")
 	completeFlag(cmd, "dialect", "json", "cloudevents", "telphin", "unified", "cti")
 	completeFlag(cmd, "flow-case", "lower", "upper")
@@ -188,18 +188,6 @@ func subscriptionFlags(cmd *cobra.Command) func() (map[string]any, error) {
 		}
 		return body, nil
 	}
-}
-
-// eventTypeNames returns the event types that a subscription may name.
-func eventTypeNames() []string {
-	words := []string{"answer-in", "answer-out"}
-	for _, t := range []dialog.Type{
-		dialog.DialIn, dialog.DialOut, dialog.Answer, dialog.Hangup, dialog.MessageIn, dialog.MessageOut, dialog.Voicemail,
-		dialog.Ringing, dialog.Hold, dialog.Resume, dialog.Transfer, dialog.Registered, dialog.Unregistered, dialog.SubscriptionState,
-	} {
-		words = append(words, string(t))
-	}
-	return words
 }
 
 // completeFlag registers the words that a shell completes for a flag.
@@ -411,7 +399,7 @@ func subscriptionsReplayCommand(r *apiClient) *cobra.Command {
 	from := f.String("from", "", "resend events from this `time` on, like 2h (ago) or \"2026-01-31 09:00\"")
 	to := f.String("to", "", "resend events before this `time` (default now)")
 	types := f.StringSlice("type", nil, "resend only these event `types` (repeatable)")
-	completeFlag(cmd, "type", eventTypeNames()...)
+	completeFlag(cmd, "type", subscription.Words()...)
 	cmd.MarkFlagRequired("from")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		body := struct {

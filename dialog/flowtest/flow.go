@@ -138,14 +138,9 @@ type Config struct {
 	PBXSources []netip.Prefix // further addresses that bellhop takes for the PBX
 }
 
-// optInTypes are the types of events that only subscriptions naming them get.
-var optInTypes = []dialog.Type{
-	dialog.Ringing, dialog.Hold, dialog.Resume, dialog.Transfer, dialog.Registered, dialog.Unregistered,
-}
-
 // listsType reports whether callback sections of the flow list events of the type.
 func (c *Config) listsType(typ dialog.Type) bool {
-	return !slices.Contains(optInTypes, typ) || slices.Contains(c.OptIn, typ)
+	return !typ.OptIn() || slices.Contains(c.OptIn, typ)
 }
 
 // A Step is one section of a flow.
@@ -315,7 +310,7 @@ func (c *Config) applySetting(key, value string) (err error) {
 	case "opt_in":
 		for name := range strings.SplitSeq(value, ",") {
 			typ := dialog.Type(strings.TrimSpace(name))
-			if !slices.Contains(optInTypes, typ) {
+			if !typ.OptIn() {
 				return fmt.Errorf("%s is not an opt-in event", typ)
 			}
 			c.OptIn = append(c.OptIn, typ)

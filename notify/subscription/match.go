@@ -1,7 +1,6 @@
 package subscription
 
 import (
-	"maps"
 	"regexp"
 	"slices"
 	"time"
@@ -13,51 +12,66 @@ import (
 // are two.
 type Mask uint32
 
-// typeBits maps the words that a subscription may name to the types of events.
-var typeBits = map[string]Mask{
-	string(dialog.DialIn):       1 << 0,
-	string(dialog.DialOut):      1 << 1,
-	"answer-in":                 1 << 2,
-	"answer-out":                1 << 3,
-	string(dialog.Answer):       1<<2 | 1<<3,
-	string(dialog.Hangup):       1 << 4,
-	string(dialog.MessageIn):    1 << 5,
-	string(dialog.MessageOut):   1 << 6,
-	string(dialog.Voicemail):    1 << 7,
-	string(dialog.Ringing):      1 << 8,
-	string(dialog.Hold):         1 << 9,
-	string(dialog.Resume):       1 << 10,
-	string(dialog.Transfer):     1 << 11,
-	string(dialog.Registered):   1 << 12,
-	string(dialog.Unregistered): 1 << 13,
+// masks has the types that each word of [Subscription].Types names, and words those words
+// in the order of [dialog.Types].
+var (
+	masks           = make(map[string]Mask)
+	words           []string
+	inOnly, outOnly Mask // types that a subscription names for one flow alone
+	optIn           Mask
+)
 
-	string(dialog.SubscriptionState): 1 << 14,
+func init() {
+	bit := Mask(1)
+	add := func(word string, m Mask) {
+		words, masks[word] = append(words, word), m
+	}
+	for _, t := range dialog.Types {
+		word, in, out := string(t.Type), bit, bit<<1
+		switch {
+		case t.ByFlow:
+			add(word, in|out)
+			add(word+"-in", in)
+			add(word+"-out", out)
+			inOnly, outOnly = inOnly|in, outOnly|out
+			bit <<= 2
+		default:
+			add(word, in)
+			bit <<= 1
+		}
+		if t.OptIn {
+			optIn |= masks[word]
+		}
+	}
 }
 
-// OptIn is the types that are published only while a subscription names them.
-const OptIn Mask = 1<<8 | 1<<9 | 1<<10 | 1<<11 | 1<<12 | 1<<13 | 1<<14
+// Words returns the words that [Subscription].Types may have: the event types in the order
+// of [dialog.Types]. A type that can be named for one flow alone has three words: answer,
+// answer-in and answer-out.
+func Words() []string { return slices.Clone(words) }
 
-// Words returns the words that [Subscription].Types may have, sorted.
-func Words() []string { return slices.Sorted(maps.Keys(typeBits)) }
+// OptIn returns the types that are published only while a subscription names them.
+func OptIn() Mask { return optIn }
 
 // MaskOf returns the types that words of [Subscription].Types name. A word that is none
 // names no type.
 func MaskOf(words ...string) (m Mask) {
 	for _, word := range words {
-		m |= typeBits[word]
+		m |= masks[word]
 	}
 	return m
 }
 
-// EventMask returns the type of an event; that of an answer depends on its flow.
+// EventMask returns the type of an event. That of an answer depends on its flow.
 func EventMask(e *dialog.Event) Mask {
-	switch {
-	case e.Type == dialog.Answer && e.Flow == dialog.In:
-		return typeBits["answer-in"]
-	case e.Type == dialog.Answer && e.Flow == dialog.Out:
-		return typeBits["answer-out"]
+	m := masks[string(e.Type)]
+	switch e.Flow {
+	case dialog.In:
+		return m &^ outOnly
+	case dialog.Out:
+		return m &^ inOnly
 	}
-	return typeBits[string(e.Type)]
+	return m
 }
 
 // A Filter is what a subscription asks for. It never changes: any number of goroutines may

@@ -88,9 +88,9 @@ func CheckTypes(words []string) *Invalid {
 		return &Invalid{"types", "is empty: name at least one event type"}
 	}
 	for _, t := range words {
-		if typeBits[t] == 0 {
+		if masks[t] == 0 {
 			return &Invalid{"types", fmt.Sprintf("has %q, which is not an event type: they are %s",
-				dialog.Clean(t, 40), strings.Join(Words(), ", "))}
+				dialog.Clean(t, 40), strings.Join(slices.Sorted(maps.Keys(masks)), ", "))}
 		}
 	}
 	return nil
