@@ -1,9 +1,6 @@
 package dialog
 
-import (
-	"container/heap"
-	"slices"
-)
+import "container/heap"
 
 // AbandonCall recovers from a panic in Observe, Advance or Changed: call it before any
 // other method. It returns the events that were emitted before the panic, and removes the
@@ -12,29 +9,29 @@ import (
 func (t *Tracker) AbandonCall() []Event {
 	c := t.current
 	if c == nil {
-		return t.events
+		return t.emitter.events
 	}
 	if c.heapIndex < len(t.deadlines) && t.deadlines[c.heapIndex] == c {
 		heap.Remove(&t.deadlines, c.heapIndex)
 	}
-	t.unindexCall(c)
+	t.index.unindexCall(c)
 	c.callIDs, c.keys = nil, nil
 	for _, l := range c.legs {
-		t.unindexLeg(l)
+		t.numbers.unindexLeg(l)
 		l.state = over
 	}
-	t.recentRefers = slices.DeleteFunc(t.recentRefers, func(r *refer) bool { return r.leg.call == c })
-	t.markChanged(c)
+	t.refers.removeCall(c)
+	t.changes.markChanged(c)
 	for _, p := range c.parties {
 		if p.over {
 			continue
 		}
 		p.over, p.outcome = true, outcome{status: Unknown, by: BySystem}
 		if p.dialed {
-			t.emitHangup(p, c.lastHeard)
+			t.parties.emitHangup(p, c.lastHeard)
 		}
 	}
 	c.legs = nil
 	t.current = nil
-	return t.events
+	return t.emitter.events
 }

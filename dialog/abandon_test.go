@@ -61,7 +61,7 @@ func TestSurvivesPanicsInAnyCall(t *testing.T) {
 				rt.Errorf("party %s had a dial and no hangup", id)
 			}
 		}
-		if n := len(tracker.callByCallID) + len(tracker.keyHolders) + len(tracker.legsByNumber) + len(tracker.callersByDialed) + len(tracker.recentRefers) + len(tracker.deadlines) + len(kept); n != 0 {
+		if n := stateLeft(tracker) + len(kept); n != 0 {
 			rt.Errorf("%d entries are left after %d panics", n, panics)
 		}
 	})
@@ -99,7 +99,7 @@ func TestAbandonEndsOnlyTheCurrentCall(t *testing.T) {
 	if len(emitted) != 1 || emitted[0].Type != Hangup || emitted[0].Extension.User != "101" || emitted[0].Status != Unknown || emitted[0].HangupBy != BySystem {
 		t.Errorf("got %+v, want the hangup of 101", emitted)
 	}
-	if tracker.callByCallID["bad"] != nil || len(tracker.deadlines) != 1 {
+	if tracker.index.callByCallID["bad"] != nil || len(tracker.deadlines) != 1 {
 		t.Errorf("%d calls are left, want one", len(tracker.deadlines))
 	}
 	changes := tracker.Changed(start)

@@ -76,7 +76,7 @@ func (d *directory) extensionShownAs(number string) Extension {
 // learnShownNumber learns which number the PBX shows for the calling extension, from the
 // leg l to another extension's phone. Numbers of other extensions, and the dialed number,
 // are ignored: they are shown for other reasons.
-func (t *Tracker) learnShownNumber(l *leg, i *inviteMatch) {
+func (s *numberMatcher) learnShownNumber(l *leg, i *inviteMatch) {
 	c, shown := l.call.caller, l.callerNum
 	if c == nil || c.party == nil || !i.toExtension || len(l.call.legs) > 2 || l.referredTo != "" || l.diversion != "" {
 		return
@@ -86,13 +86,13 @@ func (t *Tracker) learnShownNumber(l *leg, i *inviteMatch) {
 	case !identifiesCaller(shown), shown == c.calledUser:
 		return
 	case shown == user:
-	case t.directory.declared[shown] != "", t.directory.registered(shown, l.began), !t.directory.registered(user, l.began):
+	case s.directory.declared[shown] != "", s.directory.registered(shown, l.began), !s.directory.registered(user, l.began):
 		return
-	case isNumber(user) && t.directory.kindOf(shown, l.began) == "":
+	case isNumber(user) && s.directory.kindOf(shown, l.began) == "":
 		return // a number of the company
 	}
-	t.directory.aliases.learnAlias(user, shown)
-	if t.directory.aliases.ownerOf(shown) == user {
-		t.indexLegBy(c, shown)
+	s.directory.aliases.learnAlias(user, shown)
+	if s.directory.aliases.ownerOf(shown) == user {
+		s.indexLegBy(c, shown)
 	}
 }

@@ -45,7 +45,7 @@ func BenchmarkLongCallID(b *testing.B) {
 	i := inviteMatch{Message: &m, links: &callHints{}}
 	b.ReportAllocs()
 	for b.Loop() {
-		tracker.matchSimilarCallID(&i)
+		tracker.correlator.matchSimilarCallID(&i)
 	}
 }
 

@@ -202,6 +202,32 @@ type party struct {
 	distributor *Extension // queue or IVR on whose behalf the extension was called; nil: none
 }
 
+// A partyTracker emits the events of parties, and ends them.
+type partyTracker struct {
+	node string // name of this node in the event log
+
+	config    *Config
+	emitter   *emitter
+	changes   *changes
+	directory *directory
+	index     *callIndex
+}
+
+// A legTracker follows the dialogs of legs, from the INVITE to the BYE.
+type legTracker struct {
+	config    *Config
+	deadlines *callHeap
+	changes   *changes
+	directory *directory
+	attempts  *attempts
+	index     *callIndex
+	refers    *recentRefers
+	numbers   *numberMatcher
+	parties   *partyTracker
+	transfers *transferTracker
+	judge     *judge
+}
+
 // stateDeadline returns when the leg's state ends by itself, or an event is due in it. talk
 // is the limit of an answered leg.
 func (l *leg) stateDeadline(talk time.Duration) time.Time {
@@ -239,7 +265,7 @@ func (l *leg) stateDeadline(talk time.Duration) time.Time {
 
 // observeInviteResponse applies a response to the leg's INVITE. Retransmissions change
 // nothing.
-func (t *Tracker) observeInviteResponse(l *leg, m *Message) {
+func (t *legTracker) observeInviteResponse(l *leg, m *Message) {
 	switch l.state {
 	case over, challenged:
 		return // a straggler
@@ -258,46 +284,46 @@ func (t *Tracker) observeInviteResponse(l *leg, m *Message) {
 	case m.Status == 100:
 		t.observeTrying(l, m)
 	case m.Status < 200:
-		t.emitPendingDials(l)
+		t.parties.emitPendingDials(l)
 		l.state, l.lastHeard = ringing, m.At // each provisional response restarts Timer C
 		if m.Status >= 180 && m.Status < 190 && l.rang.IsZero() {
 			l.rang = m.At
-			t.emitRinging(l, m)
+			t.parties.emitRinging(l, m)
 		}
 	case m.Status < 300:
-		t.emitPendingDials(l)
+		t.parties.emitPendingDials(l)
 		t.observeAnswer(l, m)
 	case m.Status == 401 || m.Status == 407 || l.credentialsRefused(m):
 		t.observeChallenge(l, m)
-	case t.allowsAttempt(l, m.At):
+	case t.attempts.allowsAttempt(l, m.At):
 		if l.asksForRetry(m) {
 			l.state, l.ended, l.dialAt = challenged, m.At, time.Time{}
-			l.refusal = t.judgeResponse(l, m)
+			l.refusal = t.judge.judgeResponse(l, m)
 			return
 		}
-		t.emitPendingDials(l)
-		t.endLeg(l, m.At, t.judgeResponse(l, m))
+		t.parties.emitPendingDials(l)
+		t.endLeg(l, m.At, t.judge.judgeResponse(l, m))
 	default:
-		t.suppressed.Add(1)
+		t.attempts.suppressed.Add(1)
 		if len(l.call.legs) == 1 {
 			t.removeLeg(l) // a flood must leave no calls in memory
 		} else {
-			t.endLeg(l, m.At, t.judgeResponse(l, m))
+			t.endLeg(l, m.At, t.judge.judgeResponse(l, m))
 		}
 	}
 }
 
 // observeTrying applies a 100. If the PBX sent it, credentials were accepted, as a PBX does
 // not process an INVITE before it has checked them. A 100 of bellhop's own shows nothing.
-func (t *Tracker) observeTrying(l *leg, m *Message) {
+func (t *legTracker) observeTrying(l *leg, m *Message) {
 	if !m.Own {
 		l.triedByPBX = true
 	}
 	switch {
 	case m.Own:
 	case l.credentials:
-		if t.allowsAttempt(l, m.At) {
-			t.emitPendingDials(l)
+		if t.attempts.allowsAttempt(l, m.At) {
+			t.parties.emitPendingDials(l)
 		}
 	case l.dialAt.IsZero() && l.state == calling:
 		l.dialAt = m.At.Add(dialOutDelay)
@@ -306,7 +332,7 @@ func (t *Tracker) observeTrying(l *leg, m *Message) {
 
 // emitPendingDials emits the dial-out of the leg's extension, and the dial-in of the queue,
 // IVR or conference that it reached, unless they were emitted before.
-func (t *Tracker) emitPendingDials(l *leg) {
+func (t *partyTracker) emitPendingDials(l *leg) {
 	l.dialAt = time.Time{}
 	if p := l.party; p != nil && p.flow == Out && !p.dialed && !p.over && p != l.call.callback {
 		t.emitDial(p, DialOut, l.began)
@@ -317,7 +343,7 @@ func (t *Tracker) emitPendingDials(l *leg) {
 }
 
 // emitDial emits the dial-in or dial-out of a party.
-func (t *Tracker) emitDial(p *party, typ Type, at time.Time) {
+func (t *partyTracker) emitDial(p *party, typ Type, at time.Time) {
 	p.dialed = true
 	p.distributor = p.findDistributor()
 	e := t.emitEvent(p, typ, at)
@@ -325,7 +351,7 @@ func (t *Tracker) emitDial(p *party, typ Type, at time.Time) {
 }
 
 // legID returns the id of a leg's dialog.
-func (t *Tracker) legID(l *leg) LegID {
+func (t *partyTracker) legID(l *leg) LegID {
 	id := LegID{Node: t.node, Origin: l.origin, CallID: l.callID, FromTag: l.fromTag, ToTag: l.toTag}
 	if l.peer.IsValid() {
 		id.Peer = l.peer.String()
@@ -334,7 +360,7 @@ func (t *Tracker) legID(l *leg) LegID {
 }
 
 // emitRinging emits the ringing event of a leg's party, once per party.
-func (t *Tracker) emitRinging(l *leg, m *Message) {
+func (t *partyTracker) emitRinging(l *leg, m *Message) {
 	p := l.party
 	if p == nil || !p.dialed || p.over || !p.rang.IsZero() || !p.answered.IsZero() {
 		return
@@ -347,33 +373,33 @@ func (t *Tracker) emitRinging(l *leg, m *Message) {
 }
 
 // observeAnswer applies the first 2xx to a leg's INVITE.
-func (t *Tracker) observeAnswer(l *leg, m *Message) {
+func (t *legTracker) observeAnswer(l *leg, m *Message) {
 	l.state, l.answered = talking, m.At
 	if l.origin == PBX && m.Src == Edge && !m.Own && m.From.IsValid() {
 		l.peer = m.From
 	}
 	l.refreshSession(m)
-	t.notePickup(l)
+	t.judge.notePickup(l)
 	c := l.call
 	if l.origin == PBX && !c.isCallbackLeg(l) {
 		c.startBridge(l, m.At)
 	}
 	if p := l.party; p != nil && !p.over {
-		if v := t.recordingID(m); v != "" {
+		if v := t.config.recordingID(m); v != "" {
 			p.recID = cloneString(v)
 		}
 		if p.answered.IsZero() && p != c.callback {
-			t.emitAnswer(p, l, m)
+			t.parties.emitAnswer(p, l, m)
 		}
 	}
 	if p := c.callback; p != nil && p.dialed && !p.over && !c.isCallbackLeg(l) && p.answered.IsZero() {
-		t.emitAnswer(p, l, m)
+		t.parties.emitAnswer(p, l, m)
 		if b := c.callbackLeg(); b != nil {
-			t.emitHold(b, b.earlyDirection, m.At)
+			t.parties.emitHold(b, b.earlyDirection, m.At)
 		}
 	}
 	if p := l.party; p != nil && !p.answered.IsZero() {
-		t.emitHold(l, l.earlyDirection, m.At)
+		t.parties.emitHold(l, l.earlyDirection, m.At)
 	}
 	if l.byeTag != "" && l.byeTag == m.ToTag {
 		// The 2xx crossed the BYE that the caller had sent in the early
@@ -383,8 +409,8 @@ func (t *Tracker) observeAnswer(l *leg, m *Message) {
 }
 
 // emitAnswer emits the answer of a party for the 2xx m on a leg.
-func (t *Tracker) emitAnswer(p *party, l *leg, m *Message) {
-	p.answered, p.answeredWall = m.At, t.clock.wallTime(m.At)
+func (t *partyTracker) emitAnswer(p *party, l *leg, m *Message) {
+	p.answered, p.answeredWall = m.At, t.emitter.wallTime(m.At)
 	if l.carries(p) && l != p.firstLeg {
 		p.callAPIID = l.callAPIID
 	}
@@ -406,14 +432,14 @@ func (l *leg) credentialsRefused(m *Message) bool {
 // observeChallenge applies a 401 or 407. An attempt without events is no call, and its leg
 // is removed at once, so that scanners cost nothing. Only its beginning is kept, for the
 // INVITE with credentials.
-func (t *Tracker) observeChallenge(l *leg, m *Message) {
+func (t *legTracker) observeChallenge(l *leg, m *Message) {
 	if p := l.party; p != nil && p.dialed || l.origin == PBX {
 		l.state, l.ended = challenged, m.At
-		l.refusal = t.judgeResponse(l, m)
+		l.refusal = t.judge.judgeResponse(l, m)
 		return
 	}
 	if l.origin == Edge {
-		t.challengedAttempts.Add(newAttemptKey(l.callID, l.fromTag), attempt{l.began, cloneString(l.partySeed)})
+		t.attempts.addChallenged(l)
 	}
 	t.removeLeg(l)
 }
@@ -446,16 +472,16 @@ func (l *leg) inDialog(m *Message) bool {
 // observeBye ends an answered leg. The request ends it, not its response: the sender has
 // left with it (RFC 3261 §15.1.1), even if it is lost, challenged and repeated, or never
 // answered.
-func (t *Tracker) observeBye(l *leg, m *Message) {
+func (t *legTracker) observeBye(l *leg, m *Message) {
 	if m.Src == PBX && l.state == talking {
-		t.failEarlyRefers(l, m)
+		t.transfers.failEarlyRefers(l, m)
 	}
-	t.applyBye(l, m, m.At, readReason(m.Head).q850, t.recordingID(m))
+	t.applyBye(l, m, m.At, readReason(m.Head).q850, t.config.recordingID(m))
 }
 
 // applyBye ends an answered leg at a time because of m: a BYE, or the 2xx to a BYE. q850
 // and rec are the Q.850 cause and the recording id in the BYE.
-func (t *Tracker) applyBye(l *leg, m *Message, at time.Time, q850 int, rec string) {
+func (t *legTracker) applyBye(l *leg, m *Message, at time.Time, q850 int, rec string) {
 	switch l.state {
 	case calling, ringing:
 		if l.transactionLost {
@@ -536,13 +562,13 @@ func (l *leg) oppositeLegs() (legs []*leg) {
 }
 
 // expireLeg processes the deadline of a leg, which passed at the time at.
-func (t *Tracker) expireLeg(l *leg, at time.Time) {
+func (t *legTracker) expireLeg(l *leg, at time.Time) {
 	switch l.state {
 	case calling, ringing:
 		if !l.dialAt.IsZero() && !l.dialAt.After(at) {
 			l.dialAt = time.Time{}
-			if t.allowsAttempt(l, at) {
-				t.emitPendingDials(l)
+			if t.attempts.allowsAttempt(l, at) {
+				t.parties.emitPendingDials(l)
 			}
 			return
 		}
@@ -558,14 +584,14 @@ func (t *Tracker) expireLeg(l *leg, at time.Time) {
 			return
 		}
 		if l.call.callbackSilent(l) && !l.silentUntil().After(at) {
-			t.giveUpCallback(l)
+			t.parties.giveUpCallback(l)
 			return
 		}
 		t.endLeg(l, at, outcome{status: Unknown, by: BySystem})
 	case over:
 		p := l.party
 		if p != nil && !p.over && !p.leftAt.IsZero() {
-			t.endParty(p)
+			t.parties.endParty(p)
 			return
 		}
 		if p != nil && p.firstLeg == l && !p.over && l.call.partyOnOtherLeg(l, p) {
@@ -577,19 +603,19 @@ func (t *Tracker) expireLeg(l *leg, at time.Time) {
 }
 
 // endLeg moves a leg to the state over, and ends each of its parties whose last leg it was.
-func (t *Tracker) endLeg(l *leg, at time.Time, o outcome) {
+func (t *legTracker) endLeg(l *leg, at time.Time, o outcome) {
 	switch r := l.lastRefer; {
 	case r == nil || !r.accepted:
 	case r.earlyStatus != 0 && l.party != nil && !l.party.over:
 		l.party.takenRefer = r
 	default:
-		t.emitTransfer(r, at, 0, "", "")
+		t.parties.emitTransfer(r, at, 0, "", "")
 	}
 	if l.call.callbackSilent(l) && !l.answered.IsZero() {
-		t.giveUpCallback(l)
+		t.parties.giveUpCallback(l)
 	}
 	l.state, l.ended, l.endedBy, l.lastRefer, l.earlierRefers = over, at, o.by, nil, nil
-	t.unindexLeg(l)
+	t.numbers.unindexLeg(l)
 	t.noteCallerGone(l)
 	c := l.call
 	if l.origin == PBX && !c.isCallbackLeg(l) {
@@ -611,26 +637,26 @@ func (t *Tracker) endLeg(l *leg, at time.Time, o outcome) {
 			switch {
 			case p.over || p.leftAt.IsZero():
 			case p.takenRefer != nil: // nor does it complete the transfer
-				t.emitTransfer(p.takenRefer, at, 0, "", "")
+				t.parties.emitTransfer(p.takenRefer, at, 0, "", "")
 			default:
-				t.endParty(p)
+				t.parties.endParty(p)
 			}
 		}
 	}
 	if p := l.party; p != nil && !p.over {
-		t.endPartyLeg(p, l, at, o)
+		t.parties.endPartyLeg(p, l, at, o)
 	}
 	if p := l.service; p != nil && !p.over && !c.serviceOnOtherLeg(l) {
 		if l == p.firstLeg && l.origin == PBX { // the callee of its leg is the service's caller
 			o.by = o.by.reversed()
 		}
-		t.endService(p, at, o)
+		t.parties.endService(p, at, o)
 	}
 }
 
 // endPartyLeg merges the outcome of a party's leg into the party's, and ends the party with
 // its last leg.
-func (t *Tracker) endPartyLeg(p *party, l *leg, at time.Time, o outcome) {
+func (t *partyTracker) endPartyLeg(p *party, l *leg, at time.Time, o outcome) {
 	if p == l.call.callback { // the callee of its leg is the caller
 		o.by = o.by.reversed()
 		if p.answered.IsZero() {
@@ -662,7 +688,7 @@ func (t *Tracker) endPartyLeg(p *party, l *leg, at time.Time, o outcome) {
 }
 
 // endParty ends a party at the time its last leg was over, and emits its hangup.
-func (t *Tracker) endParty(p *party) {
+func (t *partyTracker) endParty(p *party) {
 	if r := p.takenRefer; r != nil { // and no message has shown that the transfer failed
 		t.emitTransfer(r, p.leftAt, r.earlyStatus, r.earlyPhrase, "")
 	}
@@ -691,7 +717,7 @@ func (c *call) partyGoesOn(p *party) bool {
 }
 
 // emitHangup emits the hangup of a party with its outcome.
-func (t *Tracker) emitHangup(p *party, at time.Time) *Event {
+func (t *partyTracker) emitHangup(p *party, at time.Time) *Event {
 	e := t.emitEvent(p, Hangup, at)
 	o := &p.outcome
 	e.Status, e.SipCode, e.SipReason, e.Q850 = o.status, o.code, cloneString(o.phrase), o.q850
@@ -738,7 +764,7 @@ func (p *party) setPhoneAgent(l *leg, m *Message) {
 
 // emitEvent appends the next event of a party, filled with the fields that all of its
 // events have. The caller may complete the event until the next one is emitted.
-func (t *Tracker) emitEvent(p *party, typ Type, at time.Time) *Event {
+func (t *partyTracker) emitEvent(p *party, typ Type, at time.Time) *Event {
 	c, l := p.firstLeg.call, p.firstLeg
 	switch w := c.leavingParty; { // events that end the leaving party come first
 	case w == nil || w == p:
@@ -748,11 +774,11 @@ func (t *Tracker) emitEvent(p *party, typ Type, at time.Time) *Event {
 		t.endParty(w)
 	}
 	c.seq++
-	t.events = append(t.events, Event{
+	t.emitter.events = append(t.emitter.events, Event{
 		ID:           p.eventID(typ),
 		Call:         c.id,
 		Seq:          c.seq,
-		At:           t.clock.wallTime(at),
+		At:           t.emitter.wallTime(at),
 		Observed:     at,
 		Type:         typ,
 		Party:        p.id,
@@ -775,7 +801,7 @@ func (t *Tracker) emitEvent(p *party, typ Type, at time.Time) *Event {
 		CallerNumRaw: l.callerNumRaw,
 		Privacy:      l.private,
 	})
-	e := &t.events[len(t.events)-1]
+	e := &t.emitter.events[len(t.emitter.events)-1]
 	e.Recovered, e.Distributor = p.recovered, p.distributor
 	e.CalledNumber, e.CalledE164 = p.calledNumber()
 	e.CalledNumberRaw = p.calledNumberRaw()
@@ -872,7 +898,7 @@ func (p *party) calledNumberRaw() string {
 // fillCaller fills in the caller of a called party from the caller's leg. If the PBX shows
 // another caller, or the caller's leg is not known, the caller is the party that the PBX has
 // called on behalf of l's extension, else the extension that the number on leg l belongs to.
-func (t *Tracker) fillCaller(e *Event, caller, l *leg) {
+func (t *partyTracker) fillCaller(e *Event, caller, l *leg) {
 	if caller == nil || l.otherCaller {
 		switch own, o := t.directory.extensionShownAs(l.callerNum), t.partyCalledFor(l); {
 		case o != nil:

@@ -43,7 +43,7 @@ func (l *leg) mayForkCallback(i *inviteMatch) bool {
 
 // giveUpCallback turns a silent callback into an incoming call of its extension, and emits
 // the events of that so far.
-func (t *Tracker) giveUpCallback(l *leg) {
+func (t *partyTracker) giveUpCallback(l *leg) {
 	c := l.call
 	back := c.callback
 	c.callback = nil
@@ -65,7 +65,7 @@ func (t *Tracker) giveUpCallback(l *leg) {
 	if l.answered.IsZero() {
 		return
 	}
-	p.answered, p.answeredWall = l.answered, t.clock.wallTime(l.answered)
+	p.answered, p.answeredWall = l.answered, t.emitter.wallTime(l.answered)
 	e := t.emitEvent(p, Answer, l.answered)
 	e.Status, e.Leg = Answered, t.legID(l)
 	e.SetupTime, e.RingDuration = p.ringTimes(l.answered)
@@ -86,7 +86,7 @@ func (l *leg) silentUntil() time.Time { return l.answered.Add(progressWindow) }
 // partyCalledFor returns the party that the PBX has called on behalf of the extension of leg
 // l, before it called that extension itself on leg l and showed its own number there. nil:
 // none.
-func (t *Tracker) partyCalledFor(l *leg) *party {
+func (t *partyTracker) partyCalledFor(l *leg) *party {
 	if l.party == nil || !t.directory.isShownAs(l.party.ext.User, l.callerNum) {
 		return nil
 	}

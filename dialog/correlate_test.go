@@ -267,9 +267,9 @@ func TestCorrelatesNewInvites(t *testing.T) {
 			for _, m := range tt.before {
 				tracker.Observe(m)
 			}
-			want := tracker.callByCallID[tt.belongsTo]
+			want := tracker.index.callByCallID[tt.belongsTo]
 			tracker.Observe(tt.invite)
-			found := tracker.callByCallID[tt.invite.CallID]
+			found := tracker.index.callByCallID[tt.invite.CallID]
 			if found == nil {
 				t.Fatal("the INVITE is not followed")
 			}
@@ -301,7 +301,7 @@ func TestSimilarNumbersJoinNoStranger(t *testing.T) {
 	for i := range 50 {
 		l := legFromTrunk(fmt.Sprintf("49%03d123456", i), "5551234", fmt.Sprint("trunk-", i))
 		tracker.Observe(l.invite())
-		calls[l.fromURI] = tracker.callByCallID[l.callID].id
+		calls[l.fromURI] = tracker.index.callByCallID[l.callID].id
 	}
 	for i := range 50 {
 		whole := legToPhone(fmt.Sprintf("49%03d123456", i), "102", fmt.Sprint("pbx-", i))

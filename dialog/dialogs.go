@@ -5,7 +5,7 @@ func (t *Tracker) Dialogs() (up []LegID) {
 	for _, c := range t.deadlines {
 		for _, l := range c.legs {
 			if l.state != over {
-				up = append(up, t.legID(l))
+				up = append(up, t.parties.legID(l))
 			}
 		}
 	}

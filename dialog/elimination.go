@@ -38,16 +38,16 @@ type recentCaller struct {
 }
 
 // addRecentCaller adds the leg of a caller that dialed at a time.
-func (t *Tracker) addRecentCaller(l *leg, at time.Time) {
+func (s *numberMatcher) addRecentCaller(l *leg, at time.Time) {
 	n := 0
-	for n < len(t.recentCallers) && at.Sub(t.recentCallers[n].at) > promptGap {
+	for n < len(s.recentCallers) && at.Sub(s.recentCallers[n].at) > promptGap {
 		n++
 	}
-	t.recentCallers = append(t.recentCallers[n:], recentCaller{l, at})
+	s.recentCallers = append(s.recentCallers[n:], recentCaller{l, at})
 }
 
 // noteRedirect notes the Contacts of the 3xx with which the phone on leg l has answered.
-func (t *Tracker) noteRedirect(l *leg, m *Message) {
+func (s *numberMatcher) noteRedirect(l *leg, m *Message) {
 	var users []string
 	for name, value := range siptext.Fields(m.Head) {
 		if !siptext.SameName(name, "Contact") {
@@ -62,19 +62,19 @@ func (t *Tracker) noteRedirect(l *leg, m *Message) {
 	}
 	l.redirectUsers = strings.Join(users, "\n")
 	n := 0
-	for n < len(t.redirectedLegs) && m.At.Sub(t.redirectedLegs[n].ended) > progressWindow {
+	for n < len(s.redirectedLegs) && m.At.Sub(s.redirectedLegs[n].ended) > progressWindow {
 		n++
 	}
 	if l.redirectUsers != "" {
-		t.redirectedLegs = append(t.redirectedLegs[n:], l)
+		s.redirectedLegs = append(s.redirectedLegs[n:], l)
 	}
 }
 
 // findRedirect returns the leg that was refused within progressWindow with a 3xx whose
 // Contact names the called number, and the rank of that Contact. It searches call c, or all
 // live calls if c is nil. nil: none, or legs of several calls.
-func (t *Tracker) findRedirect(c *call, called string, now time.Time) (found *leg, best rank) {
-	for _, l := range t.redirectedLegs {
+func (s *numberMatcher) findRedirect(c *call, called string, now time.Time) (found *leg, best rank) {
+	for _, l := range s.redirectedLegs {
 		switch f := l.rankRedirect(called); {
 		case called == "" || f == noRank || f < best || now.Sub(l.ended) > progressWindow || !l.call.live() || c != nil && l.call != c:
 		case f > best:
@@ -138,48 +138,48 @@ func (x *candidates) decide() match {
 // matchByElimination looks for the one call that the INVITE can belong to, if it shows no
 // number or one that matches nobody here: the caller is anonymous, the PBX shows another
 // number for an extension than its account, or shows a number of the company.
-func (t *Tracker) matchByElimination(i *inviteMatch) match {
+func (s *numberMatcher) matchByElimination(i *inviteMatch) match {
 	hidden := true
 	for _, number := range i.links.numbers {
 		if !identifiesCaller(number) {
 			continue
 		}
 		hidden = false
-		if kind := t.directory.declared[number]; i.toExtension && (kind == Queue || kind == IVR) {
-			return t.matchServiceNumber(i, number)
+		if kind := s.directory.declared[number]; i.toExtension && (kind == Queue || kind == IVR) {
+			return s.matchServiceNumber(i, number)
 		}
-		if number == i.target || t.knowsNumber(number, i.At) {
+		if number == i.target || s.knowsNumber(number, i.At) {
 			return match{}
 		}
 	}
 	var x candidates
 	scanned := 0
 	each := func(key string, enter func(*leg)) {
-		for _, l := range t.legsByNumber[key] {
+		for _, l := range s.legsByNumber[key] {
 			if scanned++; scanned > maxScanned || x.ambiguous && x.best == 2 {
 				return
 			}
 			enter(l)
 		}
 	}
-	internal := t.directory.kindOf(i.links.numbers[fromField], i.At) != ""
+	internal := s.directory.kindOf(i.links.numbers[fromField], i.At) != ""
 	switch {
 	case i.Trunk != "" && internal:
 		return match{}
 	case i.Trunk != "":
-		each(indexOpen, func(l *leg) { t.addOpenCandidate(&x, i, l) })
-		each(indexCallback, func(l *leg) { t.addCallbackCandidate(&x, i, l) })
+		each(indexOpen, func(l *leg) { s.addOpenCandidate(&x, i, l) })
+		each(indexCallback, func(l *leg) { s.addCallbackCandidate(&x, i, l) })
 	case !i.toExtension:
 		return match{}
 	case hidden:
-		each(indexHidden, func(l *leg) { t.addHiddenCandidate(&x, i, l) })
+		each(indexHidden, func(l *leg) { s.addHiddenCandidate(&x, i, l) })
 	default:
 		each(indexOpen, func(l *leg) {
 			switch {
 			case l.call.hasShownNumber(i):
-				t.addOpenCandidate(&x, i, l)
-			case internal && t.shownNumberUnknown(l, i.At) && !isNumber(l.party.ext.User):
-				t.addOpenCandidate(&x, i, l)
+				s.addOpenCandidate(&x, i, l)
+			case internal && s.shownNumberUnknown(l, i.At) && !isNumber(l.party.ext.User):
+				s.addOpenCandidate(&x, i, l)
 				if l.awaitsNextLeg(i) {
 					x.rival = l.call
 				}
@@ -190,14 +190,14 @@ func (t *Tracker) matchByElimination(i *inviteMatch) match {
 		return match{}
 	}
 	if i.Trunk != "" {
-		for _, r := range t.recentRefers {
+		for _, r := range *s.refers {
 			if r.replaces == "" && i.At.Sub(r.sentAt) <= progressWindow && r.leg.call.live() {
 				x.rival = r.leg.call // the REFER's target may have another number
 			}
 		}
 	}
 	var known candidates // callers for which the PBX has shown another number before
-	for _, d := range t.recentCallers {
+	for _, d := range s.recentCallers {
 		l := d.leg
 		if i.At.Sub(d.at) > promptGap || !l.awaitsAnswer() || l.state == talking && !hidden || !slices.Contains(l.call.legs, l) {
 			continue
@@ -210,7 +210,7 @@ func (t *Tracker) matchByElimination(i *inviteMatch) match {
 			continue
 		}
 		field := &x
-		if internal && !t.shownNumberUnknown(l, i.At) {
+		if internal && !s.shownNumberUnknown(l, i.At) {
 			field = &known
 		}
 		switch {
@@ -218,14 +218,14 @@ func (t *Tracker) matchByElimination(i *inviteMatch) match {
 			if l.calledExt.User == "" {
 				x.rival = l.call // the PBX may call another number than was dialed
 			}
-		case hidden && (l.hasNumber(indexHidden) || l.dialedTarget(i) && t.shownNumberKnown(l)):
-		case hidden && (l.dialedTarget(i) || !t.targetKnown(l, i.At)):
+		case hidden && (l.hasNumber(indexHidden) || l.dialedTarget(i) && s.shownNumberKnown(l)):
+		case hidden && (l.dialedTarget(i) || !s.targetKnown(l, i.At)):
 			x.add(l.call, 1) // the PBX may hide the number of a caller that shows it
 			x.rival = l.call
-		case hidden || internal && !t.mayShowUnknown(l, i.At):
+		case hidden || internal && !s.mayShowUnknown(l, i.At):
 		case l.dialedTarget(i):
 			field.add(l.call, 2)
-		case internal && !t.targetKnown(l, i.At): // the PBX may show a number of the company to anybody
+		case internal && !s.targetKnown(l, i.At): // the PBX may show a number of the company to anybody
 			field.add(l.call, 1)
 			field.rival = l.call
 		}
@@ -242,28 +242,28 @@ func (t *Tracker) matchByElimination(i *inviteMatch) match {
 // mayShowUnknown reports whether the PBX may show an internal number that matches nobody
 // here for the extension that calls on leg l: its shown number is not known, or its name is
 // not a number.
-func (t *Tracker) mayShowUnknown(l *leg, now time.Time) bool {
+func (s *numberMatcher) mayShowUnknown(l *leg, now time.Time) bool {
 	p := l.party
-	return t.shownNumberUnknown(l, now) || p != nil && p.flow == Out && !isNumber(p.ext.User) && t.directory.registered(p.ext.User, now)
+	return s.shownNumberUnknown(l, now) || p != nil && p.flow == Out && !isNumber(p.ext.User) && s.directory.registered(p.ext.User, now)
 }
 
 // matchServiceNumber looks for the call of an INVITE that shows the number of a queue or
 // IVR: the call of the only caller that waits there, or, if nobody calls it, of the only
 // phone that the PBX has called in its name.
-func (t *Tracker) matchServiceNumber(i *inviteMatch, number string) match {
+func (s *numberMatcher) matchServiceNumber(i *inviteMatch, number string) match {
 	var x candidates
 	called := false
-	for n, l := range t.legsByNumber[indexOpen] {
+	for n, l := range s.legsByNumber[indexOpen] {
 		if n >= maxScanned {
 			return match{}
 		}
 		if p := l.service; p != nil && !p.over && p.ext.User == number {
-			if called = true; t.awaitsPBX(l, i.At) {
+			if called = true; s.awaitsPBX(l, i.At) {
 				x.add(l.call, 1)
 			}
 		}
 	}
-	for _, l := range t.legsByNumber[numberTail(number)] {
+	for _, l := range s.legsByNumber[numberTail(number)] {
 		if !called && l.origin == PBX && l.callerNum == number && l.state == talking && l.call.caller == nil && !l.call.otherLegTalks(l) {
 			x.add(l.call, 1)
 		}
@@ -286,42 +286,42 @@ func (l *leg) awaitsAnswer() bool {
 
 // knowsNumber reports whether a number belongs to an extension, or to a person in a call,
 // whose legs are known by it.
-func (t *Tracker) knowsNumber(number string, now time.Time) bool {
-	if t.directory.declared[number] != "" || t.directory.registered(number, now) || t.directory.aliases.ownerOf(number) != "" {
+func (s *numberMatcher) knowsNumber(number string, now time.Time) bool {
+	if s.directory.declared[number] != "" || s.directory.registered(number, now) || s.directory.aliases.ownerOf(number) != "" {
 		return true
 	}
-	return slices.ContainsFunc(t.legsByNumber[numberTail(number)], func(l *leg) bool { return l.hasNumber(number) || len(number) >= similarDigits })
+	return slices.ContainsFunc(s.legsByNumber[numberTail(number)], func(l *leg) bool { return l.hasNumber(number) || len(number) >= similarDigits })
 }
 
 // shownNumberUnknown reports whether a registered extension calls on leg l, and the number
 // that the PBX shows for it is not known.
-func (t *Tracker) shownNumberUnknown(l *leg, now time.Time) bool {
+func (s *numberMatcher) shownNumberUnknown(l *leg, now time.Time) bool {
 	p := l.party
-	return l.origin == Edge && p != nil && p.flow == Out && t.directory.aliases.numberOf(p.ext.User) == "" && t.directory.registered(p.ext.User, now)
+	return l.origin == Edge && p != nil && p.flow == Out && s.directory.aliases.numberOf(p.ext.User) == "" && s.directory.registered(p.ext.User, now)
 }
 
 // shownNumberKnown reports whether the PBX has shown a number before for the extension that
 // calls on leg l.
-func (t *Tracker) shownNumberKnown(l *leg) bool {
-	return l.party != nil && t.directory.aliases.numberOf(l.party.ext.User) != ""
+func (s *numberMatcher) shownNumberKnown(l *leg) bool {
+	return l.party != nil && s.directory.aliases.numberOf(l.party.ext.User) != ""
 }
 
 // targetKnown reports whether a leg's caller dialed a certain phone: that of a registered
 // extension, or one outside.
-func (t *Tracker) targetKnown(l *leg, now time.Time) bool {
+func (s *numberMatcher) targetKnown(l *leg, now time.Time) bool {
 	if l.calledExt.User == "" {
 		return !l.trunk // an undeclared public number may lead to any phone
 	}
-	return t.directory.registered(l.calledExt.User, now)
+	return s.directory.registered(l.calledExt.User, now)
 }
 
 // addOpenCandidate adds the call of a caller that dialed a number which may lead to any
 // phone. A call in which the extension that diverts the INVITE was called ranks higher.
-func (t *Tracker) addOpenCandidate(x *candidates, i *inviteMatch, l *leg) {
-	if !t.awaitsPBX(l, i.At) || t.targetKnown(l, i.At) {
+func (s *numberMatcher) addOpenCandidate(x *candidates, i *inviteMatch, l *leg) {
+	if !s.awaitsPBX(l, i.At) || s.targetKnown(l, i.At) {
 		return
 	}
-	switch kind := t.directory.declared[l.calledExt.User]; {
+	switch kind := s.directory.declared[l.calledExt.User]; {
 	case kind == Conference:
 		return // a caller in a conference waits for nobody
 	case kind == Queue || kind == IVR:
@@ -339,24 +339,24 @@ func (t *Tracker) addOpenCandidate(x *candidates, i *inviteMatch, l *leg) {
 
 // addCallbackCandidate adds the call in which the PBX has reached an extension that it
 // calls back, and may now call the number that the extension wants.
-func (t *Tracker) addCallbackCandidate(x *candidates, i *inviteMatch, l *leg) {
+func (s *numberMatcher) addCallbackCandidate(x *candidates, i *inviteMatch, l *leg) {
 	if l.call.isCallbackLeg(l) && l.state != talking && l.state != over {
 		x.rival = l.call // the callback may have been answered
 		return
 	}
-	if l.call.isCallbackLeg(l) && l.phoneNumber != i.target && t.awaitsPBX(l, i.At) && !l.call.callback.dialed && i.At.Sub(l.answered) <= progressWindow {
+	if l.call.isCallbackLeg(l) && l.phoneNumber != i.target && s.awaitsPBX(l, i.At) && !l.call.callback.dialed && i.At.Sub(l.answered) <= progressWindow {
 		x.add(l.call, 1)
 	}
 }
 
 // addHiddenCandidate adds the call of a caller whose number the PBX does not show. A caller
 // that dialed the extension ranks higher than others that wait.
-func (t *Tracker) addHiddenCandidate(x *candidates, i *inviteMatch, l *leg) {
+func (s *numberMatcher) addHiddenCandidate(x *candidates, i *inviteMatch, l *leg) {
 	switch {
-	case !t.awaitsPBX(l, i.At) || t.directory.declared[l.calledExt.User] == Conference:
+	case !s.awaitsPBX(l, i.At) || s.directory.declared[l.calledExt.User] == Conference:
 	case l.dialedTarget(i) && l.state != talking && !l.ambiguous && !l.call.ringsTarget(i.target):
 		x.add(l.call, 2)
-	case !l.dialedTarget(i) && t.targetKnown(l, i.At):
+	case !l.dialedTarget(i) && s.targetKnown(l, i.At):
 	default:
 		x.add(l.call, 1)
 		if l.awaitsNextLeg(i) {
@@ -404,9 +404,9 @@ func (l *leg) awaitsNextLeg(i *inviteMatch) bool {
 
 // noteAmbiguous marks the callers that dialed the target of an INVITE which is joined to no
 // call because several fit: each of their calls may have its leg by now.
-func (t *Tracker) noteAmbiguous(i *inviteMatch) {
+func (s *numberMatcher) noteAmbiguous(i *inviteMatch) {
 	for _, number := range append(i.links.numbers[:], indexHidden) {
-		for _, l := range t.legsByNumber[indexKey(number)] {
+		for _, l := range s.legsByNumber[indexKey(number)] {
 			if l.origin == Edge && l.dialedTarget(i) {
 				l.ambiguous = true
 			}
@@ -416,30 +416,30 @@ func (t *Tracker) noteAmbiguous(i *inviteMatch) {
 
 // indexCallerNumbers adds a caller's leg to the index under the numbers that the PBX may
 // show instead of the one in the phone's INVITE.
-func (t *Tracker) indexCallerNumbers(l *leg) {
+func (s *numberMatcher) indexCallerNumbers(l *leg) {
 	if p := l.party; p != nil {
-		t.indexLegBy(l, p.ext.User)
-		t.indexLegBy(l, t.directory.aliases.numberOf(p.ext.User))
+		s.indexLegBy(l, p.ext.User)
+		s.indexLegBy(l, s.directory.aliases.numberOf(p.ext.User))
 	}
 	if l.hidden {
-		t.indexLegBy(l, indexHidden)
+		s.indexLegBy(l, indexHidden)
 	}
-	if !t.targetKnown(l, l.began) {
-		t.indexLegBy(l, indexOpen)
+	if !s.targetKnown(l, l.began) {
+		s.indexLegBy(l, indexOpen)
 	}
 }
 
 // indexCalleeNumbers adds a leg of the PBX to the index under the data that the next leg of
 // its call may show. A caller whose number is not shown on it is added as a hidden caller.
-func (t *Tracker) indexCalleeNumbers(l *leg, i *inviteMatch) {
+func (s *numberMatcher) indexCalleeNumbers(l *leg, i *inviteMatch) {
 	c := l.call
 	if c.isCallbackLeg(l) {
-		t.indexLegBy(l, indexCallback)
+		s.indexLegBy(l, indexCallback)
 	}
 	switch {
 	case c.caller == nil && len(c.legs) == 1:
-		t.indexLegBy(l, l.callerNum)
+		s.indexLegBy(l, l.callerNum)
 	case c.caller != nil && i.toExtension && !slices.ContainsFunc(i.links.numbers[:], identifiesCaller):
-		t.indexLegBy(c.caller, indexHidden)
+		s.indexLegBy(c.caller, indexHidden)
 	}
 }

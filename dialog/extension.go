@@ -96,6 +96,11 @@ func (d *directory) kindOf(user string, now time.Time) Kind {
 	return ""
 }
 
+// learns reports whether a user that registers is an extension.
+func (d *directory) learns(user string, now time.Time) bool {
+	return d.config.Learn || d.kindOf(user, now) != ""
+}
+
 // registered reports whether a user has a binding.
 func (d *directory) registered(user string, now time.Time) bool {
 	a, ok := d.aors.Peek(user)
@@ -126,7 +131,7 @@ func (d *directory) dialedExtension(number, host string, now time.Time) Extensio
 // boundExtension returns the extension that registered contact.
 func (d *directory) boundExtension(contact string, now time.Time) (Extension, bool) {
 	b, ok := d.contacts.Get(contactKey(contact))
-	if !ok || !now.Before(b.until) || !d.config.Learn && d.kindOf(b.ext.User, now) == "" {
+	if !ok || !now.Before(b.until) || !d.learns(b.ext.User, now) {
 		return Extension{}, false
 	}
 	return b.ext, true

@@ -74,7 +74,7 @@ func (l *leg) hasDialog(toTag string) bool {
 }
 
 // endDialog ends the current dialog of a leg, and the leg with its last one.
-func (t *Tracker) endDialog(l *leg, at time.Time, o outcome) {
+func (t *legTracker) endDialog(l *leg, at time.Time, o outcome) {
 	for i := range l.forks {
 		if f := &l.forks[i]; !f.over && !f.goneBy(at) {
 			l.swapFork(f, true)
@@ -108,7 +108,7 @@ func endsUsage(method string) bool {
 // to the session. After a 481 to another request, or a 408 to any, the end of the dialog is
 // suspected: unless a message of that other end comes within 32 s, the dialog has ended with
 // the response. A NOTIFY or SUBSCRIBE belongs to a subscription, which ends alone.
-func (t *Tracker) noteDialogLoss(l *leg, m *Message) bool {
+func (t *legTracker) noteDialogLoss(l *leg, m *Message) bool {
 	if l.state != talking || m.Status != 481 && m.Status != 408 || m.Method == "NOTIFY" || m.Method == "SUBSCRIBE" {
 		return false
 	}
@@ -132,7 +132,7 @@ func (l *leg) clearDialogLoss(m *Message) {
 
 // endLostDialog ends a dialog whose suspected end was not refuted. It ended when it was
 // first suspected, if the call has emitted no event since.
-func (t *Tracker) endLostDialog(l *leg, at time.Time) {
+func (t *legTracker) endLostDialog(l *leg, at time.Time) {
 	d := l.loss
 	if d.eventSeq == l.call.seq && !d.at.Before(l.answered) && !d.at.Before(l.call.bridgedSince) {
 		at = d.at

@@ -81,11 +81,11 @@ func TestForkedDialogsAreBounded(t *testing.T) {
 		tracker.Observe(l.response(200))
 		tracker.Observe(l.response(200))
 	}
-	leg := tracker.callByCallID[l.callID].legs[0]
+	leg := tracker.index.callByCallID[l.callID].legs[0]
 	if len(leg.forks) != maxForks {
 		t.Fatalf("%d forks, want %d", len(leg.forks), maxForks)
 	}
-	if tracker.findDialog(l.callID, "t7", l.from) != leg || tracker.findDialog(l.callID, l.from, "t0") != leg || tracker.findDialog(l.callID, "none", l.from) != nil {
+	if tracker.index.findDialog(l.callID, "t7", l.from) != leg || tracker.index.findDialog(l.callID, l.from, "t0") != leg || tracker.index.findDialog(l.callID, "none", l.from) != nil {
 		t.Error("a dialog is not found by its tags")
 	}
 	for i := range maxForks + 1 {

@@ -42,7 +42,7 @@ func checkOneHangup(rt *rapid.T) {
 		}
 	}
 	tr := w.tracker
-	if n := len(tr.callByCallID) + len(tr.keyHolders) + len(tr.legsByNumber) + len(tr.callersByDialed) + len(tr.recentRefers) + len(tr.deadlines); n != 0 {
+	if n := stateLeft(tr); n != 0 {
 		rt.Errorf("%d entries are left", n)
 	}
 }

@@ -19,7 +19,7 @@ func (l *leg) sentByPhone(m *Message) bool {
 }
 
 // observeReinvite applies a re-INVITE or UPDATE, or its response, to a leg.
-func (t *Tracker) observeReinvite(l *leg, m *Message) {
+func (t *legTracker) observeReinvite(l *leg, m *Message) {
 	if m.Src == PBX && (m.Request() || m.Status/100 == 2) {
 		t.noteConnected(l, m)
 	}
@@ -38,7 +38,7 @@ func (t *Tracker) observeReinvite(l *leg, m *Message) {
 // emitHold emits that the extension at a leg's phone put the other end on hold, or resumed.
 // Before the answer, and while the PBX calls the extension back, it only keeps the
 // direction, which then counts at the answer.
-func (t *Tracker) emitHold(l *leg, to mediaDirection, at time.Time) {
+func (t *partyTracker) emitHold(l *leg, to mediaDirection, at time.Time) {
 	p := l.party
 	if to == directionUnknown {
 		return
@@ -60,7 +60,7 @@ func (t *Tracker) emitHold(l *leg, to mediaDirection, at time.Time) {
 
 // noteConnected notes the number that the PBX now connects a called extension with (RFC
 // 3325, RFC 5876).
-func (t *Tracker) noteConnected(l *leg, m *Message) {
+func (t *legTracker) noteConnected(l *leg, m *Message) {
 	p := l.party
 	if p == nil || p.over || p.flow != In || !t.config.IgnorePrivacy && asksPrivacy(siptext.Field(m.Head, "Privacy")) {
 		return
@@ -122,11 +122,17 @@ type refer struct {
 // FreeSWITCH 1.11 took 27 to 49 ms from the REFER (December 2026).
 const followGap = 200 * time.Millisecond
 
-// maxRefers is the number of REFERs that may be waiting for the calls they cause.
-const maxRefers = 1 << 10
+// A transferTracker follows REFERs from their acceptance to their outcome.
+type transferTracker struct {
+	changes   *changes
+	directory *directory
+	index     *callIndex
+	refers    *recentRefers
+	parties   *partyTracker
+}
 
 // observeRefer applies a REFER or its response to a leg.
-func (t *Tracker) observeRefer(l *leg, m *Message) {
+func (t *transferTracker) observeRefer(l *leg, m *Message) {
 	p := l.party
 	if p == nil || p.over || l.state != talking || !l.sentByPhone(m) {
 		return
@@ -139,7 +145,7 @@ func (t *Tracker) observeRefer(l *leg, m *Message) {
 			}
 			if m.Status >= 300 {
 				l.dropRefer(r)
-				t.removeRecentRefer(r)
+				t.refers.remove(r)
 			}
 		}
 		return
@@ -151,7 +157,7 @@ func (t *Tracker) observeRefer(l *leg, m *Message) {
 
 // readRefer parses a REFER; nil: it has no target, asks for another request than an INVITE
 // (RFC 3515 §2.1), or its sender is no extension.
-func (t *Tracker) readRefer(l *leg, m *Message) *refer {
+func (t *transferTracker) readRefer(l *leg, m *Message) *refer {
 	p := l.party
 	to := siptext.ParseNameAddr(siptext.Field(m.Head, "Refer-To")).URI
 	target := parseURI(to)
@@ -175,7 +181,7 @@ func (t *Tracker) readRefer(l *leg, m *Message) *refer {
 		var tag, other string
 		r.replaces, tag, other = replacesOfURI(headers)
 		r.replaces = cloneString(r.replaces)
-		if o := t.findDialog(r.replaces, tag, other); o != nil && o.call != l.call {
+		if o := t.index.findDialog(r.replaces, tag, other); o != nil && o.call != l.call {
 			r.otherCall = o.call.id
 		}
 	}
@@ -184,20 +190,17 @@ func (t *Tracker) readRefer(l *leg, m *Message) *refer {
 
 // addRefer adds a REFER to its leg, where its outcome is not known yet, and to those that a
 // new leg may follow.
-func (t *Tracker) addRefer(l *leg, r *refer) {
+func (t *transferTracker) addRefer(l *leg, r *refer) {
 	if l.lastRefer != nil {
 		l.earlierRefers = append(l.earlierRefers, l.lastRefer)
 	}
 	if len(l.earlierRefers) > maxOpenRefers {
-		t.removeRecentRefer(l.earlierRefers[0])
+		t.refers.remove(l.earlierRefers[0])
 		l.earlierRefers = l.earlierRefers[1:]
 	}
 	l.lastRefer = r
 	l.refersSent++
-	for len(t.recentRefers) > 0 && (len(t.recentRefers) >= maxRefers || r.sentAt.Sub(t.recentRefers[0].sentAt) > progressWindow) {
-		t.recentRefers = t.recentRefers[1:]
-	}
-	t.recentRefers = append(t.recentRefers, r)
+	t.refers.add(r)
 }
 
 // replacesOfURI returns the dialog in the Replaces header of a URI (RFC 3891 §3).
@@ -218,19 +221,9 @@ func readReplaces(value string) (callID, toTag, fromTag string) {
 	return strings.TrimSpace(callID), toTag, fromTag
 }
 
-// removeRecentRefer removes a REFER from those that a new leg may follow.
-func (t *Tracker) removeRecentRefer(r *refer) {
-	for i, o := range t.recentRefers {
-		if o == r {
-			t.recentRefers = append(t.recentRefers[:i:i], t.recentRefers[i+1:]...)
-			return
-		}
-	}
-}
-
 // observeReferNotify applies a NOTIFY to a leg. It may report the outcome of a REFER: the
 // status line of the new call's response (RFC 3515 §2.4.5).
-func (t *Tracker) observeReferNotify(l *leg, m *Message) {
+func (t *transferTracker) observeReferNotify(l *leg, m *Message) {
 	r := l.referOfEvent(siptext.Field(m.Head, "Event"))
 	if r == nil || m.Src != PBX {
 		return
@@ -275,17 +268,17 @@ func isFreeSWITCH(m *Message) bool {
 func (r *refer) awaitedByParty() bool { return r.leg.party != nil && r.leg.party.takenRefer == r }
 
 // noteReferFollowed notes that the PBX calls somebody because of a REFER.
-func (t *Tracker) noteReferFollowed(r *refer, at time.Time) {
+func (t *transferTracker) noteReferFollowed(r *refer, at time.Time) {
 	r.progressed = true
 	if r.earlyStatus != 0 && !r.emitted {
-		t.emitTransfer(r, at, r.earlyStatus, r.earlyPhrase, "")
+		t.parties.emitTransfer(r, at, r.earlyStatus, r.earlyPhrase, "")
 	}
 }
 
 // failEarlyRefers emits the failure of REFERs on other legs, when the PBX hangs up on leg l
 // with the BYE m: if it had reported a REFER as successful and called nobody since, the
 // transfer has failed.
-func (t *Tracker) failEarlyRefers(l *leg, m *Message) {
+func (t *transferTracker) failEarlyRefers(l *leg, m *Message) {
 	for _, o := range l.call.legs {
 		if o == l || o.party == nil || o.party == l.party {
 			continue
@@ -302,7 +295,7 @@ func (t *Tracker) failEarlyRefers(l *leg, m *Message) {
 			if s == "" {
 				s = ChanUnavail
 			}
-			t.emitTransfer(r, m.At, 0, "", s)
+			t.parties.emitTransfer(r, m.At, 0, "", s)
 		}
 	}
 }
@@ -310,7 +303,7 @@ func (t *Tracker) failEarlyRefers(l *leg, m *Message) {
 // emitTransfer emits the outcome of a REFER, once. If the code is 0 the response is not
 // known, and status is used. If the party of its sender stayed open for the outcome,
 // emitTransfer ends it.
-func (t *Tracker) emitTransfer(r *refer, at time.Time, code int, phrase string, status Status) {
+func (t *partyTracker) emitTransfer(r *refer, at time.Time, code int, phrase string, status Status) {
 	l := r.leg
 	p := l.party
 	l.dropRefer(r)
@@ -335,7 +328,7 @@ func (t *Tracker) emitTransfer(r *refer, at time.Time, code int, phrase string, 
 	}
 	e := t.emitEvent(p, Transfer, at)
 	e.CallerExtension = &p.ext // extension that transfers; the target follows
-	e.CalledNumber, e.CalledE164 = r.target, t.toE164(r.target, at)
+	e.CalledNumber, e.CalledE164 = r.target, t.directory.toE164(r.target, at)
 	e.CalledExtension, e.OtherCall = nil, r.otherCall
 	if r.targetExt.User != "" {
 		e.CalledExtension = &r.targetExt

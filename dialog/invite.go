@@ -43,6 +43,7 @@ type callHints struct {
 	replaces        string
 	referredBy      string      // user of Referred-By
 	numbers         [5]string   // numbers by which the caller may be known
+	methods         []method    // correlation methods to read header fields for
 	configured      [][2]string // header fields that a correlation method compares, with their values
 	fromHistoryInfo bool        // the diversion comes from History-Info
 }
@@ -52,10 +53,10 @@ const maxClientAPI = 100
 
 // readInvite parses an INVITE in one pass and finds the extension of the leg that it
 // begins. Its results share m's memory.
-func (t *Tracker) readInvite(m *Message, k *callHints) (f inviteFacts, ext Extension, ok bool) {
+func (d *directory) readInvite(m *Message, k *callHints) (f inviteFacts, ext Extension, ok bool) {
 	var from, to, remote, preferred, contact, account string
 	var identified, history bool
-	c := &t.config
+	c := d.config
 	trusted := m.trusted()
 	for name, value := range siptext.Fields(m.Head) {
 		switch {
@@ -77,7 +78,7 @@ func (t *Tracker) readInvite(m *Message, k *callHints) (f inviteFacts, ext Exten
 			f.private = f.private || asksPrivacy(value)
 		case siptext.SameName(name, "Authorization"), siptext.SameName(name, "Proxy-Authorization"):
 			f.credentials = true
-			if user := digestUser(value); account == "" || t.directory.accountExtension(account, m.At).User == "" {
+			if user := digestUser(value); account == "" || d.accountExtension(account, m.At).User == "" {
 				account = user
 			}
 		case siptext.SameName(name, "Diversion"):
@@ -112,8 +113,8 @@ func (t *Tracker) readInvite(m *Message, k *callHints) (f inviteFacts, ext Exten
 			k.referredBy = parseURI(by).user
 		}
 		f.readConfigured(c, name, value)
-		for i := range t.methods {
-			if h := t.methods[i].header; h != "" && siptext.SameName(name, h) {
+		for i := range k.methods {
+			if h := k.methods[i].header; h != "" && siptext.SameName(name, h) {
 				k.configured = append(k.configured, [2]string{h, value})
 			}
 		}
@@ -163,11 +164,11 @@ func (t *Tracker) readInvite(m *Message, k *callHints) (f inviteFacts, ext Exten
 	case m.Src == PBX && m.Dst == Edge:
 		f.userAgent = "" // this is the PBX's User-Agent: the phone's comes with its response
 		u = siptext.ParseNameAddr(to).URI
-		ext, ok = t.directory.calledExtension(m, u)
+		ext, ok = d.calledExtension(m, u)
 	case m.Src == Edge:
 		contact = siptext.ParseNameAddr(contact).URI
-		ext, ok = t.directory.callingExtension(m, fromURI, preferred, account, contact)
-		if ok && f.callerNum != ext.User && !f.hidden && account != "" && t.directory.kindOf(f.callerNum, m.At) != "" {
+		ext, ok = d.callingExtension(m, fromURI, preferred, account, contact)
+		if ok && f.callerNum != ext.User && !f.hidden && account != "" && d.kindOf(f.callerNum, m.At) != "" {
 			f.callerNum, f.callerName = ext.User, "" // the caller shows a number of another extension
 		}
 	}
@@ -252,11 +253,11 @@ func (f *inviteFacts) cloneStrings(more ...*string) {
 
 // toE164 returns the E.164 form of a number, if the configuration asks for it. The short
 // number of an extension has none.
-func (t *Tracker) toE164(number string, now time.Time) string {
-	if t.config.E164 == nil || len(number) < 7 && t.directory.kindOf(number, now) != "" {
+func (d *directory) toE164(number string, now time.Time) string {
+	if d.config.E164 == nil || len(number) < 7 && d.kindOf(number, now) != "" {
 		return ""
 	}
-	return t.config.E164(number)
+	return d.config.E164(number)
 }
 
 // digestUser returns the account in digest credentials, user[@host].

@@ -161,7 +161,7 @@ func (l *leg) noteOffer(m *Message) {
 // observeOfferResponse applies a response other than a refusal to a re-INVITE or UPDATE.
 // The 2xx to the phone's offer makes it valid. The phone may also offer in its own 2xx, and
 // the PBX in one that the phone answers later.
-func (t *Tracker) observeOfferResponse(l *leg, m *Message) {
+func (t *legTracker) observeOfferResponse(l *leg, m *Message) {
 	switch done := m.Status/100 == 2; {
 	case l.sentByPhone(m) && l.pbxOfferCSeq == m.CSeq:
 		if way, silent := readMedia(m); way != directionUnknown {
@@ -169,22 +169,22 @@ func (t *Tracker) observeOfferResponse(l *leg, m *Message) {
 		}
 		if done && l.offer != directionUnknown { // the phone has answered the offer in its PRACK
 			l.pbxOfferCSeq = 0
-			t.emitHold(l, l.offer, m.At)
+			t.parties.emitHold(l, l.offer, m.At)
 			l.offer = directionUnknown
 		}
 	case l.sentByPhone(m) && done && l.offerSeq == m.CSeq:
-		t.emitHold(l, l.offer, m.At)
+		t.parties.emitHold(l, l.offer, m.At)
 		l.offer = directionUnknown
 	case done && !l.sentByPhone(m) && m.Src == Edge && l.phoneOfferCSeq == m.CSeq && m.Method == "INVITE":
 		l.phoneOfferCSeq = 0
-		t.emitHold(l, readDirection(m), m.At)
+		t.parties.emitHold(l, readDirection(m), m.At)
 	}
 }
 
 // observeOfferAnswer applies an ACK or PRACK, in which the phone may answer an offer of the
 // PBX (RFC 3261 §13.2.1, RFC 3262 §5). Where the PBX sends no voice, a phone that asks
 // for none holds nobody.
-func (t *Tracker) observeOfferAnswer(l *leg, m *Message) {
+func (t *legTracker) observeOfferAnswer(l *leg, m *Message) {
 	if l.state != talking || l.pbxOfferCSeq == 0 || !l.sentByPhone(m) {
 		return
 	}
@@ -195,7 +195,7 @@ func (t *Tracker) observeOfferAnswer(l *leg, m *Message) {
 	switch {
 	case m.Method == "ACK" && m.CSeq == l.pbxOfferCSeq:
 		l.pbxOfferCSeq = 0
-		t.emitHold(l, way, m.At)
+		t.parties.emitHold(l, way, m.At)
 	case m.Method == "PRACK" && acknowledgedCSeq(m) == l.pbxOfferCSeq:
 		l.offer = way
 	}

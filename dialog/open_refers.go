@@ -66,13 +66,13 @@ func (l *leg) dropRefer(r *refer) {
 
 // settleRefer applies the outcome of an open REFER. If it failed after the phone had sent
 // another REFER, no event is emitted: the phone itself has given it up.
-func (t *Tracker) settleRefer(r *refer, at time.Time, code int, phrase string) {
+func (t *transferTracker) settleRefer(r *refer, at time.Time, code int, phrase string) {
 	if r != r.leg.lastRefer && code >= 300 {
 		r.leg.dropRefer(r)
-		t.removeRecentRefer(r)
+		t.refers.remove(r)
 		return
 	}
-	t.emitTransfer(r, at, code, phrase, "")
+	t.parties.emitTransfer(r, at, code, phrase, "")
 }
 
 // restoreRefer adds an open REFER to a leg that is restored. The latest one becomes

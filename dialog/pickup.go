@@ -24,21 +24,21 @@ const maxPickups = 64
 // notePickup keeps a leg that was just answered, if it may have picked up a call: an
 // extension calls, and the number leads neither to a phone nor to a queue, IVR or
 // conference.
-func (t *Tracker) notePickup(l *leg) {
-	if l.origin != Edge || l.party == nil || l.service != nil || t.directory.registered(l.calledExt.User, l.answered) {
+func (j *judge) notePickup(l *leg) {
+	if l.origin != Edge || l.party == nil || l.service != nil || j.directory.registered(l.calledExt.User, l.answered) {
 		return
 	}
-	if len(t.pickupCandidates) >= maxPickups {
-		t.pickupCandidates = slices.Delete(t.pickupCandidates, 0, len(t.pickupCandidates)-maxPickups+1)
+	if len(j.pickups) >= maxPickups {
+		j.pickups = slices.Delete(j.pickups, 0, len(j.pickups)-maxPickups+1)
 	}
-	t.pickupCandidates = append(t.pickupCandidates, l)
+	j.pickups = append(j.pickups, l)
 }
 
 // pickupAnswered reports whether a phone that may pick up calls was answered just before
 // the callee's leg l was canceled, and the PBX called nobody for that phone.
-func (t *Tracker) pickupAnswered(l *leg) bool {
+func (j *judge) pickupAnswered(l *leg) bool {
 	caller := l.call.caller
-	return slices.ContainsFunc(t.pickupCandidates, func(o *leg) bool {
+	return slices.ContainsFunc(j.pickups, func(o *leg) bool {
 		gap := pickupGap
 		if caller != nil && !caller.answered.Before(o.answered) && !caller.answered.After(l.canceledAt) {
 			gap = slowPickupGap

@@ -32,6 +32,10 @@ type registrar struct {
 	registrations *simplelru.LRU[Extension, *registration]
 	expiries      registrationHeap
 	pending       *simplelru.LRU[registerKey, pendingRegister] // REGISTERs that await their 2xx
+
+	emitter   *emitter
+	directory *directory
+	attempts  *attempts
 }
 
 // A pendingRegister is a REGISTER that awaits its 2xx.
@@ -54,8 +58,8 @@ type registration struct {
 	heapIndex int       // index in the heap, while there is a binding
 }
 
-func newRegistrar() *registrar {
-	r := &registrar{}
+func newRegistrar(e *emitter, d *directory, a *attempts) *registrar {
+	r := &registrar{emitter: e, directory: d, attempts: a}
 	r.registrations, _ = simplelru.NewLRU(maxRegistrations, func(_ Extension, g *registration) { // fails only without a size
 		r.unschedule(g)
 	})
@@ -64,33 +68,33 @@ func newRegistrar() *registrar {
 }
 
 // observeRegister applies a REGISTER or its response.
-func (t *Tracker) observeRegister(m *Message) {
+func (r *registrar) observeRegister(m *Message) {
 	if m.Request() {
-		t.storeRegister(m)
+		r.storeRegister(m)
 		return
 	}
-	asked, agent := t.registrar.takePending(m)
-	ext, until, ok := t.directory.learnBindings(m, asked)
+	asked, agent := r.takePending(m)
+	ext, until, ok := r.directory.learnBindings(m, asked)
 	if !ok || m.Trunk != "" {
 		return
 	}
-	t.limiter.noteRegistration(m.To, ext.User, until)
-	g, known := t.registrar.registrations.Get(ext)
+	r.attempts.noteRegistration(m.To, ext.User, until)
+	g, known := r.registrations.Get(ext)
 	switch bound := known && !g.until.IsZero(); {
 	case bound && until.IsZero():
-		t.endRegistration(g, m.At)
+		r.endRegistration(g, m.At)
 	case bound: // refreshed, or moved
-		t.registrar.extendPeriod(g, until)
-	case until.IsZero(), !t.config.Learn && t.directory.kindOf(ext.User, m.At) == "":
+		r.extendPeriod(g, until)
+	case until.IsZero(), !r.directory.learns(ext.User, m.At):
 	default:
 		if !known {
 			g = &registration{ext: ext}
-			t.registrar.registrations.Add(ext, g)
+			r.registrations.Add(ext, g)
 		}
 		g.beginPeriod(m)
 		g.userAgent, g.until, g.nextCheck = cloneString(agent), until, until
-		heap.Push(&t.registrar.expiries, g)
-		t.emitRegistration(g, Registered, m.At)
+		heap.Push(&r.expiries, g)
+		r.emitRegistration(g, Registered, m.At)
 	}
 }
 
@@ -109,7 +113,7 @@ func (g *registration) beginPeriod(m *Message) {
 
 // storeRegister keeps the contents of a REGISTER for its 2xx, and the User-Agent of a phone
 // that may begin a period.
-func (t *Tracker) storeRegister(m *Message) {
+func (r *registrar) storeRegister(m *Message) {
 	if m.Src != Edge || m.Dst != PBX || m.Trunk != "" {
 		return
 	}
@@ -124,10 +128,10 @@ func (t *Tracker) storeRegister(m *Message) {
 	}
 	to = siptext.ParseNameAddr(to).URI
 	aor := parseURI(to)
-	if g, ok := t.registrar.registrations.Peek(Extension{aor.user, aor.host}); ok && !g.until.IsZero() || len(agent) > maxAgent {
+	if g, ok := r.registrations.Peek(Extension{aor.user, aor.host}); ok && !g.until.IsZero() || len(agent) > maxAgent {
 		agent = "" // a refresh begins no period
 	}
-	if !t.config.Learn && t.directory.kindOf(aor.user, m.At) == "" {
+	if !r.directory.learns(aor.user, m.At) {
 		agent = ""
 	}
 	var p pendingRegister
@@ -137,7 +141,7 @@ func (t *Tracker) storeRegister(m *Message) {
 	piece := m.CallID + m.Branch + agent + p.head
 	n := len(m.CallID) + len(m.Branch)
 	p.userAgent, p.head = piece[n:n+len(agent)], piece[n+len(agent):]
-	t.registrar.pending.Add(registerKey{piece[:len(m.CallID)], piece[len(m.CallID):n]}, p)
+	r.pending.Add(registerKey{piece[:len(m.CallID)], piece[len(m.CallID):n]}, p)
 }
 
 // takePending returns the REGISTER that m answers and the User-Agent of its phone, as far
@@ -181,8 +185,7 @@ func (r *registrar) unschedule(g *registration) {
 }
 
 // expireBindings ends the periods whose last binding has expired by now.
-func (t *Tracker) expireBindings(now time.Time) {
-	r := t.registrar
+func (r *registrar) expireBindings(now time.Time) {
 	for len(r.expiries) > 0 && !r.expiries[0].nextCheck.After(now) {
 		g := r.expiries[0]
 		if g.until.After(now) {
@@ -190,35 +193,32 @@ func (t *Tracker) expireBindings(now time.Time) {
 			heap.Fix(&r.expiries, 0)
 			continue
 		}
-		t.endRegistration(g, g.until)
+		r.endRegistration(g, g.until)
 	}
 }
 
 // endRegistration ends a period and emits unregistered.
-func (t *Tracker) endRegistration(g *registration, at time.Time) {
-	t.registrar.unschedule(g)
-	t.emitRegistration(g, Unregistered, at)
+func (r *registrar) endRegistration(g *registration, at time.Time) {
+	r.unschedule(g)
+	r.emitRegistration(g, Unregistered, at)
 }
 
 // emitRegistration emits that a period begins or ends. The id of unregistered includes its
 // time, as after a restart a new period may have the call id of an older one.
-func (t *Tracker) emitRegistration(g *registration, typ Type, at time.Time) {
-	e := Event{
+func (r *registrar) emitRegistration(g *registration, typ Type, at time.Time) {
+	e := r.emitter.emit(at, &Event{
 		Call:      g.call,
 		Seq:       1,
-		At:        t.clock.wallTime(at),
-		Observed:  at,
 		Type:      typ,
 		Party:     deriveID(g.call, g.ext.User, g.ext.Domain),
 		Extension: g.ext,
 		UserAgent: g.userAgent,
-	}
+	})
 	e.ID = deriveID(e.Party, string(typ))
 	if typ == Unregistered {
 		e.Seq = 2
 		e.ID = deriveID(e.ID, strconv.FormatInt(e.At.UnixMicro(), 10))
 	}
-	t.events = append(t.events, e)
 }
 
 // registrationHeap is a heap of the registrations that have a binding, by the time of their

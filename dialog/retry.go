@@ -65,7 +65,7 @@ func (l *leg) continuesWith(f *inviteFacts) bool {
 
 // repeatInvite applies the INVITE m that continues the leg's attempt after a final
 // response.
-func (t *Tracker) repeatInvite(l *leg, m *Message, f *inviteFacts) {
+func (t *legTracker) repeatInvite(l *leg, m *Message, f *inviteFacts) {
 	l.state, l.lastHeard = calling, m.At
 	l.branch, l.cseq = cloneString(m.Branch), m.CSeq
 	l.credentials, l.triedByPBX, l.offerSum = f.credentials, false, f.offerSum
@@ -77,10 +77,10 @@ func (t *Tracker) repeatInvite(l *leg, m *Message, f *inviteFacts) {
 }
 
 // redialLeg applies the longer number of an INVITE that continues an attempt.
-func (t *Tracker) redialLeg(l *leg, m *Message, f *inviteFacts) {
-	t.unindexLeg(l)
+func (t *legTracker) redialLeg(l *leg, m *Message, f *inviteFacts) {
+	t.numbers.unindexLeg(l)
 	l.calledUser, l.calledRaw, l.calledHost, l.calledDID = cloneString(f.calledUser), cloneString(f.calledRaw), cloneString(f.calledHost), cloneString(f.calledDID)
-	l.calledE164 = t.toE164(l.calledUser, m.At)
+	l.calledE164 = t.directory.toE164(l.calledUser, m.At)
 	if l.origin == Edge {
 		l.calledExt = t.directory.dialedExtension(cmp.Or(l.calledDID, l.calledUser), l.calledHost, m.At)
 		if h := l.service; h != nil && !h.dialed {
@@ -88,14 +88,14 @@ func (t *Tracker) redialLeg(l *leg, m *Message, f *inviteFacts) {
 			l.service = nil
 		}
 		if l.service == nil {
-			t.addService(l)
+			t.parties.addService(l)
 		}
 	}
-	t.indexLeg(l, l.phoneNumber)
+	t.numbers.indexLeg(l, l.phoneNumber)
 }
 
 // endAttempts ends the attempts with the Call-ID of an INVITE that begins another one.
-func (t *Tracker) endAttempts(c *call, m *Message) {
+func (t *legTracker) endAttempts(c *call, m *Message) {
 	for _, l := range c.legs {
 		if l.state == challenged && !isChallenge(l.refusal.code) && l.origin == m.Src && l.callID == m.CallID && l.fromTag != m.FromTag {
 			t.endRefused(l, m.At)
@@ -104,9 +104,9 @@ func (t *Tracker) endAttempts(c *call, m *Message) {
 }
 
 // endRefused ends a leg whose INVITE was not repeated.
-func (t *Tracker) endRefused(l *leg, at time.Time) {
+func (t *legTracker) endRefused(l *leg, at time.Time) {
 	if !isChallenge(l.refusal.code) { // an attempt that met only challenges is no call
-		t.emitPendingDials(l)
+		t.parties.emitPendingDials(l)
 	}
 	t.endLeg(l, at, l.refusal)
 }

@@ -16,7 +16,7 @@ import (
 
 // addService adds the party of the queue, IVR or conference that the caller on a leg
 // dialed, if it dialed one.
-func (t *Tracker) addService(l *leg) {
+func (t *partyTracker) addService(l *leg) {
 	if kind := t.directory.declared[l.calledExt.User]; kind.isService() {
 		l.service = l.newParty(l.calledExt, In)
 		l.service.kind = kind
@@ -25,16 +25,16 @@ func (t *Tracker) addService(l *leg) {
 
 // forwardingExtension returns the extension that sends a call on to a trunk: the one that
 // diverts it (RFC 5806, RFC 7044), or has referred it (RFC 3515, RFC 3892).
-func (t *Tracker) forwardingExtension(c *call, i *inviteMatch, f *inviteFacts, r *refer) (ext Extension, ok bool) {
+func (s *numberMatcher) forwardingExtension(c *call, i *inviteMatch, f *inviteFacts, r *refer) (ext Extension, ok bool) {
 	if i.Src != PBX || i.Trunk == "" {
 		return ext, false
 	}
 	for _, user := range []string{f.diversion, i.links.referredBy} {
-		if ext := t.directory.dialedExtension(user, "", i.At); ext.User != "" {
-			return t.directory.withHomeDomain(Extension{User: cloneString(ext.User)}, uri{}), true
+		if ext := s.directory.dialedExtension(user, "", i.At); ext.User != "" {
+			return s.directory.withHomeDomain(Extension{User: cloneString(ext.User)}, uri{}), true
 		}
 	}
-	if l, _ := t.findRedirect(c, i.target, i.At); l != nil && l.party != nil {
+	if l, _ := s.findRedirect(c, i.target, i.At); l != nil && l.party != nil {
 		return l.party.ext, true // its phone has named the target that the PBX now calls
 	}
 	if r != nil && r.leg.party != nil {
@@ -46,7 +46,7 @@ func (t *Tracker) forwardingExtension(c *call, i *inviteMatch, f *inviteFacts, r
 // addCallback gives the leg on which the PBX calls an extension back, showing the
 // extension's own number, an outgoing party. Its dial-out follows once the called number is
 // known.
-func (t *Tracker) addCallback(l *leg, ext Extension) {
+func (t *partyTracker) addCallback(l *leg, ext Extension) {
 	l.party = l.newParty(ext, Out)
 	l.call.callback = l.party
 }
@@ -54,7 +54,7 @@ func (t *Tracker) addCallback(l *leg, ext Extension) {
 // dialCallback emits the dial-out of an extension that the PBX has called back, when the
 // PBX calls the wanted number on leg l: ext, or a number outside. The Request-URI of an
 // extension's leg is its phone's contact, which is no number.
-func (t *Tracker) dialCallback(l *leg, ext Extension) {
+func (t *partyTracker) dialCallback(l *leg, ext Extension) {
 	p := l.call.callback
 	if p == nil || p.dialed || p.over || p.firstLeg == l {
 		return
@@ -114,9 +114,9 @@ func (c *call) bridgeElsewhere(l *leg) {
 	c.pickedUp = !l.notAgent
 }
 
-// leavePickup notes that the phone which had picked up the call c has transferred it by the
+// leavePickup notes that the phone which had picked up the call has transferred it by the
 // REFER r: it talks with the caller only until that was sent.
-func (t *Tracker) leavePickup(c *call, r *refer) {
+func (c *call) leavePickup(r *refer) {
 	if c.pickedUp {
 		c.pickedUp = false
 		c.stopBridge(r.sentAt)
@@ -134,7 +134,7 @@ func (c *call) stopBridge(at time.Time) {
 
 // endService ends the party of a queue, IVR or conference with the caller's leg, which had
 // the outcome o.
-func (t *Tracker) endService(p *party, at time.Time, o outcome) {
+func (t *partyTracker) endService(p *party, at time.Time, o outcome) {
 	c := p.firstLeg.call
 	bridged := c.wasBridged || !c.bridgedSince.IsZero()
 	p.over = true

@@ -15,7 +15,7 @@ func (k Kind) isService() bool { return k == Queue || k == IVR || k == Conferenc
 
 // referToService starts or hands over the party of the service that is the target of the
 // REFER r, when the PBX has accepted r.
-func (t *Tracker) referToService(r *refer, at time.Time) {
+func (t *transferTracker) referToService(r *refer, at time.Time) {
 	if r.leg.call.throughProxy(r.leg) {
 		return // the PBX is a proxy: the other phone calls the service by itself
 	}
@@ -25,34 +25,22 @@ func (t *Tracker) referToService(r *refer, at time.Time) {
 		}
 		return
 	}
-	for _, o := range t.replacedBy(r) {
+	for _, o := range t.index.replacedBy(r) {
 		t.handOverService(r, o, r.leg, at)
 		t.handOverService(r, r.leg, o, at)
 	}
-}
-
-// replacedBy returns the legs of the dialog that the REFER's Replaces names.
-func (t *Tracker) replacedBy(r *refer) (legs []*leg) {
-	if c := t.callByCallID[r.replaces]; c != nil && r.replaces != "" {
-		for _, l := range c.legs {
-			if l.callID == r.replaces && l.state == talking {
-				legs = append(legs, l)
-			}
-		}
-	}
-	return legs
 }
 
 // handOverService hands over the service of leg l when the phone with the legs l and other
 // transfers it to the other end of other. A caller that talks with an agent by then has left
 // the queue: the party ends with l. Else the legs on which agents ring carry the party from
 // then on; if there are none, a new party starts on the leg of the new caller.
-func (t *Tracker) handOverService(r *refer, l, other *leg, at time.Time) {
+func (t *transferTracker) handOverService(r *refer, l, other *leg, at time.Time) {
 	p := l.service
 	if p == nil || p.over || l.call.otherLegTalks(l) {
 		return
 	}
-	t.markChanged(l.call)
+	t.changes.markChanged(l.call)
 	if !l.passService() {
 		number, _ := p.calledNumber()
 		t.startService(r, other.partner(), p.ext, p.kind, number, at)
@@ -87,7 +75,7 @@ func (l *leg) partner() (partner *leg) {
 
 // startService starts the party of a queue, IVR or conference on leg l, which the REFER r
 // has sent there. A REFER starts one party at most.
-func (t *Tracker) startService(r *refer, l *leg, ext Extension, kind Kind, number string, at time.Time) {
+func (t *transferTracker) startService(r *refer, l *leg, ext Extension, kind Kind, number string, at time.Time) {
 	if l == nil {
 		return
 	}
@@ -98,8 +86,8 @@ func (t *Tracker) startService(r *refer, l *leg, ext Extension, kind Kind, numbe
 		c.parties = c.parties[:len(c.parties)-1]
 		return
 	}
-	p.kind, p.dialedNumber, p.dialedE164 = kind, number, t.toE164(number, at)
-	t.markChanged(c) // it may be another call than the REFER's
+	p.kind, p.dialedNumber, p.dialedE164 = kind, number, t.directory.toE164(number, at)
+	t.changes.markChanged(c) // it may be another call than the REFER's
 	if at.Before(c.lastHeard) {
 		at = c.lastHeard
 	}
@@ -109,11 +97,11 @@ func (t *Tracker) startService(r *refer, l *leg, ext Extension, kind Kind, numbe
 		if r.leg.origin == PBX {
 			by = ByCallee
 		}
-		t.endService(o, at, outcome{status: Answered, by: by})
+		t.parties.endService(o, at, outcome{status: Answered, by: by})
 	}
 	c.awaitAgent()
 	l.service = p
-	t.emitDial(p, DialIn, at)
+	t.parties.emitDial(p, DialIn, at)
 }
 
 // awaitAgent notes that the party of a service starts: phones that talk now are not its
@@ -127,7 +115,7 @@ func (c *call) awaitAgent() {
 
 // endReferredService ends the party that the REFER r has started, as the PBX has since
 // reported a final status other than 2xx.
-func (t *Tracker) endReferredService(r *refer, at time.Time, code int, phrase string) {
+func (t *partyTracker) endReferredService(r *refer, at time.Time, code int, phrase string) {
 	for _, l := range r.leg.call.legs {
 		if p := l.service; p != nil && !p.over && p.dialedNumber == r.target && r.target != "" {
 			t.endService(p, at, outcome{status: statusForCode(code, false), code: code, phrase: phrase, by: BySystem})
@@ -163,13 +151,13 @@ func (c *call) serviceCalls(l *leg) bool {
 
 // leaveService notes that a phone has left its calls by the REFER r. As an agent it no
 // longer counts as talking with the service's caller, from when r was sent.
-func (t *Tracker) leaveService(r *refer) {
-	for _, l := range append(t.replacedBy(r), r.leg) {
+func (t *partyTracker) leaveService(r *refer) {
+	for _, l := range append(t.index.replacedBy(r), r.leg) {
 		l.hasReferred = true
 		if l.origin == PBX {
 			l.notAgent = true
 			l.call.stopBridge(r.sentAt)
 		}
-		t.markChanged(l.call) // it may be another call than the REFER's
+		t.changes.markChanged(l.call) // it may be another call than the REFER's
 	}
 }

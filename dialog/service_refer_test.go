@@ -48,7 +48,7 @@ func TestTransfersToQueuesAndIVRs(t *testing.T) {
 				rt.Errorf("party %s had a dial and no hangup", id)
 			}
 		}
-		if n := len(tracker.callByCallID) + len(tracker.keyHolders) + len(tracker.legsByNumber) + len(tracker.callersByDialed) + len(tracker.recentRefers) + len(tracker.deadlines); n != 0 {
+		if n := stateLeft(tracker); n != 0 {
 			rt.Errorf("%d entries are left", n)
 		}
 	})

@@ -22,9 +22,9 @@ type Change struct {
 // its first call, it starts to collect changes. It leaves out a call that was over before
 // it was ever returned.
 func (t *Tracker) Changed(until time.Time) (changes []Change) {
-	t.snapshotting, t.events = true, nil
+	t.changes.on, t.emitter.events = true, nil
 	n := 0
-	for _, c := range t.changedCalls {
+	for _, c := range t.changes.calls {
 		if c.changedAt.After(until) {
 			break
 		}
@@ -32,37 +32,20 @@ func (t *Tracker) Changed(until time.Time) (changes []Change) {
 		t.current = c
 		switch {
 		case c.unfinished():
-			changes = append(changes, Change{c.id, c.encodeSnapshot(t.recentRefers, t.clock.offset())})
+			changes = append(changes, Change{c.id, c.encodeSnapshot(*t.refers, t.clock.offset())})
 		case c.stored:
 			changes = append(changes, Change{Call: c.id})
 		}
 	}
 	t.current = nil
-	for _, c := range t.changedCalls[:n] { // so that a panic above changes nothing
-		c.changedAt, c.stored = time.Time{}, c.unfinished()
-	}
-	clear(t.changedCalls[:n])
-	if t.changedCalls = t.changedCalls[n:]; len(t.changedCalls) == 0 {
-		t.changedCalls = nil
-	}
+	t.changes.removeFirst(n) // last, so that a panic above changes nothing
 	return changes
 }
 
 // OldestChange returns the time of the oldest change that Changed has not returned; false
 // if there is none.
 func (t *Tracker) OldestChange() (time.Time, bool) {
-	if len(t.changedCalls) == 0 {
-		return time.Time{}, false
-	}
-	return t.changedCalls[0].changedAt, true
-}
-
-// markChanged notes that a call has changed, or may have.
-func (t *Tracker) markChanged(c *call) {
-	if t.snapshotting && c.changedAt.IsZero() {
-		c.changedAt = c.lastHeard
-		t.changedCalls = append(t.changedCalls, c)
-	}
+	return t.changes.oldest()
 }
 
 // unfinished reports whether a call may still emit events, such as the hangup of a party
@@ -366,7 +349,7 @@ func codeExtensionFields(e *Extension, s *snapshotCodec) { codeExtension(s, "use
 // A restart loses the transactions: no response to an INVITE will come. The calling phone
 // sends CANCEL, or the called one BYE, and that ends a leg that was not answered.
 func (t *Tracker) Restore(node string, records []Change, log []Event) error {
-	t.node, t.snapshotting = node, true
+	t.parties.node, t.changes.on = node, true
 	var errs []error
 	calls := make(map[string]*call, len(records))
 	for _, r := range records {
@@ -384,7 +367,7 @@ func (t *Tracker) Restore(node string, records []Change, log []Event) error {
 		}
 		calls[c.id] = c
 		t.indexRestored(c)
-		t.recentRefers = append(t.recentRefers, refers...)
+		*t.refers = append(*t.refers, refers...)
 	}
 	for i := range log {
 		t.restoreFromEvent(calls, &log[i])
@@ -403,9 +386,9 @@ func (t *Tracker) Restore(node string, records []Change, log []Event) error {
 		c.nextCheck = c.deadline
 		heap.Push(&t.deadlines, c)
 	}
-	slices.SortFunc(t.recentRefers, func(a, b *refer) int { return a.sentAt.Compare(b.sentAt) })
-	slices.SortFunc(t.recentCallers, func(a, b recentCaller) int { return a.at.Compare(b.at) })
-	slices.SortFunc(t.redirectedLegs, func(a, b *leg) int { return a.ended.Compare(b.ended) })
+	slices.SortFunc(*t.refers, func(a, b *refer) int { return a.sentAt.Compare(b.sentAt) })
+	slices.SortFunc(t.numbers.recentCallers, func(a, b recentCaller) int { return a.at.Compare(b.at) })
+	slices.SortFunc(t.numbers.redirectedLegs, func(a, b *leg) int { return a.ended.Compare(b.ended) })
 	return errors.Join(errs...)
 }
 
@@ -459,26 +442,26 @@ func (t *Tracker) decodeSnapshot(record []byte) (c *call, refers []*refer, err e
 
 // indexRestored adds a restored call to the indexes, so that messages find it.
 func (t *Tracker) indexRestored(c *call) {
-	c.callIDs = slices.DeleteFunc(c.callIDs, func(id string) bool { return t.callByCallID[id] != nil })
+	c.callIDs = slices.DeleteFunc(c.callIDs, func(id string) bool { return t.index.callByCallID[id] != nil })
 	for _, id := range c.callIDs {
-		t.callByCallID[id] = c
+		t.index.callByCallID[id] = c
 	}
 	keys := c.keys
 	c.keys = nil
 	for _, k := range keys {
-		t.addKey(c, k)
+		t.index.addKey(c, k)
 	}
 	for _, l := range c.legs {
 		if l.state != over {
-			t.indexLeg(l, l.phoneNumber)
+			t.numbers.indexLeg(l, l.phoneNumber)
 			if l.origin == Edge && l.awaitsAnswer() {
-				t.recentCallers = append(t.recentCallers, recentCaller{l, l.lastHeard})
+				t.numbers.recentCallers = append(t.numbers.recentCallers, recentCaller{l, l.lastHeard})
 			}
 		} else if l.redirectUsers != "" {
-			t.redirectedLegs = append(t.redirectedLegs, l)
+			t.numbers.redirectedLegs = append(t.numbers.redirectedLegs, l)
 		}
 		if l.state == talking {
-			t.notePickup(l)
+			t.judge.notePickup(l)
 		}
 	}
 }
@@ -488,16 +471,16 @@ func (t *Tracker) indexRestored(c *call) {
 func (t *Tracker) restoreFromEvent(calls map[string]*call, e *Event) {
 	c, at := calls[e.Call], t.clock.steadyTime(e.At)
 	if c == nil {
-		if e.Type != DialIn && e.Type != DialOut || e.Leg.Node != t.node || len(calls) >= maxCalls {
+		if e.Type != DialIn && e.Type != DialOut || e.Leg.Node != t.parties.node || len(calls) >= maxCalls {
 			return
 		}
 		c = &call{id: e.Call, began: at, lastHeard: at}
 		calls[c.id] = c
-		t.addKey(c, key{callKey, c.id})
+		t.index.addKey(c, key{callKey, c.id})
 	}
 	if e.Seq > c.seq {
 		c.seq = e.Seq
-		t.markChanged(c)
+		t.changes.markChanged(c)
 	}
 	if at.After(c.lastHeard) {
 		c.lastHeard = at
@@ -566,7 +549,7 @@ func (t *Tracker) restoreFromEvent(calls map[string]*call, e *Event) {
 				}
 			default:
 				l.state, l.ended, l.endedBy, l.lastRefer, l.earlierRefers = over, at, e.HangupBy, nil, nil
-				t.unindexLeg(l)
+				t.numbers.unindexLeg(l)
 				if l.origin == PBX && e.Elsewhere && !l.canceled {
 					l.canceled, l.canceledAt = true, at
 					c.bridgeElsewhere(l)
@@ -626,15 +609,15 @@ func (t *Tracker) legFromEvent(c *call, e *Event) *leg {
 	}
 	l.peer, _ = netip.ParseAddrPort(e.Leg.Peer)
 	c.legs = append(c.legs, l)
-	if t.callByCallID[l.callID] == nil {
-		t.callByCallID[l.callID] = c
+	if t.index.callByCallID[l.callID] == nil {
+		t.index.callByCallID[l.callID] = c
 		c.callIDs = append(c.callIDs, l.callID)
 	}
 	number := l.callerNum
 	if l.origin == PBX {
 		number = e.Extension.User
 	}
-	t.indexLeg(l, number)
+	t.numbers.indexLeg(l, number)
 	return l
 }
 

@@ -7,6 +7,14 @@ import (
 	"bellhop/dialog/siptext"
 )
 
+// A judge decides why a leg ended.
+type judge struct {
+	pickups []*leg // legs that may have picked up a call, oldest first
+
+	config    *Config
+	directory *directory
+}
+
 // An outcome is how a leg or party ended.
 type outcome struct {
 	status    Status
@@ -133,7 +141,7 @@ func readReason(head string) (r reason) {
 }
 
 // judgeResponse returns the outcome of a leg with the final response m, which is not 2xx.
-func (t *Tracker) judgeResponse(l *leg, m *Message) outcome {
+func (j *judge) judgeResponse(l *leg, m *Message) outcome {
 	r := readReason(m.Head)
 	o := outcome{code: m.Status, phrase: m.Phrase(), q850: r.q850, by: BySystem}
 	gaveUp := m.Status == 487 || m.Status == 408 || m.Own
@@ -144,11 +152,11 @@ func (t *Tracker) judgeResponse(l *leg, m *Message) outcome {
 		if o.q850 == 0 {
 			o.q850 = l.cancelReason.q850
 		}
-		o.status, o.by, o.elsewhere = t.judgeCanceled(l)
+		o.status, o.by, o.elsewhere = j.judgeCanceled(l)
 	case m.Status == 487 && m.At.Sub(l.lastHeard) >= timerC:
 		o.status = NoAnswer // bellhop's own CANCEL, RFC 3261 §16.8
 	default:
-		o.status = t.judgeFinal(l, m, r)
+		o.status = j.judgeFinal(l, m, r)
 		o.elsewhere = r.answeredElsewhere() && (l.origin == Edge && o.status == Canceled || l.origin == PBX && m.Status == 487) // a phone that refuses does not know of other phones
 		if !m.Own && (o.status == Busy || l.origin == PBX) {
 			o.by = ByCallee
@@ -159,18 +167,18 @@ func (t *Tracker) judgeResponse(l *leg, m *Message) outcome {
 
 // judgeLostCancel returns the outcome of a canceled leg whose final response will not be
 // observed.
-func (t *Tracker) judgeLostCancel(l *leg) outcome {
+func (j *judge) judgeLostCancel(l *leg) outcome {
 	if l.origin == Edge {
 		return outcome{status: Canceled, by: ByCaller}
 	}
 	o := outcome{q850: l.cancelReason.q850}
-	o.status, o.by, o.elsewhere = t.judgeCanceled(l)
+	o.status, o.by, o.elsewhere = j.judgeCanceled(l)
 	return o
 }
 
 // judgeCanceled returns why the PBX canceled a callee's leg, as of the time of the CANCEL.
 // A caller that had left decides first, then the CANCEL's own Reason, then the other legs.
-func (t *Tracker) judgeCanceled(l *leg) (s Status, by HangupBy, elsewhere bool) {
+func (j *judge) judgeCanceled(l *leg) (s Status, by HangupBy, elsewhere bool) {
 	switch {
 	case l.call.callerLeft(l):
 		return Canceled, ByCaller, false
@@ -182,7 +190,7 @@ func (t *Tracker) judgeCanceled(l *leg) (s Status, by HangupBy, elsewhere bool) 
 		return Canceled, BySystem, true
 	case l.cancelReason.q850 == causeGaveUp, l.cancelReason.sip == 487:
 		return Canceled, ByCaller, false
-	case l.cancelReason.q850 == causePickedUp && (l.pickedUp || t.pickupAnswered(l)):
+	case l.cancelReason.q850 == causePickedUp && (l.pickedUp || j.pickupAnswered(l)):
 		return Canceled, BySystem, true
 	}
 	return l.unansweredStatus(), BySystem, false
@@ -214,8 +222,8 @@ func (c *call) callerLeft(callee *leg) bool {
 
 // noteHandedOn notes that the REFER r connects the other end of its call with the phone's
 // other call, which r names by Replaces.
-func (t *Tracker) noteHandedOn(r *refer) {
-	c := t.callByCallID[r.replaces]
+func (t *partyTracker) noteHandedOn(r *refer) {
+	c := t.index.callByCallID[r.replaces]
 	if c == nil || r.replaces == "" || c == r.leg.call {
 		return
 	}
@@ -224,15 +232,15 @@ func (t *Tracker) noteHandedOn(r *refer) {
 
 // noteCallerGone notes that the phone of leg l has hung up: nobody waits any longer for a
 // callee that rings in another call which was handed on to that phone.
-func (t *Tracker) noteCallerGone(l *leg) {
-	c := t.callByCallID[l.call.handedOnTo]
+func (t *legTracker) noteCallerGone(l *leg) {
+	c := t.index.callByCallID[l.call.handedOnTo]
 	if c == nil || l.call.handedOnTo == "" || l.hasReferred || l.origin == Edge && l.endedBy != ByCaller || l.origin == PBX && l.endedBy != ByCallee {
 		return
 	}
 	for _, o := range c.legs {
 		if o.origin == PBX && o.state < challenged {
 			o.callerGoneAt = l.ended
-			t.markChanged(c)
+			t.changes.markChanged(c)
 		}
 	}
 }
@@ -256,7 +264,7 @@ func (c *call) partnerLeft(callee *leg) (left bool) {
 
 // judgeFinal returns the status of a refused leg. For the caller's leg the callees' legs
 // decide, where they are known: the PBX's own final response is less precise.
-func (t *Tracker) judgeFinal(l *leg, m *Message, r reason) Status {
+func (j *judge) judgeFinal(l *leg, m *Message, r reason) Status {
 	code, forwards := m.Status, m.Status/100 == 3 && siptext.Field(m.Head, "Contact") != ""
 	if l.origin == Edge && !forwards {
 		if s := l.call.calleesStatus(); s != "" {
@@ -267,7 +275,7 @@ func (t *Tracker) judgeFinal(l *leg, m *Message, r reason) Status {
 	if s := r.status(); s != "" && !(s == Canceled && own) {
 		return s
 	}
-	if s, ok := t.config.Status[code]; ok {
+	if s, ok := j.config.Status[code]; ok {
 		return s
 	}
 	if forwards {

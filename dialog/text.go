@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"bellhop/dialog/siptext"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
 )
 
 // A messageKey identifies a MESSAGE transaction.
@@ -27,30 +29,47 @@ type textFork struct {
 	emitted bool
 }
 
+// A textTracker follows MESSAGEs (RFC 3428) until their 2xx.
+type textTracker struct {
+	pending *simplelru.LRU[messageKey, *pendingText] // MESSAGEs that await their 2xx; nil: completed
+	forks   *simplelru.LRU[string, *textFork]        // messages that may go to further devices, by their content
+
+	emitter   *emitter
+	directory *directory
+}
+
+func newTextTracker(e *emitter, d *directory) *textTracker {
+	t := &textTracker{emitter: e, directory: d}
+	t.pending, _ = simplelru.NewLRU[messageKey, *pendingText](maxMessages, nil) // fails only without a size
+	t.forks, _ = simplelru.NewLRU[string, *textFork](maxMessages, nil)
+	return t
+}
+
 const (
 	// forksWithin is the longest time between the PBX's MESSAGEs to the first and to the
 	// last device.
 	forksWithin = 5 * time.Second
 
-	maxDevices = 16
+	maxDevices  = 16
+	maxMessages = 1 << 10
 )
 
 // textFork returns the message that the event of m belongs to, if it goes to an extension:
 // the same text of the same sender within forksWithin, to another device. If the device has
 // had it already, m is another message.
-func (t *Tracker) textFork(e *Event, m *Message) *textFork {
+func (t *textTracker) textFork(e *Event, m *Message) *textFork {
 	if e.Type != MessageIn {
 		return nil
 	}
 	key := deriveID(e.Extension.User, e.Extension.Domain, e.CallerNum, e.ContentType, e.MessageText)
-	f, ok := t.textForks.Get(key)
+	f, ok := t.forks.Get(key)
 	age := time.Duration(0)
 	if ok {
 		age = m.At.Sub(f.at)
 	}
 	if !ok || age < 0 || age > forksWithin || len(f.devices) == maxDevices || slices.Contains(f.devices, m.URI()) {
 		f = &textFork{at: m.At}
-		t.textForks.Add(key, f)
+		t.forks.Add(key, f)
 	}
 	f.devices = append(f.devices, cloneString(m.URI()))
 	return f
@@ -58,35 +77,33 @@ func (t *Tracker) textFork(e *Event, m *Message) *textFork {
 
 // observeText processes a MESSAGE (RFC 3428). Its event is emitted once its 2xx is
 // observed. Each message is a call of its own, of one event.
-func (t *Tracker) observeText(m *Message) {
+func (t *textTracker) observeText(m *Message) {
 	key := messageKey{m.CallID, m.Branch, m.Origin()}
 	if m.Request() {
 		if e, ok := t.textEvent(m); ok {
 			key.callID, key.branch = cloneString(m.CallID), cloneString(m.Branch)
-			if _, known := t.pendingTexts.Get(key); !known {
-				t.pendingTexts.Add(key, &pendingText{e, t.textFork(&e, m)})
+			if _, known := t.pending.Get(key); !known {
+				t.pending.Add(key, &pendingText{e, t.textFork(&e, m)})
 			}
 		}
 		return
 	}
-	p, ok := t.pendingTexts.Get(key)
+	p, ok := t.pending.Get(key)
 	if !ok || p == nil || m.Status < 200 {
 		return
 	}
-	t.pendingTexts.Add(key, nil) // completed: a repetition emits nothing
+	t.pending.Add(key, nil) // completed: a repetition emits nothing
 	if m.Status < 300 && (p.textFork == nil || !p.textFork.emitted) {
 		if p.textFork != nil {
 			p.textFork.emitted = true
 		}
-		e := &p.event
-		e.At, e.Observed = t.clock.wallTime(m.At), m.At
-		t.events = append(t.events, *e)
+		t.emitter.emit(m.At, &p.event)
 	}
 }
 
 // textEvent returns the event of a MESSAGE, for when it is accepted.
-func (t *Tracker) textEvent(m *Message) (e Event, ok bool) {
-	f, ext, ok := t.readInvite(m, new(callHints))
+func (t *textTracker) textEvent(m *Message) (e Event, ok bool) {
+	f, ext, ok := t.directory.readInvite(m, new(callHints))
 	if !ok || !t.directory.isPhone(ext) {
 		return e, false
 	}
@@ -105,8 +122,8 @@ func (t *Tracker) textEvent(m *Message) (e Event, ok bool) {
 		CallerNum:    f.callerNum,
 		CallerName:   f.callerName,
 		CalledNumber: f.calledUser,
-		CallerE164:   t.toE164(f.callerNum, m.At),
-		CalledE164:   t.toE164(f.calledUser, m.At),
+		CallerE164:   t.directory.toE164(f.callerNum, m.At),
+		CalledE164:   t.directory.toE164(f.calledUser, m.At),
 		CallAPIID:    f.callAPIID,
 		Headers:      f.headers,
 		UserAgent:    f.userAgent,
@@ -123,7 +140,7 @@ func (t *Tracker) textEvent(m *Message) (e Event, ok bool) {
 		}
 	} else {
 		e.Type, e.Flow, e.CalledExtension = MessageIn, In, &ext
-		e.CalledNumber, e.CalledE164, e.CalledNumberRaw = ext.User, t.toE164(ext.User, m.At), ""
+		e.CalledNumber, e.CalledE164, e.CalledNumberRaw = ext.User, t.directory.toE164(ext.User, m.At), ""
 		if t.directory.kindOf(f.callerNum, m.At) != "" {
 			e.CallerExtension = &Extension{User: f.callerNum}
 		}

@@ -111,15 +111,11 @@ package dialog
 import (
 	"cmp"
 	"container/heap"
-	"crypto/sha256"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
-
-	"github.com/hashicorp/golang-lru/v2/simplelru"
 
 	"bellhop/dialog/siptext"
 )
@@ -172,78 +168,48 @@ type Declared struct {
 
 // A Tracker follows calls and returns their events. It is not safe for concurrent use,
 // except where a method's comment permits it.
+//
+// It is the sum of the parts below, each with the state of one concern, and asks them in
+// order. A part knows only those that it is given in [New].
 type Tracker struct {
-	config             Config
-	directory          *directory
-	callByCallID       map[string]*call
-	methods            []method
-	keyHolders         map[key]keyHolder
-	legsByNumber       legIndex                                 // live legs by the tails of the numbers at their phones, and by the keys of elimination.go
-	callersByDialed    legIndex                                 // live legs of callers by the tail of the dialed number
-	recentRefers       []*refer                                 // REFERs of the last seconds that a new leg may follow, oldest first
-	pickupCandidates   []*leg                                   // legs that may have picked up a call, oldest first
-	recentCallers      []recentCaller                           // legs whose caller dialed within promptGap, oldest first
-	redirectedLegs     []*leg                                   // legs that were refused with 3xx in the last seconds, oldest first
-	deadlines          callHeap                                 // all calls
-	challengedAttempts *simplelru.LRU[attemptKey, attempt]      // INVITEs that met 401 or 407
-	pendingTexts       *simplelru.LRU[messageKey, *pendingText] // MESSAGEs that await their 2xx; nil: completed
-	textForks          *simplelru.LRU[string, *textFork]        // messages that may go to further devices, by their content
-	events             []Event                                  // emitted by the method that runs, and returned by it
-	clock              clock
-	current            *call   // the call that is being changed, for AbandonCall; nil: none
-	node               string  // name of this node in the event log
-	snapshotting       bool    // Changed or Restore was called: changes are collected
-	changedCalls       []*call // calls that changed since Changed returned them, in the order of their changes
+	config    Config
+	clock     clock
+	deadlines callHeap // all calls
+	current   *call    // the call that is being changed, for AbandonCall; nil: none
 
-	limiter    *attemptLimiter
-	suppressed atomic.Uint64
-
-	mailboxes     *simplelru.LRU[mailboxKey, *mailbox]
-	phoneNotifies *simplelru.LRU[notifyKey, struct{}] // message-summary NOTIFYs that phones have sent
-	registrar     *registrar
+	emitter    *emitter         // the events of the method that runs
+	changes    *changes         // calls with a newer state than their last snapshot
+	directory  *directory       // extensions and their bindings
+	registrar  *registrar       // registration periods
+	mailboxes  *mailboxes       // voicemail
+	texts      *textTracker     // MESSAGEs
+	attempts   *attempts        // challenged and refused INVITEs
+	index      *callIndex       // calls by their ids
+	refers     *recentRefers    // REFERs that a new leg may follow
+	numbers    *numberMatcher   // calls by their callers' numbers
+	correlator *correlator      // the call of an INVITE
+	parties    *partyTracker    // parties and their events
+	transfers  *transferTracker // REFERs and their outcomes
+	judge      *judge           // why a leg ended
+	legs       *legTracker      // dialogs
 }
-
-// An attemptKey is the hash of a Call-ID and a From tag. It retains no memory of the
-// message.
-type attemptKey [16]byte
-
-func newAttemptKey(callID, fromTag string) attemptKey {
-	var buf [256]byte
-	b := append(append(append(buf[:0], callID...), 0), fromTag...)
-	sum := sha256.Sum256(b)
-	return attemptKey(sum[:16])
-}
-
-// An attempt is a challenged INVITE, which the INVITE with credentials continues.
-type attempt struct {
-	began     time.Time
-	partySeed string // partySeed of the leg
-}
-
-const (
-	maxAttempts = 1 << 14
-	maxMessages = 1 << 10
-)
 
 // New returns a Tracker that has observed nothing yet.
 func New(c Config) *Tracker {
-	attempts, _ := simplelru.NewLRU[attemptKey, attempt](maxAttempts, nil) // fails only without a size
-	messages, _ := simplelru.NewLRU[messageKey, *pendingText](maxMessages, nil)
-	texts, _ := simplelru.NewLRU[string, *textFork](maxMessages, nil)
-	t := &Tracker{
-		directory:          newDirectory(),
-		callByCallID:       make(map[string]*call),
-		keyHolders:         make(map[key]keyHolder),
-		legsByNumber:       make(legIndex),
-		callersByDialed:    make(legIndex),
-		challengedAttempts: attempts,
-		pendingTexts:       messages,
-		textForks:          texts,
-
-		limiter:       newAttemptLimiter(),
-		mailboxes:     newMailboxes(),
-		phoneNotifies: newPhoneNotifies(),
-		registrar:     newRegistrar(),
+	t := &Tracker{changes: &changes{}, directory: newDirectory(), attempts: newAttempts(), index: newCallIndex(), refers: &recentRefers{}}
+	config := &t.config
+	t.emitter = &emitter{clock: &t.clock}
+	t.registrar = newRegistrar(t.emitter, t.directory, t.attempts)
+	t.mailboxes = newMailboxes(config, t.emitter, t.directory)
+	t.texts = newTextTracker(t.emitter, t.directory)
+	t.numbers = newNumberMatcher(t.directory, t.refers)
+	t.correlator = &correlator{index: t.index, refers: t.refers, numbers: t.numbers}
+	t.parties = &partyTracker{config: config, emitter: t.emitter, changes: t.changes, directory: t.directory, index: t.index}
+	t.transfers = &transferTracker{changes: t.changes, directory: t.directory, index: t.index, refers: t.refers, parties: t.parties}
+	t.judge = &judge{config: config, directory: t.directory}
+	t.legs = &legTracker{
+		config: config, deadlines: &t.deadlines, changes: t.changes, directory: t.directory, attempts: t.attempts, index: t.index,
+		refers: t.refers, numbers: t.numbers, parties: t.parties, transfers: t.transfers, judge: t.judge,
 	}
 	t.Configure(c)
 	return t
@@ -258,17 +224,17 @@ func (t *Tracker) Configure(c Config) {
 		}
 	}
 	t.config = c
-	t.methods = parseMethods(c.Correlate)
+	t.index.methods = parseMethods(c.Correlate)
 	t.directory.configure(&t.config)
 }
 
 // Observe processes one message and returns the events that it causes, in order; nil if
 // there are none.
 func (t *Tracker) Observe(m Message) []Event {
-	t.events, t.current = nil, nil
+	t.emitter.events, t.current = nil, nil
 	t.observeMessage(&m)
 	t.current = nil
-	return t.events
+	return t.emitter.events
 }
 
 // observeMessage runs what is due at m's time, and then passes m on to the methods for its
@@ -279,10 +245,10 @@ func (t *Tracker) observeMessage(m *Message) {
 	t.expireDue(m.At) // deadlines that have passed come before the message
 	switch m.Method {
 	case "REGISTER":
-		t.observeRegister(m)
+		t.registrar.observeRegister(m)
 		return
 	case "MESSAGE":
-		t.observeText(m)
+		t.texts.observeText(m)
 	case "INVITE", "UPDATE", "REFER", "INFO", "OPTIONS", "SUBSCRIBE":
 	case "ACK", "PRACK":
 		if m.Body == "" {
@@ -295,7 +261,7 @@ func (t *Tracker) observeMessage(m *Message) {
 		}
 	case "NOTIFY":
 		if m.Request() {
-			t.observeSummary(m)
+			t.mailboxes.observeSummary(m)
 		}
 	default:
 		return
@@ -309,12 +275,12 @@ func (t *Tracker) observeMessage(m *Message) {
 	case m.Method == "INVITE" && !m.Request():
 		if l := c.legOfInvite(m.Origin(), m); l != nil {
 			rings := l.origin == PBX && (l.state == calling || l.state == ringing)
-			t.observeInviteResponse(l, m)
+			t.legs.observeInviteResponse(l, m)
 			if rings && m.Status/100 == 3 && l.state == over {
-				t.noteRedirect(l, m)
+				t.numbers.noteRedirect(l, m)
 			}
 		} else {
-			t.observeInDialog(c, m)
+			t.legs.observeInDialog(c, m)
 		}
 	case m.Method == "CANCEL":
 		l := c.legOfInvite(m.Src, m)
@@ -322,17 +288,17 @@ func (t *Tracker) observeMessage(m *Message) {
 			break
 		}
 		l.observeCancel(m)
-		l.pickedUp = l.cancelReason.q850 == causePickedUp && t.pickupAnswered(l)
+		l.pickedUp = l.cancelReason.q850 == causePickedUp && t.judge.pickupAnswered(l)
 		if l.transactionLost && l.canceled {
-			t.endLeg(l, m.At, t.judgeLostCancel(l))
+			t.legs.endLeg(l, m.At, t.judge.judgeLostCancel(l))
 		}
 	default:
-		t.observeInDialog(c, m)
+		t.legs.observeInDialog(c, m)
 	}
 	if c != nil {
-		t.markChanged(c)
+		t.changes.markChanged(c)
 		if len(c.legs) > 0 {
-			t.scheduleCall(c)
+			t.deadlines.schedule(c, t.config.talkLimit())
 		}
 	}
 }
@@ -348,7 +314,7 @@ func (c *call) isUntaggedReinvite(m *Message) bool {
 // findCall returns the live call that has m's Call-ID, advanced to m's time; nil if there
 // is none.
 func (t *Tracker) findCall(m *Message) *call {
-	c := t.callByCallID[m.CallID]
+	c := t.index.callByCallID[m.CallID]
 	if c == nil || !t.advanceCallTo(c, m) {
 		return nil
 	}
@@ -362,14 +328,14 @@ func (t *Tracker) advanceCallTo(c *call, m *Message) bool {
 		m.At = c.lastHeard
 	}
 	t.current = c
-	t.advanceCall(c, m.At)
+	t.legs.advanceCall(c, m.At)
 	c.lastHeard = m.At
 	return len(c.legs) > 0
 }
 
 // observeInDialog applies a message of a transaction within a dialog to the legs of its
 // call.
-func (t *Tracker) observeInDialog(c *call, m *Message) {
+func (t *legTracker) observeInDialog(c *call, m *Message) {
 	for _, l := range c.legs {
 		l.selectFork(m)
 		t.followFlow(l, m)
@@ -412,10 +378,10 @@ func (t *Tracker) observeInDialog(c *call, m *Message) {
 		case "INVITE", "UPDATE":
 			t.observeReinvite(l, m)
 		case "REFER":
-			t.observeRefer(l, m)
+			t.transfers.observeRefer(l, m)
 		case "NOTIFY":
 			if m.Request() {
-				t.observeReferNotify(l, m)
+				t.transfers.observeReferNotify(l, m)
 			}
 		}
 	}
@@ -435,19 +401,19 @@ func (t *Tracker) observeInvite(c *call, m *Message) *call {
 			return c
 		}
 	}
-	var k callHints
-	f, ext, isExt := t.readInvite(m, &k)
+	k := callHints{methods: t.index.methods}
+	f, ext, isExt := t.directory.readInvite(m, &k)
 	if again != nil {
 		// The credentials may identify another caller than the INVITE before.
 		p := again.party
 		if same := p == nil || again.origin == PBX || !isExt || p.ext.User == ext.User; same && again.continuesWith(&f) {
-			t.repeatInvite(again, m, &f)
-			t.addRecentCaller(again, m.At)
+			t.legs.repeatInvite(again, m, &f)
+			t.numbers.addRecentCaller(again, m.At)
 			return c
 		}
-		t.endRefused(again, m.At)
+		t.legs.endRefused(again, m.At)
 	} else if c != nil {
-		t.endAttempts(c, m)
+		t.legs.endAttempts(c, m)
 	}
 	i := inviteMatch{Message: m, links: &k, target: f.calledUser, diversion: f.diversion}
 	if m.Src == PBX && isExt {
@@ -455,15 +421,15 @@ func (t *Tracker) observeInvite(c *call, m *Message) *call {
 	}
 	joined := "call-id" + exact
 	if c == nil {
-		if c, joined = t.correlateInvite(&i); c != nil && !t.advanceCallTo(c, m) {
+		if c, joined = t.correlator.correlateInvite(&i); c != nil && !t.advanceCallTo(c, m) {
 			c, joined = nil, ""
 		}
 	}
-	id := t.ownID(m)
+	id := t.index.ownID(m)
 	if c == nil && id == "" {
 		id = deriveID(m.CallID, m.FromTag)
 	}
-	if relived := t.keyHolders[key{callKey, id}].call; c == nil && relived != nil && t.advanceCallTo(relived, m) {
+	if relived := t.index.keyHolders[key{callKey, id}].call; c == nil && relived != nil && t.advanceCallTo(relived, m) {
 		c, joined = relived, "call-id"+exact
 	}
 	switch {
@@ -476,7 +442,7 @@ func (t *Tracker) observeInvite(c *call, m *Message) *call {
 		heap.Push(&t.deadlines, c)
 	}
 	t.current = c
-	t.indexCall(c, m, &k)
+	t.index.indexCall(c, m, &k)
 	l := &leg{
 		call:   c,
 		origin: m.Src,
@@ -492,16 +458,16 @@ func (t *Tracker) observeInvite(c *call, m *Message) *call {
 		l.diversion = "" // the called number did not divert the call
 	}
 	l.cloneStrings(&l.callID, &l.fromTag, &l.branch, &ext.User, &ext.Domain)
-	l.callerE164, l.calledE164 = t.toE164(l.callerNum, m.At), t.toE164(l.calledUser, m.At)
-	r := t.recentRefer(c, m.At)
+	l.callerE164, l.calledE164 = t.directory.toE164(l.callerNum, m.At), t.directory.toE164(l.calledUser, m.At)
+	r := t.refers.last(c, m.At)
 	if o := i.refer; o != nil && o.leg.call != c && strings.HasPrefix(joined, "replaces") {
 		r = o // REFER of a phone that has picked the call up
-		t.leavePickup(c, o)
+		c.leavePickup(o)
 	}
 	if r != nil {
 		l.referredTo = r.target
 		if m.Src == PBX {
-			t.noteReferFollowed(r, m.At)
+			t.transfers.noteReferFollowed(r, m.At)
 		}
 	} else if m.Src == PBX {
 		l.referredTo = c.serviceNumber()
@@ -513,40 +479,35 @@ func (t *Tracker) observeInvite(c *call, m *Message) *call {
 		c.correlation = joined
 	}
 	l.partySeed = l.branch + " " + strconv.FormatUint(uint64(l.cseq), 10)
-	if a, ok := t.challengedAttempts.Get(newAttemptKey(l.callID, l.fromTag)); ok && l.origin == Edge {
-		t.challengedAttempts.Remove(newAttemptKey(l.callID, l.fromTag))
-		if age := m.At.Sub(a.began); age >= 0 && age < retryWithin {
-			l.began, l.partySeed = a.began, a.partySeed
-		}
-	}
+	t.attempts.continueChallenged(l, m.At)
 	c.legs = append(c.legs, l)
 	if c.caller == nil && l.origin == Edge {
 		c.caller = l
 	}
 	if l.origin == PBX {
-		t.dialCallback(l, ext)
-		t.learnShownNumber(l, &i)
+		t.parties.dialCallback(l, ext)
+		t.numbers.learnShownNumber(l, &i)
 		kind := t.directory.kindOf(l.callerNum, m.At) // a queue, IVR or conference calls on the caller's behalf
 		l.otherCaller = c.caller != nil && !i.eliminated && l.callerNum != c.caller.callerNum && !c.caller.hasNumber(l.callerNum) && kind != "" && !kind.isService()
 	}
 	switch {
 	case isExt && l.origin == Edge:
-		t.joinParty(l, ext, Out)
+		t.parties.joinParty(l, ext, Out)
 	case isExt && c.caller == nil && len(c.legs) == 1 && t.directory.isShownAs(ext.User, l.callerNum):
-		t.addCallback(l, ext)
+		t.parties.addCallback(l, ext)
 	case isExt && c.awaitsCallback(ext) && t.directory.isShownAs(ext.User, l.callerNum):
 		l.party = c.callback
 	case isExt:
-		t.joinParty(l, ext, In)
+		t.parties.joinParty(l, ext, In)
 	default:
-		if by, ok := t.forwardingExtension(c, &i, &f, r); ok {
-			t.joinParty(l, by, Out)
+		if by, ok := t.numbers.forwardingExtension(c, &i, &f, r); ok {
+			t.parties.joinParty(l, by, Out)
 			l.party.transferred = true
 		}
 	}
 	if l.origin == PBX {
-		t.indexLeg(l, ext.User)
-		t.indexCalleeNumbers(l, &i)
+		t.numbers.indexLeg(l, ext.User)
+		t.numbers.indexCalleeNumbers(l, &i)
 	} else {
 		by := cmp.Or(identifyingNumber(k.numbers[identity]), k.numbers[asserted])
 		switch by {
@@ -557,17 +518,17 @@ func (t *Tracker) observeInvite(c *call, m *Message) *call {
 		default:
 			by = cloneString(by)
 		}
-		t.indexLeg(l, by)
-		t.addService(l)
-		t.indexCallerNumbers(l)
-		t.addRecentCaller(l, m.At)
+		t.numbers.indexLeg(l, by)
+		t.parties.addService(l)
+		t.numbers.indexCallerNumbers(l)
+		t.numbers.addRecentCaller(l, m.At)
 	}
 	return c
 }
 
 // joinParty assigns a leg to the open party of the same extension and direction, or to a
 // new party.
-func (t *Tracker) joinParty(l *leg, ext Extension, flow Flow) {
+func (t *partyTracker) joinParty(l *leg, ext Extension, flow Flow) {
 	for _, p := range l.call.parties {
 		if !p.over && p.flow == flow && p.ext == ext && p.kind == "" {
 			l.party, p.leftAt = p, time.Time{}
@@ -601,7 +562,7 @@ func (l *leg) newParty(ext Extension, flow Flow) *party {
 // CallOf returns the id of the call that has a leg with this Call-ID, "" if there is none,
 // and whether any leg of the call is up.
 func (t *Tracker) CallOf(callID string) (id string, up bool) {
-	c := t.callByCallID[callID]
+	c := t.index.callByCallID[callID]
 	if c == nil {
 		return "", false
 	}
@@ -660,10 +621,8 @@ func (t *Tracker) Next() (time.Time, bool) {
 	if len(t.deadlines) > 0 && (!ok || t.deadlines[0].nextCheck.Before(next)) {
 		next, ok = t.deadlines[0].nextCheck, true
 	}
-	if _, a, some := t.challengedAttempts.GetOldest(); some {
-		if end := a.began.Add(retryWithin); !ok || end.Before(next) {
-			next, ok = end, true
-		}
+	if end, some := t.attempts.nextExpiry(); some && (!ok || end.Before(next)) {
+		next, ok = end, true
 	}
 	return next, ok
 }
@@ -671,22 +630,22 @@ func (t *Tracker) Next() (time.Time, bool) {
 // Advance processes the deadlines that have passed at now, on the clock of [Message.At],
 // and returns the events that they cause.
 func (t *Tracker) Advance(now time.Time) []Event {
-	t.events, t.current = nil, nil
+	t.emitter.events, t.current = nil, nil
 	t.expireDue(now)
-	return t.events
+	return t.emitter.events
 }
 
 // expireDue processes all deadlines that have passed at now: of registrations, challenged
 // attempts and calls.
 func (t *Tracker) expireDue(now time.Time) {
-	t.expireBindings(now)
-	t.expireAttempts(now)
+	t.registrar.expireBindings(now)
+	t.attempts.expire(now)
 	for len(t.deadlines) > 0 && !t.deadlines[0].nextCheck.After(now) {
 		c := t.deadlines[0]
 		t.current = c
-		t.advanceCall(c, now)
+		t.legs.advanceCall(c, now)
 		if len(c.legs) > 0 {
-			t.scheduleCall(c)
+			t.deadlines.schedule(c, t.config.talkLimit())
 			c.nextCheck = c.deadline
 			heap.Fix(&t.deadlines, c.heapIndex)
 		}
@@ -694,20 +653,9 @@ func (t *Tracker) expireDue(now time.Time) {
 	t.current = nil
 }
 
-// expireAttempts removes the challenged INVITEs that were not continued within retryWithin.
-func (t *Tracker) expireAttempts(now time.Time) {
-	for {
-		_, a, ok := t.challengedAttempts.GetOldest()
-		if !ok || now.Sub(a.began) < retryWithin {
-			return
-		}
-		t.challengedAttempts.RemoveOldest()
-	}
-}
-
 // advanceCall processes the deadlines of a call's legs up to now, the earliest first. This
 // may remove legs, and removes the call with its last leg.
-func (t *Tracker) advanceCall(c *call, now time.Time) {
+func (t *legTracker) advanceCall(c *call, now time.Time) {
 	talk := t.config.talkLimit()
 	for !c.deadline.After(now) && len(c.legs) > 0 {
 		var next *leg
@@ -722,14 +670,14 @@ func (t *Tracker) advanceCall(c *call, now time.Time) {
 		if c.lastHeard.Before(c.deadline) {
 			c.lastHeard = c.deadline
 		}
-		t.markChanged(c)
+		t.changes.markChanged(c)
 		t.expireLeg(next, c.lastHeard)
 	}
 }
 
 // removeLeg removes a leg, with its party if no other leg carries it, and with its call if
 // no leg is left.
-func (t *Tracker) removeLeg(l *leg) {
+func (t *legTracker) removeLeg(l *leg) {
 	c := l.call
 	if p := c.talkingParty(); p != nil && p.over {
 		c.lastTalker = p.ext
@@ -741,9 +689,9 @@ func (t *Tracker) removeLeg(l *leg) {
 	c.parties = slices.DeleteFunc(c.parties, func(p *party) bool {
 		return !slices.ContainsFunc(c.legs, func(o *leg) bool { return o.carries(p) })
 	})
-	t.unindexLeg(l)
+	t.numbers.unindexLeg(l)
 	if !slices.ContainsFunc(c.legs, func(o *leg) bool { return o.callID == l.callID }) {
-		t.removeCallID(c, l.callID)
+		t.index.removeCallID(c, l.callID)
 	}
 	if l == c.caller && l.state != over {
 		c.caller = nil // an attempt that was only challenged
@@ -751,16 +699,15 @@ func (t *Tracker) removeLeg(l *leg) {
 	if len(c.legs) > 0 {
 		return
 	}
-	heap.Remove(&t.deadlines, c.heapIndex)
-	t.unindexCall(c)
-	t.recentRefers = slices.DeleteFunc(t.recentRefers, func(r *refer) bool { return r.leg.call == c })
+	heap.Remove(t.deadlines, c.heapIndex)
+	t.index.unindexCall(c)
+	t.refers.removeCall(c)
 }
 
-// scheduleCall sets a call's deadline to the earliest of its legs' deadlines. Most messages
+// schedule sets a call's deadline to the earliest of its legs' deadlines. Most messages
 // postpone a deadline; the heap is then left as it is, and the call is only checked too
 // early.
-func (t *Tracker) scheduleCall(c *call) {
-	talk := t.config.talkLimit()
+func (d *callHeap) schedule(c *call, talk time.Duration) {
 	c.deadline = c.legs[0].stateDeadline(talk)
 	for _, l := range c.legs[1:] {
 		if d := l.stateDeadline(talk); d.Before(c.deadline) {
@@ -769,7 +716,7 @@ func (t *Tracker) scheduleCall(c *call) {
 	}
 	if c.deadline.Before(c.nextCheck) {
 		c.nextCheck = c.deadline
-		heap.Fix(&t.deadlines, c.heapIndex)
+		heap.Fix(d, c.heapIndex)
 	}
 }
 
@@ -871,11 +818,11 @@ func (c *call) viewCall(k *clock) (s Call, live bool) {
 }
 
 // recordingID returns the value of the configured header field for recording ids, or "".
-func (t *Tracker) recordingID(m *Message) string {
-	if t.config.RecID == "" {
+func (c *Config) recordingID(m *Message) string {
+	if c.RecID == "" {
 		return ""
 	}
-	return siptext.Field(m.Head, t.config.RecID)
+	return siptext.Field(m.Head, c.RecID)
 }
 
 // cloneString returns a copy of s: a part of a message would keep the whole message in

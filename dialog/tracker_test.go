@@ -349,7 +349,7 @@ func TestLegsEndAtTheirLimits(t *testing.T) {
 				t.Errorf("%d live calls, want none", n)
 			}
 			tracker.Advance(due.Add(lingerTime - time.Microsecond))
-			if len(tracker.callByCallID) != 1 {
+			if len(tracker.index.callByCallID) != 1 {
 				t.Error("the call was removed before its stragglers can be gone")
 			}
 			tracker.Advance(due.Add(lingerTime))
@@ -358,11 +358,16 @@ func TestLegsEndAtTheirLimits(t *testing.T) {
 	}
 }
 
+// stateLeft returns the number of entries that calls have in a tracker.
+func stateLeft(t *Tracker) int {
+	return len(t.index.callByCallID) + len(t.index.keyHolders) + len(t.numbers.legsByNumber) + len(t.numbers.callersByDialed) + len(*t.refers) + len(t.deadlines)
+}
+
 func wantEmpty(t *testing.T, tracker *Tracker) {
 	t.Helper()
-	if n := len(tracker.callByCallID) + len(tracker.keyHolders) + len(tracker.legsByNumber) + len(tracker.callersByDialed) + len(tracker.recentRefers) + len(tracker.deadlines); n != 0 {
+	if n := stateLeft(tracker); n != 0 {
 		t.Errorf("%d Call-IDs, %d keys, %d + %d numbers, %d REFERs and %d calls are left, want none",
-			len(tracker.callByCallID), len(tracker.keyHolders), len(tracker.legsByNumber), len(tracker.callersByDialed), len(tracker.recentRefers), len(tracker.deadlines))
+			len(tracker.index.callByCallID), len(tracker.index.keyHolders), len(tracker.numbers.legsByNumber), len(tracker.numbers.callersByDialed), len(*tracker.refers), len(tracker.deadlines))
 	}
 	if n := len(tracker.registrar.expiries); n != 0 {
 		t.Errorf("%d registrations are due, want none", n)
@@ -561,16 +566,16 @@ func TestFloodsLeaveNoMemory(t *testing.T) {
 				}
 			}
 			wantEmpty(t, tracker)
-			if tracker.challengedAttempts.Len() > maxAttempts || tracker.pendingTexts.Len() > maxMessages || tracker.directory.aors.Len() > 0 {
-				t.Errorf("%d attempts, %d messages and %d addresses are left", tracker.challengedAttempts.Len(), tracker.pendingTexts.Len(), tracker.directory.aors.Len())
+			if tracker.attempts.challenged.Len() > maxAttempts || tracker.texts.pending.Len() > maxMessages || tracker.directory.aors.Len() > 0 {
+				t.Errorf("%d attempts, %d messages and %d addresses are left", tracker.attempts.challenged.Len(), tracker.texts.pending.Len(), tracker.directory.aors.Len())
 			}
 			for next, ok := tracker.Next(); ok; next, ok = tracker.Next() {
 				if emitted := tracker.Advance(next); len(emitted) > 0 || next.After(start.Add(time.Hour)) {
 					t.Fatalf("at %v got %v, want nothing emitted", next, emitted)
 				}
 			}
-			if tracker.challengedAttempts.Len() > 0 {
-				t.Errorf("%d attempts are left that can no longer be repeated", tracker.challengedAttempts.Len())
+			if tracker.attempts.challenged.Len() > 0 {
+				t.Errorf("%d attempts are left that can no longer be repeated", tracker.attempts.challenged.Len())
 			}
 		})
 	}
@@ -618,11 +623,11 @@ func TestLongWaitKeepsMemoryBounded(t *testing.T) {
 			}
 		}
 	}
-	call := tracker.callByCallID["phone-1"]
+	call := tracker.index.callByCallID["phone-1"]
 	if dials != 500 || len(tracker.deadlines) != 1 {
 		t.Errorf("%d dial-ins in %d calls, want 500 in one", dials, len(tracker.deadlines))
 	}
-	if n := max(len(call.legs), len(call.parties), len(call.callIDs), len(tracker.callByCallID), len(tracker.legsByNumber["102"])); n > 6 {
+	if n := max(len(call.legs), len(call.parties), len(call.callIDs), len(tracker.index.callByCallID), len(tracker.numbers.legsByNumber["102"])); n > 6 {
 		t.Errorf("%d legs, parties or Call-IDs are in memory, want those of the last 32 s", n)
 	}
 }

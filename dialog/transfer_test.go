@@ -56,7 +56,7 @@ func TestTransfersReportedBeforeTheCall(t *testing.T) {
 				rt.Errorf("party %s had a dial and no hangup", id)
 			}
 		}
-		if n := len(tracker.callByCallID) + len(tracker.legsByNumber) + len(tracker.recentRefers) + len(tracker.deadlines); n != 0 {
+		if n := stateLeft(tracker); n != 0 {
 			rt.Errorf("%d entries are left", n)
 		}
 	})

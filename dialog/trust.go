@@ -32,8 +32,8 @@ func (l *leg) matchesPeer(peer netip.AddrPort) bool {
 // followFlow replaces the leg's flow with the one on which a request in its dialog comes,
 // if the leg's extension has registered over that since: a phone over TCP has another
 // connection after each restart of bellhop.
-func (t *Tracker) followFlow(l *leg, m *Message) {
-	if p := l.party; m.Request() && m.Src == Edge && p != nil && !l.matchesPeer(m.From) && l.inDialog(m) && l.sentByPhone(m) && t.limiter.registeredOver(m.From, p.ext.User, m.At) {
+func (t *legTracker) followFlow(l *leg, m *Message) {
+	if p := l.party; m.Request() && m.Src == Edge && p != nil && !l.matchesPeer(m.From) && l.inDialog(m) && l.sentByPhone(m) && t.attempts.registeredOver(m.From, p.ext.User, m.At) {
 		l.peer = m.From
 	}
 }
@@ -111,17 +111,17 @@ func (l *leg) requestTrusted(m *Message, vouched bool) bool {
 }
 
 // holdRequest keeps the request m until it is accepted. Of several only the last is kept.
-func (t *Tracker) holdRequest(l *leg, m *Message) {
+func (t *legTracker) holdRequest(l *leg, m *Message) {
 	k := &unverifiedRequest{branch: cloneString(m.Branch), sentAt: m.At, eventSeq: l.call.seq}
 	switch m.Method {
 	case "BYE":
-		k.q850, k.rec = readReason(m.Head).q850, cloneString(t.recordingID(m))
+		k.q850, k.rec = readReason(m.Head).q850, cloneString(t.config.recordingID(m))
 	case "INVITE", "UPDATE":
 		if l.sentByPhone(m) {
 			k.offer = readDirection(m)
 		}
 	case "REFER":
-		k.refer = t.readRefer(l, m)
+		k.refer = t.transfers.readRefer(l, m)
 	default:
 		return
 	}
@@ -133,7 +133,7 @@ func (t *Tracker) holdRequest(l *leg, m *Message) {
 // another request of the session, ends the dialog if its other end has sent it; the 481 of
 // a PBX that is a proxy is ignored. Methods that a PBX also accepts outside of a dialog are
 // ignored.
-func (t *Tracker) observeAcceptance(l *leg, m *Message) {
+func (t *legTracker) observeAcceptance(l *leg, m *Message) {
 	switch m.Method {
 	case "MESSAGE", "OPTIONS", "SUBSCRIBE", "NOTIFY":
 		return
@@ -163,13 +163,13 @@ func (t *Tracker) observeAcceptance(l *leg, m *Message) {
 		}
 		if l.state == talking {
 			l.refreshSession(m)
-			t.emitHold(l, k.offer, m.At)
+			t.parties.emitHold(l, k.offer, m.At)
 		}
 	case "REFER":
 		if r := k.refer; r != nil && l.state == talking && l.party != nil && !l.party.over {
 			r.sentAt, r.accepted = m.At, true
-			t.addRefer(l, r)
-			t.referToService(r, m.At)
+			t.transfers.addRefer(l, r)
+			t.transfers.referToService(r, m.At)
 		}
 	}
 }
@@ -177,7 +177,7 @@ func (t *Tracker) observeAcceptance(l *leg, m *Message) {
 // observeByeResponse applies the response m to a BYE. The BYE has ended the leg already,
 // unless it was not believed or not observed. It counts from the time it was sent, if the
 // call has emitted no event since.
-func (t *Tracker) observeByeResponse(l *leg, m *Message) {
+func (t *legTracker) observeByeResponse(l *leg, m *Message) {
 	if !l.call.fromAcceptor(m) {
 		return
 	}
@@ -219,23 +219,4 @@ func (c *call) admitsInvite(m *Message) bool {
 		}
 	}
 	return false
-}
-
-// findDialog returns the leg whose dialog has that Call-ID and both tags, in either order;
-// nil: none.
-func (t *Tracker) findDialog(callID, tag, other string) *leg {
-	c := t.callByCallID[callID]
-	if c == nil || tag == "" || other == "" {
-		return nil
-	}
-	for _, l := range c.legs {
-		if l.callID != callID || l.state == over {
-			continue
-		}
-		switch unknown := l.transactionLost && l.toTag == ""; { // unknown: the leg was restored from the event log alone
-		case l.fromTag == tag && (l.hasDialog(other) || unknown), l.fromTag == other && (l.hasDialog(tag) || unknown):
-			return l
-		}
-	}
-	return nil
 }

@@ -145,7 +145,7 @@ func TestByeCountsFromItsRequest(t *testing.T) {
 	tracker.Observe(bye)
 	other := legToPhone("101", "103", "pbx-9")
 	other.at = l.later(time.Second).at
-	if emitted := tracker.Observe(other.invite("Session-ID: x\r\n")); len(emitted) != 1 || emitted[0].Call != tracker.callByCallID[l.callID].id {
+	if emitted := tracker.Observe(other.invite("Session-ID: x\r\n")); len(emitted) != 1 || emitted[0].Call != tracker.index.callByCallID[l.callID].id {
 		t.Fatalf("got %v, want a dial-in of the same call", emitted)
 	}
 	emitted := tracker.Observe(responseTo(bye, 200, 2*time.Second))
@@ -203,7 +203,7 @@ func TestForgedRequestsInDialog(t *testing.T) {
 			m := requestInDialog(l.later(time.Second), tt.method, true, strangerAddr, 2, "z9hG4bK-x")
 			m.Body = held
 			m.Head += "Refer-To: <sip:103@pbx.example>\r\n"
-			if emitted := tracker.Observe(m); len(emitted) > 0 || len(tracker.recentRefers) > 0 {
+			if emitted := tracker.Observe(m); len(emitted) > 0 || len(*tracker.refers) > 0 {
 				t.Errorf("counted at once: %v", emitted)
 			}
 			r := responseTo(m, tt.status, time.Second)
@@ -212,13 +212,13 @@ func TestForgedRequestsInDialog(t *testing.T) {
 			if len(emitted) != len(tt.want) || len(emitted) > 0 && emitted[0].Type != tt.want[0] {
 				t.Errorf("got %v, want %v", emitted, tt.want)
 			}
-			if accepted := tt.method == "REFER" && tt.status == 202; accepted != (len(tracker.recentRefers) == 1) {
-				t.Errorf("%d REFERs may be followed", len(tracker.recentRefers))
+			if accepted := tt.method == "REFER" && tt.status == 202; accepted != (len(*tracker.refers) == 1) {
+				t.Errorf("%d REFERs may be followed", len(*tracker.refers))
 			}
 			if len(tt.want) > 0 && tt.want[0] == Hangup {
 				return
 			}
-			if next := tracker.callByCallID[l.callID].legs[0].stateDeadline(4 * time.Hour); tt.status != 200 && !next.Equal(start.Add(1800*time.Second+lingerTime)) {
+			if next := tracker.index.callByCallID[l.callID].legs[0].stateDeadline(4 * time.Hour); tt.status != 200 && !next.Equal(start.Add(1800*time.Second+lingerTime)) {
 				t.Errorf("the session lasts until %v", next)
 			}
 			// Requests of the phone itself count: its new registration made this flow its own.
@@ -276,7 +276,7 @@ func TestStrangersInviteJoinsNoCall(t *testing.T) {
 					t.Errorf("tag %s, answered %v: %s emitted %v", tag, answered, m.Method, emitted)
 				}
 			}
-			c := tracker.callByCallID[l.callID]
+			c := tracker.index.callByCallID[l.callID]
 			if c == nil || len(c.legs) != 1 || c.legs[0].canceled || c.legs[0].state == over || c.legs[0].branch != l.branch {
 				t.Errorf("tag %s, answered %v: the call is not as it was", tag, answered)
 			}
@@ -302,7 +302,7 @@ func TestReplacesNeedsBothTags(t *testing.T) {
 		tracker.Observe(l.invite())
 		tracker.Observe(l.response(180))
 		tracker.Observe(legFromPhone("103", "102", "phone-3").invite("Replaces: " + value + "\r\n"))
-		if got := tracker.callByCallID["phone-3"] == tracker.callByCallID["a@phone"]; got != want {
+		if got := tracker.index.callByCallID["phone-3"] == tracker.index.callByCallID["a@phone"]; got != want {
 			t.Errorf("%s: joined %v, want %v", value, got, want)
 		}
 	}
@@ -334,7 +334,7 @@ func TestReferredPhoneJoinsItsCall(t *testing.T) {
 			l := legFromPhone("102", tt.dialed, "phone-2")
 			l.peer = tt.peer
 			tracker.Observe(l.invite("Referred-By: <sip:101@pbx.example>\r\n"))
-			if got := tracker.callByCallID["phone-2"] == tracker.callByCallID[out.callID]; got != tt.want {
+			if got := tracker.index.callByCallID["phone-2"] == tracker.index.callByCallID[out.callID]; got != tt.want {
 				t.Errorf("joined %v, want %v", got, tt.want)
 			}
 		})
@@ -356,7 +356,7 @@ func TestStrangerTakesNoCallKey(t *testing.T) {
 			legFromTrunk("5550001", "103", "trunk-1").invite(header + "\r\n"),
 		} {
 			tracker.Observe(m)
-			joined := tracker.callByCallID[m.CallID] == tracker.callByCallID["phone-1"]
+			joined := tracker.index.callByCallID[m.CallID] == tracker.index.callByCallID["phone-1"]
 			if want := i != 1; joined != want {
 				t.Errorf("%s of %s: joined %v, want %v", header, m.CallID, joined, want)
 			}

@@ -128,7 +128,7 @@ func TestRefusedAttemptsAreLimited(t *testing.T) {
 // TestLimiterAllowsAfterClockSetBack checks that a clock which is set back does not block a
 // source.
 func TestLimiterAllowsAfterClockSetBack(t *testing.T) {
-	g := newAttemptLimiter()
+	g := newAttempts()
 	source := strangerAddr.Addr()
 	for range attemptBurst {
 		if !g.takeToken(source, start) {

@@ -163,7 +163,7 @@ func TestMailboxesAreBounded(t *testing.T) {
 		m.AOR = fmt.Sprint(i, "@pbx.example")
 		tracker.Observe(m)
 	}
-	if n := tracker.mailboxes.Len(); n != maxMailboxes {
+	if n := tracker.mailboxes.boxes.Len(); n != maxMailboxes {
 		t.Errorf("%d mailboxes, want %d", n, maxMailboxes)
 	}
 }

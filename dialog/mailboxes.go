@@ -44,14 +44,21 @@ type mailbox struct {
 	emittedAt   time.Time // time of the last event
 }
 
-func newPhoneNotifies() *simplelru.LRU[notifyKey, struct{}] {
-	notifies, _ := simplelru.NewLRU[notifyKey, struct{}](maxPhoneNotifies, nil) // fails only without a size
-	return notifies
+// mailboxes follows the voice messages of extensions.
+type mailboxes struct {
+	boxes         *simplelru.LRU[mailboxKey, *mailbox]
+	phoneNotifies *simplelru.LRU[notifyKey, struct{}] // NOTIFYs that phones have sent
+
+	config    *Config
+	emitter   *emitter
+	directory *directory
 }
 
-func newMailboxes() *simplelru.LRU[mailboxKey, *mailbox] {
-	mailboxes, _ := simplelru.NewLRU[mailboxKey, *mailbox](maxMailboxes, nil) // fails only without a size
-	return mailboxes
+func newMailboxes(c *Config, e *emitter, d *directory) *mailboxes {
+	b := &mailboxes{config: c, emitter: e, directory: d}
+	b.boxes, _ = simplelru.NewLRU[mailboxKey, *mailbox](maxMailboxes, nil) // fails only without a size
+	b.phoneNotifies, _ = simplelru.NewLRU[notifyKey, struct{}](maxPhoneNotifies, nil)
+	return b
 }
 
 // observeSummary processes the NOTIFYs of message-summary (RFC 3842) that the PBX sends to
@@ -64,13 +71,13 @@ func newMailboxes() *simplelru.LRU[mailboxKey, *mailbox] {
 // node. The event's ids are therefore derived from data that all of them receive: the
 // mailbox, its counts, the Message-ID if there is one, and the minute. The event is a call
 // of its own.
-func (t *Tracker) observeSummary(m *Message) {
+func (b *mailboxes) observeSummary(m *Message) {
 	if m.Body == "" {
 		return
 	}
 	if m.Src == Edge {
 		if messageSummaryEvent(siptext.Field(m.Head, "Event")) {
-			t.phoneNotifies.Add(notifyKey{cloneString(m.CallID), cloneString(m.FromTag), m.CSeq}, struct{}{})
+			b.phoneNotifies.Add(notifyKey{cloneString(m.CallID), cloneString(m.FromTag), m.CSeq}, struct{}{})
 		}
 		return
 	}
@@ -86,11 +93,11 @@ func (t *Tracker) observeSummary(m *Message) {
 			from = value
 		case siptext.SameName(name, "To"):
 			to = value
-		case t.config.RecID != "" && siptext.SameName(name, t.config.RecID):
+		case b.config.RecID != "" && siptext.SameName(name, b.config.RecID):
 			rec = value
 		}
 	}
-	if !messageSummaryEvent(event) || t.phoneNotifies.Contains(notifyKey{m.CallID, m.FromTag, m.CSeq}) {
+	if !messageSummaryEvent(event) || b.phoneNotifies.Contains(notifyKey{m.CallID, m.FromTag, m.CSeq}) {
 		return
 	}
 	first, described := cutBlock(m.Body)
@@ -99,11 +106,11 @@ func (t *Tracker) observeSummary(m *Message) {
 		return
 	}
 	to = siptext.ParseNameAddr(to).URI
-	ext, ok := t.directory.calledExtension(m, cmp.Or(s.account, to))
+	ext, ok := b.directory.calledExtension(m, cmp.Or(s.account, to))
 	if !ok {
-		ext, ok = t.directory.extensionAt(parseURI(to), m.At)
+		ext, ok = b.directory.extensionAt(parseURI(to), m.At)
 	}
-	if !ok || !t.directory.isPhone(ext) {
+	if !ok || !b.directory.isPhone(ext) {
 		return
 	}
 	if s.account == "" && m.ToTag != "" {
@@ -113,10 +120,10 @@ func (t *Tracker) observeSummary(m *Message) {
 	if key.account == ext.User {
 		key.account = ""
 	}
-	box, known := t.mailboxes.Get(key)
+	box, known := b.boxes.Get(key)
 	if !known {
 		key = mailboxKey{Extension{cloneString(ext.User), cloneString(ext.Domain)}, cloneString(key.account)}
-		t.mailboxes.Add(key, &mailbox{newMessages: s.newMessages})
+		b.boxes.Add(key, &mailbox{newMessages: s.newMessages})
 		return
 	}
 	more := s.newMessages > box.newMessages
@@ -124,14 +131,14 @@ func (t *Tracker) observeSummary(m *Message) {
 	if !more {
 		return
 	}
-	v := readVoiceMessage(described, t.config.RecID)
+	v := readVoiceMessage(described, b.config.RecID)
 	news := deriveID("voicemail", ext.User, ext.Domain, key.account,
 		strconv.FormatUint(s.newMessages, 10), strconv.FormatUint(s.oldMessages, 10), v.messageID)
 	if box.lastCounts == news && m.At.Sub(box.emittedAt).Abs() < repeatWindow {
 		return
 	}
 	box.lastCounts, box.emittedAt = news, m.At
-	t.emitVoicemail(ext, &v, cmp.Or(v.rec, rec), deriveID(news, strconv.FormatInt(t.clock.wallTime(m.At).Unix()/60, 10)), m.At)
+	b.emitVoicemail(ext, &v, cmp.Or(v.rec, rec), deriveID(news, strconv.FormatInt(b.emitter.wallTime(m.At).Unix()/60, 10)), m.At)
 }
 
 // messageSummaryEvent reports whether an Event header field names the package of
@@ -142,14 +149,12 @@ func messageSummaryEvent(event string) bool {
 }
 
 // emitVoicemail emits that an extension has a new voice message.
-func (t *Tracker) emitVoicemail(ext Extension, v *voiceMessage, rec, call string, at time.Time) {
+func (b *mailboxes) emitVoicemail(ext Extension, v *voiceMessage, rec, call string, at time.Time) {
 	f := inviteFacts{callerNum: v.num, callerName: v.name, recID: rec}
 	f.cloneStrings(&ext.User, &ext.Domain)
-	e := Event{
+	e := b.emitter.emit(at, &Event{
 		Call:            call,
 		Seq:             1,
-		At:              t.clock.wallTime(at),
-		Observed:        at,
 		Type:            Voicemail,
 		Party:           deriveID(call, string(In), ext.User, ext.Domain),
 		Extension:       ext,
@@ -160,12 +165,11 @@ func (t *Tracker) emitVoicemail(ext Extension, v *voiceMessage, rec, call string
 		CalledExtension: &ext,
 		Duration:        v.length,
 		RecID:           f.recID,
-	}
+	})
 	e.ID = deriveID(e.Party, string(Voicemail))
-	if t.directory.kindOf(f.callerNum, at) != "" {
+	if b.directory.kindOf(f.callerNum, at) != "" {
 		e.CallerExtension = &Extension{User: f.callerNum}
 	}
-	t.events = append(t.events, e)
 }
 
 // A messageSummary is the first block of a message-summary's body.

@@ -1,0 +1,312 @@
+package dialog
+
+import (
+	"slices"
+	"time"
+)
+
+// A numberMatcher finds the call of an INVITE by numbers and times.
+type numberMatcher struct {
+	legsByNumber    legIndex       // live legs by the tails of the numbers at their phones, and by the keys of elimination.go
+	callersByDialed legIndex       // live legs of callers by the tail of the dialed number
+	recentCallers   []recentCaller // legs whose caller dialed within promptGap, oldest first
+	redirectedLegs  []*leg         // legs that were refused with 3xx in the last seconds, oldest first
+
+	directory *directory
+	refers    *recentRefers
+}
+
+func newNumberMatcher(d *directory, r *recentRefers) *numberMatcher {
+	return &numberMatcher{legsByNumber: make(legIndex), callersByDialed: make(legIndex), directory: d, refers: r}
+}
+
+// progressWindow is the time after the last message of a call in which its next leg may
+// begin, if only numbers and the time match.
+const progressWindow = 10 * time.Second
+
+// matchNumbers looks for the one call whose caller is shown in the INVITE, and waits for
+// the PBX. The caller may have dialed another number than the INVITE goes to: that of a
+// group, of a queue, or one that is forwarded. A caller who dialed somebody else's phone
+// ranks last. Two calls of equal rank are ambiguous.
+//
+// Towards a trunk a PBX often shows a number of its own instead of the caller's. Then the
+// call is the one in which the trunk's number was dialed, or the diverting number, or a
+// number in the Contact of a 302, or a number that the PBX has shown to the phone that it
+// called first. If no number matches, matchByElimination decides.
+func (s *numberMatcher) matchNumbers(i *inviteMatch) (v match) {
+	if i.Src != PBX {
+		return match{}
+	}
+	best := noRank
+	var rival *call // another call of the same caller, for which the PBX may be about to call somebody
+	weigh := func(l *leg, f rank) {
+		if f == rankCaller && l.awaitsNextLeg(i) {
+			rival = l.call
+		}
+		switch {
+		case f < best || f == noRank || l.call == v.call && f == best:
+		case f > best:
+			best, v = f, match{l.call, possible}
+			if f >= rankSettledCaller && l.dialedTarget(i) {
+				v.confidence = likely
+			}
+		default:
+			v = match{nil, ambiguous}
+		}
+	}
+	for n, number := range i.links.numbers {
+		if !identifiesCaller(number) || slices.Contains(i.links.numbers[:n], number) {
+			continue
+		}
+		for _, l := range s.legsByNumber[numberTail(number)] {
+			weigh(l, s.rankLeg(l, i, number))
+		}
+	}
+	if i.Trunk != "" && s.directory.kindOf(i.links.numbers[fromField], i.At) == "" {
+		for _, dialed := range []string{i.target, i.diversion} {
+			for _, l := range s.callersByDialed[numberTail(dialed)] {
+				switch {
+				case dialed == "" || !s.awaitsPBX(l, i.At):
+				case l.calledUser == dialed:
+					weigh(l, rankDialed)
+				case len(l.calledUser) >= similarDigits && len(dialed) >= similarDigits:
+					weigh(l, rankDialedSimilar)
+				}
+			}
+		}
+	}
+	if l, f := s.findRedirect(nil, i.target, i.At); l != nil {
+		weigh(l, f)
+	}
+	if shown := i.links.numbers[fromField]; shown == i.target || s.directory.kindOf(shown, i.At) == "" {
+		for _, l := range s.legsByNumber[numberTail(i.target)] {
+			if l.phoneNumber != i.target && similarNumbers(l.callerNum, i.target) && s.awaitsSecondParty(l, i.At) && s.showsUniquely(l) {
+				weigh(l, rankCallee) // the PBX now calls the number that it showed as the caller
+			}
+		}
+	}
+	switch {
+	case best == rankDialer && rival != nil && rival != v.call:
+		return match{nil, ambiguous}
+	case v.confidence == "":
+		i.eliminated = true
+		return s.matchByElimination(i)
+	}
+	return v
+}
+
+// similarNumbers reports whether two numbers are equal, or end in the same digits.
+func similarNumbers(a, b string) bool {
+	return a == b || len(a) >= similarDigits && len(b) >= similarDigits && numberTail(a) == numberTail(b)
+}
+
+// rank orders the legs that an INVITE may belong to: the highest one wins.
+type rank int
+
+const (
+	noRank             rank = iota
+	rankCallee              // a phone that was called before, and is to be connected with somebody else
+	rankDialedSimilar       // a similar number was dialed: the PBX removes a prefix, or adds one
+	rankDialed              // the number was dialed
+	rankSettledSimilar      // as rankSimilarCaller, but the dialed number is that of another phone
+	rankSimilarCaller       // the caller's number is similar
+	rankDialerSimilar       // as rankSimilarCaller, and the INVITE goes to the dialed target, which does not ring yet
+	rankSettledCaller       // as rankCaller, but the dialed number is that of another phone
+	rankCaller              // the caller's number is equal
+	rankDialer              // as rankCaller, and the INVITE goes to the dialed target, which does not ring yet
+)
+
+// rankLeg returns how well an INVITE that shows a number matches a leg.
+func (s *numberMatcher) rankLeg(l *leg, i *inviteMatch, number string) rank {
+	same := l.hasNumber(number)
+	switch {
+	case l.origin == PBX && l.phoneNumber == i.target:
+		if number == i.target && l.mayForkCallback(i) {
+			return rankCallee
+		}
+		return noRank // a phone is not connected with itself
+	case l.origin == PBX && l.phoneNumber != number:
+		if s.awaitsSecondParty(l, i.At) && s.showsSameNumber(l, i, number) {
+			return rankCallee
+		}
+		return noRank
+	case !same && (len(l.phoneNumber) < similarDigits || len(number) < similarDigits || numberTail(l.phoneNumber) != numberTail(number)), !s.awaitsPBX(l, i.At):
+		return noRank
+	case l.origin == PBX:
+		return rankCallee
+	}
+	dials := l.state != talking && l.dialedTarget(i) && !l.ambiguous && !l.call.ringsTarget(i.target)
+	switch settled := !l.dialedTarget(i) && (l.dialedPhoneRings() || s.directory.registered(l.calledExt.User, i.At)); {
+	case same && dials:
+		return rankDialer
+	case dials:
+		return rankDialerSimilar
+	case same && settled:
+		return rankSettledCaller
+	case same:
+		return rankCaller
+	case settled:
+		return rankSettledSimilar
+	}
+	return rankSimilarCaller
+}
+
+// dialedTarget reports whether the leg's caller dialed the target of the INVITE.
+func (l *leg) dialedTarget(i *inviteMatch) bool {
+	return l.calledUser == i.target || i.toExtension && l.calledExt.User == i.target
+}
+
+// hasNumber reports whether the person at the leg's phone is known by a number.
+func (l *leg) hasNumber(number string) bool {
+	return l.phoneNumber == number || slices.Contains(l.otherNumbers, number)
+}
+
+// awaitsSecondParty reports whether the PBX has called the phone of leg l first, and is
+// about to call the number that it shows there: the phone has answered within
+// progressWindow, the call has no caller, and no other leg of it is answered.
+func (s *numberMatcher) awaitsSecondParty(l *leg, now time.Time) bool {
+	return l.origin == PBX && l.call.caller == nil && l.state == talking && now.Sub(l.answered) <= progressWindow && !l.call.otherLegTalks(l)
+}
+
+// showsSameNumber reports whether the number in the INVITE is the one that the PBX shows on
+// leg l and in no other call that it began, and the phone of l has just answered. Asterisk
+// sends the second INVITE 2 to 5 ms after the answer, 43 ms on a machine with a load of 5
+// (December 2026). Many calls may show a number of the company, so the time for such a
+// number is shorter.
+func (s *numberMatcher) showsSameNumber(l *leg, i *inviteMatch, number string) bool {
+	gap := promptGap
+	if s.directory.kindOf(number, i.At) == "" {
+		gap = forkGap
+	}
+	return l.callerNum == number && i.At.Sub(l.answered) <= gap && s.showsUniquely(l)
+}
+
+// showsUniquely reports whether no other call that the PBX began shows the same caller's
+// number as leg l.
+func (s *numberMatcher) showsUniquely(l *leg) bool {
+	return !slices.ContainsFunc(s.legsByNumber[numberTail(l.callerNum)], func(o *leg) bool {
+		return o.call != l.call && o.origin == PBX && o.callerNum == l.callerNum && o.call.caller == nil
+	})
+}
+
+// dialedPhoneRings reports whether a phone of the extension that a caller dialed rings, or
+// is about to.
+func (l *leg) dialedPhoneRings() bool {
+	for _, o := range l.call.legs {
+		if o.origin == PBX && (o.state == calling || o.state == ringing) && o.party != nil && o.party.ext.User == l.calledExt.User {
+			return true
+		}
+	}
+	return false
+}
+
+// awaitsPBX reports whether the person at a leg's phone waits for the PBX to connect it:
+//
+//   - It calls, is not answered yet, and the call had a message within progressWindow.
+//   - It is alone in the call: it waits in a queue, hears an IVR, or the other end
+//     has left.
+//   - It was referred within progressWindow.
+//   - It waits in a queue, and the first agent has answered within forkGap: the queue
+//     may still call other agents.
+//   - It was transferred to a queue, and no agent has answered yet: the phone that
+//     transferred it may still be in the call.
+func (s *numberMatcher) awaitsPBX(l *leg, now time.Time) bool {
+	c := l.call
+	switch l.state {
+	case calling, ringing:
+		return l.origin == Edge && now.Sub(c.lastHeard) <= progressWindow
+	case talking:
+		waits := l.service != nil && (now.Sub(c.bridgedSince) <= forkGap || !l.service.over && c.bridgedSince.IsZero() && !c.wasBridged)
+		return !c.otherLegTalks(l) || waits || s.refers.last(c, now) != nil
+	}
+	return false
+}
+
+// otherLegTalks reports whether a leg other than l is answered.
+func (c *call) otherLegTalks(l *leg) bool {
+	for _, o := range c.legs {
+		if o != l && o.state == talking {
+			return true
+		}
+	}
+	return false
+}
+
+// similarDigits is the number of last digits that similar numbers share.
+const similarDigits = 6
+
+// numberTail returns the last digits of a number, which similar numbers share.
+func numberTail(number string) string { return number[max(0, len(number)-similarDigits):] }
+
+// identifiesCaller reports whether a number is present and not anonymous.
+func identifiesCaller(number string) bool { return number != "" && !isAnonymousUser(number) }
+
+// identifyingNumber returns s if it identifies a caller, else "".
+func identifyingNumber(s string) string {
+	if identifiesCaller(s) {
+		return s
+	}
+	return ""
+}
+
+// indexLeg adds a leg to the index under the number at its phone, its other numbers, and
+// the number that its caller dialed.
+func (s *numberMatcher) indexLeg(l *leg, number string) {
+	if identifiesCaller(number) {
+		l.phoneNumber = number
+		s.legsByNumber.add(numberTail(number), l)
+	}
+	for _, a := range l.otherNumbers {
+		s.legsByNumber.add(indexKey(a), l)
+	}
+	if l.origin == Edge {
+		s.callersByDialed.add(numberTail(l.calledUser), l)
+	}
+}
+
+// unindexLeg removes a leg from the index.
+func (s *numberMatcher) unindexLeg(l *leg) {
+	s.legsByNumber.remove(numberTail(l.phoneNumber), l)
+	for _, a := range l.otherNumbers {
+		s.legsByNumber.remove(indexKey(a), l)
+	}
+	if l.origin == Edge {
+		s.callersByDialed.remove(numberTail(l.calledUser), l)
+	}
+}
+
+// indexLegBy adds a leg to the index under a further number or index key. It retains the
+// string.
+func (s *numberMatcher) indexLegBy(l *leg, number string) {
+	if !identifiesCaller(number) || l.hasNumber(number) || l.state == over {
+		return
+	}
+	l.otherNumbers = append(l.otherNumbers, number)
+	s.legsByNumber.add(indexKey(number), l)
+}
+
+// indexKey returns the key in legsByNumber for one of a leg's other numbers: its tail, or
+// an index key as it is.
+func indexKey(number string) string {
+	switch number {
+	case indexHidden, indexOpen, indexCallback:
+		return number
+	}
+	return numberTail(number)
+}
+
+// A legIndex finds legs by the tail of a number.
+type legIndex map[string][]*leg
+
+func (by legIndex) add(number string, l *leg) { by[number] = append(by[number], l) }
+
+func (by legIndex) remove(number string, l *leg) {
+	n := slices.Index(by[number], l)
+	switch {
+	case n < 0:
+	case len(by[number]) == 1:
+		delete(by, number)
+	default:
+		by[number] = slices.Delete(by[number], n, n+1)
+	}
+}
