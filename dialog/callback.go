@@ -75,25 +75,36 @@ func (t *partyTracker) giveUpCallback(l *leg) {
 	}
 }
 
-// removeParty removes a party without events from its call.
-func (c *call) removeParty(p *party) {
-	c.parties = slices.DeleteFunc(c.parties, func(o *party) bool { return o == p })
-}
-
 // silentUntil returns when a silent callback is given up, if leg l is answered.
 func (l *leg) silentUntil() time.Time { return l.answered.Add(progressWindow) }
 
-// partyCalledFor returns the party that the PBX has called on behalf of the extension of leg
-// l, before it called that extension itself on leg l and showed its own number there. nil:
-// none.
-func (t *partyTracker) partyCalledFor(l *leg) *party {
-	if l.party == nil || !t.directory.isShownAs(l.party.ext.User, l.callerNum) {
-		return nil
-	}
-	for _, o := range l.call.legs {
-		if o.origin == PBX && o.party != nil && o.party != l.party && o.party.flow == In {
-			return o.party
-		}
-	}
-	return nil
+// addCallback gives the leg on which the PBX calls an extension back, showing the
+// extension's own number, an outgoing party. Its dial-out follows once the called number is
+// known.
+func (t *partyTracker) addCallback(l *leg, ext Extension) {
+	l.party = l.newParty(ext, Out)
+	l.call.callback = l.party
 }
+
+// dialCallback emits the dial-out of an extension that the PBX has called back, when the
+// PBX calls the wanted number on leg l: ext, or a number outside. The Request-URI of an
+// extension's leg is its phone's contact, which is no number.
+func (t *partyTracker) dialCallback(l *leg, ext Extension) {
+	p := l.call.callback
+	if p == nil || p.dialed || p.over || p.firstLeg == l {
+		return
+	}
+	up := l.call.callbackLeg()
+	if up == nil {
+		return
+	}
+	p.firstLeg = up // of several phones, the one that answered
+	p.dialedNumber, p.dialedE164 = l.calledUser, l.calledE164
+	if ext.User != "" {
+		p.dialedNumber, p.dialedE164 = ext.User, ""
+	}
+	t.emitDial(p, DialOut, l.began)
+}
+
+// isCallbackLeg reports whether the PBX calls an extension back on leg l.
+func (c *call) isCallbackLeg(l *leg) bool { return c.callback != nil && l.party == c.callback }

@@ -2,7 +2,6 @@ package dialog
 
 import (
 	"net/netip"
-	"strconv"
 	"strings"
 
 	"bellhop/dialog/siptext"
@@ -138,76 +137,4 @@ func (l *sdpLevel) hasNullAddress(session *sdpLevel) bool {
 	}
 	a, err := netip.ParseAddr(address)
 	return err == nil && a.Unmap().IsUnspecified()
-}
-
-// noteOffer notes the offer in the re-INVITE or UPDATE m. A re-INVITE may leave the offer
-// to the response (RFC 3261 §14.1).
-func (l *leg) noteOffer(m *Message) {
-	way := readDirection(m)
-	delayed := way == directionUnknown && m.Method == "INVITE"
-	if !l.sentByPhone(m) {
-		l.phoneOfferCSeq = 0
-		if delayed {
-			l.phoneOfferCSeq = m.CSeq
-		}
-		return
-	}
-	l.offer, l.offerSeq, l.pbxOfferCSeq, l.muted = way, m.CSeq, 0, false
-	if delayed {
-		l.pbxOfferCSeq = m.CSeq
-	}
-}
-
-// observeOfferResponse applies a response other than a refusal to a re-INVITE or UPDATE.
-// The 2xx to the phone's offer makes it valid. The phone may also offer in its own 2xx, and
-// the PBX in one that the phone answers later.
-func (t *legTracker) observeOfferResponse(l *leg, m *Message) {
-	switch done := m.Status/100 == 2; {
-	case l.sentByPhone(m) && l.pbxOfferCSeq == m.CSeq:
-		if way, silent := readMedia(m); way != directionUnknown {
-			l.muted = silent
-		}
-		if done && l.offer != directionUnknown { // the phone has answered the offer in its PRACK
-			l.pbxOfferCSeq = 0
-			t.parties.emitHold(l, l.offer, m.At)
-			l.offer = directionUnknown
-		}
-	case l.sentByPhone(m) && done && l.offerSeq == m.CSeq:
-		t.parties.emitHold(l, l.offer, m.At)
-		l.offer = directionUnknown
-	case done && !l.sentByPhone(m) && m.Src == Edge && l.phoneOfferCSeq == m.CSeq && m.Method == "INVITE":
-		l.phoneOfferCSeq = 0
-		t.parties.emitHold(l, readDirection(m), m.At)
-	}
-}
-
-// observeOfferAnswer applies an ACK or PRACK, in which the phone may answer an offer of the
-// PBX (RFC 3261 §13.2.1, RFC 3262 §5). Where the PBX sends no voice, a phone that asks
-// for none holds nobody.
-func (t *legTracker) observeOfferAnswer(l *leg, m *Message) {
-	if l.state != talking || l.pbxOfferCSeq == 0 || !l.sentByPhone(m) {
-		return
-	}
-	way := readDirection(m)
-	if way == directionHeld && l.muted {
-		way = directionUnknown
-	}
-	switch {
-	case m.Method == "ACK" && m.CSeq == l.pbxOfferCSeq:
-		l.pbxOfferCSeq = 0
-		t.parties.emitHold(l, way, m.At)
-	case m.Method == "PRACK" && acknowledgedCSeq(m) == l.pbxOfferCSeq:
-		l.offer = way
-	}
-}
-
-// acknowledgedCSeq returns the CSeq of the INVITE whose provisional response a PRACK
-// acknowledges (RFC 3262 §7.2); 0: none.
-func acknowledgedCSeq(m *Message) uint32 {
-	words := strings.Fields(siptext.Field(m.Head, "RAck"))
-	if len(words) != 3 || words[2] != "INVITE" {
-		return 0
-	}
-	n, _ := strconv.ParseUint(words[1], 10, 32)
-	return uint32(n)
 }

@@ -43,37 +43,6 @@ func (s *numberMatcher) forwardingExtension(c *call, i *inviteMatch, f *inviteFa
 	return ext, false
 }
 
-// addCallback gives the leg on which the PBX calls an extension back, showing the
-// extension's own number, an outgoing party. Its dial-out follows once the called number is
-// known.
-func (t *partyTracker) addCallback(l *leg, ext Extension) {
-	l.party = l.newParty(ext, Out)
-	l.call.callback = l.party
-}
-
-// dialCallback emits the dial-out of an extension that the PBX has called back, when the
-// PBX calls the wanted number on leg l: ext, or a number outside. The Request-URI of an
-// extension's leg is its phone's contact, which is no number.
-func (t *partyTracker) dialCallback(l *leg, ext Extension) {
-	p := l.call.callback
-	if p == nil || p.dialed || p.over || p.firstLeg == l {
-		return
-	}
-	up := l.call.callbackLeg()
-	if up == nil {
-		return
-	}
-	p.firstLeg = up // of several phones, the one that answered
-	p.dialedNumber, p.dialedE164 = l.calledUser, l.calledE164
-	if ext.User != "" {
-		p.dialedNumber, p.dialedE164 = ext.User, ""
-	}
-	t.emitDial(p, DialOut, l.began)
-}
-
-// isCallbackLeg reports whether the PBX calls an extension back on leg l.
-func (c *call) isCallbackLeg(l *leg) bool { return c.callback != nil && l.party == c.callback }
-
 // findDistributor returns the queue or IVR on whose behalf the PBX has called a party; nil:
 // none.
 func (p *party) findDistributor() *Extension {

@@ -148,16 +148,3 @@ func (c *call) serviceCalls(l *leg) bool {
 	}
 	return false
 }
-
-// leaveService notes that a phone has left its calls by the REFER r. As an agent it no
-// longer counts as talking with the service's caller, from when r was sent.
-func (t *partyTracker) leaveService(r *refer) {
-	for _, l := range append(t.index.replacedBy(r), r.leg) {
-		l.hasReferred = true
-		if l.origin == PBX {
-			l.notAgent = true
-			l.call.stopBridge(r.sentAt)
-		}
-		t.changes.markChanged(l.call) // it may be another call than the REFER's
-	}
-}

@@ -48,12 +48,6 @@ func (t *Tracker) OldestChange() (time.Time, bool) {
 	return t.changes.oldest()
 }
 
-// unfinished reports whether a call may still emit events, such as the hangup of a party
-// whose last leg was just refused.
-func (c *call) unfinished() bool {
-	return c.live() || slices.ContainsFunc(c.parties, func(p *party) bool { return p.dialed && !p.over })
-}
-
 // encodeSnapshot returns the snapshot of a call. refers are the REFERs that a new leg may
 // follow; offset is how far the wall clock is ahead.
 func (c *call) encodeSnapshot(refers []*refer, offset time.Duration) []byte {
@@ -630,15 +624,4 @@ func (c *call) legOfDialog(id LegID, accepts func(*leg) bool) *leg {
 		}
 	}
 	return nil
-}
-
-// copyFrom copies the fields that all events of a party share from another of its events.
-func (e *Event) copyFrom(o *Event) {
-	e.CallerNum, e.CallerName, e.CallerExtension, e.CallerE164 = o.CallerNum, o.CallerName, o.CallerExtension, o.CallerE164
-	e.CalledNumber, e.CalledExtension, e.CalledDID, e.CalledE164 = o.CalledNumber, o.CalledExtension, o.CalledDID, o.CalledE164
-	e.CallAPIID, e.ClientAPIID, e.CallBackID, e.Tag = o.CallAPIID, o.ClientAPIID, o.CallBackID, o.Tag
-	e.Diversion, e.Verstat, e.Headers, e.ANI = o.Diversion, o.Verstat, o.Headers, o.ANI
-	e.Correlation, e.Transferred = o.Correlation, o.Transferred
-	e.CallerNumRaw, e.CalledNumberRaw, e.Privacy = o.CallerNumRaw, o.CalledNumberRaw, o.Privacy
-	e.Distributor = o.Distributor
 }

@@ -220,16 +220,6 @@ func (c *call) callerLeft(callee *leg) bool {
 	return l.state == over && l.endedBy == ByCaller && !l.ended.After(callee.canceledAt)
 }
 
-// noteHandedOn notes that the REFER r connects the other end of its call with the phone's
-// other call, which r names by Replaces.
-func (t *partyTracker) noteHandedOn(r *refer) {
-	c := t.index.callByCallID[r.replaces]
-	if c == nil || r.replaces == "" || c == r.leg.call {
-		return
-	}
-	r.leg.call.handedOnTo = r.replaces
-}
-
 // noteCallerGone notes that the phone of leg l has hung up: nobody waits any longer for a
 // callee that rings in another call which was handed on to that phone.
 func (t *legTracker) noteCallerGone(l *leg) {

@@ -1,99 +1,11 @@
 package dialog
 
 import (
+	"bellhop/dialog/siptext"
 	"strconv"
 	"strings"
 	"time"
-
-	"bellhop/dialog/siptext"
 )
-
-// sentByPhone reports whether the phone, or the carrier, at the edge end of the leg began
-// m's transaction.
-func (l *leg) sentByPhone(m *Message) bool {
-	tag := l.fromTag
-	if l.origin == PBX {
-		tag = l.toTag
-	}
-	return m.Origin() == Edge && m.FromTag == tag
-}
-
-// observeReinvite applies a re-INVITE or UPDATE, or its response, to a leg.
-func (t *legTracker) observeReinvite(l *leg, m *Message) {
-	if m.Src == PBX && (m.Request() || m.Status/100 == 2) {
-		t.noteConnected(l, m)
-	}
-	switch {
-	case l.state != talking && (l.state != ringing || m.Method != "UPDATE"):
-	case m.Request():
-		l.noteOffer(m)
-	case m.Status < 300:
-		if m.Status >= 200 && l.state == talking {
-			l.refreshSession(m)
-		}
-		t.observeOfferResponse(l, m)
-	}
-}
-
-// emitHold emits that the extension at a leg's phone put the other end on hold, or resumed.
-// Before the answer, and while the PBX calls the extension back, it only keeps the
-// direction, which then counts at the answer.
-func (t *partyTracker) emitHold(l *leg, to mediaDirection, at time.Time) {
-	p := l.party
-	if to == directionUnknown {
-		return
-	}
-	if l.state == ringing || p != nil && p.answered.IsZero() {
-		l.earlyDirection = to
-		return
-	}
-	if p == nil || p.over || l.trunk || p.holding == (to == directionHeld) {
-		return
-	}
-	p.holding = to == directionHeld
-	typ := Resume
-	if p.holding {
-		typ = Hold
-	}
-	t.emitEvent(p, typ, at).Status = Answered
-}
-
-// noteConnected notes the number that the PBX now connects a called extension with (RFC
-// 3325, RFC 5876).
-func (t *legTracker) noteConnected(l *leg, m *Message) {
-	p := l.party
-	if p == nil || p.over || p.flow != In || !t.config.IgnorePrivacy && asksPrivacy(siptext.Field(m.Head, "Privacy")) {
-		return
-	}
-	_, u := assertedIdentity(m.Head)
-	party := siptext.First(siptext.Field(m.Head, "Remote-Party-ID"))
-	if !t.config.IgnorePrivacy && partyAsksPrivacy(party) {
-		return
-	}
-	if u == "" {
-		u = siptext.ParseNameAddr(party).URI
-	}
-	switch remote := parseURI(u); {
-	case remote.user == p.remoteNumber || remote.user == "" || isAnonymous(remote):
-	case remote.user == p.firstLeg.callerNum:
-		p.remoteNumber = ""
-	default:
-		p.remoteNumber = cloneString(remote.user)
-	}
-}
-
-// minSession is the shortest session interval (RFC 4028 §4).
-const minSession = 90 * time.Second
-
-// refreshSession sets when a session expires, from the 2xx to an INVITE or UPDATE: never
-// without Session-Expires (RFC 4028 §7.2).
-func (l *leg) refreshSession(m *Message) {
-	l.expires = time.Time{}
-	value, _, _ := strings.Cut(siptext.Field(m.Head, "Session-Expires"), ";")
-	if n, err := strconv.ParseUint(strings.TrimSpace(value), 10, 31); err == nil {
-		l.expires = m.At.Add(max(minSession, time.Duration(n)*time.Second) + lingerTime)
-	}
-}
 
 // A refer is a REFER that an extension's phone has sent within its call to transfer the
 // other end to somebody else (RFC 3515).
@@ -203,24 +115,6 @@ func (t *transferTracker) addRefer(l *leg, r *refer) {
 	t.refers.add(r)
 }
 
-// replacesOfURI returns the dialog in the Replaces header of a URI (RFC 3891 §3).
-func replacesOfURI(headers string) (callID, toTag, fromTag string) {
-	for h := range strings.SplitSeq(headers, "&") {
-		if name, value, _ := strings.Cut(h, "="); siptext.SameName(name, "Replaces") {
-			return readReplaces(siptext.Unescape(value))
-		}
-	}
-	return "", "", ""
-}
-
-// readReplaces parses a Replaces header field (RFC 3891 §6.1).
-func readReplaces(value string) (callID, toTag, fromTag string) {
-	callID, params, _ := strings.Cut(value, ";")
-	toTag, _ = siptext.Param(params, "to-tag")
-	fromTag, _ = siptext.Param(params, "from-tag")
-	return strings.TrimSpace(callID), toTag, fromTag
-}
-
 // observeReferNotify applies a NOTIFY to a leg. It may report the outcome of a REFER: the
 // status line of the new call's response (RFC 3515 §2.4.5).
 func (t *transferTracker) observeReferNotify(l *leg, m *Message) {
@@ -300,6 +194,17 @@ func (t *transferTracker) failEarlyRefers(l *leg, m *Message) {
 	}
 }
 
+// settleRefer applies the outcome of an open REFER. If it failed after the phone had sent
+// another REFER, no event is emitted: the phone itself has given it up.
+func (t *transferTracker) settleRefer(r *refer, at time.Time, code int, phrase string) {
+	if r != r.leg.lastRefer && code >= 300 {
+		r.leg.dropRefer(r)
+		t.refers.remove(r)
+		return
+	}
+	t.parties.emitTransfer(r, at, code, phrase, "")
+}
+
 // emitTransfer emits the outcome of a REFER, once. If the code is 0 the response is not
 // known, and status is used. If the party of its sender stayed open for the outcome,
 // emitTransfer ends it.
@@ -342,4 +247,45 @@ func (t *partyTracker) emitTransfer(r *refer, at time.Time, code int, phrase str
 	default:
 		e.Status = status
 	}
+}
+
+// replacesOfURI returns the dialog in the Replaces header of a URI (RFC 3891 §3).
+func replacesOfURI(headers string) (callID, toTag, fromTag string) {
+	for h := range strings.SplitSeq(headers, "&") {
+		if name, value, _ := strings.Cut(h, "="); siptext.SameName(name, "Replaces") {
+			return readReplaces(siptext.Unescape(value))
+		}
+	}
+	return "", "", ""
+}
+
+// readReplaces parses a Replaces header field (RFC 3891 §6.1).
+func readReplaces(value string) (callID, toTag, fromTag string) {
+	callID, params, _ := strings.Cut(value, ";")
+	toTag, _ = siptext.Param(params, "to-tag")
+	fromTag, _ = siptext.Param(params, "from-tag")
+	return strings.TrimSpace(callID), toTag, fromTag
+}
+
+// leaveService notes that a phone has left its calls by the REFER r. As an agent it no
+// longer counts as talking with the service's caller, from when r was sent.
+func (t *partyTracker) leaveService(r *refer) {
+	for _, l := range append(t.index.replacedBy(r), r.leg) {
+		l.hasReferred = true
+		if l.origin == PBX {
+			l.notAgent = true
+			l.call.stopBridge(r.sentAt)
+		}
+		t.changes.markChanged(l.call) // it may be another call than the REFER's
+	}
+}
+
+// noteHandedOn notes that the REFER r connects the other end of its call with the phone's
+// other call, which r names by Replaces.
+func (t *partyTracker) noteHandedOn(r *refer) {
+	c := t.index.callByCallID[r.replaces]
+	if c == nil || r.replaces == "" || c == r.leg.call {
+		return
+	}
+	r.leg.call.handedOnTo = r.replaces
 }

@@ -1,0 +1,261 @@
+package dialog
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// A leg moves through these states. It goes back to calling only if it is challenged:
+//
+//	calling ──1xx──▶ ringing ──2xx──▶ talking ──BYE──▶ over
+//	  │  ▲              │                │               ▲
+//	  │  │              │                └──481 in the───┤
+//	  │  │              │                   dialog       │
+//	  ├──│──2xx─────────┼───────▶ talking                │
+//	  ├──│──────────────┴──3xx‥6xx───────────────────────┤
+//	  401,407,422,…                                      │
+//	  ▼  │                                               │
+//	challenged ──the INVITE again, as it is asked for    │
+//	  └──30 s pass────────────────────────────────────▶──┘
+//
+// Every state but over also changes to over when its limit passes. A CANCEL changes no
+// state: the 487 that it asks for ends the leg, and a 2xx may still win the race (RFC 3261
+// §9.1). The same holds for a BYE in an early dialog (§15).
+type state uint8
+
+func (s state) String() string {
+	return [...]string{"calling", "ringing", "challenged", "talking", "over"}[s]
+}
+
+const (
+	calling    state = iota // INVITE forwarded, no response above 100 yet
+	ringing                 // 101‥199 received
+	challenged              // 401, 407 or another final response received that asks for another INVITE
+	talking                 // answered
+	over                    // ended; stays in memory for the other legs of its party, and to recognize stragglers
+)
+
+const (
+	t1         = 500 * time.Millisecond
+	lingerTime = 64 * t1         // no straggler is older: Timer H, RFC 3261 §17.2.1
+	timerC     = 3 * time.Minute // bellhop cancels a ringing leg no sooner, RFC 3261 §16.6
+
+	// ringLimit is how long a leg may ring without another message: bellhop's Timer C, the
+	// CANCEL that bellhop then sends, and the wait for the 487.
+	ringLimit = timerC + lingerTime + 28*time.Second
+
+	// dialOutDelay is the time after a 100 without another response at which an attempt
+	// counts as a call: a PBX refuses or challenges an INVITE faster.
+	dialOutDelay = 500 * time.Millisecond
+
+	// hangupGap is the time that a PBX which ends a call by itself takes between its BYEs
+	// to the two ends: Asterisk waits for the response to its re-INVITE in between.
+	hangupGap = 5 * time.Second
+
+	// forkGap is the time that a PBX takes to send INVITEs to all phones of an extension,
+	// one after the other. Until then the refusal of one phone does not end the party.
+	forkGap = 20 * time.Millisecond
+
+	// maxLegs is the number of legs that one call has at a time, maxCalls the number of
+	// calls. INVITEs beyond that are forwarded, but not followed.
+	maxLegs  = 256
+	maxCalls = 1 << 17
+)
+
+// A leg is one INVITE dialog, or the attempt at one, on one side of the PBX.
+type leg struct {
+	call    *call
+	party   *party // of the extension at its phone; nil: it has none
+	service *party // party of the queue, IVR or conference that the caller reached; nil: none
+	origin  Side   // side that sent the INVITE
+	trunk   bool
+	state   state
+
+	callID, fromTag string
+	toTag           string // To tag of the dialog, from the first response that has one; after a 2xx: that of the 2xx
+	branch          string // of the INVITE, as last repeated
+	partySeed       string // branch and CSeq of the first INVITE, from which the id of the leg's party is derived
+	cseq            uint32
+
+	began     time.Time // first INVITE
+	rang      time.Time // first 18x
+	lastHeard time.Time // last INVITE or provisional response
+	dialAt    time.Time // when the dial-out is emitted if no other response comes; zero: not scheduled
+	answered  time.Time
+	ended     time.Time
+
+	expires        time.Time      // when the session expires unless it is refreshed (RFC 4028); zero: never
+	offer          mediaDirection // direction in the phone's re-INVITE or UPDATE that awaits its 2xx
+	offerSeq       uint32         // CSeq of that request
+	earlyDirection mediaDirection // direction that was agreed before the answer
+	lastRefer      *refer         // last REFER whose outcome is not known yet; nil: none
+	earlierRefers  []*refer       // earlier REFERs without a known outcome, oldest first
+	hasReferred    bool           // its phone has transferred the other end with a REFER
+
+	refersSent int // number of REFERs that its phone has sent
+
+	pbxOfferCSeq   uint32 // CSeq of the phone's re-INVITE that leaves the offer to the PBX; 0: none
+	phoneOfferCSeq uint32 // CSeq of the PBX's re-INVITE that leaves the offer to the phone; 0: none
+	muted          bool   // the PBX sends no voice in its offer
+
+	forks []fork      // further dialogs that its INVITE has created
+	loss  *dialogLoss // suspected end of its dialog; nil: none
+
+	peer       netip.AddrPort     // address of the edge side's flow; invalid: restored from a snapshot of an older version
+	uacSeq     uint32             // CSeq of the last request in the dialog by the sender of the INVITE; 0: the INVITE's
+	uasSeq     uint32             // CSeq of the last request by the other end, plus one; 0: there was none
+	unverified *unverifiedRequest // last request in the dialog that counts only once it is accepted; nil: none
+
+	triedByPBX      bool // the PBX has answered the INVITE, as last repeated, with 100
+	transactionLost bool // by a restart: no response to the INVITE will come
+	canceled        bool // by a CANCEL, or a BYE of the early dialog
+	canceledAt      time.Time
+	cancelReason    reason   // Reason of the CANCEL
+	pickedUp        bool     // another phone picked the call up when the leg was canceled
+	byeTag          string   // To tag of the BYE that came before the 2xx
+	endedBy         HangupBy // who ended the leg
+	refusal         outcome  // outcome of the attempt, while challenged
+
+	inviteFacts
+	calledExt     Extension // extension that the dialed number is, or leads to
+	notAgent      bool      // the callee on this leg was not called by the caller's queue or IVR: its talk does not count as bridged
+	otherCaller   bool      // the PBX shows another extension as the caller than the call's caller
+	referredTo    string    // number in the REFER that caused the leg; "": none did
+	correlation   string    // method:confidence by which it was joined; "": it began the call
+	phoneNumber   string    // number under which it is in legsByNumber; "": it is not
+	otherNumbers  []string  // further numbers, and index keys, under which it is there
+	ambiguous     bool      // a leg to its dialed target was joined to no call, because several callers fit
+	callerGoneAt  time.Time // when the phone hung up that had been handed on to this callee; zero: it has not
+	redirectUsers string    // users of the Contacts in the 3xx that refused it, one per line; "": none
+}
+
+// stateDeadline returns when the leg's state ends by itself, or an event is due in it. talk
+// is the limit of an answered leg.
+func (l *leg) stateDeadline(talk time.Duration) time.Time {
+	switch l.state {
+	case calling, ringing:
+		if d := l.lastHeard.Add(ringLimit); l.dialAt.IsZero() || d.Before(l.dialAt) {
+			return d
+		}
+		return l.dialAt
+	case over:
+		if p := l.party; p != nil && !p.leftAt.IsZero() && !p.over {
+			if p.takenRefer != nil {
+				return p.leftAt.Add(followGap)
+			}
+			return p.firstLeg.began.Add(forkGap)
+		}
+		return l.ended.Add(lingerTime)
+	case challenged:
+		return l.ended.Add(retryWithin)
+	case talking:
+		d := l.answered.Add(talk)
+		if l.call.callbackSilent(l) {
+			d = l.silentUntil()
+		}
+		if !l.expires.IsZero() && l.expires.Before(d) {
+			d = l.expires
+		}
+		if l.loss != nil && l.loss.at.Add(lingerTime).Before(d) {
+			d = l.loss.at.Add(lingerTime)
+		}
+		return d
+	}
+	panic("dialog: invalid leg state") // unreachable: all states are above
+}
+
+// credentialsRefused reports whether m refuses the credentials of an INVITE: a 403 from the
+// PBX without a 100 before it, which is FreeSWITCH's answer to a wrong password.
+func (l *leg) credentialsRefused(m *Message) bool {
+	return m.Status == 403 && !m.Own && l.origin == Edge && l.credentials && l.state == calling && !l.triedByPBX
+}
+
+// observeCancel notes that the sender of the INVITE canceled the leg.
+func (l *leg) observeCancel(m *Message) {
+	if l.canceled || l.state != calling && l.state != ringing {
+		return
+	}
+	l.canceled, l.canceledAt = true, m.At
+	l.cancelReason = readReason(m.Head)
+}
+
+// inDialog reports whether m belongs to the leg's dialog: its tags and side match in one of
+// the two directions. A request that goes directly from one edge peer to another, as with a
+// PBX that does not record-route, belongs to the legs of both.
+func (l *leg) inDialog(m *Message) bool {
+	near, far := l.fromTag, l.toTag
+	if l.transactionLost && l.state < talking { // the To tag of the answer is not known
+		return m.FromTag == near || m.ToTag == near
+	}
+	side := m.Origin()
+	direct := m.Src == m.Dst
+	if m.FromTag == near && m.ToTag == far && (side == l.origin || direct) {
+		return true
+	}
+	return m.FromTag == far && m.ToTag == near && (side != l.origin || direct)
+}
+
+// learnTransaction sets the INVITE transaction of a leg that was restored from the event
+// log alone, when its INVITE is repeated or canceled by its sender. Final responses other
+// than 2xx are ignored: a lost transaction gets no response, so they answer a re-INVITE.
+func (l *leg) learnTransaction(m *Message) {
+	if l.branch == "" && l.transactionLost && l.state < talking && m.Status < 300 && (!m.Request() || m.trusted() || l.matchesHost(m.From)) {
+		l.branch, l.cseq = cloneString(m.Branch), m.CSeq
+	}
+}
+
+// hangupBy returns who hung up, for the BYE m or its response: the end of the leg that sent
+// the BYE. If the PBX sent it, the PBX itself hung up if the other end still talks, if the
+// PBX has just hung up on that end too, or if it gives a cause of its own.
+func (l *leg) hangupBy(m *Message) HangupBy {
+	if m.Origin() == PBX {
+		r := readReason(m.Head)
+		if r.endedByPBX() || r.failed() && !l.otherEndLeftBefore(m.At) {
+			return BySystem
+		}
+		var last *leg // last answered leg that has not transferred the other end
+		for _, o := range l.oppositeLegs() {
+			switch {
+			case o.state == talking:
+				return BySystem
+			case !o.answered.IsZero() && !o.hasReferred && (last == nil || o.ended.After(last.ended)):
+				last = o
+			}
+		}
+		if last != nil && last.endedBy == BySystem && m.At.Sub(last.ended) <= hangupGap {
+			return BySystem
+		}
+	}
+	if m.FromTag == l.fromTag {
+		return ByCaller
+	}
+	return ByCallee
+}
+
+// otherEndLeftBefore reports whether the other end of the leg hung up, or refused, within
+// T1 before: the PBX then passes on that end's cause. An end that left after a REFER gave
+// no cause.
+func (l *leg) otherEndLeftBefore(at time.Time) bool {
+	return slices.ContainsFunc(l.oppositeLegs(), func(o *leg) bool {
+		return o.state == over && o.endedBy != BySystem && !o.hasReferred && at.Sub(o.ended) <= t1
+	})
+}
+
+// oppositeLegs returns the legs on the other side of the PBX: those with the same Call-ID,
+// if there are any; else the callees' legs, or the leg of the call's caller.
+func (l *leg) oppositeLegs() (legs []*leg) {
+	c := l.call
+	alike := false
+	for _, o := range c.legs {
+		same := o.callID == l.callID
+		if o.origin == l.origin || alike && !same || !same && o.origin == Edge && o != c.caller {
+			continue
+		}
+		if same && !alike {
+			legs, alike = nil, true
+		}
+		legs = append(legs, o)
+	}
+	return legs
+}
