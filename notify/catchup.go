@@ -1,12 +1,13 @@
 package notify
 
 import (
-	"bellhop/notify/eventlog"
-	"bellhop/notify/stream"
 	"context"
 	"fmt"
 	"slices"
 	"time"
+
+	"bellhop/notify/eventlog"
+	"bellhop/notify/stream"
 )
 
 // pageSize is how many positions of the log a page has at most.

@@ -12,13 +12,13 @@ import (
 	"strings"
 	"sync"
 	"time"
-	"unicode/utf8"
 
 	"github.com/klauspost/compress/s2"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"bellhop/dialog"
+	"bellhop/notify/jsontext"
 	"bellhop/notify/stream"
 	"bellhop/notify/subscription"
 )
@@ -152,54 +152,54 @@ var redactedHeaders = map[string]bool{
 
 // appendRecord appends the JSON of an [attemptRecord].
 func (a *attempt) appendRecord(dst []byte) []byte {
-	w := objectWriter{append(dst, '{')}
-	writeRaw(&w, "event", a.id)
-	w.writeNumber("seq", int64(a.seq))
-	writeRaw(&w, "type", string(a.kind))
+	w := &jsontext.Object{B: append(dst, '{')}
+	jsontext.WriteText(w, "event", a.id)
+	w.WriteNumber("seq", int64(a.seq))
+	jsontext.WriteText(w, "type", string(a.kind))
 	if e := a.sentEvent; e != nil {
-		writeRaw(&w, "call", e.Call)
-		writeRaw(&w, "extension", dialog.Clean(e.Extension.String(), maxText))
+		jsontext.WriteText(w, "call", e.Call)
+		jsontext.WriteText(w, "extension", dialog.Clean(e.Extension.String(), maxText))
 	}
-	w.writeNumber("said", a.plannedAttempt.at.UnixMicro())
-	w.writeNonZero("number", int64(a.number))
-	w.writeNumber("at", a.startedAt.UnixMicro())
-	w.writeNonZero("took", a.took.Microseconds())
-	w.writeNonZero("status", int64(a.status))
+	w.WriteNumber("said", a.plannedAttempt.at.UnixMicro())
+	w.WriteNonZero("number", int64(a.number))
+	w.WriteNumber("at", a.startedAt.UnixMicro())
+	w.WriteNonZero("took", a.took.Microseconds())
+	w.WriteNonZero("status", int64(a.status))
 	if a.detail != "" && a.outcomeWord != Delivered {
-		writeRaw(&w, "error", dialog.Clean(a.detail, 500))
+		jsontext.WriteText(w, "error", dialog.Clean(a.detail, 500))
 	}
-	writeRaw(&w, "outcome", a.outcomeWord)
+	jsontext.WriteText(w, "outcome", a.outcomeWord)
 	if !a.nextAt.IsZero() {
-		w.writeNumber("next", a.nextAt.UnixMicro())
+		w.WriteNumber("next", a.nextAt.UnixMicro())
 	}
-	w.writeTrue("by_hand", a.manual)
+	w.WriteTrue("by_hand", a.manual)
 	if a.sentTo != nil {
-		a.appendRequest(&w)
+		a.appendRequest(w)
 	}
 	if a.status != 0 {
-		a.appendResponse(&w)
+		a.appendResponse(w)
 	}
 	if onAnswer, onHangup := a.urls.asText(); a.urls != nil {
-		writeRaw(&w, "on_answer", onAnswer)
-		writeRaw(&w, "on_hangup", onHangup)
+		jsontext.WriteText(w, "on_answer", onAnswer)
+		jsontext.WriteText(w, "on_hangup", onHangup)
 	}
-	return append(w.b, '}')
+	return append(w.B, '}')
 }
 
 // appendRequest writes the JSON of a Request, without secrets.
-func (a *attempt) appendRequest(w *objectWriter) {
-	w.writeKey("request")
-	w.b = append(w.b, '{')
-	writeRaw(w, "method", a.sub.Method)
+func (a *attempt) appendRequest(w *jsontext.Object) {
+	w.WriteKey("request")
+	w.B = append(w.B, '{')
+	jsontext.WriteText(w, "method", a.sub.Method)
 	if a.namedURL != nil {
-		writeRaw(w, "url", maskURL(a.sentTo))
+		jsontext.WriteText(w, "url", maskURL(a.sentTo))
 	} else if a.sub.Method == http.MethodGet || subscription.IsTemplate(a.sub.URL) {
-		writeRaw(w, "url", a.sentTo.String())
+		jsontext.WriteText(w, "url", a.sentTo.String())
 	} else {
-		writeRaw(w, "url", a.sub.URL)
+		jsontext.WriteText(w, "url", a.sub.URL)
 	}
-	w.writeKey("header")
-	w.b = append(w.b, '{')
+	w.WriteKey("header")
+	w.B = append(w.B, '{')
 	for name, values := range a.header {
 		if len(values) == 0 {
 			continue
@@ -208,19 +208,19 @@ func (a *attempt) appendRequest(w *objectWriter) {
 		if _, isOwn := a.sub.Headers[name]; isOwn || redactedHeaders[name] {
 			value = redacted
 		}
-		writeRaw(w, name, value)
+		jsontext.WriteText(w, name, value)
 	}
-	w.b = append(w.b, '}')
+	w.B = append(w.B, '}')
 	if len(a.payload) > 0 {
-		writeRaw(w, "body", a.payload)
+		jsontext.WriteText(w, "body", a.payload)
 	}
-	w.b = append(w.b, '}')
+	w.B = append(w.B, '}')
 }
 
 // appendResponse writes the JSON of an Answer.
-func (a *attempt) appendResponse(w *objectWriter) {
-	w.writeKey("answer")
-	w.b = append(w.b, '{')
+func (a *attempt) appendResponse(w *jsontext.Object) {
+	w.WriteKey("answer")
+	w.B = append(w.B, '{')
 	opened := false
 	for _, name := range recordedResponseHeaders {
 		values := a.responseHeader[name]
@@ -229,61 +229,23 @@ func (a *attempt) appendResponse(w *objectWriter) {
 		}
 		if !opened {
 			opened = true
-			w.writeKey("header")
-			w.b = append(w.b, '{')
+			w.WriteKey("header")
+			w.B = append(w.B, '{')
 		}
-		writeRaw(w, name, dialog.Clean(values[0], maxText))
+		jsontext.WriteText(w, name, dialog.Clean(values[0], maxText))
 	}
 	if opened {
-		w.b = append(w.b, '}')
+		w.B = append(w.B, '}')
 	}
 	switch {
 	case len(a.responseBody) == 0:
 	case a.sub.FollowsURLs() && isNewCall(a.kind):
-		writeRaw(w, "body", maskResponse(a.responseBody))
+		jsontext.WriteText(w, "body", maskResponse(a.responseBody))
 	default:
-		writeRaw(w, "body", a.responseBody)
+		jsontext.WriteText(w, "body", a.responseBody)
 	}
-	w.writeTrue("cut", a.truncated)
-	w.b = append(w.b, '}')
-}
-
-// plainInJSON marks the bytes that need no escape in a JSON string.
-var plainInJSON = func() (is [256]bool) {
-	for c := ' '; c < utf8.RuneSelf; c++ {
-		is[c] = c != '"' && c != '\\'
-	}
-	return is
-}()
-
-// writeRaw writes a string member without escapes for HTML. Invalid UTF-8 becomes U+FFFD.
-func writeRaw[T string | []byte](w *objectWriter, k string, s T) {
-	const hex = "0123456789abcdef"
-	w.writeKey(k)
-	b := append(w.b, '"')
-	from := 0 // s is written up to here
-	for i := 0; i < len(s); {
-		c := s[i]
-		switch {
-		case plainInJSON[c]:
-			i++
-			continue
-		case c >= utf8.RuneSelf:
-			r, size := utf8.DecodeRuneInString(string(s[i:min(i+utf8.UTFMax, len(s))]))
-			if r != utf8.RuneError || size > 1 {
-				i += size
-				continue
-			}
-			b = append(append(b, s[from:i]...), "\ufffd"...)
-		case c < ' ':
-			b = append(append(b, s[from:i]...), '\\', 'u', '0', '0', hex[c>>4], hex[c&0xf])
-		default:
-			b = append(append(b, s[from:i]...), '\\', c)
-		}
-		i++
-		from = i
-	}
-	w.b = append(append(b, s[from:]...), '"')
+	w.WriteTrue("cut", a.truncated)
+	w.B = append(w.B, '}')
 }
 
 const (

@@ -675,19 +675,3 @@ func TestRecordBufferIsBounded(t *testing.T) {
 		t.Errorf("the first record of a batch of %d is %d", len(batch), batch[0].seq)
 	}
 }
-
-// For any text, writeRaw writes JSON that decodes to the same text.
-func TestWriteRawIsJSON(t *testing.T) {
-	for _, s := range []string{"", "plain", `"\/`, "\x00\x1f\x7f", "<&>", "ü€😀\u2028", "\xff", "a\xc3", "\xe2\x82", "\xed\xa0\x80", "ok\xf0\x9f\x98"} {
-		w := objectWriter{[]byte{'{'}}
-		writeRaw(&w, "s", s)
-		writeRaw(&w, "b", []byte(s))
-		var got struct{ S, B string }
-		if err := json.Unmarshal(append(w.b, '}'), &got); err != nil {
-			t.Errorf("%q: %v in %s", s, err, w.b)
-		}
-		if want := string([]rune(s)); got.S != want || got.B != want {
-			t.Errorf("%q is read as %q and %q", s, got.S, got.B)
-		}
-	}
-}

@@ -293,7 +293,7 @@ func (n *Notifier) encodeBatch(msgs []*nats.Msg, batch []*dialog.Event) []*nats.
 // nil if encoding panics.
 func (n *Notifier) encodeEvent(m *nats.Msg, e *dialog.Event) (encoded *dialog.Event) {
 	defer n.recoverPanic("encode event")
-	body := appendEvent(m.Data[:0], e)
+	body := eventlog.AppendEvent(m.Data[:0], e)
 	if bytes.Contains(body, []byte(`\ufffd`)) {
 		// Invalid UTF-8 becomes U+FFFD in the log: the event is delivered so from the start.
 		e = &dialog.Event{Observed: e.Observed}

@@ -6,11 +6,11 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/yosida95/uritemplate/v3"
 
 	"bellhop/dialog"
+	"bellhop/notify/jsontext"
 )
 
 // maxText limits the characters of a text of a SIP message that callbacks carry.
@@ -345,7 +345,7 @@ func (f *fieldWriter) writeName(s string) {
 		if last := f.b[len(f.b)-1]; last != '{' {
 			f.b = append(f.b, ',')
 		}
-		f.b = append(appendJSON(f.b, s), ':')
+		f.b = append(jsontext.AppendHTML(f.b, s), ':')
 		return
 	}
 	if len(f.b) > 0 {
@@ -365,7 +365,7 @@ func (f *fieldWriter) writeText(name, s string) {
 	}
 	f.writeName(name)
 	if f.json {
-		f.b = appendJSON(f.b, s)
+		f.b = jsontext.AppendHTML(f.b, s)
 	} else {
 		f.b = appendForm(f.b, s)
 	}
@@ -466,35 +466,4 @@ func appendForm(b []byte, s string) []byte {
 		}
 	}
 	return append(b, s...)
-}
-
-// plainInHTML marks the bytes that need no escape in a JSON string within HTML.
-var plainInHTML = func() (is [256]bool) {
-	for c := range byte(0x7f) {
-		is[c] = c >= ' ' && !strings.ContainsRune(`"\<>&`, rune(c))
-	}
-	return is
-}()
-
-// appendJSON appends valid UTF-8 as a JSON string that is also safe within HTML.
-func appendJSON(b []byte, s string) []byte {
-	const hex = "0123456789abcdef"
-	plain := 0 // the plain prefix is most of s, and usually all of it
-	for plain < len(s) && plainInHTML[s[plain]] {
-		plain++
-	}
-	b = append(append(b, '"'), s[:plain]...)
-	for _, r := range s[plain:] {
-		switch {
-		case r == '"' || r == '\\':
-			b = append(b, '\\', byte(r))
-		case r < ' ' || r == '<' || r == '>' || r == '&' || r == 0x7f:
-			b = append(b, '\\', 'u', '0', '0', hex[r>>4], hex[r&0xf])
-		case r == '\u2028' || r == '\u2029':
-			b = append(b, '\\', 'u', '2', '0', '2', hex[r&0xf])
-		default:
-			b = utf8.AppendRune(b, r)
-		}
-	}
-	return append(b, '"')
 }

@@ -1,4 +1,4 @@
-package notify
+package eventlog
 
 import (
 	"encoding/json"
@@ -10,7 +10,7 @@ import (
 )
 
 // The log has exactly the bytes that encoding/json writes: for an empty event, a complete
-// event, and each field alone. A new field of the event must be added to appendEvent.
+// event, and each field alone. A new field of the event must be added to AppendEvent.
 func TestAppendEvent(t *testing.T) {
 	check := func(name string, e dialog.Event) {
 		t.Helper()
@@ -18,7 +18,7 @@ func TestAppendEvent(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := appendEvent(nil, &e); string(got) != string(want) {
+		if got := AppendEvent(nil, &e); string(got) != string(want) {
 			t.Errorf("%s:\ngot  %s\nwant %s", name, got, want)
 		}
 	}
