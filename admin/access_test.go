@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"bellhop/admin/access"
 	"bellhop/dialog"
 )
 
@@ -81,13 +81,12 @@ var rules = map[string]string{
 }
 
 // routePermissions returns the permissions of the routes of all muxes, by pattern.
-func (s *Server) routePermissions() map[string]permission {
-	all := make(map[string]permission)
+func (s *Server) routePermissions() map[string]access.Permission {
+	all := make(map[string]access.Permission)
 	for _, rs := range s.muxes {
-		maps.Copy(all, rs.permissions)
+		maps.Copy(all, rs.Permissions)
 	}
-	delete(all, "/") // TestMetricsRefuseBoundTokens
-	for pattern := range s.pages.permissions {
+	for pattern := range s.pages.Permissions {
 		delete(all, pattern) // TestPermissionsOfEveryPage
 	}
 	return all
@@ -115,7 +114,7 @@ func TestPermissionsOfEveryRoute(t *testing.T) {
 	rights := r.server.routePermissions()
 	for pattern, asks := range rights {
 		_, known := rules[pattern]
-		if known == slices.Contains(opened, pattern) || (asks == permitAll) == known {
+		if known == slices.Contains(opened, pattern) || (asks == access.PermitAll) == known {
 			t.Errorf("%s: this test does not know whom it is for", pattern)
 		}
 	}
@@ -155,7 +154,7 @@ func TestPermissionsOfEveryRoute(t *testing.T) {
 			return resp.StatusCode, out
 		}
 		for _, id := range ids {
-			for _, nobody := range []*rig{r.as(""), r.as("wrong"), r.as(tokenPrefix + "wrong"), revoked} {
+			for _, nobody := range []*rig{r.as(""), r.as("wrong"), r.as(access.TokenPrefix + "wrong"), revoked} {
 				if status, _ := ask(nobody, id); status != 401 {
 					t.Errorf("%s %s with the token %q: %d, want 401", pattern, id, nobody.token, status)
 				}
@@ -184,76 +183,6 @@ func TestPermissionsOfEveryRoute(t *testing.T) {
 	}
 	if subs, _ := r.ids("/v1/subscriptions"); len(subs) != 3 {
 		t.Errorf("there are %d subscriptions, want all three", len(subs))
-	}
-}
-
-func TestEveryRouteHasAPermission(t *testing.T) {
-	rs := new(Server).newMux(writeProblem)
-	defer func() {
-		if recover() == nil {
-			t.Error("a route was added that says nothing")
-		}
-	}()
-	rs.HandleFunc("GET /v1/new", func(http.ResponseWriter, *http.Request) {})
-}
-
-func TestScopesPermitRoutes(t *testing.T) {
-	var nobody *access
-	for _, tt := range []struct {
-		who                                 *access
-		read, write, readAll, administer, x bool
-	}{
-		{nobody, false, false, false, false, false},
-		{&access{}, false, false, false, false, false},
-		{&access{scope: "root"}, false, false, false, false, false},
-		{&access{scope: Read}, true, false, true, false, false},
-		{&access{scope: Write}, true, true, true, false, false},
-		{&access{scope: Admin}, true, true, true, true, true},
-		{&access{scope: Read, extensions: []string{"101"}}, true, false, false, false, false},
-		{&access{scope: Write, extensions: []string{"101"}}, true, true, false, false, false},
-		{&access{scope: Admin, extensions: []string{"101"}}, true, true, false, false, false},
-	} {
-		if !tt.who.permits(permitAll) {
-			t.Errorf("%+v may not even what is open", tt.who)
-		}
-		for do, want := range map[permission]bool{permitRead: tt.read, permitWrite: tt.write, permitReadAll: tt.readAll, permitAdmin: tt.administer, permission(99): tt.x} {
-			if got := tt.who.permits(do); got != want {
-				t.Errorf("%+v may(%d) = %v, want %v", tt.who, do, got, want)
-			}
-		}
-	}
-}
-
-func TestTokenSeesItsExtensions(t *testing.T) {
-	for _, tt := range []struct {
-		bound     []string
-		extension string
-		want      bool
-	}{
-		{nil, "101", true},
-		{nil, "", true},
-		{[]string{}, "101", false},
-		{[]string{"101"}, "101", true},
-		{[]string{"101"}, "101@pbx.example", true},
-		{[]string{"101"}, "1010", false},
-		{[]string{"101"}, "10", false},
-		{[]string{"101"}, "", false},
-		{[]string{"101"}, "@pbx.example", false},
-		{[]string{"101"}, "101@x@pbx.example", false},
-		{[]string{"101@pbx.example"}, "101@pbx.example", true},
-		{[]string{"101@pbx.example"}, "101@other.example", false},
-		{[]string{"101@pbx.example"}, "101", false},
-		{[]string{"0003*210"}, "0003*210@pbx.example", true},
-		{[]string{"0003*210"}, "0003x210", false},
-		{[]string{"102", "101"}, "101", true},
-	} {
-		if got := (&access{scope: Read, extensions: tt.bound}).canSee(tt.extension); got != tt.want {
-			t.Errorf("bound to %q, sees(%q) = %v", tt.bound, tt.extension, got)
-		}
-	}
-	var nobody *access
-	if nobody.canSee("101") || nobody.canSee("") {
-		t.Error("nobody sees something")
 	}
 }
 

@@ -89,6 +89,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"bellhop/admin/access"
 	"bellhop/admin/limit"
 	"bellhop/dialog"
 	"bellhop/dialog/trace"
@@ -158,29 +159,21 @@ type Server struct {
 	config     Config
 	log        *slog.Logger
 	js         jetstream.JetStream
-	tokens     *tokenStore
+	auth       *access.Authenticator
 	auditLog   jetstream.Stream
 	lines      lineCache
-	failures   limit.Failures // failed authentications by address
 	streams    *limit.Streams
 	gate       *limit.Gate // for reading requests
 	streamGate *limit.Gate // for requests that open a stream
 	conns      *limit.Conns
 	panics     atomic.Uint64 // recovered panics of handlers
 	started    time.Time
-	muxes      []*permissionMux
-	pages      *permissionMux
-	sessions   sessionStore
+	muxes      []*access.Mux // of /v1, and of all paths
+	pages      *access.Mux
 	renders    chan struct{} // slots of page parts that are being rendered
 	tests      testLimiter
 	handler    http.Handler
-
-	configTokenGuessable bool // the config's token is short enough to be guessed
 }
-
-// minSecretLength is the length in bytes from which a token counts as impossible to
-// guess.
-const minSecretLength = 32
 
 // Open returns a Server that keeps its tokens and the audit log in the store, and reads
 // the tokens. It panics if two of the collectors have the same name. The Server holds
@@ -191,17 +184,13 @@ func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Server, error
 	if c.Log == nil {
 		c.Log = slog.Default()
 	}
-	s := &Server{config: c, log: c.Log, js: js, failures: limit.NewFailures(), streams: limit.NewStreams(configID, c.Strained), renders: make(chan struct{}, maxRenders), gate: limit.NewGate(c.Strained), streamGate: limit.NewGate(nil), conns: limit.NewConns(c.Log), lines: newLineCache(c.Notifier), started: time.Now(), sessions: newSessionStore(), configTokenGuessable: len(c.Token) < minSecretLength}
-	kv, err := openTokenBucket(ctx, js, c.Replicas)
-	if err != nil {
-		return nil, fmt.Errorf("open bucket bellhop_tokens: %w", err)
+	s := &Server{config: c, log: c.Log, js: js, streams: limit.NewStreams(access.ConfigID, c.Strained), renders: make(chan struct{}, maxRenders), gate: limit.NewGate(c.Strained), streamGate: limit.NewGate(nil), conns: limit.NewConns(c.Log), lines: newLineCache(c.Notifier), started: time.Now()}
+	var err error
+	if s.auth, err = access.New(ctx, js, c.Replicas, c.Token, c.Log); err != nil {
+		return nil, err
 	}
 	if s.auditLog, err = openAuditLog(ctx, js, c); err != nil {
 		return nil, fmt.Errorf("open stream bellhop_audit: %w", err)
-	}
-	s.tokens = newTokenStore(kv, s.log, c.Token)
-	if err := s.tokens.loadAll(ctx); err != nil {
-		return nil, err
 	}
 	s.handler = s.buildHandler()
 	return s, nil
@@ -226,27 +215,28 @@ func (s *Server) watchTokens(ctx context.Context) (err error) {
 			err = fmt.Errorf("watch tokens: panic: %v\n%s", reason, debug.Stack())
 		}
 	}()
-	return s.tokens.watchBucket(ctx, true)
+	return s.auth.Tokens.Watch(ctx)
 }
 
 // buildHandler returns the handler of all paths.
 func (s *Server) buildHandler() http.Handler {
-	v1 := s.newMux(writeProblem)
+	v1 := access.NewMux(writeProblem)
 	api := humago.New(v1, newAPIConfig(s.config.Version))
 	s.registerV1(v1, api)
 	description, err := json.Marshal(api.OpenAPI())
 	if err != nil {
 		panic(err) // impossible: it consists of strings
 	}
-	admitted := s.authenticate(s.identifyByBearer, writeProblem, s.queueReads(writeProblem, newIdempotencyCache(writeProblem).answerOnce(limitNames(v1))))
+	admitted := s.authenticate(s.auth.IdentifyBearer, writeProblem, s.queueReads(writeProblem, newIdempotencyCache(writeProblem).answerOnce(limitNames(v1))))
 
-	all := s.newMux(writeProblem)
-	all.handle("/v1/", permitAll, admitted)
-	all.handle("/v1", permitAll, admitted)
-	all.handle("GET /healthz", permitAll, http.HandlerFunc(s.serveHealthz))
-	all.handle("GET /readyz", permitAll, http.HandlerFunc(s.serveReadyz))
-	all.handle("GET /metrics", permitAll, s.requireTrusted(s.metricsHandler()))
-	all.handle("GET /openapi.json", permitAll, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	all := access.NewMux(writeProblem)
+	s.muxes = []*access.Mux{v1, all}
+	all.Handle("/v1/", access.PermitAll, admitted)
+	all.Handle("/v1", access.PermitAll, admitted)
+	all.Handle("GET /healthz", access.PermitAll, http.HandlerFunc(s.serveHealthz))
+	all.Handle("GET /readyz", access.PermitAll, http.HandlerFunc(s.serveReadyz))
+	all.Handle("GET /metrics", access.PermitAll, s.requireTrusted(s.metricsHandler()))
+	all.Handle("GET /openapi.json", access.PermitAll, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/openapi+json")
 		w.Write(description)
 	}))
@@ -256,7 +246,7 @@ func (s *Server) buildHandler() http.Handler {
 
 // guardHandler wraps h: it limits and normalizes requests, refuses cross-origin changes
 // by browsers, and answers panics.
-func (s *Server) guardHandler(refuse errorWriter, h http.Handler) http.Handler {
+func (s *Server) guardHandler(refuse access.ErrorWriter, h http.Handler) http.Handler {
 	sameOrigin := http.NewCrossOriginProtection()
 	sameOrigin.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		refuse(w, http.StatusForbidden, "cross-origin request denied: send changes from bellhop's own page or from an API client")
@@ -322,20 +312,20 @@ func (s *Server) isTrusted(r *http.Request) bool {
 	if isLocalRequest(r) {
 		return true
 	}
-	token := bearerToken(r)
+	token := access.Bearer(r)
 	if token == "" {
 		return false
 	}
-	client, _ := s.identifyToken(r, token, time.Now())
-	return client.permits(permitReadAll)
+	client, _ := s.auth.Identify(r, token, time.Now())
+	return client.Permits(access.PermitReadAll)
 }
 
 // requireTrusted lets h serve requests that isTrusted accepts, and refuses others with
 // 401 or 403.
 func (s *Server) requireTrusted(h http.Handler) http.Handler {
-	elsewhere := s.newMux(writeProblem)
-	elsewhere.handle("/", permitReadAll, h)
-	admitted := s.authenticate(s.identifyByBearer, writeProblem, elsewhere)
+	elsewhere := access.NewMux(writeProblem)
+	elsewhere.Handle("/", access.PermitReadAll, h)
+	admitted := s.authenticate(s.auth.IdentifyBearer, writeProblem, elsewhere)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if isLocalRequest(r) {
 			w.Header().Set("Cache-Control", "no-store")
@@ -349,7 +339,7 @@ func (s *Server) requireTrusted(h http.Handler) http.Handler {
 // limitBody answers 413 to a body of more than maxBody bytes. It then reads up to a
 // megabyte more, because a client that is still writing would not see the answer. h
 // gets the body in memory, without a byte order mark (RFC 8259 §8.1).
-func limitBody(refuse errorWriter, h http.Handler) http.Handler {
+func limitBody(refuse access.ErrorWriter, h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
 		switch {
@@ -411,7 +401,7 @@ func limitNames(next http.Handler) http.Handler {
 	})
 }
 
-// writeProblem writes a problem of RFC 9457. It is the errorWriter of /v1.
+// writeProblem writes a problem of RFC 9457. It is the access.ErrorWriter of /v1.
 func writeProblem(w http.ResponseWriter, status int, detail string) {
 	writeProblemModel(w, huma.ErrorModel{Status: status, Title: http.StatusText(status), Detail: detail})
 }

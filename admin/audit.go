@@ -12,6 +12,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"bellhop/admin/access"
 	"bellhop/notify"
 )
 
@@ -44,8 +45,8 @@ const auditSubject = "bellhop.audit"
 // If the store does not accept the entry, the process's log still has it.
 func (s *Server) recordAudit(ctx context.Context, did, id string, before, after any) {
 	e := Entry{At: time.Now().UTC(), By: "nobody", Did: did, ID: id, Before: before, After: after}
-	if client := accessOf(ctx); client != nil {
-		e.By = client.id
+	if client := access.ClientOf(ctx); client != nil {
+		e.By = client.ID
 	}
 	attrs := []any{"by", e.By, "did", did, "id", id}
 	if before != nil && after != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"bellhop/admin/access"
 	"bellhop/notify"
 )
 
@@ -65,12 +66,12 @@ type DeliveryFilter struct {
 // canSeeDelivery reports whether the request of ctx may see a delivery. A bound token
 // must see both its subscription and the extension of its event.
 func (s *Server) canSeeDelivery(ctx context.Context, d notify.Delivery) bool {
-	client := accessOf(ctx)
-	if client.canSee("") {
+	client := access.ClientOf(ctx)
+	if client.CanSee("") {
 		return true
 	}
 	_, err := s.visibleSubscription(ctx, d.Subscription)
-	return err == nil && client.canSee(d.Extension)
+	return err == nil && client.CanSee(d.Extension)
 }
 
 // visibleDeliveries returns a page of the deliveries to some subscriptions, as far as
@@ -89,13 +90,13 @@ func (s *Server) visibleDeliveries(ctx context.Context, subscriptions []string, 
 
 // allVisibleDeliveries is visibleDeliveries for all subscriptions.
 func (s *Server) allVisibleDeliveries(ctx context.Context, in DeliveryFilter) (seen []notify.Delivery, next string, err error) {
-	client := accessOf(ctx)
-	if client.canSee("") {
+	client := access.ClientOf(ctx)
+	if client.CanSee("") {
 		return s.visibleDeliveries(ctx, nil, in)
 	}
 	mine := []string{}
 	for _, sub := range s.config.Notifier.Subscriptions() {
-		if client.canSee(sub.Extension) {
+		if client.CanSee(sub.Extension) {
 			mine = append(mine, sub.ID)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"bellhop/admin/access"
 	"bellhop/admin/limit"
 	"bellhop/dialog"
 	"bellhop/notify"
@@ -85,7 +86,7 @@ func dialectEventsOf(sub notify.Subscription, types []dialectType) (es []dialect
 // request of ctx may see, oldest subscription first.
 func (s *Server) visibleDialectEvents(ctx context.Context, to extensionSelector, types []dialectType) (es []dialectEvent) {
 	for _, sub := range s.config.Notifier.Subscriptions() {
-		if (extensionSelector{sub.Extension, sub.ExtensionRegex}) == to && accessOf(ctx).canSee(sub.Extension) {
+		if (extensionSelector{sub.Extension, sub.ExtensionRegex}) == to && access.ClientOf(ctx).CanSee(sub.Extension) {
 			es = append(es, dialectEventsOf(sub, types)...)
 		}
 	}
@@ -160,14 +161,6 @@ func (s *Server) removeDialectEvents(ctx context.Context, es []dialectEvent) (dr
 	return dropped, nil
 }
 
-// requiredPermission returns the permission that the method of a request needs.
-func requiredPermission(r *http.Request) permission {
-	if r.Method == http.MethodGet || r.Method == http.MethodHead {
-		return permitRead
-	}
-	return permitWrite
-}
-
 // isBareRequest reports whether a request has neither a query nor a body. A request
 // that deletes many events must be bare: with anything else it may mean fewer.
 func isBareRequest(r *http.Request) bool {
@@ -179,11 +172,11 @@ func isBareRequest(r *http.Request) bool {
 // It takes paths as they are, because a client may have a slash in a name; one slash at
 // the end is ignored.
 func (s *Server) serveDialects(next http.Handler) http.Handler {
-	api := func(find func(*http.Request, time.Time) (*access, bool), refuse errorWriter, h http.HandlerFunc) http.Handler {
+	api := func(find func(*http.Request, time.Time) (*access.Client, bool), refuse access.ErrorWriter, h http.HandlerFunc) http.Handler {
 		return s.guardHandler(refuse, s.authenticate(find, refuse, s.queueReads(refuse, decodeCharset(h))))
 	}
 	uapi := api(s.identifyByBearerOrCookies, writeUAPIError, s.serveUAPI)
-	telphin := api(s.identifyByBearer, writeTelphinError, s.serveTelphin)
+	telphin := api(s.auth.IdentifyBearer, writeTelphinError, s.serveTelphin)
 	token := s.guardHandler(writeTelphinError, http.HandlerFunc(s.serveOAuthToken))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := next

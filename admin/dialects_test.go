@@ -304,7 +304,7 @@ func TestDialectsRefuseCrossOriginChanges(t *testing.T) {
 func TestDialectsHaveRateLimits(t *testing.T) {
 	r := newRig(t, Config{})
 	client, _ := r.newToken(object{"scope": "read"})
-	limit := r.server.tokens.findAccess(client.token, time.Now()).limit
+	limit := r.server.auth.Tokens.Find(client.token, time.Now()).Limit
 	limit.SetBurst(1)
 	limit.SetLimit(1e-9)
 	client.want(200, "GET", "/limit/", nil)
@@ -388,7 +388,7 @@ func FuzzDialects(f *testing.F) {
 	}
 	c, js := openStore(f, Config{})
 	s := openServer(f, js, c)
-	s.tokens.findAccess(testToken, time.Now()).limit.SetLimit(rate.Inf)
+	s.auth.Tokens.Find(testToken, time.Now()).Limit.SetLimit(rate.Inf)
 	h := s.Handler()
 	var kept foundSubscriptions
 	f.Fuzz(func(t *testing.T, method, path, body string) {

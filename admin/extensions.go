@@ -9,6 +9,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 
+	"bellhop/admin/access"
 	"bellhop/dialog"
 )
 
@@ -22,10 +23,10 @@ func (s *Server) visibleCalls(ctx context.Context) ([]dialog.Call, error) {
 	if err != nil {
 		return nil, err
 	}
-	client := accessOf(ctx)
+	client := access.ClientOf(ctx)
 	calls := make([]dialog.Call, 0, len(live))
 	for _, c := range live {
-		if c.Parties = client.visibleParties(c.Parties); len(c.Parties) > 0 || client.extensions == nil {
+		if c.Parties = client.VisibleParties(c.Parties); len(c.Parties) > 0 || client.Extensions == nil {
 			calls = append(calls, c)
 		}
 	}
@@ -124,9 +125,9 @@ func (s *Server) mergeExtensions(ctx context.Context, known []dialog.ExtensionIn
 			}
 		}
 	}
-	client := accessOf(ctx)
+	client := access.ClientOf(ctx)
 	for name, e := range es {
-		if !client.canSee(dialog.Extension{User: name, Domain: e.Domain}.String()) {
+		if !client.CanSee(dialog.Extension{User: name, Domain: e.Domain}.String()) {
 			delete(es, name)
 		}
 	}

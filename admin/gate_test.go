@@ -1,7 +1,6 @@
 package admin
 
 import (
-	"bellhop/admin/limit"
 	"context"
 	"fmt"
 	"net/http"
@@ -11,6 +10,9 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"bellhop/admin/access"
+	"bellhop/admin/limit"
 )
 
 // newGatedHandler returns a function that sends a request to a server behind a gate,
@@ -21,7 +23,7 @@ func newGatedHandler(strained func() bool, work func(context.Context)) func(meth
 	return func(method, token string) *httptest.ResponseRecorder {
 		w := httptest.NewRecorder()
 		r := httptest.NewRequest(method, "/", nil)
-		h.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), accessKey{}, &access{id: token})))
+		h.ServeHTTP(w, r.WithContext(access.WithClient(r.Context(), &access.Client{ID: token})))
 		return w
 	}
 }
@@ -152,7 +154,7 @@ func TestStreamsOpenBesideWaitingPages(t *testing.T) {
 				r := httptest.NewRequest("GET", tt.path, nil)
 				r.Header.Set("Accept", tt.accept)
 				w, begin := httptest.NewRecorder(), time.Now()
-				h.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), accessKey{}, &access{id: "a"})))
+				h.ServeHTTP(w, r.WithContext(access.WithClient(r.Context(), &access.Client{ID: "a"})))
 				if opened := w.Code == 200; opened != tt.opens || time.Since(begin) != 0 {
 					t.Errorf("answered %d after %v", w.Code, time.Since(begin))
 				}

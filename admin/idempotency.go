@@ -5,10 +5,11 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"io"
-	"maps"
 	"net/http"
 	"sync"
 	"time"
+
+	"bellhop/admin/access"
 )
 
 const (
@@ -20,22 +21,22 @@ const (
 // idempotencyCache keeps the responses to requests with an Idempotency-Key in memory,
 // secrets included. Only the token that got a response gets it again.
 type idempotencyCache struct {
-	refuse errorWriter
+	refuse access.ErrorWriter
 
 	mu        sync.Mutex
-	responses *ownerCache[cachedResponse] // by token and key, see responseKey
+	responses *access.Cache[cachedResponse] // by token and key, see responseKey
 }
 
 // cachedResponse is a response that was given, or will be.
 type cachedResponse struct {
 	request [sha256.Size]byte
 	at      time.Time
-	answer  recordedResponse // status 0 while the request is in progress
+	answer  access.Response // status 0 while the request is in progress
 }
 
 // newIdempotencyCache returns an empty cache, which writes its errors with refuse.
-func newIdempotencyCache(refuse errorWriter) *idempotencyCache {
-	return &idempotencyCache{refuse: refuse, responses: newOwnerCache[cachedResponse](maxCachedResponses)}
+func newIdempotencyCache(refuse access.ErrorWriter) *idempotencyCache {
+	return &idempotencyCache{refuse: refuse, responses: access.NewCache[cachedResponse](maxCachedResponses)}
 }
 
 // answerOnce lets h answer a POST with an Idempotency-Key once. A repetition gets the
@@ -59,43 +60,43 @@ func (c *idempotencyCache) answerOnce(h http.Handler) http.Handler {
 		r.Body = io.NopCloser(bytes.NewReader(body))
 		request := sha256.Sum256(fmt.Appendf(nil, "%s\n%s", r.URL.RequestURI(), body))
 
-		token := accessOf(r.Context()).id
+		token := access.ClientOf(r.Context()).ID
 		k, first := c.reserve(token, key, request, time.Now())
 		switch {
 		case k.request != request:
 			c.refuse(w, http.StatusUnprocessableEntity, "this Idempotency-Key belongs to another request: use a new key")
 		case first:
 			defer func() { c.finish(token, key, k) }() // also when h panics
-			var answer recordedResponse
+			var answer access.Response
 			h.ServeHTTP(&answer, r)
 			answer.WriteHeader(http.StatusOK) // no effect after another
 			k.answer = answer
-			k.answer.writeTo(w)
-		case k.answer.status == 0:
+			k.answer.WriteTo(w)
+		case k.answer.Status() == 0:
 			w.Header().Set("Retry-After", "1")
 			c.refuse(w, http.StatusConflict, "the first request with this Idempotency-Key is still in progress: try again")
 		default:
-			k.answer.writeTo(w)
+			k.answer.WriteTo(w)
 		}
 	})
 }
 
 // reserve returns the cached response of a key. If there is none it reserves the key
 // for a first request in progress.
-func (c *idempotencyCache) reserve(token, key string, request secretHash, now time.Time) (k cachedResponse, first bool) {
+func (c *idempotencyCache) reserve(token, key string, request access.Hash, now time.Time) (k cachedResponse, first bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	name := responseKey(token, key)
-	if k, ok := c.responses.get(name, now); ok {
+	if k, ok := c.responses.Get(name, now); ok {
 		return k, false
 	}
 	k = cachedResponse{request: request, at: now}
-	c.responses.add(token, name, k, now, now.Add(responseTTL))
+	c.responses.Add(token, name, k, now, now.Add(responseTTL))
 	return k, true
 }
 
 // responseKey returns the key of the response to an Idempotency-Key of a token.
-func responseKey(token, key string) secretHash { return sha256.Sum256([]byte(token + " " + key)) }
+func responseKey(token, key string) access.Hash { return sha256.Sum256([]byte(token + " " + key)) }
 
 // finish caches the response of a first request if it is a success, and frees the key
 // if not.
@@ -103,40 +104,8 @@ func (c *idempotencyCache) finish(token, key string, k cachedResponse) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	name := responseKey(token, key)
-	c.responses.remove(name)
-	if k.answer.status/100 == 2 {
-		c.responses.add(token, name, k, k.at, k.at.Add(responseTTL))
+	c.responses.Remove(name)
+	if k.answer.Status()/100 == 2 {
+		c.responses.Add(token, name, k, k.at, k.at.Add(responseTTL))
 	}
-}
-
-// recordedResponse is a response in memory, to be written later, or again.
-type recordedResponse struct {
-	header http.Header
-	status int
-	body   []byte
-}
-
-func (r *recordedResponse) Header() http.Header {
-	if r.header == nil {
-		r.header = http.Header{}
-	}
-	return r.header
-}
-
-func (r *recordedResponse) WriteHeader(status int) {
-	if r.status == 0 {
-		r.status = status
-	}
-}
-
-func (r *recordedResponse) Write(b []byte) (int, error) {
-	r.WriteHeader(http.StatusOK)
-	r.body = append(r.body, b...)
-	return len(b), nil
-}
-
-func (r *recordedResponse) writeTo(w http.ResponseWriter) {
-	maps.Copy(w.Header(), r.header)
-	w.WriteHeader(r.status)
-	w.Write(r.body)
 }

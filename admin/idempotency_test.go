@@ -1,7 +1,6 @@
 package admin
 
 import (
-	"context"
 	"crypto/sha256"
 	"fmt"
 	"net/http"
@@ -11,6 +10,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"bellhop/admin/access"
 )
 
 func TestIdempotencyKeyRepeatsResponse(t *testing.T) {
@@ -56,7 +57,7 @@ func post(h http.Handler, key string) *httptest.ResponseRecorder {
 	r := httptest.NewRequest("POST", "/v1/x", strings.NewReader("{}"))
 	r.Header.Set("Idempotency-Key", key)
 	w := httptest.NewRecorder()
-	h.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), accessKey{}, &access{id: "somebody"})))
+	h.ServeHTTP(w, r.WithContext(access.WithClient(r.Context(), &access.Client{ID: "somebody"})))
 	return w
 }
 
@@ -115,7 +116,7 @@ func TestCachedResponsesAreBounded(t *testing.T) {
 	for i := range maxCachedResponses + 10 {
 		as.reserve("b", fmt.Sprint(i), request, now)
 	}
-	if n := as.responses.len(); n != maxCachedResponses+1 {
+	if n := as.responses.Len(); n != maxCachedResponses+1 {
 		t.Errorf("%d answers are kept, want %d", n, maxCachedResponses+1)
 	}
 	if _, first := as.reserve("a", "k", request, now.Add(responseTTL)); first {

@@ -1,11 +1,8 @@
 package admin
 
 import (
-	"crypto/sha256"
-	"net/netip"
 	"net/url"
 	"testing"
-	"time"
 )
 
 func TestOAuthIssuesAccessToken(t *testing.T) {
@@ -97,49 +94,9 @@ func TestAccessTokenHasItsTokensRights(t *testing.T) {
 // An address that sends too many wrong secrets is answered 429.
 func TestOAuthLimitsWrongSecrets(t *testing.T) {
 	r := newRig(t, Config{})
-	r.server.failures.Limiter(netip.MustParseAddr("127.0.0.1")).SetBurst(0)
+	failureLimiter(r.server, "127.0.0.1").SetBurst(0)
 	resp, out := r.do("POST", "/oauth/token?grant_type=client_credentials&client_id=admin&client_secret=x", nil)
 	if resp.StatusCode != 429 || out["status"] != "rate_limit_exceeded" || resp.Header.Get("Retry-After") == "" {
 		t.Errorf("%d %v %v", resp.StatusCode, resp.Header, out)
-	}
-}
-
-// Without a token of the config, an empty secret is refused.
-func TestOAuthRefusesEmptySecret(t *testing.T) {
-	if who := newTokenStore(nil, nil, "").findAccess("", time.Now()); who != nil {
-		t.Errorf("nobody is %+v", who)
-	}
-}
-
-func TestAccessTokensExpire(t *testing.T) {
-	g := newGrantStore()
-	now := time.Now()
-	api := sha256.Sum256([]byte("secret"))
-	access := sha256.Sum256([]byte(g.issue("a", api, now)))
-	if got := g.apiTokenHash(access, now.Add(grantTTL-1)); got != api {
-		t.Error("a grant ends early")
-	}
-	if got := g.apiTokenHash(access, now.Add(grantTTL)); got != access {
-		t.Error("a grant is good for more than its time")
-	}
-	if got := g.apiTokenHash(api, now); got != api {
-		t.Error("an API token does not stand for itself")
-	}
-	access = sha256.Sum256([]byte(g.issue("a", api, now)))
-	for range maxGrants + 10 {
-		g.issue("b", api, now)
-	}
-	if g.apiTokenHash(access, now) != api || g.byHash.len() != maxGrants+1 {
-		t.Errorf("one API token has pushed out the grant of another: %d are kept", g.byHash.len())
-	}
-	for range maxGrants {
-		g.issue("a", api, now)
-	}
-	if got := g.apiTokenHash(access, now); got != access || g.byHash.len() != 2*maxGrants {
-		t.Errorf("%d grants are kept, want %d", g.byHash.len(), 2*maxGrants)
-	}
-	g.issue("b", api, now.Add(grantTTL))
-	if g.byHash.len() != 1 || len(g.byHash.keysOf) != 1 {
-		t.Errorf("%d grants are kept that have ended", g.byHash.len()-1)
 	}
 }

@@ -4,57 +4,58 @@ import (
 	"errors"
 	"net/http"
 
+	"bellhop/admin/access"
 	ui "bellhop/admin/page"
 	"bellhop/notify"
 )
 
 // registerPages adds the routes of the page. Requests without a session are sent to
 // /login.
-func (s *Server) registerPages(all *permissionMux) {
-	s.pages = &permissionMux{http.NewServeMux(), make(map[string]permission), writePageError}
-	view := func(pattern string, asks permission, h func(http.ResponseWriter, *http.Request) error) {
-		s.pages.handle(pattern, asks, s.pageHandler(h))
+func (s *Server) registerPages(all *access.Mux) {
+	s.pages = access.NewMux(writePageError)
+	view := func(pattern string, asks access.Permission, h func(http.ResponseWriter, *http.Request) error) {
+		s.pages.Handle(pattern, asks, s.pageHandler(h))
 	}
-	view("GET /{$}", permitRead, s.wholePage("home", "/", "Extensions", s.extensionsData))
-	view("GET /extensions/{name}", permitRead, s.extensionPage)
-	view("GET /patterns", permitReadAll, s.patternsPage)
-	view("GET /subscriptions/new", permitWrite, s.newForm)
-	view("POST /subscriptions", permitWrite, s.addFromForm)
-	view("GET /subscriptions/{id}", permitWrite, s.changeForm)
-	view("POST /subscriptions/{id}", permitWrite, s.changeFromForm)
-	view("POST /subscriptions/{id}/toggle", permitWrite, s.toggleActive)
-	view("POST /subscriptions/{id}/rotate-secret", permitWrite, s.rotateFromPage)
-	view("GET /subscriptions/{id}/replay", permitWrite, s.replayForm)
-	view("POST /subscriptions/{id}/replay", permitWrite, s.replayFromForm)
-	view("POST /subscriptions/clear", permitWrite, s.clearSelected)
-	view("GET /calls", permitRead, s.wholePage("calls", "/calls", "Calls", s.callsData))
-	view("GET /calls/{id}", permitRead, s.callPage)
-	view("GET /calls/{id}/ladder", permitReadAll, s.showLadder)
-	view("GET /events", permitRead, s.wholePage("events", "/events", "Events", s.eventsData))
-	view("GET /deliveries", permitRead, s.wholePage("deliveries", "/deliveries", "Deliveries", s.deliveriesData))
-	view("GET /deliveries/{id}", permitRead, s.wholePage("delivery", "/deliveries", "Delivery", s.deliveryData))
-	view("POST /deliveries/{id}/redeliver", permitWrite, s.redeliverFromPage)
-	view("POST /subscriptions/{id}/test", permitWrite, s.testFromPage)
-	view("GET /tokens", permitAdmin, s.tokensPage)
-	view("GET /tokens/new", permitAdmin, s.tokenForm)
-	view("POST /tokens", permitAdmin, s.tokenFromForm)
-	view("POST /tokens/{id}/revoke", permitAdmin, s.revokeFromPage)
-	view("GET /health", permitReadAll, s.wholePage("health", "/health", "Health", s.healthData))
-	view("GET /live/extensions", permitRead, s.livePart("extensions", s.extensionsData))
-	view("GET /live/calls", permitRead, s.livePart("calls", s.callsData))
-	view("GET /live/events", permitRead, s.livePart("events", s.eventsData))
-	view("GET /live/deliveries", permitRead, s.livePart("deliveries", s.deliveriesData))
-	view("GET /live/deliveries/{id}", permitRead, s.livePart("delivery", s.deliveryData))
-	view("GET /live/health", permitReadAll, s.livePart("health", s.healthData))
+	view("GET /{$}", access.PermitRead, s.wholePage("home", "/", "Extensions", s.extensionsData))
+	view("GET /extensions/{name}", access.PermitRead, s.extensionPage)
+	view("GET /patterns", access.PermitReadAll, s.patternsPage)
+	view("GET /subscriptions/new", access.PermitWrite, s.newForm)
+	view("POST /subscriptions", access.PermitWrite, s.addFromForm)
+	view("GET /subscriptions/{id}", access.PermitWrite, s.changeForm)
+	view("POST /subscriptions/{id}", access.PermitWrite, s.changeFromForm)
+	view("POST /subscriptions/{id}/toggle", access.PermitWrite, s.toggleActive)
+	view("POST /subscriptions/{id}/rotate-secret", access.PermitWrite, s.rotateFromPage)
+	view("GET /subscriptions/{id}/replay", access.PermitWrite, s.replayForm)
+	view("POST /subscriptions/{id}/replay", access.PermitWrite, s.replayFromForm)
+	view("POST /subscriptions/clear", access.PermitWrite, s.clearSelected)
+	view("GET /calls", access.PermitRead, s.wholePage("calls", "/calls", "Calls", s.callsData))
+	view("GET /calls/{id}", access.PermitRead, s.callPage)
+	view("GET /calls/{id}/ladder", access.PermitReadAll, s.showLadder)
+	view("GET /events", access.PermitRead, s.wholePage("events", "/events", "Events", s.eventsData))
+	view("GET /deliveries", access.PermitRead, s.wholePage("deliveries", "/deliveries", "Deliveries", s.deliveriesData))
+	view("GET /deliveries/{id}", access.PermitRead, s.wholePage("delivery", "/deliveries", "Delivery", s.deliveryData))
+	view("POST /deliveries/{id}/redeliver", access.PermitWrite, s.redeliverFromPage)
+	view("POST /subscriptions/{id}/test", access.PermitWrite, s.testFromPage)
+	view("GET /tokens", access.PermitAdmin, s.tokensPage)
+	view("GET /tokens/new", access.PermitAdmin, s.tokenForm)
+	view("POST /tokens", access.PermitAdmin, s.tokenFromForm)
+	view("POST /tokens/{id}/revoke", access.PermitAdmin, s.revokeFromPage)
+	view("GET /health", access.PermitReadAll, s.wholePage("health", "/health", "Health", s.healthData))
+	view("GET /live/extensions", access.PermitRead, s.livePart("extensions", s.extensionsData))
+	view("GET /live/calls", access.PermitRead, s.livePart("calls", s.callsData))
+	view("GET /live/events", access.PermitRead, s.livePart("events", s.eventsData))
+	view("GET /live/deliveries", access.PermitRead, s.livePart("deliveries", s.deliveriesData))
+	view("GET /live/deliveries/{id}", access.PermitRead, s.livePart("delivery", s.deliveryData))
+	view("GET /live/health", access.PermitReadAll, s.livePart("health", s.healthData))
 
 	entered := setPageHeaders(s.recoverPanics(writePageError, s.requireSession(s.queueReads(writePageError, s.pages))))
-	for pattern := range s.pages.permissions {
-		all.handle(pattern, permitAll, entered)
+	for pattern := range s.pages.Permissions {
+		all.Handle(pattern, access.PermitAll, entered)
 	}
-	all.handle("GET /login", permitAll, setPageHeaders(s.recoverPanics(writePageError, http.HandlerFunc(s.loginPage))))
-	all.handle("POST /login", permitAll, setPageHeaders(s.recoverPanics(writePageError, http.HandlerFunc(s.handleLogin))))
-	all.handle("POST /logout", permitAll, setPageHeaders(s.recoverPanics(writePageError, http.HandlerFunc(s.handleLogout))))
-	all.handle("GET /static/{name}", permitAll, setPageHeaders(ui.Static()))
+	all.Handle("GET /login", access.PermitAll, setPageHeaders(s.recoverPanics(writePageError, http.HandlerFunc(s.loginPage))))
+	all.Handle("POST /login", access.PermitAll, setPageHeaders(s.recoverPanics(writePageError, http.HandlerFunc(s.handleLogin))))
+	all.Handle("POST /logout", access.PermitAll, setPageHeaders(s.recoverPanics(writePageError, http.HandlerFunc(s.handleLogout))))
+	all.Handle("GET /static/{name}", access.PermitAll, setPageHeaders(ui.Static()))
 }
 
 // setPageHeaders lets the browser load from this origin only, and forbids frames.
@@ -83,11 +84,11 @@ func (s *Server) pageHandler(h func(http.ResponseWriter, *http.Request) error) h
 // a program.
 func (s *Server) pageError(err error) (status int, detail string) {
 	switch {
-	case errors.Is(err, notify.ErrNotFound), errors.Is(err, notify.ErrNoDelivery), errors.Is(err, errNoToken), errors.Is(err, errNoPage), errors.Is(err, errNoTrace):
+	case errors.Is(err, notify.ErrNotFound), errors.Is(err, notify.ErrNoDelivery), errors.Is(err, access.ErrNotFound), errors.Is(err, errNoPage), errors.Is(err, errNoTrace):
 		return http.StatusNotFound, err.Error()
 	case errors.Is(err, errNotBound):
 		return http.StatusForbidden, err.Error()
-	case errors.Is(err, notify.ErrDeclared), errors.Is(err, notify.ErrEventGone), errors.Is(err, errNoReceiver), errors.Is(err, notify.ErrConflict), errors.Is(err, errManyTokens), errors.Is(err, notify.ErrLimit):
+	case errors.Is(err, notify.ErrDeclared), errors.Is(err, notify.ErrEventGone), errors.Is(err, errNoReceiver), errors.Is(err, notify.ErrConflict), errors.Is(err, access.ErrTooMany), errors.Is(err, notify.ErrLimit):
 		return http.StatusConflict, err.Error()
 	case errors.Is(err, errBadForm), errors.Is(err, notify.ErrCursor):
 		return http.StatusBadRequest, err.Error()
@@ -107,7 +108,7 @@ var (
 	errBadForm = errors.New("the form is malformed: reload the page and try again")
 )
 
-// writePageError is the [errorWriter] of the page.
+// writePageError is the [access.ErrorWriter] of the page.
 func writePageError(w http.ResponseWriter, status int, detail string) {
 	if detail == "" {
 		detail = "This page cannot be shown."
@@ -123,16 +124,16 @@ func writeHTML(w http.ResponseWriter, status int, html []byte) {
 
 // viewOf returns the view of a page for the person who sent a request.
 func (s *Server) viewOf(r *http.Request, at, title string, data any) ui.View {
-	client := accessOf(r.Context())
-	name := client.id
-	if name == configID {
+	client := access.ClientOf(r.Context())
+	name := client.ID
+	if name == access.ConfigID {
 		name = "admin"
-	} else if t, err := s.tokens.get(client.id); err == nil && t.Note != "" {
+	} else if t, err := s.auth.Tokens.Get(client.ID); err == nil && t.Note != "" {
 		name = t.Note
 	}
 	return ui.View{
 		Title: title, At: at, Version: s.config.Version, Data: data,
-		Who: ui.Viewer{Name: name, Write: client.permits(permitWrite), Admin: client.permits(permitAdmin), All: client.permits(permitReadAll)},
+		Who: ui.Viewer{Name: name, Write: client.Permits(access.PermitWrite), Admin: client.Permits(access.PermitAdmin), All: client.Permits(access.PermitReadAll)},
 	}
 }
 

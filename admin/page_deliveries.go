@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"bellhop/admin/access"
 	"bellhop/notify"
 )
 
@@ -54,7 +55,7 @@ func (s *Server) deliveriesData(r *http.Request) (any, error) {
 	}
 	var of []string // subscriptions
 	for _, sub := range s.config.Notifier.Subscriptions() {
-		if accessOf(r.Context()).canSee(sub.Extension) && (v.Extension == "" || v.Extension == sub.Extension) {
+		if access.ClientOf(r.Context()).CanSee(sub.Extension) && (v.Extension == "" || v.Extension == sub.Extension) {
 			of = append(of, sub.ID)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"bellhop/admin/access"
 	"bellhop/admin/limit"
 	ui "bellhop/admin/page"
 	"bellhop/dialog"
@@ -46,12 +47,12 @@ func (s *Server) wholePage(name, at, title string, data func(*http.Request) (any
 // it is sent in an event named part. The stream ends with the session.
 func (s *Server) livePart(part string, data func(*http.Request) (any, error)) func(http.ResponseWriter, *http.Request) error {
 	return func(w http.ResponseWriter, r *http.Request) error {
-		client := accessOf(r.Context())
-		if !s.streams.Acquire(client.id) {
+		client := access.ClientOf(r.Context())
+		if !s.streams.Acquire(client.ID) {
 			return errManyStreams
 		}
-		defer s.streams.Release(client.id)
-		tail, err := s.config.Notifier.Tail(r.Context(), notify.Query{Extensions: client.extensions})
+		defer s.streams.Release(client.ID)
+		tail, err := s.config.Notifier.Tail(r.Context(), notify.Query{Extensions: client.Extensions})
 		if err != nil {
 			return err
 		}
@@ -63,7 +64,7 @@ func (s *Server) livePart(part string, data func(*http.Request) (any, error)) fu
 		defer q.Close()
 		ctx := q.Context()
 		var shown string // tag of the HTML that the client shows
-		for wrote := (time.Time{}); ctx.Err() == nil && s.sessionAccess(r, time.Now()) != nil; {
+		for wrote := (time.Time{}); ctx.Err() == nil && s.auth.SessionClient(r, time.Now()) != nil; {
 			html, err := s.renderPart(r, part, data)
 			if err != nil {
 				if ctx.Err() == nil {
@@ -172,7 +173,7 @@ func (s *Server) callsData(r *http.Request) (any, error) {
 
 // readLatest returns the newest events that the request of ctx may see.
 func (s *Server) readLatest(ctx context.Context, q notify.Query) ([]dialog.Event, error) {
-	q.Extensions = accessOf(ctx).extensions
+	q.Extensions = access.ClientOf(ctx).Extensions
 	return s.config.Notifier.Latest(ctx, q)
 }
 
@@ -212,17 +213,17 @@ type callView struct {
 func (callView) Linked() bool { return false }
 
 func (s *Server) callPage(w http.ResponseWriter, r *http.Request) error {
-	client := accessOf(r.Context())
+	client := access.ClientOf(r.Context())
 	v := callView{ID: r.PathValue("id")}
 	var err error
-	q := notify.Query{Call: v.ID, Extensions: client.extensions, Limit: 1000}
+	q := notify.Query{Call: v.ID, Extensions: client.Extensions, Limit: 1000}
 	if v.Events, _, err = s.config.Notifier.Events(r.Context(), q); err != nil {
 		return err
 	}
 	if len(v.Events) == 0 {
 		return errNoPage
 	}
-	if client.permits(permitReadAll) && s.config.Trace != nil {
+	if client.Permits(access.PermitReadAll) && s.config.Trace != nil {
 		c, ok, err := s.config.Trace(r.Context(), v.ID)
 		if err != nil {
 			return err

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"bellhop/admin/access"
 	"bellhop/dialog"
 	"bellhop/notify"
 )
@@ -53,11 +54,11 @@ func (t subscriptionTable) Query() string {
 // readTable returns the subscriptions that the request of ctx may see; name "" selects
 // those with a pattern.
 func (s *Server) readTable(ctx context.Context, name string) subscriptionTable {
-	client := accessOf(ctx)
+	client := access.ClientOf(ctx)
 	t := subscriptionTable{Name: name, Patterns: name == ""}
 	has := make(map[string]bool)
 	for _, sub := range s.config.Notifier.Subscriptions() {
-		if sub.Extension != name || !client.canSee(sub.Extension) {
+		if sub.Extension != name || !client.CanSee(sub.Extension) {
 			continue
 		}
 		t.Rows = append(t.Rows, sub)
@@ -75,7 +76,7 @@ func (s *Server) readTable(ctx context.Context, name string) subscriptionTable {
 
 func (s *Server) extensionPage(w http.ResponseWriter, r *http.Request) error {
 	name := r.PathValue("name")
-	if !accessOf(r.Context()).canSee(name) {
+	if !access.ClientOf(r.Context()).CanSee(name) {
 		return errNoPage
 	}
 	return s.showPage(w, r, "extension", "/", name, s.readTable(r.Context(), name))
@@ -106,7 +107,7 @@ type extensionRow struct {
 // extensionsData returns the extensions that have a subscription, are known to the
 // tracker, are in a call, or to which the token is bound.
 func (s *Server) extensionsData(r *http.Request) (any, error) {
-	client := accessOf(r.Context())
+	client := access.ClientOf(r.Context())
 	known := make(map[string]*extensionRow)
 	of := func(name string) *extensionRow {
 		if known[name] == nil {
@@ -114,13 +115,13 @@ func (s *Server) extensionsData(r *http.Request) (any, error) {
 		}
 		return known[name]
 	}
-	for _, name := range client.extensions {
+	for _, name := range client.Extensions {
 		of(name)
 	}
 	h := homeView{}
 	for _, sub := range s.config.Notifier.Subscriptions() {
 		switch {
-		case !client.canSee(sub.Extension):
+		case !client.CanSee(sub.Extension):
 			continue
 		case sub.Extension == "":
 			h.Patterns++
@@ -148,9 +149,9 @@ func (s *Server) extensionsData(r *http.Request) (any, error) {
 
 // addKnownRows adds the extensions of the tracker and of live calls to the rows.
 func (s *Server) addKnownRows(ctx context.Context, of func(name string) *extensionRow) error {
-	client := accessOf(ctx)
+	client := access.ClientOf(ctx)
 	row := func(e dialog.Extension) *extensionRow {
-		if client.canSee(e.User) {
+		if client.CanSee(e.User) {
 			return of(e.User)
 		}
 		return of(e.String()) // the token is bound to user@domain
@@ -163,7 +164,7 @@ func (s *Server) addKnownRows(ctx context.Context, of func(name string) *extensi
 		}
 	}
 	for _, k := range known {
-		if !client.canSee(k.Extension.String()) {
+		if !client.CanSee(k.Extension.String()) {
 			continue
 		}
 		e := row(k.Extension)
@@ -372,7 +373,7 @@ func (s *Server) rotateFromPage(w http.ResponseWriter, r *http.Request) error {
 // table.
 func (s *Server) clearSelected(w http.ResponseWriter, r *http.Request) error {
 	of := r.PostFormValue("of")
-	if !accessOf(r.Context()).canSee(of) {
+	if !access.ClientOf(r.Context()).CanSee(of) {
 		return errNoPage
 	}
 	for _, id := range r.PostForm["id"] {

@@ -9,7 +9,6 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
-	"net/netip"
 	"net/url"
 	"regexp"
 	"slices"
@@ -18,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"bellhop/admin/access"
 	"bellhop/admin/limit"
 	"bellhop/dialog"
 	"bellhop/notify"
@@ -161,45 +161,13 @@ func TestSessionCookieIsProtected(t *testing.T) {
 	}
 }
 
-func TestSessionsExpire(t *testing.T) {
-	r := newRig(t, Config{})
-	now := time.Now()
-	id := r.server.sessions.start(configID, testToken, now)
-	req := httptest.NewRequest("GET", "/", nil)
-	req.AddCookie(&http.Cookie{Name: sessionCookie, Value: id})
-	if r.server.sessionAccess(req, now.Add(sessionTTL-1)) == nil {
-		t.Error("a session ends early")
-	}
-	if r.server.sessionAccess(req, now.Add(sessionTTL)) != nil || r.server.sessionAccess(req, now) != nil {
-		t.Error("a session does not end")
-	}
-	first := r.server.sessions.start(configID, testToken, now)
-	other, _ := r.newToken(object{"scope": "read"})
-	for range 2 * maxSessions {
-		r.server.sessions.start("other", other.token, now)
-	}
-	req = httptest.NewRequest("GET", "/", nil)
-	req.AddCookie(&http.Cookie{Name: sessionCookie, Value: first})
-	if n := r.server.sessions.byHash.len(); n != maxSessions+1 || r.server.sessionAccess(req, now) == nil {
-		t.Errorf("one token has pushed out the session of another: there are %d", n)
-	}
-	for range maxSessions {
-		r.server.sessions.start(configID, testToken, now)
-	}
-	req = httptest.NewRequest("GET", "/", nil)
-	req.AddCookie(&http.Cookie{Name: sessionCookie, Value: first})
-	if n := r.server.sessions.byHash.len(); n != 2*maxSessions || r.server.sessionAccess(req, now) != nil {
-		t.Errorf("there are %d sessions", n)
-	}
-}
-
 func TestWrongTokensAtLoginAreLimited(t *testing.T) {
 	r := newRig(t, Config{})
 	v := &visitor{rig: r}
 	for range limit.FailureBurst {
 		v.gets(401, "POST", "/login", url.Values{"token": {"wrong"}})
 	}
-	exhaustLimiter(r.server.failures.Limiter(netip.MustParseAddr("127.0.0.1")))
+	exhaustLimiter(failureLimiter(r.server, "127.0.0.1"))
 	resp, html := v.send("POST", "/login", url.Values{"token": {"wrong"}})
 	if resp.StatusCode != 429 || resp.Header.Get("Retry-After") == "" || !strings.Contains(html, "Too many wrong tokens") {
 		t.Errorf("one too many: %d %s", resp.StatusCode, html)
@@ -250,7 +218,7 @@ func TestPermissionsOfEveryPage(t *testing.T) {
 		visitors[name] = client.visit()
 	}
 	want := slices.Sorted(maps.Keys(pageRules))
-	if got := slices.Sorted(maps.Keys(r.server.pages.permissions)); !slices.Equal(got, want) {
+	if got := slices.Sorted(maps.Keys(r.server.pages.Permissions)); !slices.Equal(got, want) {
 		t.Errorf("the pages are %q, this test knows %q", got, want)
 	}
 	nobody := &visitor{rig: r}
@@ -377,7 +345,7 @@ func TestPageEditsSubscriptions(t *testing.T) {
 		t.Errorf("left are %v", left)
 	}
 	for _, did := range []string{"create-subscription", "change-subscription", "delete-subscription"} {
-		if entries := r.want(200, "GET", "/v1/audit?limit=100", nil)["items"].([]any); !slices.ContainsFunc(entries, func(e any) bool { return e.(object)["did"] == did && e.(object)["by"] == configID }) {
+		if entries := r.want(200, "GET", "/v1/audit?limit=100", nil)["items"].([]any); !slices.ContainsFunc(entries, func(e any) bool { return e.(object)["did"] == did && e.(object)["by"] == access.ConfigID }) {
 			t.Errorf("the audit log has no %s", did)
 		}
 	}
@@ -692,9 +660,9 @@ func TestPageRefusesExcessStreams(t *testing.T) {
 	r := newRig(t, Config{})
 	v := r.visit()
 	for range limit.MaxStreamsPerToken {
-		r.server.streams.Acquire(configID)
+		r.server.streams.Acquire(access.ConfigID)
 	}
 	v.gets(503, "GET", "/live/calls", nil, "too many pages are open")
-	r.server.streams.Release(configID)
+	r.server.streams.Release(access.ConfigID)
 	v.listen("/live/calls")()
 }

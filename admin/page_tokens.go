@@ -5,12 +5,14 @@ import (
 	"net/http"
 	"strings"
 	"time"
+
+	"bellhop/admin/access"
 )
 
-type tokensView struct{ Tokens []Token }
+type tokensView struct{ Tokens []access.Token }
 
 func (s *Server) tokensPage(w http.ResponseWriter, r *http.Request) error {
-	return s.showPage(w, r, "tokens", "/tokens", "Tokens", tokensView{s.tokens.all()})
+	return s.showPage(w, r, "tokens", "/tokens", "Tokens", tokensView{s.auth.Tokens.All()})
 }
 
 // tokenFields are the fields of the form that creates a token, as filled in.
@@ -22,17 +24,17 @@ type tokenFields struct {
 }
 
 func (s *Server) tokenForm(w http.ResponseWriter, r *http.Request) error {
-	return s.showPart(w, r, http.StatusOK, "token-form", tokenFields{Scope: string(Read)})
+	return s.showPart(w, r, http.StatusOK, "token-form", tokenFields{Scope: string(access.Read)})
 }
 
 // parseToken returns the token of the form, and sets Errors.
-func (f *tokenFields) parseToken() (t Token) {
+func (f *tokenFields) parseToken() (t access.Token) {
 	f.Errors = make(map[string]string)
-	t = Token{Note: f.Note, Scope: Scope(f.Scope)}
+	t = access.Token{Note: f.Note, Scope: access.Scope(f.Scope)}
 	if len(f.Note) > 1000 {
 		f.Errors["note"] = "must be at most 1000 bytes long"
 	}
-	if t.Scope != Read && t.Scope != Write && t.Scope != Admin {
+	if t.Scope != access.Read && t.Scope != access.Write && t.Scope != access.Admin {
 		f.Errors["scope"] = "choose read, write or admin"
 	}
 	for name := range strings.FieldsFuncSeq(f.Extensions, func(r rune) bool { return r == ',' || r == ' ' }) {
@@ -47,7 +49,7 @@ func (f *tokenFields) parseToken() (t Token) {
 			f.Errors["expires"] = "must be a day such as 2027-01-31"
 		}
 	}
-	if field, why := t.validate(); why != "" && f.Errors[field] == "" {
+	if field, why := t.Validate(); why != "" && f.Errors[field] == "" {
 		f.Errors[field] = why
 	}
 	return t
@@ -64,7 +66,7 @@ func (s *Server) tokenFromForm(w http.ResponseWriter, r *http.Request) error {
 		switch {
 		case err == nil:
 			return s.showPart(w, r, http.StatusOK, "token-made", t)
-		case !errors.Is(err, errManyTokens):
+		case !errors.Is(err, access.ErrTooMany):
 			return err
 		}
 		f.Problem = err.Error()
@@ -73,8 +75,8 @@ func (s *Server) tokenFromForm(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Server) revokeFromPage(w http.ResponseWriter, r *http.Request) error {
-	if err := s.withdrawToken(r.Context(), r.PathValue("id")); err != nil && !errors.Is(err, errNoToken) {
+	if err := s.withdrawToken(r.Context(), r.PathValue("id")); err != nil && !errors.Is(err, access.ErrNotFound) {
 		return err
 	}
-	return s.showPart(w, r, http.StatusOK, "tokens", tokensView{s.tokens.all()})
+	return s.showPart(w, r, http.StatusOK, "tokens", tokensView{s.auth.Tokens.All()})
 }

@@ -102,7 +102,7 @@ func TestForwardedClientAddress(t *testing.T) {
 // Failures are counted for each client behind a trusted proxy.
 func TestFailuresBehindAProxy(t *testing.T) {
 	r := newRig(t, Config{TrustedProxies: []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}})
-	exhaustLimiter(r.server.failures.Limiter(netip.MustParseAddr("203.0.113.9")))
+	exhaustLimiter(failureLimiter(r.server, "203.0.113.9"))
 	for client, want := range map[string]int{"203.0.113.9": 429, "203.0.113.8": 401} {
 		resp, _ := r.do("GET", "/v1/calls", nil, "Authorization", "Bearer guess", "X-Forwarded-For", client)
 		if resp.StatusCode != want {

@@ -2,12 +2,11 @@ package admin
 
 import (
 	"context"
-	"crypto/sha256"
 	"fmt"
 	"regexp/syntax"
 	"sync"
-	"time"
 
+	"bellhop/admin/access"
 	"bellhop/notify"
 )
 
@@ -34,7 +33,7 @@ var errManyTests = fmt.Errorf("at most %d tests and redeliveries may run at a ti
 // checkQuota returns an error if a token, given by its id, has no room for a
 // subscription that is created or changed.
 func (s *Server) checkQuota(token string, sub *notify.Subscription) error {
-	if err := checkComplexity(sub.ExtensionRegex); err != nil || token == configID {
+	if err := checkComplexity(sub.ExtensionRegex); err != nil || token == access.ConfigID {
 		return err
 	}
 	cost, count := programSize(sub.ExtensionRegex), 0
@@ -104,112 +103,24 @@ type testLimiter struct {
 // startTest counts one for the request of ctx, and returns the function that ends it.
 // It returns errManyTests if there is no room.
 func (ts *testLimiter) startTest(ctx context.Context) (end func(), err error) {
-	client := accessOf(ctx)
-	if client == nil || client.id == configID {
+	client := access.ClientOf(ctx)
+	if client == nil || client.ID == access.ConfigID {
 		return func() {}, nil
 	}
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
-	if ts.running[client.id] >= maxTestsPerToken {
+	if ts.running[client.ID] >= maxTestsPerToken {
 		return nil, errManyTests
 	}
 	if ts.running == nil {
 		ts.running = make(map[string]int)
 	}
-	ts.running[client.id]++
+	ts.running[client.ID]++
 	return func() {
 		ts.mu.Lock()
 		defer ts.mu.Unlock()
-		if ts.running[client.id]--; ts.running[client.id] == 0 {
-			delete(ts.running, client.id)
+		if ts.running[client.ID]--; ts.running[client.ID] == 0 {
+			delete(ts.running, client.ID)
 		}
 	}, nil
-}
-
-// secretHash is the SHA-256 of a secret.
-type secretHash = [sha256.Size]byte
-
-// sweepEvery is the interval at which expired values are removed.
-const sweepEvery = time.Minute
-
-// ownerCache keeps values by the hashes of their secrets until they expire. Of each
-// owner it keeps the max newest: no owner evicts the values of another.
-type ownerCache[V any] struct {
-	max int
-
-	mu     sync.Mutex
-	values map[secretHash]ownedEntry[V]
-	keysOf map[string][]secretHash // by owner, oldest first
-	swept  time.Time
-}
-
-type ownedEntry[V any] struct {
-	value V
-	owner string
-	until time.Time
-}
-
-// newOwnerCache returns a cache of at most most values for each owner.
-func newOwnerCache[V any](most int) *ownerCache[V] {
-	return &ownerCache[V]{max: most, values: make(map[secretHash]ownedEntry[V]), keysOf: make(map[string][]secretHash)}
-}
-
-// add adds a value for an owner, and evicts the owner's oldest if that is one too many.
-func (o *ownerCache[V]) add(owner string, key secretHash, v V, now, until time.Time) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if now.Sub(o.swept) >= sweepEvery {
-		o.swept = now
-		for key, v := range o.values {
-			if !now.Before(v.until) {
-				o.removeLocked(key)
-			}
-		}
-	}
-	if keys := o.keysOf[owner]; len(keys) >= o.max {
-		o.removeLocked(keys[0])
-	}
-	o.values[key] = ownedEntry[V]{v, owner, until}
-	o.keysOf[owner] = append(o.keysOf[owner], key)
-}
-
-// get returns the value with a key, if it has not expired.
-func (o *ownerCache[V]) get(key secretHash, now time.Time) (v V, ok bool) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	kept, ok := o.values[key]
-	if !ok || !now.Before(kept.until) {
-		o.removeLocked(key)
-		return v, false
-	}
-	return kept.value, true
-}
-
-// remove removes the value with a key.
-func (o *ownerCache[V]) remove(key secretHash) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.removeLocked(key)
-}
-
-// len returns the number of values, expired ones that were not swept included.
-func (o *ownerCache[V]) len() int {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return len(o.values)
-}
-
-// removeLocked is remove for a caller that holds mu.
-func (o *ownerCache[V]) removeLocked(key secretHash) {
-	owner := o.values[key].owner
-	delete(o.values, key)
-	var rest []secretHash
-	for _, k := range o.keysOf[owner] {
-		if k != key {
-			rest = append(rest, k)
-		}
-	}
-	if o.keysOf[owner] = rest; len(rest) == 0 {
-		delete(o.keysOf, owner)
-	}
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"bellhop/admin/access"
 	"bellhop/notify"
 )
 
@@ -105,7 +106,7 @@ func TestSubscriptionsOfTokenAreBounded(t *testing.T) {
 	}
 	r.notifier.Declare(declared)
 	sub := notify.Subscription{Extension: "101", Types: []string{"hangup"}, URL: "http://crm.example/"}
-	for token, want := range map[string]bool{"full": false, "other": true, configID: true} {
+	for token, want := range map[string]bool{"full": false, "other": true, access.ConfigID: true} {
 		if err := r.server.checkQuota(token, &sub); (err == nil) != want {
 			t.Errorf("%s: %v", token, err)
 		}

@@ -1,17 +1,26 @@
 package admin
 
 import (
-	"bellhop/admin/limit"
 	"fmt"
+	"net"
 	"net/http/httptest"
-	"net/netip"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/time/rate"
+
+	"bellhop/admin/access"
+	"bellhop/admin/limit"
 )
+
+// FailureLimiter returns the limiter of requests from an address without a valid token.
+func failureLimiter(s *Server, address string) *rate.Limiter {
+	r := httptest.NewRequest("GET", "/", nil)
+	r.RemoteAddr = net.JoinHostPort(address, "1")
+	return s.auth.FailureLimiter(r)
+}
 
 // exhaustLimiter leaves nothing of a limit, for the duration of a test.
 func exhaustLimiter(l *rate.Limiter) {
@@ -31,7 +40,7 @@ func TestTokenHasRateLimit(t *testing.T) {
 		t.Errorf("the answer has %v", resp.Header)
 	}
 
-	limit := r.server.tokens.findAccess(client.token, time.Now()).limit
+	limit := r.server.auth.Tokens.Find(client.token, time.Now()).Limit
 	exhaustLimiter(limit)
 	resp, out := client.do("GET", "/v1/subscriptions", nil)
 	wait, err := strconv.Atoi(resp.Header.Get("Retry-After"))
@@ -53,7 +62,7 @@ func TestWrongTokensAreLimited(t *testing.T) {
 			t.Fatalf("guess %d: %d", i, w.Code)
 		}
 	}
-	limit := r.server.failures.Limiter(netip.MustParseAddr("192.0.2.1"))
+	limit := failureLimiter(r.server, "192.0.2.1")
 	exhaustLimiter(limit)
 	for _, tt := range []struct {
 		peer, path, token string
@@ -78,16 +87,16 @@ func TestWrongTokensAreLimited(t *testing.T) {
 	}
 	unready := r.openNode(false)
 	unready.config.Ready = func() []string { return []string{"draining"} }
-	exhaustLimiter(unready.failures.Limiter(netip.MustParseAddr("192.0.2.1")))
+	exhaustLimiter(failureLimiter(unready, "192.0.2.1"))
 	for _, token := range []string{"guess", testToken} {
 		if w := serveFrom(unready, guesser, "GET", "/readyz", token); strings.Contains(w.Body.String(), "draining") {
 			t.Errorf("/readyz tells that %q is the token", token)
 		}
 	}
 
-	long := openServer(t, r.js, Config{Token: strings.Repeat("x", minSecretLength), Notifier: r.notifier})
-	exhaustLimiter(long.failures.Limiter(netip.MustParseAddr("192.0.2.1")))
-	if w := serveFrom(long, guesser, "GET", "/v1/calls", strings.Repeat("x", minSecretLength)); w.Code != 200 {
+	long := openServer(t, r.js, Config{Token: strings.Repeat("x", access.MinSecretLength), Notifier: r.notifier})
+	exhaustLimiter(failureLimiter(long, "192.0.2.1"))
+	if w := serveFrom(long, guesser, "GET", "/v1/calls", strings.Repeat("x", access.MinSecretLength)); w.Code != 200 {
 		t.Errorf("who has a token that nobody can guess is shut out by who guesses: %d", w.Code)
 	}
 }
@@ -97,23 +106,6 @@ func TestValidTokenIsNoFailure(t *testing.T) {
 	for range limit.FailureBurst + 10 {
 		if w := serveFrom(r.server, "192.0.2.1:1000", "GET", "/v1/calls", testToken); w.Code != 200 {
 			t.Fatalf("%d", w.Code)
-		}
-	}
-}
-
-func TestPeerNetworkOfAddress(t *testing.T) {
-	for peer, want := range map[string]string{
-		"192.0.2.1:5":               "192.0.2.1",
-		"[::ffff:192.0.2.1]:5":      "192.0.2.1",
-		"[2001:db8:1:2:3::4]:5":     "2001:db8:1:2::",
-		"[2001:db8:1:2:ffff::9]:77": "2001:db8:1:2::",
-		"[fe80::1%eth0]:5":          "fe80::",
-		"@":                         "invalid IP",
-	} {
-		r := httptest.NewRequest("GET", "/", nil)
-		r.RemoteAddr = peer
-		if got := peerNetwork(r).String(); got != want {
-			t.Errorf("%s: %s, want %s", peer, got, want)
 		}
 	}
 }

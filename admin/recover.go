@@ -3,11 +3,13 @@ package admin
 import (
 	"net/http"
 	"runtime/debug"
+
+	"bellhop/admin/access"
 )
 
 // recoverPanics lets h serve, and answers 500 in the API's format if h panics. The
 // panic is logged and counted. If h has begun to answer, the connection is closed.
-func (s *Server) recoverPanics(refuse errorWriter, h http.Handler) http.Handler {
+func (s *Server) recoverPanics(refuse access.ErrorWriter, h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		watched := &startedWriter{ResponseWriter: w}
 		defer func() {

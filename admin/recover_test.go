@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"bellhop/admin/access"
 	"bellhop/dialog"
 	"bellhop/dialog/trace"
 )
@@ -24,13 +25,13 @@ func TestPanicsAreAnswered(t *testing.T) {
 	r.wantProblem(500, "", "GET", "/v1/calls", nil)
 	r.wantProblem(500, "", "GET", "/v1/extensions/101", nil)
 	r.wantProblem(500, "", "GET", "/v1/calls/x/trace", nil)
-	session := r.server.sessions.start(configID, testToken, time.Now())
-	resp, text := r.raw("GET", "/calls", nil, "Cookie", sessionCookie+"="+session)
+	session := r.server.auth.Sessions.Start(access.ConfigID, testToken, time.Now())
+	resp, text := r.raw("GET", "/calls", nil, "Cookie", access.SessionCookie+"="+session)
 	if resp.StatusCode != 500 || !strings.Contains(text, "<html") {
 		t.Errorf("page: %d %s", resp.StatusCode, text)
 	}
 	for name, tt := range map[string]struct {
-		refuse errorWriter
+		refuse access.ErrorWriter
 		want   string
 	}{"uapi": {writeUAPIError, `"internal_server_error"`}, "telphin": {writeTelphinError, `{"message":"`}} {
 		w := serve(r.server.guardHandler(tt.refuse, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("injected") })))

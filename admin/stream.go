@@ -19,6 +19,7 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 	lru "github.com/hashicorp/golang-lru/v2"
 
+	"bellhop/admin/access"
 	"bellhop/admin/limit"
 	"bellhop/dialog"
 	"bellhop/notify"
@@ -70,7 +71,7 @@ func (s *Server) listEvents(ctx context.Context, in *struct {
 	if err := checkEventType(in.Type); err != nil {
 		return nil, err
 	}
-	q := notify.Query{Extension: in.Extension, Type: in.Type, Call: in.Call, Extensions: accessOf(ctx).extensions, Limit: in.Limit}
+	q := notify.Query{Extension: in.Extension, Type: in.Type, Call: in.Call, Extensions: access.ClientOf(ctx).Extensions, Limit: in.Limit}
 	var ok bool
 	if q.Since, ok = parseTime(in.Since); !ok {
 		q.After = in.Since
@@ -207,7 +208,7 @@ func (s *Server) respondEventStream(ctx context.Context, q notify.Query, last st
 	if last != "" {
 		q.After = last
 	}
-	token := accessOf(ctx).id
+	token := access.ClientOf(ctx).ID
 	if !s.streams.Acquire(token) {
 		return nil, huma.ErrorWithHeaders(
 			huma.Error503ServiceUnavailable(fmt.Sprintf("too many event streams: at most %d, and %d with one token", limit.MaxStreams, limit.MaxStreamsPerToken)),
@@ -244,13 +245,13 @@ func (s *Server) writeStream(w http.ResponseWriter, r *http.Request, tail *notif
 		return err
 	}
 	ctx := q.Context()
-	client := accessOf(ctx)
+	client := access.ClientOf(ctx)
 	for wrote := (time.Time{}); ; {
 		limit.Sleep(ctx, time.Until(wrote.Add(rand.N(s.streams.Pace(batchDelay)))))
 		waiting, cancel := context.WithTimeout(ctx, s.streams.KeepAlive)
 		events, _ := tail.Next(waiting)
 		cancel()
-		if ctx.Err() != nil || !s.tokens.stillValid(client, time.Now()) {
+		if ctx.Err() != nil || !s.auth.Tokens.StillValid(client, time.Now()) {
 			return nil
 		}
 		wrote = time.Now()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"bellhop/admin/access"
 	"bellhop/notify"
 )
 
@@ -18,10 +19,10 @@ func (s *Server) addSubscription(ctx context.Context, sub notify.Subscription) (
 	if err := sub.Validate(); err != nil {
 		return sub, err
 	}
-	if !accessOf(ctx).canSee(sub.Extension) {
+	if !access.ClientOf(ctx).CanSee(sub.Extension) {
 		return sub, errNotBound
 	}
-	sub.ID, sub.Owner = "", accessOf(ctx).id
+	sub.ID, sub.Owner = "", access.ClientOf(ctx).ID
 	if err := s.checkQuota(sub.Owner, &sub); err != nil {
 		return sub, err
 	}
@@ -36,7 +37,7 @@ func (s *Server) addSubscription(ctx context.Context, sub notify.Subscription) (
 // notify.ErrNotFound. Every subscription id of a request is resolved here first.
 func (s *Server) visibleSubscription(ctx context.Context, id string) (notify.Subscription, error) {
 	sub, err := s.config.Notifier.Subscription(id)
-	if err == nil && !accessOf(ctx).canSee(sub.Extension) {
+	if err == nil && !access.ClientOf(ctx).CanSee(sub.Extension) {
 		return notify.Subscription{}, notify.ErrNotFound
 	}
 	return sub, err
@@ -48,12 +49,12 @@ func (s *Server) editSubscription(ctx context.Context, id string, revision uint6
 	if err != nil {
 		return before, err
 	}
-	client := accessOf(ctx)
+	client := access.ClientOf(ctx)
 	after, err := s.config.Notifier.Edit(ctx, id, revision, func(sub *notify.Subscription) error {
 		if sub.Revision != before.Revision { // changed since it was read
 			before = maskSecrets(*sub)
 		}
-		if !client.canSee(sub.Extension) {
+		if !client.CanSee(sub.Extension) {
 			return notify.ErrNotFound
 		}
 		expr := sub.ExtensionRegex
@@ -61,14 +62,14 @@ func (s *Server) editSubscription(ctx context.Context, id string, revision uint6
 			return err
 		}
 		if sub.ExtensionRegex != expr {
-			if client.id != configID {
-				sub.Owner = client.id // the expression counts in this token's quota
+			if client.ID != access.ConfigID {
+				sub.Owner = client.ID // the expression counts in this token's quota
 			}
-			if err := s.checkQuota(client.id, sub); err != nil {
+			if err := s.checkQuota(client.ID, sub); err != nil {
 				return err
 			}
 		}
-		if !client.canSee(sub.Extension) && sub.Validate() == nil {
+		if !client.CanSee(sub.Extension) && sub.Validate() == nil {
 			return errNotBound
 		}
 		return nil

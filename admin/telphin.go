@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 
+	"bellhop/admin/access"
 	"bellhop/dialog"
 	"bellhop/notify"
 )
@@ -131,34 +132,34 @@ func (s *Server) answerTelphin(w http.ResponseWriter, r *http.Request) (status i
 	if err != nil {
 		return 0, nil, err
 	}
-	asks := requiredPermission(r)
-	switch client := accessOf(r.Context()); {
-	case !client.permits(asks):
-		return 0, nil, &telphinError{http.StatusForbidden, missingPermission[asks]}
-	case to != allExtensions && !client.canSee(to.extension):
+	asks := access.Required(r)
+	switch client := access.ClientOf(r.Context()); {
+	case !client.Permits(asks):
+		return 0, nil, &telphinError{http.StatusForbidden, access.Missing[asks]}
+	case to != allExtensions && !client.CanSee(to.extension):
 		return 0, nil, &telphinError{http.StatusForbidden, "this token is not bound to this extension: use another token"}
 	}
 	var allow string
 	switch {
 	case len(rest) == 1 && rest[0] == "user":
-		if asks == permitRead {
-			return http.StatusOK, telphinUserOf(accessOf(r.Context())), nil
+		if asks == access.PermitRead {
+			return http.StatusOK, telphinUserOf(access.ClientOf(r.Context())), nil
 		}
 		allow = "GET"
 	case len(rest) > 0 && len(rest) < 3 && rest[0] == "extension":
-		if asks == permitRead {
+		if asks == access.PermitRead {
 			v, err := s.answerTelphinExtension(r, rest[1:])
 			return http.StatusOK, v, err
 		}
 		allow = "GET"
 	case len(rest) == 1 && rest[0] == "limit":
-		if asks == permitRead {
+		if asks == access.PermitRead {
 			return http.StatusOK, s.telphinLimits(r.Context(), to), nil
 		}
 		allow = "GET"
 	case len(rest) == 1 && rest[0] == "event":
 		switch {
-		case asks == permitRead:
+		case asks == access.PermitRead:
 			return http.StatusOK, s.listTelphinEvents(r.Context(), to), nil
 		case r.Method == http.MethodPost:
 			return s.createTelphinEvent(r, to)
@@ -171,7 +172,7 @@ func (s *Server) answerTelphin(w http.ResponseWriter, r *http.Request) (status i
 		switch {
 		case err != nil:
 			return 0, nil, err
-		case asks == permitRead:
+		case asks == access.PermitRead:
 			return http.StatusOK, telphinEventOf(e), nil
 		case r.Method == http.MethodPut:
 			return s.updateTelphinEvent(r, e)
@@ -219,12 +220,12 @@ func (s *Server) resolveTelphinExtension(ctx context.Context, id string) (string
 	if named || err != nil || strconv.FormatUint(n, 10) != name {
 		return name, nil
 	}
-	client := accessOf(ctx)
+	client := access.ClientOf(ctx)
 	numbered, err := s.config.Notifier.ExtensionNumbered(ctx, n)
 	switch {
-	case err != nil, numbered == "", numbered == name, !client.canSee(numbered):
+	case err != nil, numbered == "", numbered == name, !client.CanSee(numbered):
 		return name, err
-	case !client.canSee(name):
+	case !client.CanSee(name):
 		return numbered, nil
 	}
 	known, err := s.config.Notifier.ExtensionNumber(ctx, name)
@@ -259,7 +260,7 @@ func (s *Server) listTelphinEvents(ctx context.Context, to extensionSelector) []
 func (s *Server) telphinLimits(ctx context.Context, to extensionSelector) any {
 	used := 0
 	for _, sub := range s.config.Notifier.Subscriptions() {
-		if (extensionSelector{sub.Extension, sub.ExtensionRegex}) == to && accessOf(ctx).canSee(sub.Extension) {
+		if (extensionSelector{sub.Extension, sub.ExtensionRegex}) == to && access.ClientOf(ctx).CanSee(sub.Extension) {
 			used++
 		}
 	}

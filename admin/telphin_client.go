@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"bellhop/admin/access"
 	"bellhop/notify"
 )
 
@@ -18,9 +19,9 @@ type telphinUser struct {
 	Login    string `json:"login"` // the client_id that gets access tokens
 }
 
-func telphinUserOf(client *access) telphinUser {
-	u := telphinUser{1, 1, client.id}
-	if client.id == configID {
+func telphinUserOf(client *access.Client) telphinUser {
+	u := telphinUser{1, 1, client.ID}
+	if client.ID == access.ConfigID {
 		u.Login = "admin"
 	}
 	return u

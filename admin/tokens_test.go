@@ -2,9 +2,6 @@ package admin
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/json"
-	"fmt"
 	"io"
 	"log/slog"
 	"slices"
@@ -13,7 +10,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/nats-io/nats.go/jetstream"
+
+	"bellhop/admin/access"
 )
 
 func TestTokenLifecycle(t *testing.T) {
@@ -94,39 +92,6 @@ func TestInvalidTokensAreRefused(t *testing.T) {
 	}
 }
 
-func TestTokenExpires(t *testing.T) {
-	r := newRig(t, Config{})
-	at := time.Now().Add(time.Hour).UTC().Truncate(time.Second)
-	client, _ := r.newToken(object{"scope": "read", "expires": at})
-	ts := r.server.tokens
-	if ts.findAccess(client.token, at.Add(-1)) == nil {
-		t.Error("it is good for nothing before it expires")
-	}
-	if ts.findAccess(client.token, at) != nil {
-		t.Error("it is good for something when it has expired")
-	}
-	if ts.findAccess("", at) != nil {
-		t.Error("no token is one")
-	}
-}
-
-func TestTokensAreHashed(t *testing.T) {
-	r := newRig(t, Config{})
-	client, id := r.newToken(object{"scope": "read"})
-	e, err := r.server.tokens.kv.Get(t.Context(), id)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var kept storedToken
-	if err := json.Unmarshal(e.Value(), &kept); err != nil {
-		t.Fatal(err)
-	}
-	sum := sha256.Sum256([]byte(client.token))
-	if strings.Contains(string(e.Value()), client.token[len(tokenPrefix):]) || string(kept.Hash) != string(sum[:]) {
-		t.Errorf("the store has %s", e.Value())
-	}
-}
-
 // openNode opens a Server on the same store, as another node. Only if it runs, it
 // learns of later changes.
 func (r *rig) openNode(run bool) *Server {
@@ -158,103 +123,6 @@ func (r *rig) waitUntil(what string, so func() bool) {
 	}
 }
 
-func TestNodesShareTokens(t *testing.T) {
-	r := newRig(t, Config{})
-	before, _ := r.newToken(object{"scope": "read"})
-	node := r.openNode(true)
-	if node.tokens.findAccess(before.token, time.Now()) == nil {
-		t.Error("a new node does not know a token")
-	}
-	client, id := r.newToken(object{"scope": "write", "extensions": []string{"101"}})
-	r.waitUntil("another node knows the token", func() bool { return node.tokens.findAccess(client.token, time.Now()) != nil })
-	if a := node.tokens.findAccess(client.token, time.Now()); a.id != id || a.permits(permitAdmin) || !a.permits(permitWrite) || a.canSee("102") {
-		t.Errorf("there it is %+v", a)
-	}
-	if _, err := node.tokens.revoke(t.Context(), id); err != nil {
-		t.Fatal(err)
-	}
-	r.waitUntil("the token is revoked here", func() bool { return r.server.tokens.findAccess(client.token, time.Now()) == nil })
-	r.waitUntil("nothing is remembered of it", func() bool {
-		ts := node.tokens
-		ts.mu.Lock()
-		defer ts.mu.Unlock()
-		return len(ts.revoked) == 0 && len(ts.stored) == 1
-	})
-}
-
-func TestLastUseIsStored(t *testing.T) {
-	r := newRig(t, Config{})
-	client, id := r.newToken(object{"scope": "read"})
-	unused, unusedID := r.newToken(object{"scope": "read"})
-	now := time.Now().Add(time.Hour).UTC().Truncate(time.Second)
-	r.server.tokens.findAccess(client.token, now)
-	r.server.tokens.writeLastUsed(t.Context())
-
-	node := r.openNode(false)
-	if got, err := node.tokens.get(id); err != nil || !got.LastUsed.Equal(now) {
-		t.Errorf("last used at %v: %v, want %v", got.LastUsed, err, now)
-	}
-	if got, err := node.tokens.get(unusedID); err != nil || !got.LastUsed.IsZero() {
-		t.Errorf("never used, but at %v: %v", got.LastUsed, err)
-	}
-	a := r.server.tokens.findAccess(client.token, now)
-	if a == nil || a != r.server.tokens.findAccess(client.token, now) || r.server.tokens.findAccess(unused.token, now) == nil {
-		t.Error("it is not what it was")
-	}
-
-	// The token is revoked on another node: a later write does not bring it back.
-	if _, err := node.tokens.revoke(t.Context(), unusedID); err != nil {
-		t.Fatal(err)
-	}
-	lagging := r.server.tokens
-	lagging.mu.Lock()
-	lagging.unsavedUse[unusedID] = now
-	lagging.mu.Unlock()
-	lagging.writeLastUsed(t.Context())
-	if _, err := r.server.tokens.kv.Get(t.Context(), unusedID); err != jetstream.ErrKeyNotFound {
-		t.Errorf("the store has the revoked token: %v", err)
-	}
-}
-
-func TestRevokedTokenStaysRevoked(t *testing.T) {
-	r := newRig(t, Config{})
-	client, id := r.newToken(object{"scope": "read"})
-	ts := r.openNode(false).tokens // without a watch
-	late := ts.stored[id]
-	late.revision++
-	if _, err := ts.revoke(t.Context(), id); err != nil {
-		t.Fatal(err)
-	}
-	ts.applyToken(late) // as a slow watch does after another node has stored the last use
-	if ts.findAccess(client.token, time.Now()) != nil {
-		t.Error("a revoked token is back")
-	}
-}
-
-func TestUnreadableTokensAreIgnored(t *testing.T) {
-	r := newRig(t, Config{})
-	client, _ := r.newToken(object{"scope": "read"})
-	for key, value := range map[string]string{"a": "{", "b": `{"id":"b","scope":"admin"}`, "c": `{"id":"d","scope":"admin","hash":"` + strings.Repeat("A", 43) + `="}`} {
-		if _, err := r.server.tokens.kv.PutString(t.Context(), key, value); err != nil {
-			t.Fatal(err)
-		}
-	}
-	ts := r.openNode(false).tokens
-	if all := ts.all(); len(all) != 1 || ts.findAccess(client.token, time.Now()) == nil {
-		t.Errorf("known are %v, want the readable one alone", all)
-	}
-}
-
-func TestTokensAreLimited(t *testing.T) {
-	r := newRig(t, Config{})
-	ts := r.server.tokens
-	for i := range maxTokens {
-		ts.applyToken(storedToken{Token: Token{ID: fmt.Sprint(i)}, Hash: fmt.Appendf(nil, "%032d", i), revision: 1})
-	}
-	r.wantProblem(409, "", "POST", "/v1/tokens", object{"scope": "read"})
-	r.wantProblem(404, "", "GET", "/v1/tokens/x", nil)
-}
-
 func TestTokensSurviveStoreOutage(t *testing.T) {
 	r := newRig(t, Config{})
 	client, id := r.newToken(object{"scope": "read"})
@@ -266,4 +134,15 @@ func TestTokensSurviveStoreOutage(t *testing.T) {
 	if _, err := Open(t.Context(), r.js, Config{Notifier: r.notifier}); err == nil {
 		t.Error("a Server opens without a store")
 	}
+}
+
+func TestExcessTokensAreRefused(t *testing.T) {
+	r := newRig(t, Config{})
+	for range access.MaxTokens {
+		if _, err := r.server.auth.Tokens.Create(t.Context(), access.Token{Scope: access.Read}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.wantProblem(409, "", "POST", "/v1/tokens", object{"scope": "read"})
+	r.wantProblem(404, "", "GET", "/v1/tokens/x", nil)
 }

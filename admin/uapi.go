@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"bellhop/admin/access"
 	"bellhop/notify"
 )
 
@@ -75,15 +76,15 @@ func writeUAPIError(w http.ResponseWriter, status int, detail string) {
 
 // identifyByBearerOrCookies identifies the client by its bearer token, or by the cookie
 // pair of the UnifiedAPI: the cookie vn holds a session of the page, or a token.
-func (s *Server) identifyByBearerOrCookies(r *http.Request, now time.Time) (client *access, ok bool) {
+func (s *Server) identifyByBearerOrCookies(r *http.Request, now time.Time) (client *access.Client, ok bool) {
 	vn := pairedCookie(r)
-	if vn == "" || bearerToken(r) != "" {
-		return s.identifyByBearer(r, now)
+	if vn == "" || access.Bearer(r) != "" {
+		return s.auth.IdentifyBearer(r, now)
 	}
-	if client := s.accessOfSession(vn, now); client != nil {
+	if client := s.auth.IdentifySession(vn, now); client != nil {
 		return client, true
 	}
-	return s.identifyToken(r, vn, now)
+	return s.auth.Identify(r, vn, now)
 }
 
 // pairedCookie returns the cookie vn if the request proves, with an X-Xsrf-Token header
@@ -130,11 +131,11 @@ func (s *Server) answerUAPI(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	asks := requiredPermission(r)
-	switch client := accessOf(r.Context()); {
-	case !client.permits(asks):
-		return nil, &uapiError{http.StatusForbidden, "access_denied", missingPermission[asks]}
-	case !client.canSee(u.extension):
+	asks := access.Required(r)
+	switch client := access.ClientOf(r.Context()); {
+	case !client.Permits(asks):
+		return nil, &uapiError{http.StatusForbidden, "access_denied", access.Missing[asks]}
+	case !client.CanSee(u.extension):
 		return nil, &uapiError{http.StatusForbidden, "access_denied", "this token is not bound to this extension: use another token"}
 	}
 	switch r.Method {

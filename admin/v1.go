@@ -14,45 +14,46 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 
+	"bellhop/admin/access"
 	"bellhop/dialog"
 	"bellhop/notify"
 )
 
 // registerV1 adds the operations below /v1.
-func (s *Server) registerV1(v1 *permissionMux, api huma.API) {
-	operation := func(asks permission, id, method, path string, status int, summary string, also ...int) huma.Operation {
-		v1.permissions[method+" "+path] = asks
+func (s *Server) registerV1(v1 *access.Mux, api huma.API) {
+	operation := func(asks access.Permission, id, method, path string, status int, summary string, also ...int) huma.Operation {
+		v1.Permissions[method+" "+path] = asks
 		return describeRoute(asks, id, method, path, status, summary, also...)
 	}
-	huma.Register(api, operation(permitRead, "list-subscriptions", "GET", "/v1/subscriptions", 200, "List subscriptions, oldest first"), s.listSubscriptions)
-	huma.Register(api, operation(permitWrite, "create-subscription", "POST", "/v1/subscriptions", 201, "Create a subscription"), s.createSubscription)
-	huma.Register(api, operation(permitRead, "get-subscription", "GET", "/v1/subscriptions/{id}", 200, "Get a subscription"), s.getSubscription)
-	huma.Register(api, operation(permitWrite, "change-subscription", "PATCH", "/v1/subscriptions/{id}", 200, "Change a subscription", 409, 412), s.changeSubscription)
-	huma.Register(api, operation(permitWrite, "delete-subscription", "DELETE", "/v1/subscriptions/{id}", 204, "Delete a subscription", 409, 412), s.deleteSubscription)
-	huma.Register(api, operation(permitWrite, "rotate-secret", "POST", "/v1/subscriptions/{id}/rotate-secret", 200, "Rotate the signing secret: the response shows the new one, and for 24 hours callbacks are signed with the old one too", 412), s.rotateSecret)
-	huma.Register(api, operation(permitWrite, "test-subscription", "POST", "/v1/subscriptions/{id}/test", 200, "Send a sample callback of each subscribed event type now, and return the responses"), s.testSubscription)
-	huma.Register(api, operation(permitWrite, "replay", "POST", "/v1/subscriptions/{id}/replay", 202, "Replay a time range: deliver its events again, each with its original webhook-id"), s.replay)
-	huma.Register(api, operation(permitRead, "list-subscription-deliveries", "GET", "/v1/subscriptions/{id}/deliveries", 200, "List the deliveries of a subscription, newest first"), s.listDeliveriesOf)
-	huma.Register(api, operation(permitRead, "list-deliveries", "GET", "/v1/deliveries", 200, "List deliveries: the waiting ones, then the ended ones, each newest first"), s.listDeliveries)
-	huma.Register(api, operation(permitRead, "get-delivery", "GET", "/v1/deliveries/{id}", 200, "Get a delivery"), s.getDelivery)
-	huma.Register(api, operation(permitWrite, "redeliver", "POST", "/v1/deliveries/{id}/redeliver", 200, "Redeliver now, whatever the state of the delivery, and return the response"), s.redeliver)
-	huma.Register(api, operation(permitRead, "list-calls", "GET", "/v1/calls", 200, "List live calls, oldest first"), s.listCalls)
-	huma.Register(api, operation(permitRead, "get-call", "GET", "/v1/calls/{id}", 200, "Get a live call"), s.getCall)
-	huma.Register(api, describeTrace(api, operation(permitReadAll, "trace-call", "GET", "/v1/calls/{id}/trace", 200, "Get the SIP messages of a call, or its ladder diagram")), s.traceCall)
-	huma.Register(api, describeEventStream(api, operation(permitRead, "list-events", "GET", "/v1/events", 200, "List events, oldest first, or stream them as they are published")), s.listEvents)
-	huma.Register(api, operation(permitRead, "list-extensions", "GET", "/v1/extensions", 200, "List known extensions"), s.listExtensions)
-	huma.Register(api, operation(permitRead, "get-extension", "GET", "/v1/extensions/{extension}", 200, "Get an extension"), s.getExtension)
-	huma.Register(api, operation(permitReadAll, "get-status", "GET", "/v1/status", 200, "Get the status of this node"), s.getStatus)
-	huma.Register(api, operation(permitAdmin, "list-tokens", "GET", "/v1/tokens", 200, "List tokens, oldest first"), s.listTokens)
-	huma.Register(api, operation(permitAdmin, "create-token", "POST", "/v1/tokens", 201, "Create a token; only this response shows its secret"), s.createToken)
-	huma.Register(api, operation(permitAdmin, "get-token", "GET", "/v1/tokens/{id}", 200, "Get a token"), s.getToken)
-	huma.Register(api, operation(permitAdmin, "revoke-token", "DELETE", "/v1/tokens/{id}", 204, "Revoke a token"), s.revokeToken)
-	huma.Register(api, operation(permitAdmin, "list-audit", "GET", "/v1/audit", 200, "List changes made over the API, newest first"), s.listAudit)
+	huma.Register(api, operation(access.PermitRead, "list-subscriptions", "GET", "/v1/subscriptions", 200, "List subscriptions, oldest first"), s.listSubscriptions)
+	huma.Register(api, operation(access.PermitWrite, "create-subscription", "POST", "/v1/subscriptions", 201, "Create a subscription"), s.createSubscription)
+	huma.Register(api, operation(access.PermitRead, "get-subscription", "GET", "/v1/subscriptions/{id}", 200, "Get a subscription"), s.getSubscription)
+	huma.Register(api, operation(access.PermitWrite, "change-subscription", "PATCH", "/v1/subscriptions/{id}", 200, "Change a subscription", 409, 412), s.changeSubscription)
+	huma.Register(api, operation(access.PermitWrite, "delete-subscription", "DELETE", "/v1/subscriptions/{id}", 204, "Delete a subscription", 409, 412), s.deleteSubscription)
+	huma.Register(api, operation(access.PermitWrite, "rotate-secret", "POST", "/v1/subscriptions/{id}/rotate-secret", 200, "Rotate the signing secret: the response shows the new one, and for 24 hours callbacks are signed with the old one too", 412), s.rotateSecret)
+	huma.Register(api, operation(access.PermitWrite, "test-subscription", "POST", "/v1/subscriptions/{id}/test", 200, "Send a sample callback of each subscribed event type now, and return the responses"), s.testSubscription)
+	huma.Register(api, operation(access.PermitWrite, "replay", "POST", "/v1/subscriptions/{id}/replay", 202, "Replay a time range: deliver its events again, each with its original webhook-id"), s.replay)
+	huma.Register(api, operation(access.PermitRead, "list-subscription-deliveries", "GET", "/v1/subscriptions/{id}/deliveries", 200, "List the deliveries of a subscription, newest first"), s.listDeliveriesOf)
+	huma.Register(api, operation(access.PermitRead, "list-deliveries", "GET", "/v1/deliveries", 200, "List deliveries: the waiting ones, then the ended ones, each newest first"), s.listDeliveries)
+	huma.Register(api, operation(access.PermitRead, "get-delivery", "GET", "/v1/deliveries/{id}", 200, "Get a delivery"), s.getDelivery)
+	huma.Register(api, operation(access.PermitWrite, "redeliver", "POST", "/v1/deliveries/{id}/redeliver", 200, "Redeliver now, whatever the state of the delivery, and return the response"), s.redeliver)
+	huma.Register(api, operation(access.PermitRead, "list-calls", "GET", "/v1/calls", 200, "List live calls, oldest first"), s.listCalls)
+	huma.Register(api, operation(access.PermitRead, "get-call", "GET", "/v1/calls/{id}", 200, "Get a live call"), s.getCall)
+	huma.Register(api, describeTrace(api, operation(access.PermitReadAll, "trace-call", "GET", "/v1/calls/{id}/trace", 200, "Get the SIP messages of a call, or its ladder diagram")), s.traceCall)
+	huma.Register(api, describeEventStream(api, operation(access.PermitRead, "list-events", "GET", "/v1/events", 200, "List events, oldest first, or stream them as they are published")), s.listEvents)
+	huma.Register(api, operation(access.PermitRead, "list-extensions", "GET", "/v1/extensions", 200, "List known extensions"), s.listExtensions)
+	huma.Register(api, operation(access.PermitRead, "get-extension", "GET", "/v1/extensions/{extension}", 200, "Get an extension"), s.getExtension)
+	huma.Register(api, operation(access.PermitReadAll, "get-status", "GET", "/v1/status", 200, "Get the status of this node"), s.getStatus)
+	huma.Register(api, operation(access.PermitAdmin, "list-tokens", "GET", "/v1/tokens", 200, "List tokens, oldest first"), s.listTokens)
+	huma.Register(api, operation(access.PermitAdmin, "create-token", "POST", "/v1/tokens", 201, "Create a token; only this response shows its secret"), s.createToken)
+	huma.Register(api, operation(access.PermitAdmin, "get-token", "GET", "/v1/tokens/{id}", 200, "Get a token"), s.getToken)
+	huma.Register(api, operation(access.PermitAdmin, "revoke-token", "DELETE", "/v1/tokens/{id}", 204, "Revoke a token"), s.revokeToken)
+	huma.Register(api, operation(access.PermitAdmin, "list-audit", "GET", "/v1/audit", 200, "List changes made over the API, newest first"), s.listAudit)
 }
 
 // describeRoute returns the OpenAPI description of a route. Its error statuses are
 // those of its kind, and also.
-func describeRoute(asks permission, id, method, path string, status int, summary string, also ...int) huma.Operation {
+func describeRoute(asks access.Permission, id, method, path string, status int, summary string, also ...int) huma.Operation {
 	op := huma.Operation{
 		OperationID: id, Method: method, Path: path, DefaultStatus: status, Summary: summary,
 		Description:  permissionTexts[asks],
@@ -79,11 +80,11 @@ func describeRoute(asks permission, id, method, path string, status int, summary
 }
 
 // permissionTexts are the sentences about permissions in the descriptions of routes.
-var permissionTexts = map[permission]string{
-	permitAdmin:   "Requires a token with scope admin.",
-	permitRead:    "Requires a token of any scope. A token bound to extensions sees only those.",
-	permitWrite:   "Requires a token with scope write or admin. A token bound to extensions gets 404 for anything of another extension.",
-	permitReadAll: "Requires a token that is not bound to extensions.",
+var permissionTexts = map[access.Permission]string{
+	access.PermitAdmin:   "Requires a token with scope admin.",
+	access.PermitRead:    "Requires a token of any scope. A token bound to extensions sees only those.",
+	access.PermitWrite:   "Requires a token with scope write or admin. A token bound to extensions gets 404 for anything of another extension.",
+	access.PermitReadAll: "Requires a token that is not bound to extensions.",
 }
 
 // list is one page of a collection.
@@ -296,9 +297,9 @@ func (s *Server) listSubscriptions(ctx context.Context, in *struct {
 	if err := cmp.Or(checkEventType(in.Type), checkCursor(in.Cursor)); err != nil {
 		return nil, err
 	}
-	client := accessOf(ctx)
+	client := access.ClientOf(ctx)
 	subs := slices.DeleteFunc(s.config.Notifier.Subscriptions(), func(sub notify.Subscription) bool {
-		return !client.canSee(sub.Extension) ||
+		return !client.CanSee(sub.Extension) ||
 			in.Extension != "" && sub.Extension != in.Extension ||
 			in.Type != "" && !slices.Contains(sub.Types, in.Type) ||
 			in.Active != "" && sub.Active != (in.Active == "true")
@@ -420,11 +421,11 @@ func (s *Server) apiError(err error) error {
 		return huma.ErrorWithHeaders(huma.Error429TooManyRequests(err.Error()), http.Header{"Retry-After": {"5"}})
 	case errors.As(err, &invalid):
 		return unprocessable("body."+invalid.Field, invalid.Field+" "+invalid.Why)
-	case errors.Is(err, notify.ErrNotFound), errors.Is(err, notify.ErrNoDelivery), errors.Is(err, errNoToken), errors.Is(err, errNoTrace):
+	case errors.Is(err, notify.ErrNotFound), errors.Is(err, notify.ErrNoDelivery), errors.Is(err, access.ErrNotFound), errors.Is(err, errNoTrace):
 		return huma.Error404NotFound(err.Error())
 	case errors.Is(err, errNotBound):
 		return huma.Error403Forbidden(err.Error())
-	case errors.Is(err, notify.ErrDeclared), errors.Is(err, notify.ErrInactive), errors.Is(err, errNoReceiver), errors.Is(err, errManyTokens):
+	case errors.Is(err, notify.ErrDeclared), errors.Is(err, notify.ErrInactive), errors.Is(err, errNoReceiver), errors.Is(err, access.ErrTooMany):
 		return huma.Error409Conflict(err.Error())
 	case errors.Is(err, notify.ErrConflict):
 		return huma.Error412PreconditionFailed(err.Error())

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"bellhop/admin"
+	"bellhop/admin/access"
 	"bellhop/sip"
 )
 
@@ -22,9 +23,9 @@ func TestReportsDamagedStore(t *testing.T) {
 	s := newSite(t, sip.UDP, sip.UDP)
 	p := s.serve()
 	s.subscribe("json", "POST", "dial-out", "answer", "hangup")
-	var token admin.Token
+	var token access.Token
 	s.api("POST", "/v1/tokens", map[string]any{"scope": "read", "note": "kept"}, &token)
-	var revoked admin.Token
+	var revoked access.Token
 	s.api("POST", "/v1/tokens", map[string]any{"scope": "read", "note": "revoked"}, &revoked)
 	if status, answer := s.request("DELETE", "/v1/tokens/"+revoked.ID, nil); status != http.StatusNoContent {
 		t.Fatalf("revoke: %d %s", status, answer)
@@ -84,7 +85,7 @@ func TestReportsDamagedStore(t *testing.T) {
 		if got := events(); got != before-round-1 {
 			t.Errorf("round %d: %d events are left of %d", round, got, before)
 		}
-		var tokens struct{ Items []admin.Token }
+		var tokens struct{ Items []access.Token }
 		s.api("GET", "/v1/tokens", nil, &tokens)
 		if len(tokens.Items) != 1 || tokens.Items[0].ID != token.ID {
 			t.Errorf("round %d: tokens %+v", round, tokens.Items)

@@ -8,7 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"bellhop/admin"
+	"bellhop/admin/access"
 )
 
 // tokenCommand returns the command bellhop token.
@@ -51,7 +51,7 @@ changes only what belongs to these extensions.`,
 	f.StringVar(&t.Note, "note", "", "`text` to describe the token")
 	lifetime := f.Duration("expires", 0, "lifetime as a `duration`, like 720h; 0 means until revoked")
 	cmd.MarkFlagRequired("scope")
-	completeFlag(cmd, "scope", string(admin.Read), string(admin.Write), string(admin.Admin))
+	completeFlag(cmd, "scope", string(access.Read), string(access.Write), string(access.Admin))
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if *lifetime < 0 {
 			return usageError{fmt.Errorf("--expires must not be negative: %v", *lifetime)}
@@ -59,7 +59,7 @@ changes only what belongs to these extensions.`,
 		if *lifetime > 0 {
 			t.Expires = time.Now().Add(*lifetime).UTC().Truncate(time.Second)
 		}
-		var made admin.Token
+		var made access.Token
 		if err := r.doRequest(cmd.Context(), "POST", "/v1/tokens", t, &made); err != nil {
 			return err
 		}
@@ -80,7 +80,7 @@ func tokenListCommand(r *apiClient) *cobra.Command {
 		Args:  cobra.NoArgs,
 	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		all, _, err := collectItems(listPages[admin.Token](cmd.Context(), r, "/v1/tokens", "cursor", 1000, url.Values{}), 0)
+		all, _, err := collectItems(listPages[access.Token](cmd.Context(), r, "/v1/tokens", "cursor", 1000, url.Values{}), 0)
 		if err != nil {
 			return err
 		}

@@ -1,0 +1,40 @@
+package access
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"time"
+)
+
+const (
+	maxGrants = 100       // Client tokens of one API token; the oldest is evicted
+	GrantTTL  = time.Hour // lifetime of an access token
+)
+
+// Grants keeps the access tokens that were issued for API tokens (RFC 6749 §4.4).
+// They are in memory, by their hashes: after a restart, clients request new ones.
+type Grants struct {
+	byHash *Cache[Hash] // Client token to API token, whose permissions and expiry apply
+}
+
+// newGrantStore returns a store without access tokens.
+func newGrantStore() Grants { return Grants{NewCache[Hash](maxGrants)} }
+
+// Issue creates an access token for the API token with an id and a hash.
+func (g Grants) Issue(id string, token Hash, now time.Time) string {
+	var key [32]byte
+	rand.Read(key[:]) // never fails
+	secret := base64.RawURLEncoding.EncodeToString(key[:])
+	g.byHash.Add(id, sha256.Sum256([]byte(secret)), token, now, now.Add(GrantTTL))
+	return secret
+}
+
+// TokenHash returns the hash of the API token that an access token stands for. A
+// hash of anything else, or of an expired access token, is returned as it is.
+func (g Grants) TokenHash(sum [sha256.Size]byte, now time.Time) [sha256.Size]byte {
+	if token, ok := g.byHash.Get(sum, now); ok {
+		return token
+	}
+	return sum
+}
