@@ -2,8 +2,11 @@ package flowtest
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
+
+	"bellhop/dialog/siptext"
 )
 
 // A message is a SIP message, or the part of one in a flow file.
@@ -63,24 +66,9 @@ func (m *message) clone() *message {
 	return &c
 }
 
-// compactNames are the long names of header fields by their compact forms.
-var compactNames = map[string]string{
-	"c": "content-type", "f": "from", "i": "call-id", "k": "supported", "l": "content-length", "m": "contact",
-	"r": "refer-to", "s": "subject", "t": "to", "v": "via", "x": "session-expires",
-}
-
 // sameField reports whether two header field names are the same, ignoring letter case
 // and with compact forms expanded.
-func sameField(a, b string) bool {
-	a, b = strings.ToLower(a), strings.ToLower(b)
-	if long, ok := compactNames[a]; ok {
-		a = long
-	}
-	if long, ok := compactNames[b]; ok {
-		b = long
-	}
-	return a == b
-}
+func sameField(a, b string) bool { return siptext.SameName(siptext.LongName(a), siptext.LongName(b)) }
 
 // fieldValue returns the value of the first header field called name, or "".
 func (m *message) fieldValue(name string) string {
@@ -92,16 +80,17 @@ func (m *message) fieldValue(name string) string {
 	return ""
 }
 
-func (m *message) hasField(name string) bool { return len(m.fieldValues(name)) > 0 }
+// hasField reports whether there is a header field called name, also one without a value.
+func (m *message) hasField(name string) bool {
+	return slices.ContainsFunc(m.fields, func(f field) bool { return sameField(f.name, name) })
+}
 
 // fieldValues returns all values of a header field. Values in one line are separated by
 // commas.
 func (m *message) fieldValues(name string) (values []string) {
 	for _, f := range m.fields {
 		if sameField(f.name, name) {
-			for v := range strings.SplitSeq(f.value, ",") {
-				values = append(values, strings.TrimSpace(v))
-			}
+			values = slices.AppendSeq(values, siptext.List(f.value))
 		}
 	}
 	return values
@@ -135,8 +124,8 @@ func (m *message) removeFirstValue(name string) {
 		if !sameField(f.name, name) {
 			continue
 		}
-		if _, rest, more := strings.Cut(f.value, ","); more {
-			m.fields[i].value = strings.TrimSpace(rest)
+		if first := siptext.First(f.value); len(first) < len(f.value) {
+			m.fields[i].value = strings.TrimLeft(f.value[len(first):], ", \t\r\n")
 		} else {
 			m.fields = append(m.fields[:i], m.fields[i+1:]...)
 		}
@@ -158,7 +147,7 @@ func (m *message) status() int {
 // method returns the method of a request, or the CSeq method of a response.
 func (m *message) method() string {
 	if m.status() != 0 {
-		_, method, _ := strings.Cut(m.fieldValue("CSeq"), " ")
+		_, method, _ := siptext.ParseCSeq(m.fieldValue("CSeq"))
 		return method
 	}
 	method, _, _ := strings.Cut(m.start, " ")
@@ -176,53 +165,32 @@ func (m *message) requestURI() string {
 
 // cseq returns the CSeq number.
 func (m *message) cseq() int {
-	number, _, _ := strings.Cut(m.fieldValue("CSeq"), " ")
-	n, _ := strconv.Atoi(number)
-	return n
+	n, _, _ := siptext.ParseCSeq(m.fieldValue("CSeq"))
+	return int(n)
 }
 
 // branch returns the branch of the topmost Via.
-func (m *message) branch() string { return headerParam(m.fieldValue("Via"), "branch") }
+func (m *message) branch() string {
+	via, _ := siptext.ParseVia(m.fieldValue("Via"))
+	branch, _ := siptext.Param(via.Params, "branch")
+	return branch
+}
 
-func (m *message) fromTag() string { return headerParam(m.fieldValue("From"), "tag") }
-func (m *message) toTag() string   { return headerParam(m.fieldValue("To"), "tag") }
+func (m *message) fromTag() string { return addressParam(m.fieldValue("From"), "tag") }
+func (m *message) toTag() string   { return addressParam(m.fieldValue("To"), "tag") }
 
-// headerParam returns the value of a parameter in a header field value, or "".
-func headerParam(value, name string) string {
-	if _, after, ok := strings.Cut(value, ">"); ok {
-		value = after
-	}
-	for p := range strings.SplitSeq(value, ";") {
-		if k, v, _ := strings.Cut(strings.TrimSpace(p), "="); strings.EqualFold(k, name) {
-			return v
-		}
-	}
-	return ""
+// addressParam returns the value of a parameter after a name-addr or addr-spec, or "".
+func addressParam(value, name string) string {
+	v, _ := siptext.Param(siptext.ParseNameAddr(value).Params, name)
+	return v
 }
 
 // addressURI returns the URI of a name-addr or addr-spec.
-func addressURI(value string) string {
-	if _, after, ok := strings.Cut(value, "<"); ok {
-		uri, _, _ := strings.Cut(after, ">")
-		return uri
-	}
-	uri, _, _ := strings.Cut(value, ";")
-	return strings.TrimSpace(uri)
-}
-
-// userHost returns the user and the host with port of a SIP URI.
-func userHost(uri string) (user, host string) {
-	_, rest, _ := strings.Cut(uri, ":")
-	rest, _, _ = strings.Cut(rest, ";")
-	if u, h, ok := strings.Cut(rest, "@"); ok {
-		return u, h
-	}
-	return "", rest
-}
+func addressURI(value string) string { return siptext.ParseNameAddr(value).URI }
 
 // withTag returns a From or To value with its own tag or, if it has none, with tag.
 func withTag(value, tag string) string {
-	if tag == "" || headerParam(value, "tag") != "" {
+	if tag == "" || addressParam(value, "tag") != "" {
 		return value
 	}
 	return value + ";tag=" + tag

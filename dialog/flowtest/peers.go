@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"bellhop/dialog"
+	"bellhop/dialog/siptext"
 )
 
 // A Peer is a phone, a trunk or the PBX that bellhop exchanges messages with.
@@ -112,8 +113,8 @@ type dialogState struct {
 	confirmed, ended bool
 }
 
-func (l *dialogState) localTag() string  { return headerParam(l.local, "tag") }
-func (l *dialogState) remoteTag() string { return headerParam(l.remote, "tag") }
+func (l *dialogState) localTag() string  { return addressParam(l.local, "tag") }
+func (l *dialogState) remoteTag() string { return addressParam(l.remote, "tag") }
 
 // A transaction is a request with its dialog.
 type transaction struct {
@@ -596,7 +597,7 @@ func (a *userAgent) updateBindings(q, d *message) {
 	}
 	for _, c := range q.fieldValues("Contact") {
 		left := expires
-		if n, err := strconv.Atoi(headerParam(c, "expires")); err == nil {
+		if n, err := strconv.Atoi(addressParam(c, "expires")); err == nil {
 			left = n
 		}
 		a.bindings = slices.DeleteFunc(a.bindings, func(b binding) bool {
@@ -682,7 +683,7 @@ func (a *userAgent) answerChallenge(l *dialogState, method, uri string) (name, v
 	if l.challenge.status() == 407 {
 		name, challenge = "Proxy-Authorization", l.challenge.fieldValue("Proxy-Authenticate")
 	}
-	account, _ := userHost(addressURI(l.local))
+	account := siptext.ParseURI(addressURI(l.local)).User
 	if account == "anonymous" {
 		account = a.User
 	}
@@ -719,7 +720,7 @@ func mergeMessage(draft, given *message) *message {
 			for _, g := range given.fields {
 				if sameField(g.name, f.name) {
 					if sameField(f.name, "From") || sameField(f.name, "To") {
-						g.value = withTag(g.value, headerParam(f.value, "tag"))
+						g.value = withTag(g.value, addressParam(f.value, "tag"))
 					}
 					m.fields = append(m.fields, g)
 				}

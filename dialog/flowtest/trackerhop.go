@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"bellhop/dialog"
+	"bellhop/dialog/siptext"
 )
 
 // A trackerHop is a [Hop] with a tracker but without a proxy. It forwards the messages
@@ -401,4 +402,13 @@ func (h *trackerHop) createRequest(to Peer, w *message) ([]byte, error) {
 		return m.bytes(), nil
 	}
 	return nil, fmt.Errorf("create %s: no INVITE was forwarded to %s", w.method(), to.Name)
+}
+
+// userHost returns the user and the host with port of a SIP URI.
+func userHost(uri string) (user, host string) {
+	u := siptext.ParseURI(uri)
+	if u.Port != "" {
+		return u.User, u.Host + ":" + u.Port
+	}
+	return u.User, u.Host
 }

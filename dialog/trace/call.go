@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"bellhop/dialog"
+	"bellhop/dialog/siptext"
 )
 
 // A Call is a recorded call.
@@ -116,33 +117,17 @@ func truncateName(name string) string {
 // in From for a caller; for a callee the user of its registration, else the user in To.
 func initialName(m *dialog.Message, calls bool) string {
 	if calls {
-		return truncateName(headerUser(m.Head, "from", 'f'))
+		return truncateName(headerUser(m.Head, "From"))
 	}
 	if aor, _, _ := strings.Cut(m.AOR, "@"); aor != "" {
 		return truncateName(aor)
 	}
-	return truncateName(headerUser(m.Head, "to", 't'))
+	return truncateName(headerUser(m.Head, "To"))
 }
 
-// headerUser returns the user of the URI in the first header field called name, or
-// short in its compact form; "" if there is none.
-func headerUser(head, name string, short byte) string {
-	for line := range strings.SplitSeq(head, "\r\n") {
-		field, value, _ := strings.Cut(line, ":")
-		if field == "" || !isField(field, name, short) {
-			continue
-		}
-		_, uri, _ := strings.Cut(value[strings.LastIndexByte(value, '<')+1:], ":")
-		user, _, ok := strings.Cut(uri, "@")
-		if end := strings.IndexAny(user, ":;"); end >= 0 {
-			user = user[:end]
-		}
-		if !ok {
-			return ""
-		}
-		return user
-	}
-	return ""
+// headerUser returns the user of the URI in the first header field called name, or "".
+func headerUser(head, name string) string {
+	return siptext.ParseURI(siptext.ParseNameAddr(siptext.Field(head, name)).URI).User
 }
 
 // A column is a lifeline of a ladder: an end, or bellhop. There are two columns of

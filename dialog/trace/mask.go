@@ -4,6 +4,7 @@ import (
 	"strings"
 
 	"bellhop/dialog"
+	"bellhop/dialog/siptext"
 )
 
 // This file masks everything that would let a reader impersonate a party or decrypt
@@ -101,19 +102,19 @@ func (k *masker) maskHeaders(from, to int, first bool) (c bodyType) {
 // maskField masks the value text[from:to] of the header field called name, and
 // records in c what it says of the body.
 func (k *masker) maskField(c *bodyType, name string, from, to int) {
-	if name = strings.Trim(name, " \t"); name == "" {
+	if name = siptext.LongName(strings.Trim(name, " \t")); name == "" {
 		k.maskRange(from, to)
 		return
 	}
 	switch {
 	case isAuthField(name):
 		k.maskCredentials(from, to)
-	case isSecretName(name), isField(name, "identity", 'y'), dialog.CarriesCredentials(name):
+	case isSecretName(name), siptext.SameName(name, "Identity"), dialog.CarriesCredentials(name):
 		k.maskRange(from, to)
-	case isField(name, "content-type", 'c'):
+	case siptext.SameName(name, "Content-Type"):
 		c.contentType = k.text[from:to]
 		c.count++
-	case isField(name, "content-encoding", 'e'), isField(name, "content-transfer-encoding", 0):
+	case siptext.SameName(name, "Content-Encoding"), siptext.SameName(name, "Content-Transfer-Encoding"):
 		switch value := strings.TrimSpace(k.text[from:to]); {
 		case strings.EqualFold(value, "identity"), strings.EqualFold(value, "7bit"), strings.EqualFold(value, "8bit"), strings.EqualFold(value, "binary"):
 		default:
@@ -127,15 +128,16 @@ const maxDepth = 4
 
 // maskEntity masks the body text[from:to] of the type c.
 func (k *masker) maskEntity(c bodyType, from, to, depth int) {
-	kind, ok := parseMediaType(c.contentType)
+	kind, params := siptext.MediaType(c.contentType)
+	first, second, _ := strings.Cut(kind, "/")
 	switch {
 	case c.count == 0 && hasPrefixFold(k.text[from:to], "v=") && !c.encoded:
 		k.maskBody(from, to) // SDP
-	case c.count != 1, !ok, c.encoded, depth > maxDepth, dialog.IsSecretBody(kind):
+	case c.count != 1, !siptext.IsToken(first), !siptext.IsToken(second), c.encoded, depth > maxDepth, dialog.IsSecretBody(kind):
 		k.maskRange(from, to)
-	case hasPrefixFold(kind, "multipart/"):
-		k.maskMultipart(c.contentType, from, to, depth)
-	case hasPrefixFold(kind, "message/"):
+	case first == "multipart":
+		k.maskMultipart(params, from, to, depth)
+	case first == "message":
 		k.maskNestedMessage(from, to, depth, true)
 	default:
 		k.maskBody(from, to)
@@ -161,9 +163,10 @@ func (k *masker) maskNestedMessage(from, to, depth int, startLine bool) {
 }
 
 // maskMultipart masks the parts of a multipart body (RFC 2046 §5.1). The preamble
-// before the first part and the epilogue after the last are masked as a whole.
-func (k *masker) maskMultipart(kind string, from, to, depth int) {
-	boundary, ok := parseBoundary(kind)
+// before the first part and the epilogue after the last are masked as a whole. params are
+// the parameters of its Content-Type.
+func (k *masker) maskMultipart(params string, from, to, depth int) {
+	boundary, ok := readBoundary(params)
 	if !ok {
 		k.maskRange(from, to)
 		return
@@ -201,59 +204,16 @@ func (k *masker) maskPart(from, to, depth int) {
 	k.maskNestedMessage(from, to, depth, false)
 }
 
-// parseMediaType returns the type/subtype of a Content-Type value, and whether it is
-// well-formed.
-func parseMediaType(value string) (kind string, ok bool) {
-	kind, _, _ = strings.Cut(value, ";")
-	kind = strings.TrimSpace(kind)
-	if strings.ContainsAny(kind, " \t\r\n") {
-		kind = strings.Join(strings.Fields(kind), "") // RFC 3261 §25.1 allows blanks around the slash
+// readBoundary returns the line before each part of a multipart body, from the parameters of
+// its Content-Type. It fails if receivers may find another boundary: if the parameter is
+// missing or too long, if its name stands there twice, or if there are escapes.
+func readBoundary(params string) (line string, ok bool) {
+	boundary, _ := siptext.Param(params, "boundary")
+	if boundary == "" || len(boundary) > 70 || strings.ContainsAny(boundary, "\"\r\n") ||
+		strings.Contains(params, `\`) || strings.Count(strings.ToLower(params), "boundary") > 1 {
+		return "", false
 	}
-	first, second, _ := strings.Cut(kind, "/")
-	return kind, isToken(first) && isToken(second)
-}
-
-func isToken(s string) bool {
-	for i := range len(s) {
-		if c := s[i]; c <= ' ' || c >= 0x7f || strings.IndexByte(`()<>@,;:\"/[]?={}`, c) >= 0 {
-			return false
-		}
-	}
-	return s != ""
-}
-
-// parseBoundary returns the line before each part of a multipart body, after its
-// Content-Type value. It fails if there is no boundary parameter, if there are two, or if
-// it is malformed or has escapes.
-func parseBoundary(value string) (boundary string, ok bool) {
-	_, params, _ := strings.Cut(value, ";")
-	for param := range strings.SplitSeq(params, ";") {
-		name, value, _ := strings.Cut(param, "=")
-		if !strings.EqualFold(strings.TrimSpace(name), "boundary") {
-			continue
-		}
-		value = strings.TrimSpace(value)
-		if inner, quoted := strings.CutPrefix(value, `"`); quoted {
-			if value, quoted = strings.CutSuffix(inner, `"`); !quoted {
-				return "", false
-			}
-		}
-		if boundary != "" || value == "" || len(value) > 70 || strings.ContainsAny(value, "\"\\\r\n") {
-			return "", false
-		}
-		boundary = "--" + value
-	}
-	return boundary, boundary != ""
-}
-
-// isField reports whether a header field name is name, or short, its compact form.
-// Letter case does not matter. short 0 means that there is no compact form.
-func isField(field, name string, short byte) bool {
-	if field[0]|0x20 != name[0] && field[0]|0x20 != short {
-		return false
-	}
-	field = strings.TrimRight(field, " \t")
-	return strings.EqualFold(field, name) || len(field) == 1 && field[0]|0x20 == short
+	return "--" + boundary, true
 }
 
 // lineLength returns the length of the first line of t, including its line end.
@@ -267,7 +227,8 @@ func lineLength(t string) int {
 // isAuthField reports whether the value of the header field called name begins with an
 // authentication scheme (RFC 3261 §22).
 func isAuthField(name string) bool {
-	return len(name) > 12 && (isField(name, "authorization", 0) || isField(name, "proxy-authorization", 0) || isField(name, "www-authenticate", 0) || isField(name, "proxy-authenticate", 0))
+	return siptext.SameName(name, "Authorization") || siptext.SameName(name, "Proxy-Authorization") ||
+		siptext.SameName(name, "WWW-Authenticate") || siptext.SameName(name, "Proxy-Authenticate")
 }
 
 // secretWords are words in the names of header fields that hold a secret, by first

@@ -483,9 +483,9 @@ func TestSecretLeavesMemory(t *testing.T) {
 
 func TestEndsAreNamedFromHeaders(t *testing.T) {
 	for _, tt := range []struct{ head, from, to string }{
-		{"INVITE sip:x@y SIP/2.0\r\nTo: \"<sip:no@x>\" <sip:102@y>;tag=<\r\nFrom : <sip:101:pw@x;user=phone>;tag=1\r\n", "101", ""},
-		{"A\r\nt: sip:102;phone-context=y@x\r\nF: Alice <sips:101@x>\r\n", "101", "102"},
-		{"A\r\nTo: <sip:pbx.example>\r\nFrom: <tel:+49>\r\n", "", ""},
+		{"INVITE sip:x@y SIP/2.0\r\nTo: \"<sip:no@x>\" <sip:102@y>;tag=<\r\nFrom : <sip:101:pw@x;user=phone>;tag=1\r\n", "101", "102"},
+		{"A\r\nt: <sip:102;phone-context=y@x>\r\nF: Alice <sips:101@x>\r\n", "101", "102"},
+		{"A\r\nTo: <sip:pbx.example>\r\nFrom: <tel:+49>\r\n", "+49", ""},
 		{"A\r\nTo: \r\n:\r\n", "", ""},
 		{"A\r\nFrom: <sip:" + strings.Repeat("1", 100) + "@x>\r\n", strings.Repeat("1", maxName), ""},
 	} {
