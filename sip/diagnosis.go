@@ -1,12 +1,14 @@
 package sip
 
 import (
-	"bytes"
 	"cmp"
 	"fmt"
+	"math"
 	"net/netip"
 	"strings"
 	"sync/atomic"
+
+	"bellhop/dialog/siptext"
 )
 
 // This file detects a PBX that is configured in a way that calls fail or bypass the proxy.
@@ -173,7 +175,7 @@ func (w *worker) diagnoseRegister(now instant, t *responseContext, m *message, p
 		return
 	}
 	switch {
-	case m.hasField(hPath) || listsPath(m.b[:m.headLen]):
+	case m.hasField(hPath) || m.supports("path"):
 		setOnce(&d.knowsPath)
 		if d.findings[pathIgnored].Load() != nil {
 			d.clearSymptom(pathIgnored, w.registeredAOR(m))
@@ -291,32 +293,19 @@ func (px *Proxy) diagnosePhone(p *packet) {
 // addsPath reports whether REGISTERs get our Path.
 func (c *Config) addsPath() bool { return c.Register == RegisterPath || c.Register == "" }
 
-// fieldValues returns the values of the header fields with one of these names, in lower
-// case. It is for header fields that the index does not know.
-func fieldValues(head []byte, names ...string) (values [][]byte) {
-	if end := bytes.Index(head, crlfcrlf); end >= 0 {
-		head = head[:end]
-	}
-	for line := range bytes.Lines(head) {
-		n, v, found := bytes.Cut(line, []byte(":"))
-		if !found {
-			continue
-		}
-		for _, name := range names {
-			if equalFold(bytes.TrimRight(n, " \t"), name) {
-				values = append(values, bytes.TrimSpace(v))
-			}
-		}
-	}
-	return values
-}
-
-// listsPath reports whether the Supported of a response lists Path.
-func listsPath(head []byte) bool {
-	for _, v := range fieldValues(head, "supported", "k") {
-		for tag := range bytes.SplitSeq(v, []byte(",")) {
-			if equalFold(bytes.TrimSpace(tag), "path") {
-				return true
+// supports reports whether a Supported lists an option tag.
+func (m *message) supports(tag string) bool {
+	for i := range m.fields {
+		if f := &m.fields[i]; f.name == hSupported {
+			for v := f.value; v.from < v.to; {
+				end := valueEnd(m.b, v)
+				if end < 0 {
+					break
+				}
+				if siptext.EqualFold(m.text(trimSpan(m.b, span{v.from, end})), tag) {
+					return true
+				}
+				v.from = skipSpace(m.b, end+1, v.to)
 			}
 		}
 	}
@@ -326,20 +315,31 @@ func listsPath(head []byte) bool {
 // makesBinding reports whether a REGISTER makes or renews a binding. One that queries or
 // removes bindings does not.
 func (m *message) makesBinding() bool {
-	if !m.hasField(hContact) {
-		return false
+	isZero := func(v span) bool {
+		n, ok := parseNumber(m.text(v), math.MaxInt32)
+		return ok && n == 0
 	}
-	for _, v := range fieldValues(m.b[:m.headLen], "expires") {
-		if string(v) == "0" {
-			return false
-		}
-	}
+	contacts := false
 	for i := range m.fields {
-		if f := &m.fields[i]; f.name == hContact {
-			if v := m.text(f.value); string(v) == "*" || bytes.Contains(bytes.ToLower(v), []byte("expires=0")) {
+		switch f := &m.fields[i]; f.name {
+		case hExpires:
+			if isZero(f.value) {
 				return false
+			}
+		case hContact:
+			contacts = true
+			for v := f.value; v.from < v.to; {
+				end := valueEnd(m.b, v)
+				if end < 0 {
+					break
+				}
+				uri, params, _ := splitNameAddr(m.b, trimSpan(m.b, span{v.from, end}))
+				if expires, ok := findParam(m.b, params, "expires"); string(m.text(uri)) == "*" || ok && isZero(expires) {
+					return false
+				}
+				v.from = skipSpace(m.b, end+1, v.to)
 			}
 		}
 	}
-	return true
+	return contacts
 }

@@ -3,6 +3,8 @@ package sip
 import (
 	"bytes"
 	"math"
+
+	"bellhop/dialog/siptext"
 )
 
 // Limits of a message. A message beyond one of them is malformed.
@@ -35,6 +37,8 @@ const (
 	hRecordRoute
 	hContact
 	hPath
+	hSupported
+	hExpires
 	hContentLength
 	hProxyRequire
 	hXCID
@@ -78,7 +82,9 @@ var (
 func malformedFault(what string) *fault { return &fault{400, what} }
 
 // message is an index of a SIP message: the bytes as received, and the places of the
-// parts that a proxy needs. It changes nothing and copies nothing.
+// parts that a proxy needs. It changes nothing and copies nothing. It is the fast form of
+// the grammar in package siptext, by which the tracker reads the same message: FuzzGrammar
+// holds the two equal.
 type message struct {
 	b             []byte // header section and body; bytes after the body are cut off
 	headLen       int    // length of start line and header section, with the empty line
@@ -229,12 +235,12 @@ func (m *message) indexStartLine(l []byte) bool {
 	if len(l) > maxStartLine || bytes.IndexByte(l, '\n') >= 0 || bytes.IndexByte(l, '\r') >= 0 {
 		m.noteFault(badSyntax)
 	}
-	if len(l) >= 8 && equalFold(l[:4], "sip/") {
+	if len(l) >= 8 && siptext.EqualFold(l[:4], "sip/") {
 		return m.indexStatusLine(l)
 	}
 	sp := bytes.IndexByte(l, ' ')
 	last := bytes.LastIndexByte(bytes.TrimRight(l, " "), ' ')
-	if sp <= 0 || !isToken(l[:sp]) || last <= sp {
+	if sp <= 0 || !siptext.IsToken(l[:sp]) || last <= sp {
 		return false
 	}
 	m.method = span{0, int32(sp)}
@@ -242,12 +248,12 @@ func (m *message) indexStartLine(l []byte) bool {
 	m.uri = span{int32(sp + 1), int32(last)}
 	v := l[last+1:]
 	switch {
-	case len(v) > 4 && equalFold(v[:4], "sip/") && !equalFold(v, "sip/2.0"):
+	case len(v) > 4 && siptext.EqualFold(v[:4], "sip/") && !siptext.EqualFold(v, "sip/2.0"):
 		if len(bytes.TrimRight(v, " ")) != len(v) {
 			m.noteFault(malformedFault("Malformed Request-Line"))
 		}
 		m.noteFault(badVersion)
-	case !equalFold(v, "sip/2.0"):
+	case !siptext.EqualFold(v, "sip/2.0"):
 		if !bytes.HasPrefix(bytes.ToUpper(v), version) {
 			return false
 		}
@@ -263,7 +269,7 @@ func (m *message) indexStartLine(l []byte) bool {
 // indexStatusLine reads a status line, and reports whether it is one of SIP. More than
 // one space before the status is accepted: RFC 3665 §3.9 has an example.
 func (m *message) indexStatusLine(l []byte) bool {
-	if !equalFold(l[:7], "sip/2.0") || l[7] != ' ' {
+	if !siptext.EqualFold(l[:7], "sip/2.0") || l[7] != ' ' {
 		return false
 	}
 	l = bytes.TrimLeft(l[8:], " ")
@@ -306,7 +312,7 @@ func (m *message) indexField(head []byte, pos int) int {
 		return end
 	}
 	n := bytes.TrimRight(l[:colon], " \t")
-	if len(n) == 0 || !isToken(n) {
+	if len(n) == 0 || !siptext.IsToken(n) {
 		m.noteFault(malformedFault("Malformed Header Field Name"))
 		return end
 	}
@@ -315,10 +321,10 @@ func (m *message) indexField(head []byte, pos int) int {
 		return end
 	}
 	v := span{int32(pos + colon + 1), int32(end)}
-	for v.from < v.to && isSpace(head[v.from]) {
+	for v.from < v.to && siptext.IsSpace(head[v.from]) {
 		v.from++
 	}
-	for v.to > v.from && isSpace(head[v.to-1]) {
+	for v.to > v.from && siptext.IsSpace(head[v.to-1]) {
 		v.to--
 	}
 	m.fields = append(m.fields, field{k, span{int32(pos), int32(end)}, v})
@@ -413,11 +419,11 @@ func (m *message) readCSeq(v span) {
 	}
 	n, ok := parseNumber(b[:i], math.MaxUint32)
 	j := i
-	for j < len(b) && isSpace(b[j]) {
+	for j < len(b) && siptext.IsSpace(b[j]) {
 		j++
 	}
 	met := span{v.from + int32(j), v.to}
-	if !ok || i == j || !isToken(m.text(met)) {
+	if !ok || i == j || !siptext.IsToken(m.text(met)) {
 		m.noteFault(malformedFault("Malformed CSeq"))
 		return
 	}
@@ -440,27 +446,37 @@ func (m *message) readTag(v span) span {
 	return t
 }
 
-// splitNameAddr returns the URI and the header parameters of a name-addr or addr-spec.
-// Without angle brackets all parameters belong to the header field (RFC 3261 §20.10). ok
-// is false if a quote or bracket is not closed.
+// splitNameAddr returns the URI of a name-addr or addr-spec, and the parameters after it
+// without the first semicolon: as siptext.ParseNameAddr does. ok is false if a quote or
+// bracket is not closed.
 func splitNameAddr(b []byte, v span) (uri, params span, ok bool) {
+	start := v.from // of an addr-spec: after a quoted string
 	for i := v.from; i < v.to; i++ {
 		switch b[i] {
 		case '"':
+			first := i == v.from
 			if i = closingQuote(b, i, v.to); i < 0 {
 				return span{}, span{}, false
+			}
+			if first {
+				start = i + 1
 			}
 		case '<':
 			n := bytes.IndexByte(b[i:v.to], '>')
 			if n < 0 {
 				return span{}, span{}, false
 			}
-			return span{i + 1, i + int32(n)}, span{i + int32(n) + 1, v.to}, true
+			end := i + int32(n)
+			params = span{v.to, v.to}
+			if n = bytes.IndexByte(b[end:v.to], ';'); n >= 0 {
+				params.from = end + int32(n) + 1
+			}
+			return trimSpan(b, span{i + 1, end}), params, true
 		case ';':
-			return span{v.from, i}, span{i, v.to}, true
+			return trimSpan(b, span{start, i}), span{i + 1, v.to}, true
 		}
 	}
-	return v, span{v.to, v.to}, v.from < v.to
+	return trimSpan(b, span{start, v.to}), span{v.to, v.to}, v.from < v.to
 }
 
 // closingQuote returns the index of the quote that closes the one at b[i], or -1.
@@ -476,46 +492,41 @@ func closingQuote(b []byte, i, end int32) int32 {
 	return -1
 }
 
-// findParam finds a parameter in ";a=b;c". It returns its value, and whether the
-// parameter is there. want is in lower case, and names are compared without case. White
-// space, and the quotes around a value, are left out.
+// findParam finds a parameter in "a=b;c" as siptext.Param does. It returns its value, and
+// whether the parameter is there. White space, and the quotes around a value, are left out;
+// quoted pairs stay.
 func findParam(b []byte, v span, want string) (value span, found bool) {
-	for i := v.from; i < v.to; {
-		if b[i] != ';' && !isSpace(b[i]) {
-			i++
-			continue
-		}
-		for i < v.to && (b[i] == ';' || isSpace(b[i])) {
+	for i := v.from; i <= v.to; i++ {
+		start := i
+		for i < v.to && b[i] != ';' && b[i] != ',' && b[i] != '=' {
 			i++
 		}
-		n := span{i, i}
-		for n.to < v.to && b[n.to] != ';' && b[n.to] != '=' && b[n.to] != ',' && !isSpace(b[n.to]) {
-			n.to++
-		}
-		i = skipSpace(b, n.to, v.to)
-		val := span{n.to, n.to}
+		name := trimSpan(b, span{start, i})
+		value = span{name.to, name.to}
 		if i < v.to && b[i] == '=' {
 			i = skipSpace(b, i+1, v.to)
-			val = span{i, i}
-			if i < v.to && b[i] == '"' {
+			if value = (span{i, i}); i < v.to && b[i] == '"' {
 				q := closingQuote(b, i, v.to)
 				if q < 0 {
 					return span{}, false
 				}
-				val = span{i + 1, q}
+				value = span{i + 1, q}
 				i = q + 1
 			} else {
-				for i < v.to && b[i] != ';' && b[i] != ',' && !isSpace(b[i]) {
+				for i < v.to && b[i] != ';' && b[i] != ',' && !siptext.IsSpace(b[i]) {
 					i++
 				}
-				val.to = i
+				value.to = i
 			}
 		}
-		if !n.empty() && equalFold(n.of(b), want) {
-			return val, true
+		if !name.empty() && siptext.EqualFold(name.of(b), want) {
+			return value, true
 		}
-		if i < v.to && b[i] == ',' {
-			break
+		for i < v.to && b[i] != ';' {
+			if b[i] == ',' {
+				return span{}, false
+			}
+			i++
 		}
 	}
 	return span{}, false
@@ -523,7 +534,7 @@ func findParam(b []byte, v span, want string) (value span, found bool) {
 
 // skipSpace returns the index of the first byte that is not white space, at most end.
 func skipSpace(b []byte, i, end int32) int32 {
-	for i < end && isSpace(b[i]) {
+	for i < end && siptext.IsSpace(b[i]) {
 		i++
 	}
 	return i
@@ -547,45 +558,6 @@ func parseNumber(b []byte, max int) (int, bool) {
 	return n, true
 }
 
-func isSpace(c byte) bool { return c == ' ' || c == '\t' || c == '\r' || c == '\n' }
-
-// tokenChar marks the characters of a token (RFC 3261 §25.1).
-var tokenChar = func() (t [256]bool) {
-	for c := range t {
-		t[c] = 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
-	}
-	for _, c := range []byte("-.!%*_+`'~") {
-		t[c] = true
-	}
-	return t
-}()
-
-func isToken(b []byte) bool {
-	for _, c := range b {
-		if !tokenChar[c] {
-			return false
-		}
-	}
-	return len(b) > 0
-}
-
-// equalFold compares b with lower without case. lower is lower-case ASCII.
-func equalFold[T string | []byte](b T, lower string) bool {
-	if len(b) != len(lower) {
-		return false
-	}
-	for i := range len(lower) {
-		c := b[i]
-		if 'A' <= c && c <= 'Z' {
-			c += 'a' - 'A'
-		}
-		if c != lower[i] {
-			return false
-		}
-	}
-	return true
-}
-
 // lookUpFieldName returns the header field with this long or compact name (RFC 3261
 // §7.3.3), or otherField.
 func lookUpFieldName(n []byte) fieldName {
@@ -604,6 +576,8 @@ func lookUpFieldName(n []byte) fieldName {
 			return hContact
 		case 'l':
 			return hContentLength
+		case 'k':
+			return hSupported
 		}
 		return otherField
 	case 2:
@@ -615,9 +589,9 @@ func lookUpFieldName(n []byte) fieldName {
 	case 5:
 		return matchName(n, "route", hRoute) + matchName(n, "x-cid", hXCID)
 	case 7:
-		return matchName(n, "call-id", hCallID) + matchName(n, "contact", hContact)
+		return matchName(n, "call-id", hCallID) + matchName(n, "contact", hContact) + matchName(n, "expires", hExpires)
 	case 9:
-		return matchName(n, "diversion", hDiversion) + matchName(n, "x-auth-ip", hAuthSource)
+		return matchName(n, "supported", hSupported) + matchName(n, "diversion", hDiversion) + matchName(n, "x-auth-ip", hAuthSource)
 	case 11:
 		return matchName(n, "x-auth-port", hAuthSource)
 	case 12:
@@ -636,7 +610,7 @@ func lookUpFieldName(n []byte) fieldName {
 
 // matchName returns k if n is the name lower, else otherField.
 func matchName(n []byte, lower string, k fieldName) fieldName {
-	if equalFold(n, lower) {
+	if siptext.EqualFold(n, lower) {
 		return k
 	}
 	return otherField

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	msg "github.com/emiago/sipgo/sip"
+	"bellhop/dialog/siptext"
 )
 
 // recordingNetwork keeps every datagram sent and the address of every connection opened.
@@ -162,7 +162,7 @@ func TestMappedAddressesCountAsIPv4(t *testing.T) {
 		"sip:x@[::ffff:127.0.0.1]:9": nextHopNotAllowed,
 		"sip:x@[::ffff:" + bareProxy.Addr().String() + "]:" + strconv.Itoa(int(bareProxy.Port())): noBinding,
 	} {
-		var u msg.Uri
+		var u siptext.URI
 		if f := parseURI(uri, &u); f != nil {
 			t.Fatalf("%s: %v", uri, f)
 		}

@@ -1,10 +1,11 @@
 package sip
 
 import (
+	"bytes"
 	"net/netip"
 	"strings"
 
-	msg "github.com/emiago/sipgo/sip"
+	"bellhop/dialog/siptext"
 )
 
 // contactParam is the URI parameter of a rewritten Contact that holds our token.
@@ -23,12 +24,13 @@ func (w *worker) addBinding(p *packet, r *routeDecision) {
 	case RegisterContact:
 		aor := w.registeredAOR(m)
 		w.eachContact(m, func(uri span, bare bool) {
-			var u msg.Uri
+			var u siptext.URI
 			text := m.text(uri)
 			if parseURI(string(text), &u) != nil {
 				return
 			}
-			if t, ok := w.sealer.openToken(paramValue(&u, contactParam), inContact); ok && strings.HasPrefix(t.text, aor+" ") {
+			sealed, _ := u.Param(contactParam)
+			if t, ok := w.sealer.openToken(sealed, inContact); ok && strings.HasPrefix(t.text, aor+" ") {
 				return // another phone's Contact, as the PBX lists it
 			}
 			w.tmpBuf = w.sealer.sealToken(w.tmpBuf[:0], token{flow: fl, use: inContact, text: aor + " " + string(text)})
@@ -36,9 +38,6 @@ func (w *worker) addBinding(p *packet, r *routeDecision) {
 			if u.User != "" {
 				user = string(text[strings.IndexByte(string(text), ':')+1:])
 				user = user[:strings.LastIndexByte(user, '@')+1]
-			}
-			if strings.Count(user, "@") > 1 {
-				return // other elements would read the URI differently
 			}
 			open, shut := "", ""
 			if bare {
@@ -105,12 +104,11 @@ func (w *worker) restoreContacts(p *packet) {
 // reports whether the Contact stays in the list.
 func (w *worker) restoreContact(m *message, one span, own []ownContact) bool {
 	uri, _, ok := splitNameAddr(m.b, one)
-	uri = trimSpan(m.b, uri)
-	var u msg.Uri
+	var u siptext.URI
 	if !ok || parseURI(string(m.text(uri)), &u) != nil {
 		return true
 	}
-	text := paramValue(&u, contactParam)
+	text, _ := u.Param(contactParam)
 	t, ok := w.sealer.openToken(text, inContact)
 	if !ok {
 		return true
@@ -140,11 +138,11 @@ func (w *worker) ownContacts() (own []ownContact) {
 	m := &w.scratch
 	m.index(w.answeredRequest, false)
 	w.eachContact(m, func(uri span, _ bool) {
-		var u msg.Uri
+		var u siptext.URI
 		if parseURI(string(m.text(uri)), &u) != nil {
 			return
 		}
-		text := paramValue(&u, contactParam)
+		text, _ := u.Param(contactParam)
 		if t, ok := w.sealer.openToken(text, inContact); ok {
 			_, wrote, _ := strings.Cut(t.text, " ")
 			own = append(own, ownContact{wrote, text, t.flow.peer.Addr()})
@@ -166,9 +164,9 @@ func (w *worker) eachContact(m *message, do func(uri span, bare bool)) {
 			if end < 0 {
 				return
 			}
-			raw, _, ok := splitNameAddr(m.b, trimSpan(m.b, span{v.from, end}))
-			if uri := trimSpan(m.b, raw); ok && string(m.text(uri)) != "*" {
-				do(uri, raw.from == 0 || m.b[raw.from-1] != '<')
+			one := trimSpan(m.b, span{v.from, end})
+			if uri, _, ok := splitNameAddr(m.b, one); ok && string(m.text(uri)) != "*" {
+				do(uri, bytes.IndexByte(m.b[one.from:uri.from], '<') < 0)
 			}
 			v.from = skipSpace(m.b, end+1, v.to)
 		}
@@ -178,8 +176,8 @@ func (w *worker) eachContact(m *message, do func(uri span, bare bool)) {
 // registeredAOR returns user@host of the To of a REGISTER, or "" if it has no such URI.
 func (w *worker) registeredAOR(m *message) string {
 	uri, _, ok := splitNameAddr(m.b, m.to)
-	var u msg.Uri
-	if !ok || parseURI(string(m.text(uri)), &u) != nil || u.User == "" {
+	var u siptext.URI
+	if !ok || parseURI(string(m.text(uri)), &u) != nil || u.User == "" || u.Host == "" {
 		return ""
 	}
 	return u.User + "@" + u.Host

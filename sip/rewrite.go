@@ -6,8 +6,9 @@ import (
 	"hash/maphash"
 	"net/netip"
 	"strconv"
+	"strings"
 
-	msg "github.com/emiago/sipgo/sip"
+	"bellhop/dialog/siptext"
 )
 
 // This file writes messages: forwarded ones, edited in the bytes they came in, and the few
@@ -261,7 +262,7 @@ func (w *worker) routeToken(p *packet, r *routeDecision) token {
 	}
 	t.fromPBX = true
 	t.pbx, t.target = w.dialogPBX(p)
-	var top msg.Uri
+	var top siptext.URI
 	if f := p.msg.firstField(hRecordRoute); f != nil && w.readURI(&p.msg, f.value, &top) {
 		switch {
 		case !w.namesUs(&top):
@@ -285,7 +286,7 @@ func (w *worker) bindNextRoute(m *message) {
 	if f := m.firstField(hRecordRoute); f == nil || valueEnd(m.b, f.value) == f.value.to && m.fieldAfter(f) == nil {
 		return // ours alone: the PBX has added no Record-Route
 	}
-	var above msg.Uri // the previous value: in the caller's Routes it follows ours
+	var above siptext.URI // the previous value: in the caller's Routes it follows ours
 	for i := range m.fields {
 		f := &m.fields[i]
 		if f.name != hRecordRoute {
@@ -297,7 +298,7 @@ func (w *worker) bindNextRoute(m *message) {
 				return
 			}
 			uri, _, ok := splitNameAddr(m.b, trimSpan(m.b, span{v.from, end}))
-			var u msg.Uri
+			var u siptext.URI
 			if !ok || parseURI(string(m.text(uri)), &u) != nil {
 				return
 			}
@@ -312,7 +313,7 @@ func (w *worker) bindNextRoute(m *message) {
 			if t, ok := w.sealer.openRouteToken(u.User, m); ok && !t.fromPBX && !t.unbound {
 				t.next = newRouteID(&above)
 				w.tmpBuf = w.sealer.sealRouteToken(w.tmpBuf[:0], t, m.text(m.callID), m.text(m.fromTag))
-				from := uri.from + int32(bytes.IndexByte(m.text(uri), ':')) + 1
+				from := uri.from + int32(strings.Index(string(m.text(uri)), u.User))
 				w.edits.replace(span{from, from + int32(len(u.User))}, string(w.tmpBuf))
 			}
 		}
@@ -321,7 +322,7 @@ func (w *worker) bindNextRoute(m *message) {
 
 // readURI parses the URI of the name-addr at the start of v into u, and reports whether
 // it is valid.
-func (w *worker) readURI(m *message, v span, u *msg.Uri) bool {
+func (w *worker) readURI(m *message, v span, u *siptext.URI) bool {
 	uri, _, ok := splitNameAddr(m.b, v)
 	return ok && parseURI(string(m.text(uri)), u) == nil
 }
@@ -354,7 +355,7 @@ func (w *worker) contactAddr(m *message) (a Addr, ok bool) {
 	if f == nil {
 		return a, false
 	}
-	var u msg.Uri
+	var u siptext.URI
 	if !w.readURI(m, f.value, &u) {
 		return a, false
 	}
@@ -377,7 +378,7 @@ func (w *worker) rewriteResponse(p *packet, to destination) ([]byte, int) {
 	if end := m.via.value.to; end < f.value.to {
 		// The same field has another value after ours.
 		i := end
-		for i < f.value.to && (m.b[i] == ',' || isSpace(m.b[i])) {
+		for i < f.value.to && (m.b[i] == ',' || siptext.IsSpace(m.b[i])) {
 			i++
 		}
 		s.remove(span{f.value.from, i})
@@ -515,14 +516,14 @@ func (w *worker) appendHopByHop(dst []byte, m *message, method string) []byte {
 }
 
 // cancelFields returns the header field lines of a received CANCEL that our CANCEL
-// repeats: those that the index does not name, Reason above all (RFC 3326 §2), and
+// repeats: those that routing does not use, Reason above all (RFC 3326 §2), and
 // credentials. strip removes the fields that strangers may not set.
 func cancelFields(m *message, strip bool) []byte {
 	var keep []byte
 	pos := int32(bytes.Index(m.b, crlf) + 2)
 	for i := range m.fields {
 		f := &m.fields[i]
-		if f.name == hAuthorization || f.name == hAuthSource && !strip {
+		if f.name == hAuthorization || f.name == hSupported || f.name == hExpires || f.name == hAuthSource && !strip {
 			continue
 		}
 		keep = append(keep, m.b[pos:f.line.from]...)

@@ -7,8 +7,7 @@ import (
 	"strings"
 
 	"bellhop/dialog"
-
-	msg "github.com/emiago/sipgo/sip"
+	"bellhop/dialog/siptext"
 )
 
 const (
@@ -78,7 +77,7 @@ func (w *worker) routeRequest(p *packet) (r routeDecision, f *fault) {
 		r.trunk = w.proxy.trunkAt(p.peer.Addr())
 		r.stranger = r.trunk == nil
 	}
-	var uri msg.Uri
+	var uri siptext.URI
 	foreign := parseURI(string(m.text(m.uri)), &uri)
 	if foreign != nil && foreign != badScheme {
 		return r, foreign
@@ -110,7 +109,8 @@ func (w *worker) routeRequest(p *packet) (r routeDecision, f *fault) {
 			w.removeRoute(m, last)
 			target = last.uri
 		case hasParam(&uri, contactParam):
-			t, ok := w.sealer.openToken(paramValue(&uri, contactParam), inContact)
+			text, _ := uri.Param(contactParam)
+			t, ok := w.sealer.openToken(text, inContact)
 			if !ok {
 				return r, forgedRoute
 			}
@@ -119,14 +119,12 @@ func (w *worker) routeRequest(p *packet) (r routeDecision, f *fault) {
 			aor, to, _ := strings.Cut(t.text, " ")
 			r.aor = aor
 			w.edits.replace(m.uri, to)
-			target = msg.Uri{}
 			if f := parseURI(to, &target); f != nil {
 				return r, f
 			}
 		case hasParam(&uri, "maddr"):
-			to := stripMaddr(string(m.text(m.uri)), uri.Port)
+			to := stripMaddr(string(m.text(m.uri)), uriPort(&uri))
 			w.edits.replace(m.uri, to)
-			target = msg.Uri{}
 			if f := parseURI(to, &target); f != nil {
 				return r, f
 			}
@@ -195,7 +193,7 @@ func (t *poppedTokens) add(k token) {
 // because any stranger can write them. The one exception is a dialog that the PBX has
 // left to its two ends: a request in it goes to the other end, at the address to which
 // the PBX sent the INVITE.
-func (w *worker) routeFromEdge(p *packet, r routeDecision, next *msg.Uri, routed bool, tokens *poppedTokens) (routeDecision, *fault) {
+func (w *worker) routeFromEdge(p *packet, r routeDecision, next *siptext.URI, routed bool, tokens *poppedTokens) (routeDecision, *fault) {
 	r.dst = pbxSide
 	r.edgeFlow, r.byURI = w.flowOf(p)
 	within := tokens.last.use == inRoute && !p.msg.initial()
@@ -238,7 +236,7 @@ func (w *worker) allRoutesOpen(m *message) bool {
 }
 
 // pbxOfURI returns the configured PBX that a URI names, or nil.
-func (w *worker) pbxOfURI(u *msg.Uri) *pbx {
+func (w *worker) pbxOfURI(u *siptext.URI) *pbx {
 	a, ok := uriAddr(u)
 	if !ok {
 		return nil
@@ -247,7 +245,7 @@ func (w *worker) pbxOfURI(u *msg.Uri) *pbx {
 }
 
 // routeToDialogPBX sends a request within a dialog to the PBX of that dialog.
-func (w *worker) routeToDialogPBX(p *packet, r routeDecision, next *msg.Uri, t *token) (routeDecision, *fault) {
+func (w *worker) routeToDialogPBX(p *packet, r routeDecision, next *siptext.URI, t *token) (routeDecision, *fault) {
 	if t.fromPBX && !t.direct && t.target.IsValid() && w.proxy.isPBXHost(t.target.Addr()) {
 		return w.routeToAddr(p, r, t.target)
 	}
@@ -279,7 +277,7 @@ func (w *worker) routeToPBX(p *packet, r routeDecision, pbx *pbx) (routeDecision
 
 // routeToOtherEnd sends a request within a dialog that the PBX has left to the other end
 // of the dialog. t is the token of the Record-Route between the PBX and that end.
-func (w *worker) routeToOtherEnd(p *packet, r routeDecision, next *msg.Uri, t *token) (routeDecision, *fault) {
+func (w *worker) routeToOtherEnd(p *packet, r routeDecision, next *siptext.URI, t *token) (routeDecision, *fault) {
 	r.dst, r.edgeFlow, r.byURI = edgeSide, t.flow, t.byURI
 	if t.byURI {
 		return w.routeToEdge(p, r, w.limitTarget(next, t.flow))
@@ -290,7 +288,7 @@ func (w *worker) routeToOtherEnd(p *packet, r routeDecision, next *msg.Uri, t *t
 // limitTarget returns the address that a URI names if it is at the flow's host or at the
 // flow's trunk, else the peer of the flow. It is for URIs that the PBX has not vouched
 // for.
-func (w *worker) limitTarget(u *msg.Uri, fl flow) Addr {
+func (w *worker) limitTarget(u *siptext.URI, fl flow) Addr {
 	if a, ok := uriAddr(u); ok {
 		trunk := w.proxy.trunkAt(a.Addr())
 		if a.Addr() == fl.peer.Addr() || trunk != nil && trunk == w.proxy.trunkAt(fl.peer.Addr()) {
@@ -302,7 +300,7 @@ func (w *worker) limitTarget(u *msg.Uri, fl flow) Addr {
 
 // routeUnboundFromEdge routes a request with tokens of version 1 in a dialog that was up
 // when this process started. It routes as the version did that made those tokens.
-func (w *worker) routeUnboundFromEdge(p *packet, r routeDecision, next *msg.Uri, tokens *poppedTokens) (routeDecision, *fault) {
+func (w *worker) routeUnboundFromEdge(p *packet, r routeDecision, next *siptext.URI, tokens *poppedTokens) (routeDecision, *fault) {
 	last := &tokens.last
 	if last.flow.peer.IsValid() && last.flow != tokens.first.flow && last.flow.peer != p.peer {
 		r.dst, r.edgeFlow = edgeSide, last.flow
@@ -329,7 +327,7 @@ func (w *worker) routeUnboundFromEdge(p *packet, r routeDecision, next *msg.Uri,
 // followed without limit only if the PBX has called that end. If that end has called the
 // PBX, or if the PBX is a proxy that passes on a request of the edge side, the request
 // goes no farther than the end's host.
-func (w *worker) routeFromPBX(p *packet, r routeDecision, next *msg.Uri, t token) (routeDecision, *fault) {
+func (w *worker) routeFromPBX(p *packet, r routeDecision, next *siptext.URI, t token) (routeDecision, *fault) {
 	r.dst = edgeSide
 	passedOn := !p.msg.initial() && passedBefore(&p.msg)
 	switch {
@@ -394,7 +392,7 @@ func isLocalOnly(ip netip.Addr) bool { return ip.IsLoopback() || ip.IsLinkLocalU
 // routeOverFlow sends a request to the peer of r.edgeFlow, over the flow's listener or
 // connection (RFC 5626 §5.3). If the connection is closed, another one may be opened to
 // the same host at the port that uri names; with a nil uri the flow has failed.
-func (w *worker) routeOverFlow(p *packet, r routeDecision, uri *msg.Uri) (routeDecision, *fault) {
+func (w *worker) routeOverFlow(p *packet, r routeDecision, uri *siptext.URI) (routeDecision, *fault) {
 	fl := r.edgeFlow
 	switch fl.proto {
 	case UDP:
@@ -463,7 +461,7 @@ func sentByAddr(m *message) netip.AddrPort {
 
 // routeValue is one value of a Route header field.
 type routeValue struct {
-	uri     msg.Uri
+	uri     siptext.URI
 	uriText span // the URI as written
 	value   span // whole value, without the commas around it
 	field   int  // index in message.fields; -1 once removed
@@ -520,10 +518,10 @@ func valueEnd(b []byte, v span) int32 {
 
 // trimSpan returns v without white space at its ends.
 func trimSpan(b []byte, v span) span {
-	for v.from < v.to && isSpace(b[v.from]) {
+	for v.from < v.to && siptext.IsSpace(b[v.from]) {
 		v.from++
 	}
-	for v.to > v.from && isSpace(b[v.to-1]) {
+	for v.to > v.from && siptext.IsSpace(b[v.to-1]) {
 		v.to--
 	}
 	return v
@@ -616,46 +614,51 @@ func stripMaddr(uri string, port int) string {
 	return uri[:at] + strings.Join(keep, ";")
 }
 
-// parseURI reads a URI with sipgo's parser. It accepts the schemes sip, sips and tel. It
-// refuses header fields in a URI: the next element could make a Route of them (RFC 3261
-// §19.1.5).
-func parseURI(s string, u *msg.Uri) *fault {
+// parseURI reads a URI of the schemes sip, sips and tel. It refuses what the next element
+// could read differently: header fields in a URI, of which it could make a Route (RFC 3261
+// §19.1.5), and characters that have no place in a user or host. Port 0 is reserved (RFC
+// 6335 §6), and 5060 would be a guess.
+func parseURI(s string, u *siptext.URI) *fault {
 	scheme, _, found := strings.Cut(s, ":")
-	switch {
-	case strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r == '\x7f' || r == '<' || r == '>' || r == '"' }):
+	if !found || !siptext.IsToken(scheme) || strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r == '\x7f' || r == '<' || r == '>' || r == '"' }) {
 		return badURI // as a Request-URI it would be cut into pieces
-	case !found || !isToken([]byte(scheme)):
-		return badURI
-	case !strings.EqualFold(scheme, "sip") && !strings.EqualFold(scheme, "sips") && !strings.EqualFold(scheme, "tel"):
+	}
+	switch *u = siptext.ParseURI(s); u.Scheme {
+	case "tel":
+		return nil
+	case "sip", "sips":
+	default:
 		return badScheme
 	}
-	if err := msg.ParseUri(s, u); err != nil {
+	if u.Headers != "" || u.Port != "" && uriPort(u) == 0 || strings.ContainsAny(u.User, "@[]") || !isURIHost(u.Host) {
 		return badURI
-	}
-	if u.Scheme != "tel" && (u.Host == "" || len(u.Headers) > 0 || u.Port < 0 || u.Port > 65535 || strings.ContainsAny(u.Host, " \t<>\"?&=@")) {
-		return badURI
-	}
-	if u.Port == 0 && u.Scheme != "tel" && hasPort(s) {
-		return badURI // port 0 is reserved (RFC 6335 §6), and 5060 would be a guess
 	}
 	return nil
 }
 
-// hasPort reports whether a sip or sips URI contains a port.
-func hasPort(uri string) bool {
-	_, hostport, _ := strings.Cut(uri, ":")
-	hostport = hostport[strings.LastIndexByte(hostport, '@')+1:]
-	if end := strings.IndexAny(hostport, ";?"); end >= 0 {
-		hostport = hostport[:end]
+// isURIHost reports whether h has no characters that separate a host from other parts of a
+// URI.
+func isURIHost(h string) bool {
+	if strings.HasPrefix(h, "[") && strings.HasSuffix(h, "]") {
+		h = h[1 : len(h)-1]
 	}
-	return strings.Contains(hostport[strings.LastIndexByte(hostport, ']')+1:], ":")
+	return h != "" && !strings.ContainsAny(h, "[]?&=@")
+}
+
+// uriPort returns the port of a URI; 0 if it names none, or none that is valid.
+func uriPort(u *siptext.URI) int {
+	port, err := strconv.ParseUint(u.Port, 10, 16)
+	if err != nil {
+		return 0
+	}
+	return int(port)
 }
 
 // uriAddr returns the address that a URI names by maddr or host, port and transport. It
 // returns false for host names and other transports.
-func uriAddr(u *msg.Uri) (Addr, bool) {
+func uriAddr(u *siptext.URI) (Addr, bool) {
 	h := u.Host
-	if v := paramValue(u, "maddr"); v != "" {
+	if v, _ := u.Param("maddr"); v != "" {
 		h = v
 	}
 	ip, err := netip.ParseAddr(strings.Trim(h, "[]"))
@@ -663,13 +666,13 @@ func uriAddr(u *msg.Uri) (Addr, bool) {
 		return Addr{}, false
 	}
 	a := Addr{Proto: UDP}
-	switch t := paramValue(u, "transport"); {
+	switch t, _ := u.Param("transport"); {
 	case strings.EqualFold(t, "tcp"):
 		a.Proto = TCP
 	case t != "" && !strings.EqualFold(t, "udp"):
 		return Addr{}, false
 	}
-	port := u.Port
+	port := uriPort(u)
 	if port == 0 {
 		port = 5060
 	}
@@ -677,34 +680,20 @@ func uriAddr(u *msg.Uri) (Addr, bool) {
 	return a, true
 }
 
-// hasParam reports whether a URI has a parameter. Names are compared without case.
-func hasParam(u *msg.Uri, param string) bool {
-	for _, kv := range u.UriParams {
-		if equalFold(kv.K, param) {
-			return true
-		}
-	}
-	return false
-}
-
-// paramValue returns the value of a URI parameter, or "".
-func paramValue(u *msg.Uri, param string) string {
-	for _, kv := range u.UriParams {
-		if equalFold(kv.K, param) {
-			return kv.V
-		}
-	}
-	return ""
+// hasParam reports whether a URI has a parameter.
+func hasParam(u *siptext.URI, name string) bool {
+	_, ok := u.Param(name)
+	return ok
 }
 
 // namesUs reports whether a URI names one of our listeners, by host or by maddr.
-func (w *worker) namesUs(u *msg.Uri) bool {
+func (w *worker) namesUs(u *siptext.URI) bool {
 	if u.Scheme != "sip" && u.Scheme != "sips" {
 		return false
 	}
 	h := u.Host
-	if v := paramValue(u, "maddr"); v != "" {
+	if v, _ := u.Param("maddr"); v != "" {
 		h = v
 	}
-	return w.proxy.isOwnName(h, u.Port)
+	return w.proxy.isOwnName(h, uriPort(u))
 }

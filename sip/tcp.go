@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"bellhop/dialog/siptext"
 )
 
 // Limits of streams.
@@ -600,7 +602,7 @@ func messageLength(m *message) (whole int, sane bool) {
 func hasContentType(head []byte) bool {
 	for line := range bytes.Lines(head) {
 		n, _, _ := bytes.Cut(line, []byte(":"))
-		if n = bytes.TrimRight(n, " \t"); equalFold(n, "content-type") || equalFold(n, "c") {
+		if n = bytes.TrimRight(n, " \t"); siptext.EqualFold(n, "content-type") || siptext.EqualFold(n, "c") {
 			return true
 		}
 	}

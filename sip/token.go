@@ -11,7 +11,7 @@ import (
 	"strconv"
 	"strings"
 
-	msg "github.com/emiago/sipgo/sip"
+	"bellhop/dialog/siptext"
 )
 
 // token is the routing state that the proxy writes into its own Record-Route, Path and
@@ -74,8 +74,8 @@ func newPBXID(a Addr) (id pbxID) {
 type routeID [8]byte
 
 // newRouteID returns the id of the Route with URI u.
-func newRouteID(u *msg.Uri) (id routeID) {
-	sum := sha256.Sum256([]byte(strings.ToLower(u.Host) + ":" + strconv.Itoa(u.Port)))
+func newRouteID(u *siptext.URI) (id routeID) {
+	sum := sha256.Sum256([]byte(strings.ToLower(u.Host) + ":" + strconv.Itoa(uriPort(u))))
 	copy(id[:], sum[:])
 	return id
 }

@@ -1,6 +1,10 @@
 package sip
 
-import "bytes"
+import (
+	"bytes"
+
+	"bellhop/dialog/siptext"
+)
 
 // viaValue is one value of a Via header field (RFC 3261 §20.42), as places in its
 // message.
@@ -27,18 +31,18 @@ func parseVia(b []byte, v span) (r viaValue) {
 	for n := range 3 { // SIP / 2.0 / UDP
 		i = skipSpace(b, i, v.to)
 		start := i
-		for i < v.to && tokenChar[b[i]] {
+		for i < v.to && siptext.IsTokenChar(b[i]) {
 			i++
 		}
 		word := span{start, i}
 		switch {
-		case word.empty(), n == 0 && !equalFold(word.of(b), "sip"):
+		case word.empty(), n == 0 && !siptext.EqualFold(word.of(b), "sip"):
 			return r
 		case n == 1:
 			r.malformed = string(word.of(b)) != "2.0"
 		case n == 2:
 			r.proto = word
-			if i == v.to || !isSpace(b[i]) {
+			if i == v.to || !siptext.IsSpace(b[i]) {
 				return r
 			}
 		}
@@ -67,12 +71,13 @@ func parseVia(b []byte, v span) (r viaValue) {
 	}
 	params.to = i
 	r.value.to = i
-	for r.value.to > params.from && isSpace(b[r.value.to-1]) {
+	for r.value.to > params.from && siptext.IsSpace(b[r.value.to-1]) {
 		r.value.to--
 	}
 	if p := bytes.TrimSpace(params.of(b)); len(p) > 0 && (p[0] != ';' || bytes.Contains(p, []byte(";;"))) {
 		r.malformed = true
 	}
+	params.from = min(params.from+1, params.to) // the first semicolon
 	r.branch, _ = findParam(b, params, "branch")
 	r.rport, r.hasRport = findParam(b, params, "rport")
 	r.received, _ = findParam(b, params, "received")
@@ -89,7 +94,7 @@ func (r *viaValue) readSentBy(b []byte, i, end int32) (int32, bool) {
 		}
 		i += int32(n) + 1
 	} else {
-		for i < end && (tokenChar[b[i]]) {
+		for i < end && siptext.IsTokenChar(b[i]) {
 			i++
 		}
 	}
@@ -120,5 +125,5 @@ const cookie = "z9hG4bK"
 
 // hasCookie reports whether the branch is one of RFC 3261.
 func (r *viaValue) hasCookie(b []byte) bool {
-	return len(r.branch.of(b)) > len(cookie) && equalFold(b[r.branch.from:r.branch.from+int32(len(cookie))], "z9hg4bk")
+	return len(r.branch.of(b)) > len(cookie) && siptext.EqualFold(b[r.branch.from:r.branch.from+int32(len(cookie))], "z9hg4bk")
 }

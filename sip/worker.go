@@ -5,14 +5,14 @@ import (
 	"crypto/sha256"
 	"hash/maphash"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"bellhop/dialog"
-
-	msg "github.com/emiago/sipgo/sip"
+	"bellhop/dialog/siptext"
 )
 
 // Limits of a worker's queues, in messages and in bytes of their buffers.
@@ -496,7 +496,7 @@ func (w *worker) forwardRequest(now instant, p *packet, key serverKey) {
 // that the proxy has rewritten is addressed to a phone, even if the phone's Contact has
 // no user.
 func (w *worker) asksUs(m *message) bool {
-	var u msg.Uri
+	var u siptext.URI
 	return parseURI(string(m.text(m.uri)), &u) == nil && u.User == "" && w.namesUs(&u) && !hasParam(&u, contactParam) && !m.hasField(hRoute)
 }
 
@@ -506,11 +506,7 @@ func unsupportedTags(m *message) string {
 	var tags []string
 	for i := range m.fields {
 		if f := &m.fields[i]; f.name == hProxyRequire {
-			for tag := range strings.SplitSeq(string(m.text(f.value)), ",") {
-				if tag = strings.TrimSpace(tag); tag != "" {
-					tags = append(tags, tag)
-				}
-			}
+			tags = slices.AppendSeq(tags, siptext.List(string(m.text(f.value))))
 		}
 	}
 	return strings.Join(tags, ", ")

@@ -14,7 +14,7 @@ type URI struct {
 	UserParams string // after the user's first semicolon; see [Param]
 	Host       string // an IPv6 address in brackets; without the final dot of a DNS name
 	Port       string
-	Params     string // after the first semicolon; see [Param]
+	Params     string // after the first semicolon; see [URI.Param]
 	Headers    string // after the question mark
 }
 
@@ -57,8 +57,19 @@ func ParseURI(s string) (u URI) {
 	return u
 }
 
-// Param returns the value of a URI parameter, and whether it is present.
-func (u *URI) Param(name string) (string, bool) { return Param(u.Params, name) }
+// Param returns the value of a URI parameter, and whether it is present. Unlike the
+// parameters of a header field, those of a URI have no quoted strings, and only a semicolon
+// ends one.
+func (u *URI) Param(name string) (value string, ok bool) {
+	for params := u.Params; params != ""; {
+		var param string
+		param, params, _ = strings.Cut(params, ";")
+		if n, v, _ := strings.Cut(param, "="); SameName(TrimSpace(n), name) {
+			return TrimSpace(v), true
+		}
+	}
+	return "", false
+}
 
 // IsTel reports whether the user is a telephone-subscriber (RFC 3261 §19.1.6).
 func (u *URI) IsTel() bool {

@@ -55,7 +55,7 @@ type NameAddr struct {
 	Display   string // without quotes
 	URI       string // as written
 	Params    string // of the header field, after the first semicolon; see [Param]
-	Malformed bool   // a quote or bracket is not closed, or there is no URI
+	Malformed bool   // a quote or bracket is not closed, or the value is empty
 }
 
 // ParseNameAddr splits one name-addr or addr-spec. Without angle brackets all parameters
@@ -89,12 +89,11 @@ func ParseNameAddr(value string) (a NameAddr) {
 			return a
 		case ';':
 			a.URI, a.Params = TrimSpace(value[start:i]), value[i+1:]
-			a.Malformed = a.URI == ""
 			return a
 		}
 	}
 	a.URI = TrimSpace(value[start:])
-	a.Malformed = a.URI == ""
+	a.Malformed = value == ""
 	return a
 }
 

@@ -10,6 +10,7 @@ import (
 
 	msg "github.com/emiago/sipgo/sip"
 
+	"bellhop/dialog/siptext"
 	"bellhop/sip"
 )
 
@@ -262,21 +263,7 @@ func routeLines(values []string, reverse bool) string {
 }
 
 // parseURI returns the URI in a Contact or To value.
-func parseURI(value string) string {
-	if _, rest, ok := strings.Cut(value, "<"); ok {
-		uri, _, _ := strings.Cut(rest, ">")
-		return uri
-	}
-	uri, _, _ := strings.Cut(value, ";")
-	return strings.TrimSpace(uri)
-}
+func parseURI(value string) string { return siptext.ParseNameAddr(value).URI }
 
 // parseUser returns the user part of a URI, or "".
-func parseUser(uri string) string {
-	_, rest, _ := strings.Cut(uri, ":")
-	user, _, ok := strings.Cut(rest, "@")
-	if !ok {
-		return ""
-	}
-	return user
-}
+func parseUser(uri string) string { return siptext.ParseURI(uri).User }

@@ -3,7 +3,9 @@ package siptest
 import (
 	"fmt"
 	"net/netip"
-	"strings"
+	"slices"
+
+	"bellhop/dialog/siptext"
 
 	msg "github.com/emiago/sipgo/sip"
 )
@@ -109,9 +111,7 @@ func (d *dialog) sendBye() *msg.Response {
 // splitValues splits header field values at commas.
 func splitValues(lines []string) (values []string) {
 	for _, l := range lines {
-		for v := range strings.SplitSeq(l, ",") {
-			values = append(values, strings.TrimSpace(v))
-		}
+		values = slices.AppendSeq(values, siptext.List(l))
 	}
 	return values
 }
