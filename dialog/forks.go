@@ -140,19 +140,3 @@ func (t *legTracker) endLostDialog(l *leg, at time.Time) {
 	l.loss = nil
 	t.endDialog(l, at, outcome{status: Answered, code: d.code, phrase: d.phrase, by: BySystem})
 }
-
-func (f *fork) codeFields(s *snapshotCodec) {
-	codeText(s, "to_tag", &f.toTag)
-	codeNumber(s, "near_seq", &f.uacSeq)
-	codeNumber(s, "far_seq", &f.uasSeq)
-	codeFlag(s, "over", &f.over)
-	codeObject(s, "doubt", &f.loss, (*dialogLoss).codeFields)
-}
-
-func (d *dialogLoss) codeFields(s *snapshotCodec) {
-	codeTime(s, "at", &d.at)
-	codeNumber(s, "seq", &d.eventSeq)
-	codeNumber(s, "by", &d.side)
-	codeNumber(s, "code", &d.code)
-	codeText(s, "phrase", &d.phrase)
-}

@@ -26,7 +26,7 @@ var unstored = map[reflect.Type][]string{
 }
 
 // TestEveryFieldIsStored sets each field of a call, its leg and its party and compares it
-// with the decoded snapshot. A field that is added to them must be added to codeFields, or
+// with the decoded snapshot. A field that is added to them must be added to the snapshot, or
 // above.
 func TestEveryFieldIsStored(t *testing.T) {
 	for _, of := range []func(*call) any{
@@ -457,4 +457,37 @@ func FuzzRestart(f *testing.F) {
 		}
 		wantEmpty(t, tracker)
 	})
+}
+
+// TestSnapshotNamesArePermanent compares the names in a snapshot with those that other
+// versions write and read. A new name is added to the list; none is changed or removed.
+func TestSnapshotNamesArePermanent(t *testing.T) {
+	want := map[string]string{
+		"callSnapshot":       "id seq began heard call_ids keys caller callees back leaving joined bridged was_bridged picked_up handed_on talked last_talker last_talker_domain shown has_legs has_parties refers legs parties",
+		"keySnapshot":        "by value",
+		"legSnapshot":        "party host origin trunk state call_id from_tag to_tag branch turn cseq began rang heard dial_at answered ended expires offer offer_seq early canceled canceled_at why picked_up bye_tag by refused  called_ext called_ext_domain no_agent stranger referred_to joined number also contested moved_to forsaken cut tried refers peer near_seq far_seq claim refers_sent asked_pbx asked_phone muted forks doubt",
+		"inviteSnapshot":     "num name verstat called called_host did diversion callapi client_api callback tag rec agent headers num_e164 called_e164 credentials hidden asked num_raw called_raw private withheld",
+		"unverifiedSnapshot": "branch at seq q850 rec offer",
+		"reasonSnapshot":     "q850 sip zero",
+		"outcomeSnapshot":    "status code phrase q850 by elsewhere",
+		"forkSnapshot":       "to_tag near_seq far_seq over doubt",
+		"lossSnapshot":       "at seq by code phrase",
+		"referSnapshot":      "leg awaited open sends at cseq by to contact ext ext_domain replaces other accepted told begun taken taken_phrase",
+		"partySnapshot":      "id ext ext_domain flow first kind called called_e164 dialed rang answered answered_at over left outcome agent rec remote callapi through transferred holds repeated like",
+		"templateSnapshot":   "caller_num caller_name caller_extension called_number called_extension called_did callapi_id diversion client_api_id correlation user_agent verstat transferred callback_id remote_number ani tag headers caller_e164 called_e164 caller_num_raw called_number_raw privacy distributor",
+	}
+	for _, v := range []any{
+		callSnapshot{}, keySnapshot{}, legSnapshot{}, inviteSnapshot{}, unverifiedSnapshot{}, reasonSnapshot{},
+		outcomeSnapshot{}, forkSnapshot{}, lossSnapshot{}, referSnapshot{}, partySnapshot{}, templateSnapshot{},
+	} {
+		typ := reflect.TypeOf(v)
+		var names []string
+		for i := range typ.NumField() {
+			name, _, _ := strings.Cut(typ.Field(i).Tag.Get("json"), ",")
+			names = append(names, name)
+		}
+		if got := strings.Join(names, " "); got != want[typ.Name()] {
+			t.Errorf("names in a %s:\n%s, want\n%s", typ.Name(), got, want[typ.Name()])
+		}
+	}
 }
