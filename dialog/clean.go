@@ -6,6 +6,9 @@ import (
 	"unicode/utf8"
 )
 
+// MaxText limits the characters of a text of a SIP message that callbacks and records carry.
+const MaxText = 256
+
 // Clean returns text of a SIP message as valid UTF-8 without control characters, at most
 // limit characters of it.
 func Clean(s string, limit int) string {

@@ -17,6 +17,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"bellhop/notify/payload"
 )
 
 var measured = []Dialect{JSON, Telphin, Unified}
@@ -90,13 +92,14 @@ func BenchmarkBarePost(b *testing.B) {
 
 func barePost(b *testing.B, dialect Dialect) {
 	e := callOf(1)[2]
-	v := newView(&e, &Subscription{Dialect: dialect, Method: "POST"})
-	body := v.appendPayload(nil)
+	v := payload.New(&e, payload.Format{Dialect: dialect, Method: "POST"})
+	body := v.Append(nil)
 	header := http.Header{
-		"User-Agent": {"bellhop/devel"}, "Content-Type": {v.contentType()}, "Traceparent": {traceparent(&e)},
+		"User-Agent": {"bellhop/devel"},
 		"Webhook-Id": {e.ID + "-" + rand.Text()}, "Webhook-Timestamp": {strconv.FormatInt(time.Now().Unix(), 10)},
 		"Webhook-Signature": {"v1,K5oZfzN95Z9UVu1EsfQmfVNQhnkZ2pj9o9NDN/H/pI4="},
 	}
+	v.SetHeader(header)
 	sink := startSink(b)
 	transport := &http.Transport{MaxIdleConnsPerHost: benchRequests}
 	defer transport.CloseIdleConnections()
@@ -133,33 +136,6 @@ func reportCost(b *testing.B, before time.Duration, begin time.Time, n int) {
 	used, took := cpuTime()-before, time.Since(begin)
 	b.ReportMetric(float64(used.Nanoseconds())/1000/float64(n), "cpu-µs/op")
 	b.ReportMetric(float64(n)/took.Seconds(), "callbacks/s")
-}
-
-// BenchmarkPayload encodes the payloads of the hangup of an answered call.
-func BenchmarkPayload(b *testing.B) {
-	e := sampleEvents()[8]
-	for _, dialect := range []Dialect{Unified, Telphin, CTI, JSON, CloudEvents} {
-		b.Run(string(dialect), func(b *testing.B) {
-			s := Subscription{Dialect: dialect, Method: "POST"}
-			buf := make([]byte, 0, 4096)
-			b.ReportAllocs()
-			for b.Loop() {
-				v := newView(&e, &s)
-				buf = v.appendPayload(buf[:0])
-			}
-		})
-	}
-	b.Run("template", func(b *testing.B) {
-		s := Subscription{Dialect: JSON, Method: "GET", URL: "http://crm.example/pop{?event_type,caller_id_num,caller_id_name}"}
-		at := s.BaseURL()
-		b.ReportAllocs()
-		for b.Loop() {
-			v := newView(&e, &s)
-			if _, err := v.expandURL(at); err != nil {
-				b.Fatal(err)
-			}
-		}
-	})
 }
 
 // cpuTime returns the CPU time of this process so far, in the kernel too.

@@ -19,8 +19,8 @@ import (
 
 	"bellhop/dialog"
 	"bellhop/notify/jsontext"
+	"bellhop/notify/payload"
 	"bellhop/notify/stream"
-	"bellhop/notify/subscription"
 )
 
 // openDeliveryLog opens the delivery log: every attempt, and every end of a delivery, for
@@ -158,7 +158,7 @@ func (a *attempt) appendRecord(dst []byte) []byte {
 	jsontext.WriteText(w, "type", string(a.kind))
 	if e := a.sentEvent; e != nil {
 		jsontext.WriteText(w, "call", e.Call)
-		jsontext.WriteText(w, "extension", dialog.Clean(e.Extension.String(), maxText))
+		jsontext.WriteText(w, "extension", dialog.Clean(e.Extension.String(), dialog.MaxText))
 	}
 	w.WriteNumber("said", a.plannedAttempt.at.UnixMicro())
 	w.WriteNonZero("number", int64(a.number))
@@ -193,7 +193,7 @@ func (a *attempt) appendRequest(w *jsontext.Object) {
 	jsontext.WriteText(w, "method", a.sub.Method)
 	if a.namedURL != nil {
 		jsontext.WriteText(w, "url", maskURL(a.sentTo))
-	} else if a.sub.Method == http.MethodGet || subscription.IsTemplate(a.sub.URL) {
+	} else if a.sub.Method == http.MethodGet || payload.IsTemplate(a.sub.URL) {
 		jsontext.WriteText(w, "url", a.sentTo.String())
 	} else {
 		jsontext.WriteText(w, "url", a.sub.URL)
@@ -232,7 +232,7 @@ func (a *attempt) appendResponse(w *jsontext.Object) {
 			w.WriteKey("header")
 			w.B = append(w.B, '{')
 		}
-		jsontext.WriteText(w, name, dialog.Clean(values[0], maxText))
+		jsontext.WriteText(w, name, dialog.Clean(values[0], dialog.MaxText))
 	}
 	if opened {
 		w.B = append(w.B, '}')

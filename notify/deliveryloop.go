@@ -307,7 +307,7 @@ func (l *deliveryLoop) publishHealth(sr *subscriber) {
 		if st.Breaker == breakerSubscription {
 			l.log.Info("subscription resumed", "subscriber", sr.sub.ID)
 		}
-		l.Publish([]dialog.Event{stateEvent(sr.sub, "resumed", "", time.Now())})
+		l.Publish([]dialog.Event{sr.sub.StateEvent("resumed", "", time.Now())})
 	case st.Paused.IsZero() || st.Breaker != of:
 		begins := st.Paused.IsZero()
 		st := healthState{Failing: sr.failing, Paused: b.openSince, Why: b.reason, Breaker: of}
@@ -317,7 +317,7 @@ func (l *deliveryLoop) publishHealth(sr *subscriber) {
 			l.log.Warn("subscription paused", "subscriber", sr.sub.ID, "err", b.reason)
 		}
 		if begins {
-			l.Publish([]dialog.Event{stateEvent(sr.sub, "paused", st.pauseReason(sr.sub), time.Now())})
+			l.Publish([]dialog.Event{sr.sub.StateEvent("paused", st.pauseReason(sr.sub), time.Now())})
 		}
 	}
 }
@@ -331,7 +331,7 @@ func (l *deliveryLoop) disableSubscription(s *Subscription, why string) {
 	id, url := s.ID, s.URL
 	l.stats.disabled.Add(1)
 	l.log.Warn("subscription disabled", "subscriber", id, "why", why)
-	l.Publish([]dialog.Event{stateEvent(s, StateDisabled, why, time.Now())})
+	l.Publish([]dialog.Event{s.StateEvent(StateDisabled, why, time.Now())})
 	l.helpers.Go(func() {
 		defer l.recoverPanic("disable subscription")
 		for l.attemptCtx.Err() == nil {

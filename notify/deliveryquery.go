@@ -353,7 +353,7 @@ func (n *Notifier) addCallDetails(ctx context.Context, d *Delivery) error {
 		return nil
 	}
 	if err == nil {
-		d.Call, d.Extension = e.Call, dialog.Clean(e.Extension.String(), maxText)
+		d.Call, d.Extension = e.Call, dialog.Clean(e.Extension.String(), dialog.MaxText)
 	}
 	return err
 }

@@ -134,7 +134,7 @@ func (n *Notifier) joinGroup(ctx context.Context, a *attempt, e *dialog.Event) (
 		return nil, nil
 	}
 	if s := g.eventToSend(e); s == nil || s.ID != e.ID {
-		return nil, fmt.Errorf("%w: it is part of the call that rang at %s first, callId %s", errMerged, dialog.Clean(g.first.Extension.User, maxText), g.first.Party)
+		return nil, fmt.Errorf("%w: it is part of the call that rang at %s first, callId %s", errMerged, dialog.Clean(g.first.Extension.User, dialog.MaxText), g.first.Party)
 	}
 	if e.Type == dialog.Hangup && g.answer == nil && e.HangupBy != dialog.ByCaller && a.postponeAttempt(groupGap) {
 		return nil, nil

@@ -12,6 +12,7 @@ import (
 
 	"bellhop/dialog"
 	"bellhop/notify/eventlog"
+	"bellhop/notify/payload"
 )
 
 // ringEvent returns an event of a party of call c. The name of the party ends with the last
@@ -420,16 +421,16 @@ func TestGroupNotCopied(t *testing.T) {
 func TestGroupPayload(t *testing.T) {
 	e := ringEvent("111", 0, dialog.DialIn, dialog.Calling)
 	s := Subscription{Dialect: CTI, Method: "POST", URL: "http://crm.example/{?user,callId}"}
-	v := newView(&e, &s)
-	v.group = &group{first: &e, ringing: []dialog.Extension{{User: "111", Domain: "a"}, {User: "112"}}}
-	form, err := url.ParseQuery(string(v.appendPayload(nil)))
+	v := payload.New(&e, s.Format())
+	v.GroupParty, v.Ringing = e.Party, []dialog.Extension{{User: "111", Domain: "a"}, {User: "112"}}
+	form, err := url.ParseQuery(string(v.Append(nil)))
 	for name, want := range map[string]string{"user[]": "[111 112]", "userId[]": "[111 112]", "fullUserId[]": "[111@a 112]", "callId": "[" + e.Party + "]", "origCallId": "[c]"} {
 		if got := fmt.Sprint(form[name]); got != want || err != nil {
 			t.Errorf("%s: %s, want %s: %v", name, got, want, err)
 		}
 	}
 	u := s.BaseURL()
-	if u, err := v.expandURL(u); err != nil || u.Query().Get("user") != "111,112" {
+	if u, err := v.ResolveURL(u, nil); err != nil || u.Query().Get("user") != "111,112" {
 		t.Error(u, err)
 	}
 }

@@ -2,21 +2,16 @@ package notify
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"maps"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"bellhop/dialog"
 	"bellhop/notify/stream"
-	"bellhop/notify/subscription"
 )
 
 // A healthState is the health of a subscription whose deliveries fail. The store keeps its
@@ -170,20 +165,4 @@ func (h *healthStates) withHealth(s Subscription) Subscription {
 		s.Why = st.pauseReason(&s) + "; since " + st.Paused.UTC().Format(time.RFC3339) + " only probes are sent, up to 30 s apart"
 	}
 	return s
-}
-
-// stateEvent returns the event of type subscription-state that reports the state of a
-// subscription. Its extension is the one that the subscription names, or its regular
-// expression.
-func stateEvent(s *Subscription, state subscription.State, why string, at time.Time) dialog.Event {
-	user, domain, _ := strings.Cut(s.Extension, "@")
-	if s.Extension == "" {
-		user = s.ExtensionRegex
-	}
-	sum := sha256.Sum256([]byte(s.ID + " " + string(state) + " " + at.UTC().Format(time.RFC3339Nano)))
-	return dialog.Event{
-		ID: hex.EncodeToString(sum[:16]), At: at, Type: dialog.SubscriptionState,
-		Extension:    dialog.Extension{User: user, Domain: domain},
-		Subscription: &dialog.Subscription{ID: s.ID, State: string(state), Why: why},
-	}
 }

@@ -124,19 +124,19 @@ func (n *Notifier) Test(ctx context.Context, id string) ([]SampleResult, error) 
 	}
 	ctx, cancel := context.WithTimeout(ctx, manualTimeout)
 	defer cancel()
-	p := newSampler(&s, time.Now())
-	results := make([]SampleResult, len(p.types))
+	p, words := s.Sampler(time.Now()), s.SampleWords()
+	results := make([]SampleResult, len(words))
 	slots := make(chan struct{}, maxSamples)
 	var under sync.WaitGroup
-	for i, t := range p.types {
-		if i > 0 && strings.HasPrefix(p.types[i-1], "dial-") && !strings.HasPrefix(t, "dial-") {
+	for i, t := range words {
+		if i > 0 && strings.HasPrefix(words[i-1], "dial-") && !strings.HasPrefix(t, "dial-") {
 			under.Wait()
 		}
 		slots <- struct{}{}
 		under.Go(func() {
 			defer func() { <-slots }()
 			defer n.recoverPanic("send sample")
-			e := p.makeEvent(t)
+			e := p.Event(t)
 			results[i] = SampleResult{t, deliveryID(e.ID, s.ID), n.sendSample(ctx, &s, e)}
 		})
 	}

@@ -6,12 +6,10 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -449,90 +447,6 @@ func TestTestIsLimited(t *testing.T) {
 		}
 		if _, err := n.Test(t.Context(), "x"); !errors.Is(err, ErrNotFound) {
 			t.Errorf("nobody: %v", err)
-		}
-	})
-}
-
-// There is no sample of a type that the dialect does not have.
-func TestSamplesFitTheDialect(t *testing.T) {
-	for dialect, missing := range map[Dialect][]string{
-		JSON: nil, CloudEvents: nil, Telphin: nil, Unified: {"subscription-state"},
-		CTI: {"ringing", "hold", "resume", "transfer", "message-in", "message-out", "voicemail", "registered", "unregistered", "subscription-state"},
-	} {
-		want := slices.DeleteFunc(slices.Clone(subscription.Words()), func(t string) bool { return slices.Contains(missing, t) })
-		got := newSampler(&Subscription{Dialect: dialect, Method: "POST", Extension: "101", Types: subscription.Words()}, time.Now()).types
-		if !slices.Equal(got, want) {
-			t.Errorf("%s: sampled are %v, want %v", dialect, got, want)
-		}
-	}
-}
-
-// fieldNames returns the names of the fields of a form.
-func fieldNames(form string) (all []string) {
-	for pair := range strings.SplitSeq(form, "&") {
-		name, _, _ := strings.Cut(pair, "=")
-		name, _ = url.QueryUnescape(name)
-		all = append(all, name)
-	}
-	slices.Sort(all)
-	return all
-}
-
-// A sample has only fields that a real event of its type has, and all those that every one
-// has.
-func TestSamplesHaveRealFields(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		form := func(e dialog.Event) []string {
-			return fieldNames(payloadOf(e, Subscription{Dialect: JSON, Method: "GET", URL: "http://crm/"}))
-		}
-		message := []string{"call_flow", "callapi_id", "caller_id_name", "user_agent"}   // a MESSAGE has these too
-		known := map[string][]string{"message-inin": message, "message-outout": message} // by type and flow
-		for _, e := range sampleEvents() {
-			if strings.HasPrefix(string(e.Type), "message-") {
-				_, flow, _ := strings.Cut(string(e.Type), "-")
-				e.Flow = dialog.Flow(flow)
-			}
-			kind := string(e.Type) + string(e.Flow)
-			known[kind] = append(known[kind], form(e)...)
-		}
-		for _, extension := range []string{"101", "0003*210@pbx"} {
-			for _, types := range [][]string{subscription.Words(), {"dial-out", "answer", "hangup"}, {"dial-in", "hangup"}} {
-				s := &Subscription{ID: "s", Extension: extension, Types: types, Dialect: JSON}
-				p := newSampler(s, time.Now())
-				if len(p.types) != len(types) {
-					t.Errorf("%v: sampled are %v", types, p.types)
-				}
-				ids := map[string]bool{}
-				calls := map[string]bool{}
-				for i, typ := range p.types {
-					e := p.makeEvent(typ)
-					if subscription.EventMask(e)&subscription.MaskOf(typ) == 0 {
-						t.Errorf("the sample of %s is a %s %s", typ, e.Type, e.Flow)
-					}
-					user, domain, _ := strings.Cut(extension, "@")
-					if e.Extension.User != user || typ != "subscription-state" && domain != "" && e.Extension.Domain != domain || !e.At.Equal(time.Now()) {
-						t.Errorf("%s is of %v", typ, e.Extension)
-					}
-					if len(e.ID) != 32 || !strings.HasPrefix(e.ID, "test-") || ids[e.ID] || e.Call != "" && (len(e.Call) != 32 || len(e.Party) != 32 || e.Seq < 1 || e.Seq > i+1) {
-						t.Errorf("%s has id %s, call %s, sequence %d", typ, e.ID, e.Call, e.Seq)
-					}
-					ids[e.ID] = true
-					switch e.Type {
-					case dialog.DialIn, dialog.DialOut:
-						calls[e.Call+e.Party] = true
-					case dialog.Answer, dialog.Hangup:
-						if !calls[e.Call+e.Party] {
-							t.Errorf("%v: the %s is of a call that was not dialed", types, typ)
-						}
-					}
-					want := known[string(e.Type)+string(e.Flow)]
-					for _, name := range form(*e) {
-						if !slices.Contains(want, name) {
-							t.Errorf("the sample of %s has %s", typ, name)
-						}
-					}
-				}
-			}
 		}
 	})
 }

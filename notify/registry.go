@@ -16,6 +16,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"bellhop/dialog"
+	"bellhop/notify/payload"
 	"bellhop/notify/stream"
 	"bellhop/notify/subscription"
 )
@@ -23,7 +24,7 @@ import (
 // The types of a subscription that the API, the page and the config use.
 type (
 	Subscription = subscription.Subscription
-	Dialect      = subscription.Dialect
+	Dialect      = payload.Dialect
 	Duration     = subscription.Duration
 	Secret       = subscription.Secret
 	PrivateKey   = subscription.PrivateKey
@@ -32,11 +33,11 @@ type (
 
 // The dialects and states of a subscription.
 const (
-	Unified     = subscription.Unified
-	Telphin     = subscription.Telphin
-	CTI         = subscription.CTI
-	JSON        = subscription.JSON
-	CloudEvents = subscription.CloudEvents
+	Unified     = payload.Unified
+	Telphin     = payload.Telphin
+	CTI         = payload.CTI
+	JSON        = payload.JSON
+	CloudEvents = payload.CloudEvents
 
 	StateActive   = subscription.StateActive
 	StatePaused   = subscription.StatePaused

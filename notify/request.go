@@ -4,14 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net/http"
-	"strings"
 	"time"
 
-	"bellhop/dialog"
+	"bellhop/notify/payload"
 	"bellhop/notify/send"
-	"bellhop/notify/subscription"
 )
 
 // maxSenders is how many attempts are in flight at once.
@@ -118,41 +115,28 @@ func (n *Notifier) prepareRequest(ctx context.Context, a *attempt) (r send.Reque
 	if err != nil {
 		return r, err
 	}
-	v := newView(e, a.sub)
-	v.group = group
-	if err := n.numberExtensions(ctx, &v); err != nil {
+	v := payload.New(e, a.sub.Format())
+	if group != nil {
+		v.GroupParty, v.Ringing = group.first.Party, group.ringing
+	}
+	if err := n.numberExtensions(ctx, &v, a.sub.Dialect); err != nil {
 		return r, err
 	}
-	payload := v.appendPayload(make([]byte, 0, 1024))
-
-	u := a.url
-	template := subscription.IsTemplate(a.sub.URL)
-	switch {
-	case named != nil:
-		u, a.namedURL = named, named
-	case template:
-		if u, err = v.expandURL(a.url); err != nil {
+	body := v.Append(make([]byte, 0, 1024))
+	u := named
+	if a.namedURL = named; named == nil {
+		if u, err = v.ResolveURL(a.url, body); err != nil {
 			return r, err
 		}
-	case v.isGET():
-		asked := *a.url
-		asked.RawQuery = joinQuery(asked.RawQuery, payload)
-		u = &asked
 	}
 	r = send.Request{
 		Method: a.sub.Method, URL: u, Header: make(http.Header, 8+len(a.sub.Headers)), Signer: a.signer,
 		TLS: send.TLS{CA: a.sub.TLSCA, Cert: a.sub.TLSCert, Key: string(a.sub.TLSKey)},
 	}
 	r.Header["Webhook-Id"] = []string{deliveryID(e.ID, a.sub.ID)}
-	if v.sub.Dialect == CloudEvents {
-		v.setCloudEvent(r.Header)
-	}
-	if trace := traceparent(e); trace != "" {
-		r.Header["Traceparent"] = []string{trace}
-	}
-	if !v.isGET() {
-		r.Header["Content-Type"] = []string{v.contentType()}
-		r.Body = payload
+	v.SetHeader(r.Header)
+	if !v.IsGET() {
+		r.Body = body
 	}
 	if named == nil || endpointKey(named) == endpointKey(a.url) {
 		for name, value := range a.sub.Headers { // often credentials: sent to the endpoint of the subscription's own URL only
@@ -165,62 +149,20 @@ func (n *Notifier) prepareRequest(ctx context.Context, a *attempt) (r send.Reque
 
 // numberExtensions sets the numbers of the extensions of a view, for the dialects that send
 // numbers.
-func (n *Notifier) numberExtensions(ctx context.Context, v *view) (err error) {
-	if v.sub.Dialect == Unified || v.sub.Dialect == CTI {
+func (n *Notifier) numberExtensions(ctx context.Context, v *payload.View, d Dialect) (err error) {
+	if !d.HasNumbers() {
 		return nil
 	}
-	if v.called != nil {
-		if v.calledID, err = n.numbers.allotNumber(ctx, v.called.User); err != nil {
+	if v.Called != nil {
+		if v.CalledID, err = n.numbers.allotNumber(ctx, v.Called.User); err != nil {
 			return err
 		}
 	}
-	if v.caller != nil {
-		if v.callerID, err = n.numbers.allotNumber(ctx, v.caller.User); err != nil {
+	if v.Caller != nil {
+		if v.CallerID, err = n.numbers.allotNumber(ctx, v.Caller.User); err != nil {
 			return err
 		}
 	}
-	v.ownID, err = n.numbers.allotNumber(ctx, v.Extension.User)
+	v.OwnID, err = n.numbers.allotNumber(ctx, v.Extension.User)
 	return err
-}
-
-// joinQuery appends a form to the query of a URL, which stays as it is.
-func joinQuery(query string, form []byte) string {
-	if query == "" || strings.HasSuffix(query, "&") {
-		return query + string(form)
-	}
-	return query + "&" + string(form)
-}
-
-// traceparent returns the W3C trace context of a callback: that of the INVITE, if
-// calls.headers copies that header into events, else a trace whose id is the id of the
-// event. Each attempt is a span of it.
-func traceparent(e *dialog.Event) string {
-	for _, h := range e.Headers {
-		if strings.EqualFold(h[0], "traceparent") && validTrace(h[1]) {
-			return h[1]
-		}
-	}
-	b := make([]byte, 0, 55)
-	b = append(append(append(b, "00-"...), e.ID...), '-')
-	span := rand.Uint64() | 1 // never zero
-	for shift := 60; shift >= 0; shift -= 4 {
-		b = append(b, "0123456789abcdef"[span>>shift&0xf])
-	}
-	if s := string(append(b, "-01"...)); validTrace(s) {
-		return s
-	}
-	return ""
-}
-
-// validTrace reports whether s is a traceparent of version 00.
-func validTrace(s string) bool {
-	if len(s) != 55 || s[:3] != "00-" || s[35] != '-' || s[52] != '-' {
-		return false
-	}
-	for _, part := range []string{s[3:35], s[36:52], s[53:]} {
-		if strings.Trim(part, "0123456789abcdef") != "" {
-			return false
-		}
-	}
-	return strings.Trim(s[3:35], "0") != "" && strings.Trim(s[36:52], "0") != ""
 }

@@ -6,16 +6,19 @@ import (
 	"time"
 
 	"bellhop/dialog"
+	"bellhop/notify/payload"
 )
 
 // A Mask is a set of event types. The answer of a called and that of a calling extension
 // are two.
 type Mask uint32
 
-// masks has the types that each word of [Subscription].Types names, and words those words
+// masks has the types that each word of [Subscription].Types names, types the same without
+// regard to the flow, and words those words
 // in the order of [dialog.Types].
 var (
 	masks           = make(map[string]Mask)
+	types           = make(map[string]dialog.Type)
 	words           []string
 	inOnly, outOnly Mask // types that a subscription names for one flow alone
 	optIn           Mask
@@ -23,20 +26,20 @@ var (
 
 func init() {
 	bit := Mask(1)
-	add := func(word string, m Mask) {
-		words, masks[word] = append(words, word), m
+	add := func(word string, t dialog.Type, m Mask) {
+		words, masks[word], types[word] = append(words, word), m, t
 	}
 	for _, t := range dialog.Types {
 		word, in, out := string(t.Type), bit, bit<<1
 		switch {
 		case t.ByFlow:
-			add(word, in|out)
-			add(word+"-in", in)
-			add(word+"-out", out)
+			add(word, t.Type, in|out)
+			add(word+"-in", t.Type, in)
+			add(word+"-out", t.Type, out)
 			inOnly, outOnly = inOnly|in, outOnly|out
 			bit <<= 2
 		default:
-			add(word, in)
+			add(word, t.Type, in)
 			bit <<= 1
 		}
 		if t.OptIn {
@@ -127,9 +130,9 @@ func (s *Subscription) AsksAnew(old *Subscription) bool {
 }
 
 // FollowsURLs reports whether s lets its receiver name URLs.
-func (s *Subscription) FollowsURLs() bool { return s.FollowURLs && s.Dialect == CTI }
+func (s *Subscription) FollowsURLs() bool { return s.FollowURLs && s.Dialect == payload.CTI }
 
 // GroupsCalls reports whether the parties that ring in a call form one call for s.
 func (s *Subscription) GroupsCalls() bool {
-	return s.Dialect == CTI && (s.Group == GroupOne || s.Group == "" && s.ExtensionRegex != "")
+	return s.Dialect == payload.CTI && (s.Group == GroupOne || s.Group == "" && s.ExtensionRegex != "")
 }

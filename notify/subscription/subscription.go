@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"bellhop/notify/payload"
 )
 
 // A Subscription selects events of an extension, and sets the URL and the form in which a
@@ -29,12 +31,12 @@ type Subscription struct {
 
 	// Types are words of [dialog.Type], answer-in and answer-out; at least one. URL is a template
 	// if it has braces.
-	Types   []string `json:"types" doc:"Event types"`
-	URL     string   `json:"url" doc:"Request URL, http or https, or a template of RFC 6570"`
-	Method  string   `json:"method" enum:"GET,POST,PUT" doc:"HTTP method"`
-	Dialect Dialect  `json:"dialect" enum:"unified,telphin,cti,json,cloudevents" doc:"Format of the callbacks"`
-	Active  bool     `json:"active" doc:"Callbacks are switched on"`
-	Note    string   `json:"note,omitempty" doc:"Note for people"`
+	Types   []string        `json:"types" doc:"Event types"`
+	URL     string          `json:"url" doc:"Request URL, http or https, or a template of RFC 6570"`
+	Method  string          `json:"method" enum:"GET,POST,PUT" doc:"HTTP method"`
+	Dialect payload.Dialect `json:"dialect" enum:"unified,telphin,cti,json,cloudevents" doc:"Format of the callbacks"`
+	Active  bool            `json:"active" doc:"Callbacks are switched on"`
+	Note    string          `json:"note,omitempty" doc:"Note for people"`
 
 	// Headers are sent with every attempt. Redacted keeps their names only, each with an empty
 	// value.
@@ -86,7 +88,7 @@ type Subscription struct {
 
 // New returns a subscription with the defaults: POST, json, active.
 func New() Subscription {
-	return Subscription{Method: http.MethodPost, Dialect: JSON, Active: true}
+	return Subscription{Method: http.MethodPost, Dialect: payload.JSON, Active: true}
 }
 
 // State is the state of a subscription. The text is stored: never change one, only add.
@@ -104,19 +106,6 @@ const (
 	GroupEach = "each" // each party is a call of its own
 )
 
-// Dialect selects the field names and quirks that a family of receivers expects. The text
-// is stored: never change one, only add.
-type Dialect string
-
-const (
-	Unified Dialect = "unified" // VoipNow UnifiedAPI
-	Telphin Dialect = "telphin"
-	CTI     Dialect = "cti"  // sipgate, Zammad's Generic CTI
-	JSON    Dialect = "json" // Standard Webhooks envelope
-
-	CloudEvents Dialect = "cloudevents" // CloudEvents 1.0, binary mode
-)
-
 // Duration is a time.Duration that is written as text, such as 1m30s.
 type Duration time.Duration
 
@@ -128,10 +117,10 @@ func (d *Duration) UnmarshalText(b []byte) error {
 	return err
 }
 
-// IsTemplate reports whether a URL is a URI template (RFC 6570). Its variables are the
-// fields of the subscription's dialect; a field that an event lacks is undefined. A GET
-// with a template sends nothing else: no query is appended.
-func IsTemplate(s string) bool { return strings.ContainsAny(s, "{}") }
+// Format returns the settings that shape callbacks.
+func (s *Subscription) Format() payload.Format {
+	return payload.Format{Dialect: s.Dialect, Method: s.Method, URL: s.URL, Extended: s.Extended, FlowCase: s.FlowCase, StatusWords: s.StatusWords}
+}
 
 // BaseURL returns the URL up to its first variable; scheme, host and port have none. It is
 // nil if the URL is not valid.

@@ -13,9 +13,8 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"github.com/yosida95/uritemplate/v3"
-
 	"bellhop/dialog"
+	"bellhop/notify/payload"
 )
 
 // Invalid reports an invalid field of a Subscription. Field is its JSON name, and Why the
@@ -106,7 +105,7 @@ func checkURL(s *Subscription) *Invalid {
 		return &Invalid{"url", "has spaces, control characters or bytes beyond ASCII: percent-encode them"}
 	case strings.ContainsAny(s.URL, "<>\"\\^`|"):
 		return &Invalid{"url", "has a character that no URL may have: percent-encode it"}
-	case IsTemplate(s.URL):
+	case payload.IsTemplate(s.URL):
 		return nil // checkTemplate knows
 	}
 	return checkAddress(s.URL)
@@ -143,12 +142,12 @@ func checkChoices(s *Subscription) *Invalid {
 		s.Method = http.MethodPost
 	}
 	if s.Dialect == "" {
-		s.Dialect = JSON
+		s.Dialect = payload.JSON
 	}
 	switch {
 	case s.Method != http.MethodGet && s.Method != http.MethodPost && s.Method != http.MethodPut:
 		return &Invalid{"method", "must be GET, POST or PUT"}
-	case !slices.Contains([]Dialect{Unified, Telphin, CTI, JSON, CloudEvents}, s.Dialect):
+	case !slices.Contains(payload.Dialects, s.Dialect):
 		return &Invalid{"dialect", "must be unified, telphin, cti, json or cloudevents"}
 	case s.FlowCase != "" && s.FlowCase != "lower" && s.FlowCase != "upper":
 		return &Invalid{"flow_case", "must be lower or upper"}
@@ -160,21 +159,13 @@ func checkChoices(s *Subscription) *Invalid {
 	return nil
 }
 
-// Carries reports whether the dialect has events of a type, by a word of Types.
-func (d Dialect) Carries(word string) bool {
-	switch d {
-	case Unified:
-		return word != string(dialog.SubscriptionState) // the ten fields have no place for it
-	case CTI:
-		return MaskOf(word)&^MaskOf("dial-in", "dial-out", "answer", "hangup") == 0
-	}
-	return true
-}
+// Carries reports whether the dialect of s has events of a type, by a word of Types.
+func (s *Subscription) Carries(word string) bool { return s.Dialect.Carries(types[word]) }
 
 // checkUnified rejects event types that the ten fields of unified cannot express.
 func checkUnified(s *Subscription) *Invalid {
 	for _, t := range s.Types {
-		if s.Dialect == Unified && !s.Dialect.Carries(t) {
+		if s.Dialect == payload.Unified && !s.Carries(t) {
 			return &Invalid{"types", "has subscription-state, of which the dialect unified has no field: use json or telphin"}
 		}
 	}
@@ -183,23 +174,23 @@ func checkUnified(s *Subscription) *Invalid {
 
 // checkCTI rejects subscriptions that no receiver of the dialect cti understands.
 func checkCTI(s *Subscription) *Invalid {
-	if s.Dialect != CTI {
+	if s.Dialect != payload.CTI {
 		return nil
 	}
 	if s.Method != http.MethodPost {
 		return &Invalid{"method", "must be POST with the dialect cti"}
 	}
 	for _, t := range s.Types {
-		if !s.Dialect.Carries(t) {
+		if !s.Carries(t) {
 			return &Invalid{"types", fmt.Sprintf("has %q, which the dialect cti does not know: it knows dial-in, dial-out, answer, answer-in, answer-out and hangup", t)}
 		}
 	}
 	return nil
 }
 
-// checkCloudEvents rejects settings that the binary mode of CloudEvents cannot express.
+// checkCloudEvents rejects settings that the binary mode of payload.CloudEvents cannot express.
 func checkCloudEvents(s *Subscription) *Invalid {
-	if s.Dialect != CloudEvents {
+	if s.Dialect != payload.CloudEvents {
 		return nil
 	}
 	if s.Method == http.MethodGet {
@@ -213,65 +204,21 @@ func checkCloudEvents(s *Subscription) *Invalid {
 	return nil
 }
 
-// TemplateVariables returns every variable that a template of a subscription may use, with
-// a value.
-var TemplateVariables func(*Subscription) uritemplate.Values
-
-// checkTemplate returns what is wrong with a URL template, or nil. A value of a SIP message
-// must neither choose where a callback goes nor fill more than one value.
+// checkTemplate returns what is wrong with a URL template, or nil.
 func checkTemplate(s *Subscription) *Invalid {
-	if !IsTemplate(s.URL) {
+	if !payload.IsTemplate(s.URL) {
 		return nil
 	}
-	t, err := uritemplate.New(s.URL)
+	example, err := s.Format().ExpandExample()
 	if err != nil {
-		return &Invalid{"url", "is not an RFC 6570 template: " + err.Error()}
+		return &Invalid{"url", err.Error()}
 	}
-	before, rest, _ := strings.Cut(s.URL, "{")
-	if _, host, ok := strings.Cut(before, "://"); !ok || !strings.ContainsAny(host, "/?") && !strings.ContainsAny(rest[:1], "/?") {
-		return &Invalid{"url", "has a variable in its scheme, host or port"}
-	}
-	for expr := range templateExpressions(s.URL) {
-		switch {
-		case strings.ContainsAny(expr[:1], "+#"):
-			return &Invalid{"url", "has {" + expr + "}: a value is always escaped, so leave out the " + expr[:1]}
-		case strings.Contains(expr, ":"):
-			return &Invalid{"url", "has {" + expr + "}: a value is always sent whole, so leave out the prefix length"}
-		}
-	}
-	known := TemplateVariables(s)
-	for _, name := range t.Varnames() {
-		if _, ok := known[name]; !ok {
-			return &Invalid{"url", fmt.Sprintf("has the variable %q, which the dialect %s does not know: it knows %s",
-				name, s.Dialect, strings.Join(slices.Sorted(maps.Keys(known)), ", "))}
-		}
-	}
-	whole, err := t.Expand(known)
-	if err != nil {
-		return &Invalid{"url", "cannot be expanded: " + err.Error()}
-	}
-	return checkAddress(whole)
-}
-
-// templateExpressions yields the texts between the braces of a template.
-func templateExpressions(s string) iter.Seq[string] {
-	return func(yield func(string) bool) {
-		for {
-			_, rest, ok := strings.Cut(s, "{")
-			if !ok {
-				return
-			}
-			var expr string
-			if expr, s, _ = strings.Cut(rest, "}"); !yield(expr) {
-				return
-			}
-		}
-	}
+	return checkAddress(example)
 }
 
 // ParseURL parses a URL without variables by the rules for the URL of a subscription.
 func ParseURL(s string) (*url.URL, *Invalid) {
-	if IsTemplate(s) {
+	if payload.IsTemplate(s) {
 		return nil, &Invalid{"url", "has braces: percent-encode them"}
 	}
 	if err := checkURL(&Subscription{URL: s}); err != nil {

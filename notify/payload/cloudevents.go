@@ -1,4 +1,4 @@
-package notify
+package payload
 
 import (
 	"net/http"
@@ -10,10 +10,10 @@ import (
 
 // setCloudEvent sets the context attributes of CloudEvents 1.0 in the binary mode of the
 // HTTP binding. The source is the extension of the event, the subject is the call.
-func (v *view) setCloudEvent(h http.Header) {
+func (v *View) setCloudEvent(h http.Header) {
 	h["Ce-Specversion"] = []string{"1.0"}
 	h["Ce-Id"] = []string{v.ID}
-	h["Ce-Source"] = []string{escapeAttribute("sip:" + escapeSIPUser(dialog.Clean(v.Extension.String(), maxText)))}
+	h["Ce-Source"] = []string{escapeAttribute("sip:" + escapeSIPUser(dialog.Clean(v.Extension.String(), dialog.MaxText)))}
 	h["Ce-Type"] = []string{eventName(v.Type)}
 	h["Ce-Time"] = []string{v.At.UTC().Format(time.RFC3339Nano)}
 	if v.Call != "" {

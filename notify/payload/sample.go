@@ -1,4 +1,4 @@
-package notify
+package payload
 
 import (
 	"cmp"
@@ -10,46 +10,42 @@ import (
 	"time"
 
 	"bellhop/dialog"
-	"bellhop/notify/subscription"
 )
 
-// A sampler makes up events of an extension that a subscription names. It knows one call of
-// each flow, between the extension and an outside number.
-type sampler struct {
-	sub       *Subscription
-	types     []string // those of the subscription that its dialect has, in order
+// A Sampler makes up events of an extension. It knows one call of each flow, between the
+// extension and an outside number.
+type Sampler struct {
+	words     []string // of the types that are asked for, in order
 	extension dialog.Extension
-	flow      dialog.Flow // of events that exist in both: out if the subscription has dial-out but not dial-in
+	flow      dialog.Flow  // of events that exist in both: out if dial-out is asked for but not dial-in
+	state     dialog.Event // the event of type subscription-state
 	salt      string
 	now       time.Time
 }
 
-// newSampler returns a sampler; for a regular expression it uses the extension 101.
-func newSampler(s *Subscription, now time.Time) *sampler {
-	user, domain, _ := strings.Cut(s.Extension, "@")
-	p := &sampler{
-		sub: s, flow: dialog.In, salt: rand.Text(), now: now,
+// NewSampler returns a sampler of the types that words name, such as dial-in, answer or
+// answer-in. extension is a user or user@domain; "" is the user 101. state is the event of
+// type subscription-state.
+func NewSampler(extension string, words []string, state dialog.Event, now time.Time) *Sampler {
+	user, domain, _ := strings.Cut(extension, "@")
+	p := &Sampler{
+		words: words, flow: dialog.In, state: state, salt: rand.Text(), now: now,
 		extension: dialog.Extension{User: cmp.Or(user, "101"), Domain: cmp.Or(domain, "pbx.example")},
 	}
-	if slices.Contains(s.Types, "dial-out") && !slices.Contains(s.Types, "dial-in") {
+	if slices.Contains(words, "dial-out") && !slices.Contains(words, "dial-in") {
 		p.flow = dialog.Out
-	}
-	for _, t := range subscription.Words() {
-		if slices.Contains(s.Types, t) && s.Dialect.Carries(t) {
-			p.types = append(p.types, t)
-		}
 	}
 	return p
 }
 
 // makeID returns an id as long as a real one, the same for the same words.
-func (p *sampler) makeID(of ...string) string {
+func (p *Sampler) makeID(of ...string) string {
 	sum := sha256.Sum256([]byte(p.salt + strings.Join(of, " ")))
 	return "test-" + hex.EncodeToString(sum[:])[:27]
 }
 
-// makeEvent returns a sample event of a type.
-func (p *sampler) makeEvent(typ string) *dialog.Event {
+// Event returns the sample event of the type that a word names. Its ID begins with "test-".
+func (p *Sampler) Event(typ string) *dialog.Event {
 	kind, flow := dialog.Type(typ), p.flow
 	switch typ {
 	case "answer-in", "answer-out":
@@ -62,7 +58,7 @@ func (p *sampler) makeEvent(typ string) *dialog.Event {
 		flow = dialog.In
 	}
 	e := p.makeCallEvent(kind, flow)
-	e.Seq = 1 + slices.Index(p.types, typ)
+	e.Seq = 1 + slices.Index(p.words, typ)
 	switch kind {
 	case dialog.DialIn, dialog.DialOut, dialog.Ringing:
 		e.Status = dialog.Calling
@@ -87,7 +83,7 @@ func (p *sampler) makeEvent(typ string) *dialog.Event {
 			e.Seq = 2
 		}
 	case dialog.SubscriptionState:
-		e = stateEvent(p.sub, "resumed", "", p.now)
+		e = p.state
 	}
 	e.ID, e.At = p.makeID("event", typ), p.now
 	return &e
@@ -96,7 +92,7 @@ func (p *sampler) makeEvent(typ string) *dialog.Event {
 const sampleAgent = "Yealink SIP-T46U 108.86.0.20"
 
 // makeCallEvent returns an event of the answered call of a flow.
-func (p *sampler) makeCallEvent(t dialog.Type, flow dialog.Flow) dialog.Event {
+func (p *Sampler) makeCallEvent(t dialog.Type, flow dialog.Flow) dialog.Event {
 	e := dialog.Event{
 		Type: t, Call: p.makeID("call", string(flow)), Party: p.makeID("party", string(flow)), Extension: p.extension, Flow: flow, Status: dialog.Answered,
 		CallerNum: "+442079460123", CallerName: "Jane Smith", CalledNumber: p.extension.User, CalledExtension: &p.extension,

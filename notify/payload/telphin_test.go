@@ -1,4 +1,4 @@
-package notify
+package payload
 
 import (
 	"net/url"
@@ -31,7 +31,7 @@ func TestTelphinCallFromOutside(t *testing.T) {
 	} {
 		e := tt.event
 		e.Call, e.Party, e.Extension = "c", "p", phone
-		form, err := url.ParseQuery(payloadOf(e, Subscription{Dialect: Telphin, Method: "POST"}))
+		form, err := url.ParseQuery(payloadOf(e, Format{Dialect: Telphin, Method: "POST"}))
 		if err != nil || form.Get("CallerIDName") != tt.callerName || form.Get("CallerExtension") != tt.from {
 			t.Errorf("%s: %v, %v", tt.name, form, err)
 		}
@@ -39,8 +39,8 @@ func TestTelphinCallFromOutside(t *testing.T) {
 			t.Errorf("%s: CallerExtensionID=%q", tt.name, form.Get("CallerExtensionID"))
 		}
 		for _, d := range []Dialect{JSON, Unified, CloudEvents} {
-			with := payloadOf(e, Subscription{Dialect: d, Method: "POST"})
-			if e.Distributor = nil; payloadOf(e, Subscription{Dialect: d, Method: "POST"}) != with {
+			with := payloadOf(e, Format{Dialect: d, Method: "POST"})
+			if e.Distributor = nil; payloadOf(e, Format{Dialect: d, Method: "POST"}) != with {
 				t.Errorf("%s: %s has the distributor: %s", tt.name, d, with)
 			}
 			e.Distributor = tt.event.Distributor

@@ -1,4 +1,4 @@
-package notify
+package payload
 
 import (
 	"strings"
@@ -17,18 +17,18 @@ func TestForwardedInEachDialect(t *testing.T) {
 		Status: dialog.Forwarded, HangupBy: dialog.ByCallee, Missed: &missed,
 	}
 	for _, tt := range []struct {
-		sub  Subscription
+		sub  Format
 		want string
 	}{
-		{Subscription{Dialect: JSON, Method: "POST"}, `"call_status":"FORWARDED"`},
-		{Subscription{Dialect: JSON, Method: "GET"}, "&call_status=FORWARDED&"},
-		{Subscription{Dialect: CloudEvents, Method: "POST"}, `"call_status":"FORWARDED"`},
-		{Subscription{Dialect: Unified, Method: "POST"}, "&CallStatus=CANCEL&"},
-		{Subscription{Dialect: Telphin, Method: "GET"}, "&CallStatus=CANCEL&"},
-		{Subscription{Dialect: Telphin, Method: "POST", Extended: true}, "&Missed=no"},
-		{Subscription{Dialect: Telphin, Method: "POST", StatusWords: "unified"}, "&CallStatus=UNKNOWN&"},
-		{Subscription{Dialect: JSON, Method: "POST", StatusWords: "unified"}, `"call_status":"UNKNOWN"`},
-		{Subscription{Dialect: CTI, Method: "POST"}, "&cause=forwarded"},
+		{Format{Dialect: JSON, Method: "POST"}, `"call_status":"FORWARDED"`},
+		{Format{Dialect: JSON, Method: "GET"}, "&call_status=FORWARDED&"},
+		{Format{Dialect: CloudEvents, Method: "POST"}, `"call_status":"FORWARDED"`},
+		{Format{Dialect: Unified, Method: "POST"}, "&CallStatus=CANCEL&"},
+		{Format{Dialect: Telphin, Method: "GET"}, "&CallStatus=CANCEL&"},
+		{Format{Dialect: Telphin, Method: "POST", Extended: true}, "&Missed=no"},
+		{Format{Dialect: Telphin, Method: "POST", StatusWords: "unified"}, "&CallStatus=UNKNOWN&"},
+		{Format{Dialect: JSON, Method: "POST", StatusWords: "unified"}, `"call_status":"UNKNOWN"`},
+		{Format{Dialect: CTI, Method: "POST"}, "&cause=forwarded"},
 	} {
 		if got := payloadOf(e, tt.sub); !strings.Contains(got, tt.want) {
 			t.Errorf("%s %s: got %s\nwant %s in it", tt.sub.Dialect, tt.sub.Method, got, tt.want)

@@ -1,4 +1,4 @@
-package notify
+package payload
 
 import (
 	"net/url"
@@ -27,7 +27,7 @@ func TestCTINumbers(t *testing.T) {
 	} {
 		e := tt.event
 		e.Call, e.Party, e.Type, e.Extension = "c", "p", dialog.Answer, own
-		form, err := url.ParseQuery(payloadOf(e, Subscription{Dialect: CTI, Method: "POST"}))
+		form, err := url.ParseQuery(payloadOf(e, Format{Dialect: CTI, Method: "POST"}))
 		if err != nil || form.Get("from") != tt.from || form.Get("to") != tt.to || form.Get("answeringNumber") != tt.answered {
 			t.Errorf("%s: %v, %v", tt.name, form, err)
 		}
@@ -38,7 +38,7 @@ func TestCTINumbers(t *testing.T) {
 func TestCTINewCall(t *testing.T) {
 	e := dialog.Event{Call: "c", Party: "p", Type: dialog.DialIn, Flow: dialog.In, CallerNum: "+4930123456", CalledNumber: "101",
 		Extension: dialog.Extension{User: "101", Domain: "pbx.example"}}
-	form, err := url.ParseQuery(payloadOf(e, Subscription{Dialect: CTI, Method: "POST"}))
+	form, err := url.ParseQuery(payloadOf(e, Format{Dialect: CTI, Method: "POST"}))
 	for name, want := range map[string]string{"event": "newCall", "callId": "p", "origCallId": "c", "direction": "in", "user[]": "101",
 		"userId[]": "101", "fullUserId[]": "101@pbx.example", "xcid": "c"} {
 		if err != nil || form.Get(name) != want {

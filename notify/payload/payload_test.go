@@ -1,4 +1,4 @@
-package notify
+package payload
 
 import (
 	"bytes"
@@ -142,18 +142,18 @@ func sampleEvents() []dialog.Event {
 
 // payloadOf returns the payload of an event for a subscription: the query of a GET, the
 // body of a POST.
-func payloadOf(e dialog.Event, s Subscription) string {
-	v := newView(&e, &s)
+func payloadOf(e dialog.Event, s Format) string {
+	v := New(&e, s)
 	number := map[string]uint64{"101": 1, "0003*210": 7, "103": 9}
-	if v.called != nil {
-		v.calledID = number[v.called.User]
+	if v.Called != nil {
+		v.CalledID = number[v.Called.User]
 	}
-	if v.caller != nil {
-		v.callerID = number[v.caller.User]
+	if v.Caller != nil {
+		v.CallerID = number[v.Caller.User]
 	}
-	v.ownID = number[e.Extension.User]
-	b := v.appendPayload(nil)
-	if !v.isGET() {
+	v.OwnID = number[e.Extension.User]
+	b := v.Append(nil)
+	if !v.IsGET() {
 		return string(b)
 	}
 	return joinQuery("key=a+b%20c&empty=", b)
@@ -171,18 +171,18 @@ func splitFields(s string) string {
 func TestPayloadsMatchGoldenFiles(t *testing.T) {
 	for _, variant := range []struct {
 		name string
-		sub  Subscription
+		sub  Format
 	}{
-		{"unified-get", Subscription{Dialect: Unified, Method: "GET"}},
-		{"unified-post", Subscription{Dialect: Unified, Method: "POST"}},
-		{"unified-post-words", Subscription{Dialect: Unified, Method: "POST", FlowCase: "upper", StatusWords: "unified"}},
-		{"telphin-get", Subscription{Dialect: Telphin, Method: "GET"}},
-		{"telphin-post", Subscription{Dialect: Telphin, Method: "POST"}},
-		{"telphin-post-extended", Subscription{Dialect: Telphin, Method: "POST", Extended: true}},
-		{"json-get", Subscription{Dialect: JSON, Method: "GET"}},
-		{"json-post", Subscription{Dialect: JSON, Method: "POST"}},
-		{"cti-post", Subscription{Dialect: CTI, Method: "POST", FlowCase: "upper"}},
-		{"cloudevents-post", Subscription{Dialect: CloudEvents, Method: "POST"}},
+		{"unified-get", Format{Dialect: Unified, Method: "GET"}},
+		{"unified-post", Format{Dialect: Unified, Method: "POST"}},
+		{"unified-post-words", Format{Dialect: Unified, Method: "POST", FlowCase: "upper", StatusWords: "unified"}},
+		{"telphin-get", Format{Dialect: Telphin, Method: "GET"}},
+		{"telphin-post", Format{Dialect: Telphin, Method: "POST"}},
+		{"telphin-post-extended", Format{Dialect: Telphin, Method: "POST", Extended: true}},
+		{"json-get", Format{Dialect: JSON, Method: "GET"}},
+		{"json-post", Format{Dialect: JSON, Method: "POST"}},
+		{"cti-post", Format{Dialect: CTI, Method: "POST", FlowCase: "upper"}},
+		{"cloudevents-post", Format{Dialect: CloudEvents, Method: "POST"}},
 	} {
 		t.Run(variant.name, func(t *testing.T) {
 			var b strings.Builder
@@ -194,7 +194,7 @@ func TestPayloadsMatchGoldenFiles(t *testing.T) {
 					continue // nor this one
 				}
 				p := payloadOf(e, variant.sub)
-				v := newView(&e, &variant.sub)
+				v := New(&e, variant.sub)
 				switch _, err := url.ParseQuery(p); {
 				case !v.isForm() && !json.Valid([]byte(p)):
 					t.Errorf("not JSON: %s", p)
@@ -208,7 +208,7 @@ func TestPayloadsMatchGoldenFiles(t *testing.T) {
 				}
 				fmt.Fprintf(&b, "-- %s %s --\n%s%s\n", e.Type, e.Flow, attributesOf(&v), splitFields(p))
 			}
-			file := filepath.Join("..", "testdata", "payloads", variant.name+".txt")
+			file := filepath.Join("..", "..", "testdata", "payloads", variant.name+".txt")
 			if *update {
 				if err := os.WriteFile(file, []byte(b.String()), 0o644); err != nil {
 					t.Fatal(err)
@@ -226,11 +226,11 @@ func TestPayloadsMatchGoldenFiles(t *testing.T) {
 }
 
 // attributesOf writes the header fields of a payload one a line, followed by an empty line.
-func attributesOf(v *view) string {
-	if v.sub.Dialect != CloudEvents {
+func attributesOf(v *View) string {
+	if v.format.Dialect != CloudEvents {
 		return ""
 	}
-	h := http.Header{"Content-Type": {v.contentType()}}
+	h := http.Header{"Content-Type": {v.MediaType()}}
 	v.setCloudEvent(h)
 	var b strings.Builder
 	for _, name := range slices.Sorted(maps.Keys(h)) {
@@ -245,32 +245,13 @@ func TestCloudEventAttributes(t *testing.T) {
 	e := sampleEvents()[0]
 	e.Extension, e.Call = dialog.Extension{User: "a b\"%é<", Domain: "pbx"}, ""
 	h := http.Header{}
-	v := newView(&e, &Subscription{Dialect: CloudEvents})
+	v := New(&e, Format{Dialect: CloudEvents})
 	v.setCloudEvent(h)
 	if got := h.Get("Ce-Source"); got != "sip:a%2520b%2522%2525%25C3%25A9%253C@pbx" {
 		t.Errorf("Ce-Source is %s", got)
 	}
 	if len(h["Ce-Subject"]) != 0 {
 		t.Errorf("Ce-Subject is %q, without a call", h["Ce-Subject"])
-	}
-}
-
-func TestCleanText(t *testing.T) {
-	for _, tt := range []struct{ in, want string }{
-		{"Alice", "Alice"},
-		{"a\r\nb\x00c\x7fd\u0085e", "abcde"},
-		{"\xffa\xc3b", "ab"},
-		{"\uFFFD stays", "\uFFFD stays"},
-		{strings.Repeat("é", 300), strings.Repeat("é", 256)},
-		{strings.Repeat("a", 257), strings.Repeat("a", 256)},
-		{"<script>&'\"", "<script>&'\""},
-	} {
-		if got := dialog.Clean(tt.in, maxText); got != tt.want {
-			t.Errorf("dialog.Clean(%q) = %q", tt.in, got)
-		}
-	}
-	if got := dialog.CleanMessage("one\r\n\ttwo\x07"); got != "one\n\ttwo" {
-		t.Errorf("got %q", got)
 	}
 }
 
@@ -302,19 +283,19 @@ func FuzzPayload(f *testing.F) {
 				Status string `json:"call_status"`
 			}
 		}
-		body := payloadOf(e, Subscription{Dialect: JSON, Method: "POST"})
+		body := payloadOf(e, Format{Dialect: JSON, Method: "POST"})
 		if err := json.Unmarshal([]byte(body), &m); err != nil || !utf8.ValidString(body) {
 			t.Fatalf("%v: %q", err, body)
 		}
-		if m.Data.Name != dialog.Clean(name, maxText) || m.Data.Number != dialog.Clean(number, maxText) || m.Data.Agent != dialog.Clean(agent, maxText) || m.Data.Status != "ANSWER" {
+		if m.Data.Name != dialog.Clean(name, dialog.MaxText) || m.Data.Number != dialog.Clean(number, dialog.MaxText) || m.Data.Agent != dialog.Clean(agent, dialog.MaxText) || m.Data.Status != "ANSWER" {
 			t.Errorf("got %+v", m.Data)
 		}
-		form, err := url.ParseQuery(payloadOf(e, Subscription{Dialect: Telphin, Method: "POST", Extended: true}))
+		form, err := url.ParseQuery(payloadOf(e, Format{Dialect: Telphin, Method: "POST", Extended: true}))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if form.Get("CallerIDName") != dialog.Clean(name, maxText) || form.Get("CallerIDNum") != dialog.Clean(number, maxText) ||
-			len(form["CallStatus"]) != 1 || form.Get("UserAgent") != dialog.Clean(agent, maxText) {
+		if form.Get("CallerIDName") != dialog.Clean(name, dialog.MaxText) || form.Get("CallerIDNum") != dialog.Clean(number, dialog.MaxText) ||
+			len(form["CallStatus"]) != 1 || form.Get("UserAgent") != dialog.Clean(agent, dialog.MaxText) {
 			t.Errorf("got %v", form)
 		}
 	})

@@ -1,4 +1,4 @@
-package notify
+package payload
 
 import (
 	"cmp"
@@ -21,7 +21,7 @@ var ctiEvents = map[dialog.Type]string{
 // callId is therefore a party, and origCallId is the call, as sipgate has it when a call
 // rings at several phones or is passed on. For a subscription that groups calls, the callId
 // is the party that rang first.
-func (v *view) writeCTI(f *fieldWriter) {
+func (v *View) writeCTI(f *fieldWriter) {
 	f.writeText("event", ctiEvents[v.Type])
 	f.writeText("from", ctiNumber(cmp.Or(v.CallerNum, "anonymous"), v.CallerE164))
 	f.writeText("to", v.ctiTo())
@@ -33,7 +33,7 @@ func (v *view) writeCTI(f *fieldWriter) {
 		f.writeList("user", v.ringingExtensions(), v.userName)
 		f.writeList("userId", v.ringingExtensions(), v.userName)
 		f.writeList("fullUserId", v.ringingExtensions(), v.userAtDomain)
-		f.writeText("xcid", dialog.Clean(cmp.Or(v.CallAPIID, v.Call), maxText))
+		f.writeText("xcid", dialog.Clean(cmp.Or(v.CallAPIID, v.Call), dialog.MaxText))
 	case dialog.Answer:
 		if v.Flow == dialog.In { // on an outgoing call, the extension is the caller and has not answered
 			f.writeText("user", v.userName(&v.Extension))
@@ -51,17 +51,17 @@ func (v *view) writeCTI(f *fieldWriter) {
 }
 
 // ctiCallID returns the callId: the party whose newCall the receiver keeps an entry for.
-func (v *view) ctiCallID() string {
-	if v.group != nil {
-		return v.group.first.Party
+func (v *View) ctiCallID() string {
+	if v.GroupParty != "" {
+		return v.GroupParty
 	}
 	return v.Party
 }
 
 // ringingExtensions returns the extensions that a newCall rings at.
-func (v *view) ringingExtensions() []dialog.Extension {
-	if v.group != nil {
-		return v.group.ringing
+func (v *View) ringingExtensions() []dialog.Extension {
+	if v.GroupParty != "" {
+		return v.Ringing
 	}
 	return []dialog.Extension{v.Extension}
 }
@@ -73,11 +73,11 @@ func ctiNumber(number, e164 string) string {
 	if digits, ok := strings.CutPrefix(number, "+"); ok && digits != "" && strings.Trim(digits, "0123456789") == "" {
 		number = digits
 	}
-	return dialog.Clean(number, maxText)
+	return dialog.Clean(number, dialog.MaxText)
 }
 
 // ctiTo returns the called number: the public one, if the call came in by it.
-func (v *view) ctiTo() string {
+func (v *View) ctiTo() string {
 	switch {
 	case v.Flow == dialog.Out:
 		return ctiNumber(v.CalledNumber, v.CalledE164)
@@ -90,7 +90,7 @@ func (v *view) ctiTo() string {
 }
 
 // answeringNumber returns the number at which the call was answered.
-func (v *view) answeringNumber() string {
+func (v *View) answeringNumber() string {
 	if v.Flow == dialog.In {
 		return ctiNumber(v.Extension.User, "")
 	}
@@ -99,7 +99,7 @@ func (v *view) answeringNumber() string {
 
 // divertingNumber returns the number that forwarded the call. A call that an extension's
 // forwarding makes is forwarded by the extension.
-func (v *view) divertingNumber() string {
+func (v *View) divertingNumber() string {
 	if v.Transferred {
 		return cmp.Or(v.Diversion, v.Extension.User)
 	}
@@ -108,7 +108,7 @@ func (v *view) divertingNumber() string {
 
 // hangupCause returns why a party's call ended. A call that another party took is
 // forwarded: receivers count any other unanswered call as missed.
-func (v *view) hangupCause() string {
+func (v *View) hangupCause() string {
 	switch {
 	case v.Elsewhere, v.Bridged != nil && *v.Bridged, v.Status == dialog.Forwarded, v.Status != dialog.Answered && v.SipCode/100 == 3:
 		return "forwarded"

@@ -1,12 +1,10 @@
-package notify
+package payload
 
 import (
 	"net/url"
 	"reflect"
 	"strings"
 	"testing"
-	"testing/synctest"
-	"time"
 
 	"bellhop/dialog"
 )
@@ -32,12 +30,12 @@ func TestTemplatesExpand(t *testing.T) {
 		{CTI, hangup, "http://crm/{event}?{&cause,user}", "http://crm/hangup?&cause=forwarded"},
 		{CTI, sampleEvents()[1], "http://crm/{event}{?user}", "http://crm/newCall?user=0003%2A210"},
 	} {
-		s := Subscription{Dialect: tt.dialect, URL: tt.template}
-		if err := urlProblem(&s); err != nil {
+		s := Format{Dialect: tt.dialect, URL: tt.template}
+		if _, err := s.ExpandExample(); err != nil {
 			t.Errorf("%s: %v", tt.template, err)
 		}
-		v := newView(&tt.event, &s)
-		at := (&Subscription{URL: tt.template}).BaseURL()
+		v := New(&tt.event, s)
+		at := baseURL(tt.template)
 		if got, err := v.expandURL(at); err != nil || got.String() != tt.want {
 			t.Errorf("%s becomes %v, %v, want %s", tt.template, got, err, tt.want)
 		}
@@ -68,26 +66,35 @@ func TestTemplatesKeepPath(t *testing.T) {
 	} {
 		e := sampleEvents()[8]
 		e.CallerName, e.CallerNum = tt.name, tt.num
-		s := Subscription{Dialect: JSON, URL: tt.template}
-		if err := urlProblem(&s); err != nil {
+		s := Format{Dialect: JSON, URL: tt.template}
+		if _, err := s.ExpandExample(); err != nil {
 			t.Errorf("%s: %v", tt.template, err)
 		}
-		v := newView(&e, &s)
-		at := (&Subscription{URL: tt.template}).BaseURL()
+		v := New(&e, s)
+		at := baseURL(tt.template)
 		if got, err := v.expandURL(at); err != nil || got.String() != tt.want {
 			t.Errorf("%s with %q and %q becomes %v, %v, want %s", tt.template, tt.name, tt.num, got, err, tt.want)
 		}
 	}
 }
 
-// The variables that a template may use are taken from completeEvent.
-func TestCompleteEventHasEveryField(t *testing.T) {
-	v := reflect.ValueOf(completeEvent)
+// The variables that a template may use are those of an event with every field.
+func TestFilledEventHasEveryField(t *testing.T) {
+	var e dialog.Event
+	v := reflect.ValueOf(&e).Elem()
+	fill(v)
 	for i := range v.NumField() {
-		if name := v.Type().Field(i).Name; v.Field(i).IsZero() && name != "Leg" && name != "Observed" { // which callbacks do not contain
-			t.Errorf("%s is missing", name)
+		if v.Field(i).IsZero() {
+			t.Errorf("%s is missing", v.Type().Field(i).Name)
 		}
 	}
+}
+
+// baseURL returns a template up to its first variable.
+func baseURL(template string) *url.URL {
+	before, _, _ := strings.Cut(template, "{")
+	u, _ := url.Parse(before)
+	return u
 }
 
 // FuzzTemplate: whatever the name of a caller, the callback goes to its URL, and each value
@@ -99,14 +106,14 @@ func FuzzTemplate(f *testing.F) {
 	f.Fuzz(func(t *testing.T, name string) {
 		e := sampleEvents()[8]
 		e.CallerName, e.Headers = name, [][2]string{{"X-A", name}}
-		s := Subscription{Dialect: JSON, URL: "http://crm.example:8080/pop/{caller_id_name}/x?k=1{&caller_id_name,headers*}"}
-		v := newView(&e, &s)
-		at := s.BaseURL()
+		s := Format{Dialect: JSON, URL: "http://crm.example:8080/pop/{caller_id_name}/x?k=1{&caller_id_name,headers*}"}
+		v := New(&e, s)
+		at := baseURL(s.URL)
 		u, err := v.expandURL(at)
 		if err != nil {
 			t.Fatal(err)
 		}
-		want := dialog.Clean(name, maxText)
+		want := dialog.Clean(name, dialog.MaxText)
 		if strings.Trim(want, ".") == "" {
 			want = ""
 		}
@@ -120,76 +127,4 @@ func FuzzTemplate(f *testing.F) {
 			t.Errorf("%q leads to %s, %v", name, u, err)
 		}
 	})
-}
-
-// The request of a dial-out, by method, dialect and URL, matches its golden file.
-func TestRequestOfEachDialect(t *testing.T) {
-	for _, tt := range []struct {
-		name   string
-		sub    Subscription
-		url    string            // as sent
-		body   string            // its beginning
-		header map[string]string // some of it
-	}{
-		{"GET keeps the URL's query", Subscription{Method: "GET", Dialect: Telphin, URL: "http://crm/?myid=175"},
-			"http://crm/?myid=175&CallID=*", "", nil},
-		{"PUT sends the body", Subscription{Method: "PUT", Dialect: Telphin, URL: "http://crm/?myid=175"},
-			"http://crm/?myid=175", "CallID=", map[string]string{"Content-Type": "application/x-www-form-urlencoded"}},
-		{"by GET a template is all", Subscription{Method: "GET", Dialect: Telphin, URL: "http://crm/pop{?EventType,CallerIDNum}"},
-			"http://crm/pop?EventType=dial-out&CallerIDNum=101", "", nil},
-		{"also if it leaves no query", Subscription{Method: "GET", Dialect: JSON, URL: "http://crm/pop/{event_type}"},
-			"http://crm/pop/dial-out", "", nil},
-		{"by POST there is a body beside it", Subscription{Method: "POST", Dialect: JSON, URL: "http://crm/pop{?event_type}"},
-			"http://crm/pop?event_type=dial-out", `{"type":"call.dial_out",`, map[string]string{"Content-Type": "application/json"}},
-		{"cti", Subscription{Method: "POST", Dialect: CTI, URL: "http://crm/api/v1/cti/token"},
-			"http://crm/api/v1/cti/token", "event=newCall&from=101&to=102&direction=out&", map[string]string{"Content-Type": "application/x-www-form-urlencoded"}},
-		{"cloudevents", Subscription{Method: "PUT", Dialect: CloudEvents, URL: "http://crm/"},
-			"http://crm/", `{"call_id":"`, map[string]string{"Content-Type": "application/json", "Ce-Specversion": "1.0", "Ce-Type": "call.dial_out", "Ce-Source": "sip:101@pbx.example"}},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			dir := t.TempDir()
-			synctest.Test(t, func(t *testing.T) {
-				js, closeStore := openStore(t, dir)
-				defer closeStore()
-				w := &fakeWire{start: time.Now()}
-				n, stop := startNotifier(t, js, Config{Transport: w})
-				defer stop()
-				tt.sub.Extension, tt.sub.Types, tt.sub.Active = "101", []string{"dial-out"}, true
-				s := mustSubscribe(t, n, tt.sub)
-				n.Publish(callOf(1)[:1])
-				time.Sleep(time.Second)
-				w.mu.Lock()
-				defer w.mu.Unlock()
-				if len(w.got) != 1 {
-					t.Fatalf("%d requests", len(w.got))
-				}
-				r := w.got[0]
-				begin, open := strings.CutSuffix(tt.url, "*")
-				if got := r.URL.String(); r.Method != s.Method || got != tt.url && !(open && strings.HasPrefix(got, begin)) {
-					t.Errorf("%s %s, want %s %s", r.Method, got, s.Method, tt.url)
-				}
-				if !strings.HasPrefix(r.body, tt.body) || (tt.body == "") != (r.body == "") || r.ContentLength != int64(len(r.body)) {
-					t.Errorf("the body is %q (%d)", r.body, r.ContentLength)
-				}
-				for name, want := range tt.header {
-					if got := r.Header.Get(name); got != want {
-						t.Errorf("%s is %q, want %q", name, got, want)
-					}
-				}
-				if tt.sub.Dialect != CloudEvents && r.Header.Get("Ce-Id") != "" {
-					t.Error("a Ce-Id is sent")
-				}
-			})
-		})
-	}
-}
-
-// urlProblem returns what is wrong with the URL of a subscription, or nil.
-func urlProblem(s *Subscription) *Invalid {
-	for err := range s.Invalid() {
-		if err.Field == "url" {
-			return err
-		}
-	}
-	return nil
 }

@@ -1,0 +1,102 @@
+package payload
+
+import (
+	"cmp"
+	"strconv"
+
+	"bellhop/dialog"
+)
+
+// writeCallFields writes the ten fields that unified and telphin share.
+func (v *View) writeCallFields(f *fieldWriter, callerName string, extension func(*dialog.Extension) string) {
+	f.writeText("CallID", v.Call)
+	f.writeText("CallerIDNum", dialog.Clean(v.CallerNum, dialog.MaxText))
+	f.writeText("CallerIDName", dialog.Clean(callerName, dialog.MaxText))
+	f.writeText("CalledDID", dialog.Clean(v.CalledDID, dialog.MaxText))
+	f.writeText("CalledExtension", extension(v.Called))
+	f.writeText("CallStatus", v.statusWord())
+	f.writeText("CallFlow", v.flowWord())
+	f.writeText("CallerExtension", extension(v.Caller))
+	f.writeText("CalledNumber", dialog.Clean(v.CalledNumber, dialog.MaxText))
+	f.writeText("CallAPIID", dialog.Clean(v.CallAPIID, dialog.MaxText))
+}
+
+// writeUnified writes the ten fields of the UnifiedAPI, empty ones too. The receiver knows
+// the event type by the URL.
+func (v *View) writeUnified(f *fieldWriter) {
+	f.writeEmpty = true
+	v.writeCallFields(f, v.CallerName, v.userName)
+}
+
+// writeTelphin writes all known values under the names of Telphin's documentation, which
+// spells Transfered so. Receivers require a name and a CallerExtension: an outside caller
+// without a name is named by the number, and the CallerExtension of such a call is the
+// queue or menu that distributed it.
+func (v *View) writeTelphin(f *fieldWriter) {
+	name := v.CallerName
+	if v.Flow == dialog.In && v.CallerExtension == nil || v.Transferred {
+		name = cmp.Or(name, v.CallerNum)
+	}
+	v.writeCallFields(f, name, v.userAtDomain)
+	f.writeText("EventType", string(v.Type))
+	f.writeNumber("EventTime", v.At.UnixMicro())
+	if v.Type == dialog.Hangup || v.Duration > 0 {
+		f.writeNumber("Duration", v.Duration.Microseconds())
+	}
+	if v.Party != "" {
+		f.writeText("SubCallID", strconv.FormatUint(v.OwnID, 10)+"-"+v.Party)
+	}
+	f.writeNonZero("CalledExtensionID", int64(v.CalledID))
+	f.writeNonZero("CallerExtensionID", int64(v.CallerID))
+	f.writeText("RecID", dialog.Clean(v.RecID, dialog.MaxText))
+	f.writeText("Diversion", dialog.Clean(v.Diversion, dialog.MaxText))
+	f.writeYes("Transfered", v.Transferred)
+	f.writeYesNo("Bridged", v.Bridged)
+	f.writeNonZero("BridgedDuration", v.BridgedFor.Microseconds())
+	f.writeText("CallBackID", dialog.Clean(v.CallBackID, dialog.MaxText))
+	f.writeText("ClientApiID", dialog.Clean(v.ClientAPIID, dialog.MaxText))
+	f.writeText("RemoteNumber", dialog.Clean(v.RemoteNumber, dialog.MaxText))
+	f.writeText("ANI", dialog.Clean(v.ANI, dialog.MaxText))
+	f.writeText("Tag", dialog.Clean(v.Tag, dialog.MaxText))
+	f.writeText("MessageText", dialog.CleanMessage(v.MessageText))
+	f.writeText("ContentType", dialog.Clean(v.ContentType, dialog.MaxText))
+	if s := v.Subscription; s != nil {
+		f.writeText("Extension", v.userAtDomain(&v.Extension))
+		f.writeText("SubscriptionID", s.ID)
+		f.writeText("SubscriptionState", s.State)
+		f.writeText("Why", dialog.Clean(s.Why, dialog.MaxText))
+	}
+	if v.format.Extended {
+		v.writeExtended(f)
+	}
+}
+
+// writeExtended writes values that the originals did not have, under names in their style.
+func (v *View) writeExtended(f *fieldWriter) {
+	f.writeText("EventID", v.ID)
+	f.writeNonZero("Sequence", int64(v.Seq))
+	f.writeNonZero("SipCode", int64(v.SipCode))
+	f.writeText("SipReason", dialog.Clean(v.SipReason, dialog.MaxText))
+	f.writeNonZero("Q850", int64(v.Q850))
+	f.writeText("HangupBy", string(v.HangupBy))
+	f.writeNonZero("RingDuration", v.RingDuration.Microseconds())
+	f.writeNonZero("SetupTime", v.SetupTime.Microseconds())
+	f.writeYes("AnsweredElsewhere", v.Elsewhere)
+	f.writeYesNo("Missed", v.Missed)
+	f.writeText("Correlation", v.Correlation)
+	f.writeYes("Recovered", v.Recovered)
+	f.writeText("UserAgent", dialog.Clean(v.UserAgent, dialog.MaxText))
+	f.writeText("Verstat", dialog.Clean(v.Verstat, dialog.MaxText))
+	f.writeText("OtherCallID", v.OtherCall)
+	f.writeText("CallerNumberE164", v.CallerE164)
+	f.writeText("CalledNumberE164", v.CalledE164)
+	f.writeText("CallerIDNumRaw", dialog.Clean(v.CallerNumRaw, dialog.MaxText))
+	f.writeText("CalledNumberRaw", dialog.Clean(v.CalledNumberRaw, dialog.MaxText))
+	f.writeYes("Privacy", v.Privacy)
+	if f.values != nil {
+		return // header names of the config are no template variables
+	}
+	for _, h := range v.Headers {
+		f.writeText(dialog.Clean(h[0], dialog.MaxText), dialog.Clean(h[1], dialog.MaxText))
+	}
+}

@@ -1,0 +1,38 @@
+package subscription
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"slices"
+	"strings"
+	"time"
+
+	"bellhop/dialog"
+	"bellhop/notify/payload"
+)
+
+// StateEvent returns the event of type subscription-state that reports a state of s. Its
+// extension is the one that s names, or its regular expression.
+func (s *Subscription) StateEvent(state State, why string, at time.Time) dialog.Event {
+	user, domain, _ := strings.Cut(s.Extension, "@")
+	if s.Extension == "" {
+		user = s.ExtensionRegex
+	}
+	sum := sha256.Sum256([]byte(s.ID + " " + string(state) + " " + at.UTC().Format(time.RFC3339Nano)))
+	return dialog.Event{
+		ID: hex.EncodeToString(sum[:16]), At: at, Type: dialog.SubscriptionState,
+		Extension:    dialog.Extension{User: user, Domain: domain},
+		Subscription: &dialog.Subscription{ID: s.ID, State: string(state), Why: why},
+	}
+}
+
+// SampleWords returns the words for the types of s of which there are samples: those that
+// its dialect carries, in the order in which they are sent.
+func (s *Subscription) SampleWords() []string {
+	return slices.DeleteFunc(Words(), func(word string) bool { return !slices.Contains(s.Types, word) || !s.Carries(word) })
+}
+
+// Sampler returns the sampler of the events that SampleWords names.
+func (s *Subscription) Sampler(now time.Time) *payload.Sampler {
+	return payload.NewSampler(s.Extension, s.SampleWords(), s.StateEvent("resumed", "", now), now)
+}
