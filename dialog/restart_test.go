@@ -1,7 +1,6 @@
 package dialog_test
 
 import (
-	"bytes"
 	"maps"
 	"path/filepath"
 	"slices"
@@ -13,42 +12,26 @@ import (
 
 	"bellhop/dialog"
 	"bellhop/dialog/flowtest"
+	"bellhop/sip/flowhop"
 )
-
-// A listener collects the events of the messages that bellhop forwards in a flow.
-type listener struct {
-	flowtest.Hop
-	emitted []dialog.Event
-	given   int // number of events that the flow has received
-	asked   int // number of events at the last INVITE or REFER
-}
-
-func (l *listener) Send(from flowtest.Peer, msg []byte) error {
-	before := len(l.listen())
-	err := l.Hop.Send(from, msg)
-	if bytes.HasPrefix(msg, []byte("INVITE ")) || bytes.HasPrefix(msg, []byte("REFER ")) {
-		l.asked = before
-	}
-	return err
-}
-
-func (l *listener) listen() []dialog.Event {
-	l.emitted = append(l.emitted, l.Hop.Events()...)
-	return l.emitted
-}
-
-func (l *listener) Events() []dialog.Event {
-	emitted := l.listen()[l.given:]
-	l.given += len(emitted)
-	return emitted
-}
 
 // end is later than anything in a test.
 var end = time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// TestRestartedFlows plays every flow as often as it has messages. Each time it replaces
-// the tracker before another message by one that has restored the calls. The events must be
-// the same.
+// replayFlow shows a new tracker the inputs of a flow. It calls before with the index of each
+// input first, which may replace the tracker.
+func replayFlow(c dialog.Config, inputs []flowhop.Input, before func(i int, o *flowhop.Observer)) *flowhop.Observer {
+	o := &flowhop.Observer{Tracker: dialog.New(c)}
+	for i, in := range inputs {
+		before(i, o)
+		o.Show(in)
+	}
+	return o
+}
+
+// TestRestartedFlows shows a tracker the messages of every flow, as often as there are
+// messages. Each time it replaces the tracker before another message by one that has restored
+// the calls. The events must be the same.
 func TestRestartedFlows(t *testing.T) {
 	paths, err := filepath.Glob("../testdata/flows/*.txt")
 	if err != nil || len(paths) == 0 {
@@ -61,29 +44,25 @@ func TestRestartedFlows(t *testing.T) {
 		}
 		t.Run(f.Name, func(t *testing.T) {
 			t.Parallel()
-			whole := &listener{Hop: flowtest.NewTrackerHop(f.Config)}
-			flowtest.Play(t, f, whole)
-			for n := 1; ; n++ {
-				shown, kept := 0, map[string]dialog.Change{}
-				hop := &listener{Hop: flowtest.NewTrackerHopWith(f.Config, func(old *dialog.Tracker) *dialog.Tracker {
-					storeChanges(kept, old.Changed(end))
-					if shown++; shown != n || len(kept) == 0 {
-						return old
+			inputs := flowhop.Record(t, f)
+			whole := replayFlow(f.Config.Dialog, inputs, func(int, *flowhop.Observer) {})
+			for n := range inputs {
+				kept := map[string]dialog.Change{}
+				again := replayFlow(f.Config.Dialog, inputs, func(i int, o *flowhop.Observer) {
+					storeChanges(kept, o.Tracker.Changed(end))
+					if i != n || len(kept) == 0 {
+						return
 					}
 					fresh := dialog.New(f.Config.Dialog)
-					fresh.InheritClock(old)
+					fresh.InheritClock(o.Tracker)
 					if err := fresh.Restore("", slices.Collect(maps.Values(kept)), nil); err != nil {
 						t.Errorf("message %d: %v", n, err)
 					}
-					fresh.Inherit(old)
+					fresh.Inherit(o.Tracker)
 					fresh.Uncut()
-					return fresh
-				})}
-				flowtest.Play(t, f, hop)
-				if n > shown {
-					break
-				}
-				if diff := cmp.Diff(withoutRecovered(whole.emitted), withoutRecovered(hop.emitted)); diff != "" {
+					o.Tracker = fresh
+				})
+				if diff := cmp.Diff(withoutRecovered(whole.Events), withoutRecovered(again.Events)); diff != "" {
 					t.Errorf("restarted before message %d (- want, + got):\n%s", n, diff)
 					break
 				}
@@ -107,65 +86,63 @@ func TestRestartedFromTheLog(t *testing.T) {
 		}
 		t.Run(f.Name, func(t *testing.T) {
 			t.Parallel()
-			whole := &listener{Hop: flowtest.NewTrackerHop(f.Config)}
-			flowtest.Play(t, f, whole)
-			for n := 1; ; n++ {
-				shown, before, asked := 0, 0, 0
+			inputs := flowhop.Record(t, f)
+			whole := replayFlow(f.Config.Dialog, inputs, func(int, *flowhop.Observer) {})
+			for n := range inputs {
+				before, asked := 0, 0 // numbers of events: before the restart, and before the last INVITE or REFER before that
 				var restarted time.Time
-				var hop *listener
-				hop = &listener{Hop: flowtest.NewTrackerHopWith(f.Config, func(old *dialog.Tracker) *dialog.Tracker {
-					if shown++; shown != n {
-						return old
+				again := replayFlow(f.Config.Dialog, inputs, func(i int, o *flowhop.Observer) {
+					if m := inputs[i].Message; i < n && m != nil && m.Request() && (m.Method == "INVITE" || m.Method == "REFER") {
+						asked = len(o.Events)
 					}
-					before, asked, restarted = len(hop.listen()), hop.asked, hop.Now()
+					if i != n {
+						return
+					}
+					before, restarted = len(o.Events), o.Now
 					fresh := dialog.New(f.Config.Dialog)
-					fresh.InheritClock(old)
-					if err := fresh.Restore("", nil, hop.emitted); err != nil {
+					fresh.InheritClock(o.Tracker)
+					if err := fresh.Restore("", nil, o.Events); err != nil {
 						t.Errorf("message %d: %v", n, err)
 					}
-					fresh.Inherit(old)
-					return fresh
-				})}
-				flowtest.Rewrite(f, hop) // its messages may take another route
-				if n > shown {
-					break
-				}
-				hop.Sleep(24 * time.Hour)
-				hop.listen()
-				for _, e := range hop.emitted[:before] {
+					fresh.Inherit(o.Tracker)
+					o.Tracker = fresh
+				})
+				last := inputs[len(inputs)-1]
+				again.Show(flowhop.Input{At: last.At.Add(24 * time.Hour), WallOffset: last.WallOffset})
+				for _, e := range again.Events[:before] {
 					is := func(typ dialog.Type) func(dialog.Event) bool {
 						return func(o dialog.Event) bool { return o.Party == e.Party && o.Type == typ }
 					}
 					if e.Type != dialog.DialIn && e.Type != dialog.DialOut {
 						continue
 					}
-					i := slices.IndexFunc(hop.emitted, is(dialog.Hangup))
-					if i < 0 || slices.ContainsFunc(hop.emitted[i+1:], is(dialog.Hangup)) {
+					i := slices.IndexFunc(again.Events, is(dialog.Hangup))
+					if i < 0 || slices.ContainsFunc(again.Events[i+1:], is(dialog.Hangup)) {
 						t.Errorf("restarted before message %d: %s of %s has no hangup, or two", n, e.Type, e.Extension)
 						continue
 					}
 					if slices.Contains(unlogged, f.Name) {
 						continue
 					}
-					if i < before || !slices.ContainsFunc(hop.emitted[:before], is(dialog.Answer)) {
+					if i < before || !slices.ContainsFunc(again.Events[:before], is(dialog.Answer)) {
 						continue
 					}
-					j := slices.IndexFunc(whole.emitted, is(dialog.Hangup))
-					if j < 0 || whole.emitted[j].Status == dialog.Unknown {
+					j := slices.IndexFunc(whole.Events, is(dialog.Hangup))
+					if j < 0 || whole.Events[j].Status == dialog.Unknown {
 						continue
 					}
-					got, want := hop.emitted[i], whole.emitted[j]
+					got, want := again.Events[i], whole.Events[j]
 					if !want.Observed.After(restarted) {
 						continue // the message that ended it came before the restart, and its event later
 					}
 					goesOn := func(o dialog.Event) bool { return o.Call == e.Call && o.Type != dialog.DialIn }
 					rings := func(o dialog.Event) bool { // its phone's answer is lost, as is the transaction
 						return o.Call == e.Call && o.Type == dialog.DialIn && o.Leg.Origin == dialog.PBX &&
-							!slices.ContainsFunc(hop.emitted[:before], func(a dialog.Event) bool {
+							!slices.ContainsFunc(again.Events[:before], func(a dialog.Event) bool {
 								return a.Party == o.Party && (a.Type == dialog.Answer || a.Type == dialog.Hangup)
 							})
 					}
-					if want.Flow == dialog.Out && (!slices.ContainsFunc(hop.emitted[asked:before], goesOn) || slices.ContainsFunc(hop.emitted[:before], rings)) {
+					if want.Flow == dialog.Out && (!slices.ContainsFunc(again.Events[asked:before], goesOn) || slices.ContainsFunc(again.Events[:before], rings)) {
 						want.CalledExtension = got.CalledExtension // no event has the target of a REFER just before, nor its outcome
 					}
 					if !got.Recovered {

@@ -1,10 +1,8 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -25,6 +23,7 @@ import (
 	"bellhop/dialog/flowtest"
 	"bellhop/notify"
 	"bellhop/sip"
+	"bellhop/sip/flowhop"
 	"bellhop/sip/siptest"
 )
 
@@ -55,8 +54,8 @@ func TestFlows(t *testing.T) {
 // A testPipeline is all of bellhop except the admin API, with a peer at each of the flow's
 // addresses.
 type testPipeline struct {
+	flowhop.Peers
 	t     *testing.T
-	peers map[string]*siptest.PacketConn
 	rooms *pipeline
 	stop  func()       // for good
 	ahead atomic.Int64 // the wall clock is, so many nanoseconds
@@ -98,22 +97,19 @@ func newTestPipeline(t *testing.T, fc flowtest.Config, dir string) *testPipeline
 // start starts the pipeline, for the first time or again.
 func (h *testPipeline) start(fc flowtest.Config, cfg config.Config, js jetstream.JetStream) {
 	t, original := h.t, cfg
-	h.peers = map[string]*siptest.PacketConn{}
 	network := siptest.NewNetwork()
-	for _, p := range slices.Concat(flowtest.Peers, flowtest.PBXAddresses) {
-		c, err := network.ListenPacketConn(p.Addr)
-		if err != nil {
-			t.Fatal(err)
-		}
-		h.peers[p.Name] = c
+	var err error
+	if h.Peers, err = flowhop.ListenPeers(network); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range flowtest.Peers {
 		switch {
-		case p.Name == "pbx":
+		case p.Side == dialog.PBX:
 			cfg.SIP.PBX = []sip.Addr{{Proto: sip.UDP, AddrPort: p.Addr}}
 		case p.Trunk != "":
 			cfg.Trunk = append(cfg.Trunk, config.Trunk{Name: p.Trunk, Sources: []config.CIDR{{Prefix: netip.PrefixFrom(p.Addr.Addr(), 32)}}})
 		}
 	}
-	var err error
 	h.rooms, err = buildPipeline(t.Context(), cfg, js, slog.New(slog.DiscardHandler), environment{
 		own: netip.MustParseAddrPort("192.0.2.5:8080"), network: network, transport: h, unbatched: true, wall: h.wall,
 	})
@@ -134,9 +130,7 @@ func (h *testPipeline) start(fc flowtest.Config, cfg config.Config, js jetstream
 	stopRooms := startTask(h.rooms.run)
 	h.stopRooms = func() {
 		stopRooms()
-		for _, c := range h.peers {
-			c.Close()
-		}
+		h.Peers.Close()
 	}
 	h.again = func() {
 		h.stopRooms()
@@ -181,32 +175,9 @@ func (h *testPipeline) SetClock(by time.Duration) { h.ahead.Add(int64(by)) }
 func (h *testPipeline) wall() time.Time { return time.Now().Add(time.Duration(h.ahead.Load())) }
 
 func (h *testPipeline) Send(from flowtest.Peer, msg []byte) error {
-	_, err := h.peers[from.Name].WriteToUDPAddrPort(msg, flowtest.Bellhop)
+	err := h.Peers.Send(from, msg)
 	synctest.Wait()
 	return err
-}
-
-func (h *testPipeline) Receive(to flowtest.Peer, want string) ([]byte, error) {
-	b, _, ok := h.peers[to.Name].TryRead()
-	if !ok {
-		line, _, _ := strings.Cut(want, "\n")
-		return nil, fmt.Errorf("%s got nothing, want %s", to.Name, line)
-	}
-	return b, nil
-}
-
-func (h *testPipeline) Unread() (lines []string) {
-	for name, c := range h.peers {
-		for {
-			b, _, ok := c.TryRead()
-			if !ok {
-				break
-			}
-			line, _, _ := bytes.Cut(b, []byte("\r\n"))
-			lines = append(lines, fmt.Sprintf("%s got %s", name, line))
-		}
-	}
-	return lines
 }
 
 func (h *testPipeline) Sleep(d time.Duration) {

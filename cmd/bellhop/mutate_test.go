@@ -11,9 +11,11 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"bellhop/dialog"
 	"bellhop/dialog/flowtest"
+	"bellhop/sip/flowhop"
 )
 
 // A mutator makes invalid and hostile messages from those that peers send. The nth
@@ -79,7 +81,7 @@ func (r *ring) pick(m *mutator) []byte {
 
 // newMutator returns a mutator with all messages of the flows and, if present, the
 // torture messages of RFC 4475 and RFC 5118.
-func newMutator(t testing.TB, seed uint64) *mutator {
+func newMutator(t *testing.T, seed uint64) *mutator {
 	t.Helper()
 	m := &mutator{seed: seed, rand: rand.New(rand.NewPCG(seed, 0))}
 	files, err := filepath.Glob("../../testdata/flows/*.txt")
@@ -91,7 +93,11 @@ func newMutator(t testing.TB, seed uint64) *mutator {
 		if err != nil {
 			t.Fatal(err)
 		}
-		flowtest.Play(t, f, &sampling{Hop: flowtest.NewTrackerHop(f.Config), to: m})
+		synctest.Test(t, func(t *testing.T) {
+			p := flowhop.New(t, f.Config)
+			defer p.Close()
+			flowtest.Play(t, f, &sampling{Hop: p, to: m})
+		})
 	}
 	for _, dir := range []string{"rfc4475", "rfc5118", "rfc3665"} {
 		m.addFolder(t, dir)
