@@ -39,8 +39,9 @@ type match struct {
 type inviteMatch struct {
 	*Message
 	links       *callHints
-	target      string // extension that the INVITE goes to, or else the number
-	toExtension bool   // it goes to an extension's phone
+	ext         Extension // at the phone that it comes from, or goes to; no user: none
+	target      string    // extension that the INVITE goes to, or else the number
+	toExtension bool      // it goes to an extension's phone
 
 	diversion string // number that diverted the call
 

@@ -135,16 +135,25 @@ func (x *candidates) decide() match {
 	return match{x.call, possible}
 }
 
+// An elimination is the search for the one call that an INVITE can belong to.
+type elimination struct {
+	hidden   bool       // the INVITE shows no number of the caller
+	internal bool       // the number in its From is an extension
+	all      candidates // callers that wait
+	known    candidates // callers for which the PBX has shown another number before
+	scanned  int        // number of legs compared so far
+}
+
 // matchByElimination looks for the one call that the INVITE can belong to, if it shows no
 // number or one that matches nobody here: the caller is anonymous, the PBX shows another
 // number for an extension than its account, or shows a number of the company.
 func (s *numberMatcher) matchByElimination(i *inviteMatch) match {
-	hidden := true
+	e := elimination{hidden: true}
 	for _, number := range i.links.numbers {
 		if !identifiesCaller(number) {
 			continue
 		}
-		hidden = false
+		e.hidden = false
 		if kind := s.directory.declared[number]; i.toExtension && (kind == Queue || kind == IVR) {
 			return s.matchServiceNumber(i, number)
 		}
@@ -152,91 +161,99 @@ func (s *numberMatcher) matchByElimination(i *inviteMatch) match {
 			return match{}
 		}
 	}
-	var x candidates
-	scanned := 0
+	e.internal = s.directory.kindOf(i.links.numbers[fromField], i.At) != ""
+	if toTrunk := i.Trunk != ""; toTrunk && e.internal || !toTrunk && !i.toExtension {
+		return match{}
+	}
+	if s.addWaitingCallers(&e, i); e.scanned > maxScanned {
+		return match{}
+	}
+	if i.Trunk != "" {
+		for _, r := range *s.refers {
+			if r.replaces == "" && i.At.Sub(r.sentAt) <= progressWindow && r.leg.call.live() {
+				e.all.rival = r.leg.call // the REFER's target may have another number
+			}
+		}
+	}
+	for _, d := range s.recentCallers {
+		if i.At.Sub(d.at) <= promptGap {
+			s.addRecentCandidate(&e, i, d.leg)
+		}
+	}
+	if e.all.call == nil && e.all.rival == nil {
+		return e.known.decide()
+	}
+	if e.known.best == 2 { // a caller has dialed this very extension
+		e.all.rival = e.known.call
+	}
+	return e.all.decide()
+}
+
+// addWaitingCallers adds the calls whose callers wait for somebody.
+func (s *numberMatcher) addWaitingCallers(e *elimination, i *inviteMatch) {
+	x := &e.all
 	each := func(key string, enter func(*leg)) {
 		for _, l := range s.legsByNumber[key] {
-			if scanned++; scanned > maxScanned || x.ambiguous && x.best == 2 {
+			if e.scanned++; e.scanned > maxScanned || x.ambiguous && x.best == 2 {
 				return
 			}
 			enter(l)
 		}
 	}
-	internal := s.directory.kindOf(i.links.numbers[fromField], i.At) != ""
 	switch {
-	case i.Trunk != "" && internal:
-		return match{}
 	case i.Trunk != "":
-		each(indexOpen, func(l *leg) { s.addOpenCandidate(&x, i, l) })
-		each(indexCallback, func(l *leg) { s.addCallbackCandidate(&x, i, l) })
-	case !i.toExtension:
-		return match{}
-	case hidden:
-		each(indexHidden, func(l *leg) { s.addHiddenCandidate(&x, i, l) })
+		each(indexOpen, func(l *leg) { s.addOpenCandidate(x, i, l) })
+		each(indexCallback, func(l *leg) { s.addCallbackCandidate(x, i, l) })
+	case e.hidden:
+		each(indexHidden, func(l *leg) { s.addHiddenCandidate(x, i, l) })
 	default:
 		each(indexOpen, func(l *leg) {
 			switch {
 			case l.call.hasShownNumber(i):
-				s.addOpenCandidate(&x, i, l)
-			case internal && s.shownNumberUnknown(l, i.At) && !isNumber(l.party.ext.User):
-				s.addOpenCandidate(&x, i, l)
+				s.addOpenCandidate(x, i, l)
+			case e.internal && s.shownNumberUnknown(l, i.At) && !isNumber(l.party.ext.User):
+				s.addOpenCandidate(x, i, l)
 				if l.awaitsNextLeg(i) {
 					x.rival = l.call
 				}
 			}
 		})
 	}
-	if scanned > maxScanned {
-		return match{}
+}
+
+// addRecentCandidate adds the call of leg l, whose caller has dialed within promptGap.
+func (s *numberMatcher) addRecentCandidate(e *elimination, i *inviteMatch, l *leg) {
+	x := &e.all
+	if !l.awaitsAnswer() || l.state == talking && !e.hidden || !slices.Contains(l.call.legs, l) {
+		return
 	}
-	if i.Trunk != "" {
-		for _, r := range *s.refers {
-			if r.replaces == "" && i.At.Sub(r.sentAt) <= progressWindow && r.leg.call.live() {
-				x.rival = r.leg.call // the REFER's target may have another number
-			}
-		}
+	if i.Trunk == "" && !e.hidden && l.call.mayBeFork(i) && l.call.hasShownNumber(i) {
+		x.add(l.call, 2)
+		return
 	}
-	var known candidates // callers for which the PBX has shown another number before
-	for _, d := range s.recentCallers {
-		l := d.leg
-		if i.At.Sub(d.at) > promptGap || !l.awaitsAnswer() || l.state == talking && !hidden || !slices.Contains(l.call.legs, l) {
-			continue
-		}
-		if i.Trunk == "" && !hidden && l.call.mayBeFork(i) && l.call.hasShownNumber(i) {
-			x.add(l.call, 2)
-			continue
-		}
-		if l.call.hasCallee() {
-			continue
-		}
-		field := &x
-		if internal && !s.shownNumberUnknown(l, i.At) {
-			field = &known
-		}
-		switch {
-		case i.Trunk != "":
-			if l.calledExt.User == "" {
-				x.rival = l.call // the PBX may call another number than was dialed
-			}
-		case hidden && (l.hasNumber(indexHidden) || l.dialedTarget(i) && s.shownNumberKnown(l)):
-		case hidden && (l.dialedTarget(i) || !s.targetKnown(l, i.At)):
-			x.add(l.call, 1) // the PBX may hide the number of a caller that shows it
-			x.rival = l.call
-		case hidden || internal && !s.mayShowUnknown(l, i.At):
-		case l.dialedTarget(i):
-			field.add(l.call, 2)
-		case internal && !s.targetKnown(l, i.At): // the PBX may show a number of the company to anybody
-			field.add(l.call, 1)
-			field.rival = l.call
-		}
+	if l.call.hasCallee() {
+		return
 	}
-	if x.call == nil && x.rival == nil {
-		return known.decide()
+	field := x
+	if e.internal && !s.shownNumberUnknown(l, i.At) {
+		field = &e.known
 	}
-	if known.best == 2 { // a caller has dialed this very extension
-		x.rival = known.call
+	switch {
+	case i.Trunk != "":
+		if l.calledExt.User == "" {
+			x.rival = l.call // the PBX may call another number than was dialed
+		}
+	case e.hidden && (l.hasNumber(indexHidden) || l.dialedTarget(i) && s.shownNumberKnown(l)):
+	case e.hidden && (l.dialedTarget(i) || !s.targetKnown(l, i.At)):
+		x.add(l.call, 1) // the PBX may hide the number of a caller that shows it
+		x.rival = l.call
+	case e.hidden || e.internal && !s.mayShowUnknown(l, i.At):
+	case l.dialedTarget(i):
+		field.add(l.call, 2)
+	case e.internal && !s.targetKnown(l, i.At): // the PBX may show a number of the company to anybody
+		field.add(l.call, 1)
+		field.rival = l.call
 	}
-	return x.decide()
 }
 
 // mayShowUnknown reports whether the PBX may show an internal number that matches nobody

@@ -217,65 +217,19 @@ func (d *directory) learnBindings(m *Message, r *registerRequest) (ext Extension
 	if m.Src != PBX || m.Own || m.Status/100 != 2 {
 		return ext, until, false
 	}
-	var aor uri
-	var a address
-	expires := -1
-	keys, bindings := make([]string, 0, 4), make([]binding, 0, 4)
-	add := func(key, uri string, until time.Time) {
-		switch i := slices.Index(keys, key); {
-		case i >= 0: // several flows of one phone
-			if until.After(bindings[i].until) {
-				bindings[i].until = until
-			}
-		case len(keys) == maxContacts:
-			return
-		default:
-			keys, bindings = append(keys, key), append(bindings, binding{until: until, uri: uri})
-		}
-		if until.After(a.until) {
-			a.until = until
-		}
-	}
-	for name, value := range siptext.Fields(m.Head) {
-		if siptext.SameName(name, "Expires") {
-			expires = parseSeconds(value, -1)
-		}
-	}
-	listed := false
-	for name, value := range siptext.Fields(m.Head) {
-		switch {
-		case siptext.SameName(name, "To"):
-			u := siptext.ParseNameAddr(value).URI
-			aor = parseURI(u)
-		case siptext.SameName(name, "Contact"):
-			for v := range siptext.List(value) {
-				listed = true
-				c := readContact(v)
-				if c.key == "" || r.removesBinding(&c) {
-					continue
-				}
-				if left := r.bindingExpiry(&c, c.seconds, expires); left > 0 {
-					add(strings.Clone(c.key), strings.Clone(c.uri), m.At.Add(time.Duration(left)*time.Second))
-				}
-			}
-		}
-	}
+	list := bindingList{keys: make([]string, 0, 4), bindings: make([]binding, 0, 4)}
+	aor, expires, listed := list.addListed(m, r)
 	if aor.user == "" || len(aor.user) > MaxName || len(aor.host) > MaxName {
 		return ext, until, false
 	}
 	old, known := d.aors.Peek(aor.user)
 	known = known && old.ext.Domain == aor.host
-	a.unlisted = !listed && (r.addsBinding() || known && old.unlisted)
+	a := address{unlisted: !listed && (r.addsBinding() || known && old.unlisted)}
 	if a.unlisted { // this registrar does not list bindings: use those of the REGISTER
-		for i := range r.contacts {
-			c := &r.contacts[i]
-			if left := r.bindingExpiry(c, -1, expires); left > 0 && !r.removesBinding(c) {
-				add(strings.Clone(c.key), strings.Clone(c.uri), m.At.Add(time.Duration(left)*time.Second))
-			}
-		}
+		list.addRequested(m, r, expires)
 		for _, key := range old.contacts {
 			if b, ok := d.contacts.Peek(key); known && ok && b.ext == old.ext && m.At.Before(b.until) && !r.removesAll && !r.namesContact(key) {
-				add(key, b.uri, b.until)
+				list.add(key, b.uri, b.until)
 			}
 		}
 	}
@@ -284,23 +238,89 @@ func (d *directory) learnBindings(m *Message, r *registerRequest) (ext Extension
 		for _, key := range old.contacts {
 			d.contacts.Remove(key)
 		}
-		if len(keys) == 0 {
+		if len(list.keys) == 0 {
 			d.aors.Remove(aor.user)
 		}
 	}
-	if len(keys) == 0 {
+	if len(list.keys) == 0 {
 		return Extension{User: aor.user, Domain: aor.host}, until, true
 	}
 	if a.ext.User == "" {
 		a.ext = Extension{User: strings.Clone(aor.user), Domain: strings.Clone(aor.host)}
 	}
-	a.contacts = keys
-	for i, key := range keys {
-		bindings[i].ext = a.ext
-		d.contacts.Add(key, bindings[i])
+	a.contacts, a.until = list.keys, list.until
+	for i, key := range list.keys {
+		list.bindings[i].ext = a.ext
+		d.contacts.Add(key, list.bindings[i])
 	}
 	d.aors.Add(a.ext.User, a)
 	return a.ext, a.until, true
+}
+
+// A bindingList is the bindings of an address of record, each with its contactKey.
+type bindingList struct {
+	keys     []string
+	bindings []binding
+	until    time.Time // when the last one expires
+}
+
+// add adds a binding, unless there are maxContacts.
+func (l *bindingList) add(key, uri string, until time.Time) {
+	switch i := slices.Index(l.keys, key); {
+	case i >= 0: // several flows of one phone
+		if until.After(l.bindings[i].until) {
+			l.bindings[i].until = until
+		}
+	case len(l.keys) == maxContacts:
+		return
+	default:
+		l.keys, l.bindings = append(l.keys, key), append(l.bindings, binding{until: until, uri: uri})
+	}
+	if until.After(l.until) {
+		l.until = until
+	}
+}
+
+// addContact adds the binding of a contact for some seconds.
+func (l *bindingList) addContact(c *registerContact, now time.Time, seconds int) {
+	if seconds > 0 {
+		l.add(strings.Clone(c.key), strings.Clone(c.uri), now.Add(time.Duration(seconds)*time.Second))
+	}
+}
+
+// addListed adds the bindings in m, the 2xx of the REGISTER r. It returns the address of
+// record, the duration of all bindings in seconds, negative if absent, and whether m lists
+// any contact.
+func (l *bindingList) addListed(m *Message, r *registerRequest) (aor uri, expires int, listed bool) {
+	expires = -1
+	for name, value := range siptext.Fields(m.Head) {
+		if siptext.SameName(name, "Expires") {
+			expires = parseSeconds(value, -1)
+		}
+	}
+	for name, value := range siptext.Fields(m.Head) {
+		switch {
+		case siptext.SameName(name, "To"):
+			aor = parseURI(siptext.ParseNameAddr(value).URI)
+		case siptext.SameName(name, "Contact"):
+			for v := range siptext.List(value) {
+				listed = true
+				if c := readContact(v); c.key != "" && !r.removesBinding(&c) {
+					l.addContact(&c, m.At, r.bindingExpiry(&c, c.seconds, expires))
+				}
+			}
+		}
+	}
+	return aor, expires, listed
+}
+
+// addRequested adds the bindings that the REGISTER r asks for, which m has accepted.
+func (l *bindingList) addRequested(m *Message, r *registerRequest, expires int) {
+	for i := range r.contacts {
+		if c := &r.contacts[i]; !r.removesBinding(c) {
+			l.addContact(c, m.At, r.bindingExpiry(c, -1, expires))
+		}
+	}
 }
 
 // contactKey returns the parts of a contact URI that distinguish bindings: scheme, user

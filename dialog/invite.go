@@ -51,42 +51,69 @@ type callHints struct {
 // maxClientAPI is the longest Client-Api-Id that events carry, in bytes.
 const maxClientAPI = 100
 
+// inviteHeaders are the header fields of an INVITE from which its facts are read.
+type inviteHeaders struct {
+	from, to, contact      string
+	remoteParty, preferred string
+	account                string // account in the credentials
+	identified, history    bool   // it has P-Asserted-Identity, or History-Info, of a trusted sender
+}
+
 // readInvite parses an INVITE in one pass and finds the extension of the leg that it
-// begins. Its results share m's memory.
-func (d *directory) readInvite(m *Message, k *callHints) (f inviteFacts, ext Extension, ok bool) {
-	var from, to, remote, preferred, contact, account string
-	var identified, history bool
-	c := d.config
+// begins; ext has no user if there is none. Its results share m's memory.
+func (d *directory) readInvite(m *Message, k *callHints) (f inviteFacts, ext Extension) {
+	h := d.readInviteHeaders(m, k, &f)
+	from := siptext.ParseNameAddr(h.from)
+	f.setCaller(m, k, &h, &from, d.config.IgnorePrivacy)
+	f.setCalled(m, k, &h)
+	f.offerSum = addBodyToSum(f.offerSum, m.Body)
+	if f.callAPIID == "" {
+		f.callAPIID = m.CallID
+	}
+	switch {
+	case m.Trunk != "":
+	case m.Src == PBX && m.Dst == Edge:
+		f.userAgent = "" // this is the PBX's User-Agent: the phone's comes with its response
+		ext, _ = d.calledExtension(m, siptext.ParseNameAddr(h.to).URI)
+	case m.Src == Edge:
+		var ok bool
+		ext, ok = d.callingExtension(m, from.URI, h.preferred, h.account, siptext.ParseNameAddr(h.contact).URI)
+		if ok && f.callerNum != ext.User && !f.hidden && h.account != "" && d.kindOf(f.callerNum, m.At) != "" {
+			f.callerNum, f.callerName = ext.User, "" // the caller shows a number of another extension
+		}
+	}
+	return f, ext
+}
+
+// readInviteHeaders reads the header fields of an INVITE: into f and k those that are
+// complete in themselves, and the others into h.
+func (d *directory) readInviteHeaders(m *Message, k *callHints, f *inviteFacts) (h inviteHeaders) {
 	trusted := m.trusted()
 	for name, value := range siptext.Fields(m.Head) {
 		switch {
 		case siptext.SameName(name, "From"):
-			from = value
+			h.from = value
 		case siptext.SameName(name, "To"):
-			to = value
+			h.to = value
 		case siptext.SameName(name, "Contact"):
-			contact = value
+			h.contact = value
 		case siptext.SameName(name, "P-Asserted-Identity"):
-			identified = trusted
+			h.identified = trusted
 		case siptext.SameName(name, "P-Preferred-Identity"):
-			if preferred == "" {
-				preferred = value
-			} else {
-				preferred += "," + value // there may be two (RFC 3325 §9.2)
-			}
+			h.preferred = joinValues(h.preferred, value) // there may be two (RFC 3325 §9.2)
 		case siptext.SameName(name, "Privacy"):
 			f.private = f.private || asksPrivacy(value)
 		case siptext.SameName(name, "Authorization"), siptext.SameName(name, "Proxy-Authorization"):
 			f.credentials = true
-			if user := digestUser(value); account == "" || d.accountExtension(account, m.At).User == "" {
-				account = user
+			if user := digestUser(value); h.account == "" || d.accountExtension(h.account, m.At).User == "" {
+				h.account = user
 			}
 		case siptext.SameName(name, "Diversion"):
 			if f.diversion == "" && trusted {
 				f.diversion = siptext.First(value)
 			}
 		case siptext.SameName(name, "History-Info"):
-			history = trusted
+			h.history = trusted
 		case siptext.SameName(name, "Require"), siptext.SameName(name, "Proxy-Require"), siptext.SameName(name, "Supported"), siptext.SameName(name, "Content-Type"), siptext.SameName(name, "Content-Encoding"):
 			f.offerSum = addToSum(f.offerSum, value)
 		case siptext.SameName(name, "Client-Api-Id"):
@@ -98,7 +125,7 @@ func (d *directory) readInvite(m *Message, k *callHints) (f inviteFacts, ext Ext
 		case siptext.SameName(name, "Remote-Party-ID"):
 			if trusted {
 				if v := callingParty(value); v != "" {
-					remote = v
+					h.remoteParty = v
 					f.private = f.private || partyAsksPrivacy(v)
 				}
 			}
@@ -112,30 +139,39 @@ func (d *directory) readInvite(m *Message, k *callHints) (f inviteFacts, ext Ext
 			by := siptext.ParseNameAddr(value).URI
 			k.referredBy = parseURI(by).user
 		}
-		f.readConfigured(c, name, value)
-		for i := range k.methods {
-			if h := k.methods[i].header; h != "" && siptext.SameName(name, h) {
-				k.configured = append(k.configured, [2]string{h, value})
-			}
-		}
+		f.readConfigured(d.config, name, value)
+		k.readConfigured(name, value)
 	}
-	fromAddr := siptext.ParseNameAddr(from)
-	display, u := fromAddr.Display, fromAddr.URI
-	caller, fromURI := parseURI(u), u
-	f.withheld = f.private && !c.IgnorePrivacy
+	return h
+}
+
+// joinValues returns the values of two header fields as one list.
+func joinValues(a, b string) string {
+	if a == "" {
+		return b
+	}
+	return a + "," + b
+}
+
+// setCaller sets the caller of an INVITE from its From and P-Asserted-Identity, and the
+// numbers by which the PBX may show the caller.
+func (f *inviteFacts) setCaller(m *Message, k *callHints, h *inviteHeaders, from *siptext.NameAddr, ignorePrivacy bool) {
+	display, u := from.Display, from.URI
+	caller := parseURI(u)
+	f.withheld = f.private && !ignorePrivacy
 	asserted := ""
-	if identified {
+	if h.identified {
 		name, assertedURI := assertedIdentity(m.Head)
 		asserted = parseURI(assertedURI).user
-		if c.IgnorePrivacy || !f.private && !isAnonymous(caller) {
+		if ignorePrivacy || !f.private && !isAnonymous(caller) {
 			if display = cmp.Or(name, display); asserted != "" {
 				display, u, caller = name, assertedURI, parseURI(assertedURI)
 			}
 		}
 	}
 	f.callerNum, f.callerNumRaw, f.callerName, f.hidden = caller.user, rawUser(u), display, isAnonymous(caller)
-	k.setCallerNumbers(parseURI(fromURI).user, f.callerNum, display, remote, asserted)
-	if trusted {
+	k.setCallerNumbers(parseURI(from.URI).user, f.callerNum, display, h.remoteParty, asserted)
+	if m.trusted() {
 		f.verstat = readVerstat(u)
 	}
 	if f.callerNum == "" || f.hidden {
@@ -144,35 +180,22 @@ func (d *directory) readInvite(m *Message, k *callHints) (f inviteFacts, ext Ext
 	if f.withheld {
 		f.callerNum, f.callerNumRaw, f.callerName, f.hidden = anonymousUser, "", anonymousName, true
 	}
+}
+
+// setCalled sets the dialed and the diverting number of an INVITE.
+func (f *inviteFacts) setCalled(m *Message, k *callHints, h *inviteHeaders) {
 	target := parseURI(m.URI())
 	f.calledUser, f.calledRaw, f.calledHost = target.user, rawUser(m.URI()), target.host
-	if u = siptext.ParseNameAddr(to).URI; m.Trunk != "" && m.Src == Edge && !isNumber(f.calledUser) && isNumber(parseURI(u).user) {
-		f.calledDID = parseURI(u).user
-	}
-	if f.diversion != "" {
-		u = siptext.ParseNameAddr(f.diversion).URI
-		f.diversion = parseURI(u).user
-	} else if history {
-		k.fromHistoryInfo, f.diversion = true, divertedBy(readHistory(m.Head), f.calledUser)
-	}
-	f.offerSum = addBodyToSum(f.offerSum, m.Body)
-	if f.callAPIID == "" {
-		f.callAPIID = m.CallID
-	}
-	switch {
-	case m.Trunk != "":
-	case m.Src == PBX && m.Dst == Edge:
-		f.userAgent = "" // this is the PBX's User-Agent: the phone's comes with its response
-		u = siptext.ParseNameAddr(to).URI
-		ext, ok = d.calledExtension(m, u)
-	case m.Src == Edge:
-		contact = siptext.ParseNameAddr(contact).URI
-		ext, ok = d.callingExtension(m, fromURI, preferred, account, contact)
-		if ok && f.callerNum != ext.User && !f.hidden && account != "" && d.kindOf(f.callerNum, m.At) != "" {
-			f.callerNum, f.callerName = ext.User, "" // the caller shows a number of another extension
+	if m.Trunk != "" && m.Src == Edge && !isNumber(f.calledUser) {
+		if did := parseURI(siptext.ParseNameAddr(h.to).URI).user; isNumber(did) {
+			f.calledDID = did
 		}
 	}
-	return f, ext, ok
+	if f.diversion != "" {
+		f.diversion = parseURI(siptext.ParseNameAddr(f.diversion).URI).user
+	} else if h.history {
+		k.fromHistoryInfo, f.diversion = true, divertedBy(readHistory(m.Head), f.calledUser)
+	}
 }
 
 // Sources of the numbers in callHints.
@@ -183,6 +206,15 @@ const (
 	remoteParty
 	asserted // P-Asserted-Identity, also if the caller hides it
 )
+
+// readConfigured keeps a header field that a correlation method compares.
+func (k *callHints) readConfigured(name, value string) {
+	for i := range k.methods {
+		if h := k.methods[i].header; h != "" && siptext.SameName(name, h) {
+			k.configured = append(k.configured, [2]string{h, value})
+		}
+	}
+}
 
 // setCallerNumbers sets the numbers that a PBX may show for the caller on other legs.
 func (k *callHints) setCallerNumbers(from, told, display, remote, known string) {

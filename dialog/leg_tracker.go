@@ -21,6 +21,19 @@ type legTracker struct {
 	judge     *judge
 }
 
+// observeCancel applies a CANCEL to the leg that it cancels.
+func (t *legTracker) observeCancel(c *call, m *Message) {
+	l := c.legOfInvite(m.Src, m)
+	if l == nil || !m.trusted() && !l.matchesHost(m.From) {
+		return
+	}
+	l.observeCancel(m)
+	l.pickedUp = l.cancelReason.q850 == causePickedUp && t.judge.pickupAnswered(l)
+	if l.transactionLost && l.canceled {
+		t.endLeg(l, m.At, t.judge.judgeLostCancel(l))
+	}
+}
+
 // observeInDialog applies a message of a transaction within a dialog to the legs of its
 // call.
 func (t *legTracker) observeInDialog(c *call, m *Message) {

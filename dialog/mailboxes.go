@@ -81,10 +81,48 @@ func (b *mailboxes) observeSummary(m *Message) {
 		}
 		return
 	}
-	if m.Dst != Edge || m.Trunk != "" {
+	n, ok := b.readNotify(m)
+	if !ok {
 		return
 	}
-	var event, from, to, rec string
+	ext, key := n.key.ext, n.key
+	box, known := b.boxes.Get(key)
+	if !known {
+		key = mailboxKey{Extension{cloneString(ext.User), cloneString(ext.Domain)}, cloneString(key.account)}
+		b.boxes.Add(key, &mailbox{newMessages: n.newMessages})
+		return
+	}
+	more := n.newMessages > box.newMessages
+	box.newMessages = n.newMessages
+	if !more {
+		return
+	}
+	v := readVoiceMessage(n.described, b.config.RecID)
+	news := deriveID("voicemail", ext.User, ext.Domain, key.account,
+		strconv.FormatUint(n.newMessages, 10), strconv.FormatUint(n.oldMessages, 10), v.messageID)
+	if box.lastCounts == news && m.At.Sub(box.emittedAt).Abs() < repeatWindow {
+		return
+	}
+	box.lastCounts, box.emittedAt = news, m.At
+	b.emitVoicemail(ext, &v, cmp.Or(v.rec, n.rec), deriveID(news, strconv.FormatInt(b.emitter.wallTime(m.At).Unix()/60, 10)), m.At)
+}
+
+// A summaryNotify is the content of a NOTIFY of message-summary. It shares the message's
+// memory.
+type summaryNotify struct {
+	messageSummary
+	key       mailboxKey
+	described string // blocks that describe messages
+	rec       string // id of a recording in the header
+}
+
+// readNotify reads a NOTIFY of message-summary that the PBX sends to a phone; ok reports
+// that m is one.
+func (b *mailboxes) readNotify(m *Message) (n summaryNotify, ok bool) {
+	if m.Dst != Edge || m.Trunk != "" {
+		return n, false
+	}
+	var event, from, to string
 	for name, value := range siptext.Fields(m.Head) {
 		switch {
 		case siptext.SameName(name, "Event"):
@@ -94,51 +132,33 @@ func (b *mailboxes) observeSummary(m *Message) {
 		case siptext.SameName(name, "To"):
 			to = value
 		case b.config.RecID != "" && siptext.SameName(name, b.config.RecID):
-			rec = value
+			n.rec = value
 		}
 	}
 	if !messageSummaryEvent(event) || b.phoneNotifies.Contains(notifyKey{m.CallID, m.FromTag, m.CSeq}) {
-		return
+		return n, false
 	}
-	first, described := cutBlock(m.Body)
-	s, ok := readSummary(first)
-	if !ok {
-		return
+	var first string
+	first, n.described = cutBlock(m.Body)
+	if n.messageSummary, ok = readSummary(first); !ok {
+		return n, false
 	}
 	to = siptext.ParseNameAddr(to).URI
-	ext, ok := b.directory.calledExtension(m, cmp.Or(s.account, to))
+	ext, ok := b.directory.calledExtension(m, cmp.Or(n.account, to))
 	if !ok {
 		ext, ok = b.directory.extensionAt(parseURI(to), m.At)
 	}
 	if !ok || !b.directory.isPhone(ext) {
-		return
+		return n, false
 	}
-	if s.account == "" && m.ToTag != "" {
-		s.account = siptext.ParseNameAddr(from).URI // the mailbox that the phone subscribed to
+	if n.account == "" && m.ToTag != "" {
+		n.account = siptext.ParseNameAddr(from).URI // the mailbox that the phone subscribed to
 	}
-	key := mailboxKey{ext, parseURI(s.account).user}
-	if key.account == ext.User {
-		key.account = ""
+	n.key = mailboxKey{ext, parseURI(n.account).user}
+	if n.key.account == ext.User {
+		n.key.account = ""
 	}
-	box, known := b.boxes.Get(key)
-	if !known {
-		key = mailboxKey{Extension{cloneString(ext.User), cloneString(ext.Domain)}, cloneString(key.account)}
-		b.boxes.Add(key, &mailbox{newMessages: s.newMessages})
-		return
-	}
-	more := s.newMessages > box.newMessages
-	box.newMessages = s.newMessages
-	if !more {
-		return
-	}
-	v := readVoiceMessage(described, b.config.RecID)
-	news := deriveID("voicemail", ext.User, ext.Domain, key.account,
-		strconv.FormatUint(s.newMessages, 10), strconv.FormatUint(s.oldMessages, 10), v.messageID)
-	if box.lastCounts == news && m.At.Sub(box.emittedAt).Abs() < repeatWindow {
-		return
-	}
-	box.lastCounts, box.emittedAt = news, m.At
-	b.emitVoicemail(ext, &v, cmp.Or(v.rec, rec), deriveID(news, strconv.FormatInt(b.emitter.wallTime(m.At).Unix()/60, 10)), m.At)
+	return n, true
 }
 
 // messageSummaryEvent reports whether an Event header field names the package of

@@ -63,17 +63,8 @@ func (s *numberMatcher) matchNumbers(i *inviteMatch) (v match) {
 		}
 	}
 	if i.Trunk != "" && s.directory.kindOf(i.links.numbers[fromField], i.At) == "" {
-		for _, dialed := range []string{i.target, i.diversion} {
-			for _, l := range s.callersByDialed[numberTail(dialed)] {
-				switch {
-				case dialed == "" || !s.awaitsPBX(l, i.At):
-				case l.calledUser == dialed:
-					weigh(l, rankDialed)
-				case len(l.calledUser) >= similarDigits && len(dialed) >= similarDigits:
-					weigh(l, rankDialedSimilar)
-				}
-			}
-		}
+		s.weighDialers(i.target, i.At, weigh)
+		s.weighDialers(i.diversion, i.At, weigh)
 	}
 	if l, f := s.findRedirect(nil, i.target, i.At); l != nil {
 		weigh(l, f)
@@ -93,6 +84,19 @@ func (s *numberMatcher) matchNumbers(i *inviteMatch) (v match) {
 		return s.matchByElimination(i)
 	}
 	return v
+}
+
+// weighDialers weighs the legs of callers that dialed a number and wait for the PBX.
+func (s *numberMatcher) weighDialers(dialed string, now time.Time, weigh func(*leg, rank)) {
+	for _, l := range s.callersByDialed[numberTail(dialed)] {
+		switch {
+		case dialed == "" || !s.awaitsPBX(l, now):
+		case l.calledUser == dialed:
+			weigh(l, rankDialed)
+		case len(l.calledUser) >= similarDigits && len(dialed) >= similarDigits:
+			weigh(l, rankDialedSimilar)
+		}
+	}
 }
 
 // similarNumbers reports whether two numbers are equal, or end in the same digits.

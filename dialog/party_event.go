@@ -12,20 +12,12 @@ import (
 // events have. The caller may complete the event until the next one is emitted.
 func (t *partyTracker) emitEvent(p *party, typ Type, at time.Time) *Event {
 	c, l := p.firstLeg.call, p.firstLeg
-	switch w := c.leavingParty; { // events that end the leaving party come first
-	case w == nil || w == p:
-	case typ == Hangup: // this may be the hangup of the transferred party
-		t.emitTransfer(w.takenRefer, at, 0, "", "")
-	default:
-		t.endParty(w)
-	}
+	t.settleLeavingParty(c, p, typ, at)
 	c.seq++
-	t.emitter.events = append(t.emitter.events, Event{
+	e := t.emitter.emit(at, &Event{
 		ID:           p.eventID(typ),
 		Call:         c.id,
 		Seq:          c.seq,
-		At:           t.emitter.wallTime(at),
-		Observed:     at,
 		Type:         typ,
 		Party:        p.id,
 		Extension:    p.ext,
@@ -46,26 +38,14 @@ func (t *partyTracker) emitEvent(p *party, typ Type, at time.Time) *Event {
 		Headers:      l.headers,
 		CallerNumRaw: l.callerNumRaw,
 		Privacy:      l.private,
+		Recovered:    p.recovered,
+		Distributor:  p.distributor,
 	})
-	e := &t.emitter.events[len(t.emitter.events)-1]
-	e.Recovered, e.Distributor = p.recovered, p.distributor
 	e.CalledNumber, e.CalledE164 = p.calledNumber()
 	e.CalledNumberRaw = p.calledNumberRaw()
 	switch p.flow {
 	case Out:
-		e.CallerExtension = &p.ext
-		e.CalledExtension = c.calledExtension(l)
-		e.ANI = c.numberShownOutside()
-		if c.caller != nil && c.caller.trunk {
-			e.CalledDID = cmp.Or(c.caller.calledDID, c.caller.calledUser)
-		}
-		if p.transferred {
-			e.Diversion = "" // the diverting number is the extension itself
-			if caller := c.caller; caller != nil && !l.hidden {
-				e.CallerNum, e.CallerName, e.CallerE164 = caller.callerNum, caller.callerName, caller.callerE164
-				e.CallerNumRaw, e.Privacy = caller.callerNumRaw, caller.private
-			}
-		}
+		e.fillOutgoing(p)
 	case In:
 		e.CalledExtension = &p.ext
 		switch {
@@ -85,6 +65,37 @@ func (t *partyTracker) emitEvent(p *party, typ Type, at time.Time) *Event {
 		}
 	}
 	return e
+}
+
+// settleLeavingParty emits the events that end the party which leaves the call, before an
+// event of another party p.
+func (t *partyTracker) settleLeavingParty(c *call, p *party, typ Type, at time.Time) {
+	switch w := c.leavingParty; {
+	case w == nil || w == p:
+	case typ == Hangup: // this may be the hangup of the transferred party
+		t.emitTransfer(w.takenRefer, at, 0, "", "")
+	default:
+		t.endParty(w)
+	}
+}
+
+// fillOutgoing fills in the two ends of a calling party's event.
+func (e *Event) fillOutgoing(p *party) {
+	c, l := p.firstLeg.call, p.firstLeg
+	e.CallerExtension = &p.ext
+	e.CalledExtension = c.calledExtension(l)
+	e.ANI = c.numberShownOutside()
+	caller := c.caller
+	if caller != nil && caller.trunk {
+		e.CalledDID = cmp.Or(caller.calledDID, caller.calledUser)
+	}
+	if p.transferred {
+		e.Diversion = "" // the diverting number is the extension itself
+		if caller != nil && !l.hidden {
+			e.CallerNum, e.CallerName, e.CallerE164 = caller.callerNum, caller.callerName, caller.callerE164
+			e.CallerNumRaw, e.Privacy = caller.callerNumRaw, caller.private
+		}
+	}
 }
 
 // eventID returns the id of the party's event of a type. Types that may repeat are

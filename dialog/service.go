@@ -25,11 +25,11 @@ func (t *partyTracker) addService(l *leg) {
 
 // forwardingExtension returns the extension that sends a call on to a trunk: the one that
 // diverts it (RFC 5806, RFC 7044), or has referred it (RFC 3515, RFC 3892).
-func (s *numberMatcher) forwardingExtension(c *call, i *inviteMatch, f *inviteFacts, r *refer) (ext Extension, ok bool) {
+func (s *numberMatcher) forwardingExtension(c *call, i *inviteMatch) (ext Extension, ok bool) {
 	if i.Src != PBX || i.Trunk == "" {
 		return ext, false
 	}
-	for _, user := range []string{f.diversion, i.links.referredBy} {
+	for _, user := range []string{i.diversion, i.links.referredBy} {
 		if ext := s.directory.dialedExtension(user, "", i.At); ext.User != "" {
 			return s.directory.withHomeDomain(Extension{User: cloneString(ext.User)}, uri{}), true
 		}
@@ -37,7 +37,7 @@ func (s *numberMatcher) forwardingExtension(c *call, i *inviteMatch, f *inviteFa
 	if l, _ := s.findRedirect(c, i.target, i.At); l != nil && l.party != nil {
 		return l.party.ext, true // its phone has named the target that the PBX now calls
 	}
-	if r != nil && r.leg.party != nil {
+	if r := i.refer; r != nil && r.leg.party != nil {
 		return r.leg.party.ext, true
 	}
 	return ext, false

@@ -103,8 +103,8 @@ func (t *textTracker) observeText(m *Message) {
 
 // textEvent returns the event of a MESSAGE, for when it is accepted.
 func (t *textTracker) textEvent(m *Message) (e Event, ok bool) {
-	f, ext, ok := t.directory.readInvite(m, new(callHints))
-	if !ok || !t.directory.isPhone(ext) {
+	f, ext := t.directory.readInvite(m, new(callHints))
+	if ext.User == "" || !t.directory.isPhone(ext) {
 		return e, false
 	}
 	contentType, text := readText(siptext.Field(m.Head, "Content-Type"), m.Body)

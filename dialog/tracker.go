@@ -109,11 +109,8 @@
 package dialog
 
 import (
-	"cmp"
 	"container/heap"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 )
 
@@ -234,15 +231,7 @@ func (t *Tracker) observeMessage(m *Message) {
 			t.legs.observeInDialog(c, m)
 		}
 	case m.Method == "CANCEL":
-		l := c.legOfInvite(m.Src, m)
-		if l == nil || !m.trusted() && !l.matchesHost(m.From) {
-			break
-		}
-		l.observeCancel(m)
-		l.pickedUp = l.cancelReason.q850 == causePickedUp && t.judge.pickupAnswered(l)
-		if l.transactionLost && l.canceled {
-			t.legs.endLeg(l, m.At, t.judge.judgeLostCancel(l))
-		}
+		t.legs.observeCancel(c, m)
 	default:
 		t.legs.observeInDialog(c, m)
 	}
@@ -274,145 +263,6 @@ func (t *Tracker) advanceCallTo(c *call, m *Message) bool {
 	t.legs.advanceCall(c, m.At)
 	c.lastHeard = m.At
 	return len(c.legs) > 0
-}
-
-// observeInvite processes an INVITE that begins a dialog, or that continues an attempt
-// after a response such as 401. c is the call with the INVITE's Call-ID, nil if there is
-// none. observeInvite returns the call that the INVITE belongs to; nil: it is not followed.
-func (t *Tracker) observeInvite(c *call, m *Message) *call {
-	var again *leg
-	if c != nil {
-		if !c.admitsInvite(m) {
-			return c
-		}
-		stale := false
-		if again, stale = c.findRepeated(m); stale {
-			return c
-		}
-	}
-	k := callHints{methods: t.index.methods}
-	f, ext, isExt := t.directory.readInvite(m, &k)
-	if again != nil {
-		// The credentials may identify another caller than the INVITE before.
-		p := again.party
-		if same := p == nil || again.origin == PBX || !isExt || p.ext.User == ext.User; same && again.continuesWith(&f) {
-			t.legs.repeatInvite(again, m, &f)
-			t.numbers.addRecentCaller(again, m.At)
-			return c
-		}
-		t.legs.endRefused(again, m.At)
-	} else if c != nil {
-		t.legs.endAttempts(c, m)
-	}
-	i := inviteMatch{Message: m, links: &k, target: f.calledUser, diversion: f.diversion}
-	if m.Src == PBX && isExt {
-		i.target, i.toExtension = ext.User, true
-	}
-	joined := "call-id" + exact
-	if c == nil {
-		if c, joined = t.correlator.correlateInvite(&i); c != nil && !t.advanceCallTo(c, m) {
-			c, joined = nil, ""
-		}
-	}
-	id := t.index.ownID(m)
-	if c == nil && id == "" {
-		id = deriveID(m.CallID, m.FromTag)
-	}
-	if relived := t.index.keyHolders[key{callKey, id}].call; c == nil && relived != nil && t.advanceCallTo(relived, m) {
-		c, joined = relived, "call-id"+exact
-	}
-	switch {
-	case c != nil && len(c.legs) >= maxLegs:
-		return c
-	case c == nil && len(t.deadlines) >= maxCalls:
-		return nil
-	case c == nil:
-		c = &call{id: cloneString(id), began: m.At, lastHeard: m.At, deadline: m.At.Add(ringLimit), nextCheck: m.At.Add(ringLimit)}
-		heap.Push(&t.deadlines, c)
-	}
-	t.current = c
-	t.index.indexCall(c, m, &k)
-	l := &leg{
-		call:   c,
-		origin: m.Src,
-		trunk:  m.Trunk != "",
-		callID: m.CallID, fromTag: m.FromTag, branch: m.Branch,
-		cseq:  m.CSeq,
-		began: m.At, lastHeard: m.At,
-		peer:        m.phone(),
-		inviteFacts: f,
-		correlation: joined,
-	}
-	if a := c.caller; k.fromHistoryInfo && a != nil && m.Src == PBX && sameNumber(l.diversion, cmp.Or(a.calledDID, a.calledUser)) {
-		l.diversion = "" // the called number did not divert the call
-	}
-	l.cloneStrings(&l.callID, &l.fromTag, &l.branch, &ext.User, &ext.Domain)
-	l.callerE164, l.calledE164 = t.directory.toE164(l.callerNum, m.At), t.directory.toE164(l.calledUser, m.At)
-	r := t.refers.last(c, m.At)
-	if o := i.refer; o != nil && o.leg.call != c && strings.HasPrefix(joined, "replaces") {
-		r = o // REFER of a phone that has picked the call up
-		c.leavePickup(o)
-	}
-	if r != nil {
-		l.referredTo = r.target
-		if m.Src == PBX {
-			t.transfers.noteReferFollowed(r, m.At)
-		}
-	} else if m.Src == PBX {
-		l.referredTo = c.serviceNumber()
-	}
-	if m.Src == Edge {
-		l.calledExt = t.directory.dialedExtension(cmp.Or(l.calledDID, l.calledUser), l.calledHost, m.At)
-	}
-	if joined != "" && !strings.HasSuffix(joined, ambiguous) && len(c.legs) > 0 {
-		c.correlation = joined
-	}
-	l.partySeed = l.branch + " " + strconv.FormatUint(uint64(l.cseq), 10)
-	t.attempts.continueChallenged(l, m.At)
-	c.legs = append(c.legs, l)
-	if c.caller == nil && l.origin == Edge {
-		c.caller = l
-	}
-	if l.origin == PBX {
-		t.parties.dialCallback(l, ext)
-		t.numbers.learnShownNumber(l, &i)
-		kind := t.directory.kindOf(l.callerNum, m.At) // a queue, IVR or conference calls on the caller's behalf
-		l.otherCaller = c.caller != nil && !i.eliminated && l.callerNum != c.caller.callerNum && !c.caller.hasNumber(l.callerNum) && kind != "" && !kind.isService()
-	}
-	switch {
-	case isExt && l.origin == Edge:
-		t.parties.joinParty(l, ext, Out)
-	case isExt && c.caller == nil && len(c.legs) == 1 && t.directory.isShownAs(ext.User, l.callerNum):
-		t.parties.addCallback(l, ext)
-	case isExt && c.awaitsCallback(ext) && t.directory.isShownAs(ext.User, l.callerNum):
-		l.party = c.callback
-	case isExt:
-		t.parties.joinParty(l, ext, In)
-	default:
-		if by, ok := t.numbers.forwardingExtension(c, &i, &f, r); ok {
-			t.parties.joinParty(l, by, Out)
-			l.party.transferred = true
-		}
-	}
-	if l.origin == PBX {
-		t.numbers.indexLeg(l, ext.User)
-		t.numbers.indexCalleeNumbers(l, &i)
-	} else {
-		by := cmp.Or(identifyingNumber(k.numbers[identity]), k.numbers[asserted])
-		switch by {
-		case "":
-			by = ext.User
-		case l.callerNum:
-			by = l.callerNum // equal, and already in the leg's own memory
-		default:
-			by = cloneString(by)
-		}
-		t.numbers.indexLeg(l, by)
-		t.parties.addService(l)
-		t.numbers.indexCallerNumbers(l)
-		t.numbers.addRecentCaller(l, m.At)
-	}
-	return c
 }
 
 // Next returns a time before which Advance has nothing to do, on the clock of [Message.At];
