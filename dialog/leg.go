@@ -1,6 +1,7 @@
 package dialog
 
 import (
+	"bellhop/dialog/sdp"
 	"net/netip"
 	"slices"
 	"time"
@@ -85,13 +86,13 @@ type leg struct {
 	answered  time.Time
 	ended     time.Time
 
-	expires        time.Time      // when the session expires unless it is refreshed (RFC 4028); zero: never
-	offer          mediaDirection // direction in the phone's re-INVITE or UPDATE that awaits its 2xx
-	offerSeq       uint32         // CSeq of that request
-	earlyDirection mediaDirection // direction that was agreed before the answer
-	lastRefer      *refer         // last REFER whose outcome is not known yet; nil: none
-	earlierRefers  []*refer       // earlier REFERs without a known outcome, oldest first
-	hasReferred    bool           // its phone has transferred the other end with a REFER
+	expires        time.Time     // when the session expires unless it is refreshed (RFC 4028); zero: never
+	offer          sdp.Direction // direction in the phone's re-INVITE or UPDATE that awaits its 2xx
+	offerSeq       uint32        // CSeq of that request
+	earlyDirection sdp.Direction // direction that was agreed before the answer
+	lastRefer      *refer        // last REFER whose outcome is not known yet; nil: none
+	earlierRefers  []*refer      // earlier REFERs without a known outcome, oldest first
+	hasReferred    bool          // its phone has transferred the other end with a REFER
 
 	refersSent int // number of REFERs that its phone has sent
 

@@ -1,6 +1,8 @@
 package dialog
 
 import (
+	"bellhop/dialog/body"
+	"bellhop/dialog/sdp"
 	"bellhop/dialog/siptext"
 	"strconv"
 	"strings"
@@ -75,7 +77,7 @@ func (l *leg) refreshSession(m *Message) {
 // to the response (RFC 3261 §14.1).
 func (l *leg) noteOffer(m *Message) {
 	way := readDirection(m)
-	delayed := way == directionUnknown && m.Method == "INVITE"
+	delayed := way == sdp.Unknown && m.Method == "INVITE"
 	if !l.sentByPhone(m) {
 		l.phoneOfferCSeq = 0
 		if delayed {
@@ -95,17 +97,17 @@ func (l *leg) noteOffer(m *Message) {
 func (t *legTracker) observeOfferResponse(l *leg, m *Message) {
 	switch done := m.Status/100 == 2; {
 	case l.sentByPhone(m) && l.pbxOfferCSeq == m.CSeq:
-		if way, silent := readMedia(m); way != directionUnknown {
+		if way, silent := readMedia(m); way != sdp.Unknown {
 			l.muted = silent
 		}
-		if done && l.offer != directionUnknown { // the phone has answered the offer in its PRACK
+		if done && l.offer != sdp.Unknown { // the phone has answered the offer in its PRACK
 			l.pbxOfferCSeq = 0
 			t.parties.emitHold(l, l.offer, m.At)
-			l.offer = directionUnknown
+			l.offer = sdp.Unknown
 		}
 	case l.sentByPhone(m) && done && l.offerSeq == m.CSeq:
 		t.parties.emitHold(l, l.offer, m.At)
-		l.offer = directionUnknown
+		l.offer = sdp.Unknown
 	case done && !l.sentByPhone(m) && m.Src == Edge && l.phoneOfferCSeq == m.CSeq && m.Method == "INVITE":
 		l.phoneOfferCSeq = 0
 		t.parties.emitHold(l, readDirection(m), m.At)
@@ -120,8 +122,8 @@ func (t *legTracker) observeOfferAnswer(l *leg, m *Message) {
 		return
 	}
 	way := readDirection(m)
-	if way == directionHeld && l.muted {
-		way = directionUnknown
+	if way == sdp.Held && l.muted {
+		way = sdp.Unknown
 	}
 	switch {
 	case m.Method == "ACK" && m.CSeq == l.pbxOfferCSeq:
@@ -146,22 +148,38 @@ func acknowledgedCSeq(m *Message) uint32 {
 // emitHold emits that the extension at a leg's phone put the other end on hold, or resumed.
 // Before the answer, and while the PBX calls the extension back, it only keeps the
 // direction, which then counts at the answer.
-func (t *partyTracker) emitHold(l *leg, to mediaDirection, at time.Time) {
+func (t *partyTracker) emitHold(l *leg, to sdp.Direction, at time.Time) {
 	p := l.party
-	if to == directionUnknown {
+	if to == sdp.Unknown {
 		return
 	}
 	if l.state == ringing || p != nil && p.answered.IsZero() {
 		l.earlyDirection = to
 		return
 	}
-	if p == nil || p.over || l.trunk || p.holding == (to == directionHeld) {
+	if p == nil || p.over || l.trunk || p.holding == (to == sdp.Held) {
 		return
 	}
-	p.holding = to == directionHeld
+	p.holding = to == sdp.Held
 	typ := Resume
 	if p.holding {
 		typ = Hold
 	}
 	t.emitEvent(p, typ, at).Status = Answered
+}
+
+// readDirection returns the direction of voice in the session description of m.
+func readDirection(m *Message) sdp.Direction {
+	way, _ := readMedia(m)
+	return way
+}
+
+// readMedia returns the direction of voice in the session description of m, and whether its
+// sender sends none.
+func readMedia(m *Message) (way sdp.Direction, silent bool) {
+	description := m.Body
+	if contentType := siptext.Field(m.Head, "Content-Type"); contentType != "" {
+		description = body.Part(contentType, description, "application/sdp")
+	}
+	return sdp.Read(description)
 }

@@ -1,39 +1,9 @@
 package dialog
 
 import (
-	"strings"
 	"testing"
 	"time"
 )
-
-func TestReadsMediaDirection(t *testing.T) {
-	sdp := func(session, stream string) string {
-		return "v=0\r\no=- 1 1 IN IP4 192.0.2.11\r\ns=-\r\nt=0 0\r\n" + session + "m=audio 40000 RTP/AVP 0\r\n" + stream
-	}
-	for _, tt := range []struct {
-		name, body string
-		want       mediaDirection
-	}{
-		{"no body", "", directionUnknown},
-		{"no stream", "v=0\r\na=sendonly\r\n", directionUnknown},
-		{"nothing emitted", sdp("c=IN IP4 192.0.2.11\r\n", ""), directionOpen},
-		{"sendrecv", sdp("", "c=IN IP4 192.0.2.11\r\na=sendrecv\r\n"), directionOpen},
-		{"recvonly", sdp("", "a=recvonly\r\n"), directionOpen},
-		{"sendonly", sdp("", "a=sendonly\r\n"), directionHeld},
-		{"inactive", sdp("", "a=inactive\r\n"), directionHeld},
-		{"for the session", sdp("a=sendonly\r\n", ""), directionHeld},
-		{"the stream says otherwise", sdp("a=sendonly\r\n", "a=sendrecv\r\n"), directionOpen},
-		{"address 0.0.0.0", sdp("c=IN IP4 0.0.0.0\r\n", ""), directionHeld},
-		{"address 0.0.0.0 of the stream", sdp("c=IN IP4 192.0.2.11\r\n", "c=IN IP4 0.0.0.0\r\n"), directionHeld},
-		{"the stream has an address", sdp("c=IN IP4 0.0.0.0\r\n", "c=IN IP4 192.0.2.11\r\n"), directionOpen},
-		{"only the video is held", sdp("", "a=sendrecv\r\nm=video 40002 RTP/AVP 99\r\nc=IN IP4 0.0.0.0\r\na=sendonly\r\n"), directionOpen},
-		{"lines that end with LF", strings.ReplaceAll(sdp("", "a=sendonly\r\n"), "\r", ""), directionHeld},
-	} {
-		if got := readDirection(&Message{Body: tt.body}); got != tt.want {
-			t.Errorf("%s: got %v, want %v", tt.name, got, tt.want)
-		}
-	}
-}
 
 // TestEachHoldIsAnEvent holds and resumes twice: each change is an event of its own, and a
 // request that changes nothing emits none.

@@ -1,6 +1,7 @@
 package dialog
 
 import (
+	"bellhop/dialog/sdp"
 	"net/netip"
 	"time"
 )
@@ -68,9 +69,9 @@ type legSnapshot struct {
 	Answered        stamp               `json:"answered,omitempty"`
 	Ended           stamp               `json:"ended,omitempty"`
 	Expires         stamp               `json:"expires,omitempty"`
-	Offer           mediaDirection      `json:"offer,omitempty"`
+	Offer           sdp.Direction       `json:"offer,omitempty"`
 	OfferSeq        uint32              `json:"offer_seq,omitempty"`
-	EarlyDirection  mediaDirection      `json:"early,omitempty"`
+	EarlyDirection  sdp.Direction       `json:"early,omitempty"`
 	Canceled        bool                `json:"canceled,omitempty"`
 	CanceledAt      stamp               `json:"canceled_at,omitempty"`
 	CancelReason    reasonSnapshot      `json:"why,omitzero"`
@@ -135,12 +136,12 @@ type inviteSnapshot struct {
 // An unverifiedSnapshot leaves out a REFER: before it is accepted it has no effect, and
 // after a restart its acceptance can no longer be matched.
 type unverifiedSnapshot struct {
-	Branch   string         `json:"branch,omitempty"`
-	SentAt   stamp          `json:"at,omitempty"`
-	EventSeq int            `json:"seq,omitempty"`
-	Q850     int            `json:"q850,omitempty"`
-	RecID    string         `json:"rec,omitempty"`
-	Offer    mediaDirection `json:"offer,omitempty"`
+	Branch   string        `json:"branch,omitempty"`
+	SentAt   stamp         `json:"at,omitempty"`
+	EventSeq int           `json:"seq,omitempty"`
+	Q850     int           `json:"q850,omitempty"`
+	RecID    string        `json:"rec,omitempty"`
+	Offer    sdp.Direction `json:"offer,omitempty"`
 }
 
 type reasonSnapshot struct {

@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"time"
 
+	"bellhop/dialog/body"
 	"bellhop/dialog/siptext"
 
 	"github.com/hashicorp/golang-lru/v2/simplelru"
@@ -107,11 +108,11 @@ func (t *textTracker) textEvent(m *Message) (e Event, ok bool) {
 	if ext.User == "" || !t.directory.isPhone(ext) {
 		return e, false
 	}
-	contentType, text := readText(siptext.Field(m.Head, "Content-Type"), m.Body)
-	if isReport(contentType) {
+	contentType, text := body.Text(siptext.Field(m.Head, "Content-Type"), m.Body)
+	if body.IsReport(contentType) {
 		return e, false
 	}
-	if IsSecretBody(contentType) {
+	if body.IsSecret(contentType) {
 		text = ""
 	}
 	f.cloneStrings(&ext.User, &ext.Domain, &contentType, &text)

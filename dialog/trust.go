@@ -1,6 +1,7 @@
 package dialog
 
 import (
+	"bellhop/dialog/sdp"
 	"net/netip"
 	"time"
 )
@@ -20,8 +21,8 @@ type unverifiedRequest struct {
 	eventSeq int // Seq of the call's last event at that time
 	q850     int // of a BYE
 	rec      string
-	offer    mediaDirection // of a re-INVITE or UPDATE
-	refer    *refer         // of a REFER
+	offer    sdp.Direction // of a re-INVITE or UPDATE
+	refer    *refer        // of a REFER
 }
 
 // matchesPeer reports whether peer is the leg's edge peer, or one of the two is not known.

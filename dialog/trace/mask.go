@@ -4,6 +4,7 @@ import (
 	"strings"
 
 	"bellhop/dialog"
+	"bellhop/dialog/body"
 	"bellhop/dialog/siptext"
 )
 
@@ -18,7 +19,7 @@ import (
 //     [dialog.CarriesCredentials]
 //   - passwords in URIs, and such header fields in URIs
 //   - in SDP the keys of a=crypto, a=key-mgmt and k=, and a=ice-pwd
-//   - bodies of a [dialog.IsSecretBody] type, such as DTMF digits, which may be a PIN
+//   - bodies of a [body.IsSecret] type, such as DTMF digits, which may be a PIN
 //
 // Parts of multipart bodies and messages within bodies are masked like messages. A body
 // is masked as a whole if it is encoded, or if its type is in doubt because the
@@ -133,7 +134,7 @@ func (k *masker) maskEntity(c bodyType, from, to, depth int) {
 	switch {
 	case c.count == 0 && hasPrefixFold(k.text[from:to], "v=") && !c.encoded:
 		k.maskBody(from, to) // SDP
-	case c.count != 1, !siptext.IsToken(first), !siptext.IsToken(second), c.encoded, depth > maxDepth, dialog.IsSecretBody(kind):
+	case c.count != 1, !siptext.IsToken(first), !siptext.IsToken(second), c.encoded, depth > maxDepth, body.IsSecret(kind):
 		k.maskRange(from, to)
 	case first == "multipart":
 		k.maskMultipart(params, from, to, depth)

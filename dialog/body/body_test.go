@@ -1,9 +1,8 @@
-package dialog
+package body
 
 import (
 	"strings"
 	"testing"
-	"time"
 )
 
 func TestReadsTextOfMessages(t *testing.T) {
@@ -29,56 +28,24 @@ func TestReadsTextOfMessages(t *testing.T) {
 		{"no boundary", "multipart/mixed", "--b\r\n\r\na\r\n--b--", "multipart/mixed", "--b\r\n\r\na\r\n--b--"},
 		{"wrapped too deep", "message/cpim", strings.Repeat("\r\nA: b\r\n\r\nContent-Type: message/cpim\r\n\r\n", 9), "message/cpim", strings.Repeat("\r\nA: b\r\n\r\nContent-Type: message/cpim\r\n\r\n", 5)},
 	} {
-		if kind, text := readText(tt.contentType, tt.body); kind != tt.kind || text != tt.text {
+		if kind, text := Text(tt.contentType, tt.body); kind != tt.kind || text != tt.text {
 			t.Errorf("%s: got %q %q, want %q %q", tt.name, kind, text, tt.kind, tt.text)
 		}
 	}
 }
 
-// TestTextToSeveralDevicesIsOneMessage has a PBX send texts to devices of 102, and counts
-// the messages.
-func TestTextToSeveralDevicesIsOneMessage(t *testing.T) {
-	type text struct {
-		device, from, body string
-		after              time.Duration
-		status             int
-	}
-	for _, tt := range []struct {
-		name  string
-		texts []text
-		want  int
-	}{
-		{"one", []text{{"a", "101", "hi", 0, 200}}, 1},
-		{"two devices", []text{{"a", "101", "hi", 0, 200}, {"b", "101", "hi", 0, 202}}, 1},
-		{"the first refuses", []text{{"a", "101", "hi", 0, 480}, {"b", "101", "hi", 0, 200}}, 1},
-		{"both refuse", []text{{"a", "101", "hi", 0, 480}, {"b", "101", "hi", 0, 404}}, 0},
-		{"twice to one", []text{{"a", "101", "hi", 0, 200}, {"a", "101", "hi", 0, 200}}, 2},
-		{"twice to two", []text{{"a", "101", "hi", 0, 200}, {"b", "101", "hi", 0, 200}, {"a", "101", "hi", time.Second, 200}, {"b", "101", "hi", 0, 200}}, 2},
-		{"other text", []text{{"a", "101", "hi", 0, 200}, {"b", "101", "ho", 0, 200}}, 2},
-		{"other sender", []text{{"a", "101", "hi", 0, 200}, {"b", "103", "hi", 0, 200}}, 2},
-		{"later", []text{{"a", "101", "hi", 0, 200}, {"b", "101", "hi", forksWithin + time.Second, 200}}, 2},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			tracker := New(testConfig())
-			at := start
-			ids := map[string]bool{}
-			for i, x := range tt.texts {
-				at = at.Add(x.after)
-				l := legToPhone(x.from, "102", "text-"+string(rune('a'+i)))
-				l.uri = "sip:102@" + x.device + ".example"
-				l.at = at
-				m := l.message(PBX, "MESSAGE", 0, "Content-Type: text/plain\r\n")
-				m.Body = x.body
-				for _, e := range append(tracker.Observe(m), tracker.Observe(l.message(Edge, "MESSAGE", x.status, ""))...) {
-					if e.Type != MessageIn || e.Extension.User != "102" || ids[e.ID] {
-						t.Errorf("got %+v", e)
-					}
-					ids[e.ID] = true
-				}
-			}
-			if len(ids) != tt.want {
-				t.Errorf("%d messages, want %d", len(ids), tt.want)
-			}
-		})
-	}
+// FuzzBody parses any body: the results are part of the body.
+func FuzzBody(f *testing.F) {
+	f.Add("multipart/mixed;boundary=b", "--b\r\nContent-Type: application/sdp\r\n\r\nv=0\r\nm=audio 9 RTP/AVP 0\r\nc=IN IP6 ::\r\n--b--")
+	f.Add("message/cpim", "From: <sip:a@b>\r\n\r\nContent-Type: text/plain\r\n\r\nhi")
+	f.Fuzz(func(t *testing.T, contentType, body string) {
+		if part := Part(contentType, body, "application/sdp"); !strings.Contains(body, part) {
+			t.Errorf("%q is not of %q", part, body)
+		}
+		IsReport(contentType)
+		IsSecret(contentType)
+		if _, text := Text(contentType, body); len(text) > len(body) {
+			t.Errorf("%q became longer: %q", body, text)
+		}
+	})
 }

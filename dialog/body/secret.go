@@ -1,4 +1,4 @@
-package dialog
+package body
 
 import "strings"
 
@@ -12,8 +12,8 @@ var secretTypes = []string{
 	"jwt", "jose", "passw", "secret", "credential",
 }
 
-// IsSecretBody reports whether a body with a Content-Type may be secret.
-func IsSecretBody(contentType string) bool {
+// IsSecret reports whether a body with a Content-Type may be secret.
+func IsSecret(contentType string) bool {
 	kind, _, _ := strings.Cut(contentType, ";")
 	for i := range len(kind) {
 		for _, word := range secretTypes {

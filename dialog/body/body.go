@@ -1,4 +1,9 @@
-package dialog
+// Package body reads the bodies of SIP messages: the parts of multipart ones (RFC 2046), and
+// the text of a MESSAGE, which may be wrapped in CPIM (RFC 3862).
+//
+// All results share the body's memory, unless they were decoded. Invalid bodies are no
+// error: a part that cannot be found is empty.
+package body
 
 import (
 	"cmp"
@@ -12,9 +17,9 @@ import (
 	"bellhop/dialog/siptext"
 )
 
-// findPart returns the part of a body that has the type kind: the body itself, or the first
+// Part returns the part of a body that has the type kind: the body itself, or the first
 // such part of a multipart body (RFC 2046 §5.1). "": there is none.
-func findPart(contentType, body, kind string) string {
+func Part(contentType, body, kind string) string {
 	switch got, _ := siptext.MediaType(contentType); {
 	case got == kind:
 		return body
@@ -70,9 +75,9 @@ func splitEntity(s string) (head, body string) {
 	return s, ""
 }
 
-// isReport reports whether a body of that type is a report about a message and not a
+// IsReport reports whether a body of that type is a report about a message and not a
 // message: that somebody types (RFC 3994), or that a message was delivered (RFC 5438).
-func isReport(contentType string) bool {
+func IsReport(contentType string) bool {
 	switch kind, _ := siptext.MediaType(contentType); kind {
 	case "application/im-iscomposing+xml", "message/imdn+xml":
 		return true
@@ -83,10 +88,10 @@ func isReport(contentType string) bool {
 // maxWrapped is the depth to which the text of a MESSAGE may be wrapped.
 const maxWrapped = 4
 
-// readText returns the text of a MESSAGE and its type: of the inner message, if the body is
+// Text returns the text of a MESSAGE and its type: of the inner message, if the body is
 // CPIM (RFC 3862 §3), or of the part that is text, if it is multipart. The text is in
 // UTF-8, even if its type is ISO 8859-1.
-func readText(contentType, body string) (kind, text string) {
+func Text(contentType, body string) (kind, text string) {
 	kind, text = unwrapText(contentType, body)
 	if utf8.ValidString(text) {
 		return kind, text
@@ -137,7 +142,7 @@ func textPart(contentType, body string) (kind, text string, ok bool) {
 			rank = 3
 		case strings.HasPrefix(got, "multipart/"), got == "message/cpim":
 			rank = 2
-		case isReport(one), IsSecretBody(one):
+		case IsReport(one), IsSecret(one):
 			rank = 1
 		}
 		if rank > best {
