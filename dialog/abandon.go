@@ -21,7 +21,7 @@ func (t *Tracker) AbandonCall() []Event {
 		l.state = over
 	}
 	t.refers.removeCall(c)
-	t.changes.markChanged(c)
+	t.changes.mark(c)
 	for _, p := range c.parties {
 		if p.over {
 			continue

@@ -153,10 +153,10 @@ func (a *attempts) takeToken(source netip.Addr, now time.Time) bool {
 	return true
 }
 
-// allowsAttempt reports whether a caller's leg, for which no phone rings yet, emits events
+// allows reports whether a caller's leg, for which no phone rings yet, emits events
 // when it begins to count as a call or is refused. It takes a token of the source if the leg
 // is rate-limited.
-func (a *attempts) allowsAttempt(l *leg, now time.Time) bool {
+func (a *attempts) allows(l *leg, now time.Time) bool {
 	p := l.party
 	switch {
 	case l.origin == PBX, l.trunk, !l.peer.IsValid(), l.state == ringing:

@@ -8,8 +8,8 @@ type changes struct {
 	calls []*call // in the order of their first changes
 }
 
-// markChanged notes that a call has changed, or may have.
-func (s *changes) markChanged(c *call) {
+// mark notes that a call has changed, or may have.
+func (s *changes) mark(c *call) {
 	if s.on && c.changedAt.IsZero() {
 		c.changedAt = c.lastHeard
 		s.calls = append(s.calls, c)

@@ -113,7 +113,7 @@ func (t *Tracker) updateClock(now time.Time, offset time.Duration) {
 		return
 	}
 	for _, c := range t.deadlines { // snapshots have times by the wall clock as it is set
-		t.changes.markChanged(c)
+		t.changes.mark(c)
 	}
 }
 

@@ -30,7 +30,7 @@ func (t *legTracker) observeCancel(c *call, m *Message) {
 	l.observeCancel(m)
 	l.pickedUp = l.cancelReason.q850 == causePickedUp && t.judge.pickupAnswered(l)
 	if l.transactionLost && l.canceled {
-		t.endLeg(l, m.At, t.judge.judgeLostCancel(l))
+		t.endLeg(l, m.At, t.judge.outcomeOfLostCancel(l))
 	}
 }
 
@@ -120,20 +120,20 @@ func (t *legTracker) observeInviteResponse(l *leg, m *Message) {
 		t.observeAnswer(l, m)
 	case m.Status == 401 || m.Status == 407 || l.credentialsRefused(m):
 		t.observeChallenge(l, m)
-	case t.attempts.allowsAttempt(l, m.At):
+	case t.attempts.allows(l, m.At):
 		if l.asksForRetry(m) {
 			l.state, l.ended, l.dialAt = challenged, m.At, time.Time{}
-			l.refusal = t.judge.judgeResponse(l, m)
+			l.refusal = t.judge.outcomeOfResponse(l, m)
 			return
 		}
 		t.parties.emitPendingDials(l)
-		t.endLeg(l, m.At, t.judge.judgeResponse(l, m))
+		t.endLeg(l, m.At, t.judge.outcomeOfResponse(l, m))
 	default:
 		t.attempts.suppressed.Add(1)
 		if len(l.call.legs) == 1 {
 			t.removeLeg(l) // a flood must leave no calls in memory
 		} else {
-			t.endLeg(l, m.At, t.judge.judgeResponse(l, m))
+			t.endLeg(l, m.At, t.judge.outcomeOfResponse(l, m))
 		}
 	}
 }
@@ -147,7 +147,7 @@ func (t *legTracker) observeTrying(l *leg, m *Message) {
 	switch {
 	case m.Own:
 	case l.credentials:
-		if t.attempts.allowsAttempt(l, m.At) {
+		if t.attempts.allows(l, m.At) {
 			t.parties.emitPendingDials(l)
 		}
 	case l.dialAt.IsZero() && l.state == calling:
@@ -197,7 +197,7 @@ func (t *legTracker) observeAnswer(l *leg, m *Message) {
 func (t *legTracker) observeChallenge(l *leg, m *Message) {
 	if p := l.party; p != nil && p.dialed || l.origin == PBX {
 		l.state, l.ended = challenged, m.At
-		l.refusal = t.judge.judgeResponse(l, m)
+		l.refusal = t.judge.outcomeOfResponse(l, m)
 		return
 	}
 	if l.origin == Edge {
@@ -260,7 +260,7 @@ func (t *legTracker) advanceCall(c *call, now time.Time) {
 		if c.lastHeard.Before(c.deadline) {
 			c.lastHeard = c.deadline
 		}
-		t.changes.markChanged(c)
+		t.changes.mark(c)
 		t.expireLeg(next, c.lastHeard)
 	}
 }
@@ -271,7 +271,7 @@ func (t *legTracker) expireLeg(l *leg, at time.Time) {
 	case calling, ringing:
 		if !l.dialAt.IsZero() && !l.dialAt.After(at) {
 			l.dialAt = time.Time{}
-			if t.attempts.allowsAttempt(l, at) {
+			if t.attempts.allows(l, at) {
 				t.parties.emitPendingDials(l)
 			}
 			return

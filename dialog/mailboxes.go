@@ -61,7 +61,7 @@ func newMailboxes(c *Config, e *emitter, d *directory) *mailboxes {
 	return b
 }
 
-// observeSummary processes the NOTIFYs of message-summary (RFC 3842) that the PBX sends to
+// observeNotify processes the NOTIFYs of message-summary (RFC 3842) that the PBX sends to
 // phones, within a subscription or without one. Their counts hold whether the phone accepts
 // them or not. A NOTIFY that a phone sends is not believed, even if a PBX that is a proxy
 // forwards it.
@@ -71,7 +71,7 @@ func newMailboxes(c *Config, e *emitter, d *directory) *mailboxes {
 // node. The event's ids are therefore derived from data that all of them receive: the
 // mailbox, its counts, the Message-ID if there is one, and the minute. The event is a call
 // of its own.
-func (b *mailboxes) observeSummary(m *Message) {
+func (b *mailboxes) observeNotify(m *Message) {
 	if m.Body == "" {
 		return
 	}

@@ -106,7 +106,7 @@ func (t *Tracker) restoreFromEvent(calls map[string]*call, e *Event) {
 	}
 	if e.Seq > c.seq {
 		c.seq = e.Seq
-		t.changes.markChanged(c)
+		t.changes.mark(c)
 	}
 	if at.After(c.lastHeard) {
 		c.lastHeard = at

@@ -40,7 +40,7 @@ func (t *transferTracker) handOverService(r *refer, l, other *leg, at time.Time)
 	if p == nil || p.over || l.call.otherLegTalks(l) {
 		return
 	}
-	t.changes.markChanged(l.call)
+	t.changes.mark(l.call)
 	if !l.passService() {
 		number, _ := p.calledNumber()
 		t.startService(r, other.partner(), p.ext, p.kind, number, at)
@@ -87,7 +87,7 @@ func (t *transferTracker) startService(r *refer, l *leg, ext Extension, kind Kin
 		return
 	}
 	p.kind, p.dialedNumber, p.dialedE164 = kind, number, t.directory.toE164(number, at)
-	t.changes.markChanged(c) // it may be another call than the REFER's
+	t.changes.mark(c) // it may be another call than the REFER's
 	if at.Before(c.lastHeard) {
 		at = c.lastHeard
 	}

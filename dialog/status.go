@@ -140,8 +140,8 @@ func readReason(head string) (r reason) {
 	return r
 }
 
-// judgeResponse returns the outcome of a leg with the final response m, which is not 2xx.
-func (j *judge) judgeResponse(l *leg, m *Message) outcome {
+// outcomeOfResponse returns the outcome of a leg with the final response m, which is not 2xx.
+func (j *judge) outcomeOfResponse(l *leg, m *Message) outcome {
 	r := readReason(m.Head)
 	o := outcome{code: m.Status, phrase: m.Phrase(), q850: r.q850, by: BySystem}
 	gaveUp := m.Status == 487 || m.Status == 408 || m.Own
@@ -152,11 +152,11 @@ func (j *judge) judgeResponse(l *leg, m *Message) outcome {
 		if o.q850 == 0 {
 			o.q850 = l.cancelReason.q850
 		}
-		o.status, o.by, o.elsewhere = j.judgeCanceled(l)
+		o.status, o.by, o.elsewhere = j.statusOfCanceled(l)
 	case m.Status == 487 && m.At.Sub(l.lastHeard) >= timerC:
 		o.status = NoAnswer // bellhop's own CANCEL, RFC 3261 §16.8
 	default:
-		o.status = j.judgeFinal(l, m, r)
+		o.status = j.statusOfFinal(l, m, r)
 		o.elsewhere = r.answeredElsewhere() && (l.origin == Edge && o.status == Canceled || l.origin == PBX && m.Status == 487) // a phone that refuses does not know of other phones
 		if !m.Own && (o.status == Busy || l.origin == PBX) {
 			o.by = ByCallee
@@ -165,20 +165,20 @@ func (j *judge) judgeResponse(l *leg, m *Message) outcome {
 	return o
 }
 
-// judgeLostCancel returns the outcome of a canceled leg whose final response will not be
+// outcomeOfLostCancel returns the outcome of a canceled leg whose final response will not be
 // observed.
-func (j *judge) judgeLostCancel(l *leg) outcome {
+func (j *judge) outcomeOfLostCancel(l *leg) outcome {
 	if l.origin == Edge {
 		return outcome{status: Canceled, by: ByCaller}
 	}
 	o := outcome{q850: l.cancelReason.q850}
-	o.status, o.by, o.elsewhere = j.judgeCanceled(l)
+	o.status, o.by, o.elsewhere = j.statusOfCanceled(l)
 	return o
 }
 
-// judgeCanceled returns why the PBX canceled a callee's leg, as of the time of the CANCEL.
+// statusOfCanceled returns why the PBX canceled a callee's leg, as of the time of the CANCEL.
 // A caller that had left decides first, then the CANCEL's own Reason, then the other legs.
-func (j *judge) judgeCanceled(l *leg) (s Status, by HangupBy, elsewhere bool) {
+func (j *judge) statusOfCanceled(l *leg) (s Status, by HangupBy, elsewhere bool) {
 	switch {
 	case l.call.callerLeft(l):
 		return Canceled, ByCaller, false
@@ -230,7 +230,7 @@ func (t *legTracker) noteCallerGone(l *leg) {
 	for _, o := range c.legs {
 		if o.origin == PBX && o.state < challenged {
 			o.callerGoneAt = l.ended
-			t.changes.markChanged(c)
+			t.changes.mark(c)
 		}
 	}
 }
@@ -252,9 +252,9 @@ func (c *call) partnerLeft(callee *leg) (left bool) {
 	return left
 }
 
-// judgeFinal returns the status of a refused leg. For the caller's leg the callees' legs
+// statusOfFinal returns the status of a refused leg. For the caller's leg the callees' legs
 // decide, where they are known: the PBX's own final response is less precise.
-func (j *judge) judgeFinal(l *leg, m *Message, r reason) Status {
+func (j *judge) statusOfFinal(l *leg, m *Message, r reason) Status {
 	code, forwards := m.Status, m.Status/100 == 3 && siptext.Field(m.Head, "Contact") != ""
 	if l.origin == Edge && !forwards {
 		if s := l.call.calleesStatus(); s != "" {

@@ -209,7 +209,7 @@ func (t *Tracker) observeMessage(m *Message) {
 		}
 	case "NOTIFY":
 		if m.Request() {
-			t.mailboxes.observeSummary(m)
+			t.mailboxes.observeNotify(m)
 		}
 	default:
 		return
@@ -236,7 +236,7 @@ func (t *Tracker) observeMessage(m *Message) {
 		t.legs.observeInDialog(c, m)
 	}
 	if c != nil {
-		t.changes.markChanged(c)
+		t.changes.mark(c)
 		if len(c.legs) > 0 {
 			t.deadlines.schedule(c, t.config.talkLimit())
 		}

@@ -276,7 +276,7 @@ func (t *partyTracker) leaveService(r *refer) {
 			l.notAgent = true
 			l.call.stopBridge(r.sentAt)
 		}
-		t.changes.markChanged(l.call) // it may be another call than the REFER's
+		t.changes.mark(l.call) // it may be another call than the REFER's
 	}
 }
 
