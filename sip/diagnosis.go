@@ -297,15 +297,11 @@ func (c *Config) addsPath() bool { return c.Register == RegisterPath || c.Regist
 func (m *message) supports(tag string) bool {
 	for i := range m.fields {
 		if f := &m.fields[i]; f.name == hSupported {
-			for v := f.value; v.from < v.to; {
-				end := valueEnd(m.b, v)
-				if end < 0 {
-					break
-				}
-				if siptext.EqualFold(m.text(trimSpan(m.b, span{v.from, end})), tag) {
+			rest := f.value
+			for one, ok := cutValue(m.b, &rest); ok; one, ok = cutValue(m.b, &rest) {
+				if siptext.EqualFold(m.text(one), tag) {
 					return true
 				}
-				v.from = skipSpace(m.b, end+1, v.to)
 			}
 		}
 	}
@@ -328,16 +324,12 @@ func (m *message) makesBinding() bool {
 			}
 		case hContact:
 			contacts = true
-			for v := f.value; v.from < v.to; {
-				end := valueEnd(m.b, v)
-				if end < 0 {
-					break
-				}
-				uri, params, _ := splitNameAddr(m.b, trimSpan(m.b, span{v.from, end}))
+			rest := f.value
+			for one, ok := cutValue(m.b, &rest); ok; one, ok = cutValue(m.b, &rest) {
+				uri, params, _ := splitNameAddr(m.b, one)
 				if expires, ok := findParam(m.b, params, "expires"); string(m.text(uri)) == "*" || ok && isZero(expires) {
 					return false
 				}
-				v.from = skipSpace(m.b, end+1, v.to)
 			}
 		}
 	}

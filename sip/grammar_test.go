@@ -132,12 +132,10 @@ func compareList(t *testing.T, m *message, v span, value string) {
 	for want := range siptext.List(value) {
 		var one span
 		for one.empty() && v.from < v.to { // siptext skips empty values
-			end := valueEnd(m.b, v)
-			if end < 0 {
+			var ok bool
+			if one, ok = cutValue(m.b, &v); !ok {
 				return // the index takes no further values
 			}
-			one = trimSpan(m.b, span{v.from, end})
-			v.from = skipSpace(m.b, end+1, v.to)
 		}
 		if squeeze(m.text(one)) != squeeze([]byte(want)) {
 			t.Fatalf("the list has %q, by the index %q", want, m.text(one))

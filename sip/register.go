@@ -74,23 +74,18 @@ func (w *worker) restoreContacts(p *packet) {
 			continue
 		}
 		kept := int32(-1) // end of the last value that stays
-		for v := f.value; v.from < v.to; {
-			end := valueEnd(m.b, v)
-			if end < 0 {
-				break
-			}
-			one, next := trimSpan(m.b, span{v.from, end}), skipSpace(m.b, end+1, v.to)
+		rest := f.value
+		for one, ok := cutValue(m.b, &rest); ok; one, ok = cutValue(m.b, &rest) {
 			switch {
 			case w.restoreContact(m, one, own):
 				kept = one.to
-			case next < v.to:
-				s.remove(span{v.from, next})
+			case !rest.empty():
+				s.remove(span{one.from, rest.from})
 			case kept >= 0:
-				s.remove(span{kept, v.to})
+				s.remove(span{kept, rest.to})
 			default:
 				s.remove(f.line)
 			}
-			v.from = next
 		}
 	}
 	if len(s.edits) > 0 {
@@ -159,16 +154,11 @@ func (w *worker) eachContact(m *message, do func(uri span, bare bool)) {
 		if f.name != hContact {
 			continue
 		}
-		for v := f.value; v.from < v.to; {
-			end := valueEnd(m.b, v)
-			if end < 0 {
-				return
-			}
-			one := trimSpan(m.b, span{v.from, end})
+		rest := f.value
+		for one, ok := cutValue(m.b, &rest); ok; one, ok = cutValue(m.b, &rest) {
 			if uri, _, ok := splitNameAddr(m.b, one); ok && string(m.text(uri)) != "*" {
 				do(uri, bytes.IndexByte(m.b[one.from:uri.from], '<') < 0)
 			}
-			v.from = skipSpace(m.b, end+1, v.to)
 		}
 	}
 }

@@ -292,17 +292,13 @@ func (w *worker) bindNextRoute(m *message) {
 		if f.name != hRecordRoute {
 			continue
 		}
-		for v := f.value; v.from < v.to; {
-			end := valueEnd(m.b, v)
-			if end < 0 {
-				return
-			}
-			uri, _, ok := splitNameAddr(m.b, trimSpan(m.b, span{v.from, end}))
+		rest := f.value
+		for one, more := cutValue(m.b, &rest); more; one, more = cutValue(m.b, &rest) {
+			uri, _, ok := splitNameAddr(m.b, one)
 			var u siptext.URI
 			if !ok || parseURI(string(m.text(uri)), &u) != nil {
 				return
 			}
-			v.from = skipSpace(m.b, end+1, v.to)
 			if !w.namesUs(&u) {
 				above = u
 				continue
@@ -316,6 +312,9 @@ func (w *worker) bindNextRoute(m *message) {
 				from := uri.from + int32(strings.Index(string(m.text(uri)), u.User))
 				w.edits.replace(span{from, from + int32(len(u.User))}, string(w.tmpBuf))
 			}
+		}
+		if !rest.empty() {
+			return // a quote is not closed
 		}
 	}
 }

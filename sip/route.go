@@ -3,7 +3,6 @@ package sip
 import (
 	"bytes"
 	"net/netip"
-	"strconv"
 	"strings"
 
 	"bellhop/dialog"
@@ -233,15 +232,6 @@ func (w *worker) allRoutesOpen(m *message) bool {
 		}
 	}
 	return true
-}
-
-// pbxOfURI returns the configured PBX that a URI names, or nil.
-func (w *worker) pbxOfURI(u *siptext.URI) *pbx {
-	a, ok := uriAddr(u)
-	if !ok {
-		return nil
-	}
-	return w.proxy.pbxOfAddr(a)
 }
 
 // routeToDialogPBX sends a request within a dialog to the PBX of that dialog.
@@ -475,12 +465,8 @@ func (w *worker) readRoutes(m *message) ([]routeValue, *fault) {
 		if f.name != hRoute {
 			continue
 		}
-		for v := f.value; v.from < v.to; {
-			end := valueEnd(m.b, v)
-			if end < 0 {
-				return nil, badRoute
-			}
-			one := trimSpan(m.b, span{v.from, end})
+		rest := f.value
+		for one, more := cutValue(m.b, &rest); more; one, more = cutValue(m.b, &rest) {
 			uri, _, ok := splitNameAddr(m.b, one)
 			if !ok || len(w.routeValues) >= maxRoutes {
 				return nil, badRoute
@@ -490,41 +476,12 @@ func (w *worker) readRoutes(m *message) ([]routeValue, *fault) {
 				return nil, badRoute
 			}
 			w.routeValues = append(w.routeValues, r)
-			v.from = skipSpace(m.b, end+1, v.to)
+		}
+		if !rest.empty() {
+			return nil, badRoute
 		}
 	}
 	return w.routeValues, nil
-}
-
-// valueEnd returns the index after the first of several comma-separated values, or -1
-// if a quote is not closed.
-func valueEnd(b []byte, v span) int32 {
-	for i := v.from; i < v.to; i++ {
-		switch b[i] {
-		case '"':
-			if i = closingQuote(b, i, v.to); i < 0 {
-				return -1
-			}
-		case '<':
-			for i < v.to && b[i] != '>' {
-				i++
-			}
-		case ',':
-			return i
-		}
-	}
-	return v.to
-}
-
-// trimSpan returns v without white space at its ends.
-func trimSpan(b []byte, v span) span {
-	for v.from < v.to && siptext.IsSpace(b[v.from]) {
-		v.from++
-	}
-	for v.to > v.from && siptext.IsSpace(b[v.to-1]) {
-		v.to--
-	}
-	return v
 }
 
 // removeRoute removes one Route value: the whole field if it is the last value in it,
@@ -594,106 +551,4 @@ func (w *worker) applyStrictRoute(m *message, rs []routeValue) {
 	w.edits.insert(m.fields[rs[len(rs)-1].field].line.to, "Route: <", uri, ">\r\n")
 	w.edits.replace(m.uri, string(m.text(rs[0].uriText)))
 	w.removeRoute(m, rs[0])
-}
-
-// stripMaddr removes maddr, and the port and transport that go with it, from a URI whose
-// maddr names us (RFC 3261 §16.4).
-func stripMaddr(uri string, port int) string {
-	at := strings.LastIndexByte(uri, '@') + 1 // the user part may contain semicolons
-	parts := strings.Split(uri[at:], ";")
-	keep := parts[:1]
-	if port != 5060 {
-		keep[0] = strings.TrimSuffix(keep[0], ":"+strconv.Itoa(port))
-	}
-	for _, p := range parts[1:] {
-		name, _, _ := strings.Cut(p, "=")
-		if !strings.EqualFold(name, "maddr") && !strings.EqualFold(name, "transport") {
-			keep = append(keep, p)
-		}
-	}
-	return uri[:at] + strings.Join(keep, ";")
-}
-
-// parseURI reads a URI of the schemes sip, sips and tel. It refuses what the next element
-// could read differently: header fields in a URI, of which it could make a Route (RFC 3261
-// §19.1.5), and characters that have no place in a user or host. Port 0 is reserved (RFC
-// 6335 §6), and 5060 would be a guess.
-func parseURI(s string, u *siptext.URI) *fault {
-	scheme, _, found := strings.Cut(s, ":")
-	if !found || !siptext.IsToken(scheme) || strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r == '\x7f' || r == '<' || r == '>' || r == '"' }) {
-		return badURI // as a Request-URI it would be cut into pieces
-	}
-	switch *u = siptext.ParseURI(s); u.Scheme {
-	case "tel":
-		return nil
-	case "sip", "sips":
-	default:
-		return badScheme
-	}
-	if u.Headers != "" || u.Port != "" && uriPort(u) == 0 || strings.ContainsAny(u.User, "@[]") || !isURIHost(u.Host) {
-		return badURI
-	}
-	return nil
-}
-
-// isURIHost reports whether h has no characters that separate a host from other parts of a
-// URI.
-func isURIHost(h string) bool {
-	if strings.HasPrefix(h, "[") && strings.HasSuffix(h, "]") {
-		h = h[1 : len(h)-1]
-	}
-	return h != "" && !strings.ContainsAny(h, "[]?&=@")
-}
-
-// uriPort returns the port of a URI; 0 if it names none, or none that is valid.
-func uriPort(u *siptext.URI) int {
-	port, err := strconv.ParseUint(u.Port, 10, 16)
-	if err != nil {
-		return 0
-	}
-	return int(port)
-}
-
-// uriAddr returns the address that a URI names by maddr or host, port and transport. It
-// returns false for host names and other transports.
-func uriAddr(u *siptext.URI) (Addr, bool) {
-	h := u.Host
-	if v, _ := u.Param("maddr"); v != "" {
-		h = v
-	}
-	ip, err := netip.ParseAddr(strings.Trim(h, "[]"))
-	if err != nil || u.Scheme != "sip" {
-		return Addr{}, false
-	}
-	a := Addr{Proto: UDP}
-	switch t, _ := u.Param("transport"); {
-	case strings.EqualFold(t, "tcp"):
-		a.Proto = TCP
-	case t != "" && !strings.EqualFold(t, "udp"):
-		return Addr{}, false
-	}
-	port := uriPort(u)
-	if port == 0 {
-		port = 5060
-	}
-	a.AddrPort = netip.AddrPortFrom(ip.Unmap(), uint16(port)) // ::ffff:0.0.0.0 is the host 0.0.0.0
-	return a, true
-}
-
-// hasParam reports whether a URI has a parameter.
-func hasParam(u *siptext.URI, name string) bool {
-	_, ok := u.Param(name)
-	return ok
-}
-
-// namesUs reports whether a URI names one of our listeners, by host or by maddr.
-func (w *worker) namesUs(u *siptext.URI) bool {
-	if u.Scheme != "sip" && u.Scheme != "sips" {
-		return false
-	}
-	h := u.Host
-	if v, _ := u.Param("maddr"); v != "" {
-		h = v
-	}
-	return w.proxy.isOwnName(h, uriPort(u))
 }

@@ -1,0 +1,120 @@
+package sip
+
+import (
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"bellhop/dialog/siptext"
+)
+
+// parseURI reads a URI of the schemes sip, sips and tel. It refuses what the next element
+// could read differently: header fields in a URI, of which it could make a Route (RFC 3261
+// §19.1.5), and characters that have no place in a user or host. Port 0 is reserved (RFC
+// 6335 §6), and 5060 would be a guess.
+func parseURI(s string, u *siptext.URI) *fault {
+	scheme, _, found := strings.Cut(s, ":")
+	if !found || !siptext.IsToken(scheme) || strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r == '\x7f' || r == '<' || r == '>' || r == '"' }) {
+		return badURI // as a Request-URI it would be cut into pieces
+	}
+	switch *u = siptext.ParseURI(s); u.Scheme {
+	case "tel":
+		return nil
+	case "sip", "sips":
+	default:
+		return badScheme
+	}
+	if u.Headers != "" || u.Port != "" && uriPort(u) == 0 || strings.ContainsAny(u.User, "@[]") || !isURIHost(u.Host) {
+		return badURI
+	}
+	return nil
+}
+
+// isURIHost reports whether h has no characters that separate a host from other parts of a
+// URI.
+func isURIHost(h string) bool {
+	if strings.HasPrefix(h, "[") && strings.HasSuffix(h, "]") {
+		h = h[1 : len(h)-1]
+	}
+	return h != "" && !strings.ContainsAny(h, "[]?&=@")
+}
+
+// uriPort returns the port of a URI; 0 if it names none, or none that is valid.
+func uriPort(u *siptext.URI) int {
+	port, err := strconv.ParseUint(u.Port, 10, 16)
+	if err != nil {
+		return 0
+	}
+	return int(port)
+}
+
+// uriAddr returns the address that a URI names by maddr or host, port and transport. It
+// returns false for host names and other transports.
+func uriAddr(u *siptext.URI) (Addr, bool) {
+	h := u.Host
+	if v, _ := u.Param("maddr"); v != "" {
+		h = v
+	}
+	ip, err := netip.ParseAddr(strings.Trim(h, "[]"))
+	if err != nil || u.Scheme != "sip" {
+		return Addr{}, false
+	}
+	a := Addr{Proto: UDP}
+	switch t, _ := u.Param("transport"); {
+	case strings.EqualFold(t, "tcp"):
+		a.Proto = TCP
+	case t != "" && !strings.EqualFold(t, "udp"):
+		return Addr{}, false
+	}
+	port := uriPort(u)
+	if port == 0 {
+		port = 5060
+	}
+	a.AddrPort = netip.AddrPortFrom(ip.Unmap(), uint16(port)) // ::ffff:0.0.0.0 is the host 0.0.0.0
+	return a, true
+}
+
+// hasParam reports whether a URI has a parameter.
+func hasParam(u *siptext.URI, name string) bool {
+	_, ok := u.Param(name)
+	return ok
+}
+
+// namesUs reports whether a URI names one of our listeners, by host or by maddr.
+func (w *worker) namesUs(u *siptext.URI) bool {
+	if u.Scheme != "sip" && u.Scheme != "sips" {
+		return false
+	}
+	h := u.Host
+	if v, _ := u.Param("maddr"); v != "" {
+		h = v
+	}
+	return w.proxy.isOwnName(h, uriPort(u))
+}
+
+// pbxOfURI returns the configured PBX that a URI names, or nil.
+func (w *worker) pbxOfURI(u *siptext.URI) *pbx {
+	a, ok := uriAddr(u)
+	if !ok {
+		return nil
+	}
+	return w.proxy.pbxOfAddr(a)
+}
+
+// stripMaddr removes maddr, and the port and transport that go with it, from a URI whose
+// maddr names us (RFC 3261 §16.4).
+func stripMaddr(uri string, port int) string {
+	at := strings.LastIndexByte(uri, '@') + 1 // the user part may contain semicolons
+	parts := strings.Split(uri[at:], ";")
+	keep := parts[:1]
+	if port != 5060 {
+		keep[0] = strings.TrimSuffix(keep[0], ":"+strconv.Itoa(port))
+	}
+	for _, p := range parts[1:] {
+		name, _, _ := strings.Cut(p, "=")
+		if !strings.EqualFold(name, "maddr") && !strings.EqualFold(name, "transport") {
+			keep = append(keep, p)
+		}
+	}
+	return uri[:at] + strings.Join(keep, ";")
+}
