@@ -105,19 +105,16 @@ func TestForkedDialogsAreBounded(t *testing.T) {
 func TestOpenRefersAreRestored(t *testing.T) {
 	c := smallCall()
 	l := c.legs[0]
-	l.lastRefer = nil
+	l.refers.dropAll()
 	for i := range 3 {
-		if l.lastRefer != nil {
-			l.earlierRefers = append(l.earlierRefers, l.lastRefer)
-		}
-		l.lastRefer = &refer{leg: l, sentAt: start.Add(time.Duration(i) * time.Second), cseq: uint32(i + 1), target: fmt.Sprint(i)}
+		l.refers.add(&refer{leg: l, sentAt: start.Add(time.Duration(i) * time.Second), cseq: uint32(i + 1), target: fmt.Sprint(i)})
 	}
-	read, _, err := New(Config{}).decodeSnapshot(c.encodeSnapshot([]*refer{l.earlierRefers[1]}, 0))
+	read, _, err := New(Config{}).decodeSnapshot(c.encodeSnapshot([]*refer{l.refers.earlier[1]}, 0))
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := read.legs[0]
-	if got.lastRefer == nil || got.lastRefer.cseq != 3 || len(got.earlierRefers) != 2 || got.earlierRefers[0].cseq != 1 || got.earlierRefers[1].cseq != 2 {
-		t.Errorf("got %+v and %+v", got.earlierRefers, got.lastRefer)
+	got := read.legs[0].refers
+	if got.last == nil || got.last.cseq != 3 || len(got.earlier) != 2 || got.earlier[0].cseq != 1 || got.earlier[1].cseq != 2 {
+		t.Errorf("got %+v and %+v", got.earlier, got.last)
 	}
 }

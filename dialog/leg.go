@@ -90,11 +90,8 @@ type leg struct {
 	offer          sdp.Direction // direction in the phone's re-INVITE or UPDATE that awaits its 2xx
 	offerSeq       uint32        // CSeq of that request
 	earlyDirection sdp.Direction // direction that was agreed before the answer
-	lastRefer      *refer        // last REFER whose outcome is not known yet; nil: none
-	earlierRefers  []*refer      // earlier REFERs without a known outcome, oldest first
-	hasReferred    bool          // its phone has transferred the other end with a REFER
-
-	refersSent int // number of REFERs that its phone has sent
+	refers         openRefers
+	hasReferred    bool // its phone has transferred the other end with a REFER
 
 	pbxOfferCSeq   uint32 // CSeq of the phone's re-INVITE that leaves the offer to the PBX; 0: none
 	phoneOfferCSeq uint32 // CSeq of the PBX's re-INVITE that leaves the offer to the phone; 0: none

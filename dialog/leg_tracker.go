@@ -308,7 +308,7 @@ func (t *legTracker) expireLeg(l *leg, at time.Time) {
 
 // endLeg moves a leg to the state over, and ends each of its parties whose last leg it was.
 func (t *legTracker) endLeg(l *leg, at time.Time, o outcome) {
-	switch r := l.lastRefer; {
+	switch r := l.refers.last; {
 	case r == nil || !r.accepted:
 	case r.earlyStatus != 0 && l.party != nil && !l.party.over:
 		l.party.takenRefer = r
@@ -318,7 +318,8 @@ func (t *legTracker) endLeg(l *leg, at time.Time, o outcome) {
 	if l.call.callbackSilent(l) && !l.answered.IsZero() {
 		t.parties.giveUpCallback(l)
 	}
-	l.state, l.ended, l.endedBy, l.lastRefer, l.earlierRefers = over, at, o.by, nil, nil
+	l.state, l.ended, l.endedBy = over, at, o.by
+	l.refers.dropAll()
 	t.numbers.unindexLeg(l)
 	t.noteCallerGone(l)
 	c := l.call

@@ -45,20 +45,42 @@ func (s *recentRefers) last(c *call, now time.Time) *refer {
 	return nil
 }
 
-// maxOpenRefers is the number of REFERs of a leg without an outcome, beside the last one.
-const maxOpenRefers = 8
-
-// openRefers returns the REFERs of a leg whose outcome is not known, the oldest first.
-func (l *leg) openRefers() []*refer {
-	if l.lastRefer == nil {
-		return l.earlierRefers
-	}
-	return append(l.earlierRefers[:len(l.earlierRefers):len(l.earlierRefers)], l.lastRefer)
+// openRefers are the REFERs of a leg's phone whose outcome is not known yet.
+type openRefers struct {
+	last    *refer   // its last REFER; nil: it has none without an outcome
+	earlier []*refer // REFERs before that, oldest first
+	sent    int      // number of REFERs that the phone has sent
 }
 
-// referOf returns the open REFER with a CSeq; nil: none.
-func (l *leg) referOf(cseq uint32) *refer {
-	for _, r := range l.openRefers() {
+// maxOpenRefers is the number of open REFERs of a leg beside the last one.
+const maxOpenRefers = 8
+
+// add adds a REFER that the phone has sent. It returns the oldest one if there are too many
+// then, which is no longer open.
+func (s *openRefers) add(r *refer) (evicted *refer) {
+	if s.last != nil {
+		s.earlier = append(s.earlier, s.last)
+	}
+	if len(s.earlier) > maxOpenRefers {
+		evicted = s.earlier[0]
+		s.earlier = s.earlier[1:]
+	}
+	s.last = r
+	s.sent++
+	return evicted
+}
+
+// all returns the open REFERs, the oldest first.
+func (s *openRefers) all() []*refer {
+	if s.last == nil {
+		return s.earlier
+	}
+	return append(s.earlier[:len(s.earlier):len(s.earlier)], s.last)
+}
+
+// ofCSeq returns the open REFER with a CSeq; nil: none.
+func (s *openRefers) ofCSeq(cseq uint32) *refer {
+	for _, r := range s.all() {
 		if r.cseq == cseq {
 			return r
 		}
@@ -66,17 +88,17 @@ func (l *leg) referOf(cseq uint32) *refer {
 	return nil
 }
 
-// referOfEvent returns the open REFER that a NOTIFY with an Event header field is about;
-// nil: none. The id is the CSeq of the REFER; only the first REFER of a dialog may omit it
-// (RFC 3515 §2.4.6). If the leg had only one, any id matches.
-func (l *leg) referOfEvent(event string) *refer {
+// ofEvent returns the open REFER that a NOTIFY with an Event header field is about; nil:
+// none. The id is the CSeq of the REFER; only the first REFER of a dialog may omit it (RFC
+// 3515 §2.4.6). If the phone has sent only one, any id matches.
+func (s *openRefers) ofEvent(event string) *refer {
 	kind, params, _ := strings.Cut(event, ";")
 	if kind = strings.TrimSpace(kind); kind != "" && !strings.EqualFold(kind, "refer") {
 		return nil
 	}
 	id, ok := siptext.Param(params, "id")
-	if !ok || l.refersSent < 2 {
-		if open := l.openRefers(); len(open) > 0 {
+	if !ok || s.sent < 2 {
+		if open := s.all(); len(open) > 0 {
 			return open[0]
 		}
 		return nil
@@ -85,29 +107,28 @@ func (l *leg) referOfEvent(event string) *refer {
 	if err != nil {
 		return nil
 	}
-	return l.referOf(uint32(cseq))
+	return s.ofCSeq(uint32(cseq))
 }
 
-// dropRefer removes a REFER from the open ones.
-func (l *leg) dropRefer(r *refer) {
-	if l.lastRefer == r {
-		l.lastRefer = nil
+// drop removes a REFER, because its outcome is known or no longer matters.
+func (s *openRefers) drop(r *refer) {
+	if s.last == r {
+		s.last = nil
 		return
 	}
-	if len(l.earlierRefers) == 0 {
+	if len(s.earlier) == 0 {
 		return
 	}
-	l.earlierRefers = slices.DeleteFunc(slices.Clone(l.earlierRefers), func(o *refer) bool { return o == r })
+	s.earlier = slices.DeleteFunc(slices.Clone(s.earlier), func(o *refer) bool { return o == r })
 }
 
-// restoreRefer adds an open REFER to a leg that is restored. The latest one becomes
-// lastRefer.
-func (l *leg) restoreRefer(r *refer) {
-	open := append(l.openRefers(), r)
+// dropAll removes all REFERs, as the leg has ended.
+func (s *openRefers) dropAll() { s.last, s.earlier = nil, nil }
+
+// restore adds an open REFER of a snapshot. The latest one becomes the last.
+func (s *openRefers) restore(r *refer) {
+	open := append(s.all(), r)
 	slices.SortStableFunc(open, func(a, b *refer) int { return a.sentAt.Compare(b.sentAt) })
 	n := len(open) - 1
-	l.lastRefer, l.earlierRefers = open[n], open[:n:n]
+	s.last, s.earlier = open[n], open[:n:n]
 }
-
-// isOpenRefer reports whether a REFER of a leg has no outcome yet.
-func (l *leg) isOpenRefer(r *refer) bool { return slices.Contains(l.openRefers(), r) }

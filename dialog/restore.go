@@ -188,7 +188,8 @@ func (t *Tracker) restoreHangup(p *party, e *Event, at time.Time) {
 				l.service = nil // only the service's party is over
 			}
 		default:
-			l.state, l.ended, l.endedBy, l.lastRefer, l.earlierRefers = over, at, e.HangupBy, nil, nil
+			l.state, l.ended, l.endedBy = over, at, e.HangupBy
+			l.refers.dropAll()
 			t.numbers.unindexLeg(l)
 			if l.origin == PBX && e.Elsewhere && !l.canceled {
 				l.canceled, l.canceledAt = true, at

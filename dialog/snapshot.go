@@ -50,11 +50,11 @@ func (c *call) encodeSnapshot(refers []*refer, offset time.Duration) []byte {
 	s := w.callSnapshot(c)
 	for _, r := range refers {
 		if r.leg.call == c {
-			s.Refers = append(s.Refers, w.referSnapshot(r, true, r.leg.isOpenRefer(r)))
+			s.Refers = append(s.Refers, w.referSnapshot(r, true, slices.Contains(r.leg.refers.all(), r)))
 		}
 	}
 	for _, l := range c.legs {
-		for _, r := range l.openRefers() {
+		for _, r := range l.refers.all() {
 			if !slices.Contains(refers, r) {
 				s.Refers = append(s.Refers, w.referSnapshot(r, false, true))
 			}
@@ -143,7 +143,7 @@ func (w *snapshotWriter) legSnapshot(l *leg) legSnapshot {
 		CalledExt: l.calledExt.User, CalledExtDomain: l.calledExt.Domain, NotAgent: l.notAgent, OtherCaller: l.otherCaller,
 		ReferredTo: l.referredTo, Correlation: l.correlation, PhoneNumber: l.phoneNumber, OtherNumbers: l.otherNumbers, Ambiguous: l.ambiguous,
 		RedirectUsers: l.redirectUsers, CallerGoneAt: w.stamp(l.callerGoneAt), TransactionLost: l.transactionLost, TriedByPBX: l.triedByPBX,
-		HasReferred: l.hasReferred, RefersSent: l.refersSent, Peer: l.peer, UACSeq: l.uacSeq, UASSeq: l.uasSeq, Loss: w.lossSnapshot(l.loss),
+		HasReferred: l.hasReferred, RefersSent: l.refers.sent, Peer: l.peer, UACSeq: l.uacSeq, UASSeq: l.uasSeq, Loss: w.lossSnapshot(l.loss),
 	}
 	if k := l.unverified; k != nil {
 		s.Unverified = &unverifiedSnapshot{k.branch, w.stamp(k.sentAt), k.eventSeq, k.q850, k.rec, k.offer}

@@ -138,7 +138,7 @@ func (r *snapshotReader) fillLeg(l *leg, s *legSnapshot) {
 		notAgent:  s.NotAgent, otherCaller: s.OtherCaller,
 		referredTo: s.ReferredTo, correlation: s.Correlation, phoneNumber: s.PhoneNumber, otherNumbers: s.OtherNumbers, ambiguous: s.Ambiguous,
 		redirectUsers: s.RedirectUsers, callerGoneAt: r.steady(s.CallerGoneAt), transactionLost: s.TransactionLost, triedByPBX: s.TriedByPBX,
-		hasReferred: s.HasReferred, refersSent: s.RefersSent, peer: s.Peer, uacSeq: s.UACSeq, uasSeq: s.UASSeq, loss: r.loss(s.Loss),
+		hasReferred: s.HasReferred, refers: openRefers{sent: s.RefersSent}, peer: s.Peer, uacSeq: s.UACSeq, uasSeq: s.UASSeq, loss: r.loss(s.Loss),
 	}
 	if k := s.Unverified; k != nil {
 		l.unverified = &unverifiedRequest{branch: k.Branch, sentAt: r.steady(k.SentAt), eventSeq: k.EventSeq, q850: k.Q850, rec: k.RecID, offer: k.Offer}
@@ -186,7 +186,7 @@ func (r *snapshotReader) refer(s *referSnapshot) *refer {
 		earlyStatus: s.EarlyStatus, earlyPhrase: s.EarlyPhrase,
 	}
 	if s.Open {
-		l.restoreRefer(o)
+		l.refers.restore(o)
 	}
 	if p := l.party; s.ByParty && p != nil {
 		p.takenRefer = o

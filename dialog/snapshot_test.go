@@ -19,8 +19,9 @@ var unstored = map[reflect.Type][]string{
 		"deadline", "nextCheck", "heapIndex", "changedAt", "stored",
 		"legs", "parties", // in a list of their own
 	},
-	reflect.TypeFor[leg]():               {"call", "earlierRefers"}, // these in the list of REFERs
-	reflect.TypeFor[party]():             {"recovered"},             // set on every restored party
+	reflect.TypeFor[leg]():               {"call", "refers"},
+	reflect.TypeFor[openRefers]():        {"earlier"},   // in the list of REFERs
+	reflect.TypeFor[party]():             {"recovered"}, // set on every restored party
 	reflect.TypeFor[refer]():             {"leg"},
 	reflect.TypeFor[unverifiedRequest](): {"refer"},
 }
@@ -35,7 +36,8 @@ func TestEveryFieldIsStored(t *testing.T) {
 		func(c *call) any { return &c.legs[0].inviteFacts },
 		func(c *call) any { return &c.legs[0].cancelReason },
 		func(c *call) any { return &c.legs[0].refusal },
-		func(c *call) any { return c.legs[0].lastRefer },
+		func(c *call) any { return &c.legs[0].refers },
+		func(c *call) any { return c.legs[0].refers.last },
 		func(c *call) any { return c.legs[0].unverified },
 		func(c *call) any { return c.legs[0].loss },
 		func(c *call) any { return c.parties[0] },
@@ -62,8 +64,8 @@ func TestEveryFieldIsStored(t *testing.T) {
 					}
 					return
 				}
-				if f.Name == "lastRefer" {
-					read.legs[0].lastRefer.leg, c.legs[0].lastRefer.leg = nil, nil
+				if f.Name == "last" {
+					read.legs[0].refers.last.leg, c.legs[0].refers.last.leg = nil, nil
 				}
 				if !reflect.DeepEqual(got.Interface(), v.Interface()) {
 					t.Errorf("got %v, want %v", got, v)
@@ -76,8 +78,8 @@ func TestEveryFieldIsStored(t *testing.T) {
 // smallCall returns a call of one leg and one party.
 func smallCall() *call {
 	c := &call{id: "c"}
-	l := &leg{call: c, lastRefer: &refer{referredBy: "x"}, unverified: &unverifiedRequest{branch: "x"}, loss: &dialogLoss{code: 1}}
-	l.lastRefer.leg = l
+	l := &leg{call: c, refers: openRefers{last: &refer{referredBy: "x"}}, unverified: &unverifiedRequest{branch: "x"}, loss: &dialogLoss{code: 1}}
+	l.refers.last.leg = l
 	c.legs = []*leg{l}
 	c.parties = []*party{{firstLeg: l}}
 	return c

@@ -50,13 +50,13 @@ func (t *transferTracker) observeRefer(l *leg, m *Message) {
 		return
 	}
 	if !m.Request() {
-		if r := l.referOf(m.CSeq); r != nil && !r.emitted {
+		if r := l.refers.ofCSeq(m.CSeq); r != nil && !r.emitted {
 			if m.Status/100 == 2 && !r.accepted {
 				r.accepted = true
 				t.referToService(r, m.At)
 			}
 			if m.Status >= 300 {
-				l.dropRefer(r)
+				l.refers.drop(r)
 				t.refers.remove(r)
 			}
 		}
@@ -103,22 +103,16 @@ func (t *transferTracker) readRefer(l *leg, m *Message) *refer {
 // addRefer adds a REFER to its leg, where its outcome is not known yet, and to those that a
 // new leg may follow.
 func (t *transferTracker) addRefer(l *leg, r *refer) {
-	if l.lastRefer != nil {
-		l.earlierRefers = append(l.earlierRefers, l.lastRefer)
+	if evicted := l.refers.add(r); evicted != nil {
+		t.refers.remove(evicted)
 	}
-	if len(l.earlierRefers) > maxOpenRefers {
-		t.refers.remove(l.earlierRefers[0])
-		l.earlierRefers = l.earlierRefers[1:]
-	}
-	l.lastRefer = r
-	l.refersSent++
 	t.refers.add(r)
 }
 
 // observeReferNotify applies a NOTIFY to a leg. It may report the outcome of a REFER: the
 // status line of the new call's response (RFC 3515 §2.4.5).
 func (t *transferTracker) observeReferNotify(l *leg, m *Message) {
-	r := l.referOfEvent(siptext.Field(m.Head, "Event"))
+	r := l.refers.ofEvent(siptext.Field(m.Head, "Event"))
 	if r == nil || m.Src != PBX {
 		return
 	}
@@ -177,7 +171,7 @@ func (t *transferTracker) failEarlyRefers(l *leg, m *Message) {
 		if o == l || o.party == nil || o.party == l.party {
 			continue
 		}
-		open := o.openRefers()
+		open := o.refers.all()
 		if len(open) == 0 && o.party.takenRefer != nil {
 			open = []*refer{o.party.takenRefer}
 		}
@@ -197,8 +191,8 @@ func (t *transferTracker) failEarlyRefers(l *leg, m *Message) {
 // settleRefer applies the outcome of an open REFER. If it failed after the phone had sent
 // another REFER, no event is emitted: the phone itself has given it up.
 func (t *transferTracker) settleRefer(r *refer, at time.Time, code int, phrase string) {
-	if r != r.leg.lastRefer && code >= 300 {
-		r.leg.dropRefer(r)
+	if r != r.leg.refers.last && code >= 300 {
+		r.leg.refers.drop(r)
 		t.refers.remove(r)
 		return
 	}
@@ -211,7 +205,7 @@ func (t *transferTracker) settleRefer(r *refer, at time.Time, code int, phrase s
 func (t *partyTracker) emitTransfer(r *refer, at time.Time, code int, phrase string, status Status) {
 	l := r.leg
 	p := l.party
-	l.dropRefer(r)
+	l.refers.drop(r)
 	if p.takenRefer == r {
 		p.takenRefer = nil
 		if l.call.leavingParty == p {
