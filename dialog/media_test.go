@@ -17,6 +17,7 @@ func TestReadsDescriptionByType(t *testing.T) {
 		{"its type", "Application/SDP; charset=x", description + "a=sendonly", sdp.Held},
 		{"another type", "application/dtmf-relay", description + "a=sendonly", sdp.Unknown},
 		{"one part of several", `multipart/mixed;boundary=b`, "intro\r\n--b\r\nContent-Type: text/plain\r\n\r\na=sendrecv\r\n--b\r\nc: application/sdp\r\n\r\n" + description + "a=sendonly\r\n" + "--b--", sdp.Held},
+		{"blanks around the slash", `Multipart / Mixed ; boundary="b"`, "--b\r\nContent-Type: application / SDP\r\n\r\n" + description + "a=sendonly\r\n" + "--b--", sdp.Held},
 		{"no such part", `multipart/mixed;boundary=b`, "--b\r\nContent-Type: text/plain\r\n\r\n" + "m=audio 40000 RTP/AVP 0\r\n" + "--b--", sdp.Unknown},
 		{"no boundary", `multipart/mixed`, description, sdp.Unknown},
 	} {
