@@ -1,9 +1,10 @@
 package dialog
 
 import (
-	"bellhop/dialog/siptext"
 	"regexp"
 	"time"
+
+	"bellhop/dialog/siptext"
 )
 
 // Config holds the settings of a Tracker that it cannot learn from messages.

@@ -8,7 +8,7 @@ import (
 	"bellhop/dialog/siptext"
 )
 
-// Keys in Tracker.legsByNumber beside numbers. They are longer than the tail of a number,
+// Keys in numberMatcher.legsByNumber beside numbers. They are longer than the tail of a number,
 // and are not numbers themselves.
 const (
 	indexHidden   = "\x00hidden" // the PBX does not show the caller's number

@@ -1,10 +1,11 @@
 package dialog
 
 import (
-	"bellhop/dialog/sdp"
 	"net/netip"
 	"slices"
 	"time"
+
+	"bellhop/dialog/sdp"
 )
 
 // A leg moves through these states. It goes back to calling only if it is challenged:
@@ -25,10 +26,6 @@ import (
 // §9.1). The same holds for a BYE in an early dialog (§15).
 type state uint8
 
-func (s state) String() string {
-	return [...]string{"calling", "ringing", "challenged", "talking", "over"}[s]
-}
-
 const (
 	calling    state = iota // INVITE forwarded, no response above 100 yet
 	ringing                 // 101‥199 received
@@ -36,6 +33,10 @@ const (
 	talking                 // answered
 	over                    // ended; stays in memory for the other legs of its party, and to recognize stragglers
 )
+
+func (s state) String() string {
+	return [...]string{"calling", "ringing", "challenged", "talking", "over"}[s]
+}
 
 const (
 	t1         = 500 * time.Millisecond

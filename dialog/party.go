@@ -1,9 +1,10 @@
 package dialog
 
 import (
-	"bellhop/dialog/siptext"
 	"slices"
 	"time"
+
+	"bellhop/dialog/siptext"
 )
 
 // A party is one extension's participation in a call, in one direction, over one or more

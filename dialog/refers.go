@@ -1,11 +1,12 @@
 package dialog
 
 import (
-	"bellhop/dialog/siptext"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"bellhop/dialog/siptext"
 )
 
 // recentRefers are the REFERs of the last seconds that a new leg may follow, oldest first.

@@ -1,12 +1,13 @@
 package dialog
 
 import (
-	"bellhop/dialog/body"
-	"bellhop/dialog/sdp"
-	"bellhop/dialog/siptext"
 	"strconv"
 	"strings"
 	"time"
+
+	"bellhop/dialog/body"
+	"bellhop/dialog/sdp"
+	"bellhop/dialog/siptext"
 )
 
 // observeReinvite applies a re-INVITE or UPDATE, or its response, to a leg.

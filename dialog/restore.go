@@ -1,13 +1,14 @@
 package dialog
 
 import (
-	"bellhop/dialog/siptext"
 	"container/heap"
 	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 	"time"
+
+	"bellhop/dialog/siptext"
 )
 
 // Restore continues calls from the snapshots that Changed has returned, and from the events

@@ -1,9 +1,10 @@
 package dialog
 
 import (
-	"bellhop/dialog/sdp"
 	"net/netip"
 	"time"
+
+	"bellhop/dialog/sdp"
 )
 
 // A callSnapshot is a live call as stored, a JSON object. Its names are permanent: add

@@ -5,10 +5,10 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+
 	"bellhop/dialog/body"
 	"bellhop/dialog/siptext"
-
-	"github.com/hashicorp/golang-lru/v2/simplelru"
 )
 
 // A messageKey identifies a MESSAGE transaction.

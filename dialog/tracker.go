@@ -117,8 +117,14 @@ import (
 // A Tracker follows calls and returns their events. It is not safe for concurrent use,
 // except where a method's comment permits it.
 //
-// It is the sum of the parts below, each with the state of one concern, and asks them in
-// order. A part knows only those that it is given in [New].
+// It is the sum of its parts, each with the state of one concern, and the order in which
+// they are asked. A part asks only the parts below it:
+//
+//	registrar ──▶ attempts, directory, emitter
+//	mailboxes, texts ──▶ directory, emitter
+//	correlator ──▶ numbers ──▶ directory, refers
+//	legs ──▶ transfers ──▶ parties ──▶ index, directory, changes, emitter
+//	  └────▶ judge, attempts, numbers
 type Tracker struct {
 	config    Config
 	clock     clock

@@ -1,10 +1,11 @@
 package dialog
 
 import (
-	"bellhop/dialog/siptext"
 	"strconv"
 	"strings"
 	"time"
+
+	"bellhop/dialog/siptext"
 )
 
 // A refer is a REFER that an extension's phone has sent within its call to transfer the

@@ -1,9 +1,10 @@
 package dialog
 
 import (
-	"bellhop/dialog/sdp"
 	"net/netip"
 	"time"
+
+	"bellhop/dialog/sdp"
 )
 
 // Tags are no secret: every server in a dialog's path has them, and so has a phone that was
