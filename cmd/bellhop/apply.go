@@ -18,69 +18,38 @@ import (
 
 	"bellhop/cmd/bellhop/config"
 	"bellhop/notify"
+	"bellhop/notify/subscription"
 )
 
-// An exportedSubscription is a [[subscription]] table with an id. Fields with default
-// values are left out.
-type exportedSubscription struct {
-	ID             string            `toml:"id,omitempty"`
-	Extension      string            `toml:"extension,omitempty"`
-	ExtensionRegex string            `toml:"extension_regex,omitempty"`
-	Types          []string          `toml:"types"`
-	URL            string            `toml:"url"`
-	Method         string            `toml:"method,omitempty"`
-	Dialect        string            `toml:"dialect,omitempty"`
-	Active         *bool             `toml:"active,omitempty"`
-	Note           string            `toml:"note,omitempty"`
-	TLSCA          string            `toml:"tls_ca,omitempty"`
-	TLSCert        string            `toml:"tls_cert,omitempty"`
-	Extended       bool              `toml:"extended,omitempty"`
-	FlowCase       string            `toml:"flow_case,omitempty"`
-	StatusWords    string            `toml:"status_words,omitempty"`
-	Group          string            `toml:"group,omitempty"`
-	FollowURLs     bool              `toml:"follow_urls,omitempty"`
-	LiveTTL        string            `toml:"live_ttl,omitempty"`
-	Timeout        string            `toml:"timeout,omitempty"`
-	MaxInFlight    int               `toml:"max_in_flight,omitzero"`
-	Headers        map[string]string `toml:"headers,omitempty"`
-}
-
-// exportSubscriptions writes subscriptions as TOML, with their ids if ids is set.
+// exportSubscriptions writes subscriptions as TOML, with their ids if ids is set. Fields
+// with default values are left out, and so are secrets.
 func exportSubscriptions(w io.Writer, subs []notify.Subscription, ids bool) error {
 	var b bytes.Buffer
+	enc := toml.NewEncoder(&b)
+	enc.Indent = ""
+	defaults := notify.NewSubscription()
 	for i, sub := range subs {
-		e := exportedSubscription{
-			ID: sub.ID, Extension: sub.Extension, ExtensionRegex: sub.ExtensionRegex, Types: sub.Types, URL: sub.URL,
-			Method: sub.Method, Dialect: string(sub.Dialect), Note: sub.Note, TLSCA: sub.TLSCA, TLSCert: sub.TLSCert,
-			Extended: sub.Extended, FlowCase: sub.FlowCase, StatusWords: sub.StatusWords, Group: sub.Group, FollowURLs: sub.FollowURLs,
-			MaxInFlight: sub.MaxInFlight, Headers: sub.Headers,
-		}
-		usual := notify.NewSubscription()
-		if e.Method == usual.Method {
-			e.Method = ""
-		}
-		if e.Dialect == string(usual.Dialect) {
-			e.Dialect = ""
-		}
-		if !sub.Active {
-			e.Active = &sub.Active
-		}
-		if sub.LiveTTL != 0 {
-			e.LiveTTL = sub.LiveTTL.String()
-		}
-		if sub.Timeout != 0 {
-			e.Timeout = sub.Timeout.String()
-		}
-		if !ids {
-			e.ID = ""
-		}
 		if i > 0 {
 			b.WriteByte('\n')
 		}
-		enc := toml.NewEncoder(&b)
-		enc.Indent = ""
-		if err := enc.Encode(map[string][]exportedSubscription{"subscription": {e}}); err != nil {
-			return err
+		b.WriteString("[[subscription]]\n")
+		if ids && sub.ID != "" {
+			enc.Encode(map[string]string{"id": sub.ID}) // cannot fail
+		}
+		for _, f := range subscription.Fields {
+			v := f.Value(&sub)
+			if f.Secret || f.Name == "headers" || reflect.DeepEqual(v.Interface(), f.Value(&defaults).Interface()) {
+				continue
+			}
+			if err := enc.Encode(map[string]any{f.Name: v.Interface()}); err != nil {
+				return err
+			}
+		}
+		if len(sub.Headers) > 0 { // a table ends the fields
+			b.WriteString("[subscription.headers]\n")
+			if err := enc.Encode(sub.Headers); err != nil {
+				return err
+			}
 		}
 	}
 	_, err := w.Write(escapeControls(b.Bytes()))
@@ -297,16 +266,6 @@ func didYouMean(near string) string {
 	return "did you mean " + near + "?"
 }
 
-// settableFields are the fields that a request may set and that the API shows. Of
-// headers the API shows only the names.
-var settableFields = []string{
-	"extension", "extension_regex", "types", "url", "method", "dialect", "active", "note", "headers", "tls_ca", "tls_cert",
-	"extended", "flow_case", "status_words", "group", "follow_urls", "live_ttl", "timeout", "max_in_flight",
-}
-
-// secretFields are the fields that a request may set and that the API never shows.
-var secretFields = []string{"secret", "tls_key"}
-
 // jsonFields returns the fields of a subscription as JSON values.
 func jsonFields(sub notify.Subscription) map[string]any {
 	b, err := json.Marshal(sub)
@@ -341,9 +300,9 @@ func missingValue(w *config.FileSubscription, old *notify.Subscription) string {
 func createStep(w config.FileSubscription) step {
 	s := step{Action: "create", Extension: extensionLabel(w.Subscription), URL: w.Subscription.URL, body: map[string]any{}, position: w.Position}
 	fields := jsonFields(w.Subscription)
-	for _, name := range slices.Concat(settableFields, secretFields) {
-		if v, ok := fields[name]; ok {
-			s.body[name] = v
+	for _, f := range subscription.Fields {
+		if v, ok := fields[f.Name]; ok {
+			s.body[f.Name] = v
 		}
 	}
 	return s
@@ -353,9 +312,16 @@ func createStep(w config.FileSubscription) step {
 func (a *reconciliation) changeStep(w config.FileSubscription, old notify.Subscription) step {
 	s := step{Action: "leave", ID: old.ID, Extension: extensionLabel(w.Subscription), URL: w.Subscription.URL, body: map[string]any{}, position: w.Position}
 	want, have := jsonFields(w.Subscription), jsonFields(old)
-	for _, name := range settableFields {
+	for _, f := range subscription.Fields {
+		name := f.Name
 		was, will := have[name], want[name]
-		if name == "headers" {
+		if f.Secret { // a certificate and its key change together
+			if will != nil && (a.secrets || name == "tls_key" && s.body["tls_cert"] != nil) {
+				s.setField(name, will, nil)
+			}
+			continue
+		}
+		if name == "headers" { // the API shows only their names
 			if a.secrets && hasValue(w.Subscription.Headers) || !slices.Equal(sortedKeys(was), sortedKeys(will)) {
 				s.setField(name, will, was)
 			}
@@ -363,12 +329,6 @@ func (a *reconciliation) changeStep(w config.FileSubscription, old notify.Subscr
 		}
 		if !reflect.DeepEqual(was, will) {
 			s.setField(name, will, was)
-		}
-	}
-	// A certificate and its key change together.
-	for _, name := range secretFields {
-		if v, ok := want[name]; ok && (a.secrets || name == "tls_key" && s.body["tls_cert"] != nil) {
-			s.setField(name, v, nil)
 		}
 	}
 	if len(s.body) > 0 {

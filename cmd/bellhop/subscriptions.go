@@ -147,14 +147,8 @@ func subscriptionFlags(cmd *cobra.Command) func() (map[string]any, error) {
 			field, text := strings.ReplaceAll(flag.Name, "-", "_"), flag.Value.String()
 			var err error
 			switch flag.Name {
-			case "extension", "extension-regex", "url", "method", "dialect", "note", "flow-case", "status-words", "group", "live-ttl", "timeout":
-				body[field] = text
 			case "type":
 				body["types"], err = f.GetStringSlice(flag.Name)
-			case "active", "extended", "follow-urls":
-				body[field] = text == "true"
-			case "max-in-flight":
-				body[field], err = f.GetInt(flag.Name)
 			case "secret":
 				body[field], err = config.Resolve(text)
 			case "tls-ca", "tls-cert", "tls-key":
@@ -178,6 +172,17 @@ func subscriptionFlags(cmd *cobra.Command) func() (map[string]any, error) {
 					}
 				}
 				body["headers"] = headers
+			default:
+				isField := slices.ContainsFunc(subscription.Fields, func(f subscription.Field) bool { return f.Name == field })
+				switch kind := flag.Value.Type(); {
+				case !isField: // a flag of the command, not of the subscription
+				case kind == "bool":
+					body[field] = text == "true"
+				case kind == "int":
+					body[field], err = f.GetInt(flag.Name)
+				default:
+					body[field] = text
+				}
 			}
 			if err != nil {
 				wrong = errors.Join(wrong, fmt.Errorf("--%s: %w", flag.Name, err))

@@ -7,6 +7,7 @@
 package subscription
 
 import (
+	"fmt"
 	"maps"
 	"net/http"
 	"net/url"
@@ -26,45 +27,45 @@ type Subscription struct {
 	// Exactly one of Extension and ExtensionRegex is set. Extension is exact: 101 is the user
 	// 101 in any domain, 101@pbx.example that user in that domain. ExtensionRegex is an RE2
 	// expression that must match the whole user, or the whole user@domain.
-	Extension      string `json:"extension,omitempty" doc:"101 is user 101 of any domain, 101@pbx.example of that domain only"`
-	ExtensionRegex string `json:"extension_regex,omitempty" doc:"Instead of extension: an RE2 regular expression that matches the whole extension"`
+	Extension      string `json:"extension,omitempty" toml:"extension" doc:"101 is user 101 of any domain, 101@pbx.example of that domain only"`
+	ExtensionRegex string `json:"extension_regex,omitempty" toml:"extension_regex" doc:"Instead of extension: an RE2 regular expression that matches the whole extension"`
 
 	// Types are words of [dialog.Type], answer-in and answer-out; at least one. URL is a template
 	// if it has braces.
-	Types   []string        `json:"types" doc:"Event types"`
-	URL     string          `json:"url" doc:"Request URL, http or https, or a template of RFC 6570"`
-	Method  string          `json:"method" enum:"GET,POST,PUT" doc:"HTTP method"`
-	Dialect payload.Dialect `json:"dialect" enum:"unified,telphin,cti,json,cloudevents" doc:"Format of the callbacks"`
-	Active  bool            `json:"active" doc:"Callbacks are switched on"`
-	Note    string          `json:"note,omitempty" doc:"Note for people"`
+	Types   []string        `json:"types" toml:"types" doc:"Event types" set:"Event types: dial-in, dial-out, answer (or answer-in, answer-out), hangup and others"`
+	URL     string          `json:"url" toml:"url" doc:"Request URL, http or https, or a template of RFC 6570" set:"Request URL, http or https; may contain RFC 6570 variables named like the fields of the dialect"`
+	Method  string          `json:"method" toml:"method" enum:"GET,POST,PUT" doc:"HTTP method" set:"HTTP method; default POST"`
+	Dialect payload.Dialect `json:"dialect" toml:"dialect" enum:"unified,telphin,cti,json,cloudevents" doc:"Format of the callbacks" set:"Format of the callbacks; default json"`
+	Active  bool            `json:"active" toml:"active" doc:"Callbacks are switched on" set:"false switches callbacks off; default true"`
+	Note    string          `json:"note,omitempty" toml:"note" doc:"Note for people"`
 
 	// Headers are sent with every attempt. Redacted keeps their names only, each with an empty
 	// value.
-	Headers map[string]string `json:"headers,omitempty" doc:"Header fields sent with every callback, each with an empty value: values are never returned"`
+	Headers Headers `json:"headers,omitempty" toml:"headers,ref" doc:"Header fields sent with every callback, each with an empty value: values are never returned" set:"Header fields sent with every callback. Their values are never returned; an empty value keeps the stored one"`
 
 	// TLSCA, TLSCert and TLSKey apply to an https URL, in PEM. TLSCA replaces the CAs that the
 	// machine trusts: one of its CAs must have signed the receiver's certificate. TLSCert and
 	// TLSKey are the client certificate of bellhop. Redacted removes TLSKey.
-	TLSCA   string     `json:"tls_ca,omitempty" doc:"PEM: CAs trusted for the receiver's certificate, instead of the system's"`
-	TLSCert string     `json:"tls_cert,omitempty" doc:"PEM: client certificate that bellhop presents to the receiver, followed by its intermediates"`
-	TLSKey  PrivateKey `json:"tls_key,omitempty" hidden:"true"`
+	TLSCA   string     `json:"tls_ca,omitempty" toml:"tls_ca,ref" doc:"PEM: CAs trusted for the receiver's certificate, instead of the system's" set:"PEM: trust these CAs for the receiver's certificate, instead of the system's"`
+	TLSCert string     `json:"tls_cert,omitempty" toml:"tls_cert,ref" doc:"PEM: client certificate that bellhop presents to the receiver, followed by its intermediates"`
+	TLSKey  PrivateKey `json:"tls_key,omitempty" toml:"tls_key,ref" hidden:"true" set:"PEM: private key of tls_cert. Never returned; deleted when tls_cert is set to the empty string"`
 
 	// Secret signs every attempt. OldSecret, the secret before a rotation, signs too until
 	// OldSecretUntil; a zero time is no limit. Redacted removes both. A subscription without a
 	// secret gets callbacks without a signature.
-	Secret         Secret    `json:"secret,omitempty" doc:"Signing secret; returned only when it is new"`
-	OldSecret      Secret    `json:"old_secret,omitempty" hidden:"true"`
+	Secret         Secret    `json:"secret,omitempty" toml:"secret,ref" doc:"Signing secret; returned only when it is new" set:"Signing secret: whsec_ followed by the base64 of 24 to 64 bytes; generated if absent. A change rotates it"`
+	OldSecret      Secret    `json:"old_secret,omitempty" toml:"old_secret,ref" set:"-" hidden:"true"`
 	OldSecretUntil time.Time `json:"old_secret_until,omitzero" doc:"After a rotation: time until which callbacks are also signed with the old secret"`
 
 	// The zero value of each field is its default.
-	Extended    bool     `json:"extended,omitempty" doc:"telphin: fields that the original API does not have are sent too"`
-	FlowCase    string   `json:"flow_case,omitempty" doc:"Case of the call flow, in or out: lower (default) or upper"`
-	StatusWords string   `json:"status_words,omitempty" doc:"unified: only the statuses ANSWER and UNKNOWN are sent at hangup"`
-	Group       string   `json:"group,omitempty" doc:"cti: one reports a call that rings several extensions as one call (default with extension_regex), each as one call per extension"`
-	FollowURLs  bool     `json:"follow_urls,omitempty" doc:"cti: answer and hangup go to the onAnswer and onHangup URLs of the XML response to newCall"`
-	LiveTTL     Duration `json:"live_ttl,omitempty" doc:"Time after which the callback of a live event, such as a dial or answer, expires; default 60s"`
-	Timeout     Duration `json:"timeout,omitempty" doc:"Timeout of one attempt; default 5s for live events such as a dial or answer, else 15s"`
-	MaxInFlight int      `json:"max_in_flight,omitempty" doc:"Maximum number of requests in flight; default 4"`
+	Extended    bool     `json:"extended,omitempty" toml:"extended" doc:"telphin: fields that the original API does not have are sent too" set:"telphin: also send fields that the original API does not have"`
+	FlowCase    string   `json:"flow_case,omitempty" toml:"flow_case" doc:"Case of the call flow, in or out: lower (default) or upper"`
+	StatusWords string   `json:"status_words,omitempty" toml:"status_words" doc:"unified: only the statuses ANSWER and UNKNOWN are sent at hangup" set:"unified: send only the statuses ANSWER and UNKNOWN at hangup"`
+	Group       string   `json:"group,omitempty" toml:"group" doc:"cti: one reports a call that rings several extensions as one call (default with extension_regex), each as one call per extension"`
+	FollowURLs  bool     `json:"follow_urls,omitempty" toml:"follow_urls" doc:"cti: answer and hangup go to the onAnswer and onHangup URLs of the XML response to newCall" set:"cti: send answer and hangup to the onAnswer and onHangup URLs of the XML response to newCall"`
+	LiveTTL     Duration `json:"live_ttl,omitempty" toml:"live_ttl" doc:"Time after which the callback of a live event, such as a dial or answer, expires; default 60s" set:"Stop retrying live callbacks (dial, answer, ringing, hold, resume) after this long; default 60s"`
+	Timeout     Duration `json:"timeout,omitempty" toml:"timeout" doc:"Timeout of one attempt; default 5s for live events such as a dial or answer, else 15s" set:"Timeout of one attempt; default 5s, and 15s for hangup, message and other durable events"`
+	MaxInFlight int      `json:"max_in_flight,omitempty" toml:"max_in_flight" doc:"Maximum number of requests in flight; default 4"`
 
 	// Began is since when the subscription asks for what it asks for now: its creation, its
 	// activation, or its last change of types, extension, dialect or URL. Zero: use Created.
@@ -113,8 +114,11 @@ func (d Duration) String() string               { return time.Duration(d).String
 func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
 func (d *Duration) UnmarshalText(b []byte) error {
 	v, err := time.ParseDuration(string(b))
+	if err != nil {
+		return fmt.Errorf("%q is not a duration: use a form like 100ms, 30s, 15m or 720h", b)
+	}
 	*d = Duration(v)
-	return err
+	return nil
 }
 
 // Format returns the settings that shape callbacks.

@@ -24,14 +24,12 @@ func ReadSubscriptions(file, text string) ([]FileSubscription, error) {
 	}
 	ids := r.takeIDs(doc)
 	var dst struct {
-		Subscription []subscriptionConfig `toml:"subscription"`
+		Subscription []notify.Subscription `toml:"subscription"`
 	}
 	r.decodeTable("", doc, reflect.ValueOf(&dst).Elem())
 	all := make([]FileSubscription, len(dst.Subscription))
-	for i, c := range dst.Subscription {
+	for i, sub := range dst.Subscription {
 		path := indexPath("subscription", i)
-		sub := c.toSubscription(i)
-		sub.Declared = ""
 		cert := sub.TLSCert
 		if sub.TLSKey == "" {
 			sub.TLSCert = "" // export writes a certificate without its key

@@ -23,6 +23,7 @@ import (
 	"github.com/BurntSushi/toml"
 
 	"bellhop/dialog"
+	"bellhop/notify"
 	"bellhop/sip"
 )
 
@@ -72,7 +73,7 @@ type Config struct {
 		KeepEvents       Duration `toml:"keep_events"`
 		MaxSubscriptions int      `toml:"max_subscriptions"`
 	} `toml:"notify"`
-	Subscription []subscriptionConfig `toml:"subscription"`
+	Subscription []notify.Subscription `toml:"subscription"`
 
 	Store struct {
 		Dir      string       `toml:"dir"`

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"bellhop/notify"
 )
 
 // A Problem is an error in a config file, with its position.
@@ -74,7 +76,9 @@ func (r *decoder) addProblemAt(at position, path, text string) {
 func (r *decoder) decodeTable(path string, doc map[string]any, dst reflect.Value) {
 	fields := map[string]int{}
 	for i := range dst.NumField() {
-		fields[dst.Type().Field(i).Tag.Get("toml")] = i
+		if name, _ := tomlKey(dst.Type().Field(i)); name != "" {
+			fields[name] = i
+		}
 	}
 	for key, v := range doc {
 		path := joinPath(path, key)
@@ -83,8 +87,36 @@ func (r *decoder) decodeTable(path string, doc map[string]any, dst reflect.Value
 			r.addProblemAt(r.where.keyPosition(path), path, "unknown key: "+suggestKey(key, dst.Type()))
 			continue
 		}
+		if _, isRef := tomlKey(dst.Type().Field(i)); isRef {
+			v = r.resolveStrings(path, v)
+		}
 		r.decodeValue(path, v, dst.Field(i))
 	}
+}
+
+// tomlKey returns the key of a field in a config file; "": it has none. With the option ref,
+// the value, or each value of a table, may be a reference that [Resolve] resolves.
+func tomlKey(f reflect.StructField) (key string, isRef bool) {
+	key, option, _ := strings.Cut(f.Tag.Get("toml"), ",")
+	return key, option == "ref"
+}
+
+// resolveStrings returns v with the values that its references name. A reference that
+// cannot be resolved is reported, and becomes "".
+func (r *decoder) resolveStrings(path string, v any) any {
+	switch v := v.(type) {
+	case string:
+		text, err := Resolve(v)
+		if err != nil {
+			r.addProblem(path, "%v", err)
+		}
+		return text
+	case map[string]any:
+		for key, value := range v {
+			v[key] = r.resolveStrings(joinPath(path, key), value)
+		}
+	}
+	return v
 }
 
 // decodeValue decodes v into dst.
@@ -117,7 +149,9 @@ func (r *decoder) decodeValue(path string, v any, dst reflect.Value) {
 		for key, v := range doc {
 			path := joinPath(path, key)
 			k, e := reflect.New(dst.Type().Key()), reflect.New(dst.Type().Elem())
-			if err := k.Interface().(encoding.TextUnmarshaler).UnmarshalText([]byte(key)); err != nil {
+			if u, ok := k.Interface().(encoding.TextUnmarshaler); !ok {
+				k.Elem().SetString(key)
+			} else if err := u.UnmarshalText([]byte(key)); err != nil {
 				r.addProblemAt(r.where.keyPosition(path), path, err.Error())
 				continue
 			}
@@ -186,8 +220,8 @@ func (r *decoder) decodeArray(path string, v any, dst reflect.Value) {
 	}
 	s := reflect.MakeSlice(dst.Type(), len(elems), len(elems))
 	for i, e := range elems {
-		if d, ok := s.Index(i).Addr().Interface().(interface{ setDefaults() }); ok {
-			d.setDefaults()
+		if d, ok := s.Index(i).Addr().Interface().(*notify.Subscription); ok {
+			*d = notify.NewSubscription()
 		}
 		r.decodeValue(indexPath(path, i), e, s.Index(i))
 	}
@@ -222,7 +256,9 @@ func isTable(t reflect.Type) bool {
 func suggestKey(key string, table reflect.Type) string {
 	var names []string
 	for i := range table.NumField() {
-		names = append(names, table.Field(i).Tag.Get("toml"))
+		if name, _ := tomlKey(table.Field(i)); name != "" {
+			names = append(names, name)
+		}
 	}
 	nearest := slices.MinFunc(names, func(a, b string) int {
 		return cmp.Compare(EditDistance(key, a), EditDistance(key, b))
