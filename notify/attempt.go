@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"bellhop/dialog"
+	"bellhop/notify/deliverylog"
 	"bellhop/notify/send"
 )
 
@@ -13,9 +14,10 @@ import (
 type attempt struct {
 	plannedAttempt
 	attemptResult
-	attemptDetails
 
-	signer *send.Signer // nil: the subscription has no secret
+	signer   *send.Signer // nil: the subscription has no secret
+	record   deliverylog.Record
+	recorded bool // it is in the delivery log already
 }
 
 // A plannedAttempt is an attempt as the scheduler plans it. It never changes, and any

@@ -6,15 +6,14 @@ import (
 	"encoding/xml"
 	"errors"
 	"fmt"
-	"html"
 	"io"
 	"net/url"
-	"regexp"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
 	"bellhop/dialog"
+	"bellhop/notify/deliverylog"
 	"bellhop/notify/send"
 	"bellhop/notify/stream"
 	"bellhop/notify/subscription"
@@ -175,22 +174,19 @@ func (n *Notifier) recordURLs(ctx context.Context, a *attempt) {
 	if !a.sub.FollowsURLs() || !isNewCall(a.kind) || a.seq == 0 || outcomeOf(a.status) != delivered {
 		return
 	}
-	urls, err := readCallURLs(a.responseBody, a.truncated)
+	urls, err := readCallURLs(a.record.ResponseBody, a.record.Truncated)
 	if err != nil {
 		n.log.Warn("URL of the receiver ignored", "subscriber", a.sub.ID, "event", a.id, "err", err)
 	}
 	if a.urls = urls; urls == nil || a.id == "" {
 		return
 	}
-	a.outcomeWord, a.took = Delivered, time.Since(a.startedAt)
-	batch := recordBatch{attempts: []*attempt{a}}
+	a.record.Took = time.Since(a.record.At)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stream.Timeout)
 	defer cancel()
-	for _, record := range batch.encodeMessages() {
-		if _, err := n.js.PublishMsg(ctx, record.message); err != nil {
-			n.log.Warn("URLs of the receiver not recorded yet", "subscriber", a.sub.ID, "event", a.id, "err", err)
-			return
-		}
+	if err := n.deliveryLog.Write(ctx, a.fillRecord(Delivered, time.Time{})); err != nil {
+		n.log.Warn("URLs of the receiver not recorded yet", "subscriber", a.sub.ID, "event", a.id, "err", err)
+		return
 	}
 	a.recorded = true
 }
@@ -222,9 +218,9 @@ func (n *Notifier) findNamedURL(ctx context.Context, a *attempt, e *dialog.Event
 // lastURLs returns the URLs that the response to the last delivery of a newCall named, as
 // far as the delivery log has it; nil: none.
 func (n *Notifier) lastURLs(ctx context.Context, s *Subscription, newCall string) (urls *callURLs, err error) {
-	records := subjectsSince([]string{attemptSubject(s.ID, newCall)}, time.Time{})
+	records := subjectsSince([]string{deliverylog.Subject(s.ID, newCall)}, time.Time{})
 	err = stream.Read(ctx, n.deliveryLog, records, func(m jetstream.Msg) error {
-		all, err := decodeRecords(m.Data())
+		all, err := deliverylog.Decode(m.Data())
 		for _, l := range all {
 			if l.Outcome == Delivered {
 				urls = parseCallURLs(l.OnAnswer, l.OnHangup)
@@ -300,29 +296,4 @@ func (s *scheduler) countNamedOutcome(now time.Time, p *plannedAttempt, r *attem
 	case ofEndpoint && e.open():
 		e.probeFailed(now, r.detail, r.retryAfter)
 	}
-}
-
-// maskURL returns a URL as it is shown: its query may be secret and is redacted.
-func maskURL(u *url.URL) string {
-	masked := *u
-	if masked.RawQuery != "" {
-		masked.RawQuery = redacted
-	}
-	return masked.String()
-}
-
-// namedAttribute matches an XML attribute that names a URL.
-var namedAttribute = regexp.MustCompile(`(onAnswer|onHangup)(\s*=\s*)("[^"]*"?|'[^']*'?)`)
-
-// maskResponse returns the response to a newCall as it is recorded, with masked URLs.
-func maskResponse(answer []byte) []byte {
-	return namedAttribute.ReplaceAllFunc(answer, func(attribute []byte) []byte {
-		part := namedAttribute.FindSubmatch(attribute)
-		shown := redacted
-		u, err := url.Parse(html.UnescapeString(string(bytes.Trim(part[3], `"'`))))
-		if err == nil && u.User == nil && u.Opaque == "" {
-			shown = html.EscapeString(maskURL(u))
-		}
-		return fmt.Appendf(nil, `%s%s"%s"`, part[1], part[2], shown)
-	})
 }

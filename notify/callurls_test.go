@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"bellhop/dialog"
+	"bellhop/notify/deliverylog"
 	"bellhop/notify/subscription"
 )
 
@@ -238,7 +239,7 @@ func TestFollowURLs(t *testing.T) {
 			s.publishEvents(partyEvents(1)...)
 			s.wantTargets(newCallAtHook, answerAtTaken, hangupAtOver)
 			s.wantEnded(1, 0, Delivered, "")
-			subject := attemptSubject(s.id, partyEvents(1)[0].ID)
+			subject := deliverylog.Subject(s.id, partyEvents(1)[0].ID)
 			if info, err := s.deliveryLog.Info(s.Context(), jetstream.WithSubjectFilter(subject)); err != nil || info.State.Subjects[subject] != 1 {
 				s.Errorf("%+v, %v; want one record", info, err)
 			}
@@ -580,7 +581,7 @@ func FuzzReadCallURLs(f *testing.F) {
 	f.Add([]byte("<?xml version='1.0'?><Response xmlns:a='b' a:onAnswer='c'><x/></Response>"))
 	f.Fuzz(func(t *testing.T, answer []byte) {
 		u, _ := readCallURLs(answer, false)
-		maskResponse(answer)
+		deliverylog.MaskResponse(answer)
 		for _, u := range []*url.URL{u.urlFor(dialog.Answer), u.urlFor(dialog.Hangup)} {
 			if u == nil {
 				continue
@@ -588,8 +589,8 @@ func FuzzReadCallURLs(f *testing.F) {
 			if again, err := subscription.ParseURL(u.String()); err != nil || again.Host != u.Host || u.Scheme != "http" && u.Scheme != "https" || u.User != nil {
 				t.Errorf("%s: %v", u, err)
 			}
-			if u.RawQuery != "" && !strings.HasSuffix(maskURL(u), "?"+redacted) {
-				t.Errorf("shown as %s", maskURL(u))
+			if u.RawQuery != "" && !strings.HasSuffix(deliverylog.MaskURL(u), "?"+deliverylog.Redacted) {
+				t.Errorf("shown as %s", deliverylog.MaskURL(u))
 			}
 		}
 	})

@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"bellhop/dialog"
+	"bellhop/notify/deliverylog"
 	"bellhop/notify/stream"
 )
 
@@ -182,7 +183,7 @@ func (n *Notifier) readEnded(ctx context.Context, subscriptions []string, state 
 	for _, id := range subscriptions {
 		filters = append(filters, "bellhop.attempt."+id+".*")
 		if state == "" || state == Delivered {
-			filters = append(filters, "bellhop.attempt."+id)
+			filters = append(filters, deliverylog.SharedSubject(id))
 		}
 	}
 	before := at.seq
@@ -191,7 +192,7 @@ func (n *Notifier) readEnded(ctx context.Context, subscriptions []string, state 
 	}
 	var ends []time.Time // of the deliveries of the page
 	rest, err := stream.ReadBackwards(ctx, n.deliveryLog, filters, before, func(seq uint64, m jetstream.Msg) (bool, error) {
-		all, err := decodeRecords(m.Data())
+		all, err := deliverylog.Decode(m.Data())
 		if err != nil {
 			return false, err
 		}
@@ -201,7 +202,7 @@ func (n *Notifier) readEnded(ctx context.Context, subscriptions []string, state 
 		for i, l := range slices.Backward(all) {
 			d := newDeliveryView(subjectSubscription(m.Subject()), &l)
 			a := d.Attempts[0]
-			if !a.ended() || state != "" && a.Outcome != state {
+			if !a.Ended() || state != "" && a.Outcome != state {
 				continue
 			}
 			if len(page) == limit {
@@ -247,7 +248,7 @@ func (n *Notifier) readEnded(ctx context.Context, subscriptions []string, state 
 // once, by redelivery.
 func (d *Delivery) endedAt() (at time.Time) {
 	for _, a := range d.Attempts {
-		if a.ended() {
+		if a.Ended() {
 			at = a.At
 		}
 	}
@@ -261,17 +262,17 @@ func subjectSubscription(subject string) string {
 }
 
 // newDeliveryView returns the Delivery of a record.
-func newDeliveryView(subscription string, l *attemptRecord) Delivery {
+func newDeliveryView(subscription string, l *deliverylog.Stored) Delivery {
 	d := Delivery{ID: deliveryID(l.Event, subscription), Subscription: subscription, Event: l.Event}
 	d.addRecord(l)
 	return d
 }
 
 // addRecord adds a record of the delivery log to d.
-func (d *Delivery) addRecord(l *attemptRecord) {
+func (d *Delivery) addRecord(l *deliverylog.Stored) {
 	d.seq, d.Type, d.EventTime = l.Seq, l.Type, time.UnixMicro(l.EventTime)
 	d.Call, d.Extension = cmp.Or(d.Call, l.Call), cmp.Or(d.Extension, l.Extension)
-	d.Attempts = append(d.Attempts, l.asAttempt())
+	d.Attempts = append(d.Attempts, l.Attempt())
 }
 
 // sortAttempts sorts the attempts by time, removes records that were written twice, and
@@ -285,7 +286,7 @@ func (d *Delivery) sortAttempts() {
 		return
 	}
 	for _, a := range d.Attempts {
-		if a.ended() {
+		if a.Ended() {
 			d.State = a.Outcome
 		}
 	}
@@ -301,7 +302,7 @@ func (n *Notifier) addAttempts(ctx context.Context, page []Delivery) error {
 	oldest := page[0].EventTime
 	for i := range page {
 		d := &page[i]
-		subject := attemptSubject(d.Subscription, d.Event)
+		subject := deliverylog.Subject(d.Subscription, d.Event)
 		bySubject[subject] = append(bySubject[subject], d)
 		if d.EventTime.Before(oldest) {
 			oldest = d.EventTime
@@ -309,7 +310,7 @@ func (n *Notifier) addAttempts(ctx context.Context, page []Delivery) error {
 	}
 	subjects := slices.Sorted(maps.Keys(bySubject))
 	err := stream.Read(ctx, n.deliveryLog, subjectsSince(subjects, oldest), func(m jetstream.Msg) error {
-		all, err := decodeRecords(m.Data())
+		all, err := deliverylog.Decode(m.Data())
 		if err != nil {
 			return err
 		}
@@ -393,7 +394,7 @@ func (n *Notifier) Delivery(ctx context.Context, id string) (Delivery, error) {
 	case err != ErrEventGone:
 		return d, err
 	}
-	records := subjectsSince([]string{attemptSubject(subscription, event)}, time.Time{})
+	records := subjectsSince([]string{deliverylog.Subject(subscription, event)}, time.Time{})
 	if err := n.readAttempts(ctx, records, &d); err != nil {
 		return d, err
 	}
@@ -434,7 +435,7 @@ func (d *Delivery) hasQueueAttempt() bool {
 
 // readFirstAttempt adds the attempt by which d succeeded at once, if there is one.
 func (n *Notifier) readFirstAttempt(ctx context.Context, d *Delivery) error {
-	return n.readAttempts(ctx, subjectsSince([]string{"bellhop.attempt." + d.Subscription}, d.EventTime), d)
+	return n.readAttempts(ctx, subjectsSince([]string{deliverylog.SharedSubject(d.Subscription)}, d.EventTime), d)
 }
 
 // readAttempts adds to d the records that consumer c yields for it, up to the record of a
@@ -445,7 +446,7 @@ func (n *Notifier) readAttempts(ctx context.Context, c jetstream.OrderedConsumer
 		if scanned++; scanned > stream.MaxScanned {
 			return stream.ErrStop
 		}
-		all, err := decodeRecords(m.Data())
+		all, err := deliverylog.Decode(m.Data())
 		if err != nil {
 			return err
 		}

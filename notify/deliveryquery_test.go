@@ -17,6 +17,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"bellhop/dialog"
+	"bellhop/notify/deliverylog"
 	"bellhop/notify/send"
 	"bellhop/notify/stream"
 )
@@ -400,28 +401,18 @@ func TestDeliveriesOfALongLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	id := newID()
-	var p recordBatch
-	write := func(event string, o outcome) jetstream.PubAckFuture {
-		a := &attempt{plannedAttempt: plannedAttempt{id: event, seq: 1, kind: dialog.Hangup, at: time.Now(), sub: &Subscription{ID: id}}}
-		a.startedAt, a.number, a.outcomeWord = time.Now(), 2, o.String()
-		p.attempts = []*attempt{a}
-		m := p.encodeMessages()[0].message
-		ack, err := js.PublishAsync(m.Subject, slices.Clone(m.Data))
-		if err != nil {
+	write := func(event, outcome string) {
+		r := &deliverylog.Record{Subscription: id, Event: event, Seq: 1, Type: dialog.Hangup, EventTime: time.Now(), At: time.Now(), Number: 2, Outcome: outcome}
+		if err := n.deliveryLog.Write(t.Context(), r); err != nil {
 			t.Fatal(err)
 		}
-		return ack
 	}
 	for _, event := range []string{"first", "second"} {
-		<-write(event, delivered).Ok()
+		write(event, Delivered)
 	}
-	var last jetstream.PubAckFuture
 	for i := range stream.MaxScanned + 5000 {
-		if last = write(fmt.Sprint("e", i), willRetry); i%1000 == 0 {
-			<-last.Ok()
-		}
+		write(fmt.Sprint("e", i), Waiting)
 	}
-	<-last.Ok()
 	page, next, err := n.Deliveries(t.Context(), DeliveryQuery{})
 	if err != nil || len(page) != 0 || next == "" {
 		t.Errorf("the first page has %d and the next %q: %v", len(page), next, err)
@@ -472,7 +463,7 @@ func TestAttemptsWaitForTheStore(t *testing.T) {
 		if got := n.Stats(); got.Delivered != 2 || got.RecordsDropped != 0 {
 			t.Errorf("without the log: %+v", got)
 		}
-		if _, err := openDeliveryLog(t.Context(), js, Config{Replicas: 1}); err != nil {
+		if _, err := deliverylog.Open(t.Context(), js, deliverylog.Config{Replicas: 1}); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Second)
@@ -527,13 +518,13 @@ func TestSecretsAreNotRecorded(t *testing.T) {
 		}
 		for _, a := range attempts {
 			for _, name := range []string{"X-Key", "Authorization", "Cookie", "Proxy-Authorization", "Webhook-Signature"} {
-				if got := a.Request.Header[name]; got != redacted {
+				if got := a.Request.Header[name]; got != deliverylog.Redacted {
 					t.Errorf("%s is recorded as %q", name, got)
 				}
 			}
 		}
 		err := stream.Read(t.Context(), n.deliveryLog, jetstream.OrderedConsumerConfig{}, func(m jetstream.Msg) error {
-			all, err := decodeRecords(m.Data())
+			all, err := deliverylog.Decode(m.Data())
 			text, _ := json.Marshal(all)
 			if strings.Contains(string(text), "hush") || strings.Contains(string(text), "v1,") {
 				t.Errorf("recorded %s", text)
@@ -585,9 +576,9 @@ func TestDeliveriesChangeWhilePaged(t *testing.T) {
 		s := mustSubscribe(t, n, testSubscription("", "http://crm/hook"))
 		n.Publish(eventsOf("c", dialog.Hangup))
 		time.Sleep(time.Second)
-		attempts := n.deliveryLog
-		n.deliveryLog = interruptedStream{attempts, func() {
-			n.deliveryLog = attempts
+		attempts := n.deliveryLog.Stream
+		n.deliveryLog.Stream = interruptedStream{attempts, func() {
+			n.deliveryLog.Stream = attempts
 			if _, err := n.Redeliver(t.Context(), "ca-"+s.ID); err != nil {
 				t.Error(err)
 			}
@@ -656,22 +647,5 @@ func TestReadingLeavesNoConsumer(t *testing.T) {
 	}
 	if after := readers(); after > before {
 		t.Errorf("there are %d consumers after readings, and were %d before", after, before)
-	}
-}
-
-// The record buffer holds 16 MB, drops the oldest records, and counts them.
-func TestRecordBufferIsBounded(t *testing.T) {
-	var r recordBuffer
-	r.wakeup = make(chan struct{}, 1)
-	const each = 64 << 10
-	for i := range 1000 {
-		r.addRecord(&attempt{plannedAttempt: plannedAttempt{seq: uint64(i), id: "e"}, attemptDetails: attemptDetails{payload: make([]byte, each)}})
-	}
-	room := maxBufferedRecords / (each + recordOverhead)
-	if got := r.bufferedCount(); got != room || r.droppedCount() != uint64(1000-room) {
-		t.Errorf("%d wait and %d are lost, want %d and %d", got, r.droppedCount(), room, 1000-room)
-	}
-	if batch := r.takeRecords(nil); len(batch) != room || batch[0].seq != uint64(1000-room) {
-		t.Errorf("the first record of a batch of %d is %d", len(batch), batch[0].seq)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"bellhop/dialog"
+	"bellhop/notify/deliverylog"
 	"bellhop/notify/subscription"
 )
 
@@ -161,14 +162,14 @@ func (n *Notifier) checkNewCall(ctx context.Context, s *Subscription, e *dialog.
 // lastOutcome returns the last outcome in the delivery log of a delivery that did not
 // succeed at once; "" if there is none.
 func (n *Notifier) lastOutcome(ctx context.Context, subscription, event string) (string, error) {
-	m, err := n.deliveryLog.GetLastMsgForSubject(ctx, attemptSubject(subscription, event))
+	m, err := n.deliveryLog.GetLastMsgForSubject(ctx, deliverylog.Subject(subscription, event))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return "", nil
 	}
 	if err != nil {
 		return "", fmt.Errorf("read bellhop_attempts: %w", err)
 	}
-	all, err := decodeRecords(m.Data)
+	all, err := deliverylog.Decode(m.Data)
 	if err != nil || len(all) == 0 {
 		return "", err
 	}

@@ -110,6 +110,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"bellhop/dialog"
+	"bellhop/notify/deliverylog"
 	"bellhop/notify/send"
 )
 
@@ -181,7 +182,7 @@ type Notifier struct {
 	events jetstream.Stream
 	outbox jetstream.Stream
 
-	deliveryLog jetstream.Stream
+	deliveryLog *deliverylog.Log
 
 	registry   registry
 	health     healthStates
@@ -193,7 +194,6 @@ type Notifier struct {
 	lease      lease
 	delivering atomic.Bool
 	sender     *send.Sender
-	records    recordBuffer
 	stats      counters
 	spooled    bool // the Spool may hold events; used by the publisher, and by Run after it
 
@@ -219,7 +219,6 @@ func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Notifier, err
 	n.publisher.batchCalls = make(map[string]bool)
 	n.handoff.shared = c.Node != ""
 	n.handoff.limitRaised, n.handoff.endRaised = make(chan struct{}, 1), make(chan struct{}, 1)
-	n.records.wakeup = make(chan struct{}, 1)
 	n.sharedTail.readSlot = make(chan struct{}, 1)
 	n.blocks = newBlockCache()
 	n.sender = newSender(c)
@@ -232,8 +231,9 @@ func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Notifier, err
 	if n.outbox, err = openOutbox(ctx, js, c); err != nil {
 		return nil, fmt.Errorf("open outbox bellhop_outbox: %w", err)
 	}
-	if n.deliveryLog, err = openDeliveryLog(ctx, js, c); err != nil {
-		return nil, fmt.Errorf("open delivery log bellhop_attempts: %w", err)
+	l := deliverylog.Config{MaxAge: c.keepEvents(), Replicas: c.Replicas, Log: n.log, ReportPanic: n.reportPanic}
+	if n.deliveryLog, err = deliverylog.Open(ctx, js, l); err != nil {
+		return nil, err
 	}
 	if n.registry.kv, err = openSubscriptions(ctx, js, c); err != nil {
 		return nil, err
@@ -273,7 +273,7 @@ func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Notifier, err
 // logged and restarted.
 func (n *Notifier) Run(ctx context.Context) error {
 	defer n.sender.Close()
-	defer n.startRecording(ctx)()
+	defer n.deliveryLog.Start(ctx)()
 	parts := []struct {
 		name string
 		run  func(context.Context) error
@@ -364,7 +364,7 @@ func (n *Notifier) Stats() Stats {
 		SubscriptionPauses: n.stats.ownPaused.Load(),
 		Disabled:           n.stats.disabled.Load(),
 
-		RecordsDropped: n.records.droppedCount(),
+		RecordsDropped: n.deliveryLog.Dropped(),
 
 		Panics: n.stats.panics.Load(),
 	}

@@ -53,7 +53,9 @@ func (n *Notifier) Redeliver(ctx context.Context, id string) (Attempt, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), manualTimeout) // the attempt goes on even if the client leaves
 	defer cancel()
 	a := n.attemptNow(ctx, &s, e, d.seq)
-	n.records.addRecord(a)
+	if !a.recorded {
+		n.deliveryLog.Add(&a.record)
+	}
 	if a.outcome == delivered {
 		h := redelivery{Subscription: s.ID, Queue: queueName(e), Seq: d.seq, Named: a.namedURL != nil}
 		h.OnAnswer, h.OnHangup = a.urls.asText()
@@ -62,7 +64,7 @@ func (n *Notifier) Redeliver(ctx context.Context, id string) (Attempt, error) {
 			n.log.Warn("redelivery not announced: the event may be delivered again", "subscriber", s.ID, "event", e.ID, "err", err)
 		}
 	}
-	return a.asRecorded(), nil
+	return a.record.Attempt(), nil
 }
 
 // attemptNow makes one attempt at once, outside the scheduler.
@@ -72,22 +74,14 @@ func (n *Notifier) attemptNow(ctx context.Context, s *Subscription, e *dialog.Ev
 		plannedAttempt: plannedAttempt{seq: seq, id: e.ID, kind: e.Type, at: e.At, event: e, sub: s, url: u, retention: retentionOf(e.Type)},
 		signer:         newSigner(s),
 	}
-	a.manual = true
+	a.record.ByHand = true
 	n.makeAttempt(ctx, a)
-	a.outcomeWord = Failed
+	word := Failed
 	if a.outcome == delivered {
-		a.outcomeWord = Delivered
+		word = Delivered
 	}
+	a.fillRecord(word, time.Time{})
 	return a
-}
-
-// asRecorded returns the attempt as the delivery log shows it.
-func (a *attempt) asRecorded() Attempt {
-	var l attemptRecord
-	if err := json.Unmarshal(a.appendRecord(nil), &l); err != nil {
-		panic(err) // it was encoded just now
-	}
-	return l.asAttempt()
 }
 
 // applyRedelivery applies the announcement of a redelivery.
@@ -149,5 +143,5 @@ func (n *Notifier) sendSample(ctx context.Context, s *Subscription, e *dialog.Ev
 	if end, _ := ctx.Deadline(); ctx.Err() != nil || !time.Now().Before(end) {
 		return Attempt{At: time.Now(), Outcome: Failed, ByHand: true, Error: "not sent: those before it took all of the " + manualTimeout.String()}
 	}
-	return n.attemptNow(ctx, s, e, 0).asRecorded()
+	return n.attemptNow(ctx, s, e, 0).record.Attempt()
 }

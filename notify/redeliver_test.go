@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"bellhop/dialog"
+	"bellhop/notify/deliverylog"
 	"bellhop/notify/stream"
 	"bellhop/notify/subscription"
 )
@@ -378,7 +379,7 @@ func TestTestSendsSamples(t *testing.T) {
 				for _, trial := range trials {
 					a := trial.Attempt
 					if !slices.Contains(s.Types, trial.Type) || a.Outcome != Delivered || a.Status != 202 || a.Answer.Body != "thank you" || a.Took != time.Second ||
-						a.Request.Header["Webhook-Id"] != trial.ID || a.Request.Header["X-Key"] != redacted {
+						a.Request.Header["Webhook-Id"] != trial.ID || a.Request.Header["X-Key"] != deliverylog.Redacted {
 						t.Errorf("told %+v", trial)
 					}
 				}

@@ -31,13 +31,13 @@ func (n *Notifier) makeAttempt(ctx context.Context, a *attempt) {
 	if end, ok := ctx.Deadline(); ok { // a redelivery or a test
 		timeout = min(timeout, time.Until(end).Round(time.Millisecond))
 	}
-	a.startedAt = time.Now()
+	a.record.At = time.Now()
 	defer func() {
 		if v := recover(); v != nil {
 			n.reportPanic("attempt", v)
 			a.outcome, a.detail = expired, fmt.Sprintf("not sent again because of a bug in bellhop: %v", v)
 		}
-		a.took = time.Since(a.startedAt)
+		a.record.Took = time.Since(a.record.At)
 	}()
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
@@ -67,7 +67,8 @@ func (n *Notifier) makeAttempt(ctx context.Context, a *attempt) {
 		}
 		return
 	}
-	a.status, a.responseHeader, a.responseBody, a.truncated = res.StatusCode, res.Header, res.Body, res.Truncated
+	a.status = res.StatusCode
+	a.record.ResponseHeader, a.record.ResponseBody, a.record.Truncated = res.Header, res.Body, res.Truncated
 	a.outcome = outcomeOf(res.StatusCode)
 	if alreadyExists(a.sub, a.kind, res.StatusCode, res.Body) {
 		a.outcome = delivered
@@ -101,13 +102,13 @@ func (n *Notifier) prepareRequest(ctx context.Context, a *attempt) (r send.Reque
 	group, err := n.joinGroup(ctx, a, e)
 	switch {
 	case err != nil:
-		a.sentEvent = e
+		a.record.Source = e
 		return r, err
 	case !a.notBefore.IsZero():
 		return r, nil
 	case group == nil && a.newCallUnknown:
 		if err := n.checkNewCall(ctx, a.sub, e); err != nil {
-			a.sentEvent = e
+			a.record.Source = e
 			return r, err
 		}
 	}
@@ -143,7 +144,7 @@ func (n *Notifier) prepareRequest(ctx context.Context, a *attempt) (r send.Reque
 			r.Header[name] = []string{value}
 		}
 	}
-	a.sentEvent, a.sentTo, a.header, a.payload = e, u, r.Header, r.Body
+	a.record.Source, a.record.URL, a.record.Header, a.record.Body = e, u, r.Header, r.Body
 	return r, nil
 }
 
