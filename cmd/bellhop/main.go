@@ -225,30 +225,26 @@ func writeJSON(w io.Writer, v any) error {
 	return err
 }
 
-// release is the version of a released build: -ldflags "-X main.release=v1.2.3".
-var release string
+// version is the release that this source is, or leads to. CHANGELOG.md starts with it.
+const version = "0.1.0"
 
-// buildVersion returns the release, or else the revision that the go command recorded.
+// buildVersion returns the version, followed by the revision if the go command recorded
+// one: 0.1.0+3767f3dbce93, or 0.1.0+3767f3dbce93.modified with uncommitted changes.
 func buildVersion() string {
-	if release != "" {
-		return release
-	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
-		return "unknown"
-	}
-	if v := info.Main.Version; v != "" && v != "(devel)" {
-		return v
+		return version
 	}
 	at := map[string]string{}
 	for _, s := range info.Settings {
 		at[s.Key] = s.Value
 	}
-	if rev := at["vcs.revision"]; rev != "" {
-		if at["vcs.modified"] == "true" {
-			return "devel-" + rev[:12] + "-modified"
-		}
-		return "devel-" + rev[:12]
+	rev := at["vcs.revision"]
+	if len(rev) < 12 {
+		return version
 	}
-	return "devel"
+	if at["vcs.modified"] == "true" {
+		return version + "+" + rev[:12] + ".modified"
+	}
+	return version + "+" + rev[:12]
 }
