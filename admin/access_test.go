@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"bellhop/admin/access"
+	"bellhop/admin/ops"
 	"bellhop/dialog"
 )
 
@@ -83,22 +84,21 @@ var rules = map[string]string{
 // routePermissions returns the permissions of the routes of all muxes, by pattern.
 func (s *Server) routePermissions() map[string]access.Permission {
 	all := make(map[string]access.Permission)
-	for _, rs := range s.muxes {
-		maps.Copy(all, rs.Permissions)
-	}
-	for pattern := range s.pages.Permissions {
+	maps.Copy(all, s.v1.Permissions())
+	maps.Copy(all, s.root.Permissions)
+	for pattern := range s.page.Permissions {
 		delete(all, pattern) // TestPermissionsOfEveryPage
 	}
 	return all
 }
 
 func TestPermissionsOfEveryRoute(t *testing.T) {
-	r := newRig(t, Config{Calls: func(context.Context) ([]dialog.Call, error) {
+	r := newRig(t, Config{Config: ops.Config{Calls: func(context.Context) ([]dialog.Call, error) {
 		return []dialog.Call{
 			{ID: "aa", Parties: []dialog.Party{{Extension: dialog.Extension{User: "101"}}}},
 			{ID: "bb", Parties: []dialog.Party{{Extension: dialog.Extension{User: "102"}}}},
 		}, nil
-	}})
+	}}})
 	mine := r.want(201, "POST", "/v1/subscriptions", withFields(subscription(), "extension", "101"))["id"].(string)
 	yours := r.want(201, "POST", "/v1/subscriptions", withFields(subscription(), "extension", "102"))["id"].(string)
 	everybodys := r.want(201, "POST", "/v1/subscriptions", withFields(subscription(), "extension", nil, "extension_regex", "101"))["id"].(string)
@@ -188,7 +188,7 @@ func TestPermissionsOfEveryRoute(t *testing.T) {
 
 func TestBoundTokenSeesItsExtensionsOnly(t *testing.T) {
 	at := time.Now().UTC().Truncate(time.Microsecond)
-	r := newRig(t, Config{Calls: func(context.Context) ([]dialog.Call, error) {
+	r := newRig(t, Config{Config: ops.Config{Calls: func(context.Context) ([]dialog.Call, error) {
 		return []dialog.Call{
 			{ID: "aa", State: "talking", Since: at, Parties: []dialog.Party{
 				{ID: "p1", Extension: dialog.Extension{User: "101", Domain: "pbx.example"}, Since: at},
@@ -197,7 +197,7 @@ func TestBoundTokenSeesItsExtensionsOnly(t *testing.T) {
 			{ID: "bb", State: "talking", Since: at, Parties: []dialog.Party{{ID: "p3", Extension: dialog.Extension{User: "102"}, Since: at}}},
 			{ID: "cc", State: "calling", Since: at},
 		}, nil
-	}})
+	}}})
 	bound, _ := r.newToken(object{"scope": "write", "extensions": []string{"101", "0003*210@pbx.example"}})
 
 	// Subscriptions.
@@ -288,7 +288,7 @@ func serveFrom(s *Server, peer, method, path, token string) *httptest.ResponseRe
 }
 
 func TestMetricsRefuseBoundTokens(t *testing.T) {
-	r := newRig(t, Config{Ready: func() []string { return []string{"draining"} }})
+	r := newRig(t, Config{Config: ops.Config{Ready: func() []string { return []string{"draining"} }}})
 	reader, _ := r.newToken(object{"scope": "read"})
 	bound, _ := r.newToken(object{"scope": "write", "extensions": []string{"101"}})
 	const peer = "192.0.2.1:1234"

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	gocmp "cmp"
 	"context"
 	"crypto/x509"
 	"encoding/json"
@@ -31,6 +32,7 @@ import (
 	"go.uber.org/goleak"
 
 	"bellhop/admin/limit"
+	"bellhop/admin/ops"
 	"bellhop/dialog"
 	"bellhop/notify"
 )
@@ -88,7 +90,8 @@ func openStore(t testing.TB, c Config, allow ...netip.Prefix) (Config, jetstream
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.Token, c.Notifier, c.Log, c.Version = testToken, n, log, "v0"
+	c.Token, c.Notifier, c.Version = testToken, n, "v0"
+	c.Log = gocmp.Or(c.Log, log)
 	return c, js
 }
 
@@ -313,8 +316,8 @@ func TestInvalidSubscriptionsAreRefused(t *testing.T) {
 		{"max_in_flight", 422, "body.max_in_flight", withFields(subscription(), "max_in_flight", -1)},
 		{"header", 422, "body.headers", withFields(subscription(), "headers", object{"Host": "x"})},
 		{"header with a line end", 422, "body.headers", withFields(subscription(), "headers", object{"X-A": "b\r\nc: d"})},
-		{"too large", 413, "", withFields(subscription(), "note", strings.Repeat("x", maxBody))},
-		{"far too large", 413, "", withFields(subscription(), "note", strings.Repeat("x", 3*maxBody))},
+		{"too large", 413, "", withFields(subscription(), "note", strings.Repeat("x", limit.MaxBody))},
+		{"far too large", 413, "", withFields(subscription(), "note", strings.Repeat("x", 3*limit.MaxBody))},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r := *r
@@ -511,7 +514,7 @@ func TestRequestsWithoutTokenAreRefused(t *testing.T) {
 	r.want(200, "GET", "/v1/calls", nil, "Authorization", "bearer  "+testToken)
 
 	// Without a token of its own, a Server admits nobody.
-	closed := httptest.NewServer(openServer(t, r.js, Config{Notifier: r.notifier}).Handler())
+	closed := httptest.NewServer(openServer(t, r.js, Config{Config: ops.Config{Notifier: r.notifier}}).Handler())
 	defer closed.Close()
 	r.url = closed.URL
 	for _, header := range []string{"", "Bearer", "Bearer "} {
@@ -521,7 +524,7 @@ func TestRequestsWithoutTokenAreRefused(t *testing.T) {
 
 func TestRemoteRequestsNeedToken(t *testing.T) {
 	r := newRig(t, Config{})
-	h := openServer(t, r.js, Config{Token: testToken, Notifier: r.notifier, Ready: func() []string { return []string{"no listener"} }}).Handler()
+	h := openServer(t, r.js, Config{Token: testToken, Config: ops.Config{Notifier: r.notifier, Ready: func() []string { return []string{"no listener"} }}}).Handler()
 	get := func(path, token string) *httptest.ResponseRecorder {
 		req := httptest.NewRequest("GET", path, nil) // from 192.0.2.1
 		if token != "" {
@@ -562,7 +565,7 @@ func TestUnknownPathsAreNotFound(t *testing.T) {
 
 func TestReadyzGivesReasons(t *testing.T) {
 	var reasons []string
-	r := newRig(t, Config{Ready: func() []string { return reasons }})
+	r := newRig(t, Config{Config: ops.Config{Ready: func() []string { return reasons }}})
 	r.token = ""
 	if out := r.want(200, "GET", "/healthz", nil); out["status"] != "ok" {
 		t.Errorf("healthz: %v", out)
@@ -620,7 +623,7 @@ func TestListsLiveCalls(t *testing.T) {
 		{ID: "cc", State: "ringing", Since: at.Add(time.Second)},
 	}
 	var failing error
-	r := newRig(t, Config{Calls: func(context.Context) ([]dialog.Call, error) { return live, failing }})
+	r := newRig(t, Config{Config: ops.Config{Calls: func(context.Context) ([]dialog.Call, error) { return live, failing }}})
 	items := r.want(200, "GET", "/v1/calls", nil)["items"].([]any)
 	want := object{"call_id": "aa", "state": "talking", "since": "2026-01-31T09:00:00Z", "answered": "2026-01-31T09:00:01Z", "parties": []any{
 		object{"sub_call_id": "p1", "extension": "101", "domain": "pbx.example", "call_flow": "out", "call_status": "ANSWER", "since": "2026-01-31T09:00:00Z", "answered": "2026-01-31T09:00:01Z", "caller_id_num": "101", "called_number": "102"},
@@ -776,7 +779,7 @@ var update = flag.Bool("update", false, "rewrite testdata/openapi.json")
 // The description of the API matches the golden file, so that each change of it is
 // reviewed.
 func TestDescriptionMatchesGoldenFile(t *testing.T) {
-	r := newRig(t, Config{Version: "1"})
+	r := newRig(t, Config{Config: ops.Config{Version: "1"}})
 	r.token = ""
 	out := r.want(200, "GET", "/openapi.json", nil)
 	got, err := json.MarshalIndent(out, "", "  ")

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"bellhop/admin/ops"
 )
 
 // logBuffer is written by a logger and read by a test.
@@ -30,9 +32,8 @@ func (n *logBuffer) String() string {
 }
 
 func TestAuditRecordsChanges(t *testing.T) {
-	r := newRig(t, Config{})
 	var log logBuffer
-	r.server.log = slog.New(slog.NewTextHandler(&log, nil))
+	r := newRig(t, Config{Config: ops.Config{Log: slog.New(slog.NewTextHandler(&log, nil))}})
 	if out := r.want(200, "GET", "/v1/audit", nil); !cmp.Equal(out, object{"items": []any{}, "next": ""}) {
 		t.Errorf("before anything was done there is %v", out)
 	}
@@ -108,9 +109,8 @@ func TestAuditRecordsChanges(t *testing.T) {
 // A change succeeds although the store does not accept its audit entry, and the log has
 // it.
 func TestAuditWithoutStore(t *testing.T) {
-	r := newRig(t, Config{})
 	var log logBuffer
-	r.server.log = slog.New(slog.NewTextHandler(&log, nil))
+	r := newRig(t, Config{Config: ops.Config{Log: slog.New(slog.NewTextHandler(&log, nil))}})
 	if err := r.js.DeleteStream(t.Context(), "bellhop_audit"); err != nil {
 		t.Fatal(err)
 	}
@@ -123,8 +123,12 @@ func TestAuditWithoutStore(t *testing.T) {
 }
 
 func TestAuditIsKeptAsLongAsEvents(t *testing.T) {
-	r := newRig(t, Config{KeepEvents: 1234e9})
-	info, err := r.server.auditLog.Info(t.Context())
+	r := newRig(t, Config{Config: ops.Config{KeepEvents: 1234e9}})
+	stream, err := r.js.Stream(t.Context(), "bellhop_audit")
+	if err != nil {
+		t.Fatal(err)
+	}
+	info, err := stream.Info(t.Context())
 	if err != nil || info.Config.MaxAge != 1234e9 {
 		t.Errorf("kept for %v: %v", info.Config.MaxAge, err)
 	}

@@ -7,25 +7,22 @@ import (
 
 // encode1251 returns text in windows-1251.
 func encode1251(text string) string {
+	others := map[rune]byte{'Ё': 0xA8, 'ё': 0xB8, '№': 0xB9, '—': 0x97, '«': 0xAB, '»': 0xBB}
 	var b strings.Builder
 	for _, c := range text {
-		if c < 0x80 {
+		switch other, ok := others[c]; {
+		case ok:
+			b.WriteByte(other)
+		case c >= 'А' && c <= 'я':
+			b.WriteByte(byte(0xC0 + c - 'А'))
+		default:
 			b.WriteByte(byte(c))
-			continue
-		}
-		for i, upper := range upper1251 {
-			if upper == c {
-				b.WriteByte(byte(0x80 + i))
-			}
 		}
 	}
 	return b.String()
 }
 
 func TestDecodesWindows1251Bodies(t *testing.T) {
-	if len(upper1251) != 128 || string(decodeWindows1251([]byte("\xa8\xb9\xc0\xef\xff\x98x"))) != "Ё№Апя\uFFFDx" {
-		t.Fatalf("%d characters, %q", len(upper1251), decodeWindows1251([]byte("\xa8\xb9\xc0\xef\xff\x98x")))
-	}
 	r := newRig(t, Config{})
 	const address, note = "http://crm.example/hook?who=%DE", "звонок № 7 — «Ёж»"
 	for header, is1251 := range map[string]bool{

@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/time/rate"
 
+	"bellhop/admin/limit"
 	"bellhop/notify"
 )
 
@@ -71,29 +72,6 @@ func (r *rig) wantSubs(want ...string) {
 func (r *rig) createSubscription(extension string, types ...string) string {
 	r.Helper()
 	return r.want(201, "POST", "/v1/subscriptions", object{"extension": extension, "types": types, "url": "http://crm.example/"})["id"].(string)
-}
-
-func TestRemoveTypeFromTypes(t *testing.T) {
-	for _, tt := range []struct {
-		types []string
-		word  string
-		want  []string
-	}{
-		{[]string{"dial-in"}, "dial-in", nil},
-		{[]string{"dial-in", "hangup"}, "dial-in", []string{"hangup"}},
-		{[]string{"dial-in", "hangup"}, "answer", []string{"dial-in", "hangup"}},
-		{[]string{"dial-in", "answer"}, "answer", []string{"dial-in"}},
-		{[]string{"answer", "dial-in"}, "answer-in", []string{"answer-out", "dial-in"}},
-		{[]string{"answer-in", "answer-out"}, "answer-in", []string{"answer-out"}},
-		{[]string{"answer-in", "answer-out", "hangup"}, "answer", []string{"hangup"}},
-		{[]string{"answer-in", "answer-out"}, "hangup", []string{"answer-in", "answer-out"}},
-		{[]string{"answer", "answer-in"}, "answer-in", []string{"answer-out"}},
-		{[]string{"ringing", "ringing"}, "ringing", nil},
-	} {
-		if got := removeType(tt.types, tt.word); !slices.Equal(got, tt.want) {
-			t.Errorf("%v without %s is %v, want %v", tt.types, tt.word, got, tt.want)
-		}
-	}
 }
 
 // The three APIs manage the same subscriptions.
@@ -339,7 +317,7 @@ func TestDialectsLeaveOtherPathsAlone(t *testing.T) {
 
 func TestDialectsRefuseLargeBodies(t *testing.T) {
 	r := newRig(t, Config{})
-	body := object{"note": strings.Repeat("x", maxBody)}
+	body := object{"note": strings.Repeat("x", limit.MaxBody)}
 	r.wantUAPI(413, "request_invalid", "POST", "/uapi/extensions/@me/101/phoneCallEvents/0", body)
 	r.wantTelphin(413, "POST", "/extension/101/event/", body)
 	r.wantTelphin(413, "POST", "/oauth/token", body)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"bellhop/admin/ops"
 	"bellhop/dialog"
 )
 
@@ -24,22 +25,24 @@ func knownConfig(failing *error) Config {
 		return dialog.Party{ID: "p", Extension: dialog.Extension{User: user, Domain: "pbx.example"}, Status: dialog.Answered, Since: at, Over: over}
 	}
 	return Config{
-		Calls: func(context.Context) ([]dialog.Call, error) {
-			return []dialog.Call{
-				{ID: "aa", State: "talking", Since: at, Parties: []dialog.Party{party("101", false), party("102", true), party("600", false)}},
-				{ID: "bb", State: "talking", Since: at, Parties: []dialog.Party{party("103", false), party("600", false)}},
-			}, *failing
-		},
-		Extensions: func(context.Context) ([]dialog.ExtensionInfo, error) { return known, *failing },
-		Extension: func(_ context.Context, user string) (dialog.ExtensionInfo, bool, error) {
-			if user == "199" { // it matches the pattern
-				return dialog.ExtensionInfo{Extension: dialog.Extension{User: user}, Kind: dialog.Phone}, true, *failing
-			}
-			i := slices.IndexFunc(known, func(k dialog.ExtensionInfo) bool { return k.User == user })
-			if i < 0 {
-				return dialog.ExtensionInfo{}, false, *failing
-			}
-			return known[i], true, *failing
+		Config: ops.Config{
+			Calls: func(context.Context) ([]dialog.Call, error) {
+				return []dialog.Call{
+					{ID: "aa", State: "talking", Since: at, Parties: []dialog.Party{party("101", false), party("102", true), party("600", false)}},
+					{ID: "bb", State: "talking", Since: at, Parties: []dialog.Party{party("103", false), party("600", false)}},
+				}, *failing
+			},
+			Extensions: func(context.Context) ([]dialog.ExtensionInfo, error) { return known, *failing },
+			Extension: func(_ context.Context, user string) (dialog.ExtensionInfo, bool, error) {
+				if user == "199" { // it matches the pattern
+					return dialog.ExtensionInfo{Extension: dialog.Extension{User: user}, Kind: dialog.Phone}, true, *failing
+				}
+				i := slices.IndexFunc(known, func(k dialog.ExtensionInfo) bool { return k.User == user })
+				if i < 0 {
+					return dialog.ExtensionInfo{}, false, *failing
+				}
+				return known[i], true, *failing
+			},
 		},
 	}
 }

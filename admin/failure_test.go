@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"testing"
 
+	"bellhop/admin/ops"
 	"bellhop/notify"
 )
 
@@ -21,7 +22,7 @@ func TestCanceledRequestIsNoFailure(t *testing.T) {
 		{fmt.Errorf("read bellhop_audit: %w", context.DeadlineExceeded), true},
 		{errors.New("no space left on device"), true},
 	} {
-		if got := isFailure(tt.err); got != tt.want {
+		if got := ops.IsFailure(tt.err); got != tt.want {
 			t.Errorf("%v: %v, want %v", tt.err, got, tt.want)
 		}
 	}
@@ -43,11 +44,11 @@ func TestCanceledRequestIsNoFailure(t *testing.T) {
 			return err
 		},
 		"extensions": func(*notify.Notifier) error {
-			_, err := r.server.knownExtensions(left)
+			_, err := r.server.ops.Extensions(left)
 			return err
 		},
 	} {
-		if err := read(r.notifier); err != nil && isFailure(err) {
+		if err := read(r.notifier); err != nil && ops.IsFailure(err) {
 			t.Errorf("%s: a client that leaves is a failure: %v", name, err)
 		}
 	}

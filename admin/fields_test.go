@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	v1 "bellhop/admin/v1"
 	"bellhop/dialog"
 )
 
@@ -24,7 +25,7 @@ func TestCallbacksAndAPIHaveTheSameFields(t *testing.T) {
 		callbacks = append(callbacks, string(m[1]))
 	}
 	var api []string
-	for f := range reflect.TypeFor[Event]().Fields() {
+	for f := range reflect.TypeFor[v1.Event]().Fields() {
 		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 		api = append(api, name)
 	}

@@ -13,13 +13,14 @@ import (
 
 	"bellhop/admin/access"
 	"bellhop/admin/limit"
+	v1 "bellhop/admin/v1"
 )
 
 // newGatedHandler returns a function that sends a request to a server behind a gate,
 // where a request takes as long as work.
 func newGatedHandler(strained func() bool, work func(context.Context)) func(method, token string) *httptest.ResponseRecorder {
 	s := &Server{gate: limit.NewGate(strained)}
-	h := s.queueReads(writeProblem, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { work(r.Context()) }))
+	h := s.queueReads(v1.WriteError, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { work(r.Context()) }))
 	return func(method, token string) *httptest.ResponseRecorder {
 		w := httptest.NewRecorder()
 		r := httptest.NewRequest(method, "/", nil)
@@ -150,7 +151,7 @@ func TestStreamsOpenBesideWaitingPages(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := &Server{gate: limit.NewGate(func() bool { return true }), streamGate: limit.NewGate(nil)}
 				defer fillGate(t, s.gate)()
-				h := s.queueReads(writeProblem, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+				h := s.queueReads(v1.WriteError, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 				r := httptest.NewRequest("GET", tt.path, nil)
 				r.Header.Set("Accept", tt.accept)
 				w, begin := httptest.NewRecorder(), time.Now()
@@ -210,12 +211,12 @@ func TestStrainSlowsReadsAndStreams(t *testing.T) {
 	var strained atomic.Bool
 	r := newRig(t, Config{Strained: strained.Load})
 	g := r.server.gate
-	if r.server.streams.Pace(batchDelay) != batchDelay {
+	if r.server.streams.Pace(250*time.Millisecond) != 250*time.Millisecond {
 		t.Error("streams rest longer without strain")
 	}
 	strained.Store(true)
-	if r.server.streams.Pace(batchDelay) != 2*time.Second {
-		t.Errorf("streams rest %v under strain", r.server.streams.Pace(batchDelay))
+	if r.server.streams.Pace(250*time.Millisecond) != 2*time.Second {
+		t.Errorf("streams rest %v under strain", r.server.streams.Pace(250*time.Millisecond))
 	}
 	r.want(200, "GET", "/v1/status", nil) // slowly, but it is served
 

@@ -19,6 +19,7 @@ import (
 
 	"bellhop/admin/access"
 	"bellhop/admin/limit"
+	"bellhop/admin/ops"
 	"bellhop/dialog"
 	"bellhop/notify"
 )
@@ -218,7 +219,7 @@ func TestPermissionsOfEveryPage(t *testing.T) {
 		visitors[name] = client.visit()
 	}
 	want := slices.Sorted(maps.Keys(pageRules))
-	if got := slices.Sorted(maps.Keys(r.server.pages.Permissions)); !slices.Equal(got, want) {
+	if got := slices.Sorted(maps.Keys(r.server.page.Permissions)); !slices.Equal(got, want) {
 		t.Errorf("the pages are %q, this test knows %q", got, want)
 	}
 	nobody := &visitor{rig: r}
@@ -379,12 +380,12 @@ func TestPageForReadersHasNoButtons(t *testing.T) {
 
 func TestPageForBoundToken(t *testing.T) {
 	at := time.Now().Truncate(time.Second) // its fraction may have any digits
-	r := newRig(t, Config{Calls: func(context.Context) ([]dialog.Call, error) {
+	r := newRig(t, Config{Config: ops.Config{Calls: func(context.Context) ([]dialog.Call, error) {
 		return []dialog.Call{
 			{ID: "aa", State: "talking", Since: at, Parties: []dialog.Party{{ID: "p1", Extension: dialog.Extension{User: "101"}, CallerNum: "101", CalledNumber: "555", Since: at}, {ID: "p2", Extension: dialog.Extension{User: "102"}, CallerNum: "101", Since: at}}},
 			{ID: "bb", State: "ringing", Since: at, Parties: []dialog.Party{{ID: "p3", Extension: dialog.Extension{User: "102"}, CallerNum: "777", Since: at}}},
 		}, nil
-	}})
+	}}})
 	mine := r.want(201, "POST", "/v1/subscriptions", withFields(subscription(), "extension", "101"))["id"].(string)
 	yours := r.want(201, "POST", "/v1/subscriptions", withFields(subscription(), "extension", "102", "url", "http://yours.example/"))["id"].(string)
 	for i, user := range []string{"101", "102"} {
@@ -419,16 +420,18 @@ func TestPageForBoundToken(t *testing.T) {
 
 func TestPageListsExtensions(t *testing.T) {
 	r := newRig(t, Config{
-		Extensions: func(context.Context) ([]dialog.ExtensionInfo, error) {
-			return []dialog.ExtensionInfo{
-				{Extension: dialog.Extension{User: "101", Domain: "pbx.example"}, Kind: dialog.Phone, Contacts: []dialog.Contact{{URI: "sip:101@192.0.2.7:5062"}}},
-				{Extension: dialog.Extension{User: "600"}, Kind: dialog.Queue, Declared: true},
-			}, nil
-		},
-		Calls: func(context.Context) ([]dialog.Call, error) {
-			return []dialog.Call{{ID: "aa", State: "talking", Parties: []dialog.Party{
-				{Extension: dialog.Extension{User: "103"}}, {Extension: dialog.Extension{User: "104"}, Over: true},
-			}}}, nil
+		Config: ops.Config{
+			Extensions: func(context.Context) ([]dialog.ExtensionInfo, error) {
+				return []dialog.ExtensionInfo{
+					{Extension: dialog.Extension{User: "101", Domain: "pbx.example"}, Kind: dialog.Phone, Contacts: []dialog.Contact{{URI: "sip:101@192.0.2.7:5062"}}},
+					{Extension: dialog.Extension{User: "600"}, Kind: dialog.Queue, Declared: true},
+				}, nil
+			},
+			Calls: func(context.Context) ([]dialog.Call, error) {
+				return []dialog.Call{{ID: "aa", State: "talking", Parties: []dialog.Party{
+					{Extension: dialog.Extension{User: "103"}}, {Extension: dialog.Extension{User: "104"}, Over: true},
+				}}}, nil
+			},
 		},
 	})
 	v := r.visit()
@@ -440,7 +443,7 @@ func TestPageListsExtensions(t *testing.T) {
 }
 
 func TestPageShowsLadder(t *testing.T) {
-	r := newRig(t, Config{Trace: tracedCall})
+	r := newRig(t, Config{Config: ops.Config{Trace: tracedCall}})
 	for _, call := range []string{"c1", "c2", "busy"} {
 		r.publishEvents(dialog.Event{Type: dialog.Hangup, Extension: dialog.Extension{User: "101"}, At: time.Now(), ID: call + strings.Repeat("0", 20), Call: call, Seq: 1, Party: "p"})
 	}
@@ -452,10 +455,10 @@ func TestPageShowsLadder(t *testing.T) {
 	v.lacks(v.sees("/calls/c2"), "ladder")
 	v.gets(503, "GET", "/calls/busy", nil)
 	resp, svg := v.send("GET", "/calls/c1/ladder", nil)
-	if h := resp.Header; h.Get("Content-Type") != svgType || h.Get("Content-Security-Policy") != "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'self'" || !strings.HasPrefix(svg, "<svg") || !strings.Contains(svg, `<a href="/calls/c1#m2" target="_parent">`) {
+	if h := resp.Header; h.Get("Content-Type") != "image/svg+xml" || h.Get("Content-Security-Policy") != "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'self'" || !strings.HasPrefix(svg, "<svg") || !strings.Contains(svg, `<a href="/calls/c1#m2" target="_parent">`) {
 		t.Errorf("%v %s", h, svg)
 	}
-	if resp, _ := v.send("GET", "/calls/c1/ladder?as=pcap", nil); resp.Header.Get("Content-Type") != pcapType || resp.Header.Get("Content-Disposition") == "" {
+	if resp, _ := v.send("GET", "/calls/c1/ladder?as=pcap", nil); resp.Header.Get("Content-Type") != "application/vnd.tcpdump.pcap" || resp.Header.Get("Content-Disposition") == "" {
 		t.Errorf("%v", resp.Header)
 	}
 	v.sees("/calls/c1/ladder?as=text", "call c1")
@@ -470,9 +473,9 @@ func TestPageShowsLadder(t *testing.T) {
 func TestPageEscapesText(t *testing.T) {
 	const evil = `<img src=x onerror=alert(1)>"'</td><script>alert(2)</script>`
 	at := time.Now()
-	r := newRig(t, Config{Calls: func(context.Context) ([]dialog.Call, error) {
+	r := newRig(t, Config{Config: ops.Config{Calls: func(context.Context) ([]dialog.Call, error) {
 		return []dialog.Call{{ID: evil, State: "ringing", Since: at, Parties: []dialog.Party{{ID: "p", Extension: dialog.Extension{User: evil}, CallerNum: evil, CallerName: evil, CalledNumber: evil, Since: at}}}}, nil
-	}})
+	}}})
 	r.publishEvents(dialog.Event{Type: dialog.Hangup, Extension: dialog.Extension{User: evil}, CallerNum: evil, CallerName: evil, CalledNumber: evil, Status: dialog.Status(evil), At: at, ID: strings.Repeat("a", 32), Call: "cc", Seq: 1, Party: "p"})
 	r.publishEvents(dialog.Event{Type: dialog.MessageIn, Extension: dialog.Extension{User: "101"}, MessageText: evil, At: at, ID: strings.Repeat("b", 32), Call: "dd", Seq: 1, Party: "p"})
 	r.want(201, "POST", "/v1/subscriptions", withFields(subscription(), "extension", "<img/src=x/onerror=alert(1)>", "note", evil))
@@ -525,7 +528,7 @@ func TestPageReplaysTimeRange(t *testing.T) {
 	r.notifier.Publish(hangup("e1"))
 	r.waitUntil("it is delivered", func() bool { return r.notifier.Stats().Delivered == 1 })
 	path := "/subscriptions/" + sub + "/replay"
-	before := time.Now().Add(-2 * time.Hour).UTC().Format(formTime)
+	before := time.Now().Add(-2 * time.Hour).UTC().Format("2006-01-02 15:04")
 	v.sees(path, `id="from" name="from" value="2`, "Send all events of this period to "+at+" again?")
 	v.gets(422, "POST", path, url.Values{"from": {"<yesterday>"}, "to": {"x"}}, `id="from-error">must be a time`, `id="to-error">must be a time`, `value="&lt;yesterday&gt;"`)
 	v.gets(422, "POST", path, nil, `id="from-error">from is missing`)
@@ -576,7 +579,7 @@ func TestPageManagesTokens(t *testing.T) {
 }
 
 func TestPageShowsHealth(t *testing.T) {
-	r := newRig(t, Config{Ready: func() []string { return []string{"no PBX answers OPTIONS"} }})
+	r := newRig(t, Config{Config: ops.Config{Ready: func() []string { return []string{"no PBX answers OPTIONS"} }}})
 	r.want(201, "POST", "/v1/subscriptions", withFields(subscription(), "active", false, "url", "http://off.example/"))
 	r.visit().sees("/health", "Not ready", "no PBX answers OPTIONS", "Delivered", "http://off.example/", "switched off")
 }

@@ -4,15 +4,21 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"testing"
+
+	"bellhop/admin/ops"
 )
 
 // A request that a local proxy forwards has none of the rights of this machine.
 func TestMetricsBehindAProxy(t *testing.T) {
-	r := newRig(t, Config{Ready: func() []string { return []string{"draining"} }})
+	r := newRig(t, Config{Config: ops.Config{Ready: func() []string { return []string{"draining"} }}})
 	reader, _ := r.newToken(object{"scope": "read"})
 	behind := openServer(t, r.js, Config{
-		Token: testToken, Notifier: r.notifier, Log: r.server.log,
+		Token:          testToken,
 		TrustedProxies: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("10.0.0.0/24"), netip.MustParsePrefix("::1/128")},
+		Config: ops.Config{
+			Notifier: r.notifier,
+			Log:      r.server.log,
+		},
 	})
 	for _, tt := range []struct {
 		server *Server

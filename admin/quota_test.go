@@ -8,30 +8,9 @@ import (
 	"strings"
 	"testing"
 
-	"bellhop/admin/access"
+	"bellhop/admin/ops"
 	"bellhop/notify"
 )
-
-func TestProgramSizeEstimate(t *testing.T) {
-	for expr, tooMuch := range map[string]bool{
-		"":                              false,
-		".*":                            false,
-		"1[0-9]{2}":                     false,
-		"(101|102|103)@pbx[.]example":   false,
-		strings.Repeat("1234567|", 100): false,
-		"[0-9]{1000}":                   false,
-		"(a{30}){30}":                   false,
-		"(a{100}){100}":                 false, // also malformed
-		"(ab?c*d){1000}":                true,
-		"(ab?c*){400}(ab?c*){400}":      true,
-		`\pL{1000}`:                     true,
-		"(":                             false, // refused as malformed
-	} {
-		if size := programSize(expr); size > maxProgramSize != tooMuch {
-			t.Errorf("%s has %d instructions", expr, size)
-		}
-	}
-}
 
 // The program size of expressions is limited for each and for all of a token, in every
 // dialect. Tokens do not share their quota. The token of the config has only the limit
@@ -47,9 +26,9 @@ func TestExpressionsOfTokenAreBounded(t *testing.T) {
 	for _, r := range []*rig{r, client} {
 		r.wantProblem(422, "body.extension_regex", "POST", "/v1/subscriptions", complex)
 	}
-	each := programSize("1(a{30}){30}")
+	each := ops.ProgramSize("1(a{30}){30}")
 	var last object
-	for i := range maxProgramsPerToken / each {
+	for i := range ops.MaxProgramsPerToken / each {
 		last = client.want(201, "POST", "/v1/subscriptions", expression(i))
 	}
 	if last["owner"] != id {
@@ -75,42 +54,38 @@ func TestExpressionsOfTokenAreBounded(t *testing.T) {
 	}
 }
 
-// A quota error has the format of each dialect.
-func TestQuotaErrorsInEachDialect(t *testing.T) {
-	r := newRig(t, Config{})
-	err := fmt.Errorf("wrapped: %w", &quotaError{"this token has enough"})
-	w := httptest.NewRecorder()
-	r.server.respondTelphinError(w, err)
-	if w.Code != 400 || !strings.Contains(w.Body.String(), "enough") || strings.Contains(w.Body.String(), "max_subscriptions") {
-		t.Errorf("telphin: %d %s", w.Code, w.Body)
-	}
-	if e := r.server.uapiErrorOf(err); e.status != 403 || e.code != "access_denied" || !strings.Contains(e.message, "enough") {
-		t.Errorf("uapi: %+v", e)
-	}
-	if status, detail := r.server.pageError(err); status != 409 || !strings.Contains(detail, "enough") {
-		t.Errorf("page: %d %s", status, detail)
-	}
-	if status, _ := r.server.pageError(errManyTests); status != 429 {
-		t.Errorf("page: %d", status)
-	}
-}
-
-// The number of subscriptions of a token is limited, whatever their extensions.
+// The number of subscriptions of a token is limited, whatever their extensions, and each
+// dialect says so in its own format.
 func TestSubscriptionsOfTokenAreBounded(t *testing.T) {
 	r := newRig(t, Config{})
+	full, id := r.newToken(object{"scope": "write"})
+	other, _ := r.newToken(object{"scope": "write"})
 	var declared []notify.Subscription
-	for i := range maxSubscriptionsPerToken {
+	for i := range ops.MaxSubscriptionsPerToken {
 		declared = append(declared, notify.Subscription{
-			Extension: fmt.Sprint(1000 + i), Types: []string{"hangup"}, URL: "http://crm.example/", Method: "POST", Dialect: notify.JSON, Owner: "full",
+			Extension: fmt.Sprint(1000 + i), Types: []string{"hangup"}, URL: "http://crm.example/", Method: "POST", Dialect: notify.JSON, Owner: id,
 		})
 	}
 	r.notifier.Declare(declared)
-	sub := notify.Subscription{Extension: "101", Types: []string{"hangup"}, URL: "http://crm.example/"}
-	for token, want := range map[string]bool{"full": false, "other": true, access.ConfigID: true} {
-		if err := r.server.checkQuota(token, &sub); (err == nil) != want {
-			t.Errorf("%s: %v", token, err)
+	sub := object{"extension": "101", "types": []string{"hangup"}, "url": "http://crm.example/"}
+	full.wantProblem(409, "", "POST", "/v1/subscriptions", sub)
+	for _, tt := range []struct {
+		path string
+		body object
+		want int
+		text string
+	}{
+		{"/v1/subscriptions", sub, 409, `"status":409`},
+		{"/extension/101/event/", object{"url": "http://crm.example/", "event_type": "hangup"}, 400, `{"message":"`},
+		{"/uapi/extensions/@me/101/phoneCallEvents/2", object{"url": "http://crm.example/"}, 403, `"access_denied"`},
+	} {
+		resp, text := full.raw("POST", tt.path, tt.body)
+		if resp.StatusCode != tt.want || !strings.Contains(text, tt.text) || !strings.Contains(text, "this token has reached its limit") || strings.Contains(text, "max_subscriptions") {
+			t.Errorf("%s: %d %s", tt.path, resp.StatusCode, text)
 		}
 	}
+	other.want(201, "POST", "/v1/subscriptions", sub)
+	r.want(201, "POST", "/v1/subscriptions", sub)
 }
 
 // The number of tests in progress with one token is limited.
@@ -130,7 +105,7 @@ func TestTestsOfTokenAreBounded(t *testing.T) {
 		}()
 		<-begun
 	}
-	for range maxTestsPerToken {
+	for range ops.MaxTestsPerToken {
 		test(client)
 	}
 	resp, out := client.do("POST", path, nil)
@@ -138,7 +113,7 @@ func TestTestsOfTokenAreBounded(t *testing.T) {
 		t.Errorf("one too many: %d %v %v", resp.StatusCode, resp.Header, out)
 	}
 	test(r) // the token of the config has room
-	for range maxTestsPerToken + 1 {
+	for range ops.MaxTestsPerToken + 1 {
 		end <- true
 		if status := <-done; status != 200 {
 			t.Errorf("a test: %d", status)
@@ -147,7 +122,4 @@ func TestTestsOfTokenAreBounded(t *testing.T) {
 	test(client)
 	end <- true
 	<-done
-	if len(r.server.tests.running) != 0 {
-		t.Errorf("%v are under way", r.server.tests.running)
-	}
 }

@@ -13,6 +13,7 @@ import (
 
 	"bellhop/admin/access"
 	"bellhop/admin/limit"
+	"bellhop/admin/ops"
 )
 
 // FailureLimiter returns the limiter of requests from an address without a valid token.
@@ -85,8 +86,7 @@ func TestWrongTokensAreLimited(t *testing.T) {
 			t.Errorf("%s with %q from %s: %d %v, want %d", tt.path, tt.token, tt.peer, w.Code, w.Header(), tt.want)
 		}
 	}
-	unready := r.openNode(false)
-	unready.config.Ready = func() []string { return []string{"draining"} }
+	unready := openServer(t, r.js, Config{Token: testToken, Config: ops.Config{Notifier: r.notifier, Ready: func() []string { return []string{"draining"} }}})
 	exhaustLimiter(failureLimiter(unready, "192.0.2.1"))
 	for _, token := range []string{"guess", testToken} {
 		if w := serveFrom(unready, guesser, "GET", "/readyz", token); strings.Contains(w.Body.String(), "draining") {
@@ -94,7 +94,7 @@ func TestWrongTokensAreLimited(t *testing.T) {
 		}
 	}
 
-	long := openServer(t, r.js, Config{Token: strings.Repeat("x", access.MinSecretLength), Notifier: r.notifier})
+	long := openServer(t, r.js, Config{Token: strings.Repeat("x", access.MinSecretLength), Config: ops.Config{Notifier: r.notifier}})
 	exhaustLimiter(failureLimiter(long, "192.0.2.1"))
 	if w := serveFrom(long, guesser, "GET", "/v1/calls", strings.Repeat("x", access.MinSecretLength)); w.Code != 200 {
 		t.Errorf("who has a token that nobody can guess is shut out by who guesses: %d", w.Code)

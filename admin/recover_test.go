@@ -9,6 +9,10 @@ import (
 	"time"
 
 	"bellhop/admin/access"
+	"bellhop/admin/ops"
+	"bellhop/admin/telphin"
+	"bellhop/admin/uapi"
+	v1 "bellhop/admin/v1"
 	"bellhop/dialog"
 	"bellhop/dialog/trace"
 )
@@ -17,10 +21,12 @@ import (
 // served on.
 func TestPanicsAreAnswered(t *testing.T) {
 	r := newRig(t, Config{
-		Calls:      func(context.Context) ([]dialog.Call, error) { panic("injected") },
-		Extensions: func(context.Context) ([]dialog.ExtensionInfo, error) { panic("injected") },
-		Extension:  func(context.Context, string) (dialog.ExtensionInfo, bool, error) { panic("injected") },
-		Trace:      func(context.Context, string) (trace.Call, bool, error) { panic("injected") },
+		Config: ops.Config{
+			Calls:      func(context.Context) ([]dialog.Call, error) { panic("injected") },
+			Extensions: func(context.Context) ([]dialog.ExtensionInfo, error) { panic("injected") },
+			Extension:  func(context.Context, string) (dialog.ExtensionInfo, bool, error) { panic("injected") },
+			Trace:      func(context.Context, string) (trace.Call, bool, error) { panic("injected") },
+		},
 	})
 	r.wantProblem(500, "", "GET", "/v1/calls", nil)
 	r.wantProblem(500, "", "GET", "/v1/extensions/101", nil)
@@ -33,8 +39,8 @@ func TestPanicsAreAnswered(t *testing.T) {
 	for name, tt := range map[string]struct {
 		refuse access.ErrorWriter
 		want   string
-	}{"uapi": {writeUAPIError, `"internal_server_error"`}, "telphin": {writeTelphinError, `{"message":"`}} {
-		w := serve(r.server.guardHandler(tt.refuse, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("injected") })))
+	}{"uapi": {uapi.WriteError, `"internal_server_error"`}, "telphin": {telphin.WriteError, `{"message":"`}} {
+		w := serve(r.server.accept(tt.refuse, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("injected") })))
 		if w.Code != 500 || !strings.Contains(w.Body.String(), tt.want) {
 			t.Errorf("%s: %d %s", name, w.Code, w.Body)
 		}
@@ -57,7 +63,7 @@ func serve(h http.Handler) *httptest.ResponseRecorder {
 // an incomplete response.
 func TestPanicDuringResponseClosesConnection(t *testing.T) {
 	r := newRig(t, Config{})
-	h := r.server.guardHandler(writeProblem, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	h := r.server.accept(v1.WriteError, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Write([]byte("half"))
 		panic("injected")
 	}))

@@ -87,13 +87,13 @@ func TestUnreadStreamsTakeLittleMemory(t *testing.T) {
 	}
 	sizes, buffered := r.server.streams.Sizes(), 0
 	for _, size := range sizes {
-		if buffered += size; size > maxBatchBytes {
+		if buffered += size; size > 256<<10 {
 			t.Errorf("%d bytes are buffered for one stream", size)
 		}
 	}
 	if most := r.server.streams.MaxBuffered; buffered > most {
 		t.Errorf("%d bytes are buffered", buffered)
-	} else if open := len(sizes); open > 1+most/size || open < most/maxBatchBytes {
+	} else if open := len(sizes); open > 1+most/size || open < most/(256<<10) {
 		t.Errorf("%d streams are open", open)
 	}
 	h.Close()
@@ -114,7 +114,7 @@ func TestEventPageIsBoundedInBytes(t *testing.T) {
 	got, pages, next := 0, 0, ""
 	for more := true; more; more = next != "" {
 		resp, text := r.raw("GET", "/v1/events?limit=1000&since="+next, nil)
-		if resp.StatusCode != 200 || len(text) > maxPageBytes+100_000 {
+		if resp.StatusCode != 200 || len(text) > 1<<20+100_000 {
 			t.Fatalf("%d, %d bytes", resp.StatusCode, len(text))
 		}
 		out := r.want(200, "GET", "/v1/events?limit=1000&since="+next, nil)

@@ -18,6 +18,7 @@ import (
 
 	"bellhop/admin/access"
 	"bellhop/admin/limit"
+	"bellhop/admin/ops"
 	"bellhop/dialog"
 	"bellhop/notify"
 )
@@ -258,7 +259,7 @@ func TestStreamResumesFromEvent(t *testing.T) {
 		t.Fatal(err)
 	}
 	again := *r
-	again.notifier, again.server = n, openServer(t, r.js, Config{Token: testToken, Notifier: n, Log: r.server.log})
+	again.notifier, again.server = n, openServer(t, r.js, Config{Token: testToken, Config: ops.Config{Notifier: n, Log: r.server.log}})
 	h := httptest.NewServer(again.server.Handler())
 	defer h.Close()
 	again.url = h.URL

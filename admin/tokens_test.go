@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"bellhop/admin/access"
+	"bellhop/admin/ops"
 )
 
 func TestTokenLifecycle(t *testing.T) {
@@ -96,7 +97,7 @@ func TestInvalidTokensAreRefused(t *testing.T) {
 // learns of later changes.
 func (r *rig) openNode(run bool) *Server {
 	r.Helper()
-	c := Config{Token: testToken, Notifier: r.notifier, Log: slog.New(slog.NewTextHandler(io.Discard, nil))}
+	c := Config{Token: testToken, Config: ops.Config{Notifier: r.notifier, Log: slog.New(slog.NewTextHandler(io.Discard, nil))}}
 	if run {
 		return openServer(r.T, r.js, c)
 	}
@@ -131,7 +132,7 @@ func TestTokensSurviveStoreOutage(t *testing.T) {
 	r.wantProblem(503, "", "DELETE", "/v1/tokens/"+id, nil)
 	r.wantProblem(503, "", "GET", "/v1/audit", nil)
 	client.want(200, "GET", "/v1/subscriptions", nil) // known tokens stay valid
-	if _, err := Open(t.Context(), r.js, Config{Notifier: r.notifier}); err == nil {
+	if _, err := Open(t.Context(), r.js, Config{Config: ops.Config{Notifier: r.notifier}}); err == nil {
 		t.Error("a Server opens without a store")
 	}
 }

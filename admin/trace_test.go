@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"bellhop/admin/ops"
 	"bellhop/dialog"
 	"bellhop/dialog/trace"
 )
@@ -40,7 +41,7 @@ func tracedCall(_ context.Context, id string) (trace.Call, bool, error) {
 }
 
 func TestTraceHasFourFormats(t *testing.T) {
-	r := newRig(t, Config{Trace: tracedCall})
+	r := newRig(t, Config{Config: ops.Config{Trace: tracedCall}})
 	resp, got := r.do("GET", "/v1/calls/c1/trace", nil)
 	var want object
 	err := json.Unmarshal([]byte(`{"call_id": "c1", "began": "2026-01-02T03:04:05.000006Z", "up": true, "left_out": 2,
@@ -93,7 +94,7 @@ func TestTraceHasFourFormats(t *testing.T) {
 }
 
 func TestTraceErrors(t *testing.T) {
-	r := newRig(t, Config{Trace: tracedCall})
+	r := newRig(t, Config{Config: ops.Config{Trace: tracedCall}})
 	r.wantProblem(404, "", "GET", "/v1/calls/c2/trace?as=svg", nil)
 	r.wantProblem(422, "query.as", "GET", "/v1/calls/c1/trace?as=gif", nil)
 	r.wantProblem(422, "query.at", "GET", "/v1/calls/c1/trace?at=svg", nil)
@@ -109,7 +110,7 @@ func TestTraceFormatsAreDescribed(t *testing.T) {
 	paths := r.want(200, "GET", "/openapi.json", nil)["paths"].(object)
 	answers := paths["/v1/calls/{id}/trace"].(object)["get"].(object)["responses"].(object)
 	content := answers["200"].(object)["content"].(object)
-	for _, form := range []string{"application/json", textType, svgType, pcapType} {
+	for _, form := range []string{"application/json", "text/plain; charset=utf-8", "image/svg+xml", "application/vnd.tcpdump.pcap"} {
 		if content[form] == nil {
 			t.Errorf("there is no %s in %v", form, content)
 		}

@@ -92,3 +92,9 @@ func network(r *http.Request) netip.Addr {
 	peer, _ := netip.ParseAddrPort(r.RemoteAddr)
 	return limit.Network(peer.Addr())
 }
+
+// WriteTooMany answers 429 with the state of a rate limit.
+func WriteTooMany(w http.ResponseWriter, l *rate.Limiter, now time.Time, refuse ErrorWriter, detail string) {
+	limit.SetRetryHeaders(w.Header(), l, now)
+	refuse(w, http.StatusTooManyRequests, detail)
+}

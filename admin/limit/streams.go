@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 )
@@ -230,3 +231,19 @@ func (s *Streams) countLocked() (n int) {
 
 // EventStream is the media type of server-sent events.
 const EventStream = "text/event-stream"
+
+// AcceptsStream reports whether an Accept names server-sent events, and does not name
+// JSON.
+func AcceptsStream(accept string) bool {
+	found := false
+	for entry := range strings.SplitSeq(accept, ",") {
+		name, _, _ := strings.Cut(entry, ";")
+		switch name = strings.TrimSpace(name); {
+		case strings.EqualFold(name, EventStream):
+			found = true
+		case strings.EqualFold(name, "application/json"):
+			return false
+		}
+	}
+	return found
+}

@@ -1,5 +1,9 @@
-// Package page renders bellhop's page: templates, styles and scripts, embedded in the
-// binary. Package admin decides what is on it, and for whom.
+// Package page is bellhop's page, rendered on the server from templates that are embedded
+// in the binary, with styles and scripts.
+//
+// People sign in with a token; a session stands for it, with the same permissions. A
+// live part of a page is rendered again, and sent, when its HTML has changed. Nothing
+// that comes from the wire or over the API is ever shown as HTML.
 //
 // Third-party files are htmx (static/htmx.min.js, 2.0.11) and its extension for
 // server-sent events (static/htmx-sse.min.js, 2.2.4), both as published, with their
@@ -7,175 +11,152 @@
 package page
 
 import (
-	"bytes"
-	"crypto/sha256"
-	"embed"
-	"encoding/hex"
-	"fmt"
-	"html/template"
-	"io/fs"
+	"errors"
+	"log/slog"
 	"net/http"
-	"net/url"
-	"strings"
-	"time"
 
-	"bellhop/dialog"
+	"bellhop/admin/access"
+	"bellhop/admin/limit"
+	"bellhop/admin/ops"
 )
 
-//go:embed static templates
-var files embed.FS
+// Page is the page at /: the routes of people who have signed in.
+type Page struct {
+	*access.Mux // serves requests whose client is known
 
-// View is the data of a template.
-type View struct {
-	Title   string
-	At      string // path of the current navigation entry
-	Who     Viewer
-	Version string
-	Data    any
+	ops     *ops.Operations
+	auth    *access.Authenticator
+	streams *limit.Streams
+	log     *slog.Logger
+	listen  []string
+	renders chan struct{} // slots of parts that are being rendered
 }
 
-// Viewer is the person who looks at a page, and what the page may offer.
-type Viewer struct {
-	Name  string
-	Write bool // may change subscriptions and send callbacks
-	Admin bool // may manage tokens
-	All   bool // is not bound to extensions
-}
-
-// templates are the templates by file name, each with the layout and all parts. "" has
-// the parts alone.
-var templates map[string]*template.Template
-
-func init() { templates = parseTemplates() } // here, because liveAttrs uses templates
-
-func parseTemplates() map[string]*template.Template {
-	shared := template.Must(template.New("").Funcs(templateFuncs).ParseFS(files, "templates/layout.html", "templates/part-*.html"))
-	all := map[string]*template.Template{"": shared}
-	names, _ := fs.Glob(files, "templates/*.html")
-	for _, name := range names {
-		base := strings.TrimSuffix(strings.TrimPrefix(name, "templates/"), ".html")
-		if base == "layout" || strings.HasPrefix(base, "part-") {
-			continue
-		}
-		all[base] = template.Must(template.Must(shared.Clone()).ParseFS(files, name))
+// New returns the page of some operations. listen are the addresses at which phones
+// reach bellhop, for the first steps.
+func New(o *ops.Operations, auth *access.Authenticator, streams *limit.Streams, listen []string, log *slog.Logger) *Page {
+	p := &Page{
+		Mux: access.NewMux(WriteError), ops: o, auth: auth, streams: streams, log: log, listen: listen,
+		renders: make(chan struct{}, maxRenders),
 	}
-	return all
-}
-
-// Whole renders a view with its layout. It panics if there is no view of that name, or
-// if v does not fit it.
-func Whole(name string, v View) []byte { return executeTemplate(templates[name], "layout", v) }
-
-// Part renders a part of a page, and panics like Whole.
-func Part(name string, v View) []byte { return executeTemplate(templates[""], name, v) }
-
-// Tag returns a short hash of HTML. A client that has a part with the same tag needs no
-// other.
-func Tag(html []byte) string {
-	sum := sha256.Sum256(html)
-	return hex.EncodeToString(sum[:8])
-}
-
-// liveAttrs returns the attributes of an element whose content is sent again from path
-// whenever it changes.
-func liveAttrs(part, path string, v View) template.HTMLAttr {
-	return template.HTMLAttr(`hx-ext="sse" sse-connect="` + template.HTMLEscapeString(path) + `" sse-swap="part" data-tag="` + Tag(Part(part, v)) + `"`)
-}
-
-func executeTemplate(t *template.Template, name string, v View) []byte {
-	var b bytes.Buffer
-	if err := t.ExecuteTemplate(&b, name, v); err != nil {
-		panic(err)
+	view := func(pattern string, asks access.Permission, h func(http.ResponseWriter, *http.Request) error) {
+		p.Handle(pattern, asks, p.pageHandler(h))
 	}
-	return replaceSteering(b.Bytes())
+	view("GET /{$}", access.PermitRead, p.wholePage("home", "/", "Extensions", p.extensionsData))
+	view("GET /extensions/{name}", access.PermitRead, p.extensionPage)
+	view("GET /patterns", access.PermitReadAll, p.patternsPage)
+	view("GET /subscriptions/new", access.PermitWrite, p.newForm)
+	view("POST /subscriptions", access.PermitWrite, p.addFromForm)
+	view("GET /subscriptions/{id}", access.PermitWrite, p.changeForm)
+	view("POST /subscriptions/{id}", access.PermitWrite, p.changeFromForm)
+	view("POST /subscriptions/{id}/toggle", access.PermitWrite, p.toggleActive)
+	view("POST /subscriptions/{id}/rotate-secret", access.PermitWrite, p.rotateFromPage)
+	view("GET /subscriptions/{id}/replay", access.PermitWrite, p.replayForm)
+	view("POST /subscriptions/{id}/replay", access.PermitWrite, p.replayFromForm)
+	view("POST /subscriptions/clear", access.PermitWrite, p.clearSelected)
+	view("GET /calls", access.PermitRead, p.wholePage("calls", "/calls", "Calls", p.callsData))
+	view("GET /calls/{id}", access.PermitRead, p.callPage)
+	view("GET /calls/{id}/ladder", access.PermitReadAll, p.showLadder)
+	view("GET /events", access.PermitRead, p.wholePage("events", "/events", "Events", p.eventsData))
+	view("GET /deliveries", access.PermitRead, p.wholePage("deliveries", "/deliveries", "Deliveries", p.deliveriesData))
+	view("GET /deliveries/{id}", access.PermitRead, p.wholePage("delivery", "/deliveries", "Delivery", p.deliveryData))
+	view("POST /deliveries/{id}/redeliver", access.PermitWrite, p.redeliverFromPage)
+	view("POST /subscriptions/{id}/test", access.PermitWrite, p.testFromPage)
+	view("GET /tokens", access.PermitAdmin, p.tokensPage)
+	view("GET /tokens/new", access.PermitAdmin, p.tokenForm)
+	view("POST /tokens", access.PermitAdmin, p.tokenFromForm)
+	view("POST /tokens/{id}/revoke", access.PermitAdmin, p.revokeFromPage)
+	view("GET /health", access.PermitReadAll, p.wholePage("health", "/health", "Health", p.healthData))
+	view("GET /live/extensions", access.PermitRead, p.livePart("extensions", p.extensionsData))
+	view("GET /live/calls", access.PermitRead, p.livePart("calls", p.callsData))
+	view("GET /live/events", access.PermitRead, p.livePart("events", p.eventsData))
+	view("GET /live/deliveries", access.PermitRead, p.livePart("deliveries", p.deliveriesData))
+	view("GET /live/deliveries/{id}", access.PermitRead, p.livePart("delivery", p.deliveryData))
+	view("GET /live/health", access.PermitReadAll, p.livePart("health", p.healthData))
+	return p
 }
 
-// replaceSteering replaces control characters and characters that change the direction
-// of text, which may come off the wire or over the API; see [dialog.IsControl].
-func replaceSteering(html []byte) []byte {
-	return bytes.Map(func(r rune) rune {
-		if dialog.IsControl(r) && r != '\n' && r != '\t' && r != '\r' {
-			return '\uFFFD'
-		}
-		return r
-	}, html)
-}
-
-var templateFuncs = template.FuncMap{
-	"asset":   assetPath,
-	"live":    liveAttrs,
-	"segment": url.PathEscape,
-	"link":    func(path, query string) template.URL { return template.URL(path + "?" + query) }, // the query is escaped already
-	"since":   func(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) },
-	"clock":   func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05") + " UTC" },
-	"lasted":  formatDuration,
-	"join":    strings.Join,
-	"brief":   truncateText,
-	"entry": func(v View, href, text string) map[string]any {
-		return map[string]any{"Href": href, "Text": text, "Here": v.At == href}
-	},
-	"row": func(v View, row any) map[string]any {
-		return map[string]any{"Who": v.Who, "Row": row}
-	},
-	"field": func(errors map[string]string, name, label, value, hint string) map[string]string {
-		return map[string]string{"Name": name, "Label": label, "Value": value, "Hint": hint, "Error": errors[name]}
-	},
-}
-
-// maxShownRunes is the number of characters shown of a text from the wire.
-const maxShownRunes = 500
-
-// truncateText shortens a text from the wire. The API has all of it.
-func truncateText(s string) string {
-	n := 0
-	for i := range s {
-		if n++; n > maxShownRunes {
-			return s[:i] + "…"
-		}
-	}
-	return s
-}
-
-// formatDuration formats a duration for people.
-func formatDuration(d time.Duration) string {
-	switch {
-	case d < time.Second:
-		return fmt.Sprintf("%d ms", d.Milliseconds())
-	case d < time.Minute:
-		return fmt.Sprintf("%.1f s", d.Seconds())
-	}
-	return fmt.Sprintf("%d:%02d:%02d", int(d.Hours()), int(d.Minutes())%60, int(d.Seconds())%60)
-}
-
-// assetTags are short SHA-256 hashes of the files under static, by name.
-var assetTags = func() map[string]string {
-	all := make(map[string]string)
-	entries, _ := files.ReadDir("static")
-	for _, e := range entries {
-		b, _ := files.ReadFile("static/" + e.Name())
-		sum := sha256.Sum256(b)
-		all[e.Name()] = hex.EncodeToString(sum[:8])
-	}
-	return all
-}()
-
-// assetPath returns the path of a file under static, which changes with its content.
-func assetPath(name string) string { return "/static/" + name + "?v=" + assetTags[name] }
-
-// Static serves the files under /static/.
-func Static() http.Handler {
-	served := http.FileServerFS(files)
+// SetHeaders lets the browser load from this origin only, and forbids frames.
+func SetHeaders(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		name := strings.TrimPrefix(r.URL.Path, "/static/")
-		tag, ok := assetTags[name]
-		if !ok {
-			http.NotFound(w, r)
-			return
-		}
-		if r.URL.Query().Get("v") == tag {
-			w.Header().Set("Cache-Control", "public, max-age=31536000, immutable")
-		}
-		w.Header().Set("ETag", `"`+tag+`"`)
-		served.ServeHTTP(w, r)
+		header := w.Header()
+		header.Set("Content-Security-Policy", "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'")
+		header.Set("Referrer-Policy", "same-origin")
+		header.Set("Cross-Origin-Opener-Policy", "same-origin")
+		header.Set("Cache-Control", "no-store")
+		h.ServeHTTP(w, r)
 	})
+}
+
+// pageHandler returns a handler for a function that writes a page or returns an error.
+func (p *Page) pageHandler(h func(http.ResponseWriter, *http.Request) error) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := h(w, r); err != nil {
+			status, detail := p.refuse(err)
+			WriteError(w, status, detail)
+		}
+	})
+}
+
+// refuse returns the status and text of an error for a person.
+func (p *Page) refuse(err error) (status int, detail string) {
+	switch {
+	case errors.Is(err, errNoPage):
+		return http.StatusNotFound, err.Error()
+	case errors.Is(err, errBadForm):
+		return http.StatusBadRequest, err.Error()
+	case errors.Is(err, errManyStreams):
+		return http.StatusServiceUnavailable, err.Error()
+	}
+	refused := p.ops.Explain(ops.Page, err)
+	if refused.Kind == ops.Failed {
+		refused.Text = "The store is not writable, or bellhop is too busy; see /readyz."
+	}
+	return refused.Status, refused.Text
+}
+
+var (
+	errNoPage  = errors.New("no such page")
+	errBadForm = errors.New("the form is malformed: reload the page and try again")
+)
+
+// WriteError is the [access.ErrorWriter] of the page.
+func WriteError(w http.ResponseWriter, status int, detail string) {
+	if detail == "" {
+		detail = "This page cannot be shown."
+	}
+	writeHTML(w, status, Whole("refused", View{Title: http.StatusText(status), Data: detail}))
+}
+
+func writeHTML(w http.ResponseWriter, status int, html []byte) {
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.WriteHeader(status)
+	w.Write(html) // an error means that the client has left
+}
+
+// viewOf returns the view of a page for the person who sent a request.
+func (p *Page) viewOf(r *http.Request, at, title string, data any) View {
+	client := access.ClientOf(r.Context())
+	name := client.ID
+	if name == access.ConfigID {
+		name = "admin"
+	} else if t, err := p.ops.Token(client.ID); err == nil && t.Note != "" {
+		name = t.Note
+	}
+	return View{
+		Title: title, At: at, Version: p.ops.Version(), Data: data,
+		Who: Viewer{Name: name, Write: client.Permits(access.PermitWrite), Admin: client.Permits(access.PermitAdmin), All: client.Permits(access.PermitReadAll)},
+	}
+}
+
+// showPage answers with a whole page.
+func (p *Page) showPage(w http.ResponseWriter, r *http.Request, name, at, title string, data any) error {
+	writeHTML(w, http.StatusOK, Whole(name, p.viewOf(r, at, title, data)))
+	return nil
+}
+
+// showPart answers with a part of a page.
+func (p *Page) showPart(w http.ResponseWriter, r *http.Request, status int, name string, data any) error {
+	writeHTML(w, status, Part(name, p.viewOf(r, "", "", data)))
+	return nil
 }

@@ -14,7 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"bellhop/admin"
+	v1 "bellhop/admin/v1"
 	"bellhop/notify"
 )
 
@@ -51,7 +51,7 @@ func deliveriesListCommand(r *apiClient) *cobra.Command {
 				return err
 			}
 		}
-		all, more, err := collectItems(listPages[admin.Delivery](ctx, r, path, "cursor", pageSize(*limit, 200), flagQuery(f, "state")), *limit)
+		all, more, err := collectItems(listPages[v1.Delivery](ctx, r, path, "cursor", pageSize(*limit, 200), flagQuery(f, "state")), *limit)
 		if err != nil {
 			return err
 		}
@@ -80,7 +80,7 @@ func deliveriesListCommand(r *apiClient) *cobra.Command {
 
 // countAttempts returns the number of attempts of a delivery. Records of an end without
 // an attempt do not count.
-func countAttempts(d admin.Delivery) int {
+func countAttempts(d v1.Delivery) int {
 	n := 0
 	for _, a := range d.Attempts {
 		if a.Number > 0 || a.ByHand {
@@ -96,7 +96,7 @@ func deliveriesShowCommand(r *apiClient) *cobra.Command {
 		Short: "Show the attempts of a delivery with their requests and responses",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			var d admin.Delivery
+			var d v1.Delivery
 			if err := r.requestItem(cmd.Context(), "GET", "/v1/deliveries", args[0], "", nil, &d); err != nil {
 				return err
 			}
@@ -109,7 +109,7 @@ func deliveriesShowCommand(r *apiClient) *cobra.Command {
 }
 
 // showDelivery prints a delivery with the requests and responses of its attempts.
-func (r *apiClient) showDelivery(out terminal, d admin.Delivery) error {
+func (r *apiClient) showDelivery(out terminal, d v1.Delivery) error {
 	var b strings.Builder
 	field := func(name, value string) {
 		if value != "" {
@@ -146,7 +146,7 @@ func (r *apiClient) showDelivery(out terminal, d admin.Delivery) error {
 }
 
 // formatOutcome formats the outcome of an attempt with status, duration and error.
-func formatOutcome(out terminal, a admin.Attempt) string {
+func formatOutcome(out terminal, a v1.Attempt) string {
 	word := a.Outcome
 	if word == notify.Waiting { // the delivery waits for its next attempt; this one failed
 		word = notify.Failed
@@ -197,7 +197,7 @@ status is 0 if the receiver accepted all of them.`,
 // A redelivery is the attempt of a delivery that was sent again.
 type redelivery struct {
 	ID string `json:"id"`
-	admin.Attempt
+	v1.Attempt
 }
 
 // redeliverAll sends deliveries again, one after another, and prints each attempt. It

@@ -18,7 +18,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"bellhop/admin"
+	v1 "bellhop/admin/v1"
 	"bellhop/notify/subscription"
 )
 
@@ -116,7 +116,7 @@ func (p *eventPrinter) printEvent(line json.RawMessage) error {
 		_, err := p.Write(escapeControls(b.Bytes()))
 		return err
 	}
-	var e admin.Event
+	var e v1.Event
 	if err := json.Unmarshal(line, &e); err != nil {
 		return fmt.Errorf("decode event: %w: is the server a bellhop?", err)
 	}
@@ -134,7 +134,7 @@ const (
 
 // formatRow formats an event as a row. On a terminal, a heading with the day precedes
 // the first event of a day.
-func (p *eventPrinter) formatRow(e admin.Event) string {
+func (p *eventPrinter) formatRow(e v1.Event) string {
 	at, call, heading := p.client.inZone(e.Timestamp), stripControls(e.CallID), ""
 	when := at.Format("2006-01-02 15:04:05.000")
 	numbers := maxNumbersWidth
@@ -173,7 +173,7 @@ func (p *eventPrinter) formatRow(e admin.Event) string {
 }
 
 // typeColor returns the color of an event's type.
-func typeColor(e admin.Event) color {
+func typeColor(e v1.Event) color {
 	switch e.EventType {
 	case "dial-in", "dial-out", "ringing":
 		return cyan
@@ -199,7 +199,7 @@ func statusColor(status string) color {
 }
 
 // describeParties returns caller and callee of an event, or what else identifies it.
-func describeParties(e admin.Event) string {
+func describeParties(e v1.Event) string {
 	from, to := cmp.Or(e.CallerIDNum, e.CallerExtension), cmp.Or(e.CalledNumber, e.CalledExtension)
 	switch {
 	case from != "" || to != "":

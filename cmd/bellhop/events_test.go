@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"bellhop/admin"
+	v1 "bellhop/admin/v1"
 )
 
 // A reply is a response of a fake server of events.
@@ -79,7 +79,7 @@ func follow(t *testing.T, query url.Values, limit int, answers ...reply) (came, 
 		notify: func(text string) { notes = append(notes, text) },
 	}
 	err = s.followEvents(t.Context(), func(line json.RawMessage) error {
-		var e admin.Event
+		var e v1.Event
 		if err := json.Unmarshal(line, &e); err != nil {
 			t.Errorf("%s: %v", line, err)
 		}
@@ -211,7 +211,7 @@ func TestStreamEndsOnInterrupt(t *testing.T) {
 func TestFormatsEventRows(t *testing.T) {
 	talked := int64(3_723_000_000)
 	at := time.Date(2026, 1, 31, 9, 30, 0, 123e6, time.UTC)
-	events := []admin.Event{
+	events := []v1.Event{
 		{Timestamp: at, Extension: "101", EventType: "dial-out", CallStatus: "CALLING", CallerIDNum: "101", CalledNumber: "+442071838750", CallID: strings.Repeat("c", 32)},
 		{Timestamp: at, Extension: "0003*2101", EventType: "hangup", CallStatus: "CHANUNAVAIL", CallerIDNum: strings.Repeat("9", 40), Duration: &talked},
 		{Timestamp: at.Add(24 * time.Hour), Extension: "101", EventType: "subscription-state", SubscriptionState: "disabled", SubscriptionID: "4xq7", Why: "410 \x1b[31mGone"},

@@ -9,8 +9,8 @@ import (
 	"syscall"
 	"testing"
 
-	"bellhop/admin"
 	"bellhop/admin/access"
+	"bellhop/admin/ops"
 	"bellhop/sip"
 )
 
@@ -55,7 +55,7 @@ func TestReportsDamagedStore(t *testing.T) {
 		<-p.done
 		if round == 0 { // nothing is damaged yet
 			p = s.serve()
-			var status admin.Status
+			var status ops.Status
 			s.api("GET", "/v1/status", nil, &status)
 			if len(status.Degraded)+len(status.Store.Losses) > 0 {
 				t.Fatalf("without damage: %v %+v", status.Degraded, status.Store.Losses)
@@ -77,7 +77,7 @@ func TestReportsDamagedStore(t *testing.T) {
 		flipOne("KV_bellhop_tokens", "kept")
 		p = s.serve()
 
-		var status admin.Status
+		var status ops.Status
 		s.api("GET", "/v1/status", nil, &status)
 		if !status.Ready || len(status.Degraded) != round+1 || status.Subscriptions.All != 1 {
 			t.Errorf("round %d: status %+v", round, status)

@@ -23,15 +23,16 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"bellhop/admin"
+	"bellhop/admin/ops"
 	"bellhop/cmd/bellhop/config"
 	"bellhop/dialog"
 	"bellhop/dialog/keep"
 	"bellhop/dialog/trace"
 	"bellhop/notify"
 	"bellhop/sip"
-
-	"github.com/nats-io/nats.go/jetstream"
 )
 
 // drainTimeout is how long transactions may take to end after SIGTERM. With the 5 s for
@@ -149,28 +150,28 @@ func buildService(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *
 	}
 	s.setKinds(cfg)
 	s.api, err = admin.Open(ctx, js, admin.Config{
-		Token:      s.token,
-		Notifier:   s.notifier,
-		KeepEvents: time.Duration(cfg.Notify.KeepEvents),
-		Replicas:   cfg.Store.Replicas,
-		Listen:     s.listenURIs(),
-
+		Token:          s.token,
+		Listen:         s.listenURIs(),
 		TrustedProxies: config.Prefixes(cfg.Admin.TrustedProxies),
-
-		Calls:      s.observer.liveCalls,
-		Trace:      s.observer.callTrace,
-		Kind:       func(user string) dialog.Kind { return (*s.kinds.Load())[user] },
-		Extensions: s.observer.knownExtensions,
-		Extension:  s.observer.knownExtension,
-		Ready:      s.notReadyReasons,
-		Degraded:   s.proxy.Degraded,
-		Suppressed: s.observer.tracker.Suppressed,
-		Strained:   s.overload.overloaded,
-		Losses:     s.storeLosses,
-		Collectors: slices.Concat(proxyMetrics(s.proxy), observerMetrics(s.observer), keeperMetrics(s.keeper)),
-		Node:       s.node,
-		Version:    buildVersion(),
-		Log:        log,
+		Strained:       s.overload.overloaded,
+		Collectors:     slices.Concat(proxyMetrics(s.proxy), observerMetrics(s.observer), keeperMetrics(s.keeper)),
+		Config: ops.Config{
+			Notifier:   s.notifier,
+			KeepEvents: time.Duration(cfg.Notify.KeepEvents),
+			Replicas:   cfg.Store.Replicas,
+			Calls:      s.observer.liveCalls,
+			Trace:      s.observer.callTrace,
+			Kind:       func(user string) dialog.Kind { return (*s.kinds.Load())[user] },
+			Extensions: s.observer.knownExtensions,
+			Extension:  s.observer.knownExtension,
+			Ready:      s.notReadyReasons,
+			Degraded:   s.proxy.Degraded,
+			Suppressed: s.observer.tracker.Suppressed,
+			Losses:     s.storeLosses,
+			Node:       s.node,
+			Version:    buildVersion(),
+			Log:        log,
+		},
 	})
 	if err != nil {
 		s.proxy.Close()
@@ -567,7 +568,7 @@ func (s *service) startStoreChecks() (stop func()) {
 }
 
 // storeLosses returns the losses in the store.
-func (s *service) storeLosses() []admin.Loss {
+func (s *service) storeLosses() []ops.Loss {
 	if s.supervisor == nil {
 		return nil
 	}

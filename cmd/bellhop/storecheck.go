@@ -22,7 +22,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"bellhop/admin"
+	"bellhop/admin/ops"
 	"bellhop/cmd/bellhop/config"
 )
 
@@ -689,21 +689,21 @@ func (g *storeChecker) markRestored(stream string, upTo uint64) {
 }
 
 // allLosses returns the losses in the store, newest first.
-func (g *storeChecker) allLosses() []admin.Loss {
+func (g *storeChecker) allLosses() []ops.Loss {
 	if g == nil {
 		return nil
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	var all []admin.Loss
+	var all []ops.Loss
 	for _, l := range g.ledger.Losses {
 		what := contiguousStreams[currentName(l.Stream)]
 		if what == "" {
 			what = "records"
 		}
-		all = append(all, admin.Loss{Stream: l.Stream, What: what, Records: l.Records, From: l.From, To: l.To, Found: l.Found, Restored: l.Restored})
+		all = append(all, ops.Loss{Stream: l.Stream, What: what, Records: l.Records, From: l.From, To: l.To, Found: l.Found, Restored: l.Restored})
 	}
-	slices.SortStableFunc(all, func(a, b admin.Loss) int { return b.Found.Compare(a.Found) })
+	slices.SortStableFunc(all, func(a, b ops.Loss) int { return b.Found.Compare(a.Found) })
 	return all
 }
 

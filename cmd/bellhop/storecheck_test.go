@@ -17,7 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"bellhop/admin"
+	"bellhop/admin/ops"
 	"bellhop/cmd/bellhop/config"
 )
 
@@ -152,7 +152,7 @@ func readableEvents(t *testing.T, js jetstream.JetStream) (n int) {
 	return n
 }
 
-func lostOf(losses []admin.Loss, stream string) (n int) {
+func lostOf(losses []ops.Loss, stream string) (n int) {
 	for _, l := range losses {
 		if l.Stream == stream {
 			n += int(l.Records)

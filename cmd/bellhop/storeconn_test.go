@@ -25,6 +25,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"bellhop/admin"
+	"bellhop/admin/ops"
 	"bellhop/cmd/bellhop/config"
 	"bellhop/dialog"
 	"bellhop/dialog/keep"
@@ -344,7 +345,7 @@ func TestNamesOfAnyLengthKeepStoreConnected(t *testing.T) {
 	if err := tracker.Restore("", nil, nil); err != nil {
 		t.Fatal(err)
 	}
-	api, err := admin.Open(t.Context(), js, admin.Config{Token: "token", Notifier: n, Log: quiet()})
+	api, err := admin.Open(t.Context(), js, admin.Config{Token: "token", Config: ops.Config{Notifier: n, Log: quiet()}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"bellhop/admin"
+	"bellhop/admin/ops"
 	"bellhop/cmd/bellhop/config"
 	"bellhop/dialog/keep"
 	"bellhop/notify"
@@ -38,7 +39,7 @@ func openRooms(t *testing.T, c config.Config) error {
 	if _, err := keep.Open(t.Context(), js, keep.Config{Node: "n1", Replicas: c.Store.Replicas, Log: quiet()}); err != nil {
 		return err
 	}
-	_, err = admin.Open(t.Context(), js, admin.Config{Token: "secret", Notifier: n, Replicas: c.Store.Replicas, Log: quiet()})
+	_, err = admin.Open(t.Context(), js, admin.Config{Token: "secret", Config: ops.Config{Notifier: n, Replicas: c.Store.Replicas, Log: quiet()}})
 	return err
 }
 

@@ -15,7 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"bellhop/admin"
+	v1 "bellhop/admin/v1"
 	"bellhop/cmd/bellhop/config"
 	"bellhop/notify"
 	"bellhop/notify/subscription"
@@ -355,7 +355,7 @@ exit status is 0 if the receiver accepted all of them.`,
 		Args: cobra.ExactArgs(1),
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		var answer struct{ Items []admin.Trial }
+		var answer struct{ Items []v1.Trial }
 		if err := r.requestItem(cmd.Context(), "POST", "/v1/subscriptions", args[0], "/test", nil, &answer); err != nil {
 			return err
 		}

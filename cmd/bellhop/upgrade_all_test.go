@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"bellhop/admin"
+	"bellhop/admin/ops"
 	"bellhop/cmd/bellhop/config"
 	"bellhop/dialog"
 	"bellhop/dialog/flowtest"
@@ -102,8 +103,16 @@ func upgradeAll(t *testing.T, dir string) {
 		t.Fatal(err)
 	}
 	api, err := admin.Open(t.Context(), js, admin.Config{
-		Token: token, Notifier: rooms.notifier, KeepEvents: time.Duration(cfg.Notify.KeepEvents), Replicas: 1,
-		Calls: rooms.observer.liveCalls, Kind: func(string) dialog.Kind { return "" }, Ready: func() []string { return nil }, Log: quiet(),
+		Token: token,
+		Config: ops.Config{
+			Notifier:   rooms.notifier,
+			KeepEvents: time.Duration(cfg.Notify.KeepEvents),
+			Replicas:   1,
+			Calls:      rooms.observer.liveCalls,
+			Kind:       func(string) dialog.Kind { return "" },
+			Ready:      func() []string { return nil },
+			Log:        quiet(),
+		},
 	})
 	if err != nil {
 		t.Fatal(err)

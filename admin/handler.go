@@ -1,0 +1,239 @@
+package admin
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"path"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"bellhop/admin/access"
+	"bellhop/admin/dialect"
+	"bellhop/admin/limit"
+	"bellhop/admin/page"
+	"bellhop/admin/telphin"
+	"bellhop/admin/uapi"
+	v1 "bellhop/admin/v1"
+)
+
+// buildHandler returns the handler of all paths. A request passes these steps:
+//
+//	accept ── authenticate ── queueReads ── v1, uapi, telphin or page ── an operation
+//
+// accept reads it, authenticate says who sends it (access), queueReads when it is served
+// (limit), and the operation records it if it changes anything (audit).
+func (s *Server) buildHandler() http.Handler {
+	s.v1 = v1.New(s.ops, s.auth, s.streams, s.log)
+	admitted := s.admit(s.auth.IdentifyBearer, v1.WriteError, s.v1)
+
+	s.root = access.NewMux(v1.WriteError)
+	s.root.Handle("/v1/", access.PermitAll, admitted)
+	s.root.Handle("/v1", access.PermitAll, admitted)
+	s.root.Handle("GET /healthz", access.PermitAll, http.HandlerFunc(s.serveHealthz))
+	s.root.Handle("GET /readyz", access.PermitAll, http.HandlerFunc(s.serveReadyz))
+	s.root.Handle("GET /metrics", access.PermitAll, s.requireTrusted(s.metricsHandler()))
+	s.root.Handle("GET /openapi.json", access.PermitAll, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/openapi+json")
+		w.Write(s.v1.Description())
+	}))
+	s.addPage()
+	return resolveProxies(s.config.TrustedProxies, s.serveDialects(s.accept(v1.WriteError, trimSlash(s.root))))
+}
+
+// addPage adds the routes of the page. Requests without a session are sent to /login.
+func (s *Server) addPage() {
+	s.page = page.New(s.ops, s.auth, s.streams, s.config.Listen, s.log)
+	answer := func(h http.Handler) http.Handler { return page.SetHeaders(s.recoverPanics(page.WriteError, h)) }
+	entered := answer(s.page.RequireSession(s.queueReads(page.WriteError, s.page)))
+	for pattern := range s.page.Permissions {
+		s.root.Handle(pattern, access.PermitAll, entered)
+	}
+	s.root.Handle("GET /login", access.PermitAll, answer(http.HandlerFunc(s.page.ShowLogin)))
+	s.root.Handle("POST /login", access.PermitAll, answer(http.HandlerFunc(s.page.Login)))
+	s.root.Handle("POST /logout", access.PermitAll, answer(http.HandlerFunc(s.page.Logout)))
+	s.root.Handle("GET /static/{name}", access.PermitAll, page.SetHeaders(page.Static()))
+}
+
+// serveDialects serves the paths of the two dialects, and lets next serve the others.
+// It takes paths as they are, because a client may have a slash in a name; one slash at
+// the end is ignored.
+func (s *Server) serveDialects(next http.Handler) http.Handler {
+	telphinAPI := telphin.New(s.ops, s.auth)
+	uapiAPI := uapi.New(s.ops, s.auth)
+	forUAPI := s.accept(uapi.WriteError, s.admit(uapiAPI.Identify, uapi.WriteError, dialect.DecodeCharset(uapiAPI)))
+	forTelphin := s.accept(telphin.WriteError, s.admit(s.auth.IdentifyBearer, telphin.WriteError, dialect.DecodeCharset(telphinAPI)))
+	forToken := s.accept(telphin.WriteError, http.HandlerFunc(telphinAPI.ServeToken))
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h := next
+		if path := dialect.Path(r.URL); path[0] == "uapi" {
+			h = forUAPI
+		} else if path, ok := telphin.Trim(path); ok {
+			h = forTelphin
+			if len(path) == 2 && path[0] == "oauth" && (path[1] == "token" || path[1] == "token.php") {
+				h = forToken // UnifiedAPI's own client uses token.php
+			}
+		}
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		h.ServeHTTP(w, r)
+	})
+}
+
+// trimSlash removes slashes at the end of the path. It answers 404 to a path that a mux
+// would redirect to a cleaner one, because API clients do not follow redirects.
+func trimSlash(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		if short := strings.TrimRight(r.URL.Path, "/"); short != "" && short != r.URL.Path {
+			r2, u := *r, *r.URL
+			u.Path, u.RawPath = short, strings.TrimRight(u.RawPath, "/")
+			r2.URL = &u
+			r = &r2
+		}
+		if escaped := r.URL.EscapedPath(); path.Clean(escaped) != escaped {
+			v1.WriteError(w, http.StatusNotFound, "the path has an empty, . or .. segment: remove it")
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+// sameOrigin refuses changes that a browser sends from a page of another origin.
+var sameOrigin = http.NewCrossOriginProtection()
+
+// accept reads a request: h gets its body in memory, see [limit.Body], and its media type
+// in lower case (RFC 9110 §8.3.1). It refuses large bodies, a query with a broken escape,
+// because without the broken filter h would list everything, and cross-origin changes by
+// browsers. A panic of h is answered 500.
+func (s *Server) accept(refuse access.ErrorWriter, h http.Handler) http.Handler {
+	return s.recoverPanics(refuse, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := limit.ReadBody(r)
+		switch {
+		case errors.Is(err, limit.ErrBodyTooLarge):
+			refuse(w, http.StatusRequestEntityTooLarge, fmt.Sprintf("the body is too large: send at most %d bytes", limit.MaxBody))
+			return
+		case err != nil:
+			refuse(w, http.StatusBadRequest, "the body cannot be read: send it whole, within 15 s")
+			return
+		}
+		if _, err := url.ParseQuery(r.URL.RawQuery); err != nil {
+			refuse(w, http.StatusBadRequest, "malformed query: percent-encode special characters such as % and ;")
+			return
+		}
+		if sameOrigin.Check(r) != nil {
+			refuse(w, http.StatusForbidden, "cross-origin request denied: send changes from bellhop's own page or from an API client")
+			return
+		}
+		kind, params, some := strings.Cut(r.Header.Get("Content-Type"), ";")
+		if plain := strings.ToLower(strings.TrimSpace(kind)); plain != kind {
+			if some {
+				plain += ";" + params
+			}
+			r.Header.Set("Content-Type", plain)
+		}
+		h.ServeHTTP(w, limit.WithBody(r, body))
+	}))
+}
+
+// identifier identifies the client of a request, see [access.Authenticator.Identify].
+type identifier = func(*http.Request, time.Time) (*access.Client, bool)
+
+// admit lets next serve requests with a valid token, in their turn.
+func (s *Server) admit(identify identifier, refuse access.ErrorWriter, next http.Handler) http.Handler {
+	return s.authenticate(identify, refuse, s.queueReads(refuse, next))
+}
+
+// authenticate answers 401 to requests without a valid token, and 429 to those beyond a
+// rate limit. The others reach next with their client in the context.
+func (s *Server) authenticate(identify identifier, refuse access.ErrorWriter, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "no-store")
+		now := time.Now()
+		client, ok := identify(r, now)
+		switch {
+		case !ok:
+			access.WriteTooMany(w, s.auth.FailureLimiter(r), now, refuse, "too many requests from this address without a valid token: wait as long as Retry-After says")
+		case client == nil:
+			w.Header().Set("WWW-Authenticate", `Bearer realm="bellhop"`)
+			refuse(w, http.StatusUnauthorized, "send a valid token as Authorization: Bearer TOKEN; the first one is admin.token in the config, or the file admin.token in store.dir")
+		default:
+			if !client.Limit.AllowN(now, 1) {
+				access.WriteTooMany(w, client.Limit, now, refuse, "too many requests with this token: wait as long as Retry-After says")
+				return
+			}
+			limit.SetRateHeaders(w.Header(), client.Limit, now)
+			next.ServeHTTP(w, r.WithContext(access.WithClient(r.Context(), client)))
+		}
+	})
+}
+
+// queueReads lets next serve reading requests one at a time, and answers 503 if too
+// many wait. Changes are served at once: they are rare, and wait for the store anyway.
+func (s *Server) queueReads(refuse access.ErrorWriter, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if access.Required(r) != access.PermitRead {
+			next.ServeHTTP(w, r)
+			return
+		}
+		gate := s.gate
+		if opensStream(r) {
+			gate = s.streamGate
+		}
+		if !gate.Serve(next, w, r, access.ClientOf(r.Context()).ID) {
+			w.Header().Set("Retry-After", "1")
+			refuse(w, http.StatusServiceUnavailable, "too many requests are waiting, and calls go first: try again")
+		}
+	})
+}
+
+// opensStream reports whether r asks for the event stream, or for a live part of a
+// page.
+func opensStream(r *http.Request) bool {
+	return limit.AcceptsStream(r.Header.Get("Accept")) &&
+		(r.URL.Path == "/v1/events" || strings.HasPrefix(r.URL.Path, "/live/"))
+}
+
+// recoverPanics lets h serve, and answers 500 in the API's format if h panics. The
+// panic is logged and counted. If h has begun to answer, the connection is closed.
+func (s *Server) recoverPanics(refuse access.ErrorWriter, h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		watched := &startedWriter{ResponseWriter: w}
+		defer func() {
+			reason := recover()
+			if reason == nil {
+				return
+			}
+			if reason != http.ErrAbortHandler {
+				s.panics.Add(1)
+				s.log.Error("admin request panicked", "method", r.Method, "path", r.URL.Path, "panic", reason, "stack", string(debug.Stack()))
+			}
+			if watched.started {
+				panic(http.ErrAbortHandler) // net/http closes the connection without a log line
+			}
+			clear(w.Header())
+			refuse(w, http.StatusInternalServerError, "internal error in bellhop: see its log")
+		}()
+		h.ServeHTTP(watched, r)
+	})
+}
+
+// startedWriter records whether a response has begun.
+type startedWriter struct {
+	http.ResponseWriter
+	started bool
+}
+
+func (w *startedWriter) WriteHeader(status int) {
+	w.started = true
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *startedWriter) Write(b []byte) (int, error) {
+	w.started = true
+	return w.ResponseWriter.Write(b)
+}
+
+// Unwrap is for [http.ResponseController].
+func (w *startedWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }

@@ -1,0 +1,125 @@
+package ops
+
+import (
+	"context"
+	"fmt"
+	"regexp/syntax"
+	"sync"
+
+	"bellhop/admin/access"
+	"bellhop/notify"
+)
+
+// Limits of one token. They do not bind the token of the config, whose holder could
+// stop bellhop anyway. A program is the compiled form of an extension_regex; each of
+// its instructions takes about 40 bytes.
+const (
+	MaxSubscriptionsPerToken = 10_000
+	maxProgramSize           = 5_000 // instructions of one expression
+	MaxProgramsPerToken      = 50_000
+	MaxTestsPerToken         = 4 // in progress at a time
+)
+
+// quotaError refuses what exceeds the limits of a token.
+type quotaError struct{ text string }
+
+func (e *quotaError) Error() string { return e.text }
+
+// errManyTests refuses a test or redelivery while too many of the token are in
+// progress.
+var errManyTests = fmt.Errorf("at most %d tests and redeliveries may run at a time with one token: wait for one to end", MaxTestsPerToken)
+
+// checkQuota returns an error if a token, given by its id, has no room for a
+// subscription that is created or changed.
+func (o *Operations) checkQuota(token string, sub *notify.Subscription) error {
+	if err := checkComplexity(sub.ExtensionRegex); err != nil || token == access.ConfigID {
+		return err
+	}
+	cost, count := ProgramSize(sub.ExtensionRegex), 0
+	for _, other := range o.notifier.Subscriptions() {
+		if other.Owner == token && other.ID != sub.ID {
+			count++
+			cost += ProgramSize(other.ExtensionRegex)
+		}
+	}
+	switch {
+	case count >= MaxSubscriptionsPerToken:
+		return &quotaError{fmt.Sprintf("this token has reached its limit of %d subscriptions: delete some, or use another token", count)}
+	case sub.ExtensionRegex != "" && cost > MaxProgramsPerToken:
+		return &quotaError{fmt.Sprintf("the extension_regex of this token's subscriptions compile to %d instructions, more than %d: delete some, or use fewer repetitions", cost, MaxProgramsPerToken)}
+	}
+	return nil
+}
+
+// checkComplexity returns a [notify.Invalid] if an expression would compile to too
+// large a program.
+func checkComplexity(expr string) error {
+	if size := ProgramSize(expr); size > maxProgramSize {
+		return &notify.Invalid{Field: "extension_regex", Why: fmt.Sprintf("is too complex: it compiles to about %d instructions, more than %d: use fewer repetitions", size, maxProgramSize)}
+	}
+	return nil
+}
+
+// ProgramSize estimates the number of instructions that an expression compiles to, 0 if
+// it is empty or malformed. It does not compile it: that may take 100 MB.
+func ProgramSize(expr string) int {
+	if expr == "" {
+		return 0
+	}
+	re, err := syntax.Parse(expr, syntax.Perl)
+	if err != nil {
+		return 0
+	}
+	return nodeSize(re)
+}
+
+// maxCountedSize bounds nodeSize, so that products do not overflow.
+const maxCountedSize = 1 << 30
+
+// nodeSize estimates the number of instructions of a node of the syntax tree.
+func nodeSize(re *syntax.Regexp) int {
+	n := 1
+	for _, sub := range re.Sub {
+		n += nodeSize(sub)
+	}
+	switch re.Op {
+	case syntax.OpLiteral:
+		n += len(re.Rune)
+	case syntax.OpCharClass:
+		n += len(re.Rune) / 8 // a range has two runes
+	case syntax.OpRepeat:
+		n *= max(re.Min, re.Max, 1)
+	}
+	return min(n, maxCountedSize)
+}
+
+// testLimiter counts the tests and redeliveries in progress by token.
+type testLimiter struct {
+	mu      sync.Mutex
+	running map[string]int
+}
+
+// startTest counts one for the client of ctx, and returns the function that ends it.
+// It returns errManyTests if there is no room.
+func (ts *testLimiter) startTest(ctx context.Context) (end func(), err error) {
+	client := access.ClientOf(ctx)
+	if client == nil || client.ID == access.ConfigID {
+		return func() {}, nil
+	}
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	if ts.running[client.ID] >= MaxTestsPerToken {
+		return nil, errManyTests
+	}
+	if ts.running == nil {
+		ts.running = make(map[string]int)
+	}
+	ts.running[client.ID]++
+	return func() {
+		ts.mu.Lock()
+		defer ts.mu.Unlock()
+		if ts.running[client.ID]--; ts.running[client.ID] == 0 {
+			delete(ts.running, client.ID)
+		}
+	}, nil
+}

@@ -1,0 +1,103 @@
+package ops
+
+import (
+	"context"
+	"time"
+
+	"bellhop/notify"
+)
+
+// Status is the status of a node. Its counters start at zero with the process.
+type Status struct {
+	Version    string    `json:"version" doc:"Version of bellhop"`
+	Node       string    `json:"node,omitempty" doc:"Name of this node among those that share the store"`
+	Started    time.Time `json:"started" doc:"Time at which the process started"`
+	Uptime     int64     `json:"uptime" doc:"Seconds since the start"`
+	Delivering bool      `json:"delivering" doc:"This node sends the callbacks; of the nodes that share a store, one does"`
+	Ready      bool      `json:"ready" doc:"The node does its work, see reasons"`
+	Reasons    []string  `json:"reasons" nullable:"false" doc:"Reasons why the node is not ready"`
+	Degraded   []string  `json:"degraded" nullable:"false" doc:"Problems that do not keep the node from its work"`
+
+	Store struct {
+		OK  bool   `json:"ok" doc:"The store accepts events"`
+		Why string `json:"why,omitempty" doc:"Problem of the store"`
+
+		Losses []Loss `json:"losses" nullable:"false" doc:"Records lost to damage, last found first"`
+	} `json:"store" doc:"State of the store"`
+
+	Calls   *int `json:"calls" doc:"Number of live calls; null while the tracker is too busy to count them"`
+	Streams int  `json:"streams" doc:"Number of open event streams"`
+
+	Suppressed uint64 `json:"attempts_suppressed" doc:"Calls of unregistered sources that the PBX refused before a phone rang, and for which no events were published because they were too many"`
+
+	Subscriptions struct {
+		All      int `json:"all" doc:"Number of subscriptions in any state"`
+		Active   int `json:"active" doc:"Number of active subscriptions"`
+		Paused   int `json:"paused" doc:"Number of subscriptions whose endpoint or URL fails"`
+		Disabled int `json:"disabled" doc:"Number of subscriptions that are switched off, or whose receiver answered 410 or failed for five days"`
+	} `json:"subscriptions" doc:"Subscriptions by state"`
+
+	Events struct {
+		Published   uint64 `json:"published" doc:"Events written to the event log"`
+		Dropped     uint64 `json:"dropped" doc:"Events lost because the buffer was full while the store was slow or down"`
+		Unpublished int    `json:"unpublished" doc:"Events waiting to be written to the event log"`
+	} `json:"events" doc:"Events since the start"`
+
+	Deliveries struct {
+		Pending   int    `json:"pending" doc:"Deliveries waiting, due or in flight"`
+		Delivered uint64 `json:"delivered" doc:"Deliveries answered with 2xx"`
+		Expired   uint64 `json:"expired" doc:"Deliveries that were not delivered in time"`
+		Refused   uint64 `json:"refused" doc:"Deliveries answered with 410"`
+		Canceled  uint64 `json:"canceled" doc:"Deliveries whose subscription was deleted or switched off, or that another callback of a group call replaced"`
+		Failed    uint64 `json:"failed_attempts" doc:"Failed attempts after which the delivery was still pending"`
+	} `json:"deliveries" doc:"Deliveries since the start, but for pending"`
+}
+
+// Status returns the status of this node, even if a part of bellhop does not respond.
+// streams is the number of open event streams.
+func (o *Operations) Status(ctx context.Context, streams int) Status {
+	v := Status{
+		Version:    o.config.Version,
+		Node:       o.config.Node,
+		Started:    o.started.UTC().Truncate(time.Second),
+		Uptime:     int64(time.Since(o.started).Seconds()),
+		Delivering: o.notifier.Delivering(),
+		Reasons:    append([]string{}, o.Unready()...),
+		Degraded:   append([]string{}, o.Degraded()...),
+		Streams:    streams,
+	}
+	if o.config.Suppressed != nil {
+		v.Suppressed = o.config.Suppressed()
+	}
+	v.Ready = len(v.Reasons) == 0
+	v.Store.Losses = append([]Loss{}, o.Losses()...)
+	if err := o.notifier.Health(); err != nil {
+		v.Store.Why = err.Error()
+	} else {
+		v.Store.OK = true
+	}
+	if live, err := o.Calls(ctx); err == nil {
+		calls := len(live)
+		v.Calls = &calls
+	}
+	for _, sub := range o.notifier.Subscriptions() {
+		v.Subscriptions.All++
+		switch sub.State {
+		case notify.StateActive:
+			v.Subscriptions.Active++
+		case notify.StatePaused:
+			v.Subscriptions.Paused++
+		case notify.StateDisabled:
+			v.Subscriptions.Disabled++
+		}
+	}
+	stats := o.Stats()
+	v.Events.Published, v.Events.Dropped, v.Events.Unpublished = stats.Published, stats.Dropped, stats.Unpublished
+	d := &v.Deliveries
+	d.Pending, d.Failed = stats.Pending, stats.Failed
+	d.Delivered, d.Expired, d.Refused, d.Canceled = stats.Delivered, stats.Expired, stats.Refused, stats.Canceled
+	return v
+}
+
+// Stats returns the counters of the Notifier.
+func (o *Operations) Stats() notify.Stats { return o.notifier.Stats() }

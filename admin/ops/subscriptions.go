@@ -1,0 +1,156 @@
+package ops
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"bellhop/admin/access"
+	"bellhop/notify"
+)
+
+// errNotBound refuses a subscription that the token creating or changing it could not see.
+var errNotBound = errors.New("this token is bound to extensions: subscribe to one of these, by name")
+
+// Subscriptions returns the subscriptions that the client may see, oldest first.
+func (o *Operations) Subscriptions(ctx context.Context) []notify.Subscription {
+	client := access.ClientOf(ctx)
+	return slices.DeleteFunc(o.notifier.Subscriptions(), func(sub notify.Subscription) bool {
+		return !client.CanSee(sub.Extension)
+	})
+}
+
+// Subscription returns a subscription, or [notify.ErrNotFound].
+func (o *Operations) Subscription(ctx context.Context, id string) (notify.Subscription, error) {
+	sub, err := o.notifier.Subscription(id)
+	if err == nil && !access.ClientOf(ctx).CanSee(sub.Extension) {
+		return notify.Subscription{}, notify.ErrNotFound
+	}
+	return sub, err
+}
+
+// MaxSubscriptions returns the maximum number of subscriptions to one extension.
+func (o *Operations) MaxSubscriptions() int { return o.notifier.MaxSubscriptions() }
+
+// CreateSubscription creates a subscription, and returns it with its secret.
+func (o *Operations) CreateSubscription(ctx context.Context, sub notify.Subscription) (notify.Subscription, error) {
+	if err := checkComplexity(sub.ExtensionRegex); err != nil {
+		return sub, err
+	}
+	if err := sub.Validate(); err != nil {
+		return sub, err
+	}
+	if !access.ClientOf(ctx).CanSee(sub.Extension) {
+		return sub, errNotBound
+	}
+	sub.ID, sub.Owner = "", access.ClientOf(ctx).ID
+	if err := o.checkQuota(sub.Owner, &sub); err != nil {
+		return sub, err
+	}
+	sub, err := o.notifier.Subscribe(ctx, sub)
+	if err == nil {
+		o.record(ctx, "create-subscription", sub.ID, nil, maskSecrets(sub))
+	}
+	return sub, err
+}
+
+// ChangeSubscription changes a subscription with edit, see [notify.Notifier.Edit].
+func (o *Operations) ChangeSubscription(ctx context.Context, id string, revision uint64, edit func(*notify.Subscription) error) (notify.Subscription, error) {
+	before, err := o.Subscription(ctx, id)
+	if err != nil {
+		return before, err
+	}
+	client := access.ClientOf(ctx)
+	after, err := o.notifier.Edit(ctx, id, revision, func(sub *notify.Subscription) error {
+		if sub.Revision != before.Revision { // changed since it was read
+			before = maskSecrets(*sub)
+		}
+		if !client.CanSee(sub.Extension) {
+			return notify.ErrNotFound
+		}
+		expr := sub.ExtensionRegex
+		if err := edit(sub); err != nil {
+			return err
+		}
+		if sub.ExtensionRegex != expr {
+			if client.ID != access.ConfigID {
+				sub.Owner = client.ID // the expression counts in this token's quota
+			}
+			if err := o.checkQuota(client.ID, sub); err != nil {
+				return err
+			}
+		}
+		if !client.CanSee(sub.Extension) && sub.Validate() == nil {
+			return errNotBound
+		}
+		return nil
+	})
+	if err == nil {
+		o.record(ctx, "change-subscription", id, before, after)
+	}
+	return after, err
+}
+
+// DeleteSubscription deletes a subscription, see [notify.Notifier.Unsubscribe].
+func (o *Operations) DeleteSubscription(ctx context.Context, id string, revision uint64) error {
+	sub, err := o.Subscription(ctx, id)
+	if err != nil {
+		return err
+	}
+	if err := o.notifier.Unsubscribe(ctx, id, revision); err != nil {
+		return err
+	}
+	o.record(ctx, "delete-subscription", id, sub, nil)
+	return nil
+}
+
+// RotateSecret gives a subscription a new secret, see [notify.Notifier.RotateSecret].
+func (o *Operations) RotateSecret(ctx context.Context, id string, revision uint64) (notify.Subscription, error) {
+	before, err := o.Subscription(ctx, id)
+	if err != nil {
+		return before, err
+	}
+	sub, err := o.notifier.RotateSecret(ctx, id, revision)
+	if err == nil {
+		o.record(ctx, "rotate-secret", id, before, maskSecrets(sub))
+	}
+	return sub, err
+}
+
+// TestSubscription sends sample callbacks now, see [notify.Notifier.Test].
+func (o *Operations) TestSubscription(ctx context.Context, id string) ([]notify.SampleResult, error) {
+	if _, err := o.Subscription(ctx, id); err != nil {
+		return nil, err
+	}
+	end, err := o.tests.startTest(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer end()
+	results, err := o.notifier.Test(ctx, id)
+	if err == nil {
+		o.record(ctx, "test-subscription", id, nil, nil)
+	}
+	return results, err
+}
+
+// Replay is a time range to replay. [notify.Notifier.Replay] validates it.
+type Replay struct {
+	From  time.Time `json:"from,omitzero" doc:"Start of the time range: events published then or later"`
+	To    time.Time `json:"to,omitzero" doc:"End of the time range, not included; default now"`
+	Types []string  `json:"types,omitempty" nullable:"false" doc:"Only these event types; default those of the subscription"`
+}
+
+// Replay delivers the events of a time range to a subscription again, and returns their
+// number, see [notify.Notifier.Replay].
+func (o *Operations) Replay(ctx context.Context, id string, r Replay) (events int, err error) {
+	if _, err := o.Subscription(ctx, id); err != nil {
+		return 0, err
+	}
+	events, err = o.notifier.Replay(ctx, id, r.From, r.To, r.Types)
+	if err == nil {
+		o.record(ctx, "replay", id, nil, r)
+	}
+	return events, err
+}

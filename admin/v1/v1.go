@@ -1,0 +1,508 @@
+package v1
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+
+	"bellhop/admin/access"
+	"bellhop/admin/limit"
+	"bellhop/admin/ops"
+	"bellhop/dialog"
+	"bellhop/notify"
+)
+
+// API is the API below /v1. It serves requests whose client is known.
+type API struct {
+	ops     *ops.Operations
+	auth    *access.Authenticator
+	streams *limit.Streams
+	log     *slog.Logger
+	lines   lineCache
+
+	mux         *access.Mux
+	handler     http.Handler
+	description []byte
+}
+
+// New returns the API of some operations. A stream ends when auth no longer knows its
+// token.
+func New(o *ops.Operations, auth *access.Authenticator, streams *limit.Streams, log *slog.Logger) *API {
+	a := &API{ops: o, auth: auth, streams: streams, log: log, lines: newLineCache(o), mux: access.NewMux(WriteError)}
+	api := humago.New(a.mux, newConfig(o.Version()))
+	a.register(api)
+	var err error
+	if a.description, err = json.Marshal(api.OpenAPI()); err != nil {
+		panic(err) // impossible: it consists of strings
+	}
+	a.handler = newIdempotencyCache().answerOnce(limitNames(a.mux))
+	return a
+}
+
+// ServeHTTP serves the paths below /v1.
+func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) { a.handler.ServeHTTP(w, r) }
+
+// Permissions returns the permission of each route, by pattern.
+func (a *API) Permissions() map[string]access.Permission { return a.mux.Permissions }
+
+// Description returns the OpenAPI description, as JSON.
+func (a *API) Description() []byte { return a.description }
+
+// register adds the operations below /v1.
+func (a *API) register(api huma.API) {
+	operation := func(asks access.Permission, id, method, path string, status int, summary string, also ...int) huma.Operation {
+		a.mux.Permissions[method+" "+path] = asks
+		return describeRoute(asks, id, method, path, status, summary, also...)
+	}
+	huma.Register(api, operation(access.PermitRead, "list-subscriptions", "GET", "/v1/subscriptions", 200, "List subscriptions, oldest first"), a.listSubscriptions)
+	huma.Register(api, operation(access.PermitWrite, "create-subscription", "POST", "/v1/subscriptions", 201, "Create a subscription"), a.createSubscription)
+	huma.Register(api, operation(access.PermitRead, "get-subscription", "GET", "/v1/subscriptions/{id}", 200, "Get a subscription"), a.getSubscription)
+	huma.Register(api, operation(access.PermitWrite, "change-subscription", "PATCH", "/v1/subscriptions/{id}", 200, "Change a subscription", 409, 412), a.changeSubscription)
+	huma.Register(api, operation(access.PermitWrite, "delete-subscription", "DELETE", "/v1/subscriptions/{id}", 204, "Delete a subscription", 409, 412), a.deleteSubscription)
+	huma.Register(api, operation(access.PermitWrite, "rotate-secret", "POST", "/v1/subscriptions/{id}/rotate-secret", 200, "Rotate the signing secret: the response shows the new one, and for 24 hours callbacks are signed with the old one too", 412), a.rotateSecret)
+	huma.Register(api, operation(access.PermitWrite, "test-subscription", "POST", "/v1/subscriptions/{id}/test", 200, "Send a sample callback of each subscribed event type now, and return the responses"), a.testSubscription)
+	huma.Register(api, operation(access.PermitWrite, "replay", "POST", "/v1/subscriptions/{id}/replay", 202, "Replay a time range: deliver its events again, each with its original webhook-id"), a.replay)
+	huma.Register(api, operation(access.PermitRead, "list-subscription-deliveries", "GET", "/v1/subscriptions/{id}/deliveries", 200, "List the deliveries of a subscription, newest first"), a.listDeliveriesOf)
+	huma.Register(api, operation(access.PermitRead, "list-deliveries", "GET", "/v1/deliveries", 200, "List deliveries: the waiting ones, then the ended ones, each newest first"), a.listDeliveries)
+	huma.Register(api, operation(access.PermitRead, "get-delivery", "GET", "/v1/deliveries/{id}", 200, "Get a delivery"), a.getDelivery)
+	huma.Register(api, operation(access.PermitWrite, "redeliver", "POST", "/v1/deliveries/{id}/redeliver", 200, "Redeliver now, whatever the state of the delivery, and return the response"), a.redeliver)
+	huma.Register(api, operation(access.PermitRead, "list-calls", "GET", "/v1/calls", 200, "List live calls, oldest first"), a.listCalls)
+	huma.Register(api, operation(access.PermitRead, "get-call", "GET", "/v1/calls/{id}", 200, "Get a live call"), a.getCall)
+	huma.Register(api, describeTrace(api, operation(access.PermitReadAll, "trace-call", "GET", "/v1/calls/{id}/trace", 200, "Get the SIP messages of a call, or its ladder diagram")), a.traceCall)
+	huma.Register(api, describeEventStream(api, operation(access.PermitRead, "list-events", "GET", "/v1/events", 200, "List events, oldest first, or stream them as they are published")), a.listEvents)
+	huma.Register(api, operation(access.PermitRead, "list-extensions", "GET", "/v1/extensions", 200, "List known extensions"), a.listExtensions)
+	huma.Register(api, operation(access.PermitRead, "get-extension", "GET", "/v1/extensions/{extension}", 200, "Get an extension"), a.getExtension)
+	huma.Register(api, operation(access.PermitReadAll, "get-status", "GET", "/v1/status", 200, "Get the status of this node"), a.getStatus)
+	huma.Register(api, operation(access.PermitAdmin, "list-tokens", "GET", "/v1/tokens", 200, "List tokens, oldest first"), a.listTokens)
+	huma.Register(api, operation(access.PermitAdmin, "create-token", "POST", "/v1/tokens", 201, "Create a token; only this response shows its secret"), a.createToken)
+	huma.Register(api, operation(access.PermitAdmin, "get-token", "GET", "/v1/tokens/{id}", 200, "Get a token"), a.getToken)
+	huma.Register(api, operation(access.PermitAdmin, "revoke-token", "DELETE", "/v1/tokens/{id}", 204, "Revoke a token"), a.revokeToken)
+	huma.Register(api, operation(access.PermitAdmin, "list-audit", "GET", "/v1/audit", 200, "List changes made over the API, newest first"), a.listAudit)
+}
+
+// describeRoute returns the OpenAPI description of a route. Its error statuses are
+// those of its kind, and also.
+func describeRoute(asks access.Permission, id, method, path string, status int, summary string, also ...int) huma.Operation {
+	op := huma.Operation{
+		OperationID: id, Method: method, Path: path, DefaultStatus: status, Summary: summary,
+		Description:  permissionTexts[asks],
+		MaxBodyBytes: -1, // limitBody limits it
+		Errors: append(also, http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden,
+			http.StatusUnprocessableEntity, http.StatusTooManyRequests, http.StatusServiceUnavailable),
+	}
+	if method == http.MethodPost || method == http.MethodPatch {
+		op.Errors = append(op.Errors, http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType)
+	}
+	if strings.Contains(path, "{") {
+		op.Errors = append(op.Errors, http.StatusNotFound)
+	}
+	if method == http.MethodPost {
+		limit := maxIdempotencyKey
+		op.Errors = append(op.Errors, http.StatusConflict)
+		op.Parameters = append(op.Parameters, &huma.Param{
+			Name: "Idempotency-Key", In: "header",
+			Description: "Any text, for example a UUID. Repeating a request that succeeded with this key in the last 24 hours changes nothing and returns the same response",
+			Schema:      &huma.Schema{Type: huma.TypeString, MaxLength: &limit},
+		})
+	}
+	return op
+}
+
+// permissionTexts are the sentences about permissions in the descriptions of routes.
+var permissionTexts = map[access.Permission]string{
+	access.PermitAdmin:   "Requires a token with scope admin.",
+	access.PermitRead:    "Requires a token of any scope. A token bound to extensions sees only those.",
+	access.PermitWrite:   "Requires a token with scope write or admin. A token bound to extensions gets 404 for anything of another extension.",
+	access.PermitReadAll: "Requires a token that is not bound to extensions.",
+}
+
+// list is one page of a collection.
+type list[T any] struct {
+	Items []T    `json:"items" nullable:"false" doc:"Items of the page"`
+	Next  string `json:"next" doc:"Cursor of the next page; empty on the last page"`
+}
+
+// listResponse is the answer with one page of a collection.
+type listResponse[T any] struct{ Body list[T] }
+
+// pageAfter returns up to limit items after a cursor. The items are sorted by their
+// cursors, each of which is unique. The cursor of a page is that of its last item.
+func pageAfter[T any](items []T, cursor string, limit int, place func(T) string) *listResponse[T] {
+	i, found := slices.BinarySearchFunc(items, cursor, func(t T, cursor string) int {
+		return strings.Compare(place(t), cursor)
+	})
+	if found {
+		i++
+	}
+	var out listResponse[T]
+	rest := items[i:]
+	if len(rest) > limit {
+		rest = rest[:limit]
+		out.Body.Next = place(rest[limit-1])
+	}
+	out.Body.Items = append([]T{}, rest...)
+	return &out
+}
+
+// cursorOf returns a cursor that sorts as text by time, then by id.
+func cursorOf(t time.Time, id string) string { return fmt.Sprintf("%016x-%s", t.UnixMicro(), id) }
+
+// checkCursor refuses a text that cursorOf has not made: the page after it would be
+// empty, or the first one again.
+func checkCursor(cursor string) error {
+	const digits = len("00063f3c0b1d2a40") // see cursorOf
+	if cursor == "" {
+		return nil
+	}
+	if len(cursor) > digits+1 && cursor[digits] == '-' {
+		if _, err := strconv.ParseInt(cursor[:digits], 16, 64); err == nil {
+			return nil
+		}
+	}
+	return unprocessable("query.cursor", "unknown cursor; use next from the previous page")
+}
+
+// change is the body of a request that creates or changes a subscription. A field that
+// is absent keeps its value, or has its default in a new subscription. Package notify
+// validates the result.
+type change struct {
+	Extension      *string           `json:"extension,omitempty" doc:"101 is user 101 of any domain, 101@pbx.example of that domain only"`
+	ExtensionRegex *string           `json:"extension_regex,omitempty" doc:"Instead of extension: an RE2 regular expression that matches the whole extension"`
+	Types          []string          `json:"types,omitempty" nullable:"false" doc:"Event types: dial-in, dial-out, answer (or answer-in, answer-out), hangup and others"`
+	URL            *string           `json:"url,omitempty" doc:"Request URL, http or https; may contain RFC 6570 variables named like the fields of the dialect"`
+	Method         *string           `json:"method,omitempty" enum:"GET,POST,PUT" doc:"HTTP method; default POST"`
+	Dialect        *string           `json:"dialect,omitempty" enum:"unified,telphin,cti,json,cloudevents" doc:"Format of the callbacks; default json"`
+	Active         *bool             `json:"active,omitempty" doc:"false switches callbacks off; default true"`
+	Note           *string           `json:"note,omitempty" doc:"Note for people"`
+	Headers        map[string]string `json:"headers,omitempty" nullable:"false" doc:"Header fields sent with every callback. Their values are never returned; an empty value keeps the stored one"`
+	TLSCA          *string           `json:"tls_ca,omitempty" doc:"PEM: trust these CAs for the receiver's certificate, instead of the system's"`
+	TLSCert        *string           `json:"tls_cert,omitempty" doc:"PEM: client certificate that bellhop presents to the receiver, followed by its intermediates"`
+	TLSKey         *string           `json:"tls_key,omitempty" writeOnly:"true" doc:"PEM: private key of tls_cert. Never returned; deleted when tls_cert is set to the empty string"`
+	Secret         *string           `json:"secret,omitempty" writeOnly:"true" doc:"Signing secret: whsec_ followed by the base64 of 24 to 64 bytes; generated if absent. A change rotates it"`
+	Extended       *bool             `json:"extended,omitempty" doc:"telphin: also send fields that the original API does not have"`
+	FlowCase       *string           `json:"flow_case,omitempty" doc:"Case of the call flow, in or out: lower (default) or upper"`
+	StatusWords    *string           `json:"status_words,omitempty" doc:"unified: send only the statuses ANSWER and UNKNOWN at hangup"`
+	Group          *string           `json:"group,omitempty" doc:"cti: one reports a call that rings several extensions as one call (default with extension_regex), each as one call per extension"`
+	FollowURLs     *bool             `json:"follow_urls,omitempty" doc:"cti: send answer and hangup to the onAnswer and onHangup URLs of the XML response to newCall"`
+	LiveTTL        *string           `json:"live_ttl,omitempty" doc:"Stop retrying live callbacks (dial, answer, ringing, hold, resume) after this long; default 60s"`
+	Timeout        *string           `json:"timeout,omitempty" doc:"Timeout of one attempt; default 5s, and 15s for hangup, message and other durable events"`
+	MaxInFlight    *int              `json:"max_in_flight,omitempty" doc:"Maximum number of requests in flight; default 4"`
+}
+
+// apply sets the fields of c in s. Its error is a [notify.Invalid].
+func (c *change) apply(s *notify.Subscription) error {
+	setIfGiven(&s.Extension, c.Extension)
+	setIfGiven(&s.ExtensionRegex, c.ExtensionRegex)
+	if c.Types != nil {
+		s.Types = c.Types
+	}
+	setIfGiven(&s.URL, c.URL)
+	setIfGiven(&s.Method, c.Method)
+	setIfGiven(&s.Dialect, (*notify.Dialect)(c.Dialect))
+	setIfGiven(&s.Active, c.Active)
+	setIfGiven(&s.Note, c.Note)
+	if c.Headers != nil {
+		kept := s.Headers
+		s.Headers = maps.Clone(c.Headers)
+		for name, value := range s.Headers {
+			if value == "" {
+				s.Headers[name] = kept[http.CanonicalHeaderKey(name)]
+			}
+		}
+	}
+	if c.TLSCert != nil && *c.TLSCert == "" {
+		s.TLSKey = ""
+	}
+	setIfGiven(&s.TLSCA, c.TLSCA)
+	setIfGiven(&s.TLSCert, c.TLSCert)
+	setIfGiven(&s.TLSKey, (*notify.PrivateKey)(c.TLSKey))
+	if c.Secret != nil && *c.Secret != "" {
+		s.Secret = notify.Secret(*c.Secret)
+	}
+	setIfGiven(&s.Extended, c.Extended)
+	setIfGiven(&s.FlowCase, c.FlowCase)
+	setIfGiven(&s.StatusWords, c.StatusWords)
+	setIfGiven(&s.Group, c.Group)
+	setIfGiven(&s.FollowURLs, c.FollowURLs)
+	setIfGiven(&s.MaxInFlight, c.MaxInFlight)
+	if err := setDuration(&s.LiveTTL, c.LiveTTL, "live_ttl"); err != nil {
+		return err
+	}
+	return setDuration(&s.Timeout, c.Timeout, "timeout")
+}
+
+// setIfGiven sets *to to *v, unless v is nil.
+func setIfGiven[T any](to *T, v *T) {
+	if v != nil {
+		*to = *v
+	}
+}
+
+// setDuration parses text into to; nil changes nothing, "" sets the default.
+func setDuration(to *notify.Duration, text *string, field string) error {
+	switch {
+	case text == nil:
+		return nil
+	case *text == "":
+		*to = 0
+		return nil
+	}
+	if err := to.UnmarshalText([]byte(*text)); err != nil {
+		return &notify.Invalid{Field: field, Why: "is not a duration: use a value such as 500ms or 30s"}
+	}
+	return nil
+}
+
+// subscriptionResponse is the answer with one subscription. Its ETag is the revision.
+type subscriptionResponse struct {
+	ETag     string `header:"ETag"`
+	Location string `header:"Location"`
+	Body     notify.Subscription
+}
+
+// respondSubscription returns the answer with a subscription.
+func respondSubscription(sub notify.Subscription) *subscriptionResponse {
+	return &subscriptionResponse{ETag: `"` + strconv.FormatUint(sub.Revision, 10) + `"`, Body: sub}
+}
+
+// matchRevision returns the revision of a subscription that If-Match requires, 0 for
+// any. Of several entity tags it returns the one of the stored subscription, and
+// notify.ErrConflict if none matches.
+func (a *API) matchRevision(ctx context.Context, id, ifMatch string) (uint64, error) {
+	if ifMatch == "" || ifMatch == "*" {
+		return 0, nil
+	}
+	tags := entityTags(ifMatch)
+	if len(tags) > 1 {
+		sub, err := a.ops.Subscription(ctx, id)
+		if err != nil {
+			return 0, err
+		}
+		own := strconv.FormatUint(sub.Revision, 10)
+		if !slices.Contains(tags, own) {
+			return 0, notify.ErrConflict
+		}
+		tags = []string{own}
+	}
+	if len(tags) == 1 {
+		if n, err := strconv.ParseUint(tags[0], 10, 64); err == nil && n != 0 {
+			return n, nil
+		}
+	}
+	return 0, notify.ErrConflict // not an ETag of bellhop
+}
+
+// entityTags returns the entity tags of If-Match without their quotes (RFC 9110
+// §13.1.1). A weak tag, which never matches there, keeps its W/. A tag may contain a
+// comma.
+func entityTags(ifMatch string) (tags []string) {
+	for rest := strings.TrimSpace(ifMatch); rest != ""; {
+		n := strings.IndexByte(rest, ',')
+		if strings.HasPrefix(rest, `"`) {
+			if end := strings.IndexByte(rest[1:], '"'); end >= 0 {
+				if n = strings.IndexByte(rest[end+2:], ','); n >= 0 {
+					n += end + 2
+				}
+			}
+		}
+		if n < 0 {
+			n = len(rest)
+		}
+		if tag := strings.Trim(strings.TrimSpace(rest[:n]), `"`); tag != "" {
+			tags = append(tags, tag)
+		}
+		rest = strings.TrimSpace(rest[min(n+1, len(rest)):])
+	}
+	return tags
+}
+
+func (a *API) listSubscriptions(ctx context.Context, in *struct {
+	Cursor    string `query:"cursor" doc:"next from the previous page"`
+	Limit     int    `query:"limit" minimum:"1" maximum:"1000" default:"100" doc:"Maximum number of items"`
+	Extension string `query:"extension" doc:"Only subscriptions to exactly this extension"`
+	Type      string `query:"type" doc:"Only subscriptions whose types contain this one"`
+	Active    string `query:"active" enum:"true,false" doc:"Only active, or only inactive, subscriptions"`
+}) (*listResponse[notify.Subscription], error) {
+	if err := cmp.Or(checkEventType(in.Type), checkCursor(in.Cursor)); err != nil {
+		return nil, err
+	}
+	subs := slices.DeleteFunc(a.ops.Subscriptions(ctx), func(sub notify.Subscription) bool {
+		return in.Extension != "" && sub.Extension != in.Extension ||
+			in.Type != "" && !slices.Contains(sub.Types, in.Type) ||
+			in.Active != "" && sub.Active != (in.Active == "true")
+	})
+	return pageAfter(subs, in.Cursor, in.Limit, func(sub notify.Subscription) string {
+		return cursorOf(sub.Created, sub.ID)
+	}), nil
+}
+
+func (a *API) createSubscription(ctx context.Context, in *struct{ Body change }) (*subscriptionResponse, error) {
+	sub := notify.NewSubscription()
+	if err := in.Body.apply(&sub); err != nil {
+		return nil, a.problem(err)
+	}
+	sub, err := a.ops.CreateSubscription(ctx, sub)
+	if err != nil {
+		return nil, a.problem(err)
+	}
+	out := respondSubscription(sub)
+	out.Location = "/v1/subscriptions/" + sub.ID
+	return out, nil
+}
+
+func (a *API) getSubscription(ctx context.Context, in *struct {
+	ID string `path:"id" doc:"ID of the subscription"`
+}) (*subscriptionResponse, error) {
+	sub, err := a.ops.Subscription(ctx, in.ID)
+	if err != nil {
+		return nil, a.problem(err)
+	}
+	return respondSubscription(sub), nil
+}
+
+func (a *API) changeSubscription(ctx context.Context, in *struct {
+	ID      string `path:"id" doc:"ID of the subscription"`
+	IfMatch string `header:"If-Match" doc:"Apply the change only if the subscription still has this ETag"`
+	Body    change
+}) (*subscriptionResponse, error) {
+	old, err := a.matchRevision(ctx, in.ID, in.IfMatch)
+	if err != nil {
+		return nil, a.problem(err)
+	}
+	sub, err := a.ops.ChangeSubscription(ctx, in.ID, old, in.Body.apply)
+	if err != nil {
+		return nil, a.problem(err)
+	}
+	return respondSubscription(sub), nil
+}
+
+func (a *API) deleteSubscription(ctx context.Context, in *struct {
+	ID      string `path:"id" doc:"ID of the subscription"`
+	IfMatch string `header:"If-Match" doc:"Apply the change only if the subscription still has this ETag"`
+}) (*struct{}, error) {
+	old, err := a.matchRevision(ctx, in.ID, in.IfMatch)
+	if err != nil {
+		return nil, a.problem(err)
+	}
+	if err := a.ops.DeleteSubscription(ctx, in.ID, old); err != nil {
+		return nil, a.problem(err)
+	}
+	return nil, nil
+}
+
+func (a *API) listCalls(ctx context.Context, in *struct {
+	Cursor    string `query:"cursor" doc:"next from the previous page"`
+	Limit     int    `query:"limit" minimum:"1" maximum:"1000" default:"100" doc:"Maximum number of items"`
+	Extension string `query:"extension" doc:"In which this extension takes part"`
+}) (*listResponse[Call], error) {
+	if err := checkCursor(in.Cursor); err != nil {
+		return nil, err
+	}
+	live, err := a.ops.Calls(ctx)
+	if err != nil {
+		return nil, a.problem(err)
+	}
+	calls := make([]Call, 0, len(live))
+	for _, c := range live {
+		if in.Extension == "" || slices.ContainsFunc(c.Parties, func(p dialog.Party) bool { return p.Extension.Is(in.Extension) }) {
+			calls = append(calls, callOf(c))
+		}
+	}
+	return pageAfter(calls, in.Cursor, in.Limit, func(c Call) string { return cursorOf(c.Since, c.ID) }), nil
+}
+
+// parseTime parses RFC 3339, also if the query has turned its + into a space.
+func parseTime(s string) (time.Time, bool) {
+	t, err := time.Parse(time.RFC3339Nano, strings.Replace(s, " ", "+", 1))
+	return t, err == nil
+}
+
+// checkEventType refuses a filter with an unknown event type. Package notify knows
+// them.
+func checkEventType(t string) error {
+	sub := notify.Subscription{Extension: "any", Types: []string{t}, URL: "http://any"}
+	var invalid *notify.Invalid
+	if t != "" && errors.As(sub.Validate(), &invalid) {
+		return unprocessable("query.type", invalid.Why)
+	}
+	return nil
+}
+
+// unprocessable returns a 422 for one field, by its location in the request.
+func unprocessable(location, message string) error {
+	return huma.Error422UnprocessableEntity("validation failed", &huma.ErrorDetail{Location: location, Message: message})
+}
+
+// problem returns err as a problem of /v1.
+func (a *API) problem(err error) error {
+	switch refused := a.ops.Explain(ops.V1, err); refused.Kind {
+	case ops.Invalid:
+		return unprocessable("body."+refused.Field, refused.Text)
+	case ops.BadCursor:
+		return unprocessable("query.cursor", "unknown cursor; use next from the previous page")
+	case ops.NoEvent:
+		return unprocessable("query.since", "is neither an RFC 3339 time such as 2026-01-31T09:00:00Z nor the id of an event in the event log")
+	case ops.Busy:
+		return huma.ErrorWithHeaders(huma.NewError(refused.Status, refused.Text), http.Header{"Retry-After": {"5"}})
+	default:
+		return huma.NewError(refused.Status, refused.Text)
+	}
+}
+
+func (a *API) rotateSecret(ctx context.Context, in *struct {
+	ID      string `path:"id" doc:"ID of the subscription"`
+	IfMatch string `header:"If-Match" doc:"Rotate only if the subscription still has this ETag"`
+}) (*subscriptionResponse, error) {
+	old, err := a.matchRevision(ctx, in.ID, in.IfMatch)
+	if err != nil {
+		return nil, a.problem(err)
+	}
+	sub, err := a.ops.RotateSecret(ctx, in.ID, old)
+	if err != nil {
+		return nil, a.problem(err)
+	}
+	return respondSubscription(sub), nil
+}
+
+// Replayed is the answer to a replay.
+type Replayed struct {
+	Events int `json:"events" doc:"Number of events in the time range; those still waiting are not sent twice"`
+}
+
+func (a *API) replay(ctx context.Context, in *struct {
+	ID   string `path:"id" doc:"ID of the subscription"`
+	Body ops.Replay
+}) (*struct{ Body Replayed }, error) {
+	events, err := a.ops.Replay(ctx, in.ID, in.Body)
+	if err != nil {
+		return nil, a.problem(err)
+	}
+	return &struct{ Body Replayed }{Replayed{events}}, nil
+}
+
+func (a *API) getStatus(ctx context.Context, _ *struct{}) (*struct{ Body ops.Status }, error) {
+	return &struct{ Body ops.Status }{a.ops.Status(ctx, a.streams.Count())}, nil
+}
+
+func (a *API) listAudit(ctx context.Context, in *struct {
+	Cursor string `query:"cursor" doc:"next from the previous page"`
+	Limit  int    `query:"limit" minimum:"1" maximum:"1000" default:"100" doc:"Maximum number of items"`
+}) (*listResponse[ops.Entry], error) {
+	entries, next, err := a.ops.Audit(ctx, in.Cursor, in.Limit)
+	if err != nil {
+		return nil, a.problem(err)
+	}
+	return &listResponse[ops.Entry]{list[ops.Entry]{entries, next}}, nil
+}
