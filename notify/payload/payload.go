@@ -93,8 +93,8 @@ func New(e *dialog.Event, f Format) View {
 	return v
 }
 
-// Append appends the payload in the dialect: a form, the Standard
-// Webhooks envelope for json, or its data alone for cloudevents.
+// Append appends the payload in the dialect: a form, the Standard Webhooks envelope for
+// json, or its data alone for cloudevents.
 func (v *View) Append(b []byte) []byte {
 	f := fieldWriter{b: b}
 	switch {

@@ -188,7 +188,7 @@ func checkCTI(s *Subscription) *Invalid {
 	return nil
 }
 
-// checkCloudEvents rejects settings that the binary mode of payload.CloudEvents cannot express.
+// checkCloudEvents rejects settings that the binary mode of CloudEvents cannot express.
 func checkCloudEvents(s *Subscription) *Invalid {
 	if s.Dialect != payload.CloudEvents {
 		return nil
