@@ -478,3 +478,18 @@ func newID() string {
 		}
 	}
 }
+
+// RotateSecret gives a subscription a new secret and returns the subscription with it. The
+// previous secret signs too for 24 hours; the one before that stops. If revision is not 0
+// and the subscription has another, the error is ErrConflict.
+func (n *Notifier) RotateSecret(ctx context.Context, id string, revision uint64) (Subscription, error) {
+	secret := subscription.NewSecret()
+	s, err := n.Edit(ctx, id, revision, func(s *Subscription) error {
+		s.Secret = secret
+		return nil
+	})
+	if err == nil {
+		s.Secret = secret
+	}
+	return s, err
+}

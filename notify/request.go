@@ -22,6 +22,16 @@ func newSender(c Config) *send.Sender {
 	return send.New(send.Config{Allow: c.Allow, Deny: c.Deny, Own: c.Own, Resolver: c.Resolver, Version: c.Version, Transport: c.Transport})
 }
 
+// newSigner returns the signer of s, or nil if s has no secret.
+func newSigner(s *Subscription) *send.Signer {
+	key, err := s.Secret.Key()
+	if err != nil {
+		return nil
+	}
+	old, _ := s.OldSecret.Key() // nil if there is none
+	return send.NewSigner(key, old, s.OldSecretUntil)
+}
+
 // makeAttempt makes one attempt and sets its result.
 func (n *Notifier) makeAttempt(ctx context.Context, a *attempt) {
 	timeout := time.Duration(a.sub.Timeout)

@@ -15,10 +15,11 @@ import (
 // supersedes, once that is stored, and then each one that says that a delivery has ended. A
 // crash may leave some of either; the last message of a subject counts.
 //
-// JetStream's own ways do not suffice (2.15.2). With a limit of one message per subject,
-// nothing of the removed message stays on disk: once the last message is gone, a server
-// that was killed finds the one before it again. A roll-up, or a purge, while the disk is
-// full makes the server wait for itself forever.
+// JetStream's own ways do not suffice (nats-server 2.15.2). With a limit of one message per
+// subject, nothing of the removed message stays on disk: once the last message is gone, a
+// server that was killed finds the one before it again
+// (https://github.com/nats-io/nats-server/issues/8505). A roll-up, or a purge, while the
+// disk is full makes the server wait for itself forever; removing by position does not.
 type sweeper struct {
 	lastSeq   map[string]uint64 // positions of the messages that count, by subject
 	uncertain map[string]bool   // subjects that may have other messages, at unknown positions

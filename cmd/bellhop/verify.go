@@ -12,7 +12,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"bellhop/cmd/bellhop/config"
-	"bellhop/notify"
+	"bellhop/notify/send"
+	"bellhop/notify/subscription"
 )
 
 func verifyCommand() *cobra.Command {
@@ -61,7 +62,7 @@ the whole request: request line, headers and body.`,
 // A verification has the flags of bellhop verify.
 type verification struct {
 	secret    string
-	callback  notify.Callback // without the payload until stdin is read
+	callback  send.Callback // without the payload until stdin is read
 	query     string
 	get       bool // the payload is the query
 	whole     bool // stdin is a whole request
@@ -81,18 +82,18 @@ func (v *verification) verify(stdin io.Reader) (err error) {
 	if err != nil {
 		return err
 	}
-	return v.callback.Verify(notify.Secret(v.secret), time.Now(), v.tolerance)
+	return v.callback.Verify(subscription.Secret(v.secret), time.Now(), v.tolerance)
 }
 
 // readCallback reads a whole HTTP request. Without a Content-Length the body goes on to
 // the end of stdin.
-func readCallback(stdin io.Reader) (notify.Callback, error) {
+func readCallback(stdin io.Reader) (send.Callback, error) {
 	in := bufio.NewReader(stdin)
 	req, err := http.ReadRequest(in)
 	if err != nil {
-		return notify.Callback{}, fmt.Errorf("read HTTP request from stdin: %w", err)
+		return send.Callback{}, fmt.Errorf("read HTTP request from stdin: %w", err)
 	}
-	c := notify.Callback{
+	c := send.Callback{
 		ID:        req.Header.Get("Webhook-Id"),
 		Timestamp: req.Header.Get("Webhook-Timestamp"),
 		Signature: req.Header.Get("Webhook-Signature"),

@@ -1,7 +1,6 @@
-package notify
+package send
 
 import (
-	"context"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
@@ -11,34 +10,8 @@ import (
 	"strings"
 	"time"
 
-	"bellhop/notify/send"
 	"bellhop/notify/subscription"
 )
-
-// RotateSecret gives a subscription a new secret and returns the subscription with it. The
-// previous secret signs too for 24 hours; the one before that stops. If revision is not 0
-// and the subscription has another, the error is ErrConflict.
-func (n *Notifier) RotateSecret(ctx context.Context, id string, revision uint64) (Subscription, error) {
-	secret := subscription.NewSecret()
-	s, err := n.Edit(ctx, id, revision, func(s *Subscription) error {
-		s.Secret = secret
-		return nil
-	})
-	if err == nil {
-		s.Secret = secret
-	}
-	return s, err
-}
-
-// newSigner returns the signer of s, or nil if s has no secret.
-func newSigner(s *Subscription) *send.Signer {
-	key, err := s.Secret.Key()
-	if err != nil {
-		return nil
-	}
-	old, _ := s.OldSecret.Key() // nil if there is none
-	return send.NewSigner(key, old, s.OldSecretUntil)
-}
 
 // A Callback is the signed part of a received request, and its signature.
 type Callback struct {
@@ -49,7 +22,7 @@ type Callback struct {
 // Verify checks that secret signed the callback and that its timestamp differs from now by
 // at most tolerance. A tolerance of 0 allows any age. The error of a callback that is not
 // genuine gives the reason.
-func (c Callback) Verify(secret Secret, now time.Time, tolerance time.Duration) error {
+func (c Callback) Verify(secret subscription.Secret, now time.Time, tolerance time.Duration) error {
 	key, err := secret.Key()
 	if err != nil {
 		return fmt.Errorf("the secret %w", err)
