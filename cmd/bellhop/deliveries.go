@@ -56,7 +56,11 @@ func deliveriesListCommand(r *apiClient) *cobra.Command {
 			return err
 		}
 		if more {
-			fmt.Fprintf(cmd.ErrOrStderr(), "bellhop: only the first %d deliveries are listed: --limit 0 lists all\n", *limit)
+			first := fmt.Sprintf("first %d deliveries are", *limit)
+			if *limit == 1 {
+				first = "first delivery is"
+			}
+			fmt.Fprintf(cmd.ErrOrStderr(), "bellhop: only the %s listed: --limit 0 lists all\n", first)
 		}
 		if r.json {
 			return writeJSON(cmd.OutOrStdout(), all)

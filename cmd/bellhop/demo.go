@@ -23,6 +23,10 @@ import (
 	"bellhop/sip/siptest"
 )
 
+// The phones and the PBX are those of the tests, sip/siptest. They add 0.6 MB to a binary
+// of 46 MB (1.2 %, 2026-12-02), and serve runs none of them: a program of its own would cost
+// users more than that.
+
 // runDemo runs a PBX, two phones, bellhop and a receiver of callbacks in this process.
 // They use real sockets on free ports of loopback. The demo places three calls and fails
 // unless exactly the expected callbacks arrive, in order for each extension.

@@ -21,6 +21,12 @@ import (
 // stream that failed to write once, because the disk was full for example, rejects
 // everything until it is opened again. The supervisor waits until the disk is writable
 // and starts another server in place of the failed one. Clients connect again.
+//
+// The server's log is the only place where a failed write shows at once: nats-server
+// 2.15.2 keeps the error in the stream (setWriteErr in its filestore.go) and offers it
+// neither in the stream's info nor in healthz. Its advisory about storage is published
+// when it disables JetStream, which a stream with a failed write does not cause. Publishers
+// get error 10077 at their next message, but a quiet store would stay broken until then.
 type supervisor struct {
 	config         config.Config
 	log            *slog.Logger
