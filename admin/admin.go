@@ -6,7 +6,7 @@
 // Every request below /v1 and to the two other dialects needs a token, sent as
 // Authorization: Bearer, also from this machine. A request without a valid token is
 // answered 401, whether or not its path exists. The token of the [Config] may do
-// everything and creates the others. Each of these has a [Scope], and may be bound to
+// everything and creates the others. Each of these has an [access.Scope], and may be bound to
 // extensions: then it sees and changes only subscriptions, events, calls and deliveries
 // of these. Anything of another extension is answered 404, as if it did not exist. A
 // request that needs another scope is answered 403.
@@ -55,10 +55,14 @@
 //
 // Two other APIs manage the same subscriptions, for clients that do not know /v1:
 // UnifiedAPI's phoneCallEvents below /uapi, and Telphin's events below /api/ver1.0 and
-// at the root. Each lists the subscriptions that the others created. They answer and
-// fail like their originals. In both, one event type is one event; dialects.go
-// describes how they show a subscription with several types. A request that is not
-// exactly to a whole collection never deletes more than one event.
+// at the root. Each lists the subscriptions that the others created, see package dialect.
+//
+// # Packages
+//
+// The Server accepts requests, identifies their clients and limits them. Packages v1,
+// uapi, telphin and page each decode a request, call one operation of package ops, and
+// encode its result or its error. Packages access and limit say who a client is, and how
+// much it may take.
 //
 // # Errors
 //

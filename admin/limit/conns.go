@@ -26,8 +26,7 @@ const connWriteBuffer = 256 << 10
 // refusalLogInterval is the minimum time between log lines about refused connections.
 const refusalLogInterval = 10 * time.Second
 
-// Conns counts the open connections to the API and refuses those beyond the
-// limits.
+// Conns counts the open connections to the API and refuses those beyond the limits.
 type Conns struct {
 	log *slog.Logger
 

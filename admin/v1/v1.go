@@ -98,7 +98,7 @@ func describeRoute(asks access.Permission, id, method, path string, status int, 
 	op := huma.Operation{
 		OperationID: id, Method: method, Path: path, DefaultStatus: status, Summary: summary,
 		Description:  permissionTexts[asks],
-		MaxBodyBytes: -1, // limitBody limits it
+		MaxBodyBytes: -1, // the server limits it, see limit.MaxBody
 		Errors: append(also, http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden,
 			http.StatusUnprocessableEntity, http.StatusTooManyRequests, http.StatusServiceUnavailable),
 	}
