@@ -7,8 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net/http"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,6 +22,7 @@ import (
 	"bellhop/admin/ops"
 	"bellhop/dialog"
 	"bellhop/notify"
+	"bellhop/notify/subscription"
 )
 
 // API is the API below /v1. It serves requests whose client is known.
@@ -177,92 +178,34 @@ func checkCursor(cursor string) error {
 // change is the body of a request that creates or changes a subscription. A field that
 // is absent keeps its value, or has its default in a new subscription. Package notify
 // validates the result.
-type change struct {
-	Extension      *string           `json:"extension,omitempty" doc:"101 is user 101 of any domain, 101@pbx.example of that domain only"`
-	ExtensionRegex *string           `json:"extension_regex,omitempty" doc:"Instead of extension: an RE2 regular expression that matches the whole extension"`
-	Types          []string          `json:"types,omitempty" nullable:"false" doc:"Event types: dial-in, dial-out, answer (or answer-in, answer-out), hangup and others"`
-	URL            *string           `json:"url,omitempty" doc:"Request URL, http or https; may contain RFC 6570 variables named like the fields of the dialect"`
-	Method         *string           `json:"method,omitempty" enum:"GET,POST,PUT" doc:"HTTP method; default POST"`
-	Dialect        *string           `json:"dialect,omitempty" enum:"unified,telphin,cti,json,cloudevents" doc:"Format of the callbacks; default json"`
-	Active         *bool             `json:"active,omitempty" doc:"false switches callbacks off; default true"`
-	Note           *string           `json:"note,omitempty" doc:"Note for people"`
-	Headers        map[string]string `json:"headers,omitempty" nullable:"false" doc:"Header fields sent with every callback. Their values are never returned; an empty value keeps the stored one"`
-	TLSCA          *string           `json:"tls_ca,omitempty" doc:"PEM: trust these CAs for the receiver's certificate, instead of the system's"`
-	TLSCert        *string           `json:"tls_cert,omitempty" doc:"PEM: client certificate that bellhop presents to the receiver, followed by its intermediates"`
-	TLSKey         *string           `json:"tls_key,omitempty" writeOnly:"true" doc:"PEM: private key of tls_cert. Never returned; deleted when tls_cert is set to the empty string"`
-	Secret         *string           `json:"secret,omitempty" writeOnly:"true" doc:"Signing secret: whsec_ followed by the base64 of 24 to 64 bytes; generated if absent. A change rotates it"`
-	Extended       *bool             `json:"extended,omitempty" doc:"telphin: also send fields that the original API does not have"`
-	FlowCase       *string           `json:"flow_case,omitempty" doc:"Case of the call flow, in or out: lower (default) or upper"`
-	StatusWords    *string           `json:"status_words,omitempty" doc:"unified: send only the statuses ANSWER and UNKNOWN at hangup"`
-	Group          *string           `json:"group,omitempty" doc:"cti: one reports a call that rings several extensions as one call (default with extension_regex), each as one call per extension"`
-	FollowURLs     *bool             `json:"follow_urls,omitempty" doc:"cti: send answer and hangup to the onAnswer and onHangup URLs of the XML response to newCall"`
-	LiveTTL        *string           `json:"live_ttl,omitempty" doc:"Stop retrying live callbacks (dial, answer, ringing, hold, resume) after this long; default 60s"`
-	Timeout        *string           `json:"timeout,omitempty" doc:"Timeout of one attempt; default 5s, and 15s for hangup, message and other durable events"`
-	MaxInFlight    *int              `json:"max_in_flight,omitempty" doc:"Maximum number of requests in flight; default 4"`
-}
+type change struct{ fields subscription.Change }
 
-// apply sets the fields of c in s. Its error is a [notify.Invalid].
-func (c *change) apply(s *notify.Subscription) error {
-	setIfGiven(&s.Extension, c.Extension)
-	setIfGiven(&s.ExtensionRegex, c.ExtensionRegex)
-	if c.Types != nil {
-		s.Types = c.Types
+func (c *change) UnmarshalJSON(b []byte) error { return c.fields.UnmarshalJSON(b) }
+
+// Schema describes the fields of a subscription that a request may set, under the name
+// Change.
+func (change) Schema(r huma.Registry) *huma.Schema {
+	ref := &huma.Schema{Ref: "#/components/schemas/Change"}
+	if r.Map()["Change"] != nil {
+		return ref
 	}
-	setIfGiven(&s.URL, c.URL)
-	setIfGiven(&s.Method, c.Method)
-	setIfGiven(&s.Dialect, (*notify.Dialect)(c.Dialect))
-	setIfGiven(&s.Active, c.Active)
-	setIfGiven(&s.Note, c.Note)
-	if c.Headers != nil {
-		kept := s.Headers
-		s.Headers = maps.Clone(c.Headers)
-		for name, value := range s.Headers {
-			if value == "" {
-				s.Headers[name] = kept[http.CanonicalHeaderKey(name)]
+	body := &huma.Schema{Type: huma.TypeObject, Properties: make(map[string]*huma.Schema), AdditionalProperties: false}
+	for _, f := range subscription.Fields {
+		field := *r.Schema(f.Type, false, "")
+		if f.Type.Kind() != reflect.Bool && f.Type.Kind() != reflect.Int {
+			field.Nullable = false
+		}
+		field.Description, field.WriteOnly = f.Doc, f.Secret
+		for word := range strings.SplitSeq(f.Tag.Get("enum"), ",") {
+			if word != "" {
+				field.Enum = append(field.Enum, word)
 			}
 		}
+		body.Properties[f.Name] = &field
 	}
-	if c.TLSCert != nil && *c.TLSCert == "" {
-		s.TLSKey = ""
-	}
-	setIfGiven(&s.TLSCA, c.TLSCA)
-	setIfGiven(&s.TLSCert, c.TLSCert)
-	setIfGiven(&s.TLSKey, (*notify.PrivateKey)(c.TLSKey))
-	if c.Secret != nil && *c.Secret != "" {
-		s.Secret = notify.Secret(*c.Secret)
-	}
-	setIfGiven(&s.Extended, c.Extended)
-	setIfGiven(&s.FlowCase, c.FlowCase)
-	setIfGiven(&s.StatusWords, c.StatusWords)
-	setIfGiven(&s.Group, c.Group)
-	setIfGiven(&s.FollowURLs, c.FollowURLs)
-	setIfGiven(&s.MaxInFlight, c.MaxInFlight)
-	if err := setDuration(&s.LiveTTL, c.LiveTTL, "live_ttl"); err != nil {
-		return err
-	}
-	return setDuration(&s.Timeout, c.Timeout, "timeout")
-}
-
-// setIfGiven sets *to to *v, unless v is nil.
-func setIfGiven[T any](to *T, v *T) {
-	if v != nil {
-		*to = *v
-	}
-}
-
-// setDuration parses text into to; nil changes nothing, "" sets the default.
-func setDuration(to *notify.Duration, text *string, field string) error {
-	switch {
-	case text == nil:
-		return nil
-	case *text == "":
-		*to = 0
-		return nil
-	}
-	if err := to.UnmarshalText([]byte(*text)); err != nil {
-		return &notify.Invalid{Field: field, Why: "is not a duration: use a value such as 500ms or 30s"}
-	}
-	return nil
+	body.PrecomputeMessages()
+	r.Map()["Change"] = body
+	return ref
 }
 
 // subscriptionResponse is the answer with one subscription. Its ETag is the revision.
@@ -350,7 +293,7 @@ func (a *API) listSubscriptions(ctx context.Context, in *struct {
 
 func (a *API) createSubscription(ctx context.Context, in *struct{ Body change }) (*subscriptionResponse, error) {
 	sub := notify.NewSubscription()
-	if err := in.Body.apply(&sub); err != nil {
+	if err := in.Body.fields.ApplyTo(&sub); err != nil {
 		return nil, a.problem(err)
 	}
 	sub, err := a.ops.CreateSubscription(ctx, sub)
@@ -381,7 +324,7 @@ func (a *API) changeSubscription(ctx context.Context, in *struct {
 	if err != nil {
 		return nil, a.problem(err)
 	}
-	sub, err := a.ops.ChangeSubscription(ctx, in.ID, old, in.Body.apply)
+	sub, err := a.ops.ChangeSubscription(ctx, in.ID, old, in.Body.fields.ApplyTo)
 	if err != nil {
 		return nil, a.problem(err)
 	}
