@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -192,10 +191,7 @@ func (change) Schema(r huma.Registry) *huma.Schema {
 	body := &huma.Schema{Type: huma.TypeObject, Properties: make(map[string]*huma.Schema), AdditionalProperties: false}
 	for _, f := range subscription.Fields {
 		field := *r.Schema(f.Type, false, "")
-		if f.Type.Kind() != reflect.Bool && f.Type.Kind() != reflect.Int {
-			field.Nullable = false
-		}
-		field.Description, field.WriteOnly = f.Doc, f.Secret
+		field.Description, field.WriteOnly, field.Nullable = f.Doc, f.Secret, false
 		for word := range strings.SplitSeq(f.Tag.Get("enum"), ",") {
 			if word != "" {
 				field.Enum = append(field.Enum, word)
