@@ -36,10 +36,10 @@ type Config struct {
 	// for it: if it is full, the message is forwarded and counted as unobserved.
 	Observations chan<- dialog.Message
 
-	Workers int              // 0: one per CPU
-	Log     *slog.Logger     // nil: slog.Default()
-	Net     Network          // nil: the operating system's
-	Wall    func() time.Time // the wall clock; nil: time.Now. Tests set it
+	Workers   int              // 0: one per CPU
+	Log       *slog.Logger     // nil: slog.Default()
+	Net       Network          // nil: the operating system's
+	WallClock func() time.Time // the wall clock; nil: time.Now. Tests set it
 
 	Connections    int // limit of TCP connections from one address that is neither PBX nor trunk; 0: no limit
 	AllConnections int // limit of all TCP connections; 0: no limit

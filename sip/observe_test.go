@@ -348,5 +348,5 @@ func TestObservationHasTheWallClockOffset(t *testing.T) {
 		want("set back", 200*time.Millisecond, ahead)
 		s.phone.sendACK(invite, s.phone.expectLast("the end", "SIP/2.0 180"))
 		s.pbx.discardReceived()
-	}, func(c *sip.Config) { c.Wall = wall })
+	}, func(c *sip.Config) { c.WallClock = wall })
 }

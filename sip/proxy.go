@@ -369,8 +369,8 @@ func (px *Proxy) now() instant { return instant(time.Since(px.epoch)) }
 func (px *Proxy) Clock() (now time.Time, wallOffset time.Duration) {
 	wall := time.Now() // it reads both clocks
 	since := wall.Sub(px.epoch)
-	if px.cfg.Wall != nil {
-		wall = px.cfg.Wall()
+	if px.cfg.WallClock != nil {
+		wall = px.cfg.WallClock()
 	}
 	return px.epoch.Add(since), time.Duration(wall.UnixNano()-px.epoch.UnixNano()) - since
 }

@@ -20,9 +20,9 @@ func TestLostKeyIsNotReplaced(t *testing.T) {
 		data    func(config.Config, jetstream.JetStream) error
 		refused bool
 	}{
-		{"no data", func(config.Config, jetstream.JetStream) error { return nil }, false},
-		{"node", func(c config.Config, _ jetstream.JetStream) error { _, err := nodeName(c); return err }, true},
-		{"stream", func(_ config.Config, js jetstream.JetStream) error {
+		{"a store without data", func(config.Config, jetstream.JetStream) error { return nil }, false},
+		{"a node name is left", func(c config.Config, _ jetstream.JetStream) error { _, err := nodeName(c); return err }, true},
+		{"a stream is left", func(_ config.Config, js jetstream.JetStream) error {
 			_, err := js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: "bellhop_subscriptions"})
 			return err
 		}, true},

@@ -262,7 +262,7 @@ func buildPipeline(ctx context.Context, cfg config.Config, js jetstream.JetStrea
 		Observations:  watch,
 		Log:           log,
 		Net:           w.network,
-		Wall:          w.wall,
+		WallClock:     w.wall,
 
 		Connections:    cfg.Guard.Connections,
 		AllConnections: connections,

@@ -206,17 +206,17 @@ func TestKeyIsNeverReplaced(t *testing.T) {
 		spoil func() error
 		want  string
 	}{
-		{"another", func() error { return os.WriteFile(path, make([]byte, keySize), 0o600) }, "differs from the store's key"},
-		{"short", func() error { return os.WriteFile(path, make([]byte, keySize-1), 0o600) }, "31 bytes"},
-		{"empty", func() error { return os.WriteFile(path, nil, 0o600) }, "0 bytes"},
+		{"key of another store", func() error { return os.WriteFile(path, make([]byte, keySize), 0o600) }, "differs from the store's key"},
+		{"key too short", func() error { return os.WriteFile(path, make([]byte, keySize-1), 0o600) }, "31 bytes"},
+		{"key file empty", func() error { return os.WriteFile(path, nil, 0o600) }, "0 bytes"},
 		{"open to others", func() error { return os.Chmod(path, 0o644) }, "accessible to other users"},
-		{"unreadable", func() error { return os.Remove(path) }, "directory"},
+		{"key path is a directory", func() error { return os.Remove(path) }, "directory"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			if err := tt.spoil(); err != nil {
 				t.Fatal(err)
 			}
-			if tt.name == "unreadable" {
+			if tt.name == "key path is a directory" {
 				if err := os.Mkdir(path, 0o700); err != nil {
 					t.Fatal(err)
 				}

@@ -71,7 +71,7 @@ func (p *Proxy) config(c flowtest.Config, network *siptest.Network) sip.Config {
 		Workers:       1,
 		Log:           slog.New(slog.DiscardHandler),
 		Net:           network,
-		Wall:          func() time.Time { return time.Now().Add(time.Duration(p.wallOffset.Load())) },
+		WallClock:     func() time.Time { return time.Now().Add(time.Duration(p.wallOffset.Load())) },
 	}
 	for _, peer := range flowtest.Peers {
 		switch {
