@@ -10,8 +10,6 @@ import (
 	"net/url"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
-
 	"bellhop/dialog"
 	"bellhop/notify/deliverylog"
 	"bellhop/notify/send"
@@ -218,21 +216,16 @@ func (n *Notifier) findNamedURL(ctx context.Context, a *attempt, e *dialog.Event
 // lastURLs returns the URLs that the response to the last delivery of a newCall named, as
 // far as the delivery log has it; nil: none.
 func (n *Notifier) lastURLs(ctx context.Context, s *Subscription, newCall string) (urls *callURLs, err error) {
-	records := subjectsSince([]string{deliverylog.Subject(s.ID, newCall)}, time.Time{})
-	err = stream.Read(ctx, n.deliveryLog, records, func(m jetstream.Msg) error {
-		all, err := deliverylog.Decode(m.Data())
-		for _, l := range all {
-			if l.Outcome == Delivered {
-				urls = parseCallURLs(l.OnAnswer, l.OnHangup)
-			}
-			if time.UnixMicro(l.At).Before(s.AskedSince()) {
-				urls = nil
-			}
+	err = n.deliveryLog.ReadRecords(ctx, s.ID, newCall, func(r *deliverylog.Stored) {
+		if r.Outcome == Delivered {
+			urls = parseCallURLs(r.OnAnswer, r.OnHangup)
 		}
-		return err
+		if time.UnixMicro(r.At).Before(s.AskedSince()) {
+			urls = nil
+		}
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read bellhop_attempts: %w", err)
+		return nil, err
 	}
 	return urls, nil
 }

@@ -193,7 +193,7 @@ func TestFollowURLs(t *testing.T) {
 			s.publishParty(1, 0)
 			time.Sleep(time.Second)
 			s.keeper.update(func() { s.keeper.answer = answerWithURLs("http://crm/by-hand/") })
-			if a, err := s.Redeliver(s.Context(), deliveryID(partyEvents(1)[0].ID, s.id)); a.Outcome != Delivered || err != nil {
+			if a, err := s.Redeliver(s.Context(), deliverylog.ID(partyEvents(1)[0].ID, s.id)); a.Outcome != Delivered || err != nil {
 				s.Error(a.Outcome, err)
 			}
 			s.publishParty(1, 1)
@@ -211,7 +211,7 @@ func TestFollowURLs(t *testing.T) {
 			}
 			s.publishParty(1, 0)
 			s.keeper.update(func() { s.keeper.away = false })
-			if a, err := s.Redeliver(s.Context(), deliveryID(partyEvents(1)[0].ID, s.id)); a.Outcome != Delivered || err != nil {
+			if a, err := s.Redeliver(s.Context(), deliverylog.ID(partyEvents(1)[0].ID, s.id)); a.Outcome != Delivered || err != nil {
 				s.Error(a.Outcome, err)
 			}
 			s.publishParty(1, 1)
@@ -262,7 +262,7 @@ func TestFollowURLs(t *testing.T) {
 			s.publishParty(1, 0)
 			s.publishParty(1, 2)
 			s.wantTargets(newCallAtHook, hangupAtOver)
-			if a, err := s.Redeliver(s.Context(), deliveryID(partyEvents(1)[2].ID, s.id)); a.Outcome != Delivered || err != nil {
+			if a, err := s.Redeliver(s.Context(), deliverylog.ID(partyEvents(1)[2].ID, s.id)); a.Outcome != Delivered || err != nil {
 				s.Error(a.Outcome, err)
 			}
 			s.wantTargets(hangupAtOver)
@@ -341,7 +341,7 @@ func TestFollowURLs(t *testing.T) {
 			s.publishParty(2, 2)
 			time.Sleep(2 * maxProbeInterval)
 			s.wantEnded(2, 2, Delivered, "")
-			if a, err := s.Redeliver(s.Context(), deliveryID(partyEvents(2)[2].ID, s.id)); a.Outcome != Delivered || err != nil {
+			if a, err := s.Redeliver(s.Context(), deliverylog.ID(partyEvents(2)[2].ID, s.id)); a.Outcome != Delivered || err != nil {
 				s.Error(a.Outcome, err)
 			}
 			time.Sleep(time.Second)
@@ -534,7 +534,7 @@ func TestFollowURLsAreMasked(t *testing.T) {
 			}
 		})
 		for i, want := range []string{"http://crm/hook", "http://crm:80/taken?[redacted]", "https://crm/over?[redacted]"} {
-			d, err := s.Delivery(s.Context(), deliveryID(partyEvents(1)[i].ID, s.id))
+			d, err := s.Delivery(s.Context(), deliverylog.ID(partyEvents(1)[i].ID, s.id))
 			if err != nil || len(d.Attempts) != 1 {
 				t.Fatal(d.Attempts, err)
 			}

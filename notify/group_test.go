@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"bellhop/dialog"
+	"bellhop/notify/deliverylog"
 	"bellhop/notify/eventlog"
 	"bellhop/notify/payload"
 )
@@ -165,7 +166,7 @@ func (s *ctiTest) wantSent(want string) {
 // wantState checks the state of the delivery of an event, and its reason.
 func (s *ctiTest) wantState(e dialog.Event, state, why string) {
 	s.Helper()
-	d, err := s.Delivery(s.Context(), deliveryID(e.ID, s.id))
+	d, err := s.Delivery(s.Context(), deliverylog.ID(e.ID, s.id))
 	if err != nil || d.State != state || !strings.Contains(d.Attempts[len(d.Attempts)-1].Error, why) {
 		s.Errorf("%s of %s: %s, %v, %v; want %s, %q", e.Type, e.Extension.User, d.State, d.Attempts, err, state, why)
 	}
@@ -186,7 +187,7 @@ func TestGroupIsOneCall(t *testing.T) {
 			s.wantState(hangupsOf("", "113")[0], Canceled, "rang at 111 first")
 			s.wantState(hangupsOf("", "112")[0], Delivered, "")
 			for _, e := range []dialog.Event{dialIns("111")[0], hangupsOf("", "112")[0]} {
-				if d, err := s.Delivery(s.Context(), deliveryID(e.ID, s.id)); err != nil || len(d.Attempts) != 1 || d.Attempts[0].Number != 1 {
+				if d, err := s.Delivery(s.Context(), deliverylog.ID(e.ID, s.id)); err != nil || len(d.Attempts) != 1 || d.Attempts[0].Number != 1 {
 					s.Errorf("%s: %v, %v; to wait is no attempt", e.Type, d.Attempts, err)
 				}
 			}
@@ -367,7 +368,7 @@ func TestGroupSurvivesRestart(t *testing.T) {
 			time.Sleep(20 * time.Second)
 			s.keeper.update(func() { s.keeper.away = false })
 			for user, want := range map[string]string{"111": Delivered, "112": Failed} {
-				if a, err := s.Redeliver(s.Context(), deliveryID(dialIns(user)[0].ID, s.id)); a.Outcome != want || err != nil {
+				if a, err := s.Redeliver(s.Context(), deliverylog.ID(dialIns(user)[0].ID, s.id)); a.Outcome != want || err != nil {
 					s.Error(user, a.Outcome, err)
 				}
 			}

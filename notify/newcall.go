@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"net/http"
 
-	"github.com/nats-io/nats.go/jetstream"
-
 	"bellhop/dialog"
 	"bellhop/notify/deliverylog"
 	"bellhop/notify/subscription"
@@ -162,22 +160,14 @@ func (n *Notifier) checkNewCall(ctx context.Context, s *Subscription, e *dialog.
 // lastOutcome returns the last outcome in the delivery log of a delivery that did not
 // succeed at once; "" if there is none.
 func (n *Notifier) lastOutcome(ctx context.Context, subscription, event string) (string, error) {
-	m, err := n.deliveryLog.GetLastMsgForSubject(ctx, deliverylog.Subject(subscription, event))
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return "", nil
-	}
-	if err != nil {
-		return "", fmt.Errorf("read bellhop_attempts: %w", err)
-	}
-	all, err := deliverylog.Decode(m.Data)
-	if err != nil || len(all) == 0 {
+	last, err := n.deliveryLog.LastRecord(ctx, subscription, event)
+	if err != nil || last == nil {
 		return "", err
 	}
-	last := all[len(all)-1].Outcome
-	if last != Failed { // of a redelivery, which changes nothing
-		return last, nil
+	if last.Outcome != Failed { // of a redelivery, which changes nothing
+		return last.Outcome, nil
 	}
-	d, err := n.Delivery(ctx, deliveryID(event, subscription))
+	d, err := n.Delivery(ctx, deliverylog.ID(event, subscription))
 	if err == ErrNoDelivery {
 		return "", nil
 	}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"bellhop/dialog"
+	"bellhop/notify/deliverylog"
 	"bellhop/notify/eventlog"
 	"bellhop/notify/send"
 )
@@ -157,7 +158,7 @@ func (s *ctiTest) wantSummary(what, want string) {
 func (s *ctiTest) wantEnded(party, i int, state, why string) {
 	s.Helper()
 	time.Sleep(time.Second)
-	d, err := s.Delivery(s.Context(), deliveryID(partyEvents(party)[i].ID, s.id))
+	d, err := s.Delivery(s.Context(), deliverylog.ID(partyEvents(party)[i].ID, s.id))
 	if err != nil {
 		s.Errorf("event %d of party %d: %v", i, party, err)
 		return
@@ -322,7 +323,7 @@ func TestNothingIsSentWithoutNewCall(t *testing.T) {
 			s.publishParty(1, 0)
 			time.Sleep(20 * time.Second)
 			s.keeper.update(func() { s.keeper.away = false })
-			if a, err := s.Redeliver(s.Context(), deliveryID(partyEvents(1)[0].ID, s.id)); a.Outcome != Delivered || err != nil {
+			if a, err := s.Redeliver(s.Context(), deliverylog.ID(partyEvents(1)[0].ID, s.id)); a.Outcome != Delivered || err != nil {
 				s.Error(a.Outcome, err)
 			}
 			s.publishParty(1, 1)
@@ -339,7 +340,7 @@ func TestNothingIsSentWithoutNewCall(t *testing.T) {
 			time.Sleep(20 * time.Second)
 			s.publishParty(1, 2)
 			time.Sleep(3 * time.Second)
-			if d, err := s.Delivery(s.Context(), deliveryID(partyEvents(1)[2].ID, s.id)); err != nil || d.State != Waiting {
+			if d, err := s.Delivery(s.Context(), deliverylog.ID(partyEvents(1)[2].ID, s.id)); err != nil || d.State != Waiting {
 				s.Error(d.State, err)
 			}
 		}},

@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"bellhop/dialog"
+	"bellhop/notify/deliverylog"
 )
 
 // manualTimeout limits a redelivery or test, for which a user waits.
@@ -46,18 +47,18 @@ func (n *Notifier) Redeliver(ctx context.Context, id string) (Attempt, error) {
 	if err != nil {
 		return Attempt{}, err
 	}
-	e, err := n.readEvent(ctx, d.seq)
+	e, err := n.readEvent(ctx, d.Seq)
 	if err != nil {
 		return Attempt{}, err
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), manualTimeout) // the attempt goes on even if the client leaves
 	defer cancel()
-	a := n.attemptNow(ctx, &s, e, d.seq)
+	a := n.attemptNow(ctx, &s, e, d.Seq)
 	if !a.recorded {
 		n.deliveryLog.Add(&a.record)
 	}
 	if a.outcome == delivered {
-		h := redelivery{Subscription: s.ID, Queue: queueName(e), Seq: d.seq, Named: a.namedURL != nil}
+		h := redelivery{Subscription: s.ID, Queue: queueName(e), Seq: d.Seq, Named: a.namedURL != nil}
 		h.OnAnswer, h.OnHangup = a.urls.asText()
 		message, _ := json.Marshal(h) // cannot fail: strings, a number and a bool
 		if err := n.js.Conn().Publish(redeliveredSubject, message); err != nil {
@@ -131,7 +132,7 @@ func (n *Notifier) Test(ctx context.Context, id string) ([]SampleResult, error) 
 			defer func() { <-slots }()
 			defer n.recoverPanic("send sample")
 			e := p.Event(t)
-			results[i] = SampleResult{t, deliveryID(e.ID, s.ID), n.sendSample(ctx, &s, e)}
+			results[i] = SampleResult{t, deliverylog.ID(e.ID, s.ID), n.sendSample(ctx, &s, e)}
 		})
 	}
 	under.Wait()

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"time"
 
+	"bellhop/notify/deliverylog"
 	"bellhop/notify/payload"
 	"bellhop/notify/send"
 )
@@ -144,7 +145,7 @@ func (n *Notifier) prepareRequest(ctx context.Context, a *attempt) (r send.Reque
 		Method: a.sub.Method, URL: u, Header: make(http.Header, 8+len(a.sub.Headers)), Signer: a.signer,
 		TLS: send.TLS{CA: a.sub.TLSCA, Cert: a.sub.TLSCert, Key: string(a.sub.TLSKey)},
 	}
-	r.Header["Webhook-Id"] = []string{deliveryID(e.ID, a.sub.ID)}
+	r.Header["Webhook-Id"] = []string{deliverylog.ID(e.ID, a.sub.ID)}
 	v.SetHeader(r.Header)
 	if !v.IsGET() {
 		r.Body = body

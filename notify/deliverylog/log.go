@@ -4,6 +4,9 @@
 // a second, with request and response but without secrets. Recording never waits for the
 // store: while that is slow or gone, 16 MB of records wait in memory; beyond, the oldest are
 // dropped and counted. A kill loses the records that were not written.
+//
+// The Log reads the records of one delivery, and pages of ended deliveries, newest first. A
+// [Delivery] is what they tell of it: whether it is still pending is in the outbox.
 package deliverylog
 
 import (
@@ -216,7 +219,7 @@ func (p *recordBatch) encodeMessages() []logMessage {
 			continue
 		}
 		if count > 0 && (last.Subscription != a.Subscription || len(p.text) > maxMessageText) {
-			p.addMessage(SharedSubject(last.Subscription), count)
+			p.addMessage(sharedSubject(last.Subscription), count)
 			count = 0
 		}
 		last = a
@@ -224,7 +227,7 @@ func (p *recordBatch) encodeMessages() []logMessage {
 		p.text = append(a.appendJSON(p.text), ',')
 	}
 	if count > 0 {
-		p.addMessage(SharedSubject(last.Subscription), count)
+		p.addMessage(sharedSubject(last.Subscription), count)
 	}
 	for _, a := range p.records {
 		if !a.AtOnce {
@@ -246,8 +249,8 @@ func (p *recordBatch) addMessage(subject string, count int) {
 	p.messages = append(p.messages, logMessage{&nats.Msg{Subject: subject, Data: data}, count})
 }
 
-// SharedSubject returns the subject for the records of deliveries that succeeded at once.
-func SharedSubject(subscription string) string { return "bellhop.attempt." + subscription }
+// sharedSubject returns the subject for the records of deliveries that succeeded at once.
+func sharedSubject(subscription string) string { return "bellhop.attempt." + subscription }
 
 // Subject returns the subject for the records of a delivery that did not succeed at once.
 func Subject(subscription, event string) string {

@@ -12,9 +12,10 @@ import (
 
 // The types and words of the delivery log, see there.
 type (
-	Attempt = deliverylog.Attempt
-	Request = deliverylog.Request
-	Answer  = deliverylog.Answer
+	Delivery = deliverylog.Delivery
+	Attempt  = deliverylog.Attempt
+	Request  = deliverylog.Request
+	Answer   = deliverylog.Answer
 )
 
 const (
@@ -68,9 +69,6 @@ func (n *Notifier) recordEnd(d *delivery, o outcome) {
 		At: time.Now(), Outcome: o.String(), Error: d.reason,
 	})
 }
-
-// deliveryID returns the webhook-id of a delivery.
-func deliveryID(event, subscription string) string { return event + "-" + subscription }
 
 // splitID splits a webhook-id into event and subscription; ok is false if it is not valid.
 func splitID(id string) (event, subscription string, ok bool) {

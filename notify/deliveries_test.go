@@ -59,17 +59,20 @@ func eventsOf(call string, types ...dialog.Type) (all []dialog.Event) {
 	return all
 }
 
-func deliveryNow(t *testing.T, n *Notifier, id string) Delivery {
+// A testDelivery is a delivery that a test reads.
+type testDelivery struct{ Delivery }
+
+func deliveryNow(t *testing.T, n *Notifier, id string) testDelivery {
 	t.Helper()
 	d, err := n.Delivery(t.Context(), id)
 	if err != nil {
 		t.Fatalf("delivery %s: %v", id, err)
 	}
-	return d
+	return testDelivery{d}
 }
 
 // summary returns the state of a delivery and its attempts, one a line.
-func (d Delivery) summary() string {
+func (d testDelivery) summary() string {
 	s := d.State
 	for _, a := range d.Attempts {
 		s += fmt.Sprintf("; %d %s", a.Number, a.Outcome)
@@ -84,7 +87,7 @@ func (d Delivery) summary() string {
 }
 
 // readDeliveries reads all pages of a query.
-func readDeliveries(t *testing.T, n *Notifier, q DeliveryQuery) (ids []string, all []Delivery) {
+func readDeliveries(t *testing.T, n *Notifier, q DeliveryQuery) (ids []string, all []testDelivery) {
 	t.Helper()
 	for range 100 {
 		page, next, err := n.Deliveries(t.Context(), q)
@@ -95,7 +98,7 @@ func readDeliveries(t *testing.T, n *Notifier, q DeliveryQuery) (ids []string, a
 			t.Fatalf("a page has %d deliveries, want %d at most", len(page), q.Limit)
 		}
 		for _, d := range page {
-			ids, all = append(ids, d.Event), append(all, d)
+			ids, all = append(ids, d.Event), append(all, testDelivery{d})
 		}
 		if next == "" {
 			return ids, all
@@ -385,7 +388,7 @@ func TestDeliveriesOfManyCalls(t *testing.T) {
 		if !slices.Equal(ids, want) {
 			t.Errorf("got %d, want %d", len(ids), len(want))
 		}
-		if d := deliveryNow(t, n, deliveryID(callOf(0)[0].ID, s.ID)); d.summary() != "delivered; 1 delivered 200" {
+		if d := deliveryNow(t, n, deliverylog.ID(callOf(0)[0].ID, s.ID)); d.summary() != "delivered; 1 delivered 200" {
 			t.Errorf("the first is %s", d.summary())
 		}
 	})
