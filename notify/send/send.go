@@ -17,8 +17,8 @@
 //
 // # Connections
 //
-// Up to 64 idle connections of a host and 1,000 in all are kept for 90 seconds. Requests
-// with the same [TLS] share connections; TLS 1.2 is the least version.
+// Idle connections are kept for 90 seconds, up to 64 of a host, and 1,000 of a scheme and
+// [TLS]. Requests with the same TLS settings share connections; TLS 1.2 is the least version.
 package send
 
 import (
