@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"bellhop/dialog"
+	"bellhop/notify/deliverylog"
 )
 
 // A fakeWire is a receiver in memory that records the requests, and when they came.
@@ -278,7 +279,7 @@ func TestDeliveriesSurviveRestart(t *testing.T) {
 
 func TestPublishNeverBlocks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		n := &Notifier{}
+		n := &Notifier{deliveryLog: new(deliverylog.Log)}
 		n.publisher.wakeup = make(chan struct{}, 1)
 		for i := range maxUnpublished {
 			n.Publish(callOf(i)[i%3 : i%3+1]) // a third of each type
