@@ -2,8 +2,6 @@ package admin
 
 import (
 	"context"
-	"io"
-	"log/slog"
 	"slices"
 	"strings"
 	"testing"
@@ -91,21 +89,6 @@ func TestInvalidTokensAreRefused(t *testing.T) {
 	if all, _ := r.ids("/v1/tokens"); all != nil {
 		t.Errorf("there are the tokens %v", all)
 	}
-}
-
-// openNode opens a Server on the same store, as another node. Only if it runs, it
-// learns of later changes.
-func (r *rig) openNode(run bool) *Server {
-	r.Helper()
-	c := Config{Token: testToken, Config: ops.Config{Notifier: r.notifier, Log: slog.New(slog.NewTextHandler(io.Discard, nil))}}
-	if run {
-		return openServer(r.T, r.js, c)
-	}
-	s, err := Open(r.Context(), r.js, c)
-	if err != nil {
-		r.Fatal(err)
-	}
-	return s
 }
 
 // waitUntil waits until a condition is true, or the time of the test is over.
