@@ -2,7 +2,6 @@ package notify
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"time"
 
@@ -149,7 +148,7 @@ func (s *scheduler) addCatchUpEvent(now time.Time, page *recentEvent, e eventlog
 		return
 	}
 	d := newDelivery(e.Seq, e.Event, page)
-	name := queueName(e.Event)
+	name := eventlog.QueueName(e.Event)
 	d.queue = &deliveryQueue{subscriber: sr, name: name}
 	if d.expired(now) {
 		sr.linkNewCall(d)
@@ -290,13 +289,13 @@ func (l *deliveryLoop) startPageRead(ctx context.Context) {
 // readLogPage reads the events of a page. If the log begins after the page, the page is
 // extended up to the first event.
 func (n *Notifier) readLogPage(ctx context.Context, p *page, newest uint64) error {
-	p.entries = n.collectRange(ctx, p.from, p.to)
-	if len(p.entries) == 0 {
-		info, err := n.events.Info(ctx)
-		if err != nil {
-			return fmt.Errorf("read bellhop_events: %w", err)
-		}
-		p.to = max(p.to, min(info.State.FirstSeq-1, newest))
+	first, _, err := n.events.Bounds(ctx)
+	if err != nil {
+		return err
+	}
+	p.entries = n.events.Read(ctx, max(p.from, first), p.to)
+	if first > p.to {
+		p.to = min(first-1, newest)
 	}
 	return ctx.Err() // the events are incomplete if ctx has ended
 }

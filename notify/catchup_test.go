@@ -521,7 +521,7 @@ func TestLostEventsAreCounted(t *testing.T) {
 			}
 		}
 		time.Sleep(10 * time.Second)
-		if err := n.events.Purge(t.Context(), jetstream.WithPurgeSequence(4001)); err != nil {
+		if err := eventStream(t, n).Purge(t.Context(), jetstream.WithPurgeSequence(4001)); err != nil {
 			t.Fatal(err)
 		}
 		up.Store(true)

@@ -263,7 +263,7 @@ func (k *recordingReceiver) newSubscription() Subscription {
 // wantLogged checks the number of events in the log.
 func wantLogged(t *testing.T, n *Notifier, want int) {
 	t.Helper()
-	info, err := n.events.Info(t.Context())
+	info, err := eventStream(t, n).Info(t.Context())
 	if err != nil || info.State.Msgs != uint64(want) {
 		t.Fatalf("%d events in the log, want %d: %v", info.State.Msgs, want, err)
 	}
@@ -506,4 +506,85 @@ func TestStoreLeaderKilled(t *testing.T) {
 	}
 	t.Logf("%d calls; %v without a callback; %d of %d callbacks repeated; %s leads bellhop_events after %s",
 		all, k.gap.Round(10*time.Millisecond), repeated, len(k.taken), c.leaderOf(two, "bellhop_events"), leader)
+}
+
+// Tails on two nodes return the events of both, even if the server that leads the log is
+// killed.
+func TestTailsOfACluster(t *testing.T) {
+	c := startCluster(t)
+	one, _ := c.startNode("ONE")
+	two, _ := c.startNode("TWO")
+	nodes := []*Notifier{one, two}
+	const calls = 200
+	var readers sync.WaitGroup
+	got := make([][]string, len(nodes))
+	for i, n := range nodes {
+		tail := openTail(t, n, Query{})
+		readers.Go(func() {
+			var err error
+			if got[i], err = nextIDs(t.Context(), tail, 3*calls); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	leader := c.leaderOf(one, "bellhop_events")
+	for i := range calls {
+		nodes[i%2].Publish(callOf(i))
+		if i == calls/2 {
+			c.killServer(leader)
+		}
+	}
+	readers.Wait()
+	want := logOrder(t, two)
+	for i, got := range got {
+		if !slices.Equal(got, want) {
+			t.Errorf("node %d: %d events that are not the log's %d", i, len(got), len(want))
+		}
+	}
+	resumed := openTail(t, two, Query{After: want[len(want)-2]})
+	if got, err := nextIDs(t.Context(), resumed, 1); err != nil || !slices.Equal(got, want[len(want)-1:]) {
+		t.Errorf("resumed: got %v, %v; want %v", got, err, want[len(want)-1:])
+	}
+}
+
+// openTail opens a Tail, and closes it when the test ends.
+func openTail(t *testing.T, n *Notifier, q Query) *Tail {
+	t.Helper()
+	tail, err := n.Tail(t.Context(), q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(tail.Close)
+	return tail
+}
+
+// nextIDs returns the ids of the next events of a tail, exactly want of them.
+func nextIDs(ctx context.Context, t *Tail, want int) (ids []string, err error) {
+	for len(ids) < want {
+		events, err := t.Next(ctx)
+		if err != nil {
+			return ids, fmt.Errorf("%d of %d events: %w", len(ids), want, err)
+		}
+		for _, e := range events {
+			ids = append(ids, e.ID)
+		}
+	}
+	return ids, nil
+}
+
+// logOrder returns the ids of all events in the log.
+func logOrder(t *testing.T, n *Notifier) (ids []string) {
+	t.Helper()
+	for q := (Query{Limit: 1000}); ; q.After = ids[len(ids)-1] {
+		events, more, err := n.Events(t.Context(), q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range events {
+			ids = append(ids, e.ID)
+		}
+		if !more {
+			return ids
+		}
+	}
 }

@@ -117,7 +117,7 @@ func (n *Notifier) decodePending(ctx context.Context, subject string, data []byt
 	}
 	d := Delivery{Subscription: subscription, Event: r.Event, Type: r.Type, EventTime: r.At, State: Waiting, Next: r.Due, Seq: seq}
 	if d.Event == "" {
-		switch e, err := n.readEvent(ctx, seq); {
+		switch e, err := n.events.Event(ctx, seq); {
 		case err == nil:
 			d.Event = e.ID
 		case err != ErrEventGone:
@@ -183,7 +183,7 @@ func (n *Notifier) addCallDetails(ctx context.Context, d *Delivery) error {
 	if d.Extension != "" || d.Seq == 0 {
 		return nil
 	}
-	e, err := n.readEvent(ctx, d.Seq)
+	e, err := n.events.Event(ctx, d.Seq)
 	if err == ErrEventGone {
 		return nil
 	}
@@ -222,9 +222,9 @@ func (n *Notifier) Delivery(ctx context.Context, id string) (Delivery, error) {
 		return Delivery{}, ErrNoDelivery
 	}
 	d := Delivery{ID: id, Subscription: subscription, Event: event}
-	switch m, err := n.findEventMessage(ctx, event); {
+	switch m, err := n.events.Lookup(ctx, event); {
 	case err == nil:
-		d.Seq, d.EventTime = m.Sequence, m.Time
+		d.Seq, d.EventTime = m.Seq, m.Time
 	case err != ErrEventGone:
 		return d, err
 	}
@@ -258,17 +258,4 @@ func (n *Notifier) Delivery(ctx context.Context, id string) (Delivery, error) {
 		d.State = Waiting // its next attempt is about to be made
 	}
 	return d, n.addCallDetails(ctx, &d)
-}
-
-// findEventMessage returns the message of an event by its id. The error is ErrEventGone, or
-// of the store.
-func (n *Notifier) findEventMessage(ctx context.Context, event string) (*jetstream.RawStreamMsg, error) {
-	m, err := n.events.GetLastMsgForSubject(ctx, "bellhop.event.*.*."+stream.Token(event))
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return nil, ErrEventGone
-	}
-	if err != nil {
-		return nil, fmt.Errorf("find event %s: %w", event, err)
-	}
-	return m, nil
 }

@@ -622,7 +622,7 @@ func TestReadingLeavesNoConsumer(t *testing.T) {
 		<-r.got
 	}
 	readers := func() (all int) {
-		for _, stream := range []jetstream.Stream{n.events, n.outbox, n.deliveryLog} {
+		for _, stream := range []jetstream.Stream{eventStream(t, n), n.outbox, n.deliveryLog} {
 			info, err := stream.Info(t.Context())
 			if err != nil {
 				t.Fatal(err)

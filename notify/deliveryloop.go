@@ -68,9 +68,9 @@ func (n *Notifier) runDelivery(ctx, leased context.Context) error {
 	if err != nil {
 		return err
 	}
-	first, err := n.handoff.refreshEnd(ctx, n.events)
+	first, _, err := n.events.Bounds(ctx)
 	if err != nil {
-		return fmt.Errorf("read bellhop_events: %w", err)
+		return err
 	}
 	l.nextSeq = max(l.scheduler.cursor+1, first)
 	writer, err := stream.NewWriter(n.js.Conn(), n.recoverPanic)
@@ -90,8 +90,12 @@ func (n *Notifier) runDelivery(ctx, leased context.Context) error {
 	l.helpers.Go(func() {
 		n.runRestarting(ctx, "replays", func(ctx context.Context) error { return l.watchReplays(ctx, &known) })
 	})
-	if n.handoff.shared {
-		l.helpers.Go(func() { n.runRestarting(ctx, "release events", n.releaseEvents) })
+	if n.sharesLog() {
+		l.helpers.Go(func() {
+			n.runRestarting(ctx, "release events", func(ctx context.Context) error {
+				return n.events.ReleaseEvents(ctx, n.registry.syncSubscriptions)
+			})
+		})
 	}
 	defer func() {
 		stop()
@@ -141,7 +145,7 @@ func (l *deliveryLoop) runLoop(ctx context.Context) error {
 		case r := <-l.replays:
 			l.applySubscriptions()
 			l.scheduler.restoreLogRead(r)
-		case <-l.handoff.limitRaised:
+		case <-l.events.ReleasedRaised:
 		case a := <-l.results:
 			l.takeResult(a)
 			for range len(l.results) { // results that came together
@@ -158,29 +162,39 @@ func (l *deliveryLoop) runLoop(ctx context.Context) error {
 	}
 }
 
-// takeNewEvents queues the events handed over by the publisher, and starts reading further
-// ones from the log.
+// takeNewEvents queues the events that the log has in its cache, and starts reading further
+// ones.
 func (l *deliveryLoop) takeNewEvents(ctx context.Context, now time.Time) {
-	entries, limit := l.handoff.takeEntries()
+	limit := l.events.Released()
+	entries, next := l.events.Cached(l.nextSeq, limit)
 	if len(entries) > 0 {
 		l.applySubscriptions() // a subscription made before the events were published receives them
 	}
 	for _, e := range entries {
-		if e.Seq == l.nextSeq {
-			l.addEvent(now, e)
-			l.nextSeq++
-		}
+		l.addEvent(now, e)
 	}
-	if l.nextSeq > limit {
+	l.nextSeq = next
+	if next > limit {
 		return
 	}
-	unread, from := make(chan eventlog.Entry, 256), l.nextSeq
+	unread := make(chan eventlog.Entry, readAhead)
 	l.logEntries, l.nextSeq = unread, limit+1
 	l.helpers.Go(func() {
 		defer close(unread)
-		l.readRange(ctx, from, limit, unread)
+		for from := next; from <= limit && ctx.Err() == nil; from += readAhead {
+			for _, e := range l.events.Read(ctx, from, min(limit, from+readAhead-1)) {
+				select {
+				case unread <- e:
+				case <-ctx.Done():
+					return
+				}
+			}
+		}
 	})
 }
+
+// readAhead is how many events are read from the log before the scheduler has taken them.
+const readAhead = 256
 
 // addEvent queues an event; a panic loses only that event.
 func (l *deliveryLoop) addEvent(now time.Time, e eventlog.Entry) {

@@ -17,7 +17,6 @@ import (
 	"time"
 
 	"bellhop/dialog"
-	"bellhop/notify/deliverylog"
 )
 
 // A fakeWire is a receiver in memory that records the requests, and when they came.
@@ -277,28 +276,6 @@ func TestDeliveriesSurviveRestart(t *testing.T) {
 	})
 }
 
-func TestPublishNeverBlocks(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		n := &Notifier{deliveryLog: new(deliverylog.Log)}
-		n.publisher.wakeup = make(chan struct{}, 1)
-		for i := range maxUnpublished {
-			n.Publish(callOf(i)[i%3 : i%3+1]) // a third of each type
-		}
-		lives := 0
-		for range maxUnpublished {
-			n.Publish(callOf(maxUnpublished)[2:]) // hangups displace live events
-		}
-		for _, e := range n.publisher.buffer {
-			if retentionOf(e.Type) == live {
-				lives++
-			}
-		}
-		if s := n.Stats(); s.Unpublished != maxUnpublished || s.Dropped != maxUnpublished || lives != 0 {
-			t.Errorf("%+v, %d live", s, lives)
-		}
-	})
-}
-
 // Opt-in types are not published before a subscription names them.
 func TestOptInTypesNeedSubscription(t *testing.T) {
 	runInVirtualTime(t, answerStatuses(200), func(t *testing.T, n *Notifier, w *fakeWire, _ Subscription) {
@@ -335,7 +312,7 @@ func TestStoreGone(t *testing.T) {
 		if n.Health() == nil || n.Stats().Unpublished != 30 {
 			t.Errorf("health: %v, %+v", n.Health(), n.Stats())
 		}
-		if _, err := openEventLog(t.Context(), n.js, Config{Replicas: 1}); err != nil {
+		if _, err := Open(t.Context(), n.js, Config{}); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Minute)
@@ -360,98 +337,12 @@ func TestEventIsPublishedOnce(t *testing.T) {
 	}
 	stop()
 	stopOther()
-	info, err := n.events.Info(t.Context())
+	info, err := eventStream(t, n).Info(t.Context())
 	if err != nil || info.State.Msgs != 300 {
 		t.Fatalf("%d events in the log, want 300: %v", info.State.Msgs, err)
 	}
 	if published := n.Stats().Published + other.Stats().Published; published != 300 {
 		t.Errorf("%d events published, want 300", published)
-	}
-}
-
-func TestEventsQueries(t *testing.T) {
-	js, closeStore := openStore(t, t.TempDir())
-	defer closeStore()
-	n, stop := startNotifier(t, js, Config{})
-	begin := time.Now()
-	for i := range 100 {
-		n.Publish(callOf(i))
-	}
-	e := callOf(100)[2]
-	e.ID, e.Call, e.Extension = "another", "", dialog.Extension{User: "0003*210", Domain: "pbx"}
-	n.Publish([]dialog.Event{e})
-	stop()
-	ctx := t.Context()
-	for _, tt := range []struct {
-		name string
-		q    Query
-		want int
-		more bool
-	}{
-		{"all", Query{Limit: 1000}, 301, false},
-		{"the first", Query{}, 100, true},
-		{"exactly", Query{Limit: 301}, 301, false},
-		{"one call", Query{Call: callOf(7)[0].Call}, 3, false},
-		{"an extension", Query{Extension: "0003*210"}, 1, false},
-		{"an extension with its domain", Query{Extension: "101@pbx.example", Limit: 1000}, 300, false},
-		{"with another", Query{Extension: "101@elsewhere", Limit: 1000}, 0, false},
-		{"unknown extension", Query{Extension: "999"}, 0, false},
-		{"among some", Query{Extensions: []string{"101", "0003*210@pbx", "999"}, Limit: 1000}, 301, false},
-		{"among one twice", Query{Extensions: []string{"0003*210@pbx", "0003*210@elsewhere", "0003*210"}}, 1, false},
-		{"among one with another domain", Query{Extensions: []string{"0003*210@elsewhere"}}, 0, false},
-		{"among others", Query{Extension: "101", Extensions: []string{"0003*210"}}, 0, false},
-		{"among with its domain", Query{Extension: "0003*210", Extensions: []string{"0003*210@pbx"}}, 1, false},
-		{"among nobody", Query{Extensions: []string{}}, 0, false},
-		{"a type", Query{Type: "hangup", Limit: 1000}, 101, false},
-		{"answers of one flow", Query{Type: "answer-in"}, 0, false},
-		{"answers of the other", Query{Type: "answer-out", Limit: 1000}, 100, false},
-		{"since", Query{Since: begin.Add(-time.Second), Limit: 1000}, 301, false},
-		{"in the future", Query{Since: begin.Add(time.Hour)}, 0, false},
-	} {
-		got, more, err := n.Events(ctx, tt.q)
-		if err != nil || len(got) != tt.want || more != tt.more {
-			t.Errorf("%s: %d events, more %v, %v; want %d, %v", tt.name, len(got), more, err, tt.want, tt.more)
-		}
-	}
-	if _, _, err := n.Events(ctx, Query{After: "nothing"}); err != ErrNoEvent {
-		t.Errorf("after nothing: %v", err)
-	}
-	if _, _, err := n.Events(ctx, Query{After: "another", Extensions: []string{"101"}}); err != ErrNoEvent {
-		t.Errorf("after what is among others: %v", err)
-	}
-	if _, _, err := n.Events(ctx, Query{After: "another", Extensions: []string{"0003*210"}}); err != nil {
-		t.Errorf("after what is among them: %v", err)
-	}
-
-	var all []*dialog.Event // page by page
-	for q := (Query{Limit: 40}); ; {
-		page, more, err := n.Events(ctx, q)
-		if err != nil {
-			t.Fatal(err)
-		}
-		all = append(all, page...)
-		if !more {
-			break
-		}
-		q.After = page[len(page)-1].ID
-	}
-	seqs := map[string]int{}
-	for _, e := range all {
-		if seqs[e.Call]++; e.Call != "" && e.Seq != seqs[e.Call] {
-			t.Fatalf("event %d of call %s comes as %d", e.Seq, e.Call, seqs[e.Call])
-		}
-	}
-	if len(all) != 301 {
-		t.Fatalf("%d events in pages", len(all))
-	}
-	for i, after := range []int{300, 299, 0} {
-		got, more, err := n.Events(ctx, Query{After: all[after].ID, Limit: 1000})
-		if want := []int{0, 1, 300}[i]; err != nil || len(got) != want || more {
-			t.Errorf("after event %d: %d events, more %v, %v; want %d", after, len(got), more, err, want)
-		}
-	}
-	if want := callOf(7)[2]; !slices.ContainsFunc(all, func(e *dialog.Event) bool { return e.ID == want.ID && e.At.Sub(want.At) < time.Minute }) {
-		t.Error("an event is not read as it was published")
 	}
 }
 
@@ -542,7 +433,7 @@ func TestMissingEventExpires(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := n.readEvent(t.Context(), 17); !errors.Is(err, ErrEventGone) {
+	if _, err := n.events.Event(t.Context(), 17); !errors.Is(err, ErrEventGone) {
 		t.Errorf("got %v", err)
 	}
 }

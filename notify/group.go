@@ -8,8 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/nats-io/nats.go"
-
 	"bellhop/dialog"
 	"bellhop/notify/eventlog"
 	"bellhop/notify/subscription"
@@ -205,26 +203,10 @@ var errNotCopied = errors.New("the copy of the event log lags")
 
 // eventsOfCall reads all events of the call of e in the order of the log, from any server
 // with a copy. The error is errNotCopied if that copy lacks e, or of the store.
-func (n *Notifier) eventsOfCall(ctx context.Context, e *dialog.Event) (events []eventlog.Entry, err error) {
-	p := readRequest{Seq: 1, Subject: Query{Call: e.Call}.subjects()[0], Batch: readSize}
-	for found := false; ; {
-		received := 0
-		err := n.requestEvents(ctx, p, func(seq uint64, m *nats.Msg) bool {
-			received++
-			p.Seq = seq + 1
-			if o, err := n.decodeEvent(m.Data); err == nil {
-				events = append(events, eventlog.Entry{Seq: seq, Event: o})
-				found = found || o.ID == e.ID
-			}
-			return true
-		})
-		switch {
-		case err != nil:
-			return nil, fmt.Errorf("read bellhop_events: %w", err)
-		case received < p.Batch && !found:
-			return nil, fmt.Errorf("read bellhop_events: %w: event %s", errNotCopied, e.ID)
-		case received < p.Batch:
-			return events, nil
-		}
+func (n *Notifier) eventsOfCall(ctx context.Context, e *dialog.Event) ([]eventlog.Entry, error) {
+	events, err := n.events.Call(ctx, e.Call)
+	if err == nil && !slices.ContainsFunc(events, func(o eventlog.Entry) bool { return o.Event.ID == e.ID }) {
+		err = fmt.Errorf("read bellhop_events: %w: event %s", errNotCopied, e.ID)
 	}
+	return events, err
 }

@@ -58,7 +58,9 @@ func runVictim() {
 		must(err)
 	}
 	go n.Run(ctx)
-	log, err := n.events.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: after + 1})
+	events, err := js.Stream(ctx, "bellhop_events")
+	must(err)
+	log, err := events.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: after + 1})
 	must(err)
 	_, err = log.Consume(func(m jetstream.Msg) {
 		fmt.Println("said", m.Subject()[strings.LastIndexByte(m.Subject(), '.')+1:])

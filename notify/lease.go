@@ -181,12 +181,10 @@ func (n *Notifier) deliverWithLease(ctx context.Context) error {
 	if n.config.Node == "" {
 		return n.runDelivery(ctx, owned)
 	}
-	n.handoff.setIdle(true)
 	n.registry.setIdle()
 	if err := n.lease.acquireLease(ctx); err != nil || ctx.Err() != nil {
 		return err
 	}
-	n.handoff.setIdle(false)
 	n.log.Info("delivery started", "node", n.config.Node)
 
 	delivering, end := context.WithCancel(owned)

@@ -146,7 +146,7 @@ func (n *Notifier) checkNewCall(ctx context.Context, s *Subscription, e *dialog.
 		return nil
 	}
 	// The newCall succeeded at once, or the delivery log does not have it.
-	switch m, err := n.findEventMessage(ctx, id); {
+	switch m, err := n.events.Lookup(ctx, id); {
 	case err == ErrEventGone:
 		return nil
 	case err != nil:

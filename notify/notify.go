@@ -98,7 +98,6 @@ package notify
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -111,6 +110,7 @@ import (
 
 	"bellhop/dialog"
 	"bellhop/notify/deliverylog"
+	"bellhop/notify/eventlog"
 	"bellhop/notify/send"
 )
 
@@ -179,7 +179,6 @@ type Notifier struct {
 	config Config
 	log    *slog.Logger
 	js     jetstream.JetStream
-	events jetstream.Stream
 	outbox jetstream.Stream
 
 	deliveryLog *deliverylog.Log
@@ -187,15 +186,11 @@ type Notifier struct {
 	registry   registry
 	health     healthStates
 	numbers    numberTable
-	publisher  publisher
-	handoff    handoff
-	sharedTail sharedTail
-	blocks     blockCache
+	events     *eventlog.Log
 	lease      lease
 	delivering atomic.Bool
 	sender     *send.Sender
 	stats      counters
-	spooled    bool // the Spool may hold events; used by the publisher, and by Run after it
 
 	maxPending int // deliveries of one subscription in memory
 	maxReplay  int // events of one replay
@@ -215,19 +210,17 @@ func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Notifier, err
 	n.health.known = make(map[string]healthState)
 	n.health.unsaved = make(map[string]*healthState)
 	n.numbers.known = make(map[string]uint64)
-	n.publisher.wakeup = make(chan struct{}, 1)
-	n.publisher.batchCalls = make(map[string]bool)
-	n.handoff.shared = c.Node != ""
-	n.handoff.limitRaised, n.handoff.endRaised = make(chan struct{}, 1), make(chan struct{}, 1)
-	n.sharedTail.readSlot = make(chan struct{}, 1)
-	n.blocks = newBlockCache()
 	n.sender = newSender(c)
 
 	var err error
-	if n.events, err = openEventLog(ctx, js, c); err != nil {
-		return nil, fmt.Errorf("open event log bellhop_events: %w", err)
+	n.events, err = eventlog.Open(ctx, js, eventlog.Config{
+		Retention: c.keepEvents(), Replicas: c.Replicas, Shared: n.sharesLog(),
+		PublishAtOnce: c.PublishAtOnce, Spool: c.Spool, Log: n.log,
+		Wanted: n.registry.wanted, MonotonicTime: n.monotonicTime, RecoverPanic: n.recoverPanic,
+	})
+	if err != nil {
+		return nil, err
 	}
-	n.handoff.logEnd = n.events.CachedInfo().State.LastSeq
 	if n.outbox, err = openOutbox(ctx, js, c); err != nil {
 		return nil, fmt.Errorf("open outbox bellhop_outbox: %w", err)
 	}
@@ -263,7 +256,6 @@ func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Notifier, err
 	if err := n.health.watch(ctx, false); err != nil {
 		return nil, err
 	}
-	n.loadSpool()
 	return n, nil
 }
 
@@ -278,7 +270,7 @@ func (n *Notifier) Run(ctx context.Context) error {
 		name string
 		run  func(context.Context) error
 	}{
-		{"publish", n.publishEvents},
+		{"publish", n.events.Run},
 		{"subscriptions", func(ctx context.Context) error { return n.registry.watch(ctx, true) }},
 		{"health", func(ctx context.Context) error { return n.health.watch(ctx, true) }},
 		{"save health", n.health.saveChanges},
@@ -302,7 +294,7 @@ func (n *Notifier) Run(ctx context.Context) error {
 	for range parts {
 		<-ended
 	}
-	n.saveSpool()
+	n.events.SaveSpool()
 	return nil
 }
 
@@ -334,24 +326,22 @@ type Stats struct {
 
 // counters are the live values behind Stats.
 type counters struct {
-	published, failed atomic.Uint64
-	paused, disabled  atomic.Uint64
-	ownPaused         atomic.Uint64
-	ended             [outcomes]atomic.Uint64
-	pending, lagging  atomic.Int64
-	lost              atomic.Uint64
-	panics            atomic.Uint64
+	failed           atomic.Uint64
+	paused, disabled atomic.Uint64
+	ownPaused        atomic.Uint64
+	ended            [outcomes]atomic.Uint64
+	pending, lagging atomic.Int64
+	lost             atomic.Uint64
+	panics           atomic.Uint64
 }
 
 // Stats returns the current counts.
 func (n *Notifier) Stats() Stats {
-	n.publisher.mu.Lock()
-	dropped := n.publisher.dropped
-	n.publisher.mu.Unlock()
+	log := n.events.Stats()
 	return Stats{
-		Published:          n.stats.published.Load(),
-		Dropped:            dropped,
-		Unpublished:        n.publisher.unpublished(),
+		Published:          log.Published,
+		Dropped:            log.Dropped,
+		Unpublished:        log.Unpublished,
 		Delivered:          n.stats.ended[delivered].Load(),
 		Expired:            n.stats.ended[expired].Load(),
 		Refused:            n.stats.ended[refused].Load(),
@@ -371,21 +361,53 @@ func (n *Notifier) Stats() Stats {
 }
 
 // Health returns why events cannot be published or delivered as they should, or nil.
-func (n *Notifier) Health() error {
-	n.publisher.mu.Lock()
-	defer n.publisher.mu.Unlock()
-	switch waiting := len(n.publisher.buffer) + len(n.publisher.batch); {
-	case n.publisher.lastErr != nil:
-		return fmt.Errorf("the store accepts no events (%d unpublished): %w", waiting, n.publisher.lastErr)
-	case waiting > maxUnpublished/2:
-		return fmt.Errorf("the store is slow: %d events are unpublished", waiting)
-	case !n.js.Conn().IsConnected():
-		if err := n.js.Conn().LastError(); err != nil {
-			return fmt.Errorf("the store is not connected: %w", err)
-		}
-		return errors.New("the store is not connected")
+func (n *Notifier) Health() error { return n.events.Health() }
+
+// Publish buffers events for the event log, see [eventlog.Log.Append]. Events of an opt-in
+// type are discarded while no subscription names it.
+func (n *Notifier) Publish(events []dialog.Event) { n.events.Append(events) }
+
+// The event log, as the API, the page and the config use it.
+type (
+	Query = eventlog.Query
+	Tail  = eventlog.Tail
+	Spool = eventlog.Spool
+	Pace  = eventlog.Pace
+)
+
+var (
+	ErrNoEvent   = eventlog.ErrNoEvent
+	ErrEventGone = eventlog.ErrEventGone
+)
+
+// Events reads the log, see [eventlog.Log.Find]. Readers share the events and must not
+// change them.
+func (n *Notifier) Events(ctx context.Context, q Query) (events []*dialog.Event, more bool, err error) {
+	found, more, err := n.events.Find(ctx, q)
+	for _, e := range found {
+		events = append(events, e.Event)
 	}
-	return nil
+	return events, more, err
+}
+
+// Latest returns the newest events of the log, see [eventlog.Log.Latest].
+func (n *Notifier) Latest(ctx context.Context, q Query) ([]*dialog.Event, error) {
+	return n.events.Latest(ctx, q)
+}
+
+// Tail reads the log as it grows, see [eventlog.Log.Tail].
+func (n *Notifier) Tail(ctx context.Context, q Query) (*Tail, error) { return n.events.Tail(ctx, q) }
+
+// LogEnd returns the position of the last event known to be in the log.
+func (n *Notifier) LogEnd() uint64 { return n.events.End() }
+
+// Unpublished returns the events that are not in the log, those of each call in order.
+func (n *Notifier) Unpublished() []dialog.Event { return n.events.Unpublished() }
+
+// OldestUnpublished returns when the oldest unpublished event was observed, see
+// [eventlog.Log.OldestUnpublished].
+func (n *Notifier) OldestUnpublished() (oldest time.Time, ok bool) {
+	return n.events.OldestUnpublished()
 }
 
 // retention is how long an event is worth delivering.
@@ -415,11 +437,23 @@ func (n *Notifier) monotonicTime(at time.Time) time.Time {
 	return time.Now().Add(-max(0, n.config.wall().Sub(at)))
 }
 
-// queueName returns the name of the delivery queue of an event: its call, or its extension
-// if it belongs to no call.
-func queueName(e *dialog.Event) string {
-	if e.Call == "" {
-		return e.Extension.User
+// sharesLog reports whether other nodes publish to the log too.
+func (n *Notifier) sharesLog() bool { return n.config.Node != "" }
+
+// sleep waits until d has passed or ctx ends.
+func sleep(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
 	}
-	return e.Call
+}
+
+// signal sends on ch, which has capacity 1, unless a signal waits there already.
+func signal(ch chan struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
+	}
 }

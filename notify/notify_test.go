@@ -2,7 +2,6 @@ package notify
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -17,7 +16,6 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/goleak"
 
-	"bellhop/dialog"
 	"bellhop/notify/storetest"
 )
 
@@ -48,6 +46,16 @@ const longWait = 5 * time.Minute
 func openStore(t testing.TB, dir string) (jetstream.JetStream, func()) {
 	t.Helper()
 	return storetest.Open(t, dir)
+}
+
+// eventStream returns the stream of the event log.
+func eventStream(t testing.TB, n *Notifier) jetstream.Stream {
+	t.Helper()
+	s, err := n.js.Stream(t.Context(), "bellhop_events")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
 }
 
 // startNotifier runs a notifier until the returned func is called or the test ends.
@@ -122,19 +130,7 @@ func mustSubscribe(t testing.TB, n *Notifier, s Subscription) Subscription {
 }
 
 // callOf returns the events of one answered call of extension 101.
-func callOf(i int) []dialog.Event {
-	id := func(k int) string { return fmt.Sprintf("%031x%d", i, k) }
-	at := time.Now()
-	e := dialog.Event{Call: id(0), Party: id(1), Extension: dialog.Extension{User: "101", Domain: "pbx.example"},
-		Flow: dialog.Out, CallerNum: "101", CalledNumber: "102", At: at}
-	var all []dialog.Event
-	for k, t := range []dialog.Type{dialog.DialOut, dialog.Answer, dialog.Hangup} {
-		e.ID, e.Seq, e.Type = id(k+2), k+1, t
-		e.Status = []dialog.Status{dialog.Calling, dialog.Answered, dialog.Answered}[k]
-		all = append(all, e)
-	}
-	return all
-}
+var callOf = storetest.Call
 
 func TestDeliversCall(t *testing.T) {
 	js, closeStore := openStore(t, t.TempDir())

@@ -200,11 +200,10 @@ func (n *Notifier) restoreOutbox(ctx context.Context, s *scheduler, sw *sweeper)
 // over. It therefore waits up to a second for the log to reach newest.
 func (n *Notifier) waitForLogEnd(ctx context.Context, newest uint64) (last uint64, err error) {
 	for begin := time.Now(); ; sleep(ctx, stream.Backoff) {
-		info, err := n.events.Info(ctx)
-		if err != nil {
-			return 0, fmt.Errorf("read bellhop_events: %w", err)
+		if _, last, err = n.events.Bounds(ctx); err != nil {
+			return 0, err
 		}
-		if last = info.State.LastSeq; last >= newest || time.Since(begin) > time.Second {
+		if last >= newest || time.Since(begin) > time.Second {
 			return last, nil
 		}
 	}

@@ -11,6 +11,7 @@ import (
 
 	"bellhop/dialog"
 	"bellhop/notify/deliverylog"
+	"bellhop/notify/eventlog"
 )
 
 // manualTimeout limits a redelivery or test, for which a user waits.
@@ -47,7 +48,7 @@ func (n *Notifier) Redeliver(ctx context.Context, id string) (Attempt, error) {
 	if err != nil {
 		return Attempt{}, err
 	}
-	e, err := n.readEvent(ctx, d.Seq)
+	e, err := n.events.Event(ctx, d.Seq)
 	if err != nil {
 		return Attempt{}, err
 	}
@@ -58,7 +59,7 @@ func (n *Notifier) Redeliver(ctx context.Context, id string) (Attempt, error) {
 		n.deliveryLog.Add(&a.record)
 	}
 	if a.outcome == delivered {
-		h := redelivery{Subscription: s.ID, Queue: queueName(e), Seq: d.Seq, Named: a.namedURL != nil}
+		h := redelivery{Subscription: s.ID, Queue: eventlog.QueueName(e), Seq: d.Seq, Named: a.namedURL != nil}
 		h.OnAnswer, h.OnHangup = a.urls.asText()
 		message, _ := json.Marshal(h) // cannot fail: strings, a number and a bool
 		if err := n.js.Conn().Publish(redeliveredSubject, message); err != nil {

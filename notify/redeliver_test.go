@@ -166,7 +166,7 @@ func TestRedeliverErrors(t *testing.T) {
 				t.Errorf("%s: %+v, %v, want %v", id, a, err, want)
 			}
 		}
-		if err := n.events.Purge(t.Context()); err != nil {
+		if err := eventStream(t, n).Purge(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		if a, err := n.Redeliver(t.Context(), "ca-"+s.ID); !errors.Is(err, ErrEventGone) {

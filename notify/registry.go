@@ -239,6 +239,58 @@ func wrongRevision(err error) bool {
 	return errors.Is(err, jetstream.ErrKeyExists) || errors.Is(err, jetstream.ErrKeyRevisionMismatch)
 }
 
+// wanted reports whether an event is published: those of an opt-in type are not while no
+// subscription names it.
+func (r *registry) wanted(e *dialog.Event) bool {
+	return !e.Type.OptIn() || subscription.EventMask(e)&subscription.Mask(r.namedTypes.Load()) != 0
+}
+
+// syncTimeout is how long events wait at most for the subscriptions that were stored before
+// them.
+const syncTimeout = 2 * time.Second
+
+// syncSubscriptions returns once this node knows every subscription that was stored when it
+// was called. It fails after syncTimeout.
+func (r *registry) syncSubscriptions(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, syncTimeout)
+	defer cancel()
+	info, err := r.stream.Info(ctx)
+	if err != nil {
+		return fmt.Errorf("read bellhop_subscriptions: %w", err)
+	}
+	last := info.State.LastSeq
+	late := time.NewTimer(syncTimeout / 8)
+	defer late.Stop()
+	for !r.hasSeen(last) {
+		select {
+		case <-r.seenSignal:
+		case <-late.C: // the watch has lost its server and has not noticed yet
+			if err := r.watch(ctx, false); err != nil {
+				return err
+			}
+			r.raiseSeen(last) // or the entry is gone
+		case <-ctx.Done():
+			return fmt.Errorf("read bellhop_subscriptions: %w", ctx.Err())
+		}
+	}
+	return nil
+}
+
+// raiseSeen records that this node knows every change up to a revision.
+func (r *registry) raiseSeen(revision uint64) {
+	r.mu.Lock()
+	r.seen = max(r.seen, revision)
+	r.mu.Unlock()
+	signal(r.seenSignal)
+}
+
+// hasSeen reports whether this node knows every change up to a revision.
+func (r *registry) hasSeen(revision uint64) bool {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.seen >= revision
+}
+
 // Subscriptions returns all subscriptions, oldest first, without secrets and header values.
 func (n *Notifier) Subscriptions() []Subscription {
 	n.registry.mu.RLock()

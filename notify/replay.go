@@ -12,9 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"bellhop/dialog"
 	"bellhop/notify/eventlog"
-	"bellhop/notify/stream"
 	"bellhop/notify/subscription"
 )
 
@@ -73,34 +71,41 @@ func (n *Notifier) planReplay(ctx context.Context, s *Subscription, from, to tim
 	plan.Types = types
 	filter := s.Filter()
 	filter.Types = subscription.MaskOf(types...)
-	err = stream.Read(ctx, n.events, jetstream.OrderedConsumerConfig{
-		FilterSubjects: Query{Extension: s.Extension}.subjects(),
-		DeliverPolicy:  jetstream.DeliverByStartTimePolicy, OptStartTime: &from,
-	}, func(m jetstream.Msg) error {
-		meta, err := m.Metadata()
-		if err != nil {
-			return err
-		}
-		if !meta.Timestamp.Before(to) {
-			return stream.ErrStop
-		}
-		var e dialog.Event
-		if err := json.Unmarshal(m.Data(), &e); err != nil {
-			return err
-		}
-		if !filter.Matches(&e) {
-			return nil
-		}
-		if count++; count > n.maxReplay {
-			return &Invalid{Field: "from", Why: fmt.Sprintf("and to have more than %d events between them: narrow the range, or name types", n.maxReplay)}
-		}
-		if plan.To = meta.Sequence.Stream; count == 1 {
-			plan.After = plan.To - 1
-		}
-		return nil
-	})
+	_, last, err := n.events.Bounds(ctx)
 	if err != nil {
-		return plan, 0, fmt.Errorf("read bellhop_events: %w", err)
+		return plan, 0, err
+	}
+	first, err := n.events.PositionAt(ctx, from)
+	if err != nil || first == 0 {
+		return plan, 0, err
+	}
+	end, err := n.events.PositionAt(ctx, to)
+	if err != nil {
+		return plan, 0, err
+	}
+	if end == 0 {
+		end = last + 1
+	}
+	for q, more := (Query{Extension: s.Extension, Position: first, Limit: 1000}), true; more; {
+		var found []eventlog.Entry
+		if found, more, err = n.events.Find(ctx, q); err != nil {
+			return plan, 0, err
+		}
+		for _, e := range found {
+			if e.Seq >= end {
+				return plan, count, nil
+			}
+			q.Position = e.Seq + 1
+			if !filter.Matches(e.Event) {
+				continue
+			}
+			if count++; count > n.maxReplay {
+				return plan, 0, &Invalid{Field: "from", Why: fmt.Sprintf("and to have more than %d events between them: narrow the range, or name types", n.maxReplay)}
+			}
+			if plan.To = e.Seq; count == 1 {
+				plan.After = plan.To - 1
+			}
+		}
 	}
 	return plan, count, nil
 }
@@ -145,7 +150,7 @@ func (s *scheduler) addReplayEvent(page *recentEvent, e eventlog.Entry, pending 
 	}
 	d := newDelivery(e.Seq, e.Event, page)
 	d.replay = true
-	s.enqueueFromPage(page, replayQueueName(queueName(e.Event)), d)
+	s.enqueueFromPage(page, replayQueueName(eventlog.QueueName(e.Event)), d)
 }
 
 // replaySubject is the NATS subject on which the delivering node learns that the outbox has
@@ -202,7 +207,7 @@ func (l *deliveryLoop) readReplays(ctx context.Context, known *uint64) error {
 		if err != nil {
 			return fmt.Errorf("read bellhop_outbox: %s: %w", m.Subject, err)
 		}
-		if l.handoff.shared {
+		if l.sharesLog() {
 			if err := l.registry.syncSubscriptions(ctx); err != nil && ctx.Err() == nil {
 				l.log.Warn("subscriptions not refreshed", "err", err)
 			}

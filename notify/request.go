@@ -105,7 +105,7 @@ func outcomeOf(status int) outcome {
 func (n *Notifier) prepareRequest(ctx context.Context, a *attempt) (r send.Request, err error) {
 	e := a.event
 	if e == nil {
-		if e, err = n.readEvent(ctx, a.seq); err != nil {
+		if e, err = n.events.Event(ctx, a.seq); err != nil {
 			return r, err
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"bellhop/dialog"
+	"bellhop/notify/eventlog"
 	"bellhop/notify/stream"
 	"bellhop/notify/subscription"
 )
@@ -391,7 +392,7 @@ func (s *scheduler) addEvent(now time.Time, seq uint64, e *dialog.Event) {
 	}
 	s.lastRead = seq
 	recent := &recentEvent{seq: seq, readAt: now}
-	bit, name := subscription.EventMask(e), queueName(e)
+	bit, name := subscription.EventMask(e), eventlog.QueueName(e)
 	for _, sr := range s.matchSubscribers(e.Extension) {
 		if sr.filter.Types&bit == 0 || sr.lag != nil {
 			continue

@@ -72,7 +72,7 @@ func (o *Operations) Events(ctx context.Context, q notify.Query) (events []*dial
 
 // LatestEvents returns the newest events that match a query and that the client may
 // see, newest first, see [notify.Notifier.Latest].
-func (o *Operations) LatestEvents(ctx context.Context, q notify.Query) ([]dialog.Event, error) {
+func (o *Operations) LatestEvents(ctx context.Context, q notify.Query) ([]*dialog.Event, error) {
 	q.Extensions = access.ClientOf(ctx).Extensions
 	return o.notifier.Latest(ctx, q)
 }

@@ -132,7 +132,7 @@ type liveCall struct {
 
 type callsView struct {
 	Live  []liveCall
-	Ended []dialog.Event
+	Ended []*dialog.Event
 }
 
 func (p *Page) callsData(r *http.Request) (any, error) {
@@ -175,7 +175,7 @@ type eventsView struct {
 	Extension, Type string
 	Paused          bool
 	Types           []string
-	Events          []dialog.Event
+	Events          []*dialog.Event
 }
 
 // Query returns the query of a list of events.

@@ -1,4 +1,4 @@
-// Package storetest starts the store in tests.
+// Package storetest starts the store in tests, and makes the events of calls.
 package storetest
 
 import (

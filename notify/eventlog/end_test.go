@@ -1,4 +1,4 @@
-package notify
+package eventlog
 
 import (
 	"testing"
@@ -15,10 +15,7 @@ import (
 func TestOldestUnpublished(t *testing.T) {
 	js, closeStore := openStore(t, t.TempDir())
 	defer closeStore()
-	n, err := Open(t.Context(), js, Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	n := openLog(t, js, Config{})
 	now := time.Now()
 	if _, ok := n.OldestUnpublished(); ok {
 		t.Error("something is unsaid from the start")
@@ -26,11 +23,11 @@ func TestOldestUnpublished(t *testing.T) {
 	event := func(id string, at, observed time.Time) dialog.Event {
 		return dialog.Event{ID: id, Call: id, Type: dialog.Hangup, At: at, Observed: observed, Extension: dialog.Extension{User: "101\xff"}}
 	}
-	n.Publish([]dialog.Event{event("a", now.Add(-time.Hour), time.Time{})})
+	n.Append([]dialog.Event{event("a", now.Add(-time.Hour), time.Time{})})
 	if _, ok := n.OldestUnpublished(); ok {
 		t.Error("an event that is not the tracker's counts")
 	}
-	n.Publish([]dialog.Event{event("b", now.Add(5*time.Hour), now.Add(time.Second)), event("c", now, now.Add(2*time.Second))})
+	n.Append([]dialog.Event{event("b", now.Add(5*time.Hour), now.Add(time.Second)), event("c", now, now.Add(2*time.Second))})
 	for range 2 { // also of events being written
 		if oldest, ok := n.OldestUnpublished(); !ok || !oldest.Equal(now.Add(time.Second)) {
 			t.Errorf("the oldest unsaid is of %v, %v; want %v", oldest, ok, now.Add(time.Second))
@@ -46,26 +43,22 @@ func TestLogEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		js, closeStore := openStore(t, dir)
 		defer closeStore()
-		c := Config{KeepEvents: 200 * 365 * 24 * time.Hour} // the server measures ages by the clock of the machine
-		n, stop := startNotifier(t, js, c)
-		if got := n.LogEnd(); got != 0 {
+		n, stop := startLog(t, js, Config{})
+		if got := n.End(); got != 0 {
 			t.Errorf("a new log ends at %d, want 0", got)
 		}
-		n.Publish(callOf(1))
+		n.Append(callOf(1))
 		time.Sleep(time.Second)
-		if got := n.LogEnd(); got != 3 {
+		if got := n.End(); got != 3 {
 			t.Errorf("three events were said, and the log ends at %d", got)
 		}
 		stop()
-		n, err := Open(t.Context(), js, c)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got := n.LogEnd(); got != 3 {
+		n = openLog(t, js, Config{})
+		if got := n.End(); got != 3 {
 			t.Errorf("when it is opened again it ends at %d, want 3", got)
 		}
 		for position, want := range map[uint64]int{0: 3, 1: 3, 3: 1, 4: 0} {
-			events, _, err := n.Events(t.Context(), Query{Position: position})
+			events, _, err := n.Find(t.Context(), Query{Position: position})
 			if err != nil || len(events) != want {
 				t.Errorf("from %d on there are %d events, want %d; %v", position, len(events), want, err)
 			}

@@ -1,4 +1,4 @@
-package notify
+package eventlog
 
 import (
 	"encoding/json"
@@ -8,16 +8,17 @@ import (
 	"slices"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"bellhop/dialog"
 )
 
 // A lost part of a response of the store is noticed and requested again.
 func TestLostResponsePartIsReadAgain(t *testing.T) {
 	js, closeStore := openStore(t, t.TempDir())
 	defer closeStore()
-	n := &Notifier{js: js, config: Config{Log: slog.New(slog.DiscardHandler)}}
-	n.log = n.config.log()
 	const end = 5 // positions
 	for _, tt := range []struct {
 		name string
@@ -32,6 +33,10 @@ func TestLostResponsePartIsReadAgain(t *testing.T) {
 		{"the last", []uint64{5}, []uint64{1, 2, 3, 4}, errGap},
 		{"the end", []uint64{end + 1}, []uint64{1, 2, 3, 4, 5}, errNoAnswer},
 	} {
+		n := &Log{js: js, log: slog.New(slog.DiscardHandler), cache: newCache(), config: Config{
+			MonotonicTime: func(at time.Time) time.Time { return at },
+			RecoverPanic:  func(string) {},
+		}}
 		var losing atomic.Pointer[[]uint64] // of the next response
 		losing.Store(&tt.lost)
 		sub, err := js.Conn().Subscribe("$JS.API.DIRECT.GET.bellhop_events", func(m *nats.Msg) {
@@ -61,7 +66,7 @@ func TestLostResponsePartIsReadAgain(t *testing.T) {
 			t.Fatal(err)
 		}
 		var got []uint64
-		err = n.requestEvents(t.Context(), readRequest{Seq: 1, Batch: readSize}, func(seq uint64, _ *nats.Msg) bool {
+		err = n.requestEvents(t.Context(), readRequest{Seq: 1, Batch: blockSize}, func(seq uint64, _ *dialog.Event) bool {
 			got = append(got, seq)
 			return true
 		})
@@ -70,7 +75,7 @@ func TestLostResponsePartIsReadAgain(t *testing.T) {
 		}
 		if len(tt.lost) > 0 && tt.lost[0] <= end {
 			losing.Store(&tt.lost)
-			if all := n.collectRange(t.Context(), 1, end); len(all) != end || all[0].Seq != 1 {
+			if all := n.Read(t.Context(), 1, end); len(all) != end || all[0].Seq != 1 {
 				t.Errorf("%s is lost: %d of %d events were read in the end", tt.name, len(all), end)
 			}
 		}

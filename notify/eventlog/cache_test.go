@@ -1,4 +1,4 @@
-package notify
+package eventlog
 
 import (
 	"encoding/json"
@@ -15,15 +15,15 @@ import (
 )
 
 // pagesOf returns the event ids of all pages of a query.
-func pagesOf(t *testing.T, n *Notifier, q Query) (ids []string) {
+func pagesOf(t *testing.T, n *Log, q Query) (ids []string) {
 	t.Helper()
 	for {
-		events, more, err := n.Events(t.Context(), q)
+		events, more, err := n.Find(t.Context(), q)
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, e := range events {
-			ids = append(ids, e.ID)
+			ids = append(ids, e.Event.ID)
 		}
 		if !more {
 			return ids
@@ -35,18 +35,20 @@ func pagesOf(t *testing.T, n *Notifier, q Query) (ids []string) {
 // Pages of any size together are the log, even where it has gaps. Reading them again costs
 // the store almost nothing.
 func TestPagesCoverTheLog(t *testing.T) {
-	playWithTransport(t, Config{}, func(t *testing.T, js jetstream.JetStream, n *Notifier) {
-		for i := range readSize + 5 { // three events each
-			n.Publish(callOf(i))
+	runInVirtualTime(t, Config{}, func(t *testing.T, js jetstream.JetStream, n *Log) {
+		for i := range blockSize + 5 { // three events each
+			n.Append(callOf(i))
 		}
 		time.Sleep(time.Second)
-		for seq := uint64(300); seq < 2*readSize+2; seq++ { // the end of a block, a whole block, and the first event of another
-			if seq%7 > 0 || seq >= readSize {
+		for seq := uint64(300); seq < 2*blockSize+2; seq++ { // the end of a block, a whole block, and the first event of another
+			if seq%7 > 0 || seq >= blockSize {
 				if err := n.events.DeleteMsg(t.Context(), seq); err != nil {
 					t.Fatal(err)
 				}
 			}
 		}
+		n, stop := startLog(t, js, Config{}) // has cached nothing
+		defer stop()
 		var all []string
 		err := stream.Read(t.Context(), n.events, jetstream.OrderedConsumerConfig{}, func(m jetstream.Msg) error {
 			var e dialog.Event
@@ -73,7 +75,7 @@ func TestPagesCoverTheLog(t *testing.T) {
 		if n := asked.Load(); n > 2 {
 			t.Errorf("what was read was asked for again, %d times", n)
 		}
-		n.Publish(callOf(1000))
+		n.Append(callOf(1000))
 		time.Sleep(time.Second)
 		if got := pagesOf(t, n, Query{}); len(got) != len(all)+3 {
 			t.Errorf("after three events more there are %d, want %d", len(got), len(all)+3)
@@ -87,17 +89,17 @@ func TestPagesCoverTheLog(t *testing.T) {
 
 // Events in the block cache expire as they do in the log.
 func TestCachedBlocksExpire(t *testing.T) {
-	playWithTransport(t, Config{KeepEvents: time.Hour}, func(t *testing.T, _ jetstream.JetStream, n *Notifier) {
-		for i := range readSize {
+	runInVirtualTime(t, Config{Retention: time.Hour}, func(t *testing.T, _ jetstream.JetStream, n *Log) {
+		for i := range blockSize {
 			e := callOf(i)
 			for k := range e {
 				e[k].At = time.Now()
 			}
-			n.Publish(e)
+			n.Append(e)
 		}
 		time.Sleep(time.Second)
-		if got := pagesOf(t, n, Query{}); len(got) != 3*readSize {
-			t.Errorf("there are %d events, want %d", len(got), 3*readSize)
+		if got := pagesOf(t, n, Query{}); len(got) != 3*blockSize {
+			t.Errorf("there are %d events, want %d", len(got), 3*blockSize)
 		}
 		time.Sleep(time.Hour)
 		if got := pagesOf(t, n, Query{}); len(got) != 0 {

@@ -1,4 +1,4 @@
-package notify
+package eventlog
 
 import (
 	"slices"
@@ -11,15 +11,12 @@ import (
 func TestLatestReadsNewestFirst(t *testing.T) {
 	js, closeStore := openStore(t, t.TempDir())
 	defer closeStore()
-	n, err := Open(t.Context(), js, Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	n := openLog(t, js, Config{})
 	const calls = 100 // more events than one chunk
 	for i := range calls {
-		n.Publish(callOf(i))
+		n.Append(callOf(i))
 	}
-	stop := runNotifier(n)
+	stop := runLog(n)
 	for n.Stats().Published < 3*calls {
 		sleep(t.Context(), batchPace.Quiet)
 	}

@@ -1,0 +1,182 @@
+// Package eventlog is the event log: the JetStream stream of all events that the nodes of a
+// store publish.
+//
+// A [Log] buffers events until the stream has acknowledged them, and reads them. It never
+// blocks who appends. Each event has a subject of its own and is published as the first
+// message of that subject, so the stream refuses a second publish of it however late.
+//
+// # Order
+//
+// The events of one call are in the log in the order in which they were appended: a batch
+// has at most one event of a call.
+//
+// # Memory
+//
+// At most 10,000 events wait to be published; beyond, the oldest live ones are dropped and
+// counted. The last 4,096 events, and as many that were read last for pages, are cached:
+// delivery, tails and pages read them without the store. One cache holds both, in blocks of
+// 256 positions.
+//
+// # What a crash loses
+//
+// Kill -9 loses the events that the stream has not acknowledged: those of the last 2 ms, or
+// 40 ms above 2,000 events a second, and those of the batch that is being written. A regular
+// stop writes them to the [Spool], from which the next start publishes them first.
+package eventlog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"bellhop/dialog"
+	"bellhop/notify/stream"
+)
+
+// Config sets how long events are kept, and what the log needs of its node.
+type Config struct {
+	Retention     time.Duration // events expire after it
+	Replicas      int           // copies of the stream
+	Shared        bool          // other nodes publish too
+	PublishAtOnce bool          // do not gather events for 2 to 40 ms
+	Spool         Spool         // nil: events that are unpublished at the end are lost
+	Log           *slog.Logger
+
+	// Wanted reports whether an event is published at all.
+	Wanted func(*dialog.Event) bool
+
+	// MonotonicTime converts a time of the wall clock into one of the monotonic clock.
+	MonotonicTime func(time.Time) time.Time
+
+	// RecoverPanic is deferred where outside input is handled. It must call recover.
+	RecoverPanic func(part string)
+}
+
+// An Entry is an event and its position in the log. Readers share events and must not
+// change them.
+type Entry struct {
+	Seq   uint64
+	Event *dialog.Event
+}
+
+// A Log is the event log. Its methods may be called from any goroutine unless they say
+// otherwise.
+type Log struct {
+	config Config
+	log    *slog.Logger
+	js     jetstream.JetStream
+	events jetstream.Stream
+
+	publisher publisher
+	cache     cache
+	readSlot  chan struct{} // capacity 1: held by the tail or query that reads the log itself
+
+	// ReleasedRaised, of capacity 1, has a signal when Released has risen.
+	ReleasedRaised chan struct{}
+	endRaised      chan struct{} // capacity 1: end has risen, on a node that shares the log
+
+	mu       sync.Mutex
+	end      uint64      // position of the last event known to be in the log
+	released uint64      // position of the last event that may be delivered
+	tails    int         // how many tails are open
+	reader   *tailReader // nil: no tail is open
+}
+
+// Open opens the log, creates it if it is missing, and takes the events of the Spool.
+func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Log, error) {
+	l := &Log{
+		config: c, log: c.Log, js: js, publisher: newPublisher(), cache: newCache(),
+		readSlot: make(chan struct{}, 1), ReleasedRaised: make(chan struct{}, 1), endRaised: make(chan struct{}, 1),
+	}
+	// Limits retention, not a work queue: an event stays readable after all its deliveries,
+	// for replay and the page.
+	var err error
+	l.events, err = js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
+		Name:        "bellhop_events",
+		Subjects:    []string{"bellhop.event.>"}, // bellhop.event.<extension>.<call>.<event id>
+		Storage:     jetstream.FileStorage,
+		MaxAge:      c.Retention,
+		Replicas:    c.Replicas,
+		AllowDirect: true, // any server with a copy answers
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open event log bellhop_events: %w", err)
+	}
+	l.end = l.events.CachedInfo().State.LastSeq
+	l.loadSpool()
+	return l, nil
+}
+
+// allEventsSubject matches the subjects of all events.
+const allEventsSubject = "bellhop.event.*.*.*"
+
+// subjectOf returns the subject that an event is published to.
+func subjectOf(e *dialog.Event) string {
+	return "bellhop.event." + stream.Base32Token(e.Extension.User) + "." + stream.Token(e.Call) + "." + stream.Token(e.ID)
+}
+
+// QueueName returns the name of the queue in which an event keeps its order: its call, or
+// its extension if it belongs to no call.
+func QueueName(e *dialog.Event) string {
+	if e.Call == "" {
+		return e.Extension.User
+	}
+	return e.Call
+}
+
+// Stats holds counts since Open, except Unpublished, which is a current value.
+type Stats struct {
+	Published   uint64 // events acknowledged by the stream
+	Dropped     uint64 // events lost: the buffer was full while the store was slow or gone, or the event cannot be stored
+	Unpublished int    // events that wait to be published
+}
+
+// Stats returns the current counts.
+func (l *Log) Stats() Stats {
+	p := &l.publisher
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return Stats{Published: p.published, Dropped: p.dropped, Unpublished: len(p.buffer) + len(p.batch)}
+}
+
+// Health returns why events cannot be published as they should, or nil.
+func (l *Log) Health() error {
+	p := &l.publisher
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch waiting := len(p.buffer) + len(p.batch); {
+	case p.lastErr != nil:
+		return fmt.Errorf("the store accepts no events (%d unpublished): %w", waiting, p.lastErr)
+	case waiting > maxUnpublished/2:
+		return fmt.Errorf("the store is slow: %d events are unpublished", waiting)
+	case !l.js.Conn().IsConnected():
+		if err := l.js.Conn().LastError(); err != nil {
+			return fmt.Errorf("the store is not connected: %w", err)
+		}
+		return errors.New("the store is not connected")
+	}
+	return nil
+}
+
+// sleep waits until d has passed or ctx ends.
+func sleep(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
+
+// signal sends on ch, which has capacity 1, unless a signal waits there already.
+func signal(ch chan struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
+	}
+}
