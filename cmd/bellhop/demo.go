@@ -17,6 +17,7 @@ import (
 	"sync"
 	"time"
 
+	"bellhop/cmd/bellhop/cli"
 	"bellhop/cmd/bellhop/config"
 	"bellhop/notify"
 	"bellhop/sip"
@@ -49,7 +50,7 @@ func runDemo(ctx context.Context, stay bool, stdout io.Writer) (err error) {
 	}
 	d.printSummary(missing)
 	if missing != nil {
-		return errReported
+		return cli.ErrReported
 	}
 	if stay {
 		fmt.Fprintf(stdout, "\nStill running. Page and API: %s, token: %s\nPress Ctrl-C to stop.\n", d.service.adminURL(), d.service.token)

@@ -75,16 +75,3 @@ func TestLogEscapesControls(t *testing.T) {
 		t.Errorf("tint: %d lines: %q", n, colored)
 	}
 }
-
-// TestEscapesControls checks that escaped JSON decodes to the same values.
-func TestEscapesControls(t *testing.T) {
-	var b bytes.Buffer
-	if err := writeJSON(&b, map[string]string{"name": "Zoë 日本" + steering}); err != nil {
-		t.Fatal(err)
-	}
-	wantHarmless(t, "JSON", b.String())
-	var back map[string]string
-	if err := json.Unmarshal(b.Bytes(), &back); err != nil || back["name"] != "Zoë 日本"+steering || !strings.Contains(b.String(), "Zoë 日本") {
-		t.Errorf("%q is read as %q: %v", b.String(), back, err)
-	}
-}

@@ -6,223 +6,24 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
-	"errors"
-	"fmt"
-	"io"
 	"os"
 	"os/signal"
-	"regexp"
-	"runtime"
 	"runtime/debug"
-	"strings"
 	"syscall"
 
-	"github.com/spf13/cobra"
-
-	"bellhop/cmd/bellhop/config"
-	"bellhop/dialog"
+	"bellhop/cmd/bellhop/cli"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	os.Exit(runCommandLine(ctx, os.Args[1:], os.Stdout, os.Stderr))
+	os.Exit(newProgram().Run(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// runCommandLine runs the command that args name and returns the exit status: 0 on
-// success, 1 after an error, 2 if args are wrong. Errors are printed to stderr.
-func runCommandLine(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	cmd := newRootCommand()
-	began := false
-	cmd.InitDefaultCompletionCmd()
-	cmd.InitDefaultHelpCmd()
-	trackCommandStart(cmd, &began)
-	cmd.SetArgs(args)
-	cmd.SetOut(stdout)
-	cmd.SetErr(stderr)
-	last, err := cmd.ExecuteContextC(ctx)
-	var ps config.Problems
-	var wrong usageError
-	switch {
-	case err == nil:
-		return 0
-	case !began:
-		fmt.Fprintf(stderr, "bellhop: %s: see %s --help\n", dialog.ReplaceControls(rewordArgError(err)), last.CommandPath())
-		return 2
-	case errors.As(err, &wrong):
-		fmt.Fprintln(stderr, "bellhop:", dialog.ReplaceControls(err.Error()))
-		return 2
-	case errors.Is(err, errReported):
-	case errors.As(err, &ps):
-		fmt.Fprintln(stderr, dialog.ReplaceControls(ps.Error()))
-	default:
-		fmt.Fprintln(stderr, "bellhop:", dialog.ReplaceControls(err.Error()))
-	}
-	return 1
-}
-
-// argErrors are the errors of cobra about arguments, with the words to print instead.
-var argErrors = []struct {
-	pattern *regexp.Regexp
-	text    string
-}{
-	{regexp.MustCompile(`^at least one of the flags in the group \[(\S+) (\S+)\] is required$`), "give --$1 or --$2"},
-	{regexp.MustCompile(`^if any flags in the group .* none of the others can be; \[(\S+) (\S+)\] were all set$`), "give --$1 or --$2, not both"},
-	{regexp.MustCompile(`^accepts (\d+) arg\(s\), received (\d+)$`), "want $1 argument, got $2"},
-	{regexp.MustCompile(`^requires at least (\d+) arg\(s\), only received (\d+)$`), "want at least $1 argument, got $2"},
-	{regexp.MustCompile(`^required flag\(s\) (.*) not set$`), "missing flags: $1"},
-	{regexp.MustCompile(`^invalid argument (".*") for "(.*)" flag: (?:strconv\.\w+: parsing ".*": )?(.*)$`), "parse $2: $1: $3"},
-}
-
-// rewordArgError returns the text of an error of cobra about arguments in plain words.
-func rewordArgError(err error) string {
-	text := err.Error()
-	for _, e := range argErrors {
-		text = e.pattern.ReplaceAllString(text, e.text)
-	}
-	return text
-}
-
-// errReported ends a command that has already printed its error.
-var errReported = errors.New("already reported")
-
-// A usageError is an error in the arguments. The exit status is 2.
-type usageError struct{ error }
-
-func (u usageError) Unwrap() error { return u.error }
-
-// trackCommandStart sets began when a command of the tree starts to run: an earlier
-// error is about the arguments. It also makes a command that only groups others reject
-// an unknown word.
-func trackCommandStart(cmd *cobra.Command, began *bool) {
-	if do := cmd.RunE; do != nil {
-		cmd.RunE = func(cmd *cobra.Command, args []string) error {
-			*began = true
-			return do(cmd, args)
-		}
-	} else if cmd.HasSubCommands() {
-		cmd.RunE = func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return cmd.Help()
-			}
-			return unknownCommandError(cmd, args[0])
-		}
-		cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-			if cmd.HasSubCommands() && cmd.Flags().NArg() > 0 { // the flag may belong to the misspelled command
-				return unknownCommandError(cmd, cmd.Flags().Arg(0))
-			}
-			return err
-		})
-		cmd.Args, cmd.SuggestionsMinimumDistance = cobra.ArbitraryArgs, 2
-	}
-	for _, below := range cmd.Commands() {
-		trackCommandStart(below, began)
-	}
-}
-
-// unknownCommandError returns the error for a word that is not a command below cmd. It
-// suggests similar commands.
-func unknownCommandError(cmd *cobra.Command, word string) error {
-	text := fmt.Sprintf("unknown command %q for %q", word, cmd.CommandPath())
-	if near := cmd.SuggestionsFor(word); len(near) > 0 {
-		text += " (did you mean " + strings.Join(near, " or ") + "?)"
-	}
-	return errors.New(text)
-}
-
-// newRootCommand returns the command bellhop with all its subcommands.
-func newRootCommand() *cobra.Command {
-	root := &cobra.Command{
-		Use:   "bellhop",
-		Short: "SIP edge proxy that sends webhooks",
-		Long: `bellhop is a SIP edge proxy that sends webhooks.
-
-It runs between your phones and any PBX, forwards every SIP message, and calls
-your URLs when an extension rings, places a call, answers or hangs up.`,
-		SilenceErrors: true,
-		SilenceUsage:  true,
-	}
-
-	root.SetUsageTemplate(strings.NewReplacer(
-		".FlagUsages", ".FlagUsagesWrapped 80",
-		"{{if .Runnable}}", "{{if not .HasAvailableSubCommands}}",
-	).Replace(root.UsageTemplate()))
-	// Shells complete file names only for flags marked as files.
-	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)
-
-	serveCmd := &cobra.Command{
-		Use:   "serve",
-		Short: "Run the proxy",
-		Long: `Run the proxy between phones and the PBX, and send webhooks about their calls.
-
-SIGTERM drains and stops: new calls are refused, established calls go on.
-SIGHUP reloads the config.`,
-		Args: cobra.NoArgs,
-	}
-	serveConfig := addConfigFlag(serveCmd)
-	serveCmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		return runServe(cmd.Context(), *serveConfig, cmd.OutOrStdout())
-	}
-
-	demoCmd := &cobra.Command{
-		Use:   "demo",
-		Short: "Place test calls in this process and print every callback",
-		Args:  cobra.NoArgs,
-	}
-	stay := demoCmd.Flags().Bool("stay", false, "keep running after the calls, until interrupted")
-	demoCmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		return runDemo(cmd.Context(), *stay, cmd.OutOrStdout())
-	}
-
-	checkCmd := &cobra.Command{
-		Use:   "check",
-		Short: "Check a config file and print every problem",
-		Args:  cobra.NoArgs,
-	}
-	checkConfig := addConfigFlag(checkCmd)
-	asJSON := checkCmd.Flags().Bool("json", false, "print JSON")
-	checkCmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		return runCheck(cmd.Context(), *checkConfig, *asJSON, cmd.OutOrStdout())
-	}
-
-	versionCmd := &cobra.Command{
-		Use:   "version",
-		Short: "Print the version",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := fmt.Fprintf(cmd.OutOrStdout(), "bellhop %s %s %s/%s\n", buildVersion(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
-			return err
-		},
-	}
-
-	root.SetHelpCommand(helpCommand())
-	root.AddCommand(serveCmd, demoCmd, checkCmd, tokenCommand(), subscriptionsCommand(), eventsCommand(), deliveriesCommand(), verifyCommand(), manCommand(), versionCmd)
-	addTopics(root)
-	return root
-}
-
-// addConfigFlag adds --config to cmd and returns its value.
-func addConfigFlag(cmd *cobra.Command) *string {
-	file := cmd.Flags().StringP("config", "c", "config.toml", "config `file`")
-	cmd.MarkFlagFilename("config", "toml")
-	return file
-}
-
-// writeJSON writes v as indented JSON. It escapes characters that would control a
-// terminal.
-func writeJSON(w io.Writer, v any) error {
-	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
-	enc.SetIndent("", "  ")
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(v); err != nil {
-		return err
-	}
-	_, err := w.Write(escapeControls(b.Bytes()))
-	return err
+// newProgram returns the command line of this bellhop.
+func newProgram() cli.Program {
+	return cli.Program{Version: buildVersion(), Topics: topics, Serve: runServe, Demo: runDemo}
 }
 
 // version is the release that this source is, or leads to. CHANGELOG.md starts with it.

@@ -181,7 +181,7 @@ func (s *bucketSnapshot) writeSnapshot() error {
 	if err != nil {
 		return fmt.Errorf("write snapshot: %w", err)
 	}
-	if old, err := readPrivate(s.path); err == nil {
+	if old, err := config.ReadPrivate(s.path); err == nil {
 		if _, body, _ := bytes.Cut(old, []byte("\n")); bytes.Equal(body, b) {
 			return nil
 		}

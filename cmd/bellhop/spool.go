@@ -23,7 +23,7 @@ func spoolIn(c config.Config) spool { return spool{filepath.Join(c.Store.Dir, "u
 // Load returns the events of the file. Lines that are not events are skipped, and make
 // an error.
 func (s spool) Load() ([]dialog.Event, error) {
-	b, err := readPrivate(s.path)
+	b, err := config.ReadPrivate(s.path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}

@@ -292,7 +292,7 @@ func refuseNewKey(ctx context.Context, js jetstream.JetStream, keys jetstream.Ke
 
 // readKey reads the file of the key. It returns nil if there is none.
 func readKey(path string) ([]byte, error) {
-	key, err := readPrivate(path)
+	key, err := config.ReadPrivate(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, nil
@@ -318,7 +318,7 @@ func errNoKey(path string) error {
 // in the file node of store.dir.
 func nodeName(c config.Config) (string, error) {
 	path := filepath.Join(c.Store.Dir, "node")
-	b, err := readPrivate(path)
+	b, err := config.ReadPrivate(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		b = []byte(rand.Text())
 		err = writePrivate(path, b)
@@ -341,7 +341,7 @@ func adminToken(c config.Config) (token string, created bool, err error) {
 		return string(c.Admin.Token), false, nil
 	}
 	path := filepath.Join(c.Store.Dir, "admin.token")
-	b, err := readPrivate(path)
+	b, err := config.ReadPrivate(path)
 	switch token = strings.TrimSpace(string(b)); {
 	case errors.Is(err, fs.ErrNotExist):
 		token = "bellhop_" + rand.Text() + rand.Text()
@@ -355,19 +355,6 @@ func adminToken(c config.Config) (token string, created bool, err error) {
 		return "", false, fmt.Errorf("read admin token: %s is empty: remove the file to create a new token", path)
 	}
 	return token, false, nil
-}
-
-// readPrivate reads a file. It is an error if others than the owner may read or write
-// it.
-func readPrivate(path string) ([]byte, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, err
-	}
-	if info.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("%s is accessible to other users: check its content, then chmod 600 it", path)
-	}
-	return os.ReadFile(path)
 }
 
 // writePrivate creates or replaces a file, with mode 0600. The file is on the disk when

@@ -710,7 +710,7 @@ func (g *storeChecker) allLosses() []ops.Loss {
 // readSealed decodes a file of writeSealed into v. The error tells if the file is
 // damaged.
 func readSealed(path string, v any) error {
-	b, err := readPrivate(path)
+	b, err := config.ReadPrivate(path)
 	if err != nil {
 		return err
 	}
@@ -728,4 +728,14 @@ func readSealed(path string, v any) error {
 func writeSealed(path string, body []byte) error {
 	sum := sha256.Sum256(body)
 	return writePrivate(path, append([]byte(hex.EncodeToString(sum[:])+"\n"), body...))
+}
+
+// sleepContext waits for d, or until ctx ends.
+func sleepContext(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
 }

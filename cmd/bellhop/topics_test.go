@@ -10,24 +10,24 @@ import (
 )
 
 func TestHelpPrintsEachTopic(t *testing.T) {
-	list, _ := cli(t, 0, "help")
+	list, _ := runCommand(t, 0, "help")
 	for _, topic := range topics {
-		text, err := os.ReadFile(filepath.Join("..", "..", topic.folder, "README.md"))
+		text, err := os.ReadFile(filepath.Join("..", "..", topic.Folder, "README.md"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !regexp.MustCompile(`(?m)^  ` + topic.name + ` +` + regexp.QuoteMeta(topic.short) + `$`).MatchString(list) {
-			t.Errorf("bellhop help does not list %s:\n%s", topic.name, list)
+		if !regexp.MustCompile(`(?m)^  ` + topic.Name + ` +` + regexp.QuoteMeta(topic.Short) + `$`).MatchString(list) {
+			t.Errorf("bellhop help does not list %s:\n%s", topic.Name, list)
 		}
-		room, _, _ := strings.Cut(topic.folder, "/")
-		for _, name := range []string{topic.name, room} {
-			stdout, stderr := cli(t, 0, "help", name)
+		room, _, _ := strings.Cut(topic.Folder, "/")
+		for _, name := range []string{topic.Name, room} {
+			stdout, stderr := runCommand(t, 0, "help", name)
 			if strings.TrimSpace(stdout) != strings.TrimSpace(string(text)) || stderr != "" {
-				t.Errorf("bellhop help %s does not print %s/README.md: %.200s %s", name, topic.folder, stdout, stderr)
+				t.Errorf("bellhop help %s does not print %s/README.md: %.200s %s", name, topic.Folder, stdout, stderr)
 			}
 		}
-		if _, stderr := cli(t, 2, "man", topic.name); !strings.Contains(stderr, "bellhop help "+topic.name) {
-			t.Errorf("bellhop man %s: %q", topic.name, stderr)
+		if _, stderr := runCommand(t, 2, "man", topic.Name); !strings.Contains(stderr, "bellhop help "+topic.Name) {
+			t.Errorf("bellhop man %s: %q", topic.Name, stderr)
 		}
 	}
 }
@@ -38,7 +38,7 @@ func TestReadmeLinksLeadSomewhere(t *testing.T) {
 	link := regexp.MustCompile(`\]\(([^)\s]+)\)`)
 	folders := []string{"."}
 	for _, topic := range topics {
-		folders = append(folders, topic.folder)
+		folders = append(folders, topic.Folder)
 	}
 	links := 0
 	for _, folder := range folders {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding"
 	"fmt"
+	"os"
 	"reflect"
 	"regexp"
 	"slices"
@@ -305,4 +306,17 @@ func EditDistance(a, b string) int {
 		}
 	}
 	return d[len(a)][len(b)]
+}
+
+// ReadPrivate reads a file. It is an error if others than the owner may read or write
+// it.
+func ReadPrivate(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		return nil, fmt.Errorf("%s is accessible to other users: check its content, then chmod 600 it", path)
+	}
+	return os.ReadFile(path)
 }

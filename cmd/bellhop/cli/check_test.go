@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"bytes"
@@ -14,11 +14,14 @@ import (
 	"bellhop/cmd/bellhop/config"
 )
 
-// cli runs a command and fails the test on another exit status.
-func cli(t *testing.T, want int, args ...string) (stdout, stderr string) {
+// fakeProgram is a bellhop that does not serve.
+var fakeProgram = Program{Version: "1.2.3"}
+
+// runCommand runs a command and fails the test on another exit status.
+func runCommand(t *testing.T, want int, args ...string) (stdout, stderr string) {
 	t.Helper()
 	var out, errs bytes.Buffer
-	if got := runCommandLine(t.Context(), args, &out, &errs); got != want {
+	if got := fakeProgram.Run(t.Context(), args, &out, &errs); got != want {
 		t.Errorf("bellhop %s exits %d, want %d", strings.Join(args, " "), got, want)
 	}
 	return out.String(), errs.String()
@@ -35,12 +38,12 @@ func write(t *testing.T, text string) (path string) {
 
 func TestCheckDescribesValidConfig(t *testing.T) {
 	path := write(t, "[sip]\nlisten = [\"udp://127.0.0.1:5060\", \"tcp://127.0.0.1:5060\"]\npbx = [\"udp://127.0.0.2:5060\"]\n")
-	stdout, stderr := cli(t, 0, "check", "--config", path)
+	stdout, stderr := runCommand(t, 0, "check", "--config", path)
 	want := path + " is valid: phones reach the PBX udp://127.0.0.2:5060 through udp://127.0.0.1:5060, tcp://127.0.0.1:5060; the admin API is at http://127.0.0.1:8080; the store is in data\n"
 	if stdout != want || stderr != "" {
 		t.Errorf("got %q and %q, want %q", stdout, stderr, want)
 	}
-	stdout, stderr = cli(t, 0, "check", "--config", path, "--json")
+	stdout, stderr = runCommand(t, 0, "check", "--config", path, "--json")
 	if want := "{\n  \"ok\": true,\n  \"problems\": []\n}\n"; stdout != want || stderr != "" {
 		t.Errorf("got %q and %q, want %q", stdout, stderr, want)
 	}
@@ -55,14 +58,14 @@ func TestCheckPrintsDegradedReasons(t *testing.T) {
 	}))
 	defer running.Close()
 	path := write(t, "admin.listen = \""+strings.TrimPrefix(running.URL, "http://")+"\"\n")
-	stdout, stderr := cli(t, 0, "check", "--config", path)
+	stdout, stderr := runCommand(t, 0, "check", "--config", path)
 	lines := strings.Split(strings.TrimSpace(stdout), "\n")
 	if len(lines) != 3 || !strings.HasPrefix(lines[0], path+" is valid: ") || stderr != "" ||
 		!strings.HasPrefix(lines[1], "bellhop is running, but degraded: PBX udp://192.0.2.2:5060 ignores Path") || strings.Contains(lines[1], "\x1b") ||
 		lines[2] != "bellhop is running, but degraded: store damaged" {
 		t.Errorf("got %q and %q", stdout, stderr)
 	}
-	stdout, _ = cli(t, 0, "check", "--config", path, "--json")
+	stdout, _ = runCommand(t, 0, "check", "--config", path, "--json")
 	var report struct {
 		OK       bool
 		Degraded []string
@@ -71,21 +74,21 @@ func TestCheckPrintsDegradedReasons(t *testing.T) {
 		t.Errorf("got %q: %v", stdout, err)
 	}
 	running.Config.Handler = http.NotFoundHandler() // no bellhop
-	if stdout, _ := cli(t, 0, "check", "--config", path); strings.Count(stdout, "\n") != 1 {
+	if stdout, _ := runCommand(t, 0, "check", "--config", path); strings.Count(stdout, "\n") != 1 {
 		t.Errorf("got %q", stdout)
 	}
 }
 
 func TestCheckPrintsAllProblems(t *testing.T) {
 	path := write(t, "[sip]\nlisten = [\"tls://127.0.0.1\"]\nregistr = 1\n")
-	stdout, stderr := cli(t, 1, "check", "-c", path)
+	stdout, stderr := runCommand(t, 1, "check", "-c", path)
 	want := path + ":2:11: sip.listen: address \"tls://127.0.0.1\": tls is not supported yet: use udp:// or tcp://\n" +
 		path + ":3:1: sip.registr: unknown key: did you mean \"register\"?\n"
 	if stdout != "" || stderr != want {
 		t.Errorf("got %q and %q, want %q", stdout, stderr, want)
 	}
 
-	stdout, stderr = cli(t, 1, "check", "-c", path, "--json")
+	stdout, stderr = runCommand(t, 1, "check", "-c", path, "--json")
 	var report struct {
 		OK       bool
 		Problems config.Problems
@@ -96,39 +99,32 @@ func TestCheckPrintsAllProblems(t *testing.T) {
 	if stderr != "" || report.OK || len(report.Problems) != 2 || report.Problems[1] != (config.Problem{File: path, Line: 3, Column: 1, Key: "sip.registr", Text: `unknown key: did you mean "register"?`}) {
 		t.Errorf("got %q and %+v", stderr, report)
 	}
-
-	// serve prints the same problems, and starts nothing.
-	if _, stderr := cli(t, 1, "serve", "--config", path); stderr != want {
-		t.Errorf("serve says %q, want %q", stderr, want)
-	}
 }
 
-func TestCommandsNeedConfigFile(t *testing.T) {
+func TestCheckNeedsConfigFile(t *testing.T) {
 	t.Chdir(t.TempDir())
-	for _, command := range []string{"check", "serve"} {
-		stdout, stderr := cli(t, 1, command)
-		if !strings.HasPrefix(stderr, "bellhop: config file config.toml does not exist: ") || !strings.Contains(stderr, "--config") || strings.Count(stderr, "\n") != 1 || stdout != "" {
-			t.Errorf("%s without a config says %q and %q", command, stdout, stderr)
-		}
+	stdout, stderr := runCommand(t, 1, "check")
+	if !strings.HasPrefix(stderr, "bellhop: config file config.toml does not exist: ") || !strings.Contains(stderr, "--config") || strings.Count(stderr, "\n") != 1 || stdout != "" {
+		t.Errorf("check without a config says %q and %q", stdout, stderr)
 	}
 	if err := os.WriteFile("config.toml", nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if stdout, _ := cli(t, 0, "check"); !strings.HasPrefix(stdout, "config.toml is valid") {
+	if stdout, _ := runCommand(t, 0, "check"); !strings.HasPrefix(stdout, "config.toml is valid") {
 		t.Errorf("check does not find ./config.toml: %q", stdout)
 	}
 }
 
 func TestRejectsWrongArguments(t *testing.T) {
-	if stdout, _ := cli(t, 0, "version"); !strings.HasPrefix(stdout, "bellhop ") || strings.Count(stdout, "\n") != 1 {
+	if stdout, _ := runCommand(t, 0, "version"); !strings.HasPrefix(stdout, "bellhop ") || strings.Count(stdout, "\n") != 1 {
 		t.Errorf("version says %q", stdout)
 	}
 	for _, args := range [][]string{{"chek"}, {"check", "this"}, {"check", "--confg", "x"}, {"serve", "-x"}, {"token", "mak"}, {"completion", "ksh"}} {
-		if stdout, stderr := cli(t, 2, args...); !strings.HasPrefix(stderr, "bellhop: unknown ") || stdout != "" {
+		if stdout, stderr := runCommand(t, 2, args...); !strings.HasPrefix(stderr, "bellhop: unknown ") || stdout != "" {
 			t.Errorf("%v says %q and %q", args, stdout, stderr)
 		}
 	}
-	stdout, _ := cli(t, 0, "--help")
+	stdout, _ := runCommand(t, 0, "--help")
 	for _, command := range []string{"serve", "demo", "check", "token", "subscriptions", "events", "deliveries", "verify", "completion", "man", "version"} {
 		if !strings.Contains(stdout, "\n  "+command+" ") {
 			t.Errorf("help does not list %s:\n%s", command, stdout)

@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"net/http"
@@ -76,7 +76,7 @@ func TestClientRejectsForeignServer(t *testing.T) {
 			w.WriteHeader(tt.status)
 			w.Write([]byte(tt.answer))
 		}))
-		_, stderr := cli(t, 1, "token", "list", "--server", server.URL)
+		_, stderr := runCommand(t, 1, "token", "list", "--server", server.URL)
 		server.Close()
 		if !strings.Contains(stderr, tt.want) {
 			t.Errorf("stderr is %q, want %q", stderr, tt.want)
@@ -97,7 +97,7 @@ func TestClientWaitsAfterTooManyRequests(t *testing.T) {
 		w.Write([]byte(`{"items": [], "next": ""}`))
 	}))
 	defer server.Close()
-	if stdout, _ := cli(t, 0, "token", "list", "--json", "--server", server.URL); stdout != "[]\n" || asked != 2 {
+	if stdout, _ := runCommand(t, 0, "token", "list", "--json", "--server", server.URL); stdout != "[]\n" || asked != 2 {
 		t.Errorf("after %d requests: %q", asked, stdout)
 	}
 }
@@ -129,7 +129,7 @@ func TestListsAllPages(t *testing.T) {
 		"1": {1, "limit=2", true},
 	} {
 		asked = nil
-		stdout, stderr := cli(t, 0, "deliveries", "list", "--json", "--limit", limit, "--server", server.URL)
+		stdout, stderr := runCommand(t, 0, "deliveries", "list", "--json", "--limit", limit, "--server", server.URL)
 		if n := strings.Count(stdout, `"id"`); n != want.n || asked[len(asked)-1] != want.last || (stderr != "") != want.notes {
 			t.Errorf("with a limit of %s: %d, asked %q, %q", limit, n, asked, stderr)
 		}

@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"context"
@@ -228,7 +228,7 @@ func (r *apiClient) redeliverAll(ctx context.Context, out terminal, ids []string
 			return err
 		}
 		if failed == nil && bad > 0 {
-			return errReported
+			return ErrReported
 		}
 	}
 	if failed == nil && bad > 0 {

@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"errors"
@@ -43,11 +43,11 @@ func manCommand() *cobra.Command {
 	return cmd
 }
 
-func helpCommand() *cobra.Command {
+func helpCommand(topics []Topic) *cobra.Command {
 	return &cobra.Command{
 		Use:               "help [COMMAND... | TOPIC]",
 		Short:             "Show help for a command or a topic",
-		ValidArgsFunction: completeHelp,
+		ValidArgsFunction: completeHelp(topics),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			of, err := findCommand(cmd.Root(), args)
 			if err != nil {

@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"bufio"
@@ -138,7 +138,7 @@ func (v *verification) report(err error, asJSON bool, stdout io.Writer) error {
 			return err
 		}
 		if err != nil {
-			return errReported
+			return ErrReported
 		}
 		return nil
 	}

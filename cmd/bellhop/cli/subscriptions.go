@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"context"
@@ -377,7 +377,7 @@ exit status is 0 if the receiver accepted all of them.`,
 		case err != nil || bad == 0:
 			return err
 		case r.json:
-			return errReported
+			return ErrReported
 		}
 		return fmt.Errorf("%d of %d samples were not accepted", bad, len(answer.Items))
 	}

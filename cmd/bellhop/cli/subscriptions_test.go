@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"fmt"
@@ -62,7 +62,7 @@ func TestCommandsSendRequests(t *testing.T) {
 			got = fmt.Sprint(r.Method, " ", r.RequestURI, " ", string(body))
 			io.WriteString(w, tt.answer)
 		}))
-		stdout, stderr := cli(t, 0, append(strings.Fields(tt.args), "--server", server.URL)...)
+		stdout, stderr := runCommand(t, 0, append(strings.Fields(tt.args), "--server", server.URL)...)
 		server.Close()
 		if got != tt.want || stdout != tt.stdout || stderr != "" {
 			t.Errorf("%s asks for\n%s\nand writes %q, %q; want\n%s\nand %q", tt.args, got, stdout, stderr, tt.want, tt.stdout)

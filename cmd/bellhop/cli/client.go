@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"bytes"
@@ -96,7 +96,7 @@ func (r *apiClient) resolveLocalServer() error {
 		r.token, r.tokenSource = string(cfg.Admin.Token), "admin.token in "+path
 	default:
 		r.tokenSource = filepath.Join(cfg.Store.Dir, "admin.token")
-		b, err := readPrivate(r.tokenSource)
+		b, err := config.ReadPrivate(r.tokenSource)
 		if errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("no token: %s does not exist: run this command on the machine of bellhop, or %s", r.tokenSource, tokenHint)
 		}

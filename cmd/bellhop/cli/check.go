@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"context"
@@ -38,7 +38,7 @@ func runCheck(ctx context.Context, path string, asJSON bool, stdout io.Writer) e
 			return err
 		}
 		if err != nil {
-			return errReported
+			return ErrReported
 		}
 		return nil
 	}

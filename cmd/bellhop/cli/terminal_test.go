@@ -1,6 +1,8 @@
-package main
+package cli
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"os"
 	"strings"
@@ -8,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"bellhop/dialog"
 )
 
 func TestPrintsTables(t *testing.T) {
@@ -128,5 +132,21 @@ func TestFormatsDurations(t *testing.T) {
 		if got := formatDuration(d); got != want {
 			t.Errorf("%v is %s, want %s", d, got, want)
 		}
+	}
+}
+
+// TestEscapesControls checks that escaped JSON decodes to the same values.
+func TestEscapesControls(t *testing.T) {
+	const steering = "\x1b\u0007\u007f\u009b\u061c\u200e\u200f\u2028\u2029\u202a\u202e\u2066\u2069"
+	var b bytes.Buffer
+	if err := writeJSON(&b, map[string]string{"name": "Zoë 日本" + steering}); err != nil {
+		t.Fatal(err)
+	}
+	if i := strings.IndexFunc(b.String(), func(r rune) bool { return dialog.IsControl(r) && r != '\n' && r != '\t' }); i >= 0 {
+		t.Errorf("JSON has a control character at %d: %q", i, b.String())
+	}
+	var back map[string]string
+	if err := json.Unmarshal(b.Bytes(), &back); err != nil || back["name"] != "Zoë 日本"+steering || !strings.Contains(b.String(), "Zoë 日本") {
+		t.Errorf("%q is read as %q: %v", b.String(), back, err)
 	}
 }
