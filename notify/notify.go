@@ -62,8 +62,8 @@
 //
 // At most 10,000 events wait to be published; beyond, the oldest live events are dropped
 // and counted. A delivery that fails, or takes longer than a second, is written to the
-// outbox and keeps about 450 bytes in memory. While the log is tailed, its last 4,096
-// events are in memory.
+// outbox and keeps about 450 bytes in memory. The last 4,096 events of the log are in
+// memory, and as many older ones that pages have read.
 //
 // A subscription with 100,000 pending deliveries lags: further events stay in the log and
 // are read again for that subscription as its deliveries end. It delays no other
