@@ -211,3 +211,73 @@ func (c *clientTx) terminate() {
 	c.worker.removeClientTx(c)
 	c.request, c.ack, c.user = c.worker.releaseCopy(c.request), c.worker.releaseCopy(c.ack), nil
 }
+
+// newTxID returns the next id of a client transaction. The id modulo the number of
+// workers is the index of the worker.
+func (w *worker) newTxID() uint64 {
+	w.lastTxID++
+	return (w.lastTxID*uint64(len(w.proxy.workers)) + uint64(w.index)) & (1<<48 - 1)
+}
+
+// transactionSize is about the bytes that a server or client transaction takes up,
+// without the messages it retains.
+const transactionSize = 384
+
+// addClientTx puts c into its table and counts its memory.
+func (w *worker) addClientTx(c *clientTx) {
+	w.heldBytes += transactionSize
+	if c.cancel {
+		w.cancelTxs.put(c.id, c)
+		return
+	}
+	w.clientTxs.put(c.id, c)
+}
+
+// removeClientTx removes c, unless its id belongs to another transaction by now.
+func (w *worker) removeClientTx(c *clientTx) {
+	t := &w.clientTxs
+	if c.cancel {
+		t = &w.cancelTxs
+	}
+	if t.m[c.id] == c {
+		t.remove(c.id)
+		w.heldBytes -= transactionSize
+	}
+}
+
+// handleSendFailure handles a transport error of the request of a client transaction.
+func (w *worker) handleSendFailure(now instant, id uint64) {
+	defer func() {
+		if r := recover(); r != nil {
+			w.logPanic("failure", r)
+		}
+	}()
+	if c := w.clientTxs.m[id]; c != nil && w.endsTransaction(c) {
+		c.fail(now, unreachable)
+	}
+}
+
+// endsTransaction reports whether a transport error of the request of c ends c.
+//
+// An error of a stream does. An ICMP error does not: a next hop that restarts is back
+// before Timer B, so the datagram counts as lost, and Timers A and E retransmit it. An
+// ICMP error does end a probe, and a new request while another PBX answers: its sender
+// gets a failure at once and can try again.
+func (w *worker) endsTransaction(c *clientTx) bool {
+	if _, forwarded := c.user.(*responseContext); c.nextHop.reliable() || !forwarded {
+		return true
+	}
+	w.scratch.index(c.request, false)
+	if !w.scratch.initial() {
+		return false
+	}
+	var here, others bool
+	for _, p := range w.proxy.pbx {
+		if p.addr.Proto == UDP && p.addr.AddrPort == c.nextHop.addr {
+			here = true
+		} else if !p.down.Load() {
+			others = true
+		}
+	}
+	return here && others
+}

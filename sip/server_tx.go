@@ -1,5 +1,7 @@
 package sip
 
+import "crypto/sha256"
+
 // serverTx is one server transaction (RFC 3261 §17.2, RFC 6026 §8). It absorbs
 // retransmissions of the request and repeats the response.
 //
@@ -171,4 +173,41 @@ func (s *serverTx) terminate() {
 	s.worker.serverTxs.remove(s.key)
 	s.worker.heldBytes -= transactionSize
 	s.lastResponse, s.context = s.worker.releaseCopy(s.lastResponse), nil
+}
+
+// serverKey identifies a server transaction: 128 bits of a SHA-256 over a secret of the
+// process and the fields that RFC 3261 §17.2.3 compares. Its size does not depend on the
+// request. To find two requests with the same key takes about 2^64 tries against this
+// process.
+type serverKey [16]byte
+
+// makeServerKey returns the key of the server transaction that a request with the given
+// method belongs to. An ACK belongs to its INVITE. A CANCEL has a transaction of its
+// own.
+func (w *worker) makeServerKey(m *message, method []byte) serverKey {
+	k := append(w.keyBuf[:0], w.proxy.serverKeySecret[:]...)
+	if m.via.hasCookie(m.b) {
+		k = append(k, m.text(m.via.branch)...)
+		k = append(k, 0)
+		k = append(k, m.text(m.via.host)...)
+		k = append(k, byte(m.via.port>>8), byte(m.via.port))
+	} else {
+		k = append(k, m.text(m.via.value)...)
+		k = append(k, 0)
+		k = append(k, m.text(m.uri)...)
+		k = append(k, 0)
+		k = append(k, m.text(m.callID)...)
+		k = append(k, 0)
+		k = append(k, m.text(m.fromTag)...)
+		k = append(k, byte(m.cseq>>24), byte(m.cseq>>16), byte(m.cseq>>8), byte(m.cseq))
+	}
+	k = append(k, 0)
+	if string(method) == "ACK" {
+		k = append(k, "INVITE"...)
+	} else {
+		k = append(k, method...)
+	}
+	w.keyBuf = k
+	sum := sha256.Sum256(k)
+	return serverKey(sum[:16])
 }

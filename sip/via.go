@@ -2,6 +2,8 @@ package sip
 
 import (
 	"bytes"
+	"net/netip"
+	"strconv"
 
 	"bellhop/dialog/siptext"
 )
@@ -126,4 +128,43 @@ const cookie = "z9hG4bK"
 // hasCookie reports whether the branch is one of RFC 3261.
 func (r *viaValue) hasCookie(b []byte) bool {
 	return len(r.branch.of(b)) > len(cookie) && siptext.EqualFold(b[r.branch.from:r.branch.from+int32(len(cookie))], "z9hg4bk")
+}
+
+// fixVia notes the edits that write the source address into the topmost Via: received if
+// it differs from sent-by, and both received and rport if the request has rport (RFC
+// 3261 §18.2.1, RFC 3581 §4).
+func fixVia(s *splice, m *message, peer netip.AddrPort) {
+	v := &m.via
+	ip := peer.Addr()
+	if v.hasRport {
+		port := strconv.Itoa(int(peer.Port()))
+		if v.rport.empty() {
+			if v.rport.from > 0 && m.b[v.rport.from-1] == '=' {
+				s.insert(v.rport.from, port)
+			} else {
+				s.insert(v.rport.from, "=", port)
+			}
+		} else if string(m.text(v.rport)) != port {
+			s.replace(v.rport, port)
+		}
+	}
+	if !v.received.empty() {
+		if got, err := netip.ParseAddr(string(bytes.Trim(m.text(v.received), "[]"))); err != nil || got != ip {
+			s.replace(v.received, ip.String())
+		}
+		return
+	}
+	if v.hasRport || !isHost(m.text(v.host), ip) {
+		s.insert(v.value.to, ";received=", ip.String())
+	}
+}
+
+// isHost reports whether the host h of a Via is the address ip.
+func isHost(h []byte, ip netip.Addr) bool {
+	var buf [64]byte
+	if ip.Is4() {
+		return bytes.Equal(ip.AppendTo(buf[:0]), h)
+	}
+	got, err := netip.ParseAddr(string(bytes.Trim(h, "[]")))
+	return err == nil && got == ip
 }

@@ -1,0 +1,75 @@
+package sip
+
+import "bytes"
+
+// handleCancel answers a CANCEL and cancels its INVITE (RFC 3261 §9.2, §16.10). A CANCEL
+// without an INVITE is forwarded without state.
+func (w *worker) handleCancel(now instant, p *packet, key serverKey) {
+	m := &p.msg
+	s := w.serverTxs.m[w.makeServerKey(m, []byte("INVITE"))]
+	if s == nil {
+		if m.maxForwards == 0 || w.requeueCancel(p) {
+			return
+		}
+		r, f := w.routeRequest(p)
+		if f != nil {
+			w.refuseTowards(p, r.dst, f, "")
+			return
+		}
+		w.forwardStateless(p, &r, w.loopHash(m))
+		return
+	}
+	k := &serverTx{}
+	k.start(w, key, w.responseDestination(p), false, len(p.buf))
+	k.sendResponse(now, 200, w.makeResponse(p, 200, "OK", ""))
+	if t := s.context; t != nil {
+		w.observe(p, &routeDecision{dst: t.dst, nextHop: t.client.nextHop}, t.trunk)
+		t.cancelInvite(now, m)
+	}
+}
+
+// requeueCancel moves a CANCEL without an INVITE after the new requests of unknown
+// sources, once, and reports whether it did. The INVITE may wait there: its source may
+// have become known only after it came.
+func (w *worker) requeueCancel(p *packet) bool {
+	if p.requeued || len(w.strangerQueue) == 0 {
+		return false
+	}
+	q := newPacket(p.buf)
+	q.msg.index(q.buf, p.conn != nil)
+	q.listener, q.conn, q.peer, q.side, q.receivedAt, q.requeued = p.listener, p.conn, p.peer, p.side, p.receivedAt, true
+	if w.enqueue(workItem{packet: q}, fromStranger) {
+		return true
+	}
+	q.release()
+	return false
+}
+
+// makeCancel returns the CANCEL of a forwarded INVITE (RFC 3261 §9.1). fields are
+// further header field lines.
+func (w *worker) makeCancel(invite, fields []byte) []byte {
+	m := &w.scratch
+	m.index(invite, false)
+	dst := w.appendHopByHop(w.outBuf[:0], m, "CANCEL")
+	dst = append(dst, m.text(m.firstField(hTo).line)...)
+	dst = append(dst, m.text(m.firstField(hFrom).line)...)
+	dst = append(dst, fields...)
+	return append(dst, "Content-Length: 0\r\n\r\n"...)
+}
+
+// cancelFields returns the header field lines of a received CANCEL that our CANCEL
+// repeats: those that routing does not use, Reason above all (RFC 3326 §2), and
+// credentials. strip removes the fields that strangers may not set.
+func cancelFields(m *message, strip bool) []byte {
+	var keep []byte
+	pos := int32(bytes.Index(m.b, crlf) + 2)
+	for i := range m.fields {
+		f := &m.fields[i]
+		if f.name == hAuthorization || f.name == hSupported || f.name == hExpires || f.name == hAuthSource && !strip {
+			continue
+		}
+		keep = append(keep, m.b[pos:f.line.from]...)
+		pos = f.line.to
+	}
+	return append(keep, m.b[pos:m.headLen-2]...)
+}

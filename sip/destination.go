@@ -1,0 +1,61 @@
+package sip
+
+import (
+	"net/netip"
+
+	"bellhop/dialog"
+)
+
+const (
+	edgeSide = dialog.Edge
+	pbxSide  = dialog.PBX
+)
+
+// destination is where a message is sent: from one of our listeners, to an address, and
+// over a stream if the transport has connections.
+type destination struct {
+	listener *listener
+	addr     netip.AddrPort
+	conn     *stream // nil over UDP
+}
+
+// reliable reports whether the transport is a stream: nothing is retransmitted.
+func (d destination) reliable() bool { return d.conn != nil }
+
+// peer returns the address of the peer that receives the message. On a stream it may
+// differ from addr, to which a new stream is opened when the old one has ended.
+func (d destination) peer() netip.AddrPort {
+	if d.conn != nil {
+		return d.conn.peer
+	}
+	return d.addr
+}
+
+// responseDestination returns where responses to p go: to its connection, or to its
+// source address, at the port that rport or sent-by names (RFC 3261 §18.2.2, RFC 3581
+// §4).
+func (w *worker) responseDestination(p *packet) destination {
+	v := &p.msg.via
+	to := p.peer
+	if !v.hasRport || p.conn != nil {
+		port := v.port
+		if port == 0 {
+			port = 5060
+		}
+		to = netip.AddrPortFrom(p.peer.Addr(), uint16(port))
+	}
+	return destination{listener: p.listener, addr: to, conn: p.conn}
+}
+
+// sendMessage sends b and reports whether the transport accepted it. tx is the id of the
+// client transaction that gets a later transport error; 0 is none.
+//
+// If the stream is closed, another one is opened to the same address. For a response
+// that is the source address of its request, at the port of sent-by, and no other (RFC
+// 3261 §18.2.2).
+func (w *worker) sendMessage(to destination, b []byte, tx uint64) bool {
+	if to.conn == nil {
+		return to.listener.writeDatagram(b, to.addr) == nil
+	}
+	return to.conn.queueMessage(b, tx) || w.proxy.streams.openTo(to.addr, to.listener).queueMessage(b, tx)
+}

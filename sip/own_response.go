@@ -1,0 +1,136 @@
+package sip
+
+import (
+	"encoding/hex"
+	"strconv"
+
+	"bellhop/dialog"
+)
+
+// refuseRequest answers a request that is not forwarded. It keeps no state: a
+// retransmission is refused again, and the ACK is recognized by its To tag. See
+// refuseTowards.
+func (w *worker) refuseRequest(p *packet, f *fault, extra string) { w.refuseTowards(p, 0, f, extra) }
+
+// refuseTowards refuses a request that was to go to the side dst; 0 is unknown.
+//
+// A refused request within a dialog is observed: the sender of a BYE has left the dialog
+// even if the BYE reaches nobody (RFC 3261 §15.1.1). A refused CANCEL is observed too:
+// it may be the only trace of a call that rang when bellhop restarted. Requests of
+// unknown sources are not observed: they end nothing unless the PBX accepts them.
+func (w *worker) refuseTowards(p *packet, dst dialog.Side, f *fault, extra string) {
+	m := &p.msg
+	if !m.answerable() {
+		return
+	}
+	if !m.ambiguous && (!m.initial() || m.isMethod("CANCEL")) && (w.proxy.isKnown(p.receivedAt, p) || w.hasOwnRoute(m)) {
+		w.observeRefused(p, dst, f, extra)
+	}
+	if f.status == 403 && p.side == edgeSide {
+		w.proxy.diagnoseSource(p.receivedAt, p.peer, true)
+	}
+	if p.side == pbxSide && m.isMethod("REGISTER") {
+		w.proxy.diagnosePhone(p)
+	}
+	w.sendOwnResponse(p, f.status, f.phrase, extra)
+}
+
+// hasOwnRoute reports whether a Route of m carries a token that the proxy issued in the
+// dialog of m. The sender of such a request is known in that dialog, however long the
+// call lasts.
+func (w *worker) hasOwnRoute(m *message) bool {
+	rs, f := w.readRoutes(m)
+	if f != nil {
+		return false
+	}
+	for i := range rs {
+		if u := &rs[i].uri; u.User != "" && w.namesUs(u) {
+			if t, ok := w.sealer.openRouteToken(u.User, m); ok && (!t.unbound || w.oldDialogs.contains(m)) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// sendOwnResponse sends a response that the proxy makes itself, without state. To an
+// INVITE of a source that has not proved its address it sends no response that is larger
+// than the INVITE.
+func (w *worker) sendOwnResponse(p *packet, status int, phrase, extra string) {
+	to, b := w.responseDestination(p), w.makeResponse(p, status, phrase, extra)
+	if p.msg.isMethod("INVITE") && len(b) > len(p.buf) && !w.isProven(to) {
+		w.proxy.stats.withheld.Add(1)
+		return
+	}
+	w.sendMessage(to, b, 0)
+}
+
+// makeResponse returns a response of the proxy itself to the request of p (RFC 3261
+// §8.2.6). extra holds whole header field lines. The result is valid until the next
+// message.
+func (w *worker) makeResponse(p *packet, status int, phrase, extra string) []byte {
+	w.edits.reset()
+	if p.msg.via.ok {
+		fixVia(&w.edits, &p.msg, p.peer)
+	}
+	w.tmpBuf = w.edits.apply(w.tmpBuf[:0], p.msg.b)
+	w.scratch.index(w.tmpBuf, false)
+	w.outBuf = w.appendResponse(w.outBuf[:0], &w.scratch, 0, status, phrase, extra)
+	return w.outBuf
+}
+
+// makeResponseTo returns a response of the proxy itself to a request that was forwarded.
+// Our Via, the topmost in sent, is left out. The result is valid until the next message.
+func (w *worker) makeResponseTo(sent []byte, status int, phrase string) []byte {
+	w.scratch.index(sent, false)
+	w.outBuf = w.appendResponse(w.outBuf[:0], &w.scratch, 1, status, phrase, "")
+	return w.outBuf
+}
+
+// appendResponse appends a response to m without a body to dst. It copies Via, From, To,
+// Call-ID and CSeq, without the first skipVias Via fields.
+func (w *worker) appendResponse(dst []byte, m *message, skipVias, status int, phrase, extra string) []byte {
+	dst = append(dst, "SIP/2.0 "...)
+	dst = strconv.AppendInt(dst, int64(status), 10)
+	dst = append(dst, ' ')
+	dst = append(dst, phrase...)
+	dst = append(dst, "\r\n"...)
+	var seen [fieldNameCount]bool
+	for i := range m.fields {
+		f := &m.fields[i]
+		switch f.name {
+		case hVia:
+			if skipVias > 0 {
+				skipVias--
+				continue
+			}
+		case hFrom, hCallID, hCSeq, hTo:
+			if seen[f.name] {
+				continue
+			}
+		default:
+			continue
+		}
+		seen[f.name] = true
+		line := m.text(f.line)
+		if f.name == hTo && status > 100 && m.toTag.empty() {
+			line = m.b[f.line.from:f.value.to]
+			dst = append(dst, line...)
+			dst = append(dst, ";tag="...)
+			dst = append(dst, w.ownTag(m)...)
+			dst = append(dst, "\r\n"...)
+			continue
+		}
+		dst = append(dst, line...)
+	}
+	dst = append(dst, extra...)
+	return append(dst, "Content-Length: 0\r\n\r\n"...)
+}
+
+// ownTag returns the To tag of the proxy's own responses. It is the same for each
+// retransmission of a request, so that the proxy recognizes the ACK of a response that
+// it sent without state.
+func (w *worker) ownTag(m *message) []byte {
+	sum := w.sealer.computeMAC(8, []byte("tag"), m.text(m.callID), []byte{0}, m.text(m.fromTag))
+	return hex.AppendEncode(w.tagBuf[:0], sum)
+}

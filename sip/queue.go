@@ -1,0 +1,131 @@
+package sip
+
+import (
+	"net/netip"
+	"sync"
+
+	"bellhop/dialog"
+)
+
+// Limits of a worker's queues, in messages and in bytes of their buffers.
+//
+// A tenth is reserved for requests within a dialog and for responses, so that a flood
+// displaces no BYE. New requests of unknown sources have a queue of their own, which is
+// served while the other is empty and may take half of the bytes.
+const (
+	maxQueuedItems     = 8192
+	maxQueuedStrangers = 8192
+	maxQueuedBytes     = 16 << 20
+	maxPooledBuffer    = 4 << 10 // larger buffers do not go back to the pool
+)
+
+const (
+	inDialog     priority = iota // a response, or a request of a known source within a dialog
+	fromKnown                    // a new request of a known source, or an unknown source's request with a To tag
+	fromStranger                 // a new request of an unknown source
+)
+
+// priority is the order of work under load: a higher value waits longer and is dropped
+// first.
+type priority uint8
+
+// workItem is one unit of work: a received message, or a request that could not be sent.
+type workItem struct {
+	packet   *packet
+	failedTx uint64 // id of the client transaction whose request failed; packet is nil
+}
+
+// queuedSize returns the bytes that a work item takes up in a queue, at least 1.
+func (in workItem) queuedSize() int64 {
+	if in.packet == nil {
+		return 1
+	}
+	return int64(max(cap(in.packet.buf), 1))
+}
+
+// enqueue adds a work item to the queue of its priority, and returns false if there is
+// no room.
+func (w *worker) enqueue(in workItem, r priority) bool {
+	cost := in.queuedSize()
+	bytes, count := w.queuedBytes.Add(cost), len(w.queue)+len(w.strangerQueue)
+	if bytes > maxQueuedBytes/8 || count >= maxQueuedItems/8 {
+		w.proxy.signalBacklog()
+	}
+	q, room := w.queue, bytes <= maxQueuedBytes
+	switch r {
+	case fromKnown:
+		room = bytes <= maxQueuedBytes/10*9 && len(q) < maxQueuedItems/10*9
+	case fromStranger:
+		q, room = w.strangerQueue, bytes <= maxQueuedBytes/2
+	}
+	if room {
+		select {
+		case q <- in:
+			return true
+		default:
+		}
+	}
+	w.queuedBytes.Add(-cost)
+	return false
+}
+
+// enqueueWaiting adds a work item to the queue as soon as there is room. It returns
+// false if done is closed first.
+func (w *worker) enqueueWaiting(in workItem, r priority, done <-chan struct{}) bool {
+	w.blockedStreams.Add(1)
+	defer w.blockedStreams.Add(-1)
+	for !w.enqueue(in, r) {
+		select {
+		case <-w.roomFreed:
+		case <-done:
+			return false
+		}
+	}
+	return true
+}
+
+// wakeBlocked wakes one stream that waits for room in the queue. It is called after each
+// work item, so one stream at a time is enough.
+func (w *worker) wakeBlocked() {
+	select {
+	case w.roomFreed <- struct{}{}:
+	default:
+	}
+}
+
+// packet is a received message and its origin. Its buffer returns to packetPool when the
+// worker has handled it; bytes that are kept longer must be copied.
+type packet struct {
+	msg        message
+	buf        []byte
+	listener   *listener
+	conn       *stream // nil over UDP
+	peer       netip.AddrPort
+	side       dialog.Side
+	receivedAt instant
+	endsStream bool // the stream cannot be read after this message and is closed
+
+	requeued bool // a CANCEL that was moved after the new requests of unknown sources
+}
+
+var packetPool = sync.Pool{New: func() any { return new(packet) }}
+
+// newPacket copies b into a packet from the pool.
+func newPacket(b []byte) *packet {
+	p := packetPool.Get().(*packet)
+	p.buf = append(p.buf[:0], b...)
+	return p
+}
+
+// release returns the packet to the pool, and closes the stream if the packet ends it. A
+// packet with a large buffer is left to the garbage collector.
+func (p *packet) release() {
+	if p.endsStream {
+		p.conn.closeWhenWritten()
+	}
+	if cap(p.buf) > maxPooledBuffer {
+		return
+	}
+	*p = packet{buf: p.buf, msg: message{fields: p.msg.fields}}
+	packetPool.Put(p)
+}

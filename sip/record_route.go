@@ -1,0 +1,141 @@
+package sip
+
+import (
+	"strings"
+
+	"bellhop/dialog/siptext"
+)
+
+// needsRecordRoute reports whether a request gets our Record-Route: it does if its
+// method opens a dialog, refreshes one, or is unknown to us (RFC 3261 §16.6 item 4).
+func needsRecordRoute(m *message) bool {
+	switch string(m.methodName()) {
+	case "REGISTER", "ACK", "CANCEL", "BYE", "OPTIONS", "MESSAGE", "PUBLISH", "PRACK", "INFO":
+		return false
+	}
+	return true
+}
+
+// addRecordRoute puts our Record-Route on top. A request that leaves from another
+// listener than it came to gets two (RFC 5658).
+func (w *worker) addRecordRoute(p *packet, r *routeDecision) {
+	m, s := &p.msg, &w.edits
+	at := m.firstField(hVia).line.from
+	if f := m.firstField(hRecordRoute); f != nil {
+		at = f.line.from
+	}
+	w.tmpBuf = w.sealer.sealRouteToken(w.tmpBuf[:0], w.routeToken(p, r), m.text(m.callID), m.text(m.fromTag))
+	user := string(w.tmpBuf)
+	s.insert(at, "Record-Route: <sip:", user, "@", r.nextHop.listener.uri, ";lr>\r\n")
+	if r.nextHop.listener != p.listener {
+		s.insert(at, "Record-Route: <sip:", user, "@", p.listener.uri, ";lr>\r\n")
+	}
+}
+
+// routeToken returns the token of a request's Record-Route: the flow on the edge side
+// and the PBX of its dialog.
+func (w *worker) routeToken(p *packet, r *routeDecision) token {
+	t := token{use: inRoute, flow: r.edgeFlow, byURI: r.byURI, pbx: r.pbx}
+	if p.side == edgeSide {
+		return t
+	}
+	t.fromPBX = true
+	t.pbx, t.target = w.dialogPBX(p)
+	var top siptext.URI
+	if f := p.msg.firstField(hRecordRoute); f != nil && w.readURI(&p.msg, f.value, &top) {
+		switch {
+		case !w.namesUs(&top):
+			if w.pbxOfURI(&top) == nil {
+				t.next = newRouteID(&top)
+			}
+		case r.dst == edgeSide:
+			// The PBX has added no Record-Route on top of ours: it leaves the dialog.
+			before, ok := w.sealer.openRouteToken(top.User, &p.msg)
+			t.direct = ok && !before.unbound
+		}
+	}
+	return t
+}
+
+// bindNextRoute edits our Record-Route in a response of the PBX: its token then names
+// the Route of the PBX that follows ours in the caller's requests, unless that is a
+// configured PBX (RFC 3261 §16.7 item 8). Without this binding a caller could put any
+// Route after ours.
+func (w *worker) bindNextRoute(m *message) {
+	if f := m.firstField(hRecordRoute); f == nil || valueEnd(m.b, f.value) == f.value.to && m.fieldAfter(f) == nil {
+		return // ours alone: the PBX has added no Record-Route
+	}
+	var above siptext.URI // the previous value: in the caller's Routes it follows ours
+	for i := range m.fields {
+		f := &m.fields[i]
+		if f.name != hRecordRoute {
+			continue
+		}
+		rest := f.value
+		for one, more := cutValue(m.b, &rest); more; one, more = cutValue(m.b, &rest) {
+			uri, _, ok := splitNameAddr(m.b, one)
+			var u siptext.URI
+			if !ok || parseURI(string(m.text(uri)), &u) != nil {
+				return
+			}
+			if !w.namesUs(&u) {
+				above = u
+				continue
+			}
+			if above.Host == "" || w.pbxOfURI(&above) != nil {
+				continue
+			}
+			if t, ok := w.sealer.openRouteToken(u.User, m); ok && !t.fromPBX && !t.unbound {
+				t.next = newRouteID(&above)
+				w.tmpBuf = w.sealer.sealRouteToken(w.tmpBuf[:0], t, m.text(m.callID), m.text(m.fromTag))
+				from := uri.from + int32(strings.Index(string(m.text(uri)), u.User))
+				w.edits.replace(span{from, from + int32(len(u.User))}, string(w.tmpBuf))
+			}
+		}
+		if !rest.empty() {
+			return // a quote is not closed
+		}
+	}
+}
+
+// readURI parses the URI of the name-addr at the start of v into u, and reports whether
+// it is valid.
+func (w *worker) readURI(m *message, v span, u *siptext.URI) bool {
+	uri, _, ok := splitNameAddr(m.b, v)
+	return ok && parseURI(string(m.text(uri)), u) == nil
+}
+
+// dialogPBX returns the PBX for requests within the dialog of p, which the PBX has sent:
+// the id of a configured PBX, or else an address.
+//
+// The Contact decides if it is the PBX's own. A PBX that is a proxy forwards the
+// caller's Contact; then the source of p decides.
+func (w *worker) dialogPBX(p *packet) (id pbxID, target Addr) {
+	contact, known := w.contactAddr(&p.msg)
+	known = known && !p.msg.hasNextVia()
+	if pbx := w.proxy.pbxOfAddr(contact); known && pbx != nil {
+		return pbx.id, Addr{}
+	}
+	if known && w.proxy.isPBXHost(contact.Addr()) {
+		return id, contact
+	}
+	for _, pbx := range w.proxy.pbx {
+		if pbx.isSource(p.listener.proto, p.peer) {
+			return pbx.id, Addr{}
+		}
+	}
+	return id, Addr{p.listener.proto, p.peer}
+}
+
+// contactAddr returns the address in the first Contact of m.
+func (w *worker) contactAddr(m *message) (a Addr, ok bool) {
+	f := m.firstField(hContact)
+	if f == nil {
+		return a, false
+	}
+	var u siptext.URI
+	if !w.readURI(m, f.value, &u) {
+		return a, false
+	}
+	return uriAddr(&u)
+}

@@ -1,0 +1,140 @@
+package sip
+
+import (
+	"slices"
+	"strings"
+
+	"bellhop/dialog/siptext"
+)
+
+// handleRequest handles a request: a retransmission, an ACK, a CANCEL, or a new request
+// to forward.
+func (w *worker) handleRequest(now instant, p *packet) {
+	m := &p.msg
+	if m.fault != nil {
+		w.proxy.stats.malformed.Add(1)
+		w.refuseRequest(p, m.fault, "")
+		return
+	}
+	key := w.makeServerKey(m, m.methodName())
+	if s := w.serverTxs.m[key]; s != nil {
+		if !m.isMethod("ACK") {
+			s.handleRetransmission(p)
+			return
+		}
+		w.proveByACK(now, s, p)
+		if t := s.context; s.handleACK(now) {
+			w.observe(p, &routeDecision{dst: t.dst, nextHop: t.client.nextHop}, t.trunk)
+			return
+		}
+	}
+	switch {
+	case m.isMethod("ACK"):
+		w.forwardACK(now, p)
+	case m.isMethod("CANCEL"):
+		w.handleCancel(now, p, key)
+	default:
+		if f, ok := w.admitRequest(now, p); !ok {
+			w.proxy.stats.shed.Add(1)
+			if f != nil {
+				w.refuseRequest(p, f, "Retry-After: 5\r\n")
+			}
+			return
+		}
+		w.forwardRequest(now, p, key)
+	}
+}
+
+// forwardRequest forwards a new request (RFC 3261 §16.3–16.6), or answers it itself.
+func (w *worker) forwardRequest(now instant, p *packet, key serverKey) {
+	m := &p.msg
+	if m.isMethod("OPTIONS") && w.asksUs(m) {
+		w.sendOwnResponse(p, 200, "OK", "Allow: INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER, SUBSCRIBE, NOTIFY, REFER, MESSAGE, INFO, UPDATE, PRACK, PUBLISH\r\n")
+		return
+	}
+	if m.maxForwards == 0 {
+		w.refuseRequest(p, &fault{483, "Too Many Hops"}, "")
+		return
+	}
+	if tags := unsupportedTags(m); tags != "" {
+		w.refuseRequest(p, &fault{420, "Bad Extension"}, "Unsupported: "+tags+"\r\n")
+		return
+	}
+	if w.proxy.draining.Load() && m.initial() && m.isMethod("INVITE") {
+		w.refuseRequest(p, &fault{503, "Going Down"}, "Retry-After: 5\r\n")
+		return
+	}
+	hash := w.loopHash(m)
+	if w.isLoop(m, hash) {
+		w.refuseRequest(p, &fault{482, "Loop Detected"}, "")
+		return
+	}
+	r, f := w.routeRequest(p)
+	if f != nil {
+		w.refuseTowards(p, r.dst, f, "")
+		return
+	}
+	id := w.newTxID()
+	w.branchBuf = w.appendBranch(w.branchBuf[:0], id, hash)
+	out := w.rewriteRequest(p, &r, w.branchBuf)
+
+	t := &responseContext{worker: w, src: p.side, dst: r.dst, trunk: w.trunkName(p, &r), hasCredentials: m.hasField(hAuthorization), inDialog: !m.initial()}
+	t.hasOurPath = w.proxy.cfg.addsPath() && r.dst == pbxSide && m.isMethod("REGISTER") && m.makesBinding()
+	t.server.context = t
+	t.server.start(w, key, w.responseDestination(p), m.isMethod("INVITE"), len(p.buf))
+	if w.proxy.cfg.Observations != nil {
+		t.branch = string(m.text(m.via.branch))
+	}
+	t.client = clientTx{worker: w, user: t, id: id, loopHash: hash, nextHop: r.nextHop, invite: t.server.invite, request: w.retainCopy(nil, out)}
+	if t.server.invite {
+		w.wheel.start(&t.server.timer, now+tryingDelay)
+	}
+	w.observe(p, &r, t.trunk)
+	t.client.start(now)
+}
+
+// asksUs reports whether an OPTIONS is addressed to the proxy itself. One to a Contact
+// that the proxy has rewritten is addressed to a phone, even if the phone's Contact has
+// no user.
+func (w *worker) asksUs(m *message) bool {
+	var u siptext.URI
+	return parseURI(string(m.text(m.uri)), &u) == nil && u.User == "" && w.namesUs(&u) && !hasParam(&u, contactParam) && !m.hasField(hRoute)
+}
+
+// unsupportedTags lists every option tag of Proxy-Require: the proxy supports none (RFC
+// 3261 §16.3 item 5). A Proxy-Require without a tag requires nothing.
+func unsupportedTags(m *message) string {
+	var tags []string
+	for i := range m.fields {
+		if f := &m.fields[i]; f.name == hProxyRequire {
+			tags = slices.AppendSeq(tags, siptext.List(string(m.text(f.value))))
+		}
+	}
+	return strings.Join(tags, ", ")
+}
+
+// forwardStateless forwards a request without a transaction. Its branch is a function of
+// the Via it came with, so that retransmissions get the same branch (RFC 3261 §16.11).
+func (w *worker) forwardStateless(p *packet, r *routeDecision, hash uint32) {
+	m := &p.msg
+	w.hash.Reset()
+	w.hash.Write(m.text(m.via.value))
+	w.hash.Write(m.text(m.callID))
+	w.branchBuf = w.appendBranch(w.branchBuf[:0], w.hash.Sum64()&(1<<48-1), hash)
+	w.observe(p, r, w.trunkName(p, r))
+	w.sendMessage(r.nextHop, w.rewriteRequest(p, r, w.branchBuf), 0)
+}
+
+// trunkName returns the name of the trunk that a request comes from or goes to, or "".
+func (w *worker) trunkName(p *packet, r *routeDecision) string {
+	t := r.trunk
+	if r.dst == edgeSide {
+		t = w.proxy.trunkAt(r.nextHop.addr.Addr())
+	} else if p.side == pbxSide {
+		t = w.proxy.trunkAt(p.peer.Addr())
+	}
+	if t == nil {
+		return ""
+	}
+	return t.Name
+}
