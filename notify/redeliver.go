@@ -2,6 +2,7 @@ package notify
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"strings"
 	"sync"
@@ -120,7 +121,7 @@ func (n *Notifier) Test(ctx context.Context, id string) ([]SampleResult, error) 
 	}
 	ctx, cancel := context.WithTimeout(ctx, manualTimeout)
 	defer cancel()
-	p, words := s.Sampler(time.Now()), s.SampleWords()
+	p, words := s.Sampler(rand.Text(), time.Now()), s.SampleWords()
 	results := make([]SampleResult, len(words))
 	slots := make(chan struct{}, maxSamples)
 	var under sync.WaitGroup

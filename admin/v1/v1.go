@@ -43,6 +43,7 @@ func New(o *ops.Operations, auth *access.Authenticator, streams *limit.Streams, 
 	a := &API{ops: o, auth: auth, streams: streams, log: log, lines: newLineCache(o), mux: access.NewMux(WriteError)}
 	api := humago.New(a.mux, newConfig(o.Version()))
 	a.register(api)
+	api.OpenAPI().Webhooks = describeWebhooks(api.OpenAPI().Components.Schemas)
 	var err error
 	if a.description, err = json.Marshal(api.OpenAPI()); err != nil {
 		panic(err) // impossible: it consists of strings

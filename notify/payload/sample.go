@@ -2,7 +2,6 @@ package payload
 
 import (
 	"cmp"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"slices"
@@ -25,11 +24,11 @@ type Sampler struct {
 
 // NewSampler returns a sampler of the types that words name, such as dial-in, answer or
 // answer-in. extension is a user or user@domain; "" is the user 101. state is the event of
-// type subscription-state.
-func NewSampler(extension string, words []string, state dialog.Event, now time.Time) *Sampler {
+// type subscription-state. The ids depend on salt.
+func NewSampler(extension string, words []string, state dialog.Event, salt string, now time.Time) *Sampler {
 	user, domain, _ := strings.Cut(extension, "@")
 	p := &Sampler{
-		words: words, flow: dialog.In, state: state, salt: rand.Text(), now: now,
+		words: words, flow: dialog.In, state: state, salt: salt, now: now,
 		extension: dialog.Extension{User: cmp.Or(user, "101"), Domain: cmp.Or(domain, "pbx.example")},
 	}
 	if slices.Contains(words, "dial-out") && !slices.Contains(words, "dial-in") {

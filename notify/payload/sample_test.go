@@ -51,7 +51,7 @@ func TestSamplesHaveRealFields(t *testing.T) {
 				user, domain, _ := strings.Cut(extension, "@")
 				state := dialog.Event{Type: dialog.SubscriptionState, Extension: dialog.Extension{User: user, Domain: domain},
 					Subscription: &dialog.Subscription{ID: "s", State: "resumed"}}
-				p := NewSampler(extension, types, state, time.Now())
+				p := NewSampler(extension, types, state, "salt", time.Now())
 				ids := map[string]bool{}
 				calls := map[string]bool{}
 				for i, typ := range types {

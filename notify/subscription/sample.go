@@ -32,7 +32,7 @@ func (s *Subscription) SampleWords() []string {
 	return slices.DeleteFunc(Words(), func(word string) bool { return !slices.Contains(s.Types, word) || !s.Carries(word) })
 }
 
-// Sampler returns the sampler of the events that SampleWords names.
-func (s *Subscription) Sampler(now time.Time) *payload.Sampler {
-	return payload.NewSampler(s.Extension, s.SampleWords(), s.StateEvent("resumed", "", now), now)
+// Sampler returns the sampler of the events that SampleWords names. Their ids depend on salt.
+func (s *Subscription) Sampler(salt string, now time.Time) *payload.Sampler {
+	return payload.NewSampler(s.Extension, s.SampleWords(), s.StateEvent("resumed", "", now), salt, now)
 }
