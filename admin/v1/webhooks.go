@@ -18,9 +18,9 @@ import (
 
 // describeWebhooks returns the description of the callbacks of dialect json, by the type of
 // their envelope. There is one for each type of event; its example is the sample that a
-// test of a subscription sends. It adds the schema of their data.
+// test of a subscription sends. No schema is shared by reference: generators of clients drop
+// the schemas that no path refers to.
 func describeWebhooks(r huma.Registry) map[string]*huma.PathItem {
-	r.Map()["CallbackData"] = callbackData(r)
 	all := make(map[string]*huma.PathItem)
 	for _, info := range dialog.Types {
 		example := sampleCallback(info.Type)
@@ -42,7 +42,7 @@ func describeWebhooks(r huma.Registry) map[string]*huma.PathItem {
 					Properties: map[string]*huma.Schema{
 						"type":      {Type: huma.TypeString, Enum: []any{name}, Description: "Type of the callback"},
 						"timestamp": {Type: huma.TypeString, Format: "date-time", Description: "Time of the event, not of the attempt"},
-						"data":      {Ref: "#/components/schemas/CallbackData"},
+						"data":      callbackData(r, info.Type),
 					},
 				},
 			}}},
@@ -73,15 +73,19 @@ func callbackHeader(name, doc string, required bool) *huma.Param {
 	return &huma.Param{Name: name, In: "header", Description: doc, Required: required, Schema: &huma.Schema{Type: huma.TypeString}}
 }
 
-// callbackData returns the schema of the data of a callback: the fields of an [Event] but
+// callbackData returns the schema of the data of a callback of a type: the fields of an [Event] but
 // timestamp, which is in the envelope. Receivers must expect more fields.
-func callbackData(r huma.Registry) *huma.Schema {
+func callbackData(r huma.Registry, t dialog.Type) *huma.Schema {
 	r.Schema(reflect.TypeFor[Event](), true, "")
 	data := *r.Map()["Event"]
 	data.Properties = maps.Clone(data.Properties)
 	delete(data.Properties, "timestamp")
 	data.Required = slices.DeleteFunc(slices.Clone(data.Required), func(name string) bool { return name == "timestamp" })
 	data.AdditionalProperties = nil
+	data.Description = "The event; fields that are unknown or do not apply are absent"
+	word := *data.Properties["event_type"]
+	word.Enum = []any{string(t)}
+	data.Properties["event_type"] = &word
 	flow := *data.Properties["call_flow"]
 	flow.Description += "; in upper case with flow_case upper"
 	flow.Enum = []any{"in", "out", "IN", "OUT"}
