@@ -39,6 +39,9 @@ func (w *worker) addBinding(p *packet, r *routeDecision) {
 				user = string(text[strings.IndexByte(string(text), ':')+1:])
 				user = user[:strings.LastIndexByte(user, '@')+1]
 			}
+			if strings.Count(user, "@") > 1 {
+				return // other elements would read the URI differently
+			}
 			open, shut := "", ""
 			if bare {
 				open, shut = "<", ">"
