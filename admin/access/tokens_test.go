@@ -71,7 +71,7 @@ func createToken(t *testing.T, ts *Tokens, token Token) (secret, id string) {
 	return made.Secret, made.ID
 }
 
-// waitUntil waits until a condition is true, or five minutes have passed.
+// waitForTokens waits until a condition is true, or five minutes have passed.
 func waitForTokens(t *testing.T, what string, so func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(5 * time.Minute); !so(); time.Sleep(time.Millisecond) {
