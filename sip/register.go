@@ -160,7 +160,8 @@ func (w *worker) eachContact(m *message, do func(uri span, bare bool)) {
 		rest := f.value
 		for one, ok := cutValue(m.b, &rest); ok; one, ok = cutValue(m.b, &rest) {
 			if uri, _, ok := splitNameAddr(m.b, one); ok && string(m.text(uri)) != "*" {
-				do(uri, bytes.IndexByte(m.b[one.from:uri.from], '<') < 0)
+				before := bytes.TrimRight(m.b[one.from:uri.from], " \t\r\n") // its display name may have a bracket too
+				do(uri, !bytes.HasSuffix(before, []byte("<")))
 			}
 		}
 	}
