@@ -45,6 +45,7 @@ func TestIndexReadsWhatItOnceMisread(t *testing.T) {
 	for uri, valid := range map[string]bool{
 		"sip:a;b:c@h.:5060;x=y,z;lr": true, "sip://101@h": true, "sip:[::1]:5060": true,
 		"sip:a@h:+1": false, "sip:a@h:0": false, "sip:a@h:65536": false, "sip:a@[::1]x;lr": false, "sip:a@b@h": false, "sip:a@h?Route=x": false, "sip:[a@[::1]": false,
+		"sip:a:b@c@h": false, "sip:a;b@c@h": false, "sip:a:[@h": false, "sip:a;[@h": false, "sip:a@h:": false, "sip:a@[::1]:": false, "sip:a@[::1]5061": false,
 	} {
 		var u siptext.URI
 		if f := parseURI(uri, &u); (f == nil) != valid {

@@ -35,7 +35,7 @@ func (w *worker) addBinding(p *packet, r *routeDecision) {
 			}
 			w.tmpBuf = w.sealer.sealToken(w.tmpBuf[:0], token{flow: fl, use: inContact, text: aor + " " + string(text)})
 			user := ""
-			if u.User != "" {
+			if u.Scheme != "tel" && u.User != "" {
 				user = string(text[strings.IndexByte(string(text), ':')+1:])
 				user = user[:strings.LastIndexByte(user, '@')+1]
 			}

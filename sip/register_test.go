@@ -74,6 +74,7 @@ func TestRegisterByContact(t *testing.T) { // row 38: for PBXs without Path
 		{"with a name", `"A, B" <sip:101@10.0.0.5;transport=udp>;q=0.5`, `"A, B" <sip:101@192.0.2.1:5060;bellhop=TOKEN>;q=0.5`, "sip:101@10.0.0.5;transport=udp"},
 		{"bare URI", "sip:101@10.0.0.5:5060;expires=60", "<sip:101@192.0.2.1:5060;bellhop=TOKEN>;expires=60", "sip:101@10.0.0.5:5060"},
 		{"without user", "<sip:10.0.0.5>", "<sip:192.0.2.1:5060;bellhop=TOKEN>", "sip:10.0.0.5"},
+		{"telephone number", "<tel:101@10.0.0.5>", "<sip:192.0.2.1:5060;bellhop=TOKEN>", "tel:101@10.0.0.5"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			runScenario(t, func(s *testbed) {

@@ -64,8 +64,6 @@ func (w *worker) routeRequest(p *packet) (r routeDecision, f *fault) {
 	target := uri
 	if w.namesUs(&uri) {
 		switch {
-		case strings.Contains(uri.User, "@"):
-			return r, badURI
 		case hasParam(&uri, "lr") && uri.User != "":
 			// A strict router has put our Record-Route into the Request-URI; the
 			// original Request-URI is the last Route (RFC 3261 §16.4).

@@ -10,10 +10,11 @@ import (
 
 // parseURI reads a URI of the schemes sip, sips and tel. It refuses what the next element
 // could read differently: header fields in a URI, of which it could make a Route (RFC 3261
-// §19.1.5), and characters that have no place in a user or host. Port 0 is reserved (RFC
-// 6335 §6), and 5060 would be a guess.
+// §19.1.5), a second @ before the host, characters that have no place in a user or host,
+// and a colon without a valid port. Port 0 is reserved (RFC 6335 §6), and 5060 would be a
+// guess.
 func parseURI(s string, u *siptext.URI) *fault {
-	scheme, _, found := strings.Cut(s, ":")
+	scheme, rest, found := strings.Cut(s, ":")
 	if !found || !siptext.IsToken(scheme) || strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r == '\x7f' || r == '<' || r == '>' || r == '"' }) {
 		return badURI // as a Request-URI it would be cut into pieces
 	}
@@ -24,7 +25,15 @@ func parseURI(s string, u *siptext.URI) *fault {
 	default:
 		return badScheme
 	}
-	if u.Headers != "" || u.Port != "" && uriPort(u) == 0 || strings.ContainsAny(u.User, "@[]") || !isURIHost(u.Host) {
+	user, host, found := strings.Cut(rest, "@")
+	if !found {
+		user, host = "", rest
+	}
+	if end := strings.IndexAny(host, ";?"); end >= 0 {
+		host = host[:end]
+	}
+	_, port, hasPort := strings.Cut(host[strings.LastIndexByte(host, ']')+1:], ":")
+	if u.Headers != "" || strings.ContainsAny(user, "[]") || strings.Contains(host, "@") || !isURIHost(u.Host) || port != u.Port || hasPort && uriPort(u) == 0 {
 		return badURI
 	}
 	return nil
