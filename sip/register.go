@@ -23,6 +23,12 @@ func (w *worker) addBinding(p *packet, r *routeDecision) {
 	case RegisterNone:
 	case RegisterContact:
 		aor := w.registeredAOR(m)
+		room := maxFieldLen // by which the longest Contact may grow: the response lists it
+		for i := range m.fields {
+			if f := &m.fields[i]; f.name == hContact {
+				room = min(room, maxFieldLen-int(f.line.to-f.line.from))
+			}
+		}
 		w.eachContact(m, func(uri span, bare bool) {
 			var u siptext.URI
 			text := m.text(uri)
@@ -42,6 +48,11 @@ func (w *worker) addBinding(p *packet, r *routeDecision) {
 			if strings.Count(user, "@") > 1 {
 				return // other elements would read the URI differently
 			}
+			grows := len("<sip:;=>") + len(user) + len(r.nextHop.listener.uri) + len(contactParam) + len(w.tmpBuf) - len(text)
+			if grows > room {
+				return
+			}
+			room -= grows
 			open, shut := "", ""
 			if bare {
 				open, shut = "<", ">"

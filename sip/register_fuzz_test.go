@@ -16,6 +16,7 @@ func FuzzContacts(f *testing.F) {
 	f.Add(`"`, `<sip:a@b`)
 	f.Add("<tel:>,<sip:0@[000]00>,<>,>", "< sip:0;Bellhop >")
 	f.Add("<sip:0@[]@>", "0")
+	f.Add("0", "<sip:"+strings.Repeat("1", 3700)+"@192.0.2.1>")
 	w, _ := newBareWorker(f, func(c *Config) { c.Register = RegisterContact })
 	const fields = "Via: SIP/2.0/UDP 192.0.2.101:5062;branch=z9hG4bK1\r\nFrom: <sip:101@a>;tag=1\r\nTo: <sip:101@a>\r\nCall-ID: 1\r\nCSeq: 1 REGISTER\r\n"
 	contacts := func(m *message) (lines string, uris []string) {
