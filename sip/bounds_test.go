@@ -56,8 +56,8 @@ func TestTransactionMemoryIsLimited(t *testing.T) {
 		{101, "", otherBare, refused},
 	} {
 		n++
-		kept := w.heldBytes
-		w.heldBytes = w.maxHeldBytes / 100 * tt.held
+		kept := w.memory.heldBytes
+		w.memory.heldBytes = w.memory.maxHeldBytes / 100 * tt.held
 		out.last, out.to = nil, netip.AddrPort{}
 		w.handleItem(workItem{packet: w.receivePacket(numberedRequest("MESSAGE", n, tt.more), tt.from)})
 		got := dropped
@@ -70,7 +70,7 @@ func TestTransactionMemoryIsLimited(t *testing.T) {
 		if got != tt.want {
 			t.Errorf("at %d %% a request from %v with To %q is %s, want %s", tt.held, tt.from, tt.more, got, tt.want)
 		}
-		w.heldBytes += kept - w.maxHeldBytes/100*tt.held
+		w.memory.heldBytes += kept - w.memory.maxHeldBytes/100*tt.held
 	}
 	if got := w.proxy.Stats().Shed; got != 6 {
 		t.Errorf("%d requests are counted as shed, want 6", got)
@@ -83,7 +83,7 @@ var otherBare = netip.MustParseAddrPort("192.0.2.102:5062")
 // released afterwards.
 func TestFloodStaysWithinMemoryLimit(t *testing.T) {
 	w, out := newBareWorker(t, nil)
-	w.maxHeldBytes = 1 << 20
+	w.memory.maxHeldBytes = 1 << 20
 	pad := strings.Repeat("x", 3000)
 	spare := 0
 	for n := range 4000 {
@@ -95,23 +95,23 @@ func TestFloodStaysWithinMemoryLimit(t *testing.T) {
 			b := w.appendResponse(nil, &m, 0, 401, "Unauthorized", "WWW-Authenticate: Digest\r\n")
 			w.handleItem(workItem{packet: w.receivePacket(b, barePBX)})
 		}
-		if w.heldBytes > w.maxHeldBytes {
-			t.Fatalf("%d bytes are held after %d INVITEs, at most %d may be", w.heldBytes, n, w.maxHeldBytes)
+		if w.memory.heldBytes > w.memory.maxHeldBytes {
+			t.Fatalf("%d bytes are held after %d INVITEs, at most %d may be", w.memory.heldBytes, n, w.memory.maxHeldBytes)
 		}
-		spare = max(spare, w.freeBytes)
+		spare = max(spare, w.memory.freeBytes)
 	}
-	if w.proxy.Stats().Shed == 0 || w.heldBytes < w.maxHeldBytes/2 {
-		t.Errorf("the flood was too small: %d bytes are held", w.heldBytes)
+	if w.proxy.Stats().Shed == 0 || w.memory.heldBytes < w.memory.maxHeldBytes/2 {
+		t.Errorf("the flood was too small: %d bytes are held", w.memory.heldBytes)
 	}
 	for range 300 {
 		w.advanceClock(time.Second)
-		spare = max(spare, w.freeBytes)
+		spare = max(spare, w.memory.freeBytes)
 	}
-	if w.heldBytes != 0 || len(w.serverTxs.m) != 0 || len(w.clientTxs.m) != 0 || w.wheel.count != 0 {
-		t.Errorf("%d bytes, %d and %d transactions and %d timers are left", w.heldBytes, len(w.serverTxs.m), len(w.clientTxs.m), w.wheel.count)
+	if w.memory.heldBytes != 0 || len(w.serverTxs.m) != 0 || len(w.clientTxs.m) != 0 || w.wheel.count != 0 {
+		t.Errorf("%d bytes, %d and %d transactions and %d timers are left", w.memory.heldBytes, len(w.serverTxs.m), len(w.clientTxs.m), w.wheel.count)
 	}
-	if spare == 0 || spare > maxFreeBytes || w.freeBytes != 0 {
-		t.Errorf("%d bytes were spare at most, and %d are at rest", spare, w.freeBytes)
+	if spare == 0 || spare > maxFreeBytes || w.memory.freeBytes != 0 {
+		t.Errorf("%d bytes were spare at most, and %d are at rest", spare, w.memory.freeBytes)
 	}
 }
 
@@ -124,19 +124,19 @@ func TestLargeInviteReleasesItsMemory(t *testing.T) {
 	invite := bytes.Replace(numberedRequest("INVITE", 1, ""), []byte("Call-ID"), []byte(pad+"Call-ID"), 1)
 	invite = bytes.Replace(invite, []byte("z9hG4bK-1"), []byte("z9hG4bK"+long), 1)
 	w.handleItem(workItem{packet: w.receivePacket(invite, barePhone)})
-	if w.heldBytes < len(invite) {
-		t.Fatalf("%d bytes are held", w.heldBytes)
+	if w.memory.heldBytes < len(invite) {
+		t.Fatalf("%d bytes are held", w.memory.heldBytes)
 	}
 	var m message
 	m.index(out.last, false)
 	w.handleItem(workItem{packet: w.receivePacket(w.appendResponse(nil, &m, 0, 401, "Unauthorized", ""), barePBX)})
 	response := len(out.last)
-	if want := response + 2*transactionSize + 1024; w.heldBytes > want {
-		t.Errorf("%d bytes are held after a response of %d, want %d at most", w.heldBytes, response, want)
+	if want := response + 2*transactionSize + 1024; w.memory.heldBytes > want {
+		t.Errorf("%d bytes are held after a response of %d, want %d at most", w.memory.heldBytes, response, want)
 	}
 	w.handleItem(workItem{packet: w.receivePacket(numberedACK(invite), barePhone)})
-	if want := 2*transactionSize + 1024; w.heldBytes > want {
-		t.Errorf("%d bytes are held after the ACK, want %d at most", w.heldBytes, want)
+	if want := 2*transactionSize + 1024; w.memory.heldBytes > want {
+		t.Errorf("%d bytes are held after the ACK, want %d at most", w.memory.heldBytes, want)
 	}
 }
 
@@ -213,7 +213,7 @@ func TestFullQueueDropsStrangersFirst(t *testing.T) {
 				for {
 					p := w.receivePacket(numberedRequest("MESSAGE", 1, more), from)
 					p.buf = append(make([]byte, 0, tt.size), p.buf...)
-					if !w.enqueue(workItem{packet: p}, w.proxy.priorityOf(p)) {
+					if !w.queue.enqueue(workItem{packet: p}, w.proxy.priorityOf(p)) {
 						return n
 					}
 					n++
@@ -230,14 +230,14 @@ func TestFullQueueDropsStrangersFirst(t *testing.T) {
 			if got != tt.want {
 				t.Errorf("%d messages found room, want %d", got, tt.want)
 			}
-			if bytes := w.queuedBytes.Load(); bytes > maxQueuedBytes {
+			if bytes := w.queue.bytes.Load(); bytes > maxQueuedBytes {
 				t.Errorf("%d bytes wait", bytes)
 			}
 		})
 	}
 	w, _ := newBareWorker(t, nil)
 	for range maxQueuedItems/8 - 1 {
-		w.enqueue(workItem{packet: w.receivePacket(numberedRequest("MESSAGE", 1, ""), barePhone)}, fromKnown)
+		w.queue.enqueue(workItem{packet: w.receivePacket(numberedRequest("MESSAGE", 1, ""), barePhone)}, fromKnown)
 	}
 	if len(w.proxy.Backlog()) != 0 {
 		t.Error("a few messages are a crowd")
@@ -250,7 +250,7 @@ func TestStrangersWaitForKnownSources(t *testing.T) {
 	w, out := newBareWorker(t, nil)
 	px := w.proxy
 	px.acceptedSources.add(otherBare.Addr(), w.now())
-	w.queuedBytes.Add(1) // something waits
+	w.queue.bytes.Add(1) // something waits
 	px.handleDatagram(px.listeners[0], numberedRequest("MESSAGE", 1, ""), barePhone, true)
 	px.handleDatagram(px.listeners[0], numberedRequest("MESSAGE", 2, ""), otherBare, true)
 	px.handleDatagram(px.listeners[0], numberedRequest("MESSAGE", 3, ""), barePBX, true)
@@ -269,11 +269,11 @@ func TestStrangersWaitForKnownSources(t *testing.T) {
 	if got := strings.Join(order, " "); got != "2 3 4 1" {
 		t.Errorf("the order is %s, want 2 3 4 1", got)
 	}
-	w.heldBytes = w.maxHeldBytes
+	w.memory.heldBytes = w.memory.maxHeldBytes
 	w.updateShedding(w.now())
 	px.handleDatagram(px.listeners[0], numberedRequest("MESSAGE", 5, ""), barePhone, false)
-	if px.Stats().Shed != 1 || len(w.strangerQueue) != 0 {
-		t.Errorf("%d requests are shed, %d wait", px.Stats().Shed, len(w.strangerQueue))
+	if px.Stats().Shed != 1 || len(w.queue.strangers) != 0 {
+		t.Errorf("%d requests are shed, %d wait", px.Stats().Shed, len(w.queue.strangers))
 	}
 }
 
@@ -282,7 +282,7 @@ func TestStrangersWaitForKnownSources(t *testing.T) {
 func TestCancelDoesNotOvertakeItsInvite(t *testing.T) {
 	w, out := newBareWorker(t, nil)
 	px := w.proxy
-	w.queuedBytes.Add(1) // something waits
+	w.queue.bytes.Add(1) // something waits
 	px.handleDatagram(px.listeners[0], numberedRequest("INVITE", 1, ""), barePhone, true)
 	px.acceptedSources.add(barePhone.Addr(), w.now())
 	px.handleDatagram(px.listeners[0], numberedRequest("CANCEL", 1, ""), barePhone, true)
@@ -314,26 +314,26 @@ func TestAStreamWaitsForRoom(t *testing.T) {
 		p.buf = make([]byte, 0, 60000)
 		return workItem{packet: p}
 	}
-	for w.enqueue(packet(), fromStranger) {
+	for w.queue.enqueue(packet(), fromStranger) {
 	}
 	gone := make(chan struct{})
 	close(gone)
-	if w.enqueueWaiting(packet(), fromStranger, gone) {
+	if w.queue.enqueueWaiting(packet(), fromStranger, gone) {
 		t.Error("a stream that has ended found room")
 	}
 	const streams = 8
 	found := make(chan bool)
 	for range streams {
-		go func() { found <- w.enqueueWaiting(packet(), fromStranger, nil) }()
+		go func() { found <- w.queue.enqueueWaiting(packet(), fromStranger, nil) }()
 	}
 	for range streams {
 		for done := false; !done; {
 			select {
 			case done = <-found:
-			case in := <-w.strangerQueue: // as run does
-				w.queuedBytes.Add(-in.queuedSize())
-				if w.blockedStreams.Load() > 0 {
-					w.wakeBlocked()
+			case in := <-w.queue.strangers: // as run does
+				w.queue.bytes.Add(-in.queuedSize())
+				if w.queue.blockedStreams.Load() > 0 {
+					w.queue.wakeBlocked()
 				}
 			}
 		}
@@ -460,11 +460,11 @@ func readByteWise(tb testing.TB, w *worker, m []byte) {
 	s := w.proxy.streams.addStream(c, barePhone, w.proxy.listeners[1])
 	s.readMessages(c, nil)
 	s.close()
-	if len(w.strangerQueue) != 1 {
-		tb.Fatalf("%d messages came", len(w.strangerQueue))
+	if len(w.queue.strangers) != 1 {
+		tb.Fatalf("%d messages came", len(w.queue.strangers))
 	}
-	in := <-w.strangerQueue
-	w.queuedBytes.Add(-in.queuedSize())
+	in := <-w.queue.strangers
+	w.queue.bytes.Add(-in.queuedSize())
 	if p := in.packet; !bytes.Equal(p.msg.b, m) || p.msg.fault != nil {
 		tb.Fatalf("it came with %v, and %d bytes of %d", p.msg.fault, len(p.msg.b), len(m))
 	}
@@ -491,7 +491,7 @@ func TestReadBuffersAreLimitedTogether(t *testing.T) {
 	s := w.proxy.streams.addStream(c, barePhone, w.proxy.listeners[1])
 	s.readMessages(c, nil)
 	s.close()
-	if len(w.strangerQueue) != 0 {
+	if len(w.queue.strangers) != 0 {
 		t.Error("a message came for which there was no room")
 	}
 	if n := w.proxy.streams.largeReadBytes.Load(); n != maxLargeReadBytes-8<<10 {

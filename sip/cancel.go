@@ -32,13 +32,13 @@ func (w *worker) handleCancel(now instant, p *packet, key serverKey) {
 // sources, once, and reports whether it did. The INVITE may wait there: its source may
 // have become known only after it came.
 func (w *worker) requeueCancel(p *packet) bool {
-	if p.requeued || len(w.strangerQueue) == 0 {
+	if p.requeued || len(w.queue.strangers) == 0 {
 		return false
 	}
 	q := newPacket(p.buf)
 	q.msg.index(q.buf, p.conn != nil)
 	q.listener, q.conn, q.peer, q.side, q.receivedAt, q.requeued = p.listener, p.conn, p.peer, p.side, p.receivedAt, true
-	if w.enqueue(workItem{packet: q}, fromStranger) {
+	if w.queue.enqueue(workItem{packet: q}, fromStranger) {
 		return true
 	}
 	q.release()

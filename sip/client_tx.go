@@ -104,7 +104,7 @@ func (c *clientTx) advanceState(now instant, m *message, p *packet) {
 	user := c.user // on a stream the final response terminates the transaction and clears c.user
 	if sent := c.request; m.status >= 200 {
 		c.request, c.worker.answeredRequest = nil, sent
-		defer func() { c.worker.answeredRequest = c.worker.releaseCopy(sent) }()
+		defer func() { c.worker.answeredRequest = c.worker.memory.releaseCopy(sent) }()
 	}
 	switch {
 	case m.status < 200:
@@ -119,7 +119,7 @@ func (c *clientTx) advanceState(now instant, m *message, p *packet) {
 		c.worker.wheel.start(&c.timer, now+timerL)
 	case c.invite:
 		c.state = clientCompleted
-		c.ack = c.worker.retainCopy(nil, c.worker.makeACK(c.worker.answeredRequest, m))
+		c.ack = c.worker.memory.retainCopy(nil, c.worker.makeACK(c.worker.answeredRequest, m))
 		c.worker.sendMessage(c.nextHop, c.ack, 0)
 		c.absorbRepetitions(now, timerD)
 	default:
@@ -209,7 +209,7 @@ func (c *clientTx) terminate() {
 	c.markSettled()
 	c.worker.wheel.stop(&c.timer)
 	c.worker.removeClientTx(c)
-	c.request, c.ack, c.user = c.worker.releaseCopy(c.request), c.worker.releaseCopy(c.ack), nil
+	c.request, c.ack, c.user = c.worker.memory.releaseCopy(c.request), c.worker.memory.releaseCopy(c.ack), nil
 }
 
 // newTxID returns the next id of a client transaction. The id modulo the number of
@@ -219,13 +219,9 @@ func (w *worker) newTxID() uint64 {
 	return (w.lastTxID*uint64(len(w.proxy.workers)) + uint64(w.index)) & (1<<48 - 1)
 }
 
-// transactionSize is about the bytes that a server or client transaction takes up,
-// without the messages it retains.
-const transactionSize = 384
-
 // addClientTx puts c into its table and counts its memory.
 func (w *worker) addClientTx(c *clientTx) {
-	w.heldBytes += transactionSize
+	w.memory.addTransaction()
 	if c.cancel {
 		w.cancelTxs.put(c.id, c)
 		return
@@ -241,7 +237,7 @@ func (w *worker) removeClientTx(c *clientTx) {
 	}
 	if t.m[c.id] == c {
 		t.remove(c.id)
-		w.heldBytes -= transactionSize
+		w.memory.removeTransaction()
 	}
 }
 

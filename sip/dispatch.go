@@ -26,10 +26,10 @@ func (px *Proxy) dispatch(p *packet, idle bool) {
 		p.release()
 		return
 	}
-	if w.enqueue(in, r) {
+	if w.queue.enqueue(in, r) {
 		return
 	}
-	if p.conn != nil && w.enqueueWaiting(in, r, p.conn.done) { // the sender can be made to wait
+	if p.conn != nil && w.queue.enqueueWaiting(in, r, p.conn.done) { // the sender can be made to wait
 		return
 	}
 	px.stats.dropped.Add(1)
@@ -62,7 +62,7 @@ func (px *Proxy) reportFailedTx(id uint64) {
 	if id == 0 {
 		return
 	}
-	if !px.workers[id%uint64(len(px.workers))].enqueue(workItem{failedTx: id}, inDialog) {
+	if !px.workers[id%uint64(len(px.workers))].queue.enqueue(workItem{failedTx: id}, inDialog) {
 		px.stats.dropped.Add(1) // Timer B or F ends the transaction
 	}
 }

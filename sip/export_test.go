@@ -6,7 +6,7 @@ import "net/netip"
 // timers and bytes.
 func (px *Proxy) Held() (n int) {
 	for _, w := range px.workers {
-		n += len(w.serverTxs.m) + len(w.clientTxs.m) + len(w.cancelTxs.m) + w.wheel.count + w.heldBytes
+		n += len(w.serverTxs.m) + len(w.clientTxs.m) + len(w.cancelTxs.m) + w.wheel.count + w.memory.heldBytes
 	}
 	return n
 }

@@ -260,17 +260,17 @@ func readStream(w *worker, b, cuts []byte) (messages []string) {
 		}
 	}()
 	took := func(in workItem) {
-		w.queuedBytes.Add(-in.queuedSize())
+		w.queue.bytes.Add(-in.queuedSize())
 		messages = append(messages, string(in.packet.buf))
 		in.packet.release()
 	}
 	for {
 		select {
-		case in := <-w.queue:
+		case in := <-w.queue.items:
 			took(in)
 		case <-served:
-			for len(w.queue) > 0 {
-				took(<-w.queue)
+			for len(w.queue.items) > 0 {
+				took(<-w.queue.items)
 			}
 			return messages
 		}

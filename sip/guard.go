@@ -15,14 +15,14 @@ const shedLogInterval = instant(60e9)
 // updateShedding turns shedding on or off: new requests of unknown sources are dropped
 // while transactions hold at least 80 % of their memory limit.
 func (w *worker) updateShedding(now instant) {
-	full := w.heldBytes >= w.maxHeldBytes/10*8
+	full := w.memory.heldBytes >= w.memory.maxHeldBytes/10*8
 	if full == w.shedding.Load() {
 		return
 	}
 	w.shedding.Store(full)
 	if full && (now-w.shedLoggedAt >= shedLogInterval || w.shedLoggedAt == 0) {
 		w.shedLoggedAt = now
-		w.proxy.log.Warn("new requests of unknown sources shed", "worker", w.index, "held_bytes", w.heldBytes, "limit_bytes", w.maxHeldBytes)
+		w.proxy.log.Warn("new requests of unknown sources shed", "worker", w.index, "held_bytes", w.memory.heldBytes, "limit_bytes", w.memory.maxHeldBytes)
 	}
 }
 
@@ -34,14 +34,14 @@ func (w *worker) updateShedding(now instant) {
 // of known sources are refused. Requests of known sources within a dialog are always
 // admitted.
 func (w *worker) admitRequest(now instant, p *packet) (f *fault, ok bool) {
-	if w.heldBytes < w.maxHeldBytes/10*8 {
+	if w.memory.heldBytes < w.memory.maxHeldBytes/10*8 {
 		return nil, true
 	}
 	known := w.proxy.isKnown(now, p)
 	switch {
-	case !p.msg.initial() && (known || w.heldBytes < w.maxHeldBytes/10*9):
+	case !p.msg.initial() && (known || w.memory.heldBytes < w.memory.maxHeldBytes/10*9):
 		return nil, true
-	case known && w.heldBytes < w.maxHeldBytes/100*95:
+	case known && w.memory.heldBytes < w.memory.maxHeldBytes/100*95:
 		return nil, true
 	case known:
 		return overloaded, false

@@ -58,7 +58,7 @@ func TestAPanicOfAReaderCostsOneMessage(t *testing.T) {
 		t.Fatalf("%d panics are counted, want 2", got)
 	}
 	px.handleDatagram(l, invite, barePhone, false)
-	if len(w.strangerQueue) != 1 {
+	if len(w.queue.strangers) != 1 {
 		t.Errorf("the next message did not come")
 	}
 	l.packet = panickingConn{}

@@ -53,7 +53,7 @@ func (b *probe) handleTimer(now instant) {
 	b.sent++
 	c := &clientTx{worker: w, user: b, id: w.newTxID(), nextHop: to}
 	branch := w.appendBranch(nil, c.id, c.loopHash)
-	c.request = w.retainCopy(nil, fmt.Appendf(nil, "OPTIONS sip:%s SIP/2.0\r\nVia: SIP/2.0/%s %s;branch=%s\r\nMax-Forwards: 70\r\n"+
+	c.request = w.memory.retainCopy(nil, fmt.Appendf(nil, "OPTIONS sip:%s SIP/2.0\r\nVia: SIP/2.0/%s %s;branch=%s\r\nMax-Forwards: 70\r\n"+
 		"From: <sip:%s>;tag=%x\r\nTo: <sip:%s>\r\nCall-ID: probe-%08x-%d\r\nCSeq: %d OPTIONS\r\nContent-Length: 0\r\n\r\n",
 		a.AddrPort, l.proto.viaName(), l.sentBy, branch, l.sentBy, c.id, a.AddrPort, w.proxy.branchSalt, w.index, b.sent))
 	b.awaited = c

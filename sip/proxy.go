@@ -174,14 +174,6 @@ func (px *Proxy) Drain(ctx context.Context) {
 // for it to be read.
 func (px *Proxy) Backlog() <-chan struct{} { return px.backlog }
 
-// signalBacklog puts a value into the channel of Backlog if it is empty.
-func (px *Proxy) signalBacklog() {
-	select {
-	case px.backlog <- struct{}{}:
-	default:
-	}
-}
-
 // recoverPanic, when deferred, recovers a panic, logs it and counts it. what names the
 // work that is lost.
 func (px *Proxy) recoverPanic(what string) {

@@ -3,6 +3,7 @@ package sip
 import (
 	"net/netip"
 	"sync"
+	"sync/atomic"
 
 	"bellhop/dialog"
 )
@@ -43,40 +44,62 @@ func (in workItem) queuedSize() int64 {
 	return int64(max(cap(in.packet.buf), 1))
 }
 
+// workQueue holds the work items of a worker that wait. A reading goroutine adds them,
+// the worker's goroutine takes them out. bytes counts a work item until it is handled: if
+// bytes is 0, the worker has no queued work.
+type workQueue struct {
+	items          chan workItem
+	strangers      chan workItem // new requests of unknown sources
+	bytes          atomic.Int64
+	blockedStreams atomic.Int32  // streams that wait for room
+	roomFreed      chan struct{} // wakes one blocked stream
+	backlog        chan struct{} // see [Proxy.Backlog]
+}
+
+// newWorkQueue returns an empty queue that signals its backlog on a channel.
+func newWorkQueue(backlog chan struct{}) workQueue {
+	return workQueue{
+		items:     make(chan workItem, maxQueuedItems),
+		strangers: make(chan workItem, maxQueuedStrangers),
+		roomFreed: make(chan struct{}, 1),
+		backlog:   backlog,
+	}
+}
+
 // enqueue adds a work item to the queue of its priority, and returns false if there is
 // no room.
-func (w *worker) enqueue(in workItem, r priority) bool {
+func (q *workQueue) enqueue(in workItem, r priority) bool {
 	cost := in.queuedSize()
-	bytes, count := w.queuedBytes.Add(cost), len(w.queue)+len(w.strangerQueue)
+	bytes, count := q.bytes.Add(cost), len(q.items)+len(q.strangers)
 	if bytes > maxQueuedBytes/8 || count >= maxQueuedItems/8 {
-		w.proxy.signalBacklog()
+		q.signalBacklog()
 	}
-	q, room := w.queue, bytes <= maxQueuedBytes
+	to, room := q.items, bytes <= maxQueuedBytes
 	switch r {
 	case fromKnown:
-		room = bytes <= maxQueuedBytes/10*9 && len(q) < maxQueuedItems/10*9
+		room = bytes <= maxQueuedBytes/10*9 && len(to) < maxQueuedItems/10*9
 	case fromStranger:
-		q, room = w.strangerQueue, bytes <= maxQueuedBytes/2
+		to, room = q.strangers, bytes <= maxQueuedBytes/2
 	}
 	if room {
 		select {
-		case q <- in:
+		case to <- in:
 			return true
 		default:
 		}
 	}
-	w.queuedBytes.Add(-cost)
+	q.bytes.Add(-cost)
 	return false
 }
 
 // enqueueWaiting adds a work item to the queue as soon as there is room. It returns
 // false if done is closed first.
-func (w *worker) enqueueWaiting(in workItem, r priority, done <-chan struct{}) bool {
-	w.blockedStreams.Add(1)
-	defer w.blockedStreams.Add(-1)
-	for !w.enqueue(in, r) {
+func (q *workQueue) enqueueWaiting(in workItem, r priority, done <-chan struct{}) bool {
+	q.blockedStreams.Add(1)
+	defer q.blockedStreams.Add(-1)
+	for !q.enqueue(in, r) {
 		select {
-		case <-w.roomFreed:
+		case <-q.roomFreed:
 		case <-done:
 			return false
 		}
@@ -84,11 +107,27 @@ func (w *worker) enqueueWaiting(in workItem, r priority, done <-chan struct{}) b
 	return true
 }
 
-// wakeBlocked wakes one stream that waits for room in the queue. It is called after each
-// work item, so one stream at a time is enough.
-func (w *worker) wakeBlocked() {
+// signalBacklog puts a value into the channel of Backlog if it is empty.
+func (q *workQueue) signalBacklog() {
 	select {
-	case w.roomFreed <- struct{}{}:
+	case q.backlog <- struct{}{}:
+	default:
+	}
+}
+
+// finishItem takes a work item of the given queuedSize off bytes after it was handled.
+func (q *workQueue) finishItem(size int64) {
+	q.bytes.Add(-size)
+	if q.blockedStreams.Load() > 0 {
+		q.wakeBlocked()
+	}
+}
+
+// wakeBlocked wakes one stream that waits for room. It is called after each work item, so
+// one stream at a time is enough.
+func (q *workQueue) wakeBlocked() {
+	select {
+	case q.roomFreed <- struct{}{}:
 	default:
 	}
 }

@@ -85,7 +85,7 @@ func (w *worker) forwardRequest(now instant, p *packet, key serverKey) {
 	if w.proxy.cfg.Observations != nil {
 		t.branch = string(m.text(m.via.branch))
 	}
-	t.client = clientTx{worker: w, user: t, id: id, loopHash: hash, nextHop: r.nextHop, invite: t.server.invite, request: w.retainCopy(nil, out)}
+	t.client = clientTx{worker: w, user: t, id: id, loopHash: hash, nextHop: r.nextHop, invite: t.server.invite, request: w.memory.retainCopy(nil, out)}
 	if t.server.invite {
 		w.wheel.start(&t.server.timer, now+tryingDelay)
 	}

@@ -36,7 +36,7 @@ func (t *responseContext) handleResponse(now instant, c *clientTx, m *message, p
 	t.worker.observeResponse(t, p)
 	t.worker.diagnose(now, t, m)
 	if m.status >= 200 {
-		t.cancelFields = t.worker.releaseCopy(t.cancelFields)
+		t.cancelFields = t.worker.memory.releaseCopy(t.cancelFields)
 		t.worker.rememberAccepted(now, t, m)
 	}
 	if m.status > 100 && (t.worker.answeredRequest != nil || m.hasNextVia()) {
@@ -54,7 +54,7 @@ func (t *responseContext) handleResponse(now instant, c *clientTx, m *message, p
 // handleFailure answers the sender when the next hop gives no final response.
 func (t *responseContext) handleFailure(now instant, c *clientTx, why failureReason) {
 	if why != ringTimeout || c.canceled {
-		t.cancelFields = t.worker.releaseCopy(t.cancelFields)
+		t.cancelFields = t.worker.memory.releaseCopy(t.cancelFields)
 	}
 	switch {
 	case why == ringTimeout && !c.canceled:
@@ -65,7 +65,7 @@ func (t *responseContext) handleFailure(now instant, c *clientTx, why failureRea
 		// A transport error counts as 503, and 503 leaves as 500 (RFC 3261 §16.7, §16.9).
 		t.sendOwnFinal(now, 500, "Next Hop Unreachable")
 	case why == ringTimeout && t.canceled:
-		t.cancelFields = t.worker.releaseCopy(t.cancelFields)
+		t.cancelFields = t.worker.memory.releaseCopy(t.cancelFields)
 		t.sendOwnFinal(now, 487, "Request Terminated")
 		c.terminate()
 	case !t.server.invite:
@@ -85,7 +85,7 @@ func (t *responseContext) cancelInvite(now instant, m *message) {
 		return
 	}
 	t.canceled = true
-	t.cancelFields = t.worker.retainCopy(nil, cancelFields(m, t.worker.proxy.cfg.StripIdentity && t.src == edgeSide && t.trunk == ""))
+	t.cancelFields = t.worker.memory.retainCopy(nil, cancelFields(m, t.worker.proxy.cfg.StripIdentity && t.src == edgeSide && t.trunk == ""))
 	if t.client.state == clientProceeding {
 		t.sendCancel(now)
 	}
@@ -101,8 +101,8 @@ func (t *responseContext) sendCancel(now instant) {
 	c.canceled = true
 	c.deadline = now + timerB
 	t.worker.wheel.start(&c.timer, c.deadline)
-	k := &clientTx{worker: t.worker, id: c.id, loopHash: c.loopHash, nextHop: c.nextHop, cancel: true, request: t.worker.retainCopy(nil, t.worker.makeCancel(c.request, t.cancelFields))}
-	t.cancelFields = t.worker.releaseCopy(t.cancelFields)
+	k := &clientTx{worker: t.worker, id: c.id, loopHash: c.loopHash, nextHop: c.nextHop, cancel: true, request: t.worker.memory.retainCopy(nil, t.worker.makeCancel(c.request, t.cancelFields))}
+	t.cancelFields = t.worker.memory.releaseCopy(t.cancelFields)
 	k.start(now)
 }
 

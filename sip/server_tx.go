@@ -45,7 +45,7 @@ func (s *serverTx) start(w *worker, key serverKey, upstream destination, invite 
 	s.worker, s.key, s.upstream, s.invite, s.creditBytes = w, key, upstream, invite, size
 	s.timer.owner = s
 	w.serverTxs.put(key, s)
-	w.heldBytes += transactionSize
+	w.memory.addTransaction()
 }
 
 // handleRetransmission answers a retransmission of the request.
@@ -76,7 +76,7 @@ func (s *serverTx) sendResponse(now instant, status int, b []byte) {
 		s.retainResponse(b)
 	case s.invite && status < 300:
 		s.state = serverAccepted
-		s.lastResponse = s.worker.releaseCopy(s.lastResponse)
+		s.lastResponse = s.worker.memory.releaseCopy(s.lastResponse)
 		s.worker.wheel.start(&s.timer, now+timerL)
 	case s.invite:
 		s.state = serverCompleted
@@ -98,7 +98,9 @@ func (s *serverTx) sendResponse(now instant, status int, b []byte) {
 	s.sendWithinCredit(b, owed)
 }
 
-func (s *serverTx) retainResponse(b []byte) { s.lastResponse = s.worker.retainCopy(s.lastResponse, b) }
+func (s *serverTx) retainResponse(b []byte) {
+	s.lastResponse = s.worker.memory.retainCopy(s.lastResponse, b)
+}
 
 // maxRepeated2xx is how many repetitions of a 2xx go to a source that has not proved its
 // address. One 2xx alone may be lost, and with it the call. All eleven repetitions of
@@ -129,7 +131,7 @@ func (s *serverTx) handleACK(now instant) bool {
 	switch s.state {
 	case serverCompleted:
 		s.state = serverConfirmed
-		s.lastResponse = s.worker.releaseCopy(s.lastResponse)
+		s.lastResponse = s.worker.memory.releaseCopy(s.lastResponse)
 		if s.upstream.reliable() {
 			s.terminate()
 		} else {
@@ -171,8 +173,8 @@ func (s *serverTx) terminate() {
 	s.state = serverTerminated
 	s.worker.wheel.stop(&s.timer)
 	s.worker.serverTxs.remove(s.key)
-	s.worker.heldBytes -= transactionSize
-	s.lastResponse, s.context = s.worker.releaseCopy(s.lastResponse), nil
+	s.worker.memory.removeTransaction()
+	s.lastResponse, s.context = s.worker.memory.releaseCopy(s.lastResponse), nil
 }
 
 // serverKey identifies a server transaction: 128 bits of a SHA-256 over a secret of the

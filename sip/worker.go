@@ -8,11 +8,6 @@ import (
 	"time"
 )
 
-// maxHeldPerWorker times the number of workers is the limit of the bytes that the
-// transactions of all workers hold together; a single worker counts as two. It is the
-// memory of 2,500 calls a second on each processor. See [worker.admitRequest].
-const maxHeldPerWorker = 96 << 20
-
 // worker owns the transactions of the calls whose Call-ID hashes to it. It handles one
 // message or timer at a time.
 //
@@ -22,14 +17,10 @@ const maxHeldPerWorker = 96 << 20
 //
 // mu guards the fields below it.
 type worker struct {
-	proxy          *Proxy
-	index          int
-	queue          chan workItem
-	strangerQueue  chan workItem // new requests of unknown sources
-	queuedBytes    atomic.Int64  // bytes of work items that are queued or being handled
-	shedding       atomic.Bool   // new requests of unknown sources are dropped
-	blockedStreams atomic.Int32  // streams that wait for room in the queue
-	roomFreed      chan struct{} // wakes one blocked stream
+	proxy    *Proxy
+	index    int
+	queue    workQueue
+	shedding atomic.Bool // new requests of unknown sources are dropped
 
 	mu sync.Mutex // only run waits for it; readers use TryLock
 
@@ -37,8 +28,7 @@ type worker struct {
 	clientTxs    shrinkingMap[uint64, *clientTx]
 	cancelTxs    shrinkingMap[uint64, *clientTx] // CANCEL transactions, by the id of their INVITE
 	lastTxID     uint64
-	heldBytes    int     // bytes that the transactions hold
-	maxHeldBytes int     // limit of heldBytes
+	memory       txMemory
 	shedLoggedAt instant // time of the last log line about shed requests
 	wheel        wheel
 	timer        *time.Timer
@@ -58,22 +48,17 @@ type worker struct {
 	tagBuf      [16]byte
 	keyBuf      []byte
 	branchBuf   []byte
-
-	freeBuffers [maxFreeBuffer / bufferStep][][]byte // released buffers for reuse, by size
-	freeBytes   int
 }
 
 // newWorker returns the worker with that index. Its goroutine is started by Run.
 func newWorker(px *Proxy, index int) *worker {
 	w := &worker{
-		proxy:         px,
-		index:         index,
-		queue:         make(chan workItem, maxQueuedItems),
-		strangerQueue: make(chan workItem, maxQueuedStrangers),
-		roomFreed:     make(chan struct{}, 1),
-		maxHeldBytes:  maxHeldPerWorker * max(px.cfg.Workers, 2) / px.cfg.Workers,
-		sealer:        newSealer(px.cfg.Key),
-		timer:         time.NewTimer(time.Hour),
+		proxy:  px,
+		index:  index,
+		queue:  newWorkQueue(px.backlog),
+		memory: txMemory{maxHeldBytes: maxHeldPerWorker * max(px.cfg.Workers, 2) / px.cfg.Workers},
+		sealer: newSealer(px.cfg.Key),
+		timer:  time.NewTimer(time.Hour),
 	}
 	w.hash.SetSeed(px.hashSeed)
 	return w
@@ -91,7 +76,7 @@ func (w *worker) run(ctx context.Context) {
 	w.mu.Unlock()
 	for {
 		select {
-		case in := <-w.queue:
+		case in := <-w.queue.items:
 			w.handleQueued(in)
 		case <-w.timer.C:
 			w.handleDueTimers()
@@ -99,9 +84,9 @@ func (w *worker) run(ctx context.Context) {
 			return
 		default:
 			select {
-			case in := <-w.queue:
+			case in := <-w.queue.items:
 				w.handleQueued(in)
-			case in := <-w.strangerQueue:
+			case in := <-w.queue.strangers:
 				w.handleQueued(in)
 			case <-w.timer.C:
 				w.handleDueTimers()
@@ -119,10 +104,7 @@ func (w *worker) handleQueued(in workItem) {
 	w.handleItem(in)
 	w.resetTimer()
 	w.mu.Unlock()
-	w.queuedBytes.Add(-cost)
-	if w.blockedStreams.Load() > 0 {
-		w.wakeBlocked()
-	}
+	w.queue.finishItem(cost)
 }
 
 // handleDueTimers fires the due timers and sets the next one.
@@ -138,7 +120,7 @@ func (w *worker) handleDueTimers() {
 // tryInline handles a work item on the goroutine of the caller. It never waits: it
 // returns false if the worker has queued work or is busy.
 func (w *worker) tryInline(in workItem) bool {
-	if w.queuedBytes.Load() > 0 || !w.mu.TryLock() {
+	if w.queue.bytes.Load() > 0 || !w.mu.TryLock() {
 		return false
 	}
 	defer w.mu.Unlock()
