@@ -11,7 +11,7 @@ func (w *worker) forwardACK(now instant, p *packet) {
 		return
 	}
 	hash := w.loopHash(m)
-	if w.isLoop(m, hash) {
+	if w.proxy.branchSalt.isLoop(m, hash) {
 		return
 	}
 	r, f := w.routeRequest(p)
@@ -27,7 +27,7 @@ func (w *worker) forwardACK(now instant, p *packet) {
 func (w *worker) makeACK(invite []byte, response *message) []byte {
 	m := &w.scratch
 	m.index(invite, false)
-	dst := w.appendHopByHop(w.outBuf[:0], m, "ACK")
+	dst := appendHopByHop(w.outBuf[:0], m, "ACK")
 	dst = append(dst, response.text(response.firstField(hTo).line)...)
 	dst = append(dst, m.text(m.firstField(hFrom).line)...)
 	return append(dst, "Content-Length: 0\r\n\r\n"...)
@@ -35,7 +35,7 @@ func (w *worker) makeACK(invite []byte, response *message) []byte {
 
 // appendHopByHop appends the start line and the header fields that ACK and CANCEL copy
 // from their INVITE to dst.
-func (w *worker) appendHopByHop(dst []byte, m *message, method string) []byte {
+func appendHopByHop(dst []byte, m *message, method string) []byte {
 	dst = append(dst, method...)
 	dst = append(dst, ' ')
 	dst = append(dst, m.text(m.uri)...)

@@ -82,12 +82,12 @@ func newBareWorker(tb testing.TB, change func(*Config)) (*worker, *recordingSock
 // datagram is not SIP.
 func (w *worker) receivePacket(b []byte, from netip.AddrPort) *packet {
 	p := newPacket(b)
-	p.listener, p.peer, p.receivedAt = w.proxy.listeners[0], from, w.now()
+	p.listener, p.peer, p.receivedAt = w.proxy.listeners.all[0], from, w.now()
 	if !p.msg.index(p.buf, false) {
 		p.release()
 		return nil
 	}
-	p.side = w.proxy.sideOf(p)
+	p.side = w.proxy.peers.sideOf(p)
 	return p
 }
 

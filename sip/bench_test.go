@@ -43,7 +43,7 @@ func BenchmarkIndex(b *testing.B) {
 func BenchmarkSplice(b *testing.B) {
 	w, _ := newBareWorker(b, nil)
 	p := w.receivePacket([]byte(typicalINVITE), barePhone)
-	branch := w.appendBranch(nil, 1, 2)
+	branch := w.proxy.branchSalt.appendBranch(nil, 1, 2)
 	b.ReportAllocs()
 	for b.Loop() {
 		r, f := w.routeRequest(p)

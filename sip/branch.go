@@ -12,10 +12,14 @@ import (
 //	z9hG4bKbh 1f2e3d4c . 00000001a2b3 . 9c8d7e6f
 const branchLen = len(cookie) + 2 + 8 + 1 + 12 + 1 + 8
 
+// branchSalt is the part of every branch that tells our transactions from those of an
+// earlier process.
+type branchSalt uint32
+
 // appendBranch appends the branch of a client transaction to dst. hash is its loop hash.
-func (w *worker) appendBranch(dst []byte, id uint64, hash uint32) []byte {
+func (s branchSalt) appendBranch(dst []byte, id uint64, hash uint32) []byte {
 	dst = append(dst, cookie+"bh"...)
-	dst = appendHex(dst, uint64(w.proxy.branchSalt), 8)
+	dst = appendHex(dst, uint64(s), 8)
 	dst = append(dst, '.')
 	dst = appendHex(dst, id, 12)
 	dst = append(dst, '.')
@@ -23,7 +27,7 @@ func (w *worker) appendBranch(dst []byte, id uint64, hash uint32) []byte {
 }
 
 // openBranch reads a branch that this process made; ok is false for any other.
-func (px *Proxy) openBranch(b []byte) (id uint64, hash uint32, ok bool) {
+func (s branchSalt) openBranch(b []byte) (id uint64, hash uint32, ok bool) {
 	if len(b) != branchLen || string(b[:len(cookie)+2]) != cookie+"bh" {
 		return 0, 0, false
 	}
@@ -31,7 +35,7 @@ func (px *Proxy) openBranch(b []byte) (id uint64, hash uint32, ok bool) {
 	salt, ok1 := readHex(b[:8])
 	id, ok2 := readHex(b[9:21])
 	sum, ok3 := readHex(b[22:])
-	return id, uint32(sum), ok1 && ok2 && ok3 && uint32(salt) == px.branchSalt
+	return id, uint32(sum), ok1 && ok2 && ok3 && uint32(salt) == uint32(s)
 }
 
 const hexDigits = "0123456789abcdef"
@@ -83,7 +87,7 @@ func (w *worker) loopHash(m *message) uint32 {
 
 // isLoop reports whether a Via of m is ours and has this loop hash: the same request has
 // passed before.
-func (w *worker) isLoop(m *message, hash uint32) bool {
+func (s branchSalt) isLoop(m *message, hash uint32) bool {
 	for i := range m.fields {
 		f := &m.fields[i]
 		if f.name != hVia {
@@ -96,7 +100,7 @@ func (w *worker) isLoop(m *message, hash uint32) bool {
 			}
 			v = v[at:]
 			if len(v) >= branchLen {
-				if _, h, ok := w.proxy.openBranch(v[:branchLen]); ok && h == hash {
+				if _, h, ok := s.openBranch(v[:branchLen]); ok && h == hash {
 					return true
 				}
 			}

@@ -20,7 +20,7 @@ func (w *worker) handleCancel(now instant, p *packet, key serverKey) {
 		return
 	}
 	k := &serverTx{}
-	k.start(w, key, w.responseDestination(p), false, len(p.buf))
+	k.start(w, key, p.responseDestination(), false, len(p.buf))
 	k.sendResponse(now, 200, w.makeResponse(p, 200, "OK", ""))
 	if t := s.context; t != nil {
 		w.observe(p, &routeDecision{dst: t.dst, nextHop: t.client.nextHop}, t.trunk)
@@ -50,7 +50,7 @@ func (w *worker) requeueCancel(p *packet) bool {
 func (w *worker) makeCancel(invite, fields []byte) []byte {
 	m := &w.scratch
 	m.index(invite, false)
-	dst := w.appendHopByHop(w.outBuf[:0], m, "CANCEL")
+	dst := appendHopByHop(w.outBuf[:0], m, "CANCEL")
 	dst = append(dst, m.text(m.firstField(hTo).line)...)
 	dst = append(dst, m.text(m.firstField(hFrom).line)...)
 	dst = append(dst, fields...)

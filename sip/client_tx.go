@@ -268,7 +268,7 @@ func (w *worker) endsTransaction(c *clientTx) bool {
 		return false
 	}
 	var here, others bool
-	for _, p := range w.proxy.pbx {
+	for _, p := range w.proxy.peers.pbx {
 		if p.addr.Proto == UDP && p.addr.AddrPort == c.nextHop.addr {
 			here = true
 		} else if !p.down.Load() {

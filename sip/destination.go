@@ -2,6 +2,7 @@ package sip
 
 import (
 	"net/netip"
+	"strings"
 
 	"bellhop/dialog"
 )
@@ -34,7 +35,7 @@ func (d destination) peer() netip.AddrPort {
 // responseDestination returns where responses to p go: to its connection, or to its
 // source address, at the port that rport or sent-by names (RFC 3261 §18.2.2, RFC 3581
 // §4).
-func (w *worker) responseDestination(p *packet) destination {
+func (p *packet) responseDestination() destination {
 	v := &p.msg.via
 	to := p.peer
 	if !v.hasRport || p.conn != nil {
@@ -58,4 +59,30 @@ func (w *worker) sendMessage(to destination, b []byte, tx uint64) bool {
 		return to.listener.writeDatagram(b, to.addr) == nil
 	}
 	return to.conn.queueMessage(b, tx) || w.proxy.streams.openTo(to.addr, to.listener).queueMessage(b, tx)
+}
+
+// flow returns the flow on which p was received. byURI reports that requests cannot go
+// back over it: the peer is a proxy in front of the client, or does not receive at the
+// address it sends from.
+func (p *packet) flow() (fl flow, byURI bool) {
+	m := &p.msg
+	fl = flow{proto: p.listener.proto, listenerIndex: p.listener.index, listenerPort: p.listener.addr.Port(), peer: p.peer}
+	if p.conn != nil {
+		fl.connID = p.conn.id
+	}
+	symmetric := p.conn != nil || m.via.hasRport || sentByAddr(m) == p.peer
+	return fl, m.hasNextVia() || !symmetric
+}
+
+// sentByAddr returns the address in the topmost Via; it is invalid if sent-by is a name.
+func sentByAddr(m *message) netip.AddrPort {
+	ip, err := netip.ParseAddr(strings.Trim(string(m.text(m.via.host)), "[]"))
+	if err != nil {
+		return netip.AddrPort{}
+	}
+	port := m.via.port
+	if port == 0 {
+		port = 5060
+	}
+	return netip.AddrPortFrom(ip, uint16(port))
 }

@@ -119,7 +119,7 @@ func (d *diagnosis) clearSymptom(s symptom, subject string) {
 // Degraded returns a sentence for each detected misconfiguration of a PBX, with its
 // remedy. It is empty if there is none. It may be called from any goroutine at any time.
 func (px *Proxy) Degraded() (why []string) {
-	for _, pbx := range px.pbx {
+	for _, pbx := range px.peers.pbx {
 		d := &pbx.diagnosis
 		for s := range symptomCount {
 			if f := d.findings[s].Load(); f != nil && px.now()-f.at < symptomLifetime {
@@ -131,31 +131,31 @@ func (px *Proxy) Degraded() (why []string) {
 }
 
 // diagnose examines a response of a PBX to a request of a phone.
-func (w *worker) diagnose(now instant, t *responseContext, m *message) {
+func (px *Proxy) diagnose(now instant, t *responseContext, m *message) {
 	if m.status == 100 || t.src != edgeSide || t.dst != pbxSide || t.trunk != "" {
 		return
 	}
 	if m.status == 403 || m.status == 404 || m.status == 482 {
-		w.proxy.diagnoseSource(now, t.server.upstream.peer(), m.status == 482)
+		px.diagnoseSource(now, t.server.upstream.peer(), m.status == 482)
 	}
 	register := m.isMethod("REGISTER")
 	if !register && !t.server.invite {
 		return
 	}
-	pbx := w.proxy.pbxAt(t.client.nextHop.peer())
+	pbx := px.peers.pbxAt(t.client.nextHop.peer())
 	if pbx == nil {
 		return
 	}
 	if register {
-		w.diagnoseRegister(now, t, m, pbx)
+		px.diagnoseRegister(now, t, m, pbx)
 	} else {
-		w.diagnoseInvite(now, t, m, pbx)
+		px.diagnoseInvite(now, t, m, pbx)
 	}
 }
 
 // diagnoseRegister examines the response to a REGISTER. A PBX that knows its users
 // challenges or registers each of them.
-func (w *worker) diagnoseRegister(now instant, t *responseContext, m *message, pbx *pbx) {
+func (px *Proxy) diagnoseRegister(now instant, t *responseContext, m *message, pbx *pbx) {
 	d := &pbx.diagnosis
 	switch {
 	case m.status/100 == 2, m.status == 401, m.status == 407:
@@ -165,12 +165,12 @@ func (w *worker) diagnoseRegister(now instant, t *responseContext, m *message, p
 		}
 		d.clearSymptom(registerUnchallenged, "")
 	case m.status == 404 && !t.hasCredentials && !d.registers.Load():
-		w.proxy.noteSymptom(now, pbx, registerUnchallenged, w.registeredAOR(m))
+		px.noteSymptom(now, pbx, registerUnchallenged, m.registeredAOR())
 	}
 	if m.status/100 != 2 {
 		return
 	}
-	w.proxy.phoneSources.add(t.server.upstream.peer().Addr(), now)
+	px.phoneSources.add(t.server.upstream.peer().Addr(), now)
 	if !t.hasOurPath {
 		return
 	}
@@ -178,31 +178,31 @@ func (w *worker) diagnoseRegister(now instant, t *responseContext, m *message, p
 	case m.hasField(hPath) || m.supports("path"):
 		setOnce(&d.knowsPath)
 		if d.findings[pathIgnored].Load() != nil {
-			d.clearSymptom(pathIgnored, w.registeredAOR(m))
+			d.clearSymptom(pathIgnored, m.registeredAOR())
 		}
 	case !d.usesPath.Load() || d.knowsPath.Load():
-		w.proxy.noteSymptom(now, pbx, pathIgnored, w.registeredAOR(m))
+		px.noteSymptom(now, pbx, pathIgnored, m.registeredAOR())
 	}
 }
 
 // diagnoseInvite examines the response to an INVITE. A 404 is a sign only from a PBX
 // that challenges phones, and only if a phone has registered from the address of the
 // INVITE. Other PBXs answer a wrong number with 404.
-func (w *worker) diagnoseInvite(now instant, t *responseContext, m *message, pbx *pbx) {
+func (px *Proxy) diagnoseInvite(now instant, t *responseContext, m *message, pbx *pbx) {
 	d, ip := &pbx.diagnosis, t.server.upstream.peer().Addr()
 	switch {
 	case t.inDialog:
 		return // a restarted PBX does not know the dialog
 	case m.status == 404:
-		if !t.hasCredentials && (d.challengesInvite.Load() || d.challengesRegister.Load() && !d.acceptsInvite.Load()) && w.proxy.phoneSources.has(ip, now) {
-			w.proxy.noteSymptom(now, pbx, inviteUnchallenged, ip.String())
+		if !t.hasCredentials && (d.challengesInvite.Load() || d.challengesRegister.Load() && !d.acceptsInvite.Load()) && px.phoneSources.has(ip, now) {
+			px.noteSymptom(now, pbx, inviteUnchallenged, ip.String())
 		}
 		return
 	case m.status == 401 || m.status == 407:
 		setOnce(&d.challengesInvite)
 	case acceptsCall(m.status):
 		setOnce(&d.acceptsInvite)
-		known := w.proxy.phoneSources.has(ip, now)
+		known := px.phoneSources.has(ip, now)
 		switch {
 		case t.hasCredentials:
 		case known:
@@ -213,7 +213,7 @@ func (w *worker) diagnoseInvite(now instant, t *responseContext, m *message, pbx
 				d.clearSymptom(strangerAccepted, "") // it challenges no caller
 			}
 		case d.challengesInvite.Load() || d.challengesRegister.Load() && !d.acceptsWithoutAuth.Load():
-			w.proxy.noteSymptom(now, pbx, strangerAccepted, ip.String())
+			px.noteSymptom(now, pbx, strangerAccepted, ip.String())
 		}
 	}
 	if d.findings[inviteUnchallenged].Load() != nil {
@@ -230,7 +230,7 @@ func acceptsCall(status int) bool {
 // notePathUse notes that a PBX sent a request along our Path: it stores Path, even if it
 // does not state so in its 2xx as RFC 3327 §5.3 demands.
 func (px *Proxy) notePathUse(p *packet) {
-	pbx := px.pbxAt(p.peer)
+	pbx := px.peers.pbxAt(p.peer)
 	if pbx == nil {
 		return
 	}
@@ -244,26 +244,9 @@ func (px *Proxy) notePathUse(p *packet) {
 // noteCallToUs notes that a PBX calls our own address, which names no phone.
 func (px *Proxy) noteCallToUs(p *packet) {
 	m := &p.msg
-	if pbx := px.pbxAt(p.peer); pbx != nil && m.initial() && m.isMethod("INVITE") && px.cfg.Register != RegisterNone {
+	if pbx := px.peers.pbxAt(p.peer); pbx != nil && m.initial() && m.isMethod("INVITE") && px.cfg.Register != RegisterNone {
 		px.noteSymptom(p.receivedAt, pbx, bindingLost, string(m.text(m.uri)))
 	}
-}
-
-// pbxAt returns the PBX at an address, or nil. Of several at one IP address, the one at
-// that port is preferred. A single PBX matches any address.
-func (px *Proxy) pbxAt(a netip.AddrPort) (found *pbx) {
-	if len(px.pbx) == 1 {
-		return px.pbx[0] // it may send from another address of its own
-	}
-	for _, p := range px.pbx {
-		if p.addr.AddrPort == a {
-			return p
-		}
-		if found == nil && p.addr.Addr() == a.Addr() {
-			found = p
-		}
-	}
-	return found
 }
 
 // diagnoseSource examines a request that was refused as a phone's. It may be the PBX's,
@@ -271,7 +254,7 @@ func (px *Proxy) pbxAt(a netip.AddrPort) (found *pbx) {
 // have sent such a request. Otherwise nothing is noted if a phone has registered from
 // that address, or if bellhop has the address too.
 func (px *Proxy) diagnoseSource(now instant, source netip.AddrPort, sure bool) {
-	for _, pbx := range px.pbx {
+	for _, pbx := range px.peers.pbx {
 		if pbx.addr.Addr() == source.Addr() && (sure || !pbx.sharesOurAddr && !px.phoneSources.has(source.Addr(), now)) {
 			px.noteSymptom(now, pbx, unknownPort, source.String())
 			return
@@ -282,7 +265,7 @@ func (px *Proxy) diagnoseSource(now instant, source netip.AddrPort, sure bool) {
 // diagnosePhone examines a REGISTER that was taken for the PBX's and refused. If the PBX
 // has the same IP address as bellhop, a phone at that address has sent it.
 func (px *Proxy) diagnosePhone(p *packet) {
-	for _, pbx := range px.pbx {
+	for _, pbx := range px.peers.pbx {
 		if pbx.sharesOurAddr && pbx.addr.Addr() == p.peer.Addr() && pbx.isSource(p.listener.proto, p.peer) {
 			px.noteSymptom(p.receivedAt, pbx, phoneTakenForPBX, p.peer.Addr().String())
 			return

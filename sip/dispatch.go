@@ -9,7 +9,7 @@ import "hash/maphash"
 // this goroutine. Messages in a backlog are queued, so that several workers share them.
 func (px *Proxy) dispatch(p *packet, idle bool) {
 	px.stats.received.Add(1)
-	p.side = px.sideOf(p)
+	p.side = px.peers.sideOf(p)
 	w := px.workerFor(&p.msg)
 	if w == nil {
 		px.stats.stray.Add(1)
@@ -44,7 +44,7 @@ func (px *Proxy) workerFor(m *message) *worker {
 	if m.isRequest() {
 		return px.workerOfCallID(m.text(m.callID))
 	}
-	id, _, ok := px.openBranch(m.text(m.via.branch))
+	id, _, ok := px.branchSalt.openBranch(m.text(m.via.branch))
 	if !ok {
 		return nil
 	}

@@ -81,7 +81,7 @@ func forwardPacket(t *testing.T, w *worker, p *packet) {
 	if fault != nil {
 		return
 	}
-	out := bytes.Clone(w.rewriteRequest(p, &r, w.appendBranch(nil, 1, 2)))
+	out := bytes.Clone(w.rewriteRequest(p, &r, w.proxy.branchSalt.appendBranch(nil, 1, 2)))
 	var next message
 	if len(out) > maxMessage || m.hasField(hVia) && countVias(m) >= maxRoutes {
 		return // it grew beyond the bounds
@@ -142,7 +142,7 @@ func FuzzRoute(f *testing.F) {
 			if f != nil {
 				continue
 			}
-			out := bytes.Clone(w.rewriteRequest(p, &r, w.appendBranch(nil, 1, 2)))
+			out := bytes.Clone(w.rewriteRequest(p, &r, w.proxy.branchSalt.appendBranch(nil, 1, 2)))
 			var next message
 			if !next.index(out, false) || next.fault != nil {
 				t.Fatalf("%q became\n%q: %v", b, out, next.fault)
@@ -233,7 +233,7 @@ func FuzzStream(f *testing.F) {
 // returns the messages.
 func readStream(w *worker, b, cuts []byte) (messages []string) {
 	ours, theirs := net.Pipe()
-	s := w.proxy.streams.addStream(ours, barePhone, w.proxy.listeners[1])
+	s := w.proxy.streams.addStream(ours, barePhone, w.proxy.listeners.all[1])
 	served := make(chan struct{})
 	go func() {
 		s.serve(ours, nil)

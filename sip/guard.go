@@ -2,7 +2,6 @@ package sip
 
 import (
 	"bytes"
-	"net/netip"
 )
 
 // This file limits what unknown sources can take: memory for their transactions, and bytes
@@ -57,7 +56,7 @@ var overloaded = &fault{503, "Overloaded"}
 // whose REGISTER or INVITE was accepted within the last hour.
 func (px *Proxy) isKnown(now instant, p *packet) bool {
 	ip := p.peer.Addr()
-	return p.side == pbxSide || px.acceptedSources.has(ip, now) || px.isConfigured(ip)
+	return p.side == pbxSide || px.acceptedSources.has(ip, now) || px.peers.isConfigured(ip)
 }
 
 // priorityOf returns the priority of p. A CANCEL has the priority of its INVITE, so that
@@ -76,29 +75,26 @@ func (px *Proxy) priorityOf(p *packet) priority {
 	return fromStranger
 }
 
-// isConfigured reports whether an address is configured as the PBX's or a trunk's.
-func (px *Proxy) isConfigured(ip netip.Addr) bool { return px.isPBXHost(ip) || px.trunkAt(ip) != nil }
-
 // isProven reports whether the peer has proved that it receives at its address: it has a
 // connection, or it knew the content of a response. PBX and trunks need no proof.
-func (w *worker) isProven(to destination) bool {
+func (px *Proxy) isProven(now instant, to destination) bool {
 	ip := to.addr.Addr()
-	return to.conn != nil || w.proxy.provenSources.has(ip, w.now()) || w.proxy.isConfigured(ip)
+	return to.conn != nil || px.provenSources.has(ip, now) || px.peers.isConfigured(ip)
 }
 
 // rememberAccepted makes the source of a REGISTER or INVITE that got a 2xx a known source. A
 // 2xx to a REGISTER also proves the source's address: the credentials answer a challenge.
-func (w *worker) rememberAccepted(now instant, t *responseContext, m *message) {
+func (px *Proxy) rememberAccepted(now instant, t *responseContext, m *message) {
 	if t.src != edgeSide || m.status/100 != 2 {
 		return
 	}
 	ip := t.server.upstream.peer().Addr()
 	switch {
 	case m.isMethod("REGISTER"):
-		w.proxy.acceptedSources.add(ip, now)
-		w.proxy.provenSources.add(ip, now)
+		px.acceptedSources.add(ip, now)
+		px.provenSources.add(ip, now)
 	case m.isMethod("INVITE"):
-		w.proxy.acceptedSources.add(ip, now)
+		px.acceptedSources.add(ip, now)
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"strings"
 )
 
 // listener is one address that the proxy listens on.
@@ -22,7 +21,7 @@ type listener struct {
 
 // openListener opens the socket of one configured address.
 func (px *Proxy) openListener(a Addr) (*listener, error) {
-	l := &listener{proxy: px, index: uint8(len(px.listeners)), proto: a.Proto}
+	l := &listener{proxy: px, index: uint8(len(px.listeners.all)), proto: a.Proto}
 	switch a.Proto {
 	case UDP:
 		c, err := px.cfg.Net.ListenPacket(a.AddrPort)
@@ -41,13 +40,13 @@ func (px *Proxy) openListener(a Addr) (*listener, error) {
 	}
 	l.local = netip.AddrPortFrom(px.reachableAddr(l.addr.Addr()), l.addr.Port())
 	name := HostPort{Host: uriHost(l.local.Addr()), Port: l.addr.Port()}
-	px.addOwnName(name)
+	px.listeners.addName(name)
 	if ad := px.cfg.Advertise; ad.Host != "" {
 		name.Host = ad.Host
 		if ad.Port != 0 {
 			name.Port = ad.Port
 		}
-		px.addOwnName(name)
+		px.listeners.addName(name)
 	}
 	l.sentBy = name.String()
 	l.uri = l.sentBy
@@ -79,90 +78,11 @@ func (px *Proxy) reachableAddr(ip netip.Addr) netip.Addr {
 	return addrPortOf(c.LocalAddr()).Addr()
 }
 
-// hostPort is a host and port as a URI names them, in lower case and without brackets.
-type hostPort struct {
-	host string
-	port int
-}
-
-// addOwnName adds a host and port to the names of the proxy.
-func (px *Proxy) addOwnName(n HostPort) {
-	px.ownNames[hostPort{strings.ToLower(strings.Trim(n.Host, "[]")), int(n.Port)}] = true
-}
-
-// isOwnName reports whether a URI with this host and port names the proxy. Port 0 is
-// 5060.
-func (px *Proxy) isOwnName(host string, port int) bool {
-	if port == 0 {
-		port = 5060
-	}
-	return px.ownNames[hostPort{strings.ToLower(strings.Trim(host, "[]")), port}]
-}
-
-// listensOnHost reports whether the proxy listens on an IP address, on any port.
-func (px *Proxy) listensOnHost(ip netip.Addr) bool {
-	for _, l := range px.listeners {
-		own := l.addr.Addr()
-		if own == ip || l.local.Addr() == ip || own.IsUnspecified() && ip.IsLoopback() {
-			return true
-		}
-	}
-	return false
-}
-
-// listensAt reports whether a message to an address would come back to the proxy.
-func (px *Proxy) listensAt(a netip.AddrPort) bool {
-	for _, l := range px.listeners {
-		own := l.addr.Addr()
-		if l.addr.Port() == a.Port() && (own == a.Addr() || l.local.Addr() == a.Addr() || own.IsUnspecified() && a.Addr().IsLoopback()) {
-			return true
-		}
-	}
-	return false
-}
-
-// listenerFor returns the listener from which to reach an address: came, on which the
-// message was received, if it can, else the first with the right transport and address
-// family. It returns nil if there is none.
-func (px *Proxy) listenerFor(proto Proto, ip netip.Addr, came *listener) *listener {
-	if came != nil && came.proto == proto && came.canReach(ip) {
-		return came
-	}
-	for _, l := range px.listeners {
-		if l.proto == proto && l.canReach(ip) {
-			return l
-		}
-	}
-	return nil
-}
-
 // canReach reports whether packets from l can reach ip: the address families are the
 // same, and a loopback address reaches loopback only.
 func (l *listener) canReach(ip netip.Addr) bool {
 	own := l.addr.Addr()
 	return own.Is4() == ip.Is4() && (own.IsUnspecified() || own.IsLoopback() == ip.IsLoopback())
-}
-
-// listenerOfFlow returns the UDP listener that a flow names: by index and port or, after
-// a change of the configuration, by port alone.
-func (px *Proxy) listenerOfFlow(fl flow, came *listener) *listener {
-	ip := fl.peer.Addr()
-	var found *listener
-	for _, l := range px.listeners {
-		if l.proto != UDP || l.addr.Port() != fl.listenerPort || !l.canReach(ip) {
-			continue
-		}
-		if l.index == fl.listenerIndex {
-			return l
-		}
-		if found == nil {
-			found = l
-		}
-	}
-	if found != nil {
-		return found
-	}
-	return px.listenerFor(UDP, ip, came)
 }
 
 // addrPortOf returns the address in a net.Addr; an IPv4-mapped address becomes IPv4.

@@ -155,7 +155,7 @@ func FuzzNextHop(f *testing.F) {
 // or a trunk.
 func TestMappedAddressesCountAsIPv4(t *testing.T) {
 	w, _ := newBareWorker(t, nil)
-	w.proxy.listeners[0].addr = netip.AddrPortFrom(netip.IPv6Unspecified(), bareProxy.Port()) // IPv4 too, as the system has it
+	w.proxy.listeners.all[0].addr = netip.AddrPortFrom(netip.IPv6Unspecified(), bareProxy.Port()) // IPv4 too, as the system has it
 	p := w.receivePacket(numberedRequest("MESSAGE", 1, ""), barePBX)
 	for uri, want := range map[string]*fault{
 		"sip:x@[::ffff:0.0.0.0]:9":   nextHopNotAllowed,

@@ -69,7 +69,7 @@ func (w *worker) observeRefused(p *packet, dst dialog.Side, f *fault, extra stri
 		}
 	}
 	t := &responseContext{worker: w, src: p.side, dst: dst, branch: string(p.msg.text(p.msg.via.branch))}
-	t.server.upstream = w.responseDestination(p)
+	t.server.upstream = p.responseDestination()
 	w.observe(p, &routeDecision{dst: t.dst}, "")
 	w.observeOwn(t, w.makeResponse(p, f.status, f.phrase, extra))
 }

@@ -44,7 +44,7 @@ func (w *worker) hasOwnRoute(m *message) bool {
 		return false
 	}
 	for i := range rs {
-		if u := &rs[i].uri; u.User != "" && w.namesUs(u) {
+		if u := &rs[i].uri; u.User != "" && w.proxy.listeners.areNamedBy(u) {
 			if t, ok := w.sealer.openRouteToken(u.User, m); ok && (!t.unbound || w.oldDialogs.contains(m)) {
 				return true
 			}
@@ -57,8 +57,8 @@ func (w *worker) hasOwnRoute(m *message) bool {
 // INVITE of a source that has not proved its address it sends no response that is larger
 // than the INVITE.
 func (w *worker) sendOwnResponse(p *packet, status int, phrase, extra string) {
-	to, b := w.responseDestination(p), w.makeResponse(p, status, phrase, extra)
-	if p.msg.isMethod("INVITE") && len(b) > len(p.buf) && !w.isProven(to) {
+	to, b := p.responseDestination(), w.makeResponse(p, status, phrase, extra)
+	if p.msg.isMethod("INVITE") && len(b) > len(p.buf) && !w.proxy.isProven(w.now(), to) {
 		w.proxy.stats.withheld.Add(1)
 		return
 	}

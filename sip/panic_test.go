@@ -47,7 +47,7 @@ func TestAPanicOfATimerCostsThisTimer(t *testing.T) {
 // A panic while a datagram is read, before a worker has it, costs that datagram.
 func TestAPanicOfAReaderCostsOneMessage(t *testing.T) {
 	w, _ := newBareWorker(t, nil)
-	px, l := w.proxy, w.proxy.listeners[0]
+	px, l := w.proxy, w.proxy.listeners.all[0]
 	invite := []byte(typicalINVITE)
 	workers := px.workers
 	px.workers = nil // finding the worker of a message panics
@@ -69,7 +69,7 @@ func TestAPanicOfAReaderCostsOneMessage(t *testing.T) {
 
 // addOwnVia returns a request with a Via of ours on top.
 func (w *worker) addOwnVia(request []byte) []byte {
-	via := "Via: SIP/2.0/UDP 192.0.2.1;branch=" + string(w.appendBranch(nil, 1, 2)) + "\r\n"
+	via := "Via: SIP/2.0/UDP 192.0.2.1;branch=" + string(w.proxy.branchSalt.appendBranch(nil, 1, 2)) + "\r\n"
 	return []byte(strings.Replace(string(request), "Via: ", via+"Via: ", 1))
 }
 
@@ -92,24 +92,24 @@ func TestPanicOnAStreamCostsOneMessage(t *testing.T) {
 	message = message[:strings.Index(message, "\r\n\r\n")+4]
 	px.workers = nil
 	c := &byteWiseConn{b: []byte(message + message + "x")}
-	s := px.streams.addStream(c, barePhone, px.listeners[1])
+	s := px.streams.addStream(c, barePhone, px.listeners.all[1])
 	s.serve(c, nil)
 	if got := px.Stats().Panics; got != 2 {
 		t.Errorf("%d panics are counted, want one for each message", got)
 	}
 	bad := strings.Replace(message, "Content-Length: 0", "Content-Length: -1", 1)
 	c = &byteWiseConn{b: []byte(bad)}
-	px.streams.addStream(c, barePhone, px.listeners[1]).serve(c, nil) // it ends
+	px.streams.addStream(c, barePhone, px.listeners.all[1]).serve(c, nil) // it ends
 	if got := px.Stats().Panics; got != 3 {
 		t.Errorf("%d panics are counted, want 3", got)
 	}
 	px.workers = workers
-	s = px.streams.addStream(panickingConn{}, barePhone, px.listeners[1])
+	s = px.streams.addStream(panickingConn{}, barePhone, px.listeners.all[1])
 	s.serve(panickingConn{}, nil)
 	if got := px.Stats().Panics; got != 4 {
 		t.Errorf("%d panics are counted, want 4", got)
 	}
-	s = px.streams.addStream(panickingConn{}, barePhone, px.listeners[1])
+	s = px.streams.addStream(panickingConn{}, barePhone, px.listeners.all[1])
 	s.queueMessage([]byte("x"), 0)
 	s.serve(&byteWiseConn{Conn: panickingConn{}}, nil)
 	if px.streams.findStream(barePhone, 0) != nil {

@@ -24,10 +24,10 @@ type probe struct {
 // startProbes starts a probe for each PBX. Only the first worker probes, and only if
 // there are several PBXs.
 func (w *worker) startProbes() {
-	if w.index != 0 || len(w.proxy.pbx) < 2 {
+	if w.index != 0 || len(w.proxy.peers.pbx) < 2 {
 		return
 	}
-	for _, p := range w.proxy.pbx {
+	for _, p := range w.proxy.peers.pbx {
 		b := &probe{worker: w, pbx: p}
 		b.timer.owner = b
 		b.handleTimer(w.now())
@@ -45,14 +45,14 @@ func (b *probe) handleTimer(now instant) {
 		return
 	}
 	w, a := b.worker, b.pbx.addr
-	l := w.proxy.listenerFor(a.Proto, a.Addr(), nil)
+	l := w.proxy.listeners.find(a.Proto, a.Addr(), nil)
 	to := destination{listener: l, addr: a.AddrPort}
 	if a.Proto == TCP {
 		to.conn = w.proxy.streams.openTo(a.AddrPort, l)
 	}
 	b.sent++
 	c := &clientTx{worker: w, user: b, id: w.newTxID(), nextHop: to}
-	branch := w.appendBranch(nil, c.id, c.loopHash)
+	branch := w.proxy.branchSalt.appendBranch(nil, c.id, c.loopHash)
 	c.request = w.memory.retainCopy(nil, fmt.Appendf(nil, "OPTIONS sip:%s SIP/2.0\r\nVia: SIP/2.0/%s %s;branch=%s\r\nMax-Forwards: 70\r\n"+
 		"From: <sip:%s>;tag=%x\r\nTo: <sip:%s>\r\nCall-ID: probe-%08x-%d\r\nCSeq: %d OPTIONS\r\nContent-Length: 0\r\n\r\n",
 		a.AddrPort, l.proto.viaName(), l.sentBy, branch, l.sentBy, c.id, a.AddrPort, w.proxy.branchSalt, w.index, b.sent))

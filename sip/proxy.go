@@ -58,13 +58,12 @@ type Proxy struct {
 	cfg             Config
 	log             *slog.Logger
 	epoch           time.Time
-	branchSalt      uint32       // part of every branch: tells our transactions from those of an earlier process
+	branchSalt      branchSalt
 	hashSeed        maphash.Seed // of loop hashes; secret, so that no response can be forged
-	listeners       []*listener
-	ownNames        map[hostPort]bool // hosts and ports that name the proxy in a URI
+	listeners       listeners
+	peers           peers
 	workers         []*worker
 	streams         *streamTable
-	pbx             []*pbx
 	serverKeySecret [32]byte      // part of the keys of server transactions
 	acceptedSources *sourceSet    // sources whose REGISTER or INVITE was accepted
 	phoneSources    *sourceSet    // sources whose REGISTER was accepted
@@ -83,7 +82,7 @@ func Listen(cfg Config) (*Proxy, error) {
 	if len(cfg.Listen) == 0 || len(cfg.PBX) == 0 {
 		return nil, errors.New("sip: no listener or no PBX: configure at least one of each")
 	}
-	px := &Proxy{cfg: cfg, log: cfg.Log, epoch: time.Now(), hashSeed: maphash.MakeSeed(), ownNames: map[hostPort]bool{}}
+	px := &Proxy{cfg: cfg, log: cfg.Log, epoch: time.Now(), hashSeed: maphash.MakeSeed()}
 	if px.log == nil {
 		px.log = slog.Default()
 	}
@@ -95,12 +94,14 @@ func Listen(cfg Config) (*Proxy, error) {
 	}
 	var salt [4]byte
 	rand.Read(salt[:])
-	px.branchSalt = binary.BigEndian.Uint32(salt[:])
+	px.branchSalt = branchSalt(binary.BigEndian.Uint32(salt[:]))
 	rand.Read(px.serverKeySecret[:])
 	px.acceptedSources, px.phoneSources, px.provenSources = newSourceSet(acceptedLifetime), newSourceSet(phoneLifetime), newSourceSet(acceptedLifetime)
 	px.backlog = make(chan struct{}, 1)
+	px.listeners.names = map[hostPort]bool{}
+	px.peers = peers{pbxSources: cfg.PBXSources, trunks: cfg.Trunks}
 	for _, a := range cfg.PBX {
-		px.pbx = append(px.pbx, &pbx{addr: a, id: newPBXID(a)})
+		px.peers.pbx = append(px.peers.pbx, &pbx{addr: a, id: newPBXID(a)})
 	}
 	for _, a := range cfg.Listen {
 		l, err := px.openListener(a)
@@ -108,11 +109,11 @@ func Listen(cfg Config) (*Proxy, error) {
 			px.Close()
 			return nil, err
 		}
-		px.listeners = append(px.listeners, l)
+		px.listeners.all = append(px.listeners.all, l)
 	}
-	for _, p := range px.pbx {
-		p.sharesOurAddr = px.listensOnHost(p.addr.Addr())
-		if px.listenerFor(p.addr.Proto, p.addr.Addr(), nil) == nil {
+	for _, p := range px.peers.pbx {
+		p.sharesOurAddr = px.listeners.haveHost(p.addr.Addr())
+		if px.listeners.find(p.addr.Proto, p.addr.Addr(), nil) == nil {
 			px.Close()
 			return nil, fmt.Errorf("sip: no listener can reach PBX %s: add a %s listener of its address family", p.addr, p.addr.Proto)
 		}
@@ -127,7 +128,7 @@ func Listen(cfg Config) (*Proxy, error) {
 // Addrs returns the addresses listened on, with the ports that the system chose.
 func (px *Proxy) Addrs() []Addr {
 	var as []Addr
-	for _, l := range px.listeners {
+	for _, l := range px.listeners.all {
 		as = append(as, Addr{l.proto, l.addr})
 	}
 	return as
@@ -141,7 +142,7 @@ func (px *Proxy) Run(ctx context.Context) error {
 	for _, w := range px.workers {
 		px.goroutines.Go(func() { w.run(ctx) })
 	}
-	for _, l := range px.listeners {
+	for _, l := range px.listeners.all {
 		switch l.proto {
 		case UDP:
 			px.goroutines.Go(func() { px.readPackets(ctx, l) })
@@ -190,13 +191,13 @@ func (px *Proxy) logPanic(what string, r any) {
 
 // PBXReachable reports whether a PBX is up. A single PBX always counts as up.
 func (px *Proxy) PBXReachable() bool {
-	_, ok := px.firstAlivePBX()
+	_, ok := px.peers.firstAlivePBX()
 	return ok
 }
 
 // Close closes the listeners. Run does so itself when it ends.
 func (px *Proxy) Close() {
-	for _, l := range px.listeners {
+	for _, l := range px.listeners.all {
 		if l.packet != nil {
 			l.packet.Close()
 		}

@@ -40,12 +40,12 @@ func (w *worker) routeToken(p *packet, r *routeDecision) token {
 		return t
 	}
 	t.fromPBX = true
-	t.pbx, t.target = w.dialogPBX(p)
+	t.pbx, t.target = w.proxy.peers.dialogPBX(p)
 	var top siptext.URI
-	if f := p.msg.firstField(hRecordRoute); f != nil && w.readURI(&p.msg, f.value, &top) {
+	if f := p.msg.firstField(hRecordRoute); f != nil && p.msg.readURI(f.value, &top) {
 		switch {
-		case !w.namesUs(&top):
-			if w.pbxOfURI(&top) == nil {
+		case !w.proxy.listeners.areNamedBy(&top):
+			if w.proxy.peers.pbxOfURI(&top) == nil {
 				t.next = newRouteID(&top)
 			}
 		case r.dst == edgeSide:
@@ -78,11 +78,11 @@ func (w *worker) bindNextRoute(m *message) {
 			if !ok || parseURI(string(m.text(uri)), &u) != nil {
 				return
 			}
-			if !w.namesUs(&u) {
+			if !w.proxy.listeners.areNamedBy(&u) {
 				above = u
 				continue
 			}
-			if above.Host == "" || w.pbxOfURI(&above) != nil {
+			if above.Host == "" || w.proxy.peers.pbxOfURI(&above) != nil {
 				continue
 			}
 			if t, ok := w.sealer.openRouteToken(u.User, m); ok && !t.fromPBX && !t.unbound {
@@ -96,46 +96,4 @@ func (w *worker) bindNextRoute(m *message) {
 			return // a quote is not closed
 		}
 	}
-}
-
-// readURI parses the URI of the name-addr at the start of v into u, and reports whether
-// it is valid.
-func (w *worker) readURI(m *message, v span, u *siptext.URI) bool {
-	uri, _, ok := splitNameAddr(m.b, v)
-	return ok && parseURI(string(m.text(uri)), u) == nil
-}
-
-// dialogPBX returns the PBX for requests within the dialog of p, which the PBX has sent:
-// the id of a configured PBX, or else an address.
-//
-// The Contact decides if it is the PBX's own. A PBX that is a proxy forwards the
-// caller's Contact; then the source of p decides.
-func (w *worker) dialogPBX(p *packet) (id pbxID, target Addr) {
-	contact, known := w.contactAddr(&p.msg)
-	known = known && !p.msg.hasNextVia()
-	if pbx := w.proxy.pbxOfAddr(contact); known && pbx != nil {
-		return pbx.id, Addr{}
-	}
-	if known && w.proxy.isPBXHost(contact.Addr()) {
-		return id, contact
-	}
-	for _, pbx := range w.proxy.pbx {
-		if pbx.isSource(p.listener.proto, p.peer) {
-			return pbx.id, Addr{}
-		}
-	}
-	return id, Addr{p.listener.proto, p.peer}
-}
-
-// contactAddr returns the address in the first Contact of m.
-func (w *worker) contactAddr(m *message) (a Addr, ok bool) {
-	f := m.firstField(hContact)
-	if f == nil {
-		return a, false
-	}
-	var u siptext.URI
-	if !w.readURI(m, f.value, &u) {
-		return a, false
-	}
-	return uriAddr(&u)
 }

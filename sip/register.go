@@ -22,14 +22,14 @@ func (w *worker) addBinding(p *packet, r *routeDecision) {
 	switch w.proxy.cfg.Register {
 	case RegisterNone:
 	case RegisterContact:
-		aor := w.registeredAOR(m)
+		aor := m.registeredAOR()
 		room := maxFieldLen // by which the longest Contact may grow: the response lists it
 		for i := range m.fields {
 			if f := &m.fields[i]; f.name == hContact {
 				room = min(room, maxFieldLen-int(f.line.to-f.line.from))
 			}
 		}
-		w.eachContact(m, func(uri span, bare bool) {
+		m.eachContact(func(uri span, bare bool) {
 			var u siptext.URI
 			text := m.text(uri)
 			if parseURI(string(text), &u) != nil {
@@ -64,7 +64,7 @@ func (w *worker) addBinding(p *packet, r *routeDecision) {
 		if f := m.firstField(hPath); f != nil {
 			at = f.line.from
 		}
-		w.tmpBuf = w.sealer.sealToken(w.tmpBuf[:0], token{flow: fl, use: inPath, text: w.registeredAOR(m)})
+		w.tmpBuf = w.sealer.sealToken(w.tmpBuf[:0], token{flow: fl, use: inPath, text: m.registeredAOR()})
 		s.insert(at, "Path: <sip:", string(w.tmpBuf), "@", r.nextHop.listener.uri, ";lr>\r\n")
 		// A registrar refuses Path from a client that does not support it.
 		s.insert(m.firstField(hVia).line.from, "Supported: path\r\n")
@@ -146,7 +146,7 @@ func (w *worker) ownContacts() (own []ownContact) {
 	}
 	m := &w.scratch
 	m.index(w.answeredRequest, false)
-	w.eachContact(m, func(uri span, _ bool) {
+	m.eachContact(func(uri span, _ bool) {
 		var u siptext.URI
 		if parseURI(string(m.text(uri)), &u) != nil {
 			return
@@ -162,7 +162,7 @@ func (w *worker) ownContacts() (own []ownContact) {
 
 // eachContact calls do with each URI in the Contact fields. bare reports that no angle
 // brackets are around it.
-func (w *worker) eachContact(m *message, do func(uri span, bare bool)) {
+func (m *message) eachContact(do func(uri span, bare bool)) {
 	for i := range m.fields {
 		f := &m.fields[i]
 		if f.name != hContact {
@@ -179,7 +179,7 @@ func (w *worker) eachContact(m *message, do func(uri span, bare bool)) {
 }
 
 // registeredAOR returns user@host of the To of a REGISTER, or "" if it has no such URI.
-func (w *worker) registeredAOR(m *message) string {
+func (m *message) registeredAOR() string {
 	uri, _, ok := splitNameAddr(m.b, m.to)
 	var u siptext.URI
 	if !ok || parseURI(string(m.text(uri)), &u) != nil || u.User == "" || u.Host == "" {

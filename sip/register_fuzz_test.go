@@ -25,7 +25,7 @@ func FuzzContacts(f *testing.F) {
 				lines += string(m.text(c.line))
 			}
 		}
-		w.eachContact(m, func(uri span, _ bool) { uris = append(uris, string(m.text(uri))) })
+		m.eachContact(func(uri span, _ bool) { uris = append(uris, string(m.text(uri))) })
 		return lines, uris
 	}
 	f.Fuzz(func(t *testing.T, one, two string) {
@@ -38,7 +38,7 @@ func FuzzContacts(f *testing.F) {
 		if fault != nil {
 			return
 		}
-		out := bytes.Clone(w.rewriteRequest(p, &r, w.appendBranch(nil, 1, 2)))
+		out := bytes.Clone(w.rewriteRequest(p, &r, w.proxy.branchSalt.appendBranch(nil, 1, 2)))
 		var sent message
 		if !sent.index(out, false) || sent.fault != nil {
 			t.Fatalf("%q, %q became\n%q: %v", one, two, out, sent.fault)

@@ -48,7 +48,7 @@ func (w *worker) handleRequest(now instant, p *packet) {
 // forwardRequest forwards a new request (RFC 3261 §16.3–16.6), or answers it itself.
 func (w *worker) forwardRequest(now instant, p *packet, key serverKey) {
 	m := &p.msg
-	if m.isMethod("OPTIONS") && w.asksUs(m) {
+	if m.isMethod("OPTIONS") && w.proxy.listeners.areAskedBy(m) {
 		w.sendOwnResponse(p, 200, "OK", "Allow: INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER, SUBSCRIBE, NOTIFY, REFER, MESSAGE, INFO, UPDATE, PRACK, PUBLISH\r\n")
 		return
 	}
@@ -65,7 +65,7 @@ func (w *worker) forwardRequest(now instant, p *packet, key serverKey) {
 		return
 	}
 	hash := w.loopHash(m)
-	if w.isLoop(m, hash) {
+	if w.proxy.branchSalt.isLoop(m, hash) {
 		w.refuseRequest(p, &fault{482, "Loop Detected"}, "")
 		return
 	}
@@ -75,13 +75,13 @@ func (w *worker) forwardRequest(now instant, p *packet, key serverKey) {
 		return
 	}
 	id := w.newTxID()
-	w.branchBuf = w.appendBranch(w.branchBuf[:0], id, hash)
+	w.branchBuf = w.proxy.branchSalt.appendBranch(w.branchBuf[:0], id, hash)
 	out := w.rewriteRequest(p, &r, w.branchBuf)
 
-	t := &responseContext{worker: w, src: p.side, dst: r.dst, trunk: w.trunkName(p, &r), hasCredentials: m.hasField(hAuthorization), inDialog: !m.initial()}
+	t := &responseContext{worker: w, src: p.side, dst: r.dst, trunk: w.proxy.peers.trunkName(p, &r), hasCredentials: m.hasField(hAuthorization), inDialog: !m.initial()}
 	t.hasOurPath = w.proxy.cfg.addsPath() && r.dst == pbxSide && m.isMethod("REGISTER") && m.makesBinding()
 	t.server.context = t
-	t.server.start(w, key, w.responseDestination(p), m.isMethod("INVITE"), len(p.buf))
+	t.server.start(w, key, p.responseDestination(), m.isMethod("INVITE"), len(p.buf))
 	if w.proxy.cfg.Observations != nil {
 		t.branch = string(m.text(m.via.branch))
 	}
@@ -91,14 +91,6 @@ func (w *worker) forwardRequest(now instant, p *packet, key serverKey) {
 	}
 	w.observe(p, &r, t.trunk)
 	t.client.start(now)
-}
-
-// asksUs reports whether an OPTIONS is addressed to the proxy itself. One to a Contact
-// that the proxy has rewritten is addressed to a phone, even if the phone's Contact has
-// no user.
-func (w *worker) asksUs(m *message) bool {
-	var u siptext.URI
-	return parseURI(string(m.text(m.uri)), &u) == nil && u.User == "" && w.namesUs(&u) && !hasParam(&u, contactParam) && !m.hasField(hRoute)
 }
 
 // unsupportedTags lists every option tag of Proxy-Require: the proxy supports none (RFC
@@ -120,21 +112,7 @@ func (w *worker) forwardStateless(p *packet, r *routeDecision, hash uint32) {
 	w.hash.Reset()
 	w.hash.Write(m.text(m.via.value))
 	w.hash.Write(m.text(m.callID))
-	w.branchBuf = w.appendBranch(w.branchBuf[:0], w.hash.Sum64()&(1<<48-1), hash)
-	w.observe(p, r, w.trunkName(p, r))
+	w.branchBuf = w.proxy.branchSalt.appendBranch(w.branchBuf[:0], w.hash.Sum64()&(1<<48-1), hash)
+	w.observe(p, r, w.proxy.peers.trunkName(p, r))
 	w.sendMessage(r.nextHop, w.rewriteRequest(p, r, w.branchBuf), 0)
-}
-
-// trunkName returns the name of the trunk that a request comes from or goes to, or "".
-func (w *worker) trunkName(p *packet, r *routeDecision) string {
-	t := r.trunk
-	if r.dst == edgeSide {
-		t = w.proxy.trunkAt(r.nextHop.addr.Addr())
-	} else if p.side == pbxSide {
-		t = w.proxy.trunkAt(p.peer.Addr())
-	}
-	if t == nil {
-		return ""
-	}
-	return t.Name
 }

@@ -14,7 +14,7 @@ func (w *worker) handleResponse(now instant, p *packet) {
 		w.proxy.stats.malformed.Add(1)
 		return
 	}
-	id, hash, _ := w.proxy.openBranch(m.text(m.via.branch))
+	id, hash, _ := w.proxy.branchSalt.openBranch(m.text(m.via.branch))
 	c := w.clientTxs.m[id]
 	if m.isMethod("CANCEL") {
 		c = w.cancelTxs.m[id]
@@ -59,7 +59,7 @@ func (w *worker) rewriteResponse(p *packet, to destination) ([]byte, int) {
 	if p.side == pbxSide && m.status > 100 && m.status < 300 && needsRecordRoute(m) {
 		w.bindNextRoute(m)
 	}
-	w.addContentLength(m, to)
+	w.edits.addContentLength(m, to)
 	w.outBuf = s.apply(w.outBuf[:0], m.b)
 	return w.outBuf, status
 }

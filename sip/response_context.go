@@ -34,10 +34,10 @@ func (t *responseContext) handleResponse(now instant, c *clientTx, m *message, p
 		t.worker.restoreContacts(p)
 	}
 	t.worker.observeResponse(t, p)
-	t.worker.diagnose(now, t, m)
+	t.worker.proxy.diagnose(now, t, m)
 	if m.status >= 200 {
 		t.cancelFields = t.worker.memory.releaseCopy(t.cancelFields)
-		t.worker.rememberAccepted(now, t, m)
+		t.worker.proxy.rememberAccepted(now, t, m)
 	}
 	if m.status > 100 && (t.worker.answeredRequest != nil || m.hasNextVia()) {
 		if m.isMethod("BYE") && (m.status/100 == 2 || m.status == 481) {

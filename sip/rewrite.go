@@ -26,7 +26,7 @@ func (w *worker) rewriteRequest(p *packet, r *routeDecision, branch []byte) []by
 		}
 	}
 	w.applyTrust(p, r)
-	w.addContentLength(m, r.nextHop)
+	w.edits.addContentLength(m, r.nextHop)
 	w.outBuf = s.apply(w.outBuf[:0], m.b)
 	return w.outBuf
 }
@@ -69,8 +69,8 @@ func (w *worker) addsCID(p *packet, r *routeDecision) bool {
 
 // addContentLength adds the Content-Length to a message that leaves on a stream without
 // one. A datagram may lack it, a message on a stream may not (RFC 3261 §18.3).
-func (w *worker) addContentLength(m *message, to destination) {
+func (s *splice) addContentLength(m *message, to destination) {
 	if to.reliable() && m.contentLength < 0 {
-		w.edits.insert(int32(m.headLen-2), "Content-Length: ", strconv.Itoa(len(m.b)-m.headLen), "\r\n")
+		s.insert(int32(m.headLen-2), "Content-Length: ", strconv.Itoa(len(m.b)-m.headLen), "\r\n")
 	}
 }

@@ -48,7 +48,7 @@ func (w *worker) routeRequest(p *packet) (r routeDecision, f *fault) {
 	m := &p.msg
 	w.edits.reset()
 	if p.side == edgeSide {
-		r.trunk = w.proxy.trunkAt(p.peer.Addr())
+		r.trunk = w.proxy.peers.trunkAt(p.peer.Addr())
 		r.stranger = r.trunk == nil
 	}
 	var uri siptext.URI
@@ -62,7 +62,7 @@ func (w *worker) routeRequest(p *packet) (r routeDecision, f *fault) {
 	}
 	var tokens poppedTokens
 	target := uri
-	if w.namesUs(&uri) {
+	if w.proxy.listeners.areNamedBy(&uri) {
 		switch {
 		case hasParam(&uri, "lr") && uri.User != "":
 			// A strict router has put our Record-Route into the Request-URI; the
@@ -102,7 +102,7 @@ func (w *worker) routeRequest(p *packet) (r routeDecision, f *fault) {
 			}
 		}
 	}
-	for len(rs) > 0 && w.namesUs(&rs[0].uri) {
+	for len(rs) > 0 && w.proxy.listeners.areNamedBy(&rs[0].uri) {
 		if u := rs[0].uri.User; u != "" {
 			t, ok := w.sealer.openRouteToken(u, m)
 			if !ok {
@@ -153,7 +153,7 @@ func (w *worker) routeRequest(p *packet) (r routeDecision, f *fault) {
 // the PBX sent the INVITE.
 func (w *worker) routeFromEdge(p *packet, r routeDecision, next *siptext.URI, routed bool, tokens *poppedTokens) (routeDecision, *fault) {
 	r.dst = pbxSide
-	r.edgeFlow, r.byURI = w.flowOf(p)
+	r.edgeFlow, r.byURI = p.flow()
 	within := tokens.last.use == inRoute && !p.msg.initial()
 	switch {
 	case within && tokens.last.unbound && w.oldDialogs.contains(&p.msg):
@@ -164,14 +164,14 @@ func (w *worker) routeFromEdge(p *packet, r routeDecision, next *siptext.URI, ro
 		if (tokens.first.direct || tokens.last.direct) && tokens.first != tokens.last && tokens.last.flow.peer != p.peer {
 			return w.routeToOtherEnd(p, r, next, &tokens.last)
 		}
-		if t := &tokens.first; routed && w.pbxOfURI(next) == nil && (t.next == routeID{} || t.next != newRouteID(next)) {
+		if t := &tokens.first; routed && w.proxy.peers.pbxOfURI(next) == nil && (t.next == routeID{} || t.next != newRouteID(next)) {
 			return r, routeNotAllowed
 		}
 		return w.routeToDialogPBX(p, r, next, &tokens.first)
 	case !routed:
 		return w.routeToAnyPBX(p, r)
 	}
-	pbx := w.pbxOfURI(next)
+	pbx := w.proxy.peers.pbxOfURI(next)
 	if pbx == nil || !p.msg.initial() {
 		return r, routeNotAllowed // within a dialog, a PBX that is a proxy would follow any URI
 	}
@@ -180,15 +180,15 @@ func (w *worker) routeFromEdge(p *packet, r routeDecision, next *siptext.URI, ro
 
 // routeToDialogPBX sends a request within a dialog to the PBX of that dialog.
 func (w *worker) routeToDialogPBX(p *packet, r routeDecision, next *siptext.URI, t *token) (routeDecision, *fault) {
-	if t.fromPBX && !t.direct && t.target.IsValid() && w.proxy.isPBXHost(t.target.Addr()) {
+	if t.fromPBX && !t.direct && t.target.IsValid() && w.proxy.peers.isPBXHost(t.target.Addr()) {
 		return w.routeToAddr(p, r, t.target)
 	}
-	for _, pbx := range w.proxy.pbx {
+	for _, pbx := range w.proxy.peers.pbx {
 		if pbx.id == t.pbx {
 			return w.routeToPBX(p, r, pbx)
 		}
 	}
-	if pbx := w.pbxOfURI(next); pbx != nil { // the dialog's PBX is no longer configured
+	if pbx := w.proxy.peers.pbxOfURI(next); pbx != nil { // the dialog's PBX is no longer configured
 		return w.routeToPBX(p, r, pbx)
 	}
 	return w.routeToAnyPBX(p, r)
@@ -196,7 +196,7 @@ func (w *worker) routeToDialogPBX(p *packet, r routeDecision, next *siptext.URI,
 
 // routeToAnyPBX sends a request to the first PBX that answers.
 func (w *worker) routeToAnyPBX(p *packet, r routeDecision) (routeDecision, *fault) {
-	pbx, ok := w.proxy.firstAlivePBX()
+	pbx, ok := w.proxy.peers.firstAlivePBX()
 	if !ok {
 		return r, noPBX
 	}
@@ -214,22 +214,9 @@ func (w *worker) routeToPBX(p *packet, r routeDecision, pbx *pbx) (routeDecision
 func (w *worker) routeToOtherEnd(p *packet, r routeDecision, next *siptext.URI, t *token) (routeDecision, *fault) {
 	r.dst, r.edgeFlow, r.byURI = edgeSide, t.flow, t.byURI
 	if t.byURI {
-		return w.routeToEdge(p, r, w.limitTarget(next, t.flow))
+		return w.routeToEdge(p, r, w.proxy.peers.limitTarget(next, t.flow))
 	}
 	return w.routeOverFlow(p, r, nil)
-}
-
-// limitTarget returns the address that a URI names if it is at the flow's host or at the
-// flow's trunk, else the peer of the flow. It is for URIs that the PBX has not vouched
-// for.
-func (w *worker) limitTarget(u *siptext.URI, fl flow) Addr {
-	if a, ok := uriAddr(u); ok {
-		trunk := w.proxy.trunkAt(a.Addr())
-		if a.Addr() == fl.peer.Addr() || trunk != nil && trunk == w.proxy.trunkAt(fl.peer.Addr()) {
-			return a
-		}
-	}
-	return Addr{fl.proto, fl.peer}
 }
 
 // routeUnboundFromEdge routes a request with tokens of version 1 in a dialog that was up
@@ -241,13 +228,13 @@ func (w *worker) routeUnboundFromEdge(p *packet, r routeDecision, next *siptext.
 		return w.routeOverFlow(p, r, nil)
 	}
 	a, known := uriAddr(next)
-	pbx := w.proxy.pbxOfAddr(a)
+	pbx := w.proxy.peers.pbxOfAddr(a)
 	switch {
 	case pbx != nil:
 		return w.routeToPBX(p, r, pbx)
-	case !known || w.namesUs(next):
+	case !known || w.proxy.listeners.areNamedBy(next):
 		return w.routeToAnyPBX(p, r)
-	case w.proxy.isPBXHost(a.Addr()):
+	case w.proxy.peers.isPBXHost(a.Addr()):
 		return w.routeToAddr(p, r, a)
 	}
 	r.dst = edgeSide
@@ -268,12 +255,12 @@ func (w *worker) routeFromPBX(p *packet, r routeDecision, next *siptext.URI, t t
 	case t.flow.peer.IsValid() && !t.byURI:
 		r.edgeFlow = t.flow
 		return w.routeOverFlow(p, r, next)
-	case w.namesUs(next):
+	case w.proxy.listeners.areNamedBy(next):
 		w.proxy.noteCallToUs(p)
 		return r, noBinding
 	case t.byURI && (!t.fromPBX || passedOn):
 		r.edgeFlow, r.byURI = t.flow, true
-		return w.routeToEdge(p, r, w.limitTarget(next, t.flow))
+		return w.routeToEdge(p, r, w.proxy.peers.limitTarget(next, t.flow))
 	case passedOn && t.use != inRoute:
 		return r, nextHopNotAllowed
 	}
@@ -281,10 +268,10 @@ func (w *worker) routeFromPBX(p *packet, r routeDecision, next *siptext.URI, t t
 	if !ok {
 		return r, hostNotResolved
 	}
-	if pbx := w.proxy.pbxOfAddr(a); pbx != nil {
+	if pbx := w.proxy.peers.pbxOfAddr(a); pbx != nil {
 		a = pbx.addr
 	}
-	if r.dst = w.proxy.sideAt(a); r.dst == pbxSide {
+	if r.dst = w.proxy.peers.sideAt(a); r.dst == pbxSide {
 		return w.routeToAddr(p, r, a)
 	}
 	r, f := w.routeToEdge(p, r, a)
@@ -309,11 +296,11 @@ func passedBefore(m *message) bool {
 // link-local address is refused, unless the sender has such an address too or a trunk is
 // at it. Unspecified and multicast addresses, and our own listeners, are always refused.
 func (w *worker) routeToEdge(p *packet, r routeDecision, a Addr) (routeDecision, *fault) {
-	if w.proxy.listensAt(a.AddrPort) {
+	if w.proxy.listeners.haveAddr(a.AddrPort) {
 		return r, noBinding
 	}
 	ip := a.Addr()
-	if ip.IsUnspecified() || ip.IsMulticast() || isLocalOnly(ip) && !isLocalOnly(p.peer.Addr()) && w.proxy.trunkAt(ip) == nil {
+	if ip.IsUnspecified() || ip.IsMulticast() || isLocalOnly(ip) && !isLocalOnly(p.peer.Addr()) && w.proxy.peers.trunkAt(ip) == nil {
 		return r, nextHopNotAllowed
 	}
 	return w.routeToAddr(p, r, a)
@@ -330,11 +317,11 @@ func (w *worker) routeOverFlow(p *packet, r routeDecision, uri *siptext.URI) (ro
 	fl := r.edgeFlow
 	switch fl.proto {
 	case UDP:
-		r.nextHop = destination{listener: w.proxy.listenerOfFlow(fl, p.listener), addr: fl.peer}
+		r.nextHop = destination{listener: w.proxy.listeners.findForFlow(fl, p.listener), addr: fl.peer}
 		if r.nextHop.listener == nil {
 			return r, noTransport
 		}
-		if w.proxy.listensAt(fl.peer) {
+		if w.proxy.listeners.haveAddr(fl.peer) {
 			return r, noBinding
 		}
 		return r, nil
@@ -356,7 +343,7 @@ func (w *worker) routeOverFlow(p *packet, r routeDecision, uri *siptext.URI) (ro
 // routeToAddr sends a request to an address, and opens a stream for TCP if there is
 // none.
 func (w *worker) routeToAddr(p *packet, r routeDecision, a Addr) (routeDecision, *fault) {
-	l := w.proxy.listenerFor(a.Proto, a.Addr(), p.listener)
+	l := w.proxy.listeners.find(a.Proto, a.Addr(), p.listener)
 	if l == nil {
 		return r, noTransport
 	}
@@ -365,30 +352,4 @@ func (w *worker) routeToAddr(p *packet, r routeDecision, a Addr) (routeDecision,
 		r.nextHop.conn = w.proxy.streams.openTo(a.AddrPort, l)
 	}
 	return r, nil
-}
-
-// flowOf returns the flow on which p was received. byURI reports that requests cannot go
-// back over it: the peer is a proxy in front of the client, or does not receive at the
-// address it sends from.
-func (w *worker) flowOf(p *packet) (fl flow, byURI bool) {
-	m := &p.msg
-	fl = flow{proto: p.listener.proto, listenerIndex: p.listener.index, listenerPort: p.listener.addr.Port(), peer: p.peer}
-	if p.conn != nil {
-		fl.connID = p.conn.id
-	}
-	symmetric := p.conn != nil || m.via.hasRport || sentByAddr(m) == p.peer
-	return fl, m.hasNextVia() || !symmetric
-}
-
-// sentByAddr returns the address in the topmost Via; it is invalid if sent-by is a name.
-func sentByAddr(m *message) netip.AddrPort {
-	ip, err := netip.ParseAddr(strings.Trim(string(m.text(m.via.host)), "[]"))
-	if err != nil {
-		return netip.AddrPort{}
-	}
-	port := m.via.port
-	if port == 0 {
-		port = 5060
-	}
-	return netip.AddrPortFrom(ip, uint16(port))
 }

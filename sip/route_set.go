@@ -111,7 +111,7 @@ func (w *worker) applyStrictRoute(m *message, rs []routeValue) {
 func (w *worker) allRoutesOpen(m *message) bool {
 	for i := range w.routeValues {
 		r := &w.routeValues[i]
-		if r.field < 0 || !w.namesUs(&r.uri) {
+		if r.field < 0 || !w.proxy.listeners.areNamedBy(&r.uri) {
 			continue // removed, or not ours
 		}
 		if _, ok := w.sealer.openRouteToken(r.uri.User, m); !ok {

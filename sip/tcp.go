@@ -205,7 +205,7 @@ func (ss *streamTable) admitConn(peer netip.AddrPort) bool {
 	switch ip := peer.Addr(); {
 	case all > 0 && ss.count.Load() >= int64(all):
 		ss.refuseConn(ip, "guard.all_connections", all)
-	case each > 0 && ss.perPeer[ip] >= each && !ss.proxy.isConfigured(ip):
+	case each > 0 && ss.perPeer[ip] >= each && !ss.proxy.peers.isConfigured(ip):
 		ss.refuseConn(ip, "guard.connections", each)
 	default:
 		ss.count.Add(1)

@@ -149,7 +149,7 @@ func (px *Proxy) reportUnsent(b []byte) {
 	if !m.index(b, false) || !m.isRequest() || !m.via.ok {
 		return
 	}
-	if id, _, ok := px.openBranch(m.text(m.via.branch)); ok {
+	if id, _, ok := px.branchSalt.openBranch(m.text(m.via.branch)); ok {
 		px.reportFailedTx(id)
 	}
 }

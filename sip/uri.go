@@ -89,27 +89,6 @@ func hasParam(u *siptext.URI, name string) bool {
 	return ok
 }
 
-// namesUs reports whether a URI names one of our listeners, by host or by maddr.
-func (w *worker) namesUs(u *siptext.URI) bool {
-	if u.Scheme != "sip" && u.Scheme != "sips" {
-		return false
-	}
-	h := u.Host
-	if v, _ := u.Param("maddr"); v != "" {
-		h = v
-	}
-	return w.proxy.isOwnName(h, uriPort(u))
-}
-
-// pbxOfURI returns the configured PBX that a URI names, or nil.
-func (w *worker) pbxOfURI(u *siptext.URI) *pbx {
-	a, ok := uriAddr(u)
-	if !ok {
-		return nil
-	}
-	return w.proxy.pbxOfAddr(a)
-}
-
 // stripMaddr removes maddr, and the port and transport that go with it, from a URI whose
 // maddr names us (RFC 3261 §16.4).
 func stripMaddr(uri string, port int) string {
@@ -126,4 +105,24 @@ func stripMaddr(uri string, port int) string {
 		}
 	}
 	return uri[:at] + strings.Join(keep, ";")
+}
+
+// readURI parses the URI of the name-addr at the start of v into u, and reports whether
+// it is valid.
+func (m *message) readURI(v span, u *siptext.URI) bool {
+	uri, _, ok := splitNameAddr(m.b, v)
+	return ok && parseURI(string(m.text(uri)), u) == nil
+}
+
+// contactAddr returns the address in the first Contact of m.
+func (m *message) contactAddr() (a Addr, ok bool) {
+	f := m.firstField(hContact)
+	if f == nil {
+		return a, false
+	}
+	var u siptext.URI
+	if !m.readURI(f.value, &u) {
+		return a, false
+	}
+	return uriAddr(&u)
 }

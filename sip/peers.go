@@ -1,0 +1,183 @@
+package sip
+
+import (
+	"net/netip"
+
+	"bellhop/dialog"
+	"bellhop/dialog/siptext"
+)
+
+// peers are the configured elements that the proxy exchanges messages with: the PBXs and
+// the trunks. All others are strangers or phones. Only pbx.down and pbx.diagnosis change
+// after Listen, so any goroutine may use them.
+type peers struct {
+	pbx        []*pbx
+	pbxSources []netip.Prefix // further sources on the PBX side
+	trunks     []Trunk
+}
+
+// pbxOfAddr returns the configured PBX at an address, or nil. One with the same
+// transport is preferred: a URI seldom names the transport, the configuration does.
+func (ps *peers) pbxOfAddr(a Addr) (found *pbx) {
+	for _, p := range ps.pbx {
+		if p.addr.AddrPort == a.AddrPort {
+			if p.addr.Proto == a.Proto {
+				return p
+			}
+			found = p
+		}
+	}
+	return found
+}
+
+// firstAlivePBX returns the first PBX that answers.
+func (ps *peers) firstAlivePBX() (*pbx, bool) {
+	for _, p := range ps.pbx {
+		if !p.down.Load() {
+			return p, true
+		}
+	}
+	return nil, false
+}
+
+// isPBXHost reports whether a PBX is configured at an IP address, on any port.
+func (ps *peers) isPBXHost(ip netip.Addr) bool {
+	for _, p := range ps.pbx {
+		if p.addr.Addr() == ip {
+			return true
+		}
+	}
+	return ps.sourceSide(ip) == pbxSide
+}
+
+// sideOf returns the side that the message p came from. Phones may share the address of
+// a PBX that is reached over UDP, for example behind one NAT: a connection from that
+// address on which a phone registers is on the edge side.
+func (ps *peers) sideOf(p *packet) dialog.Side {
+	for _, pbx := range ps.pbx {
+		if !pbx.isSource(p.listener.proto, p.peer) {
+			continue
+		}
+		if p.conn != nil && pbx.addr.Proto == UDP {
+			if p.msg.isRequest() && p.msg.isMethod("REGISTER") {
+				p.conn.hasPhones = true
+			}
+			if p.conn.hasPhones {
+				continue
+			}
+		}
+		return pbxSide
+	}
+	return ps.sourceSide(p.peer.Addr())
+}
+
+// sideAt returns the side of an address that requests are sent to.
+func (ps *peers) sideAt(a Addr) dialog.Side {
+	for _, p := range ps.pbx {
+		if p.addr.Proto == a.Proto && (p.addr.AddrPort == a.AddrPort || a.Proto == TCP && p.addr.Addr() == a.Addr()) {
+			return pbxSide
+		}
+	}
+	return ps.sourceSide(a.Addr())
+}
+
+// sourceSide returns the PBX side for addresses in Config.PBXSources, else the edge
+// side.
+func (ps *peers) sourceSide(ip netip.Addr) dialog.Side {
+	for _, s := range ps.pbxSources {
+		if s.Contains(ip) {
+			return pbxSide
+		}
+	}
+	return edgeSide
+}
+
+// trunkAt returns the trunk that an address belongs to, or nil.
+func (ps *peers) trunkAt(ip netip.Addr) *Trunk {
+	for i := range ps.trunks {
+		for _, s := range ps.trunks[i].Sources {
+			if s.Contains(ip) {
+				return &ps.trunks[i]
+			}
+		}
+	}
+	return nil
+}
+
+// pbxOfURI returns the configured PBX that a URI names, or nil.
+func (ps *peers) pbxOfURI(u *siptext.URI) *pbx {
+	a, ok := uriAddr(u)
+	if !ok {
+		return nil
+	}
+	return ps.pbxOfAddr(a)
+}
+
+// pbxAt returns the PBX at an address, or nil. Of several at one IP address, the one at
+// that port is preferred. A single PBX matches any address.
+func (ps *peers) pbxAt(a netip.AddrPort) (found *pbx) {
+	if len(ps.pbx) == 1 {
+		return ps.pbx[0] // it may send from another address of its own
+	}
+	for _, p := range ps.pbx {
+		if p.addr.AddrPort == a {
+			return p
+		}
+		if found == nil && p.addr.Addr() == a.Addr() {
+			found = p
+		}
+	}
+	return found
+}
+
+// isConfigured reports whether an address is configured as the PBX's or a trunk's.
+func (ps *peers) isConfigured(ip netip.Addr) bool { return ps.isPBXHost(ip) || ps.trunkAt(ip) != nil }
+
+// trunkName returns the name of the trunk that a request comes from or goes to, or "".
+func (ps *peers) trunkName(p *packet, r *routeDecision) string {
+	t := r.trunk
+	if r.dst == edgeSide {
+		t = ps.trunkAt(r.nextHop.addr.Addr())
+	} else if p.side == pbxSide {
+		t = ps.trunkAt(p.peer.Addr())
+	}
+	if t == nil {
+		return ""
+	}
+	return t.Name
+}
+
+// limitTarget returns the address that a URI names if it is at the flow's host or at the
+// flow's trunk, else the peer of the flow. It is for URIs that the PBX has not vouched
+// for.
+func (ps *peers) limitTarget(u *siptext.URI, fl flow) Addr {
+	if a, ok := uriAddr(u); ok {
+		trunk := ps.trunkAt(a.Addr())
+		if a.Addr() == fl.peer.Addr() || trunk != nil && trunk == ps.trunkAt(fl.peer.Addr()) {
+			return a
+		}
+	}
+	return Addr{fl.proto, fl.peer}
+}
+
+// dialogPBX returns the PBX for requests within the dialog of p, which the PBX has sent:
+// the id of a configured PBX, or else an address.
+//
+// The Contact decides if it is the PBX's own. A PBX that is a proxy forwards the
+// caller's Contact; then the source of p decides.
+func (ps *peers) dialogPBX(p *packet) (id pbxID, target Addr) {
+	contact, known := p.msg.contactAddr()
+	known = known && !p.msg.hasNextVia()
+	if pbx := ps.pbxOfAddr(contact); known && pbx != nil {
+		return pbx.id, Addr{}
+	}
+	if known && ps.isPBXHost(contact.Addr()) {
+		return id, contact
+	}
+	for _, pbx := range ps.pbx {
+		if pbx.isSource(p.listener.proto, p.peer) {
+			return pbx.id, Addr{}
+		}
+	}
+	return id, Addr{p.listener.proto, p.peer}
+}
