@@ -14,7 +14,7 @@ func (w *worker) forwardACK(now instant, p *packet) {
 	if w.proxy.branchSalt.isLoop(m, hash) {
 		return
 	}
-	r, f := w.routeRequest(p)
+	r, f := w.router.routeRequest(p, &w.edits)
 	if f != nil {
 		return
 	}

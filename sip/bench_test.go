@@ -46,7 +46,7 @@ func BenchmarkSplice(b *testing.B) {
 	branch := w.proxy.branchSalt.appendBranch(nil, 1, 2)
 	b.ReportAllocs()
 	for b.Loop() {
-		r, f := w.routeRequest(p)
+		r, f := w.router.routeRequest(p, &w.edits)
 		if f != nil {
 			b.Fatal(f)
 		}

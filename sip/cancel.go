@@ -11,7 +11,7 @@ func (w *worker) handleCancel(now instant, p *packet, key serverKey) {
 		if m.maxForwards == 0 || w.requeueCancel(p) {
 			return
 		}
-		r, f := w.routeRequest(p)
+		r, f := w.router.routeRequest(p, &w.edits)
 		if f != nil {
 			w.refuseTowards(p, r.dst, f, "")
 			return

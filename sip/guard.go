@@ -131,13 +131,8 @@ func (w *worker) proveByRoute(now instant, p *packet) {
 	if p.side != edgeSide || p.conn != nil || w.proxy.provenSources.has(ip, now) {
 		return
 	}
-	for i := range w.routeValues {
-		if r := &w.routeValues[i]; r.field < 0 && r.uri.User != "" {
-			if t, ok := w.sealer.openRouteToken(r.uri.User, &p.msg); ok && !t.unbound && t.flow.peer.Addr() == ip {
-				w.proxy.provenSources.add(ip, now)
-				return
-			}
-		}
+	if w.router.poppedTokenNames(ip, &p.msg) {
+		w.proxy.provenSources.add(ip, now)
 	}
 }
 

@@ -170,7 +170,8 @@ func TestMappedAddressesCountAsIPv4(t *testing.T) {
 		if !ok {
 			t.Fatalf("%s is no address", uri)
 		}
-		if r, f := w.routeToEdge(p, routeDecision{}, a); f != want {
+		var r routeDecision
+		if f := w.router.routeToEdge(p, &r, a); f != want {
 			t.Errorf("%s leads to %v, %v, want %v", uri, r.nextHop.addr, f, want)
 		}
 	}

@@ -36,9 +36,9 @@ func (o oldDialogs) remove(callID []byte) {
 func (px *Proxy) RestoreDialogs(dialogs []Dialog) {
 	for _, d := range dialogs {
 		w := px.workerOfCallID([]byte(d.CallID))
-		if w.oldDialogs == nil {
-			w.oldDialogs = oldDialogs{}
+		if w.router.oldDialogs == nil {
+			w.router.oldDialogs = oldDialogs{}
 		}
-		w.oldDialogs[d.CallID] = append(w.oldDialogs[d.CallID], d.Tag)
+		w.router.oldDialogs[d.CallID] = append(w.router.oldDialogs[d.CallID], d.Tag)
 	}
 }

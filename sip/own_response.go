@@ -23,7 +23,7 @@ func (w *worker) refuseTowards(p *packet, dst dialog.Side, f *fault, extra strin
 	if !m.answerable() {
 		return
 	}
-	if !m.ambiguous && (!m.initial() || m.isMethod("CANCEL")) && (w.proxy.isKnown(p.receivedAt, p) || w.hasOwnRoute(m)) {
+	if !m.ambiguous && (!m.initial() || m.isMethod("CANCEL")) && (w.proxy.isKnown(p.receivedAt, p) || w.router.hasOwnRoute(m)) {
 		w.observeRefused(p, dst, f, extra)
 	}
 	if f.status == 403 && p.side == edgeSide {
@@ -33,24 +33,6 @@ func (w *worker) refuseTowards(p *packet, dst dialog.Side, f *fault, extra strin
 		w.proxy.diagnosePhone(p)
 	}
 	w.sendOwnResponse(p, f.status, f.phrase, extra)
-}
-
-// hasOwnRoute reports whether a Route of m carries a token that the proxy issued in the
-// dialog of m. The sender of such a request is known in that dialog, however long the
-// call lasts.
-func (w *worker) hasOwnRoute(m *message) bool {
-	rs, f := w.readRoutes(m)
-	if f != nil {
-		return false
-	}
-	for i := range rs {
-		if u := &rs[i].uri; u.User != "" && w.proxy.listeners.areNamedBy(u) {
-			if t, ok := w.sealer.openRouteToken(u.User, m); ok && (!t.unbound || w.oldDialogs.contains(m)) {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 // sendOwnResponse sends a response that the proxy makes itself, without state. To an

@@ -34,7 +34,7 @@ func FuzzContacts(f *testing.F) {
 			return
 		}
 		wrote, was := contacts(&p.msg)
-		r, fault := w.routeRequest(p)
+		r, fault := w.router.routeRequest(p, &w.edits)
 		if fault != nil {
 			return
 		}

@@ -69,7 +69,7 @@ func (w *worker) forwardRequest(now instant, p *packet, key serverKey) {
 		w.refuseRequest(p, &fault{482, "Loop Detected"}, "")
 		return
 	}
-	r, f := w.routeRequest(p)
+	r, f := w.router.routeRequest(p, &w.edits)
 	if f != nil {
 		w.refuseTowards(p, r.dst, f, "")
 		return

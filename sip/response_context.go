@@ -41,7 +41,7 @@ func (t *responseContext) handleResponse(now instant, c *clientTx, m *message, p
 	}
 	if m.status > 100 && (t.worker.answeredRequest != nil || m.hasNextVia()) {
 		if m.isMethod("BYE") && (m.status/100 == 2 || m.status == 481) {
-			t.worker.oldDialogs.remove(m.text(m.callID))
+			t.worker.router.oldDialogs.remove(m.text(m.callID))
 		}
 		b, status := t.worker.rewriteResponse(p, t.server.upstream)
 		t.server.sendResponse(now, status, b)

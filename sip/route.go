@@ -38,111 +38,186 @@ var (
 	nextHopNotAllowed = &fault{403, "Next Hop Not Allowed"}
 )
 
-// routeRequest decides where the request of p goes (RFC 3261 §16.4–16.6). It notes the
-// edits in w.edits: our own Route values are removed, and the Request-URI is replaced
-// where a strict router or our Contact token requires it.
-//
-// It looks up nothing but listeners and open connections: everything else is in the
-// message (RFC 5626 §5.3).
-func (w *worker) routeRequest(p *packet) (r routeDecision, f *fault) {
+// router decides where requests go (RFC 3261 §16.4–16.6). It looks up nothing but
+// listeners and open connections, and keeps nothing of a request for the next one:
+// everything else is in the message (RFC 5626 §5.3).
+type router struct {
+	proxy      *Proxy
+	peers      *peers
+	listeners  *listeners
+	sealer     *sealer
+	oldDialogs oldDialogs
+	routes     routeSet // of the request that was routed last
+}
+
+// routeRequest decides where the request of p goes. It notes its edits: our own Route
+// values are removed, and the Request-URI is replaced where a strict router or our Contact
+// token requires it.
+func (rt *router) routeRequest(p *packet, edits *splice) (r routeDecision, f *fault) {
 	m := &p.msg
-	w.edits.reset()
+	edits.reset()
 	if p.side == edgeSide {
-		r.trunk = w.proxy.peers.trunkAt(p.peer.Addr())
+		r.trunk = rt.peers.trunkAt(p.peer.Addr())
 		r.stranger = r.trunk == nil
 	}
-	var uri siptext.URI
-	foreign := parseURI(string(m.text(m.uri)), &uri)
+	var target siptext.URI
+	foreign := parseURI(string(m.text(m.uri)), &target)
 	if foreign != nil && foreign != badScheme {
 		return r, foreign
 	}
-	rs, f := w.readRoutes(m)
-	if f != nil {
+	if f := rt.routes.read(m, edits); f != nil {
 		return r, f
 	}
 	var tokens poppedTokens
-	target := uri
-	if w.proxy.listeners.areNamedBy(&uri) {
-		switch {
-		case hasParam(&uri, "lr") && uri.User != "":
-			// A strict router has put our Record-Route into the Request-URI; the
-			// original Request-URI is the last Route (RFC 3261 §16.4).
-			t, ok := w.sealer.openRouteToken(uri.User, m)
-			if !ok {
-				return r, forgedRoute
-			}
-			tokens.add(t)
-			if len(rs) == 0 {
-				return r, badRoute
-			}
-			last := rs[len(rs)-1]
-			rs = rs[:len(rs)-1]
-			w.edits.replace(m.uri, string(m.text(last.uriText)))
-			w.removeRoute(m, last)
-			target = last.uri
-		case hasParam(&uri, contactParam):
-			text, _ := uri.Param(contactParam)
-			t, ok := w.sealer.openToken(text, inContact)
-			if !ok {
-				return r, forgedRoute
-			}
-			tokens.add(t)
-			w.proxy.rememberBinding(p, &t)
-			aor, to, _ := strings.Cut(t.text, " ")
-			r.aor = aor
-			w.edits.replace(m.uri, to)
-			if f := parseURI(to, &target); f != nil {
-				return r, f
-			}
-		case hasParam(&uri, "maddr"):
-			to := stripMaddr(string(m.text(m.uri)), uriPort(&uri))
-			w.edits.replace(m.uri, to)
-			if f := parseURI(to, &target); f != nil {
-				return r, f
-			}
-		}
+	if f := rt.restoreTarget(p, &r, &target, &tokens); f != nil {
+		return r, f
 	}
-	for len(rs) > 0 && w.proxy.listeners.areNamedBy(&rs[0].uri) {
-		if u := rs[0].uri.User; u != "" {
-			t, ok := w.sealer.openRouteToken(u, m)
-			if !ok {
-				if t, ok = w.sealer.openToken(u, inPath); ok {
-					r.aor = t.text
-					if p.side == pbxSide {
-						w.proxy.notePathUse(p)
-						w.proxy.rememberBinding(p, &t)
-					} else if t.flow.peer != p.peer { // only a registrar uses a Path
-						w.proxy.diagnoseSource(p.receivedAt, p.peer, true)
-					}
-				}
-			}
-			if !ok {
-				return r, forgedRoute
-			}
-			tokens.add(t)
-		}
-		w.removeRoute(m, rs[0])
-		rs = rs[1:]
+	if f := rt.popOwnRoutes(p, &r, &tokens); f != nil {
+		return r, f
 	}
-	next := &target
-	if len(rs) > 0 {
-		next = &rs[0].uri
+	next, routed := &target, !rt.routes.empty()
+	if routed {
+		next = &rt.routes.first().uri
 		if !hasParam(next, "lr") {
 			// The next hop is a strict router: RFC 3261 §16.6 item 6.
 			if foreign != nil {
-				return r, foreign // applyStrictRoute cannot make a Route of it
+				return r, foreign // moveFirstToURI cannot make a Route of it
 			}
-			w.applyStrictRoute(m, rs)
+			rt.routes.moveFirstToURI()
 		}
 	}
 	if p.side == edgeSide {
 		r.aor = "" // only the PBX names the binding of a request
-		return w.routeFromEdge(p, r, next, len(rs) > 0, &tokens)
+		f = rt.routeFromEdge(p, &r, next, routed, &tokens)
+		return r, f
 	}
-	if foreign != nil && len(rs) == 0 && !tokens.last.flow.peer.IsValid() {
+	if foreign != nil && !routed && !tokens.last.flow.peer.IsValid() {
 		return r, foreign // nothing else names a next hop
 	}
-	return w.routeFromPBX(p, r, next, tokens.last)
+	f = rt.routeFromPBX(p, &r, next, &tokens.last)
+	return r, f
+}
+
+// restoreTarget replaces a Request-URI that names the proxy by the one that it stands for
+// (RFC 3261 §16.4): a strict router has put our Record-Route into it, a PBX calls our
+// Contact, or its maddr is our address.
+func (rt *router) restoreTarget(p *packet, r *routeDecision, target *siptext.URI, tokens *poppedTokens) *fault {
+	if !rt.listeners.areNamedBy(target) {
+		return nil
+	}
+	m, edits := &p.msg, rt.routes.edits
+	switch {
+	case hasParam(target, "lr") && target.User != "":
+		t, ok := rt.sealer.openRouteToken(target.User, m)
+		if !ok {
+			return forgedRoute
+		}
+		tokens.add(t)
+		if rt.routes.empty() {
+			return badRoute
+		}
+		last := rt.routes.last() // the original Request-URI
+		edits.replace(m.uri, string(m.text(last.uriText)))
+		rt.routes.removeLast()
+		*target = last.uri
+	case hasParam(target, contactParam):
+		text, _ := target.Param(contactParam)
+		t, ok := rt.sealer.openToken(text, inContact)
+		if !ok {
+			return forgedRoute
+		}
+		tokens.add(t)
+		rt.proxy.rememberBinding(p, &t)
+		aor, to, _ := strings.Cut(t.text, " ")
+		r.aor = aor
+		edits.replace(m.uri, to)
+		return parseURI(to, target)
+	case hasParam(target, "maddr"):
+		to := stripMaddr(string(m.text(m.uri)), uriPort(target))
+		edits.replace(m.uri, to)
+		return parseURI(to, target)
+	}
+	return nil
+}
+
+// popOwnRoutes removes the Routes that name the proxy from the top of the route set, and
+// opens their tokens.
+func (rt *router) popOwnRoutes(p *packet, r *routeDecision, tokens *poppedTokens) *fault {
+	for !rt.routes.empty() && rt.listeners.areNamedBy(&rt.routes.first().uri) {
+		if user := rt.routes.first().uri.User; user != "" {
+			t, ok := rt.openOwnRoute(p, r, user)
+			if !ok {
+				return forgedRoute
+			}
+			tokens.add(t)
+		}
+		rt.routes.removeFirst()
+	}
+	return nil
+}
+
+// openOwnRoute opens the token in a Route that names the proxy: that of a Record-Route in
+// p's dialog, or that of a Path, which names the binding that the request is sent to.
+func (rt *router) openOwnRoute(p *packet, r *routeDecision, text string) (t token, ok bool) {
+	if t, ok = rt.sealer.openRouteToken(text, &p.msg); ok {
+		return t, true
+	}
+	if t, ok = rt.sealer.openToken(text, inPath); !ok {
+		return t, false
+	}
+	r.aor = t.text
+	if p.side == pbxSide {
+		rt.proxy.notePathUse(p)
+		rt.proxy.rememberBinding(p, &t)
+	} else if t.flow.peer != p.peer { // only a registrar uses a Path
+		rt.proxy.diagnoseSource(p.receivedAt, p.peer, true)
+	}
+	return t, true
+}
+
+// allRoutesOpen reports whether each remaining Route of m that names us has a token of
+// m's dialog. A Route without one would lead back to us through a PBX that is a proxy.
+func (rt *router) allRoutesOpen(m *message) bool {
+	for i := range rt.routes.remaining() {
+		u := &rt.routes.remaining()[i].uri
+		if !rt.listeners.areNamedBy(u) {
+			continue
+		}
+		if _, ok := rt.sealer.openRouteToken(u.User, m); !ok {
+			return false
+		}
+	}
+	return true
+}
+
+// hasOwnRoute reports whether a Route of m carries a token that the proxy issued in the
+// dialog of m. The sender of such a request is known in that dialog, however long the
+// call lasts.
+func (rt *router) hasOwnRoute(m *message) bool {
+	if rt.routes.read(m, nil) != nil {
+		return false
+	}
+	for i := range rt.routes.values {
+		if u := &rt.routes.values[i].uri; u.User != "" && rt.listeners.areNamedBy(u) {
+			if t, ok := rt.sealer.openRouteToken(u.User, m); ok && (!t.unbound || rt.oldDialogs.contains(m)) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// poppedTokenNames reports whether a removed Route of m, the request that was routed last,
+// has a token of m's dialog for the flow to an address.
+func (rt *router) poppedTokenNames(ip netip.Addr, m *message) bool {
+	for i := range rt.routes.values {
+		if user := rt.routes.values[i].uri.User; rt.routes.isRemoved(i) && user != "" {
+			if t, ok := rt.sealer.openRouteToken(user, m); ok && !t.unbound && t.flow.peer.Addr() == ip {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // routeFromEdge routes a request of a phone or trunk: to the PBX.
@@ -151,94 +226,94 @@ func (w *worker) routeRequest(p *packet) (r routeDecision, f *fault) {
 // because any stranger can write them. The one exception is a dialog that the PBX has
 // left to its two ends: a request in it goes to the other end, at the address to which
 // the PBX sent the INVITE.
-func (w *worker) routeFromEdge(p *packet, r routeDecision, next *siptext.URI, routed bool, tokens *poppedTokens) (routeDecision, *fault) {
+func (rt *router) routeFromEdge(p *packet, r *routeDecision, next *siptext.URI, routed bool, tokens *poppedTokens) *fault {
 	r.dst = pbxSide
 	r.edgeFlow, r.byURI = p.flow()
 	within := tokens.last.use == inRoute && !p.msg.initial()
 	switch {
-	case within && tokens.last.unbound && w.oldDialogs.contains(&p.msg):
-		return w.routeUnboundFromEdge(p, r, next, tokens)
-	case !p.msg.initial() && !w.allRoutesOpen(&p.msg):
-		return r, forgedRoute
+	case within && tokens.last.unbound && rt.oldDialogs.contains(&p.msg):
+		return rt.routeUnboundFromEdge(p, r, next, tokens)
+	case !p.msg.initial() && !rt.allRoutesOpen(&p.msg):
+		return forgedRoute
 	case within && !tokens.last.unbound:
 		if (tokens.first.direct || tokens.last.direct) && tokens.first != tokens.last && tokens.last.flow.peer != p.peer {
-			return w.routeToOtherEnd(p, r, next, &tokens.last)
+			return rt.routeToOtherEnd(p, r, next, &tokens.last)
 		}
-		if t := &tokens.first; routed && w.proxy.peers.pbxOfURI(next) == nil && (t.next == routeID{} || t.next != newRouteID(next)) {
-			return r, routeNotAllowed
+		if t := &tokens.first; routed && rt.peers.pbxOfURI(next) == nil && (t.next == routeID{} || t.next != newRouteID(next)) {
+			return routeNotAllowed
 		}
-		return w.routeToDialogPBX(p, r, next, &tokens.first)
+		return rt.routeToDialogPBX(p, r, next, &tokens.first)
 	case !routed:
-		return w.routeToAnyPBX(p, r)
+		return rt.routeToAnyPBX(p, r)
 	}
-	pbx := w.proxy.peers.pbxOfURI(next)
+	pbx := rt.peers.pbxOfURI(next)
 	if pbx == nil || !p.msg.initial() {
-		return r, routeNotAllowed // within a dialog, a PBX that is a proxy would follow any URI
+		return routeNotAllowed // within a dialog, a PBX that is a proxy would follow any URI
 	}
-	return w.routeToPBX(p, r, pbx)
+	return rt.routeToPBX(p, r, pbx)
 }
 
 // routeToDialogPBX sends a request within a dialog to the PBX of that dialog.
-func (w *worker) routeToDialogPBX(p *packet, r routeDecision, next *siptext.URI, t *token) (routeDecision, *fault) {
-	if t.fromPBX && !t.direct && t.target.IsValid() && w.proxy.peers.isPBXHost(t.target.Addr()) {
-		return w.routeToAddr(p, r, t.target)
+func (rt *router) routeToDialogPBX(p *packet, r *routeDecision, next *siptext.URI, t *token) *fault {
+	if t.fromPBX && !t.direct && t.target.IsValid() && rt.peers.isPBXHost(t.target.Addr()) {
+		return rt.routeToAddr(p, r, t.target)
 	}
-	for _, pbx := range w.proxy.peers.pbx {
+	for _, pbx := range rt.peers.pbx {
 		if pbx.id == t.pbx {
-			return w.routeToPBX(p, r, pbx)
+			return rt.routeToPBX(p, r, pbx)
 		}
 	}
-	if pbx := w.proxy.peers.pbxOfURI(next); pbx != nil { // the dialog's PBX is no longer configured
-		return w.routeToPBX(p, r, pbx)
+	if pbx := rt.peers.pbxOfURI(next); pbx != nil { // the dialog's PBX is no longer configured
+		return rt.routeToPBX(p, r, pbx)
 	}
-	return w.routeToAnyPBX(p, r)
+	return rt.routeToAnyPBX(p, r)
 }
 
 // routeToAnyPBX sends a request to the first PBX that answers.
-func (w *worker) routeToAnyPBX(p *packet, r routeDecision) (routeDecision, *fault) {
-	pbx, ok := w.proxy.peers.firstAlivePBX()
+func (rt *router) routeToAnyPBX(p *packet, r *routeDecision) *fault {
+	pbx, ok := rt.peers.firstAlivePBX()
 	if !ok {
-		return r, noPBX
+		return noPBX
 	}
-	return w.routeToPBX(p, r, pbx)
+	return rt.routeToPBX(p, r, pbx)
 }
 
 // routeToPBX sends a request to a configured PBX.
-func (w *worker) routeToPBX(p *packet, r routeDecision, pbx *pbx) (routeDecision, *fault) {
+func (rt *router) routeToPBX(p *packet, r *routeDecision, pbx *pbx) *fault {
 	r.pbx = pbx.id
-	return w.routeToAddr(p, r, pbx.addr)
+	return rt.routeToAddr(p, r, pbx.addr)
 }
 
 // routeToOtherEnd sends a request within a dialog that the PBX has left to the other end
 // of the dialog. t is the token of the Record-Route between the PBX and that end.
-func (w *worker) routeToOtherEnd(p *packet, r routeDecision, next *siptext.URI, t *token) (routeDecision, *fault) {
+func (rt *router) routeToOtherEnd(p *packet, r *routeDecision, next *siptext.URI, t *token) *fault {
 	r.dst, r.edgeFlow, r.byURI = edgeSide, t.flow, t.byURI
 	if t.byURI {
-		return w.routeToEdge(p, r, w.proxy.peers.limitTarget(next, t.flow))
+		return rt.routeToEdge(p, r, rt.peers.limitTarget(next, t.flow))
 	}
-	return w.routeOverFlow(p, r, nil)
+	return rt.routeOverFlow(p, r, nil)
 }
 
 // routeUnboundFromEdge routes a request with tokens of version 1 in a dialog that was up
 // when this process started. It routes as the version did that made those tokens.
-func (w *worker) routeUnboundFromEdge(p *packet, r routeDecision, next *siptext.URI, tokens *poppedTokens) (routeDecision, *fault) {
+func (rt *router) routeUnboundFromEdge(p *packet, r *routeDecision, next *siptext.URI, tokens *poppedTokens) *fault {
 	last := &tokens.last
 	if last.flow.peer.IsValid() && last.flow != tokens.first.flow && last.flow.peer != p.peer {
 		r.dst, r.edgeFlow = edgeSide, last.flow
-		return w.routeOverFlow(p, r, nil)
+		return rt.routeOverFlow(p, r, nil)
 	}
 	a, known := uriAddr(next)
-	pbx := w.proxy.peers.pbxOfAddr(a)
+	pbx := rt.peers.pbxOfAddr(a)
 	switch {
 	case pbx != nil:
-		return w.routeToPBX(p, r, pbx)
-	case !known || w.proxy.listeners.areNamedBy(next):
-		return w.routeToAnyPBX(p, r)
-	case w.proxy.peers.isPBXHost(a.Addr()):
-		return w.routeToAddr(p, r, a)
+		return rt.routeToPBX(p, r, pbx)
+	case !known || rt.listeners.areNamedBy(next):
+		return rt.routeToAnyPBX(p, r)
+	case rt.peers.isPBXHost(a.Addr()):
+		return rt.routeToAddr(p, r, a)
 	}
 	r.dst = edgeSide
-	return w.routeToEdge(p, r, a)
+	return rt.routeToEdge(p, r, a)
 }
 
 // routeFromPBX routes a request of the PBX: over the flow in our token, else by Route,
@@ -248,37 +323,37 @@ func (w *worker) routeUnboundFromEdge(p *packet, r routeDecision, next *siptext.
 // followed without limit only if the PBX has called that end. If that end has called the
 // PBX, or if the PBX is a proxy that passes on a request of the edge side, the request
 // goes no farther than the end's host.
-func (w *worker) routeFromPBX(p *packet, r routeDecision, next *siptext.URI, t token) (routeDecision, *fault) {
+func (rt *router) routeFromPBX(p *packet, r *routeDecision, next *siptext.URI, t *token) *fault {
 	r.dst = edgeSide
 	passedOn := !p.msg.initial() && passedBefore(&p.msg)
 	switch {
 	case t.flow.peer.IsValid() && !t.byURI:
 		r.edgeFlow = t.flow
-		return w.routeOverFlow(p, r, next)
-	case w.proxy.listeners.areNamedBy(next):
-		w.proxy.noteCallToUs(p)
-		return r, noBinding
+		return rt.routeOverFlow(p, r, next)
+	case rt.listeners.areNamedBy(next):
+		rt.proxy.noteCallToUs(p)
+		return noBinding
 	case t.byURI && (!t.fromPBX || passedOn):
 		r.edgeFlow, r.byURI = t.flow, true
-		return w.routeToEdge(p, r, w.proxy.peers.limitTarget(next, t.flow))
+		return rt.routeToEdge(p, r, rt.peers.limitTarget(next, t.flow))
 	case passedOn && t.use != inRoute:
-		return r, nextHopNotAllowed
+		return nextHopNotAllowed
 	}
 	a, ok := uriAddr(next)
 	if !ok {
-		return r, hostNotResolved
+		return hostNotResolved
 	}
-	if pbx := w.proxy.peers.pbxOfAddr(a); pbx != nil {
+	if pbx := rt.peers.pbxOfAddr(a); pbx != nil {
 		a = pbx.addr
 	}
-	if r.dst = w.proxy.peers.sideAt(a); r.dst == pbxSide {
-		return w.routeToAddr(p, r, a)
+	if r.dst = rt.peers.sideAt(a); r.dst == pbxSide {
+		return rt.routeToAddr(p, r, a)
 	}
-	r, f := w.routeToEdge(p, r, a)
+	f := rt.routeToEdge(p, r, a)
 	if f == nil {
 		r.edgeFlow, r.byURI = flow{proto: a.Proto, listenerIndex: r.nextHop.listener.index, listenerPort: r.nextHop.listener.addr.Port(), peer: a.AddrPort}, true
 	}
-	return r, f
+	return f
 }
 
 // passedBefore reports whether m has passed this proxy before: a Via below the topmost
@@ -295,15 +370,15 @@ func passedBefore(m *message) bool {
 // routeToEdge sends a request to an edge-side address that a URI names. A loopback or
 // link-local address is refused, unless the sender has such an address too or a trunk is
 // at it. Unspecified and multicast addresses, and our own listeners, are always refused.
-func (w *worker) routeToEdge(p *packet, r routeDecision, a Addr) (routeDecision, *fault) {
-	if w.proxy.listeners.haveAddr(a.AddrPort) {
-		return r, noBinding
+func (rt *router) routeToEdge(p *packet, r *routeDecision, a Addr) *fault {
+	if rt.listeners.haveAddr(a.AddrPort) {
+		return noBinding
 	}
 	ip := a.Addr()
-	if ip.IsUnspecified() || ip.IsMulticast() || isLocalOnly(ip) && !isLocalOnly(p.peer.Addr()) && w.proxy.peers.trunkAt(ip) == nil {
-		return r, nextHopNotAllowed
+	if ip.IsUnspecified() || ip.IsMulticast() || isLocalOnly(ip) && !isLocalOnly(p.peer.Addr()) && rt.peers.trunkAt(ip) == nil {
+		return nextHopNotAllowed
 	}
-	return w.routeToAddr(p, r, a)
+	return rt.routeToAddr(p, r, a)
 }
 
 // isLocalOnly reports whether an address cannot be reached from other networks: loopback
@@ -313,43 +388,43 @@ func isLocalOnly(ip netip.Addr) bool { return ip.IsLoopback() || ip.IsLinkLocalU
 // routeOverFlow sends a request to the peer of r.edgeFlow, over the flow's listener or
 // connection (RFC 5626 §5.3). If the connection is closed, another one may be opened to
 // the same host at the port that uri names; with a nil uri the flow has failed.
-func (w *worker) routeOverFlow(p *packet, r routeDecision, uri *siptext.URI) (routeDecision, *fault) {
+func (rt *router) routeOverFlow(p *packet, r *routeDecision, uri *siptext.URI) *fault {
 	fl := r.edgeFlow
 	switch fl.proto {
 	case UDP:
-		r.nextHop = destination{listener: w.proxy.listeners.findForFlow(fl, p.listener), addr: fl.peer}
+		r.nextHop = destination{listener: rt.listeners.findForFlow(fl, p.listener), addr: fl.peer}
 		if r.nextHop.listener == nil {
-			return r, noTransport
+			return noTransport
 		}
-		if w.proxy.listeners.haveAddr(fl.peer) {
-			return r, noBinding
+		if rt.listeners.haveAddr(fl.peer) {
+			return noBinding
 		}
-		return r, nil
+		return nil
 	case TCP:
-		if c := w.proxy.streams.findStream(fl.peer, fl.connID); c != nil {
+		if c := rt.proxy.streams.findStream(fl.peer, fl.connID); c != nil {
 			r.nextHop = destination{listener: c.listener, addr: fl.peer, conn: c}
-			return r, nil
+			return nil
 		}
 		if uri == nil {
-			return r, flowFailed
+			return flowFailed
 		}
 		if a, ok := uriAddr(uri); ok && a.Proto == TCP && a.Addr() == fl.peer.Addr() {
-			return w.routeToEdge(p, r, a)
+			return rt.routeToEdge(p, r, a)
 		}
 	}
-	return r, flowFailed
+	return flowFailed
 }
 
 // routeToAddr sends a request to an address, and opens a stream for TCP if there is
 // none.
-func (w *worker) routeToAddr(p *packet, r routeDecision, a Addr) (routeDecision, *fault) {
-	l := w.proxy.listeners.find(a.Proto, a.Addr(), p.listener)
+func (rt *router) routeToAddr(p *packet, r *routeDecision, a Addr) *fault {
+	l := rt.listeners.find(a.Proto, a.Addr(), p.listener)
 	if l == nil {
-		return r, noTransport
+		return noTransport
 	}
 	r.nextHop = destination{listener: l, addr: a.AddrPort}
 	if a.Proto == TCP {
-		r.nextHop.conn = w.proxy.streams.openTo(a.AddrPort, l)
+		r.nextHop.conn = rt.proxy.streams.openTo(a.AddrPort, l)
 	}
-	return r, nil
+	return nil
 }

@@ -2,17 +2,26 @@ package sip
 
 import "bellhop/dialog/siptext"
 
+// routeSet is the Route values of one request, in order, also several in one field. Values
+// are removed at its ends only: values[from:to] remain. edits is what removes them from m.
+type routeSet struct {
+	m        *message
+	edits    *splice
+	values   []routeValue
+	from, to int
+}
+
 // routeValue is one value of a Route header field.
 type routeValue struct {
 	uri     siptext.URI
 	uriText span // the URI as written
 	value   span // whole value, without the commas around it
-	field   int  // index in message.fields; -1 once removed
+	field   int  // index in message.fields
 }
 
-// readRoutes reads all Route values, also several in one field, into w.routeValues.
-func (w *worker) readRoutes(m *message) ([]routeValue, *fault) {
-	w.routeValues = w.routeValues[:0]
+// read reads the Route values of m. What is removed later is noted in edits.
+func (rs *routeSet) read(m *message, edits *splice) *fault {
+	*rs = routeSet{m: m, edits: edits, values: rs.values[:0]}
 	for i := range m.fields {
 		f := &m.fields[i]
 		if f.name != hRoute {
@@ -21,104 +30,86 @@ func (w *worker) readRoutes(m *message) ([]routeValue, *fault) {
 		rest := f.value
 		for one, more := cutValue(m.b, &rest); more; one, more = cutValue(m.b, &rest) {
 			uri, _, ok := splitNameAddr(m.b, one)
-			if !ok || len(w.routeValues) >= maxRoutes {
-				return nil, badRoute
+			if !ok || len(rs.values) >= maxRoutes {
+				return badRoute
 			}
 			r := routeValue{uriText: uri, value: one, field: i}
 			if parseURI(string(m.text(uri)), &r.uri) != nil {
-				return nil, badRoute
+				return badRoute
 			}
-			w.routeValues = append(w.routeValues, r)
+			rs.values = append(rs.values, r)
 		}
 		if !rest.empty() {
-			return nil, badRoute
+			return badRoute
 		}
 	}
-	return w.routeValues, nil
+	rs.to = len(rs.values)
+	return nil
 }
 
-// removeRoute removes one Route value: the whole field if it is the last value in it,
+func (rs *routeSet) empty() bool        { return rs.from == rs.to }
+func (rs *routeSet) first() *routeValue { return &rs.values[rs.from] }
+func (rs *routeSet) last() *routeValue  { return &rs.values[rs.to-1] }
+
+// remaining returns the values that are not removed.
+func (rs *routeSet) remaining() []routeValue { return rs.values[rs.from:rs.to] }
+
+// isRemoved reports whether the value at index i was removed.
+func (rs *routeSet) isRemoved(i int) bool { return i < rs.from || i >= rs.to }
+
+// removeFirst removes the first of the remaining values.
+func (rs *routeSet) removeFirst() {
+	rs.cut(rs.first())
+	rs.from++
+}
+
+// removeLast removes the last of the remaining values.
+func (rs *routeSet) removeLast() {
+	rs.cut(rs.last())
+	rs.to--
+}
+
+// cut notes the edit that removes a value: the whole field if it is the last value in it,
 // else the value with one neighboring comma.
-func (w *worker) removeRoute(m *message, r routeValue) {
-	f := &m.fields[r.field]
-	v := r.value
-	if left := w.countRoutes(r.field); left == 1 {
-		w.edits.remove(f.line)
-		w.dropFieldEdits(f.line)
-	} else {
-		if v.to < f.value.to {
-			v.to = skipSpace(m.b, v.to, f.value.to)
-			v.to = skipSpace(m.b, v.to+1, f.value.to)
-		} else {
-			for v.from > f.value.from && m.b[v.from] != ',' {
-				v.from--
-			}
-		}
-		w.edits.remove(v)
+func (rs *routeSet) cut(r *routeValue) {
+	f := &rs.m.fields[r.field]
+	if rs.countInField(r.field) == 1 {
+		rs.edits.remove(f.line)
+		rs.edits.dropWithin(f.line)
+		return
 	}
-	w.markRouteRemoved(r)
+	b, v := rs.m.b, r.value
+	if v.to < f.value.to {
+		v.to = skipSpace(b, v.to, f.value.to)
+		v.to = skipSpace(b, v.to+1, f.value.to)
+	} else {
+		for v.from > f.value.from && b[v.from] != ',' {
+			v.from--
+		}
+	}
+	rs.edits.remove(v)
 }
 
-// countRoutes returns how many values of a field are not removed.
-func (w *worker) countRoutes(field int) (n int) {
-	for i := range w.routeValues {
-		if w.routeValues[i].field == field {
+// countInField returns how many of the remaining values are in a field.
+func (rs *routeSet) countInField(field int) (n int) {
+	for i := range rs.remaining() {
+		if rs.remaining()[i].field == field {
 			n++
 		}
 	}
 	return n
 }
 
-// markRouteRemoved sets field to -1 in the entry of r in w.routeValues.
-func (w *worker) markRouteRemoved(r routeValue) {
-	for i := range w.routeValues {
-		if w.routeValues[i].value == r.value {
-			w.routeValues[i].field = -1
-		}
+// moveFirstToURI moves the first Route into the Request-URI, and the Request-URI after the
+// last Route, for a strict router (RFC 3261 §16.6 item 6).
+func (rs *routeSet) moveFirstToURI() {
+	uri, replaced := rs.edits.takeReplacement(rs.m.uri)
+	if !replaced {
+		uri = string(rs.m.text(rs.m.uri))
 	}
-}
-
-// dropFieldEdits discards the edits within a header field that is removed as a whole.
-func (w *worker) dropFieldEdits(line span) {
-	keep := w.edits.edits[:0]
-	for _, e := range w.edits.edits {
-		if e.from >= line.from && e.from < line.to && (span{e.from, e.to}) != line {
-			continue
-		}
-		keep = append(keep, e)
-	}
-	w.edits.edits = keep
-}
-
-// applyStrictRoute moves the next Route into the Request-URI, and the Request-URI after
-// the last Route, for a strict router (RFC 3261 §16.6 item 6).
-func (w *worker) applyStrictRoute(m *message, rs []routeValue) {
-	uri := string(m.text(m.uri))
-	for i, e := range w.edits.edits { // it may have been replaced already
-		if e.from == m.uri.from && e.to == m.uri.to {
-			uri = string(w.edits.text[e.textFrom:e.textTo])
-			w.edits.edits = append(w.edits.edits[:i], w.edits.edits[i+1:]...)
-			break
-		}
-	}
-	w.edits.insert(m.fields[rs[len(rs)-1].field].line.to, "Route: <", uri, ">\r\n")
-	w.edits.replace(m.uri, string(m.text(rs[0].uriText)))
-	w.removeRoute(m, rs[0])
-}
-
-// allRoutesOpen reports whether each remaining Route of m that names us has a token of
-// m's dialog. A Route without one would lead back to us through a PBX that is a proxy.
-func (w *worker) allRoutesOpen(m *message) bool {
-	for i := range w.routeValues {
-		r := &w.routeValues[i]
-		if r.field < 0 || !w.proxy.listeners.areNamedBy(&r.uri) {
-			continue // removed, or not ours
-		}
-		if _, ok := w.sealer.openRouteToken(r.uri.User, m); !ok {
-			return false
-		}
-	}
-	return true
+	rs.edits.insert(rs.m.fields[rs.last().field].line.to, "Route: <", uri, ">\r\n")
+	rs.edits.replace(rs.m.uri, string(rs.m.text(rs.first().uriText)))
+	rs.removeFirst()
 }
 
 // poppedTokens are the tokens of the own Routes that were removed from a request.

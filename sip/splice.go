@@ -37,6 +37,24 @@ func (s *splice) insert(at int32, text ...string) { s.replace(span{at, at}, text
 // remove deletes v.
 func (s *splice) remove(v span) { s.replace(v) }
 
+// dropWithin discards the edits within v, except the one of v as a whole.
+func (s *splice) dropWithin(v span) {
+	s.edits = slices.DeleteFunc(s.edits, func(e spliceEdit) bool {
+		return e.from >= v.from && e.from < v.to && (span{e.from, e.to}) != v
+	})
+}
+
+// takeReplacement discards the edit that replaces v, and returns its text.
+func (s *splice) takeReplacement(v span) (text string, ok bool) {
+	for i, e := range s.edits {
+		if e.from == v.from && e.to == v.to {
+			s.edits = slices.Delete(s.edits, i, i+1)
+			return string(s.text[e.textFrom:e.textTo]), true
+		}
+	}
+	return "", false
+}
+
 // apply appends b with the edits to dst.
 func (s *splice) apply(dst, b []byte) []byte {
 	slices.SortStableFunc(s.edits, func(a, b spliceEdit) int { return int(a.from - b.from) })

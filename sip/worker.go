@@ -34,20 +34,19 @@ type worker struct {
 	timer        *time.Timer
 	timerSetTo   instant // when timer fires; 0: it is not set
 
-	oldDialogs      oldDialogs
+	router          router
 	answeredRequest []byte // request, as sent, whose final response is being handled; else nil
 
 	// Scratch memory, valid until the next message.
-	sealer      *sealer
-	hash        maphash.Hash
-	edits       splice
-	scratch     message
-	routeValues []routeValue
-	outBuf      []byte
-	tmpBuf      []byte
-	tagBuf      [16]byte
-	keyBuf      []byte
-	branchBuf   []byte
+	sealer    *sealer
+	hash      maphash.Hash
+	edits     splice
+	scratch   message
+	outBuf    []byte
+	tmpBuf    []byte
+	tagBuf    [16]byte
+	keyBuf    []byte
+	branchBuf []byte
 }
 
 // newWorker returns the worker with that index. Its goroutine is started by Run.
@@ -60,6 +59,7 @@ func newWorker(px *Proxy, index int) *worker {
 		sealer: newSealer(px.cfg.Key),
 		timer:  time.NewTimer(time.Hour),
 	}
+	w.router = router{proxy: px, peers: &px.peers, listeners: &px.listeners, sealer: w.sealer}
 	w.hash.SetSeed(px.hashSeed)
 	return w
 }
