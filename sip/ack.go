@@ -7,14 +7,14 @@ import "strconv"
 // An ACK that cannot be routed is dropped: an ACK is never answered.
 func (w *worker) forwardACK(now instant, p *packet) {
 	m := &p.msg
-	if m.maxForwards == 0 || string(m.text(m.toTag)) == string(w.ownTag(m)) {
+	if m.maxForwards == 0 || string(m.text(m.toTag)) == string(w.composer.ownTag(m)) {
 		return
 	}
 	hash := w.loopHash(m)
 	if w.proxy.branchSalt.isLoop(m, hash) {
 		return
 	}
-	r, f := w.router.routeRequest(p, &w.edits)
+	r, f := w.router.routeRequest(p)
 	if f != nil {
 		return
 	}
@@ -24,10 +24,10 @@ func (w *worker) forwardACK(now instant, p *packet) {
 
 // makeACK returns the ACK of a final response other than 2xx. It is hop by hop and has
 // the topmost Via and the Routes of the INVITE (RFC 3261 §17.1.1.3).
-func (w *worker) makeACK(invite []byte, response *message) []byte {
-	m := &w.scratch
+func (c *composer) makeACK(invite []byte, response *message) []byte {
+	m := &c.scratch
 	m.index(invite, false)
-	dst := appendHopByHop(w.outBuf[:0], m, "ACK")
+	dst := appendHopByHop(c.outBuf[:0], m, "ACK")
 	dst = append(dst, response.text(response.firstField(hTo).line)...)
 	dst = append(dst, m.text(m.firstField(hFrom).line)...)
 	return append(dst, "Content-Length: 0\r\n\r\n"...)

@@ -46,11 +46,11 @@ func BenchmarkSplice(b *testing.B) {
 	branch := w.proxy.branchSalt.appendBranch(nil, 1, 2)
 	b.ReportAllocs()
 	for b.Loop() {
-		r, f := w.router.routeRequest(p, &w.edits)
+		r, f := w.router.routeRequest(p)
 		if f != nil {
 			b.Fatal(f)
 		}
-		w.rewriteRequest(p, &r, branch)
+		w.composer.rewriteRequest(p, &r, branch)
 	}
 }
 

@@ -92,7 +92,7 @@ func TestFloodStaysWithinMemoryLimit(t *testing.T) {
 		if out.count > forwarded && n%2 == 0 {
 			var m message
 			m.index(out.last, false)
-			b := w.appendResponse(nil, &m, 0, 401, "Unauthorized", "WWW-Authenticate: Digest\r\n")
+			b := w.composer.appendResponse(nil, &m, 0, 401, "Unauthorized", "WWW-Authenticate: Digest\r\n")
 			w.handleItem(workItem{packet: w.receivePacket(b, barePBX)})
 		}
 		if w.memory.heldBytes > w.memory.maxHeldBytes {
@@ -129,7 +129,7 @@ func TestLargeInviteReleasesItsMemory(t *testing.T) {
 	}
 	var m message
 	m.index(out.last, false)
-	w.handleItem(workItem{packet: w.receivePacket(w.appendResponse(nil, &m, 0, 401, "Unauthorized", ""), barePBX)})
+	w.handleItem(workItem{packet: w.receivePacket(w.composer.appendResponse(nil, &m, 0, 401, "Unauthorized", ""), barePBX)})
 	response := len(out.last)
 	if want := response + 2*transactionSize + 1024; w.memory.heldBytes > want {
 		t.Errorf("%d bytes are held after a response of %d, want %d at most", w.memory.heldBytes, response, want)
@@ -151,7 +151,7 @@ func TestObservationsAreLimitedInBytes(t *testing.T) {
 	w, _ := newBareWorker(t, func(c *Config) { c.Observations = observations })
 	small, large := dialog.Message{Head: strings.Repeat("x", 2<<10)}, dialog.Message{Head: strings.Repeat("x", 57<<10)}
 	for range cap(observations) {
-		w.sendObservation(large)
+		w.observer.sendObservation(large)
 	}
 	if n := len(observations) * len(large.Head); n > maxObservedBytes+len(large.Head) || n < maxObservedBytes {
 		t.Errorf("%d bytes wait", n)
@@ -160,7 +160,7 @@ func TestObservationsAreLimitedInBytes(t *testing.T) {
 		<-observations
 	}
 	for range cap(observations) {
-		w.sendObservation(small)
+		w.observer.sendObservation(small)
 	}
 	if len(observations) != cap(observations) {
 		t.Errorf("only %d of %d small messages wait", len(observations), cap(observations))

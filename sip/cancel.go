@@ -11,7 +11,7 @@ func (w *worker) handleCancel(now instant, p *packet, key serverKey) {
 		if m.maxForwards == 0 || w.requeueCancel(p) {
 			return
 		}
-		r, f := w.router.routeRequest(p, &w.edits)
+		r, f := w.router.routeRequest(p)
 		if f != nil {
 			w.refuseTowards(p, r.dst, f, "")
 			return
@@ -21,9 +21,9 @@ func (w *worker) handleCancel(now instant, p *packet, key serverKey) {
 	}
 	k := &serverTx{}
 	k.start(w, key, p.responseDestination(), false, len(p.buf))
-	k.sendResponse(now, 200, w.makeResponse(p, 200, "OK", ""))
+	k.sendResponse(now, 200, w.composer.makeResponse(p, 200, "OK", ""))
 	if t := s.context; t != nil {
-		w.observe(p, &routeDecision{dst: t.dst, nextHop: t.client.nextHop}, t.trunk)
+		w.observer.observe(p, &routeDecision{dst: t.dst, nextHop: t.client.nextHop}, t.trunk)
 		t.cancelInvite(now, m)
 	}
 }
@@ -47,10 +47,10 @@ func (w *worker) requeueCancel(p *packet) bool {
 
 // makeCancel returns the CANCEL of a forwarded INVITE (RFC 3261 §9.1). fields are
 // further header field lines.
-func (w *worker) makeCancel(invite, fields []byte) []byte {
-	m := &w.scratch
+func (c *composer) makeCancel(invite, fields []byte) []byte {
+	m := &c.scratch
 	m.index(invite, false)
-	dst := appendHopByHop(w.outBuf[:0], m, "CANCEL")
+	dst := appendHopByHop(c.outBuf[:0], m, "CANCEL")
 	dst = append(dst, m.text(m.firstField(hTo).line)...)
 	dst = append(dst, m.text(m.firstField(hFrom).line)...)
 	dst = append(dst, fields...)

@@ -103,8 +103,8 @@ func (c *clientTx) handleResponse(now instant, m *message, p *packet) {
 func (c *clientTx) advanceState(now instant, m *message, p *packet) {
 	user := c.user // on a stream the final response terminates the transaction and clears c.user
 	if sent := c.request; m.status >= 200 {
-		c.request, c.worker.answeredRequest = nil, sent
-		defer func() { c.worker.answeredRequest = c.worker.memory.releaseCopy(sent) }()
+		c.request, c.worker.composer.answeredRequest = nil, sent
+		defer func() { c.worker.composer.answeredRequest = c.worker.memory.releaseCopy(sent) }()
 	}
 	switch {
 	case m.status < 200:
@@ -119,7 +119,7 @@ func (c *clientTx) advanceState(now instant, m *message, p *packet) {
 		c.worker.wheel.start(&c.timer, now+timerL)
 	case c.invite:
 		c.state = clientCompleted
-		c.ack = c.worker.memory.retainCopy(nil, c.worker.makeACK(c.worker.answeredRequest, m))
+		c.ack = c.worker.memory.retainCopy(nil, c.worker.composer.makeACK(c.worker.composer.answeredRequest, m))
 		c.worker.sendMessage(c.nextHop, c.ack, 0)
 		c.absorbRepetitions(now, timerD)
 	default:

@@ -66,22 +66,22 @@ func forwardPacket(t *testing.T, w *worker, p *packet) {
 	m := &p.msg
 	if m.fault != nil {
 		if m.answerable() {
-			w.makeResponse(p, m.fault.status, m.fault.phrase, "")
+			w.composer.makeResponse(p, m.fault.status, m.fault.phrase, "")
 		}
 		return
 	}
 	if !m.isRequest() {
-		w.rewriteResponse(p, destination{})
+		w.composer.rewriteResponse(p, destination{})
 		return
 	}
 	if m.maxForwards == 0 {
 		return
 	}
-	r, fault := w.router.routeRequest(p, &w.edits)
+	r, fault := w.router.routeRequest(p)
 	if fault != nil {
 		return
 	}
-	out := bytes.Clone(w.rewriteRequest(p, &r, w.proxy.branchSalt.appendBranch(nil, 1, 2)))
+	out := bytes.Clone(w.composer.rewriteRequest(p, &r, w.proxy.branchSalt.appendBranch(nil, 1, 2)))
 	var next message
 	if len(out) > maxMessage || m.hasField(hVia) && countVias(m) >= maxRoutes {
 		return // it grew beyond the bounds
@@ -109,9 +109,9 @@ func forwardPacket(t *testing.T, w *worker, p *packet) {
 	if got := countVias(&next); got != countVias(m)+1 {
 		t.Fatalf("%d Vias after %d", got, countVias(m))
 	}
-	w.makeResponseTo(out, 500, "x")
-	w.makeACK(out, &next)
-	w.makeCancel(out, cancelFields(m, true))
+	w.composer.makeResponseTo(out, 500, "x")
+	w.composer.makeACK(out, &next)
+	w.composer.makeCancel(out, cancelFields(m, true))
 }
 
 // FuzzRoute checks that a forwarded request has the Routes that it came with, whatever
@@ -123,7 +123,7 @@ func FuzzRoute(f *testing.F) {
 	f.Add("<sip:192.0.2.2:5060>,<sip:192.0.2.1>", "", "sip:TOKEN@192.0.2.1;lr")
 	f.Add("<sip:TOKEN@192.0.2.1;lr>,<sip:10.0.0.1;lr>", "", "sip:192.0.2.1;bellhop=TOKEN")
 	w, _ := newBareWorker(f, nil)
-	tok := string(w.sealer.sealRouteToken(nil, token{flow: flow{proto: UDP, listenerPort: 5060, peer: barePhone}}, []byte("1"), []byte("1")))
+	tok := string(w.composer.sealer.sealRouteToken(nil, token{flow: flow{proto: UDP, listenerPort: 5060, peer: barePhone}}, []byte("1"), []byte("1")))
 	f.Fuzz(func(t *testing.T, one, two, uri string) {
 		b := "BYE " + uri + " SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.101:5062;branch=z9hG4bK1\r\nRoute: " + one + "\r\nFrom: a;tag=1\r\nRoute: " + two +
 			"\r\nTo: b;tag=2\r\nCall-ID: 1\r\nCSeq: 1 BYE\r\n\r\n"
@@ -138,11 +138,11 @@ func FuzzRoute(f *testing.F) {
 				return
 			}
 			was := string(p.msg.text(p.msg.uri))
-			r, f := w.router.routeRequest(p, &w.edits)
+			r, f := w.router.routeRequest(p)
 			if f != nil {
 				continue
 			}
-			out := bytes.Clone(w.rewriteRequest(p, &r, w.proxy.branchSalt.appendBranch(nil, 1, 2)))
+			out := bytes.Clone(w.composer.rewriteRequest(p, &r, w.proxy.branchSalt.appendBranch(nil, 1, 2)))
 			var next message
 			if !next.index(out, false) || next.fault != nil {
 				t.Fatalf("%q became\n%q: %v", b, out, next.fault)

@@ -10,56 +10,59 @@ import (
 // maxObservedBody is the number of bytes of a body that an observation contains.
 const maxObservedBody = 8 << 10
 
+// observer passes copies of messages to the tracker (see [Config.Observations]). It never
+// waits: an observation for which there is no room is dropped and counted.
+type observer struct {
+	proxy    *Proxy
+	composer *composer
+	scratch  message // index of a response that the proxy makes itself
+}
+
 // observe sends an observation of a request as it was received, with its routing.
-func (w *worker) observe(p *packet, r *routeDecision, trunk string) {
-	if w.proxy.cfg.Observations == nil {
+func (ob *observer) observe(p *packet, r *routeDecision, trunk string) {
+	if ob.proxy.cfg.Observations == nil {
 		return
 	}
 	m := &p.msg
-	o := w.makeObservation(m, p.receivedAt)
+	o := ob.makeObservation(m, p.receivedAt)
 	o.Src, o.Dst, o.From, o.To, o.Trunk, o.AOR = p.side, r.dst, p.peer, r.nextHop.addr, trunk, r.aor
 	o.Local, o.Stream = localEnd(p.listener, p.conn)
 	o.Branch = o.Head[m.via.branch.from:m.via.branch.to]
-	if f := m.firstField(hXCID); f != nil {
-		o.CID = w.sealer.openCID(m.text(f.value))
-	}
-	if o.CID == "" && r.dst == pbxSide && m.initial() && m.isMethod("INVITE") && w.addsCID(p, r) {
-		o.CID = string(w.sealer.appendCID(w.tmpBuf[:0], m.text(m.callID), m.text(m.fromTag))[:cidLen])
-	}
-	w.sendObservation(o)
+	o.CID = ob.composer.correlationID(p, r)
+	ob.sendObservation(o)
 }
 
 // observeResponse sends an observation of a response as it was received.
-func (w *worker) observeResponse(t *responseContext, p *packet) {
-	if w.proxy.cfg.Observations == nil {
+func (ob *observer) observeResponse(t *responseContext, p *packet) {
+	if ob.proxy.cfg.Observations == nil {
 		return
 	}
-	o := w.makeObservation(&p.msg, p.receivedAt)
+	o := ob.makeObservation(&p.msg, p.receivedAt)
 	t.fillObservation(&o)
 	o.From = p.peer
 	o.Local, o.Stream = localEnd(p.listener, p.conn)
-	w.sendObservation(o)
+	ob.sendObservation(o)
 }
 
 // observeOwn sends an observation of a response that the proxy makes itself.
-func (w *worker) observeOwn(t *responseContext, b []byte) {
-	if w.proxy.cfg.Observations == nil {
+func (ob *observer) observeOwn(t *responseContext, b []byte) {
+	if ob.proxy.cfg.Observations == nil {
 		return
 	}
-	w.scratch.index(b, false)
-	o := w.makeObservation(&w.scratch, w.now())
+	ob.scratch.index(b, false)
+	o := ob.makeObservation(&ob.scratch, ob.proxy.now())
 	t.fillObservation(&o)
 	o.Own = true
 	o.From = t.client.nextHop.addr
 	o.Local, o.Stream = localEnd(t.server.upstream.listener, t.server.upstream.conn)
-	w.sendObservation(o)
+	ob.sendObservation(o)
 }
 
 // observeRefused sends observations of a request that is not forwarded and of the
 // proxy's response to it. dst is the side that the request was to go to; 0 stands for
 // the side opposite to its sender's.
-func (w *worker) observeRefused(p *packet, dst dialog.Side, f *fault, extra string) {
-	if w.proxy.cfg.Observations == nil {
+func (ob *observer) observeRefused(p *packet, dst dialog.Side, f *fault, extra string) {
+	if ob.proxy.cfg.Observations == nil {
 		return
 	}
 	if dst == 0 {
@@ -68,10 +71,10 @@ func (w *worker) observeRefused(p *packet, dst dialog.Side, f *fault, extra stri
 			dst = edgeSide
 		}
 	}
-	t := &responseContext{worker: w, src: p.side, dst: dst, branch: string(p.msg.text(p.msg.via.branch))}
+	t := &responseContext{src: p.side, dst: dst, branch: string(p.msg.text(p.msg.via.branch))}
 	t.server.upstream = p.responseDestination()
-	w.observe(p, &routeDecision{dst: t.dst}, "")
-	w.observeOwn(t, w.makeResponse(p, f.status, f.phrase, extra))
+	ob.observe(p, &routeDecision{dst: t.dst}, "")
+	ob.observeOwn(t, ob.composer.makeResponse(p, f.status, f.phrase, extra))
 }
 
 // fillObservation sets the fields of an observation that all responses to one request
@@ -92,12 +95,12 @@ func localEnd(on *listener, conn *stream) (at netip.AddrPort, isStream bool) {
 // makeObservation copies a message for the observer, in one allocation that all its
 // strings share. It reads the wall clock again, because somebody may have set it since
 // the message was received.
-func (w *worker) makeObservation(m *message, at instant) dialog.Message {
-	_, offset := w.proxy.Clock()
+func (ob *observer) makeObservation(m *message, at instant) dialog.Message {
+	_, offset := ob.proxy.Clock()
 	text := string(m.b[:min(len(m.b), m.headLen+maxObservedBody)])
 	cut := func(s span) string { return text[s.from:s.to] }
 	return dialog.Message{
-		At:         w.proxy.epoch.Add(time.Duration(at)),
+		At:         ob.proxy.epoch.Add(time.Duration(at)),
 		WallOffset: offset,
 		Method:     cut(m.cseqMethod),
 		Status:     m.status,
@@ -116,14 +119,14 @@ const maxObservedBytes = 32 << 20
 
 // sendObservation sends an observation without waiting. If too many are waiting, it is
 // dropped and counted as unobserved.
-func (w *worker) sendObservation(o dialog.Message) {
-	if len(w.proxy.cfg.Observations)*(len(o.Head)+len(o.Body)) > maxObservedBytes {
-		w.proxy.stats.unobserved.Add(1)
+func (ob *observer) sendObservation(o dialog.Message) {
+	if len(ob.proxy.cfg.Observations)*(len(o.Head)+len(o.Body)) > maxObservedBytes {
+		ob.proxy.stats.unobserved.Add(1)
 		return
 	}
 	select {
-	case w.proxy.cfg.Observations <- o:
+	case ob.proxy.cfg.Observations <- o:
 	default:
-		w.proxy.stats.unobserved.Add(1)
+		ob.proxy.stats.unobserved.Add(1)
 	}
 }

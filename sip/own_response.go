@@ -24,7 +24,7 @@ func (w *worker) refuseTowards(p *packet, dst dialog.Side, f *fault, extra strin
 		return
 	}
 	if !m.ambiguous && (!m.initial() || m.isMethod("CANCEL")) && (w.proxy.isKnown(p.receivedAt, p) || w.router.hasOwnRoute(m)) {
-		w.observeRefused(p, dst, f, extra)
+		w.observer.observeRefused(p, dst, f, extra)
 	}
 	if f.status == 403 && p.side == edgeSide {
 		w.proxy.diagnoseSource(p.receivedAt, p.peer, true)
@@ -39,7 +39,7 @@ func (w *worker) refuseTowards(p *packet, dst dialog.Side, f *fault, extra strin
 // INVITE of a source that has not proved its address it sends no response that is larger
 // than the INVITE.
 func (w *worker) sendOwnResponse(p *packet, status int, phrase, extra string) {
-	to, b := p.responseDestination(), w.makeResponse(p, status, phrase, extra)
+	to, b := p.responseDestination(), w.composer.makeResponse(p, status, phrase, extra)
 	if p.msg.isMethod("INVITE") && len(b) > len(p.buf) && !w.proxy.isProven(w.now(), to) {
 		w.proxy.stats.withheld.Add(1)
 		return
@@ -48,30 +48,29 @@ func (w *worker) sendOwnResponse(p *packet, status int, phrase, extra string) {
 }
 
 // makeResponse returns a response of the proxy itself to the request of p (RFC 3261
-// §8.2.6). extra holds whole header field lines. The result is valid until the next
-// message.
-func (w *worker) makeResponse(p *packet, status int, phrase, extra string) []byte {
-	w.edits.reset()
+// §8.2.6). extra holds whole header field lines.
+func (c *composer) makeResponse(p *packet, status int, phrase, extra string) []byte {
+	c.edits.reset()
 	if p.msg.via.ok {
-		fixVia(&w.edits, &p.msg, p.peer)
+		fixVia(&c.edits, &p.msg, p.peer)
 	}
-	w.tmpBuf = w.edits.apply(w.tmpBuf[:0], p.msg.b)
-	w.scratch.index(w.tmpBuf, false)
-	w.outBuf = w.appendResponse(w.outBuf[:0], &w.scratch, 0, status, phrase, extra)
-	return w.outBuf
+	c.tmpBuf = c.edits.apply(c.tmpBuf[:0], p.msg.b)
+	c.scratch.index(c.tmpBuf, false)
+	c.outBuf = c.appendResponse(c.outBuf[:0], &c.scratch, 0, status, phrase, extra)
+	return c.outBuf
 }
 
 // makeResponseTo returns a response of the proxy itself to a request that was forwarded.
-// Our Via, the topmost in sent, is left out. The result is valid until the next message.
-func (w *worker) makeResponseTo(sent []byte, status int, phrase string) []byte {
-	w.scratch.index(sent, false)
-	w.outBuf = w.appendResponse(w.outBuf[:0], &w.scratch, 1, status, phrase, "")
-	return w.outBuf
+// Our Via, the topmost in sent, is left out.
+func (c *composer) makeResponseTo(sent []byte, status int, phrase string) []byte {
+	c.scratch.index(sent, false)
+	c.outBuf = c.appendResponse(c.outBuf[:0], &c.scratch, 1, status, phrase, "")
+	return c.outBuf
 }
 
 // appendResponse appends a response to m without a body to dst. It copies Via, From, To,
 // Call-ID and CSeq, without the first skipVias Via fields.
-func (w *worker) appendResponse(dst []byte, m *message, skipVias, status int, phrase, extra string) []byte {
+func (c *composer) appendResponse(dst []byte, m *message, skipVias, status int, phrase, extra string) []byte {
 	dst = append(dst, "SIP/2.0 "...)
 	dst = strconv.AppendInt(dst, int64(status), 10)
 	dst = append(dst, ' ')
@@ -99,7 +98,7 @@ func (w *worker) appendResponse(dst []byte, m *message, skipVias, status int, ph
 			line = m.b[f.line.from:f.value.to]
 			dst = append(dst, line...)
 			dst = append(dst, ";tag="...)
-			dst = append(dst, w.ownTag(m)...)
+			dst = append(dst, c.ownTag(m)...)
 			dst = append(dst, "\r\n"...)
 			continue
 		}
@@ -112,7 +111,7 @@ func (w *worker) appendResponse(dst []byte, m *message, skipVias, status int, ph
 // ownTag returns the To tag of the proxy's own responses. It is the same for each
 // retransmission of a request, so that the proxy recognizes the ACK of a response that
 // it sent without state.
-func (w *worker) ownTag(m *message) []byte {
-	sum := w.sealer.computeMAC(8, []byte("tag"), m.text(m.callID), []byte{0}, m.text(m.fromTag))
-	return hex.AppendEncode(w.tagBuf[:0], sum)
+func (c *composer) ownTag(m *message) []byte {
+	sum := c.sealer.computeMAC(8, []byte("tag"), m.text(m.callID), []byte{0}, m.text(m.fromTag))
+	return hex.AppendEncode(c.tagBuf[:0], sum)
 }

@@ -18,14 +18,14 @@ func needsRecordRoute(m *message) bool {
 
 // addRecordRoute puts our Record-Route on top. A request that leaves from another
 // listener than it came to gets two (RFC 5658).
-func (w *worker) addRecordRoute(p *packet, r *routeDecision) {
-	m, s := &p.msg, &w.edits
+func (c *composer) addRecordRoute(p *packet, r *routeDecision) {
+	m, s := &p.msg, &c.edits
 	at := m.firstField(hVia).line.from
 	if f := m.firstField(hRecordRoute); f != nil {
 		at = f.line.from
 	}
-	w.tmpBuf = w.sealer.sealRouteToken(w.tmpBuf[:0], w.routeToken(p, r), m.text(m.callID), m.text(m.fromTag))
-	user := string(w.tmpBuf)
+	c.tmpBuf = c.sealer.sealRouteToken(c.tmpBuf[:0], c.routeToken(p, r), m.text(m.callID), m.text(m.fromTag))
+	user := string(c.tmpBuf)
 	s.insert(at, "Record-Route: <sip:", user, "@", r.nextHop.listener.uri, ";lr>\r\n")
 	if r.nextHop.listener != p.listener {
 		s.insert(at, "Record-Route: <sip:", user, "@", p.listener.uri, ";lr>\r\n")
@@ -34,23 +34,23 @@ func (w *worker) addRecordRoute(p *packet, r *routeDecision) {
 
 // routeToken returns the token of a request's Record-Route: the flow on the edge side
 // and the PBX of its dialog.
-func (w *worker) routeToken(p *packet, r *routeDecision) token {
+func (c *composer) routeToken(p *packet, r *routeDecision) token {
 	t := token{use: inRoute, flow: r.edgeFlow, byURI: r.byURI, pbx: r.pbx}
 	if p.side == edgeSide {
 		return t
 	}
 	t.fromPBX = true
-	t.pbx, t.target = w.proxy.peers.dialogPBX(p)
+	t.pbx, t.target = c.peers.dialogPBX(p)
 	var top siptext.URI
 	if f := p.msg.firstField(hRecordRoute); f != nil && p.msg.readURI(f.value, &top) {
 		switch {
-		case !w.proxy.listeners.areNamedBy(&top):
-			if w.proxy.peers.pbxOfURI(&top) == nil {
+		case !c.listeners.areNamedBy(&top):
+			if c.peers.pbxOfURI(&top) == nil {
 				t.next = newRouteID(&top)
 			}
 		case r.dst == edgeSide:
 			// The PBX has added no Record-Route on top of ours: it leaves the dialog.
-			before, ok := w.sealer.openRouteToken(top.User, &p.msg)
+			before, ok := c.sealer.openRouteToken(top.User, &p.msg)
 			t.direct = ok && !before.unbound
 		}
 	}
@@ -61,7 +61,7 @@ func (w *worker) routeToken(p *packet, r *routeDecision) token {
 // the Route of the PBX that follows ours in the caller's requests, unless that is a
 // configured PBX (RFC 3261 §16.7 item 8). Without this binding a caller could put any
 // Route after ours.
-func (w *worker) bindNextRoute(m *message) {
+func (c *composer) bindNextRoute(m *message) {
 	if f := m.firstField(hRecordRoute); f == nil || valueEnd(m.b, f.value) == f.value.to && m.fieldAfter(f) == nil {
 		return // ours alone: the PBX has added no Record-Route
 	}
@@ -78,18 +78,18 @@ func (w *worker) bindNextRoute(m *message) {
 			if !ok || parseURI(string(m.text(uri)), &u) != nil {
 				return
 			}
-			if !w.proxy.listeners.areNamedBy(&u) {
+			if !c.listeners.areNamedBy(&u) {
 				above = u
 				continue
 			}
-			if above.Host == "" || w.proxy.peers.pbxOfURI(&above) != nil {
+			if above.Host == "" || c.peers.pbxOfURI(&above) != nil {
 				continue
 			}
-			if t, ok := w.sealer.openRouteToken(u.User, m); ok && !t.fromPBX && !t.unbound {
+			if t, ok := c.sealer.openRouteToken(u.User, m); ok && !t.fromPBX && !t.unbound {
 				t.next = newRouteID(&above)
-				w.tmpBuf = w.sealer.sealRouteToken(w.tmpBuf[:0], t, m.text(m.callID), m.text(m.fromTag))
+				c.tmpBuf = c.sealer.sealRouteToken(c.tmpBuf[:0], t, m.text(m.callID), m.text(m.fromTag))
 				from := uri.from + int32(strings.Index(string(m.text(uri)), u.User))
-				w.edits.replace(span{from, from + int32(len(u.User))}, string(w.tmpBuf))
+				c.edits.replace(span{from, from + int32(len(u.User))}, string(c.tmpBuf))
 			}
 		}
 		if !rest.empty() {

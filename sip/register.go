@@ -13,13 +13,13 @@ const contactParam = "bellhop"
 
 // addBinding edits a REGISTER so that calls to the phone come back through the proxy: by
 // Path (RFC 3327 §5.2), or by a rewritten Contact.
-func (w *worker) addBinding(p *packet, r *routeDecision) {
-	m, s := &p.msg, &w.edits
+func (c *composer) addBinding(p *packet, r *routeDecision) {
+	m, s := &p.msg, &c.edits
 	fl := r.edgeFlow
 	if r.byURI {
 		fl = flow{}
 	}
-	switch w.proxy.cfg.Register {
+	switch c.cfg.Register {
 	case RegisterNone:
 	case RegisterContact:
 		aor := m.registeredAOR()
@@ -36,10 +36,10 @@ func (w *worker) addBinding(p *packet, r *routeDecision) {
 				return
 			}
 			sealed, _ := u.Param(contactParam)
-			if t, ok := w.sealer.openToken(sealed, inContact); ok && strings.HasPrefix(t.text, aor+" ") {
+			if t, ok := c.sealer.openToken(sealed, inContact); ok && strings.HasPrefix(t.text, aor+" ") {
 				return // another phone's Contact, as the PBX lists it
 			}
-			w.tmpBuf = w.sealer.sealToken(w.tmpBuf[:0], token{flow: fl, use: inContact, text: aor + " " + string(text)})
+			c.tmpBuf = c.sealer.sealToken(c.tmpBuf[:0], token{flow: fl, use: inContact, text: aor + " " + string(text)})
 			user := ""
 			if u.Scheme != "tel" && u.User != "" {
 				user = string(text[strings.IndexByte(string(text), ':')+1:])
@@ -48,7 +48,7 @@ func (w *worker) addBinding(p *packet, r *routeDecision) {
 			if strings.Count(user, "@") > 1 {
 				return // other elements would read the URI differently
 			}
-			grows := len("<sip:;=>") + len(user) + len(r.nextHop.listener.uri) + len(contactParam) + len(w.tmpBuf) - len(text)
+			grows := len("<sip:;=>") + len(user) + len(r.nextHop.listener.uri) + len(contactParam) + len(c.tmpBuf) - len(text)
 			if grows > room {
 				return
 			}
@@ -57,15 +57,15 @@ func (w *worker) addBinding(p *packet, r *routeDecision) {
 			if bare {
 				open, shut = "<", ">"
 			}
-			s.replace(uri, open, "sip:", user, r.nextHop.listener.uri, ";", contactParam, "=", string(w.tmpBuf), shut)
+			s.replace(uri, open, "sip:", user, r.nextHop.listener.uri, ";", contactParam, "=", string(c.tmpBuf), shut)
 		})
 	default:
 		at := m.firstField(hVia).line.from
 		if f := m.firstField(hPath); f != nil {
 			at = f.line.from
 		}
-		w.tmpBuf = w.sealer.sealToken(w.tmpBuf[:0], token{flow: fl, use: inPath, text: m.registeredAOR()})
-		s.insert(at, "Path: <sip:", string(w.tmpBuf), "@", r.nextHop.listener.uri, ";lr>\r\n")
+		c.tmpBuf = c.sealer.sealToken(c.tmpBuf[:0], token{flow: fl, use: inPath, text: m.registeredAOR()})
+		s.insert(at, "Path: <sip:", string(c.tmpBuf), "@", r.nextHop.listener.uri, ";lr>\r\n")
 		// A registrar refuses Path from a client that does not support it.
 		s.insert(m.firstField(hVia).line.from, "Supported: path\r\n")
 	}
@@ -78,9 +78,9 @@ func (w *worker) addBinding(p *packet, r *routeDecision) {
 // A binding of the same Contact that another flow from the same host made is removed
 // from the list: the phone would take it for the new one. The same Contact from another
 // host is another phone's behind another NAT, and stays as the PBX lists it.
-func (w *worker) restoreContacts(p *packet) {
-	m, s := &p.msg, &w.edits
-	own := w.ownContacts()
+func (c *composer) restoreContacts(p *packet) {
+	m, s := &p.msg, &c.edits
+	own := c.ownContacts()
 	s.reset()
 	for i := range m.fields {
 		f := &m.fields[i]
@@ -91,7 +91,7 @@ func (w *worker) restoreContacts(p *packet) {
 		rest := f.value
 		for one, ok := cutValue(m.b, &rest); ok; one, ok = cutValue(m.b, &rest) {
 			switch {
-			case w.restoreContact(m, one, own):
+			case c.restoreContact(m, one, own):
 				kept = one.to
 			case !rest.empty():
 				s.remove(span{one.from, rest.from})
@@ -103,22 +103,22 @@ func (w *worker) restoreContacts(p *packet) {
 		}
 	}
 	if len(s.edits) > 0 {
-		w.tmpBuf = s.apply(w.tmpBuf[:0], m.b)
-		p.buf = append(p.buf[:0], w.tmpBuf...)
+		c.tmpBuf = s.apply(c.tmpBuf[:0], m.b)
+		p.buf = append(p.buf[:0], c.tmpBuf...)
 		m.index(p.buf, p.conn != nil)
 	}
 }
 
 // restoreContact notes the edit that puts the phone's own URI back into one Contact, and
 // reports whether the Contact stays in the list.
-func (w *worker) restoreContact(m *message, one span, own []ownContact) bool {
+func (c *composer) restoreContact(m *message, one span, own []ownContact) bool {
 	uri, _, ok := splitNameAddr(m.b, one)
 	var u siptext.URI
 	if !ok || parseURI(string(m.text(uri)), &u) != nil {
 		return true
 	}
 	text, _ := u.Param(contactParam)
-	t, ok := w.sealer.openToken(text, inContact)
+	t, ok := c.sealer.openToken(text, inContact)
 	if !ok {
 		return true
 	}
@@ -128,7 +128,7 @@ func (w *worker) restoreContact(m *message, one span, own []ownContact) bool {
 			return o.host != t.flow.peer.Addr()
 		}
 	}
-	w.edits.replace(uri, wrote)
+	c.edits.replace(uri, wrote)
 	return true
 }
 
@@ -140,19 +140,19 @@ type ownContact struct {
 }
 
 // ownContacts returns the Contacts of the REGISTER whose 2xx is being handled.
-func (w *worker) ownContacts() (own []ownContact) {
-	if w.answeredRequest == nil {
+func (c *composer) ownContacts() (own []ownContact) {
+	if c.answeredRequest == nil {
 		return nil
 	}
-	m := &w.scratch
-	m.index(w.answeredRequest, false)
+	m := &c.scratch
+	m.index(c.answeredRequest, false)
 	m.eachContact(func(uri span, _ bool) {
 		var u siptext.URI
 		if parseURI(string(m.text(uri)), &u) != nil {
 			return
 		}
 		text, _ := u.Param(contactParam)
-		if t, ok := w.sealer.openToken(text, inContact); ok {
+		if t, ok := c.sealer.openToken(text, inContact); ok {
 			_, wrote, _ := strings.Cut(t.text, " ")
 			own = append(own, ownContact{wrote, text, t.flow.peer.Addr()})
 		}

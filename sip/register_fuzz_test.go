@@ -34,11 +34,11 @@ func FuzzContacts(f *testing.F) {
 			return
 		}
 		wrote, was := contacts(&p.msg)
-		r, fault := w.router.routeRequest(p, &w.edits)
+		r, fault := w.router.routeRequest(p)
 		if fault != nil {
 			return
 		}
-		out := bytes.Clone(w.rewriteRequest(p, &r, w.proxy.branchSalt.appendBranch(nil, 1, 2)))
+		out := bytes.Clone(w.composer.rewriteRequest(p, &r, w.proxy.branchSalt.appendBranch(nil, 1, 2)))
 		var sent message
 		if !sent.index(out, false) || sent.fault != nil {
 			t.Fatalf("%q, %q became\n%q: %v", one, two, out, sent.fault)
@@ -48,9 +48,9 @@ func FuzzContacts(f *testing.F) {
 		if q == nil || q.msg.fault != nil {
 			t.Fatalf("%q, %q cannot be listed: %q", one, two, listed)
 		}
-		w.answeredRequest = out
-		w.restoreContacts(q)
-		w.answeredRequest = nil
+		w.composer.answeredRequest = out
+		w.composer.restoreContacts(q)
+		w.composer.answeredRequest = nil
 		back, is := contacts(&q.msg)
 		if !slices.Equal(is, was) {
 			t.Fatalf("%q, %q came back as %q, want %q", one, two, is, was)

@@ -24,7 +24,7 @@ func (w *worker) handleRequest(now instant, p *packet) {
 		}
 		w.proveByACK(now, s, p)
 		if t := s.context; s.handleACK(now) {
-			w.observe(p, &routeDecision{dst: t.dst, nextHop: t.client.nextHop}, t.trunk)
+			w.observer.observe(p, &routeDecision{dst: t.dst, nextHop: t.client.nextHop}, t.trunk)
 			return
 		}
 	}
@@ -69,14 +69,14 @@ func (w *worker) forwardRequest(now instant, p *packet, key serverKey) {
 		w.refuseRequest(p, &fault{482, "Loop Detected"}, "")
 		return
 	}
-	r, f := w.router.routeRequest(p, &w.edits)
+	r, f := w.router.routeRequest(p)
 	if f != nil {
 		w.refuseTowards(p, r.dst, f, "")
 		return
 	}
 	id := w.newTxID()
 	w.branchBuf = w.proxy.branchSalt.appendBranch(w.branchBuf[:0], id, hash)
-	out := w.rewriteRequest(p, &r, w.branchBuf)
+	out := w.composer.rewriteRequest(p, &r, w.branchBuf)
 
 	t := &responseContext{worker: w, src: p.side, dst: r.dst, trunk: w.proxy.peers.trunkName(p, &r), hasCredentials: m.hasField(hAuthorization), inDialog: !m.initial()}
 	t.hasOurPath = w.proxy.cfg.addsPath() && r.dst == pbxSide && m.isMethod("REGISTER") && m.makesBinding()
@@ -89,7 +89,7 @@ func (w *worker) forwardRequest(now instant, p *packet, key serverKey) {
 	if t.server.invite {
 		w.wheel.start(&t.server.timer, now+tryingDelay)
 	}
-	w.observe(p, &r, t.trunk)
+	w.observer.observe(p, &r, t.trunk)
 	t.client.start(now)
 }
 
@@ -113,6 +113,6 @@ func (w *worker) forwardStateless(p *packet, r *routeDecision, hash uint32) {
 	w.hash.Write(m.text(m.via.value))
 	w.hash.Write(m.text(m.callID))
 	w.branchBuf = w.proxy.branchSalt.appendBranch(w.branchBuf[:0], w.hash.Sum64()&(1<<48-1), hash)
-	w.observe(p, r, w.proxy.peers.trunkName(p, r))
-	w.sendMessage(r.nextHop, w.rewriteRequest(p, r, w.branchBuf), 0)
+	w.observer.observe(p, r, w.proxy.peers.trunkName(p, r))
+	w.sendMessage(r.nextHop, w.composer.rewriteRequest(p, r, w.branchBuf), 0)
 }

@@ -31,19 +31,19 @@ type responseContext struct {
 // another leg of the call too, is observed after it.
 func (t *responseContext) handleResponse(now instant, c *clientTx, m *message, p *packet) {
 	if t.worker.proxy.cfg.Register == RegisterContact && m.status/100 == 2 && m.isMethod("REGISTER") {
-		t.worker.restoreContacts(p)
+		t.worker.composer.restoreContacts(p)
 	}
-	t.worker.observeResponse(t, p)
+	t.worker.observer.observeResponse(t, p)
 	t.worker.proxy.diagnose(now, t, m)
 	if m.status >= 200 {
 		t.cancelFields = t.worker.memory.releaseCopy(t.cancelFields)
 		t.worker.proxy.rememberAccepted(now, t, m)
 	}
-	if m.status > 100 && (t.worker.answeredRequest != nil || m.hasNextVia()) {
+	if m.status > 100 && (t.worker.composer.answeredRequest != nil || m.hasNextVia()) {
 		if m.isMethod("BYE") && (m.status/100 == 2 || m.status == 481) {
 			t.worker.router.oldDialogs.remove(m.text(m.callID))
 		}
-		b, status := t.worker.rewriteResponse(p, t.server.upstream)
+		b, status := t.worker.composer.rewriteResponse(p, t.server.upstream)
 		t.server.sendResponse(now, status, b)
 	}
 	if m.status < 200 && t.canceled {
@@ -101,15 +101,15 @@ func (t *responseContext) sendCancel(now instant) {
 	c.canceled = true
 	c.deadline = now + timerB
 	t.worker.wheel.start(&c.timer, c.deadline)
-	k := &clientTx{worker: t.worker, id: c.id, loopHash: c.loopHash, nextHop: c.nextHop, cancel: true, request: t.worker.memory.retainCopy(nil, t.worker.makeCancel(c.request, t.cancelFields))}
+	k := &clientTx{worker: t.worker, id: c.id, loopHash: c.loopHash, nextHop: c.nextHop, cancel: true, request: t.worker.memory.retainCopy(nil, t.worker.composer.makeCancel(c.request, t.cancelFields))}
 	t.cancelFields = t.worker.memory.releaseCopy(t.cancelFields)
 	k.start(now)
 }
 
 // sendOwnFinal sends a final response that the proxy makes itself.
 func (t *responseContext) sendOwnFinal(now instant, status int, phrase string) {
-	b := t.worker.makeResponseTo(t.client.request, status, phrase)
-	t.worker.observeOwn(t, b)
+	b := t.worker.composer.makeResponseTo(t.client.request, status, phrase)
+	t.worker.observer.observeOwn(t, b)
 	t.server.sendResponse(now, status, b)
 }
 
@@ -117,6 +117,6 @@ func (t *responseContext) sendOwnFinal(now instant, status int, phrase string) {
 // tryingDelay after the INVITE.
 func (t *responseContext) sendTrying() {
 	if t.server.lastResponse == nil {
-		t.server.sendResponse(t.worker.now(), 100, t.worker.makeResponseTo(t.client.request, 100, "Trying"))
+		t.server.sendResponse(t.worker.now(), 100, t.worker.composer.makeResponseTo(t.client.request, 100, "Trying"))
 	}
 }

@@ -1,11 +1,32 @@
 package sip
 
-import "strconv"
+import (
+	"bytes"
+	"strconv"
 
-// rewriteRequest returns the request as it is forwarded (RFC 3261 §16.6). routeRequest
-// has noted its edits in w.edits before. The result is valid until the next message.
-func (w *worker) rewriteRequest(p *packet, r *routeDecision, branch []byte) []byte {
-	m, s := &p.msg, &w.edits
+	"bellhop/dialog/siptext"
+)
+
+// composer writes the messages that a worker sends: those that it forwards, as edits of
+// the bytes that came in, and the proxy's own. A message is valid until the next one is
+// written.
+type composer struct {
+	cfg             *Config
+	peers           *peers
+	listeners       *listeners
+	sealer          *sealer
+	edits           splice  // of the message that is forwarded; the router notes the first ones
+	answeredRequest []byte  // request, as sent, whose final response is being handled; else nil
+	scratch         message // index of a message that is not the one received
+	outBuf          []byte
+	tmpBuf          []byte
+	tagBuf          [16]byte
+}
+
+// rewriteRequest returns the request as it is forwarded (RFC 3261 §16.6). The router has
+// noted its edits before.
+func (c *composer) rewriteRequest(p *packet, r *routeDecision, branch []byte) []byte {
+	m, s := &p.msg, &c.edits
 	top := m.firstField(hVia).line.from
 	s.insert(top, "Via: SIP/2.0/", r.nextHop.listener.proto.viaName(), " ", r.nextHop.listener.sentBy, ";branch=", string(branch), "\r\n")
 	fixVia(s, m, p.peer)
@@ -15,20 +36,20 @@ func (w *worker) rewriteRequest(p *packet, r *routeDecision, branch []byte) []by
 		s.replace(m.firstField(hMaxForwards).value, strconv.Itoa(m.maxForwards-1))
 	}
 	if needsRecordRoute(m) {
-		w.addRecordRoute(p, r)
+		c.addRecordRoute(p, r)
 	}
 	if r.dst == pbxSide && m.initial() {
 		switch {
-		case m.isMethod("INVITE") && w.addsCID(p, r):
-			s.insert(top, "X-CID: ", string(w.sealer.appendCID(w.tmpBuf[:0], m.text(m.callID), m.text(m.fromTag))), "\r\n")
+		case m.isMethod("INVITE") && c.addsCID(p, r):
+			s.insert(top, "X-CID: ", string(c.sealer.appendCID(c.tmpBuf[:0], m.text(m.callID), m.text(m.fromTag))), "\r\n")
 		case m.isMethod("REGISTER"):
-			w.addBinding(p, r)
+			c.addBinding(p, r)
 		}
 	}
-	w.applyTrust(p, r)
-	w.edits.addContentLength(m, r.nextHop)
-	w.outBuf = s.apply(w.outBuf[:0], m.b)
-	return w.outBuf
+	c.applyTrust(p, r)
+	c.edits.addContentLength(m, r.nextHop)
+	c.outBuf = s.apply(c.outBuf[:0], m.b)
+	return c.outBuf
 }
 
 // trunkMark is the header field that tells the PBX that a request comes from a
@@ -38,9 +59,9 @@ const trunkMark = "X-Bellhop-Trunk"
 // applyTrust adds trunkMark to requests of trunks and removes it from all others. From
 // requests of strangers it also removes the header fields that only a trusted peer may
 // set, as the PBX trusted its network before the proxy stood in front of it.
-func (w *worker) applyTrust(p *packet, r *routeDecision) {
-	m, s := &p.msg, &w.edits
-	strip := w.proxy.cfg.StripIdentity && r.stranger
+func (c *composer) applyTrust(p *packet, r *routeDecision) {
+	m, s := &p.msg, &c.edits
+	strip := c.cfg.StripIdentity && r.stranger
 	for i := range m.fields {
 		switch f := &m.fields[i]; f.name {
 		case hTrunkMark:
@@ -50,7 +71,7 @@ func (w *worker) applyTrust(p *packet, r *routeDecision) {
 				s.remove(f.line)
 			}
 		case hXCID:
-			if strip && w.sealer.openCID(m.text(f.value)) == "" {
+			if strip && c.sealer.openCID(m.text(f.value)) == "" {
 				s.remove(f.line)
 			}
 		}
@@ -62,9 +83,59 @@ func (w *worker) applyTrust(p *packet, r *routeDecision) {
 
 // addsCID reports whether an INVITE towards the PBX gets an X-CID of ours: it has none,
 // or a stranger has made one up.
-func (w *worker) addsCID(p *packet, r *routeDecision) bool {
+func (c *composer) addsCID(p *packet, r *routeDecision) bool {
 	f := p.msg.firstField(hXCID)
-	return w.proxy.cfg.AddCID && (f == nil || w.proxy.cfg.StripIdentity && r.stranger && w.sealer.openCID(p.msg.text(f.value)) == "")
+	return c.cfg.AddCID && (f == nil || c.cfg.StripIdentity && r.stranger && c.sealer.openCID(p.msg.text(f.value)) == "")
+}
+
+// correlationID returns the id in the X-CID of a request, which a proxy made earlier or
+// this one is about to add; "" if there is none.
+func (c *composer) correlationID(p *packet, r *routeDecision) (id string) {
+	m := &p.msg
+	if f := m.firstField(hXCID); f != nil {
+		id = c.sealer.openCID(m.text(f.value))
+	}
+	if id == "" && r.dst == pbxSide && m.initial() && m.isMethod("INVITE") && c.addsCID(p, r) {
+		id = string(c.sealer.appendCID(c.tmpBuf[:0], m.text(m.callID), m.text(m.fromTag))[:cidLen])
+	}
+	return id
+}
+
+// rewriteResponse returns the response of p as it is forwarded, and its status: without
+// our Via, and a 503 as a 500 (RFC 3261 §16.7 items 3 and 6). A response without another
+// Via gets the Vias of the request it answers.
+func (c *composer) rewriteResponse(p *packet, to destination) ([]byte, int) {
+	m, s := &p.msg, &c.edits
+	s.reset()
+	status := m.status
+	if status == 503 {
+		status = 500
+		s.replace(span{8, int32(bytes.Index(m.b, crlf))}, "500 Server Internal Error")
+	}
+	f := m.firstField(hVia)
+	if end := m.via.value.to; end < f.value.to {
+		// The same field has another value after ours.
+		i := end
+		for i < f.value.to && (m.b[i] == ',' || siptext.IsSpace(m.b[i])) {
+			i++
+		}
+		s.remove(span{f.value.from, i})
+	} else {
+		s.remove(f.line)
+		if c.answeredRequest != nil && !m.hasNextVia() {
+			c.scratch.index(c.answeredRequest, false)
+			top := c.scratch.firstField(hVia)
+			for v := c.scratch.fieldAfter(top); v != nil; v = c.scratch.fieldAfter(v) {
+				s.insert(f.line.from, string(c.scratch.text(v.line)))
+			}
+		}
+	}
+	if p.side == pbxSide && m.status > 100 && m.status < 300 && needsRecordRoute(m) {
+		c.bindNextRoute(m)
+	}
+	c.edits.addContentLength(m, to)
+	c.outBuf = s.apply(c.outBuf[:0], m.b)
+	return c.outBuf, status
 }
 
 // addContentLength adds the Content-Length to a message that leaves on a stream without

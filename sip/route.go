@@ -48,14 +48,15 @@ type router struct {
 	sealer     *sealer
 	oldDialogs oldDialogs
 	routes     routeSet // of the request that was routed last
+	edits      *splice  // of that request
 }
 
-// routeRequest decides where the request of p goes. It notes its edits: our own Route
+// routeRequest decides where the request of p goes. It notes what changes: our own Route
 // values are removed, and the Request-URI is replaced where a strict router or our Contact
 // token requires it.
-func (rt *router) routeRequest(p *packet, edits *splice) (r routeDecision, f *fault) {
+func (rt *router) routeRequest(p *packet) (r routeDecision, f *fault) {
 	m := &p.msg
-	edits.reset()
+	rt.edits.reset()
 	if p.side == edgeSide {
 		r.trunk = rt.peers.trunkAt(p.peer.Addr())
 		r.stranger = r.trunk == nil
@@ -65,7 +66,7 @@ func (rt *router) routeRequest(p *packet, edits *splice) (r routeDecision, f *fa
 	if foreign != nil && foreign != badScheme {
 		return r, foreign
 	}
-	if f := rt.routes.read(m, edits); f != nil {
+	if f := rt.routes.read(m, rt.edits); f != nil {
 		return r, f
 	}
 	var tokens poppedTokens
@@ -105,7 +106,7 @@ func (rt *router) restoreTarget(p *packet, r *routeDecision, target *siptext.URI
 	if !rt.listeners.areNamedBy(target) {
 		return nil
 	}
-	m, edits := &p.msg, rt.routes.edits
+	m, edits := &p.msg, rt.edits
 	switch {
 	case hasParam(target, "lr") && target.User != "":
 		t, ok := rt.sealer.openRouteToken(target.User, m)

@@ -34,17 +34,13 @@ type worker struct {
 	timer        *time.Timer
 	timerSetTo   instant // when timer fires; 0: it is not set
 
-	router          router
-	answeredRequest []byte // request, as sent, whose final response is being handled; else nil
+	router   router
+	composer composer
+	observer observer
 
 	// Scratch memory, valid until the next message.
-	sealer    *sealer
 	hash      maphash.Hash
-	edits     splice
-	scratch   message
-	outBuf    []byte
-	tmpBuf    []byte
-	tagBuf    [16]byte
+	scratch   message // index of a message that a transaction retained
 	keyBuf    []byte
 	branchBuf []byte
 }
@@ -56,10 +52,12 @@ func newWorker(px *Proxy, index int) *worker {
 		index:  index,
 		queue:  newWorkQueue(px.backlog),
 		memory: txMemory{maxHeldBytes: maxHeldPerWorker * max(px.cfg.Workers, 2) / px.cfg.Workers},
-		sealer: newSealer(px.cfg.Key),
 		timer:  time.NewTimer(time.Hour),
 	}
-	w.router = router{proxy: px, peers: &px.peers, listeners: &px.listeners, sealer: w.sealer}
+	sealer := newSealer(px.cfg.Key)
+	w.router = router{proxy: px, peers: &px.peers, listeners: &px.listeners, sealer: sealer, edits: &w.composer.edits}
+	w.composer = composer{cfg: &px.cfg, peers: &px.peers, listeners: &px.listeners, sealer: sealer}
+	w.observer = observer{proxy: px, composer: &w.composer}
 	w.hash.SetSeed(px.hashSeed)
 	return w
 }
