@@ -278,14 +278,9 @@ func (c *Config) addsPath() bool { return c.Register == RegisterPath || c.Regist
 
 // supports reports whether a Supported lists an option tag.
 func (m *message) supports(tag string) bool {
-	for i := range m.fields {
-		if f := &m.fields[i]; f.name == hSupported {
-			rest := f.value
-			for one, ok := cutValue(m.b, &rest); ok; one, ok = cutValue(m.b, &rest) {
-				if siptext.EqualFold(m.text(one), tag) {
-					return true
-				}
-			}
+	for list := m.listValues(hSupported); list.next(); {
+		if siptext.EqualFold(m.text(list.value), tag) {
+			return true
 		}
 	}
 	return false
@@ -298,23 +293,16 @@ func (m *message) makesBinding() bool {
 		n, ok := parseNumber(m.text(v), math.MaxInt32)
 		return ok && n == 0
 	}
-	contacts := false
 	for i := range m.fields {
-		switch f := &m.fields[i]; f.name {
-		case hExpires:
-			if isZero(f.value) {
-				return false
-			}
-		case hContact:
-			contacts = true
-			rest := f.value
-			for one, ok := cutValue(m.b, &rest); ok; one, ok = cutValue(m.b, &rest) {
-				uri, params, _ := splitNameAddr(m.b, one)
-				if expires, ok := findParam(m.b, params, "expires"); string(m.text(uri)) == "*" || ok && isZero(expires) {
-					return false
-				}
-			}
+		if f := &m.fields[i]; f.name == hExpires && isZero(f.value) {
+			return false
 		}
 	}
-	return contacts
+	for list := m.listValues(hContact); list.next(); {
+		uri, params, _ := splitNameAddr(m.b, list.value)
+		if expires, ok := findParam(m.b, params, "expires"); string(m.text(uri)) == "*" || ok && isZero(expires) {
+			return false
+		}
+	}
+	return m.hasField(hContact)
 }

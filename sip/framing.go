@@ -13,95 +13,137 @@ var (
 	ping = []byte("\r\n\r\n")
 )
 
-// readMessages cuts the stream into messages (RFC 3261 §18.3) and dispatches them. Each
-// byte is searched once for the end of a header section, and each header section is
-// indexed once, even if it arrives byte by byte.
+// framer cuts the bytes of a stream into messages (RFC 3261 §18.3). Each byte is searched
+// once for the end of a header section, and each header section is indexed once, even if
+// it arrives byte by byte.
+type framer struct {
+	stream   *stream
+	buf      []byte    // read bytes of no message that was dispatched
+	deadline time.Time // of the next read
+	pings    pingDetector
+	scanned  int // bytes of buf without the end of a header section
+
+	// The fields below are of the message at the start of buf.
+	head   message // its header section; complete if length is not 0
+	known  bool    // it is a SIP message
+	length int     // of the message if sane, else of its header section
+	sane   bool    // the stream can be read after the message
+}
+
+// readMessages reads the messages of a stream and dispatches them, until the stream ends
+// or cannot be read further. first holds bytes that were read before.
 func (s *stream) readMessages(c net.Conn, first []byte) {
-	px := s.table.proxy
-	buf := append(make([]byte, 0, smallReadBuffer), first...)
-	defer func() { s.table.resizeReadBuffer(cap(buf), 0) }()
-	var m message
-	var known bool  // m is a SIP message
-	var sane bool   // whole is the length of the message; else of its header section
-	var whole int   // 0: the header section is incomplete
-	var scanned int // bytes without the end of a header section
-	var pings pingDetector
-	deadline := time.Now().Add(idleTimeout)
+	fr := framer{stream: s, buf: append(make([]byte, 0, smallReadBuffer), first...), deadline: time.Now().Add(idleTimeout)}
 	if first != nil {
-		deadline = time.Now().Add(messageTimeout)
+		fr.deadline = time.Now().Add(messageTimeout)
 	}
+	defer func() { s.table.resizeReadBuffer(cap(fr.buf), 0) }()
+	for fr.readMore(c) && fr.dispatchMessages(s.table.proxy.now()) {
+	}
+}
+
+// readMore reads bytes into the buffer. It returns false at the end of the stream, or if
+// there is no room for a longer message.
+func (fr *framer) readMore(c net.Conn) bool {
+	c.SetReadDeadline(fr.deadline)
+	if size := cap(fr.buf); len(fr.buf) == size {
+		if size > maxMessage || !fr.stream.table.resizeReadBuffer(size, 2*size) {
+			return false
+		}
+		fr.buf = append(make([]byte, 0, 2*size), fr.buf...)
+	}
+	n, err := c.Read(fr.buf[len(fr.buf):cap(fr.buf)])
+	if n == 0 && err != nil {
+		return false
+	}
+	if len(fr.buf) == 0 {
+		fr.deadline = time.Now().Add(messageTimeout)
+	}
+	fr.buf = fr.buf[:len(fr.buf)+n]
+	return true
+}
+
+// dispatchMessages dispatches the messages that are complete. It returns false if the
+// stream cannot be read further.
+func (fr *framer) dispatchMessages(at instant) bool {
+	rest := fr.buf
 	for {
-		c.SetReadDeadline(deadline)
-		if len(buf) == cap(buf) {
-			if len(buf) > maxMessage || !s.table.resizeReadBuffer(cap(buf), 2*cap(buf)) {
-				return
-			}
-			buf = append(make([]byte, 0, 2*cap(buf)), buf...)
-		}
-		n, err := c.Read(buf[len(buf):cap(buf)])
-		if n == 0 && err != nil {
-			return
-		}
-		if len(buf) == 0 {
-			deadline = time.Now().Add(messageTimeout)
-		}
-		buf = buf[:len(buf)+n]
-		at := px.now()
-		rest := buf
-		for {
-			if whole == 0 {
-				for len(rest) > 0 && rest[0] == '\r' {
-					pings.beginCRLF(at)
-					if !bytes.HasPrefix(rest, crlf) {
-						break
-					}
-					rest, scanned = rest[2:], 0
-					if pings.endCRLF(at) {
-						s.queueMessage(pong, 0)
-					}
+		if fr.length == 0 {
+			rest = fr.skipCRLFs(rest, at)
+			end := bytes.Index(rest[fr.scanned:], ping)
+			if end < 0 {
+				fr.scanned = max(len(rest)-len(ping)+1, 0)
+				if len(rest) > maxMessage {
+					return false
 				}
-				end := bytes.Index(rest[scanned:], ping)
-				if end < 0 {
-					if len(rest) > maxMessage {
-						return
-					}
-					scanned = max(len(rest)-len(ping)+1, 0)
-					break
-				}
-				end += scanned + len(ping)
-				pings, scanned = pingDetector{}, 0
-				known = m.indexHead(rest[:end])
-				whole, sane = messageLength(&m)
-				start, _, _ := bytes.Cut(rest, crlf)
-				if !known && (!sane || !bytes.Contains(start, version)) {
-					return
-				}
-			}
-			if sane && len(rest) < whole {
 				break
 			}
-			p := newPacket(rest[:whole])
-			p.msg, m = m, message{fields: p.msg.fields}
-			p.msg.cutBody(p.buf, true)
-			p.listener, p.conn, p.peer, p.receivedAt, p.endsStream = s.listener, s, s.peer, at, !sane
-			s.dispatchMessage(p, known)
-			if !sane {
-				<-s.done // the worker answers and closes the stream
-				return
-			}
-			rest, whole = rest[whole:], 0
-			deadline = time.Now().Add(messageTimeout)
-		}
-		if len(rest) < len(buf) {
-			buf = buf[:copy(buf, rest)]
-		}
-		if len(buf) == 0 {
-			deadline = time.Now().Add(idleTimeout)
-			if cap(buf) > freeReadBuffer {
-				s.table.resizeReadBuffer(cap(buf), smallReadBuffer)
-				buf = make([]byte, 0, smallReadBuffer)
+			if !fr.indexHead(rest, fr.scanned+end+len(ping)) {
+				return false
 			}
 		}
+		if fr.sane && len(rest) < fr.length {
+			break
+		}
+		fr.dispatchFirst(rest, at)
+		if !fr.sane {
+			<-fr.stream.done // the worker answers and closes the stream
+			return false
+		}
+		rest, fr.length = rest[fr.length:], 0
+		fr.deadline = time.Now().Add(messageTimeout)
+	}
+	fr.keepRest(rest)
+	return true
+}
+
+// skipCRLFs returns b without the CRLFs at its start, and answers pings.
+func (fr *framer) skipCRLFs(b []byte, at instant) []byte {
+	for len(b) > 0 && b[0] == '\r' {
+		fr.pings.beginCRLF(at)
+		if !bytes.HasPrefix(b, crlf) {
+			break
+		}
+		b, fr.scanned = b[2:], 0
+		if fr.pings.endCRLF(at) {
+			fr.stream.queueMessage(pong, 0)
+		}
+	}
+	return b
+}
+
+// indexHead indexes the header section b[:end]. It returns false if it is not one of SIP
+// and the stream cannot be read after it.
+func (fr *framer) indexHead(b []byte, end int) bool {
+	fr.pings, fr.scanned = pingDetector{}, 0
+	fr.known = fr.head.indexHead(b[:end])
+	fr.length, fr.sane = messageLength(&fr.head)
+	start, _, _ := bytes.Cut(b, crlf)
+	return fr.known || fr.sane && bytes.Contains(start, version)
+}
+
+// dispatchFirst dispatches the message at the start of b.
+func (fr *framer) dispatchFirst(b []byte, at instant) {
+	s, p := fr.stream, newPacket(b[:fr.length])
+	p.msg, fr.head = fr.head, message{fields: p.msg.fields}
+	p.msg.cutBody(p.buf, true)
+	p.listener, p.conn, p.peer, p.receivedAt, p.endsStream = s.listener, s, s.peer, at, !fr.sane
+	s.dispatchMessage(p, fr.known)
+}
+
+// keepRest moves the bytes that are left to the start of the buffer. An empty buffer
+// shrinks, and its stream may be idle.
+func (fr *framer) keepRest(rest []byte) {
+	if len(rest) < len(fr.buf) {
+		fr.buf = fr.buf[:copy(fr.buf, rest)]
+	}
+	if len(fr.buf) > 0 {
+		return
+	}
+	fr.deadline = time.Now().Add(idleTimeout)
+	if cap(fr.buf) > freeReadBuffer {
+		fr.stream.table.resizeReadBuffer(cap(fr.buf), smallReadBuffer)
+		fr.buf = make([]byte, 0, smallReadBuffer)
 	}
 }
 

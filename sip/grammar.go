@@ -44,6 +44,42 @@ func cutValue(b []byte, v *span) (value span, ok bool) {
 	return value, true
 }
 
+// valueList walks the comma-separated values of all header fields with one name. It skips
+// the rest of a field in which a quote is not closed.
+type valueList struct {
+	m        *message
+	name     fieldName
+	nextAt   int  // index in m.fields after the current one
+	rest     span // of the current field, after value
+	value    span
+	unclosed bool // a quote was not closed
+}
+
+// listValues returns the list of the values of the fields with that name. Its next returns
+// the first one.
+func (m *message) listValues(name fieldName) valueList { return valueList{m: m, name: name} }
+
+// next moves to the next value, and reports whether there is one.
+func (l *valueList) next() (ok bool) {
+	for {
+		if l.value, ok = cutValue(l.m.b, &l.rest); ok {
+			return true
+		}
+		l.unclosed = l.unclosed || !l.rest.empty()
+		for l.nextAt < len(l.m.fields) && l.m.fields[l.nextAt].name != l.name {
+			l.nextAt++
+		}
+		if l.nextAt == len(l.m.fields) {
+			return false
+		}
+		l.rest = l.m.fields[l.nextAt].value
+		l.nextAt++
+	}
+}
+
+// field returns the index in m.fields of the current value's field.
+func (l *valueList) field() int { return l.nextAt - 1 }
+
 // trimSpan returns v without white space at its ends.
 func trimSpan(b []byte, v span) span {
 	for v.from < v.to && siptext.IsSpace(b[v.from]) {

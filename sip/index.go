@@ -380,6 +380,11 @@ func (m *message) checkFields() {
 			m.contentLength = n
 		}
 	}
+	m.checkCounts(&seen)
+}
+
+// checkCounts records the error of a field that is missing or that is there too often.
+func (m *message) checkCounts(seen *[fieldNameCount]int) {
 	switch {
 	case seen[hVia] == 0 || !m.via.ok || m.via.malformed:
 		m.noteFault(malformedFault("Missing Or Malformed Via"))

@@ -66,34 +66,25 @@ func (c *composer) bindNextRoute(m *message) {
 		return // ours alone: the PBX has added no Record-Route
 	}
 	var above siptext.URI // the previous value: in the caller's Routes it follows ours
-	for i := range m.fields {
-		f := &m.fields[i]
-		if f.name != hRecordRoute {
+	list := m.listValues(hRecordRoute)
+	for list.next() && !list.unclosed {
+		uri, _, ok := splitNameAddr(m.b, list.value)
+		var u siptext.URI
+		if !ok || parseURI(string(m.text(uri)), &u) != nil {
+			return
+		}
+		if !c.listeners.areNamedBy(&u) {
+			above = u
 			continue
 		}
-		rest := f.value
-		for one, more := cutValue(m.b, &rest); more; one, more = cutValue(m.b, &rest) {
-			uri, _, ok := splitNameAddr(m.b, one)
-			var u siptext.URI
-			if !ok || parseURI(string(m.text(uri)), &u) != nil {
-				return
-			}
-			if !c.listeners.areNamedBy(&u) {
-				above = u
-				continue
-			}
-			if above.Host == "" || c.peers.pbxOfURI(&above) != nil {
-				continue
-			}
-			if t, ok := c.sealer.openRouteToken(u.User, m); ok && !t.fromPBX && !t.unbound {
-				t.next = newRouteID(&above)
-				c.tmpBuf = c.sealer.sealRouteToken(c.tmpBuf[:0], t, m.text(m.callID), m.text(m.fromTag))
-				from := uri.from + int32(strings.Index(string(m.text(uri)), u.User))
-				c.edits.replace(span{from, from + int32(len(u.User))}, string(c.tmpBuf))
-			}
+		if above.Host == "" || c.peers.pbxOfURI(&above) != nil {
+			continue
 		}
-		if !rest.empty() {
-			return // a quote is not closed
+		if t, ok := c.sealer.openRouteToken(u.User, m); ok && !t.fromPBX && !t.unbound {
+			t.next = newRouteID(&above)
+			c.tmpBuf = c.sealer.sealRouteToken(c.tmpBuf[:0], t, m.text(m.callID), m.text(m.fromTag))
+			from := uri.from + int32(strings.Index(string(m.text(uri)), u.User))
+			c.edits.replace(span{from, from + int32(len(u.User))}, string(c.tmpBuf))
 		}
 	}
 }

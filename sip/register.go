@@ -14,7 +14,6 @@ const contactParam = "bellhop"
 // addBinding edits a REGISTER so that calls to the phone come back through the proxy: by
 // Path (RFC 3327 §5.2), or by a rewritten Contact.
 func (c *composer) addBinding(p *packet, r *routeDecision) {
-	m, s := &p.msg, &c.edits
 	fl := r.edgeFlow
 	if r.byURI {
 		fl = flow{}
@@ -22,53 +21,66 @@ func (c *composer) addBinding(p *packet, r *routeDecision) {
 	switch c.cfg.Register {
 	case RegisterNone:
 	case RegisterContact:
-		aor := m.registeredAOR()
-		room := maxFieldLen // by which the longest Contact may grow: the response lists it
-		for i := range m.fields {
-			if f := &m.fields[i]; f.name == hContact {
-				room = min(room, maxFieldLen-int(f.line.to-f.line.from))
-			}
-		}
-		m.eachContact(func(uri span, bare bool) {
-			var u siptext.URI
-			text := m.text(uri)
-			if parseURI(string(text), &u) != nil {
-				return
-			}
-			sealed, _ := u.Param(contactParam)
-			if t, ok := c.sealer.openToken(sealed, inContact); ok && strings.HasPrefix(t.text, aor+" ") {
-				return // another phone's Contact, as the PBX lists it
-			}
-			c.tmpBuf = c.sealer.sealToken(c.tmpBuf[:0], token{flow: fl, use: inContact, text: aor + " " + string(text)})
-			user := ""
-			if u.Scheme != "tel" && u.User != "" {
-				user = string(text[strings.IndexByte(string(text), ':')+1:])
-				user = user[:strings.LastIndexByte(user, '@')+1]
-			}
-			if strings.Count(user, "@") > 1 {
-				return // other elements would read the URI differently
-			}
-			grows := len("<sip:;=>") + len(user) + len(r.nextHop.listener.uri) + len(contactParam) + len(c.tmpBuf) - len(text)
-			if grows > room {
-				return
-			}
-			room -= grows
-			open, shut := "", ""
-			if bare {
-				open, shut = "<", ">"
-			}
-			s.replace(uri, open, "sip:", user, r.nextHop.listener.uri, ";", contactParam, "=", string(c.tmpBuf), shut)
-		})
+		c.rewriteContacts(&p.msg, fl, r.nextHop.listener.uri)
 	default:
-		at := m.firstField(hVia).line.from
-		if f := m.firstField(hPath); f != nil {
-			at = f.line.from
-		}
-		c.tmpBuf = c.sealer.sealToken(c.tmpBuf[:0], token{flow: fl, use: inPath, text: m.registeredAOR()})
-		s.insert(at, "Path: <sip:", string(c.tmpBuf), "@", r.nextHop.listener.uri, ";lr>\r\n")
-		// A registrar refuses Path from a client that does not support it.
-		s.insert(m.firstField(hVia).line.from, "Supported: path\r\n")
+		c.addPath(&p.msg, fl, r.nextHop.listener.uri)
 	}
+}
+
+// addPath puts our Path on top. A registrar refuses Path from a client that does not
+// support it, so the REGISTER says that it does.
+func (c *composer) addPath(m *message, fl flow, ourURI string) {
+	top := m.firstField(hVia).line.from
+	at := top
+	if f := m.firstField(hPath); f != nil {
+		at = f.line.from
+	}
+	c.tmpBuf = c.sealer.sealToken(c.tmpBuf[:0], token{flow: fl, use: inPath, text: m.registeredAOR()})
+	c.edits.insert(at, "Path: <sip:", string(c.tmpBuf), "@", ourURI, ";lr>\r\n")
+	c.edits.insert(top, "Supported: path\r\n")
+}
+
+// rewriteContacts replaces the host of each Contact by ours, and adds a token that
+// contains the phone's own URI. A Contact whose new form would make the field too long
+// stays: the response lists it.
+func (c *composer) rewriteContacts(m *message, fl flow, ourURI string) {
+	aor := m.registeredAOR()
+	room := maxFieldLen // by which the longest Contact field may grow
+	for i := range m.fields {
+		if f := &m.fields[i]; f.name == hContact {
+			room = min(room, maxFieldLen-int(f.line.to-f.line.from))
+		}
+	}
+	m.eachContact(func(uri span, bare bool) {
+		var u siptext.URI
+		text := m.text(uri)
+		if parseURI(string(text), &u) != nil {
+			return
+		}
+		sealed, _ := u.Param(contactParam)
+		if t, ok := c.sealer.openToken(sealed, inContact); ok && strings.HasPrefix(t.text, aor+" ") {
+			return // another phone's Contact, as the PBX lists it
+		}
+		c.tmpBuf = c.sealer.sealToken(c.tmpBuf[:0], token{flow: fl, use: inContact, text: aor + " " + string(text)})
+		user := ""
+		if u.Scheme != "tel" && u.User != "" {
+			user = string(text[strings.IndexByte(string(text), ':')+1:])
+			user = user[:strings.LastIndexByte(user, '@')+1]
+		}
+		if strings.Count(user, "@") > 1 {
+			return // other elements would read the URI differently
+		}
+		grows := len("<sip:;=>") + len(user) + len(ourURI) + len(contactParam) + len(c.tmpBuf) - len(text)
+		if grows > room {
+			return
+		}
+		room -= grows
+		open, shut := "", ""
+		if bare {
+			open, shut = "<", ">"
+		}
+		c.edits.replace(uri, open, "sip:", user, ourURI, ";", contactParam, "=", string(c.tmpBuf), shut)
+	})
 }
 
 // restoreContacts replaces the rewritten Contacts in p, the 2xx to a REGISTER, by the
@@ -163,17 +175,11 @@ func (c *composer) ownContacts() (own []ownContact) {
 // eachContact calls do with each URI in the Contact fields. bare reports that no angle
 // brackets are around it.
 func (m *message) eachContact(do func(uri span, bare bool)) {
-	for i := range m.fields {
-		f := &m.fields[i]
-		if f.name != hContact {
-			continue
-		}
-		rest := f.value
-		for one, ok := cutValue(m.b, &rest); ok; one, ok = cutValue(m.b, &rest) {
-			if uri, _, ok := splitNameAddr(m.b, one); ok && string(m.text(uri)) != "*" {
-				before := bytes.TrimRight(m.b[one.from:uri.from], " \t\r\n") // its display name may have a bracket too
-				do(uri, !bytes.HasSuffix(before, []byte("<")))
-			}
+	for list := m.listValues(hContact); list.next(); {
+		one := list.value
+		if uri, _, ok := splitNameAddr(m.b, one); ok && string(m.text(uri)) != "*" {
+			before := bytes.TrimRight(m.b[one.from:uri.from], " \t\r\n") // its display name may have a bracket too
+			do(uri, !bytes.HasSuffix(before, []byte("<")))
 		}
 	}
 }

@@ -22,26 +22,20 @@ type routeValue struct {
 // read reads the Route values of m. What is removed later is noted in edits.
 func (rs *routeSet) read(m *message, edits *splice) *fault {
 	*rs = routeSet{m: m, edits: edits, values: rs.values[:0]}
-	for i := range m.fields {
-		f := &m.fields[i]
-		if f.name != hRoute {
-			continue
-		}
-		rest := f.value
-		for one, more := cutValue(m.b, &rest); more; one, more = cutValue(m.b, &rest) {
-			uri, _, ok := splitNameAddr(m.b, one)
-			if !ok || len(rs.values) >= maxRoutes {
-				return badRoute
-			}
-			r := routeValue{uriText: uri, value: one, field: i}
-			if parseURI(string(m.text(uri)), &r.uri) != nil {
-				return badRoute
-			}
-			rs.values = append(rs.values, r)
-		}
-		if !rest.empty() {
+	list := m.listValues(hRoute)
+	for list.next() {
+		uri, _, ok := splitNameAddr(m.b, list.value)
+		if !ok || len(rs.values) >= maxRoutes {
 			return badRoute
 		}
+		r := routeValue{uriText: uri, value: list.value, field: list.field()}
+		if parseURI(string(m.text(uri)), &r.uri) != nil {
+			return badRoute
+		}
+		rs.values = append(rs.values, r)
+	}
+	if list.unclosed {
+		return badRoute
 	}
 	rs.to = len(rs.values)
 	return nil
