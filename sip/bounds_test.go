@@ -34,7 +34,7 @@ func TestTransactionMemoryIsLimited(t *testing.T) {
 	w, out := newBareWorker(t, func(c *Config) {
 		c.Trunks = []Trunk{{Name: "carrier", Sources: []netip.Prefix{netip.PrefixFrom(bareTrunk.Addr(), 32)}}}
 	})
-	w.proxy.acceptedSources.add(otherBare.Addr(), w.now())
+	w.proxy.sources.accepted.add(otherBare.Addr(), w.now())
 	n := 0
 	for _, tt := range []struct {
 		held int // percent
@@ -208,12 +208,12 @@ func TestFullQueueDropsStrangersFirst(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			w, _ := newBareWorker(t, nil)
-			w.proxy.acceptedSources.add(otherBare.Addr(), w.now())
+			w.proxy.sources.accepted.add(otherBare.Addr(), w.now())
 			fill := func(from netip.AddrPort, more string) (n int) {
 				for {
 					p := w.receivePacket(numberedRequest("MESSAGE", 1, more), from)
 					p.buf = append(make([]byte, 0, tt.size), p.buf...)
-					if !w.queue.enqueue(workItem{packet: p}, w.proxy.priorityOf(p)) {
+					if !w.queue.enqueue(workItem{packet: p}, w.proxy.sources.priorityOf(p)) {
 						return n
 					}
 					n++
@@ -249,7 +249,7 @@ func TestFullQueueDropsStrangersFirst(t *testing.T) {
 func TestStrangersWaitForKnownSources(t *testing.T) {
 	w, out := newBareWorker(t, nil)
 	px := w.proxy
-	px.acceptedSources.add(otherBare.Addr(), w.now())
+	px.sources.accepted.add(otherBare.Addr(), w.now())
 	w.queue.bytes.Add(1) // something waits
 	px.handleDatagram(px.listeners.all[0], numberedRequest("MESSAGE", 1, ""), barePhone, true)
 	px.handleDatagram(px.listeners.all[0], numberedRequest("MESSAGE", 2, ""), otherBare, true)
@@ -284,7 +284,7 @@ func TestCancelDoesNotOvertakeItsInvite(t *testing.T) {
 	px := w.proxy
 	w.queue.bytes.Add(1) // something waits
 	px.handleDatagram(px.listeners.all[0], numberedRequest("INVITE", 1, ""), barePhone, true)
-	px.acceptedSources.add(barePhone.Addr(), w.now())
+	px.sources.accepted.add(barePhone.Addr(), w.now())
 	px.handleDatagram(px.listeners.all[0], numberedRequest("CANCEL", 1, ""), barePhone, true)
 	px.handleDatagram(px.listeners.all[0], numberedRequest("CANCEL", 2, ""), barePhone, true)
 	ctx, cancel := context.WithCancel(t.Context())

@@ -1,6 +1,7 @@
 package sip
 
 import (
+	"cmp"
 	"net/netip"
 	"strings"
 
@@ -11,6 +12,9 @@ const (
 	edgeSide = dialog.Edge
 	pbxSide  = dialog.PBX
 )
+
+// defaultPort is the port of a URI or Via that names none (RFC 3261 §18.2.2, §19.1.2).
+const defaultPort = 5060
 
 // destination is where a message is sent: from one of our listeners, to an address, and
 // over a stream if the transport has connections.
@@ -39,11 +43,7 @@ func (p *packet) responseDestination() destination {
 	v := &p.msg.via
 	to := p.peer
 	if !v.hasRport || p.conn != nil {
-		port := v.port
-		if port == 0 {
-			port = 5060
-		}
-		to = netip.AddrPortFrom(p.peer.Addr(), uint16(port))
+		to = netip.AddrPortFrom(p.peer.Addr(), uint16(cmp.Or(v.port, defaultPort)))
 	}
 	return destination{listener: p.listener, addr: to, conn: p.conn}
 }
@@ -80,9 +80,5 @@ func sentByAddr(m *message) netip.AddrPort {
 	if err != nil {
 		return netip.AddrPort{}
 	}
-	port := m.via.port
-	if port == 0 {
-		port = 5060
-	}
-	return netip.AddrPortFrom(ip, uint16(port))
+	return netip.AddrPortFrom(ip, uint16(cmp.Or(m.via.port, defaultPort)))
 }

@@ -170,7 +170,7 @@ func (px *Proxy) diagnoseRegister(now instant, t *responseContext, m *message, p
 	if m.status/100 != 2 {
 		return
 	}
-	px.phoneSources.add(t.server.upstream.peer().Addr(), now)
+	px.sources.phones.add(t.server.upstream.peer().Addr(), now)
 	if !t.hasOurPath {
 		return
 	}
@@ -194,7 +194,7 @@ func (px *Proxy) diagnoseInvite(now instant, t *responseContext, m *message, pbx
 	case t.inDialog:
 		return // a restarted PBX does not know the dialog
 	case m.status == 404:
-		if !t.hasCredentials && (d.challengesInvite.Load() || d.challengesRegister.Load() && !d.acceptsInvite.Load()) && px.phoneSources.has(ip, now) {
+		if !t.hasCredentials && (d.challengesInvite.Load() || d.challengesRegister.Load() && !d.acceptsInvite.Load()) && px.sources.phones.has(ip, now) {
 			px.noteSymptom(now, pbx, inviteUnchallenged, ip.String())
 		}
 		return
@@ -202,7 +202,7 @@ func (px *Proxy) diagnoseInvite(now instant, t *responseContext, m *message, pbx
 		setOnce(&d.challengesInvite)
 	case acceptsCall(m.status):
 		setOnce(&d.acceptsInvite)
-		known := px.phoneSources.has(ip, now)
+		known := px.sources.phones.has(ip, now)
 		switch {
 		case t.hasCredentials:
 		case known:
@@ -255,7 +255,7 @@ func (px *Proxy) noteCallToUs(p *packet) {
 // that address, or if bellhop has the address too.
 func (px *Proxy) diagnoseSource(now instant, source netip.AddrPort, sure bool) {
 	for _, pbx := range px.peers.pbx {
-		if pbx.addr.Addr() == source.Addr() && (sure || !pbx.sharesOurAddr && !px.phoneSources.has(source.Addr(), now)) {
+		if pbx.addr.Addr() == source.Addr() && (sure || !pbx.sharesOurAddr && !px.sources.phones.has(source.Addr(), now)) {
 			px.noteSymptom(now, pbx, unknownPort, source.String())
 			return
 		}

@@ -20,7 +20,7 @@ func (px *Proxy) dispatch(p *packet, idle bool) {
 	if idle && w.tryInline(in) {
 		return
 	}
-	r := px.priorityOf(p)
+	r := px.sources.priorityOf(p)
 	if r == fromStranger && w.shedding.Load() {
 		px.stats.shed.Add(1)
 		p.release()

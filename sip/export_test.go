@@ -22,4 +22,4 @@ func OldToken(key []byte, listener uint8, port uint16, phone netip.AddrPort, con
 }
 
 // Prove notes a source's address as proven, as an accepted REGISTER does.
-func (px *Proxy) Prove(ip netip.Addr) { px.provenSources.add(ip, px.now()) }
+func (px *Proxy) Prove(ip netip.Addr) { px.sources.proven.add(ip, px.now()) }

@@ -1,6 +1,7 @@
 package sip
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"net/netip"
@@ -109,10 +110,7 @@ func (ls *listeners) addName(n HostPort) {
 // isName reports whether a URI with this host and port names the proxy. Port 0 is
 // 5060.
 func (ls *listeners) isName(host string, port int) bool {
-	if port == 0 {
-		port = 5060
-	}
-	return ls.names[hostPort{strings.ToLower(strings.Trim(host, "[]")), port}]
+	return ls.names[hostPort{strings.ToLower(strings.Trim(host, "[]")), cmp.Or(port, defaultPort)}]
 }
 
 // haveHost reports whether the proxy listens on an IP address, on any port.

@@ -23,7 +23,7 @@ func (w *worker) refuseTowards(p *packet, dst dialog.Side, f *fault, extra strin
 	if !m.answerable() {
 		return
 	}
-	if !m.ambiguous && (!m.initial() || m.isMethod("CANCEL")) && (w.proxy.isKnown(p.receivedAt, p) || w.router.hasOwnRoute(m)) {
+	if !m.ambiguous && (!m.initial() || m.isMethod("CANCEL")) && (w.proxy.sources.isKnown(p.receivedAt, p) || w.router.hasOwnRoute(m)) {
 		w.observer.observeRefused(p, dst, f, extra)
 	}
 	if f.status == 403 && p.side == edgeSide {
@@ -40,7 +40,7 @@ func (w *worker) refuseTowards(p *packet, dst dialog.Side, f *fault, extra strin
 // than the INVITE.
 func (w *worker) sendOwnResponse(p *packet, status int, phrase, extra string) {
 	to, b := p.responseDestination(), w.composer.makeResponse(p, status, phrase, extra)
-	if p.msg.isMethod("INVITE") && len(b) > len(p.buf) && !w.proxy.isProven(w.now(), to) {
+	if p.msg.isMethod("INVITE") && len(b) > len(p.buf) && !w.proxy.sources.isProven(w.now(), to) {
 		w.proxy.stats.withheld.Add(1)
 		return
 	}

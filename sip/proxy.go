@@ -64,10 +64,8 @@ type Proxy struct {
 	peers           peers
 	workers         []*worker
 	streams         *streamTable
-	serverKeySecret [32]byte      // part of the keys of server transactions
-	acceptedSources *sourceSet    // sources whose REGISTER or INVITE was accepted
-	phoneSources    *sourceSet    // sources whose REGISTER was accepted
-	provenSources   *sourceSet    // sources that have proved their address: they know the content of a response
+	serverKeySecret [32]byte // part of the keys of server transactions
+	sources         sources
 	backlog         chan struct{} // see Backlog
 	draining        atomic.Bool
 	stats           counters
@@ -96,7 +94,7 @@ func Listen(cfg Config) (*Proxy, error) {
 	rand.Read(salt[:])
 	px.branchSalt = branchSalt(binary.BigEndian.Uint32(salt[:]))
 	rand.Read(px.serverKeySecret[:])
-	px.acceptedSources, px.phoneSources, px.provenSources = newSourceSet(acceptedLifetime), newSourceSet(phoneLifetime), newSourceSet(acceptedLifetime)
+	px.sources = newSources(&px.peers)
 	px.backlog = make(chan struct{}, 1)
 	px.listeners.names = map[hostPort]bool{}
 	px.peers = peers{pbxSources: cfg.PBXSources, trunks: cfg.Trunks}

@@ -37,7 +37,7 @@ func (t *responseContext) handleResponse(now instant, c *clientTx, m *message, p
 	t.worker.proxy.diagnose(now, t, m)
 	if m.status >= 200 {
 		t.cancelFields = t.worker.memory.releaseCopy(t.cancelFields)
-		t.worker.proxy.rememberAccepted(now, t, m)
+		t.worker.proxy.sources.rememberAccepted(now, t, m)
 	}
 	if m.status > 100 && (t.worker.composer.answeredRequest != nil || m.hasNextVia()) {
 		if m.isMethod("BYE") && (m.status/100 == 2 || m.status == 481) {

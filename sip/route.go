@@ -128,7 +128,7 @@ func (rt *router) restoreTarget(p *packet, r *routeDecision, target *siptext.URI
 			return forgedRoute
 		}
 		tokens.add(t)
-		rt.proxy.rememberBinding(p, &t)
+		rt.proxy.sources.rememberBinding(p, &t)
 		aor, to, _ := strings.Cut(t.text, " ")
 		r.aor = aor
 		edits.replace(m.uri, to)
@@ -169,7 +169,7 @@ func (rt *router) openOwnRoute(p *packet, r *routeDecision, text string) (t toke
 	r.aor = t.text
 	if p.side == pbxSide {
 		rt.proxy.notePathUse(p)
-		rt.proxy.rememberBinding(p, &t)
+		rt.proxy.sources.rememberBinding(p, &t)
 	} else if t.flow.peer != p.peer { // only a registrar uses a Path
 		rt.proxy.diagnoseSource(p.receivedAt, p.peer, true)
 	}

@@ -116,7 +116,7 @@ const maxRepeated2xx = 2
 // has taken the call, and the final response after a 1xx, because the client retransmits
 // its INVITE no more.
 func (s *serverTx) sendWithinCredit(b []byte, owed bool) {
-	if s.invite && !owed && s.creditBytes < len(b) && !s.worker.proxy.isProven(s.worker.now(), s.upstream) {
+	if s.invite && !owed && s.creditBytes < len(b) && !s.worker.proxy.sources.isProven(s.worker.now(), s.upstream) {
 		s.worker.proxy.stats.withheld.Add(1)
 		return
 	}

@@ -6,6 +6,78 @@ import (
 	"sync/atomic"
 )
 
+// sources is what is known of the addresses that messages come from. Workers share it
+// without a lock.
+type sources struct {
+	peers    *peers
+	accepted *sourceSet // their REGISTER or INVITE was accepted
+	phones   *sourceSet // their REGISTER was accepted
+	proven   *sourceSet // they have proved their address: they know the content of a response
+}
+
+// newSources returns sources of which only the configured peers are known.
+func newSources(ps *peers) sources {
+	return sources{peers: ps, accepted: newSourceSet(acceptedLifetime), phones: newSourceSet(phoneLifetime), proven: newSourceSet(acceptedLifetime)}
+}
+
+// isKnown reports whether a request comes from the PBX, from a trunk, or from an address
+// whose REGISTER or INVITE was accepted within the last hour.
+func (ss *sources) isKnown(now instant, p *packet) bool {
+	ip := p.peer.Addr()
+	return p.side == pbxSide || ss.accepted.has(ip, now) || ss.peers.isConfigured(ip)
+}
+
+// priorityOf returns the priority of p. A CANCEL has the priority of its INVITE, so that
+// both keep their order.
+func (ss *sources) priorityOf(p *packet) priority {
+	m := &p.msg
+	if !m.isRequest() {
+		return inDialog
+	}
+	switch known, initial := ss.isKnown(p.receivedAt, p), m.initial(); {
+	case known && !initial:
+		return inDialog
+	case known || !initial:
+		return fromKnown
+	}
+	return fromStranger
+}
+
+// isProven reports whether the peer has proved that it receives at its address: it has a
+// connection, or it knew the content of a response. PBX and trunks need no proof.
+func (ss *sources) isProven(now instant, to destination) bool {
+	ip := to.addr.Addr()
+	return to.conn != nil || ss.proven.has(ip, now) || ss.peers.isConfigured(ip)
+}
+
+// rememberAccepted makes the source of a REGISTER or INVITE that got a 2xx a known source. A
+// 2xx to a REGISTER also proves the source's address: the credentials answer a challenge.
+func (ss *sources) rememberAccepted(now instant, t *responseContext, m *message) {
+	if t.src != edgeSide || m.status/100 != 2 {
+		return
+	}
+	ip := t.server.upstream.peer().Addr()
+	switch {
+	case m.isMethod("REGISTER"):
+		ss.accepted.add(ip, now)
+		ss.proven.add(ip, now)
+	case m.isMethod("INVITE"):
+		ss.accepted.add(ip, now)
+	}
+}
+
+// rememberBinding notes the address in the token of a binding as known and proven, when
+// the PBX sends a request to that binding. The PBX has the token because it accepted a
+// REGISTER with it. After a restart of bellhop, the first request of the PBX to a phone,
+// such as a periodic OPTIONS, thus restores what an earlier process knew.
+func (ss *sources) rememberBinding(p *packet, t *token) {
+	if ip := t.flow.peer.Addr(); p.side == pbxSide && ip.IsValid() {
+		ss.accepted.add(ip, p.receivedAt)
+		ss.phones.add(ip, p.receivedAt)
+		ss.proven.add(ip, p.receivedAt)
+	}
+}
+
 // The size of a sourceSet: 262,144 addresses in 2 MiB. Pages that are not used take no
 // memory.
 const (

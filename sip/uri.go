@@ -1,6 +1,7 @@
 package sip
 
 import (
+	"cmp"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -75,11 +76,7 @@ func uriAddr(u *siptext.URI) (Addr, bool) {
 	case t != "" && !strings.EqualFold(t, "udp"):
 		return Addr{}, false
 	}
-	port := uriPort(u)
-	if port == 0 {
-		port = 5060
-	}
-	a.AddrPort = netip.AddrPortFrom(ip.Unmap(), uint16(port)) // ::ffff:0.0.0.0 is the host 0.0.0.0
+	a.AddrPort = netip.AddrPortFrom(ip.Unmap(), uint16(cmp.Or(uriPort(u), defaultPort))) // ::ffff:0.0.0.0 is the host 0.0.0.0
 	return a, true
 }
 
@@ -95,7 +92,7 @@ func stripMaddr(uri string, port int) string {
 	at := strings.LastIndexByte(uri, '@') + 1 // the user part may contain semicolons
 	parts := strings.Split(uri[at:], ";")
 	keep := parts[:1]
-	if port != 5060 {
+	if port != defaultPort {
 		keep[0] = strings.TrimSuffix(keep[0], ":"+strconv.Itoa(port))
 	}
 	for _, p := range parts[1:] {

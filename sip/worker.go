@@ -34,9 +34,9 @@ type worker struct {
 	timer        *time.Timer
 	timerSetTo   instant // when timer fires; 0: it is not set
 
-	router   router
-	composer composer
-	observer observer
+	router   router   // decides where requests go
+	composer composer // writes what is sent
+	observer observer // passes copies to the tracker
 
 	// Scratch memory, valid until the next message.
 	hash      maphash.Hash

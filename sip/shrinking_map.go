@@ -1,0 +1,29 @@
+package sip
+
+// shrinkingMap is a map that frees memory: once it has held 4,096 entries or more, and has
+// shrunk to an eighth of its largest length, it is copied into a new map.
+type shrinkingMap[K comparable, V any] struct {
+	m       map[K]V
+	peakLen int // largest length since m was made
+}
+
+func (t *shrinkingMap[K, V]) put(k K, v V) {
+	if t.m == nil {
+		t.m = make(map[K]V)
+	}
+	t.m[k] = v
+	t.peakLen = max(t.peakLen, len(t.m))
+}
+
+func (t *shrinkingMap[K, V]) remove(k K) {
+	delete(t.m, k)
+	n := len(t.m)
+	if t.peakLen < 4096 || n > t.peakLen/8 {
+		return
+	}
+	m := make(map[K]V, n)
+	for k, v := range t.m {
+		m[k] = v
+	}
+	t.m, t.peakLen = m, n
+}
