@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"bellhop/cmd/bellhop/store/storetest"
 	"bellhop/dialog"
 	"bellhop/dialog/flowtest"
 	"bellhop/notify"
@@ -37,7 +38,7 @@ func TestEndedCallsDoNotReturn(t *testing.T) {
 					flowtest.Play(t, f, h)
 					time.Sleep(after)
 					synctest.Wait()
-					err := copyStore(killed, dir)
+					err := storetest.Copy(killed, dir)
 					h.stop()
 					if err != nil {
 						t.Error(err)

@@ -16,9 +16,8 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
-
 	"bellhop/cmd/bellhop/config"
+	"bellhop/cmd/bellhop/store"
 	"bellhop/dialog"
 	"bellhop/dialog/flowtest"
 	"bellhop/notify"
@@ -82,20 +81,20 @@ func newTestPipeline(t *testing.T, fc flowtest.Config, dir string) *testPipeline
 	cfg.Store.Dir = dir
 	cfg.Store.Sync = config.SyncInterval(24 * time.Hour)                // a sync each tenth of a virtual second would take long
 	cfg.Notify.KeepEvents = config.Duration(200 * 365 * 24 * time.Hour) // the server tells ages by the machine's clock
-	js, _, closeStore, err := openStore(t.Context(), cfg, slog.New(slog.DiscardHandler))
+	st, err := store.Open(t.Context(), cfg, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.start(fc, cfg, js)
+	h.start(fc, cfg, st)
 	h.stop = func() {
 		h.stopRooms()
-		closeStore()
+		st.Close()
 	}
 	return h
 }
 
 // start starts the pipeline, for the first time or again.
-func (h *testPipeline) start(fc flowtest.Config, cfg config.Config, js jetstream.JetStream) {
+func (h *testPipeline) start(fc flowtest.Config, cfg config.Config, st *store.Store) {
 	t, original := h.t, cfg
 	network := siptest.NewNetwork()
 	var err error
@@ -110,7 +109,7 @@ func (h *testPipeline) start(fc flowtest.Config, cfg config.Config, js jetstream
 			cfg.Trunk = append(cfg.Trunk, config.Trunk{Name: p.Trunk, Sources: []config.CIDR{{Prefix: netip.PrefixFrom(p.Addr.Addr(), 32)}}})
 		}
 	}
-	h.rooms, err = buildPipeline(t.Context(), cfg, js, slog.New(slog.DiscardHandler), environment{
+	h.rooms, err = buildPipeline(t.Context(), cfg, st, slog.New(slog.DiscardHandler), environment{
 		own: netip.MustParseAddrPort("192.0.2.5:8080"), network: network, transport: h, unbatched: true, wall: h.wall,
 	})
 	if err != nil {
@@ -134,7 +133,7 @@ func (h *testPipeline) start(fc flowtest.Config, cfg config.Config, js jetstream
 	}
 	h.again = func() {
 		h.stopRooms()
-		h.start(fc, original, js)
+		h.start(fc, original, st)
 	}
 	synctest.Wait()
 }

@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"bellhop/cmd/bellhop/config"
+	"bellhop/cmd/bellhop/store"
 	"bellhop/dialog"
 	"bellhop/dialog/flowtest"
 	"bellhop/notify"
@@ -260,15 +261,15 @@ func newAttack(t *testing.T, m *mutator, dir string) *attack {
 		}
 	}
 	a.config = cfg
-	if err := os.WriteFile(filepath.Join(dir, "key"), bytes.Repeat([]byte{7}, keySize), 0o600); err != nil { // tokens are the same in every run
+	if err := os.WriteFile(filepath.Join(dir, "key"), bytes.Repeat([]byte{7}, 32), 0o600); err != nil { // tokens are the same in every run
 		t.Fatal(err)
 	}
 	log := slog.New(slog.NewTextHandler(a.log, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	js, _, closeStore, err := openStore(t.Context(), cfg, log)
+	st, err := store.Open(t.Context(), cfg, log)
 	if err != nil {
 		t.Fatal(err)
 	}
-	a.rooms, err = buildPipeline(t.Context(), cfg, js, log, environment{own: netip.MustParseAddrPort("192.0.2.5:8080"), network: a.network, transport: a})
+	a.rooms, err = buildPipeline(t.Context(), cfg, st, log, environment{own: netip.MustParseAddrPort("192.0.2.5:8080"), network: a.network, transport: a})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -301,7 +302,7 @@ func newAttack(t *testing.T, m *mutator, dir string) *attack {
 	}
 	a.stop = func() {
 		stopRooms()
-		closeStore()
+		st.Close()
 	}
 	return a
 }

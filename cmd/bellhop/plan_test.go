@@ -14,6 +14,10 @@ import (
 // pure are the packages that dialog may import: they work on text alone.
 var pure = []string{"dialog/siptext", "dialog/body", "dialog/sdp"}
 
+// storeUses are the packages of bellhop that the store may import: its settings, the events
+// of the spool, and the losses that it reports.
+var storeUses = []string{"cmd/bellhop/config", "dialog", "admin/ops"}
+
 // TestRoomsImportInOrder checks which package may import which. Calls flow from sip to
 // dialog to notify, and imports point at dialog.
 func TestRoomsImportInOrder(t *testing.T) {
@@ -38,6 +42,10 @@ func TestRoomsImportInOrder(t *testing.T) {
 			t.Errorf("%s is in no room of the plan", file)
 		case isOwn && to == "cmd" && top != "cmd":
 			t.Errorf("%s imports %s, which nobody may", file, pkg)
+		case room == "cmd/bellhop/store" && isOwn && !slices.Contains(storeUses, own) && !test:
+			t.Errorf("%s imports %s: the store may import %v", file, pkg, storeUses)
+		case own == "cmd/bellhop/store" && room != "cmd/bellhop" && !test:
+			t.Errorf("%s imports %s, which only the program may", file, pkg)
 		case isOwn && to != top && !slices.Contains(allowed, to) && !test:
 			t.Errorf("%s imports %s: %s may import %v", file, pkg, top, allowed)
 		case strings.HasPrefix(pkg, "github.com/emiago/sipgo") && top != "sip":

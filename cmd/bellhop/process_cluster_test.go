@@ -11,6 +11,7 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 
+	"bellhop/cmd/bellhop/store/storetest"
 	"bellhop/sip"
 )
 
@@ -66,7 +67,7 @@ func TestTwoBellhopsShareStore(t *testing.T) {
 func TestStopWithoutStoreSpoolsEvents(t *testing.T) {
 	t.Parallel()
 	// No other process takes a port of this address while the server is down.
-	options := &server.Options{Host: ownLoopback(), Port: -1, NoLog: true, NoSigs: true, JetStream: true, StoreDir: t.TempDir()}
+	options := &server.Options{Host: storetest.Loopback(), Port: -1, NoLog: true, NoSigs: true, JetStream: true, StoreDir: t.TempDir()}
 	serve := func() (*server.Server, func()) {
 		t.Helper()
 		srv, err := server.NewServer(options)

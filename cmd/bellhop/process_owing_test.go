@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"bellhop/cmd/bellhop/store/storetest"
 	"bellhop/dialog"
 	"bellhop/notify"
 	"bellhop/sip"
@@ -62,9 +63,9 @@ func TestStartOwing(t *testing.T) {
 // owe adds n pending hangups to the store of a stopped bellhop.
 func (s *site) owe(n int) {
 	s.t.Helper()
-	js, closeStore := opened(s.t, storeConfig(filepath.Join(s.dir, "data")))
-	defer closeStore()
-	notifier, err := notify.Open(s.t.Context(), js, notify.Config{Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Log: quiet()})
+	st := opened(s.t, storetest.Config(filepath.Join(s.dir, "data")))
+	defer st.Close()
+	notifier, err := notify.Open(s.t.Context(), st, notify.Config{Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Log: quiet()})
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -82,7 +83,7 @@ func (s *site) owe(n int) {
 		}
 		notifier.Publish(events[i : i+1])
 	}
-	outbox, err := js.Stream(s.t.Context(), "bellhop_outbox")
+	outbox, err := st.Stream(s.t.Context(), "bellhop_outbox")
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math"
 	"net"
 	"net/http"
 	"net/netip"
@@ -28,6 +27,7 @@ import (
 	"bellhop/admin"
 	"bellhop/admin/ops"
 	"bellhop/cmd/bellhop/config"
+	"bellhop/cmd/bellhop/store"
 	"bellhop/dialog"
 	"bellhop/dialog/keep"
 	"bellhop/dialog/trace"
@@ -102,12 +102,9 @@ type service struct {
 	token      string
 	created    bool // the admin token is new
 	stopping   atomic.Bool
-	supervisor *supervisor
-	snapshot   *bucketSnapshot // nil with store.nats
-	js         jetstream.JetStream
+	store      *store.Store
 	processors *processorScaler
 	overload   *overloadMonitor
-	closeStore func()
 
 	kinds atomic.Pointer[map[string]dialog.Kind] // by number of the configured extensions
 }
@@ -124,20 +121,11 @@ func buildService(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *
 			}
 		}
 	}()
-	js, supervisor, closeStore, err := openStore(ctx, cfg, log)
-	if err != nil {
+	if s.store, err = store.Open(ctx, cfg, log); err != nil {
 		return nil, err
 	}
-	s.js, s.supervisor, s.closeStore = js, supervisor, closeStore
-	undo = append(undo, closeStore)
-	if supervisor != nil {
-		s.snapshot = openSnapshot(cfg, supervisor.checker.markRestored, log)
-		s.snapshot.prepared = supervisor.checker.prepared
-		if err := s.snapshot.restoreBuckets(ctx, js); err != nil {
-			return nil, err
-		}
-	}
-	if s.token, s.created, err = adminToken(cfg); err != nil {
+	undo = append(undo, s.store.Close)
+	if s.token, s.created, err = s.store.AdminToken(); err != nil {
 		return nil, err
 	}
 	if s.listener, err = s.listenAdmin(); err != nil {
@@ -145,11 +133,11 @@ func buildService(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *
 	}
 	undo = append(undo, func() { s.listener.Close() })
 	own := netip.MustParseAddrPort(s.listener.Addr().String())
-	if s.pipeline, err = buildPipeline(ctx, cfg, js, log, environment{own: own}); err != nil {
+	if s.pipeline, err = buildPipeline(ctx, cfg, s.store, log, environment{own: own}); err != nil {
 		return nil, err
 	}
 	s.setKinds(cfg)
-	s.api, err = admin.Open(ctx, js, admin.Config{
+	s.api, err = admin.Open(ctx, s.store, admin.Config{
 		Token:          s.token,
 		Listen:         s.listenURIs(),
 		TrustedProxies: config.Prefixes(cfg.Admin.TrustedProxies),
@@ -167,7 +155,7 @@ func buildService(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *
 			Ready:      s.notReadyReasons,
 			Degraded:   s.proxy.Degraded,
 			Suppressed: s.observer.tracker.Suppressed,
-			Losses:     s.storeLosses,
+			Losses:     s.store.Losses,
 			Node:       s.node,
 			Version:    buildVersion(),
 			Log:        log,
@@ -185,8 +173,8 @@ func buildService(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *
 // run runs the service until ctx ends. It then refuses new calls, and returns once the
 // existing transactions have ended or drainTimeout has passed.
 func (s *service) run(ctx context.Context) error {
-	defer s.closeStore()
-	defer s.startStoreChecks()()
+	defer s.store.Close()
+	defer startTask(s.store.Run)()
 	stopRooms := startTask(s.pipeline.run)
 	stopTokens := startTask(s.api.Run)
 	defer stopTokens()
@@ -240,9 +228,9 @@ type environment struct {
 
 // buildPipeline builds the parts and connects them. Sockets are open when it returns,
 // but nothing is read before run.
-func buildPipeline(ctx context.Context, cfg config.Config, js jetstream.JetStream, log *slog.Logger, w environment) (*pipeline, error) {
+func buildPipeline(ctx context.Context, cfg config.Config, st *store.Store, log *slog.Logger, w environment) (*pipeline, error) {
 	// The key must exist before anything listens: every route needs it.
-	key, err := sharedKey(ctx, js, cfg)
+	key, err := st.SharedKey(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -279,7 +267,7 @@ func buildPipeline(ctx context.Context, cfg config.Config, js jetstream.JetStrea
 			own = append(own, a.AddrPort)
 		}
 	}
-	node, err := nodeName(cfg)
+	node, err := st.NodeName()
 	if err != nil {
 		proxy.Close()
 		return nil, err
@@ -288,7 +276,7 @@ func buildPipeline(ctx context.Context, cfg config.Config, js jetstream.JetStrea
 	if len(cfg.Store.NATS) == 0 {
 		leaseName = ""
 	}
-	n, err := notify.Open(ctx, js, notify.Config{
+	n, err := notify.Open(ctx, st, notify.Config{
 		KeepEvents:       time.Duration(cfg.Notify.KeepEvents),
 		Replicas:         cfg.Store.Replicas,
 		Node:             leaseName,
@@ -301,14 +289,14 @@ func buildPipeline(ctx context.Context, cfg config.Config, js jetstream.JetStrea
 		Transport:        w.transport,
 		PublishAtOnce:    w.unbatched,
 		WallClock:        w.wall,
-		Spool:            spoolIn(cfg),
+		Spool:            st.Spool(),
 	})
 	if err != nil {
 		proxy.Close()
 		return nil, err
 	}
 	n.Declare(config.DeclaredSubscriptions(cfg))
-	k, t, err := restoreTracker(ctx, cfg, node, js, proxy.Clock, n, log)
+	k, t, err := restoreTracker(ctx, cfg, node, st, proxy.Clock, n, log)
 	if err != nil {
 		proxy.Close()
 		return nil, err
@@ -552,29 +540,6 @@ func (s *service) listenURIs() (uris []string) {
 	return uris
 }
 
-// startStoreChecks starts the checks of the store's files and the writing of the
-// snapshot. stop ends them.
-func (s *service) startStoreChecks() (stop func()) {
-	if s.supervisor == nil {
-		return func() {}
-	}
-	s.supervisor.checker.markRestored("KV_bellhop_keys", math.MaxUint64) // from the file key; without it nothing starts
-	check := startTask(func(ctx context.Context) { s.supervisor.checker.run(ctx, s.js) })
-	snapshot := startTask(func(ctx context.Context) { s.snapshot.run(ctx, s.js) })
-	return func() {
-		snapshot()
-		check()
-	}
-}
-
-// storeLosses returns the losses in the store.
-func (s *service) storeLosses() []ops.Loss {
-	if s.supervisor == nil {
-		return nil
-	}
-	return s.supervisor.checker.allLosses()
-}
-
 // notReadyReasons returns why bellhop is not ready; none if it is.
 func (s *service) notReadyReasons() []string {
 	var why []string
@@ -584,7 +549,7 @@ func (s *service) notReadyReasons() []string {
 	if !s.proxy.PBXReachable() {
 		why = append(why, "no PBX answers OPTIONS")
 	}
-	if err := s.supervisor.writeError(); err != nil {
+	if err := s.store.WriteError(); err != nil {
 		why = append(why, err.Error())
 	}
 	return why

@@ -22,6 +22,8 @@ import (
 	"bellhop/admin"
 	"bellhop/admin/ops"
 	"bellhop/cmd/bellhop/config"
+	"bellhop/cmd/bellhop/store"
+	"bellhop/cmd/bellhop/store/storetest"
 	"bellhop/dialog"
 	"bellhop/dialog/flowtest"
 	"bellhop/notify"
@@ -59,9 +61,9 @@ func (r *olderReceiver) RoundTrip(q *http.Request) (*http.Response, error) {
 // are made once, and the call has its hangup. The older build was stopped in virtual
 // time, in the third minute of the year 2000; the responses of its API are in want.json.
 func TestUpgradeKeepsAll(t *testing.T) {
-	for _, name := range olderStores {
+	for _, name := range storetest.OlderBuilds {
 		t.Run(name, func(t *testing.T) {
-			dir := filepath.Dir(olderStore(t, name))
+			dir := filepath.Dir(storetest.Older(t, name))
 			synctest.Test(t, func(t *testing.T) { upgradeAll(t, dir) })
 		})
 	}
@@ -77,7 +79,7 @@ func upgradeAll(t *testing.T, dir string) {
 
 	peers := map[string]*siptest.PacketConn{}
 	network := siptest.NewNetwork()
-	cfg := storeConfig(filepath.Join(dir, "data"))
+	cfg := storetest.Config(filepath.Join(dir, "data"))
 	cfg.SIP.Listen = []sip.Addr{{Proto: sip.UDP, AddrPort: flowtest.Bellhop}}
 	cfg.SIP.Register = sip.Register("path")
 	cfg.Store.Sync = config.SyncInterval(24 * time.Hour)
@@ -88,21 +90,21 @@ func upgradeAll(t *testing.T, dir string) {
 			cfg.SIP.PBX = []sip.Addr{{Proto: sip.UDP, AddrPort: p.Addr}}
 		}
 	}
-	js, _, closeStore, err := openStore(t.Context(), cfg, quiet())
+	st, err := store.Open(t.Context(), cfg, quiet())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer closeStore()
-	token, created, err := adminToken(cfg)
+	defer st.Close()
+	token, created, err := st.AdminToken()
 	if err != nil || created {
 		t.Errorf("admin token is new: %v, %v", created, err)
 	}
 	receiver := &olderReceiver{came: map[string][]string{}, ids: map[string][]string{}}
-	rooms, err := buildPipeline(t.Context(), cfg, js, quiet(), environment{own: netip.MustParseAddrPort("192.0.2.5:8080"), network: network, transport: receiver, unbatched: true})
+	rooms, err := buildPipeline(t.Context(), cfg, st, quiet(), environment{own: netip.MustParseAddrPort("192.0.2.5:8080"), network: network, transport: receiver, unbatched: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	api, err := admin.Open(t.Context(), js, admin.Config{
+	api, err := admin.Open(t.Context(), st, admin.Config{
 		Token: token,
 		Config: ops.Config{
 			Notifier:   rooms.notifier,

@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"bellhop/cmd/bellhop/config"
+	"bellhop/cmd/bellhop/store/storetest"
 	"bellhop/dialog"
 	"bellhop/notify"
 )
@@ -32,13 +33,13 @@ func TestEndedCallsOfOlderStores(t *testing.T) {
 		{"both have left", 2, 2, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			c := storeConfig(olderStore(t, "378cfc6-all"))
+			c := storetest.Config(storetest.Older(t, "378cfc6-all"))
 			c.Notify.KeepEvents = config.Duration(200 * 365 * 24 * time.Hour) // the store is of the year 2000
-			js, _ := opened(t, c)
+			st := opened(t, c)
 			node := strings.TrimSpace(string(must[[]byte](t)(os.ReadFile(filepath.Join(c.Store.Dir, "node")))))
-			n := must[*notify.Notifier](t)(notify.Open(t.Context(), js, notify.Config{KeepEvents: time.Duration(c.Notify.KeepEvents), Replicas: 1, Log: quiet()}))
+			n := must[*notify.Notifier](t)(notify.Open(t.Context(), st, notify.Config{KeepEvents: time.Duration(c.Notify.KeepEvents), Replicas: 1, Log: quiet()}))
 
-			bucket := bucketOf(t, js, "bellhop_calls")
+			bucket := must[jetstream.KeyValue](t)(st.KeyValue(t.Context(), "bellhop_calls"))
 			call, key, record := storedCall(t, bucket, node)
 			if tt.parties == 2 { // as if another phone had been in it
 				legs, parties := record["legs"].([]any), record["parties"].([]any)
@@ -51,13 +52,13 @@ func TestEndedCallsOfOlderStores(t *testing.T) {
 			}
 			place := n.LogEnd()
 			for i, p := range record["parties"].([]any)[:tt.left] {
-				place = hangUpOn(t, js, n, call, p.(map[string]any)["id"].(string), 10+i)
+				place = hangUpOn(t, st, n, call, p.(map[string]any)["id"].(string), 10+i)
 			}
 			must[uint64](t)(bucket.Put(t.Context(), "mark."+node, fmt.Append(nil, place)))
-			n = must[*notify.Notifier](t)(notify.Open(t.Context(), js, notify.Config{KeepEvents: time.Duration(c.Notify.KeepEvents), Replicas: 1, Log: quiet()}))
+			n = must[*notify.Notifier](t)(notify.Open(t.Context(), st, notify.Config{KeepEvents: time.Duration(c.Notify.KeepEvents), Replicas: 1, Log: quiet()}))
 
 			clock := func() (time.Time, time.Duration) { return time.Date(2000, 1, 1, 0, 5, 0, 0, time.UTC), 0 }
-			k, tracker, err := restoreTracker(t.Context(), c, node, js, clock, n, quiet())
+			k, tracker, err := restoreTracker(t.Context(), c, node, st, clock, n, quiet())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -74,9 +75,10 @@ func TestEndedCallsOfOlderStores(t *testing.T) {
 // storedCall returns the only stored call of a node.
 func storedCall(t *testing.T, bucket jetstream.KeyValue, node string) (call, key string, record map[string]any) {
 	t.Helper()
-	for key, e := range must[map[string]bucketEntry](t)(copyBucket(t.Context(), bucket)) {
-		if call, ok := strings.CutPrefix(key, "call."+node+"."); ok && !e.Deleted {
-			if err := json.Unmarshal(e.Value, &record); err != nil {
+	for _, key := range must[[]string](t)(bucket.Keys(t.Context())) {
+		if call, ok := strings.CutPrefix(key, "call."+node+"."); ok {
+			e := must[jetstream.KeyValueEntry](t)(bucket.Get(t.Context(), key))
+			if err := json.Unmarshal(e.Value(), &record); err != nil {
 				t.Fatal(err)
 			}
 			return call, key, record

@@ -1,10 +1,6 @@
 package main
 
 import (
-	"archive/tar"
-	"compress/gzip"
-	"errors"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"bellhop/cmd/bellhop/store/storetest"
 	"bellhop/dialog"
 	"bellhop/dialog/flowtest"
 	"bellhop/notify"
@@ -25,8 +22,7 @@ import (
 // keep_events was 876000h, as the store counts in real time. Beside the store are the
 // REGISTER and the INVITE as the PBX got them, and each 200 as the phone got it.
 func TestCallsAndBindingsOutliveTheUpgrade(t *testing.T) {
-	dir := t.TempDir()
-	unpack(t, "../../testdata/stores/378cfc6.tgz", dir)
+	dir := filepath.Dir(storetest.Older(t, "378cfc6"))
 	text := func(name string) string {
 		b, err := os.ReadFile(filepath.Join(dir, name))
 		if err != nil {
@@ -118,39 +114,4 @@ func TestCallsAndBindingsOutliveTheUpgrade(t *testing.T) {
 			t.Errorf("events are %v, want %v", got, want)
 		}
 	})
-}
-
-// unpack unpacks a gzipped tar archive into a directory.
-func unpack(t *testing.T, archive, dir string) {
-	t.Helper()
-	f, err := os.Open(archive)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for r := tar.NewReader(z); ; {
-		head, err := r.Next()
-		if errors.Is(err, io.EOF) {
-			return
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		path := filepath.Join(dir, filepath.FromSlash(head.Name))
-		if head.Typeflag == tar.TypeDir {
-			err = os.MkdirAll(path, 0o700)
-		} else {
-			var b []byte
-			if b, err = io.ReadAll(r); err == nil {
-				err = os.WriteFile(path, b, 0o600)
-			}
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
 }

@@ -1,11 +1,9 @@
-package main
+package store
 
 import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -26,7 +24,7 @@ import (
 	"bellhop/cmd/bellhop/config"
 )
 
-// A storeChecker reports the records that damage to the files of the embedded store has
+// A checker reports the records that damage to the files of the embedded store has
 // destroyed, and keeps the damage from destroying more.
 //
 // Before the embedded server opens a store, the checker reads the blocks of its streams
@@ -39,14 +37,14 @@ import (
 // that a stream gets in the minute before a crash, and loses with the end of its last
 // block, leave no trace.
 //
-// The servers of store.nats check their own files and have replicas: for them nothing is
-// checked, and a nil storeChecker does nothing.
-type storeChecker struct {
+// The servers of store.nats check their own files and have replicas: they have no
+// checker.
+type checker struct {
 	dir           string // store.dir
 	keep          time.Duration
 	startSize     int64 // see [startSize]
 	log           *slog.Logger
-	requestReopen func()        // requests that the store is opened anew and repaired; nil: nothing does
+	requestReopen func()        // requests that the store is opened anew and repaired
 	prepared      chan struct{} // has room for one: prepareStore has succeeded
 
 	mu        sync.Mutex
@@ -108,10 +106,10 @@ const (
 	streamsFolder  = "jetstream/$G/streams"
 )
 
-// openStoreChecker reads the ledger of a store. If the ledger is damaged it starts a new
+// openChecker reads the ledger of a store. If the ledger is damaged it starts a new
 // one, and then finds only damage that is still visible.
-func openStoreChecker(c config.Config, log *slog.Logger) *storeChecker {
-	g := &storeChecker{dir: c.Store.Dir, keep: time.Duration(c.Notify.KeepEvents), startSize: startSize, log: log, prepared: make(chan struct{}, 1), unchecked: make(map[string]bool)}
+func openChecker(c config.Config, log *slog.Logger) *checker {
+	g := &checker{dir: c.Store.Dir, keep: time.Duration(c.Notify.KeepEvents), startSize: startSize, log: log, prepared: make(chan struct{}, 1), unchecked: make(map[string]bool)}
 	if err := readSealed(g.filePath("check"), &g.ledger); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		log.Error("store ledger restarted", "err", err)
 		g.ledger = ledger{}
@@ -123,7 +121,7 @@ func openStoreChecker(c config.Config, log *slog.Logger) *storeChecker {
 }
 
 // filePath returns the path of a file in store.dir.
-func (g *storeChecker) filePath(name string) string { return filepath.Join(g.dir, name) }
+func (g *checker) filePath(name string) string { return filepath.Join(g.dir, name) }
 
 // errUnrepaired means that a damaged block was not repaired. The server must not open
 // it: it would cut off the records behind the damage.
@@ -131,10 +129,7 @@ var errUnrepaired = errors.New("repair damaged file of the store: make room on t
 
 // prepareStore checks and repairs the store before the server opens it. The server must
 // not open the store after an error.
-func (g *storeChecker) prepareStore() (err error) {
-	if g == nil {
-		return nil
-	}
+func (g *checker) prepareStore() (err error) {
 	g.mu.Lock()
 	clean := g.ledger.Clean
 	g.ledger.Clean = false
@@ -172,7 +167,7 @@ func (g *storeChecker) prepareStore() (err error) {
 
 // formatKnown reports whether a block of the store has a valid record, or all are empty.
 // If not, the server may use another format, and nothing must be repaired.
-func (g *storeChecker) formatKnown() bool {
+func (g *checker) formatKnown() bool {
 	empty := true
 	for _, stream := range g.streamNames() {
 		numbers, _ := g.blockNumbers(stream)
@@ -191,10 +186,7 @@ func (g *storeChecker) formatKnown() bool {
 }
 
 // markClean records that the server was stopped and has written everything.
-func (g *storeChecker) markClean() {
-	if g == nil {
-		return
-	}
+func (g *checker) markClean() {
 	g.mu.Lock()
 	g.ledger.Clean = true
 	g.mu.Unlock()
@@ -203,10 +195,7 @@ func (g *storeChecker) markClean() {
 
 // run checks every stream every hour until ctx ends, and records their states every
 // minute.
-func (g *storeChecker) run(ctx context.Context, js jetstream.JetStream) {
-	if g == nil {
-		return
-	}
+func (g *checker) run(ctx context.Context, js jetstream.JetStream) {
 	var passes sync.WaitGroup
 	defer passes.Wait()
 	passes.Go(func() { g.runPasses(ctx) })
@@ -227,7 +216,7 @@ func (g *storeChecker) run(ctx context.Context, js jetstream.JetStream) {
 
 // runPasses reads all blocks every hour until ctx ends. The first pass reads only what
 // was not read at the start.
-func (g *storeChecker) runPasses(ctx context.Context) {
+func (g *checker) runPasses(ctx context.Context) {
 	g.mu.Lock()
 	unread := maps.Clone(g.unchecked)
 	g.mu.Unlock()
@@ -240,7 +229,7 @@ func (g *storeChecker) runPasses(ctx context.Context) {
 // checkStreams checks the wanted streams while the server runs. After damage it requests
 // that the store is opened anew: a reader of a damaged stream may wait forever for a
 // message that the server cannot read.
-func (g *storeChecker) checkStreams(ctx context.Context, wanted func(stream string) bool) {
+func (g *checker) checkStreams(ctx context.Context, wanted func(stream string) bool) {
 	damaged := false
 	for _, stream := range g.streamNames() {
 		if !wanted(stream) {
@@ -252,13 +241,13 @@ func (g *storeChecker) checkStreams(ctx context.Context, wanted func(stream stri
 		damaged = damaged || g.hasDamage(stream)
 	}
 	g.saveLedger()
-	if damaged && g.requestReopen != nil && ctx.Err() == nil {
+	if damaged && ctx.Err() == nil {
 		g.requestReopen()
 	}
 }
 
 // recordStates records the state of every stream.
-func (g *storeChecker) recordStates(ctx context.Context, js jetstream.JetStream) {
+func (g *checker) recordStates(ctx context.Context, js jetstream.JetStream) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	list := js.ListStreams(ctx)
@@ -279,7 +268,7 @@ func (g *storeChecker) recordStates(ctx context.Context, js jetstream.JetStream)
 }
 
 // saveLedger writes the ledger if it has changed.
-func (g *storeChecker) saveLedger() {
+func (g *checker) saveLedger() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	b, err := json.Marshal(g.ledger)
@@ -297,7 +286,7 @@ func (g *storeChecker) saveLedger() {
 }
 
 // renameStream records that a stream has a new name and the same messages.
-func (g *storeChecker) renameStream(from, to string) {
+func (g *checker) renameStream(from, to string) {
 	g.mu.Lock()
 	if state, known := g.ledger.Streams[from]; known {
 		delete(g.ledger.Streams, from)
@@ -314,7 +303,7 @@ func (g *storeChecker) renameStream(from, to string) {
 
 // streamNames returns the sorted names of the streams that have files or are in the
 // ledger.
-func (g *storeChecker) streamNames() (names []string) {
+func (g *checker) streamNames() (names []string) {
 	found := make(map[string]bool)
 	entries, _ := os.ReadDir(g.filePath(streamsFolder)) // without the folder there are no streams
 	for _, e := range entries {
@@ -335,14 +324,14 @@ func (g *storeChecker) streamNames() (names []string) {
 }
 
 // hasDamage reports whether a stream has found damage that is not repaired.
-func (g *storeChecker) hasDamage(stream string) bool {
+func (g *checker) hasDamage(stream string) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return slices.ContainsFunc(g.ledger.Losses, func(l loss) bool { return l.Stream == stream && !l.Repaired })
 }
 
 // blockNumbers returns the sorted numbers of the blocks of a stream.
-func (g *storeChecker) blockNumbers(stream string) (numbers []int, err error) {
+func (g *checker) blockNumbers(stream string) (numbers []int, err error) {
 	entries, err := os.ReadDir(g.blockFolder(stream))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -358,17 +347,17 @@ func (g *storeChecker) blockNumbers(stream string) (numbers []int, err error) {
 }
 
 // blockFolder returns the directory of a stream's blocks.
-func (g *storeChecker) blockFolder(stream string) string {
+func (g *checker) blockFolder(stream string) string {
 	return filepath.Join(g.filePath(streamsFolder), stream, "msgs")
 }
 
 // blockPath returns the path of a block.
-func (g *storeChecker) blockPath(stream string, number int) string {
+func (g *checker) blockPath(stream string, number int) string {
 	return filepath.Join(g.blockFolder(stream), strconv.Itoa(number)+".blk")
 }
 
 // streamSize returns the size of a stream's blocks in bytes.
-func (g *storeChecker) streamSize(stream string) (size int64) {
+func (g *checker) streamSize(stream string) (size int64) {
 	numbers, _ := g.blockNumbers(stream)
 	for _, n := range numbers {
 		if info, err := os.Stat(g.blockPath(stream, n)); err == nil {
@@ -379,7 +368,7 @@ func (g *storeChecker) streamSize(stream string) (size int64) {
 }
 
 // isExpired reports whether messages of a stream from that time are past retention.
-func (g *storeChecker) isExpired(stream string, at time.Time) bool {
+func (g *checker) isExpired(stream string, at time.Time) bool {
 	_, isWhole := contiguousStreams[currentName(stream)]
 	return isWhole && currentName(stream) != "KV_bellhop_extensions" && time.Since(at) > g.keep-expirySlack
 }
@@ -395,7 +384,7 @@ const (
 
 // checkStream reads the blocks of a stream, repairs them unless the server runs, and
 // records losses.
-func (g *storeChecker) checkStream(ctx context.Context, stream string, mode checkMode) error {
+func (g *checker) checkStream(ctx context.Context, stream string, mode checkMode) error {
 	repair := mode != whileRunning
 	g.mu.Lock()
 	before := g.ledger.Streams[stream]
@@ -521,7 +510,7 @@ func sumRecords(bad []section) (n uint64) {
 // readBlockFile reads a block. A block that the server writes to may look damaged for an
 // instant, so without repair only damage that persists for a second counts. end marks
 // the last block of a stream.
-func (g *storeChecker) readBlockFile(ctx context.Context, stream string, number int, repair, end bool) ([]byte, []section, error) {
+func (g *checker) readBlockFile(ctx context.Context, stream string, number int, repair, end bool) ([]byte, []section, error) {
 	b, err := os.ReadFile(g.blockPath(stream, number))
 	if err != nil {
 		return nil, nil, err
@@ -548,7 +537,7 @@ func (g *storeChecker) readBlockFile(ctx context.Context, stream string, number 
 // A position other than 0 is not assigned again; a block that is gone then contains only
 // that. The server afterwards reads all blocks of the stream, as its index does not
 // match.
-func (g *storeChecker) repairBlock(stream string, number int, position uint64) error {
+func (g *checker) repairBlock(stream string, number int, position uint64) error {
 	path := g.blockPath(stream, number)
 	b, err := os.ReadFile(path)
 	switch {
@@ -571,7 +560,7 @@ func (g *storeChecker) repairBlock(stream string, number int, position uint64) e
 
 // keepDamaged links a damaged block into the directory damaged, and removes the oldest
 // files there beyond maxDamaged.
-func (g *storeChecker) keepDamaged(stream string, number int, path string) error {
+func (g *checker) keepDamaged(stream string, number int, path string) error {
 	dir := g.filePath("damaged")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
@@ -588,7 +577,7 @@ func (g *storeChecker) keepDamaged(stream string, number int, path string) error
 }
 
 // addLosses records the losses found in a stream, and logs the new ones.
-func (g *storeChecker) addLosses(stream string, found []loss, repaired bool) {
+func (g *checker) addLosses(stream string, found []loss, repaired bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	now := time.Now().UTC()
@@ -617,7 +606,7 @@ func (g *storeChecker) addLosses(stream string, found []loss, repaired bool) {
 }
 
 // unknownParts returns the parts of a loss that no recorded loss covers.
-func (g *storeChecker) unknownParts(l loss) []loss {
+func (g *checker) unknownParts(l loss) []loss {
 	parts := []loss{l}
 	for _, k := range g.ledger.Losses {
 		if k.Stream != l.Stream {
@@ -652,7 +641,7 @@ func (g *storeChecker) unknownParts(l loss) []loss {
 
 // pruneLosses removes losses past their retention, and merges neighbors where a stream
 // has too many. The caller holds mu.
-func (g *storeChecker) pruneLosses(now time.Time) {
+func (g *checker) pruneLosses(now time.Time) {
 	g.ledger.Losses = slices.DeleteFunc(g.ledger.Losses, func(l loss) bool {
 		return l.Repaired && now.Sub(l.Found) > max(g.keep, lossRetention)
 	})
@@ -678,7 +667,7 @@ func (g *storeChecker) pruneLosses(now time.Time) {
 
 // markRestored records that the lost messages of a stream are restored, up to a sequence
 // number.
-func (g *storeChecker) markRestored(stream string, upTo uint64) {
+func (g *checker) markRestored(stream string, upTo uint64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for i := range g.ledger.Losses {
@@ -689,10 +678,7 @@ func (g *storeChecker) markRestored(stream string, upTo uint64) {
 }
 
 // allLosses returns the losses in the store, newest first.
-func (g *storeChecker) allLosses() []ops.Loss {
-	if g == nil {
-		return nil
-	}
+func (g *checker) allLosses() []ops.Loss {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	var all []ops.Loss
@@ -705,29 +691,6 @@ func (g *storeChecker) allLosses() []ops.Loss {
 	}
 	slices.SortStableFunc(all, func(a, b ops.Loss) int { return b.Found.Compare(a.Found) })
 	return all
-}
-
-// readSealed decodes a file of writeSealed into v. The error tells if the file is
-// damaged.
-func readSealed(path string, v any) error {
-	b, err := config.ReadPrivate(path)
-	if err != nil {
-		return err
-	}
-	sum, body, _ := bytes.Cut(b, []byte("\n"))
-	if want := sha256.Sum256(body); string(sum) != hex.EncodeToString(want[:]) {
-		return fmt.Errorf("read %s: the file is damaged: wrong checksum", path)
-	}
-	if err := json.Unmarshal(body, v); err != nil {
-		return fmt.Errorf("read %s: %w", path, err)
-	}
-	return nil
-}
-
-// writeSealed writes a private file of a SHA-256 checksum and JSON.
-func writeSealed(path string, body []byte) error {
-	sum := sha256.Sum256(body)
-	return writePrivate(path, append([]byte(hex.EncodeToString(sum[:])+"\n"), body...))
 }
 
 // sleepContext waits for d, or until ctx ends.

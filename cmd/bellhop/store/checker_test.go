@@ -1,4 +1,4 @@
-package main
+package store
 
 import (
 	"bytes"
@@ -19,6 +19,7 @@ import (
 
 	"bellhop/admin/ops"
 	"bellhop/cmd/bellhop/config"
+	"bellhop/cmd/bellhop/store/storetest"
 )
 
 // A damagedStore is a store with data in each kind of stream, as on disk after a stop
@@ -31,37 +32,26 @@ type damagedStore struct {
 
 const testedEvents = 420
 
-// openTested opens a store like buildService, and creates the streams of the test.
-func openTested(t *testing.T, dir string) (jetstream.JetStream, *storeChecker, *bucketSnapshot, func()) {
+// openTested opens a store with its key, and creates the streams of the test.
+func openTested(t *testing.T, dir string) *Store {
 	t.Helper()
-	js, m, closeStore, err := openStore(t.Context(), storeConfig(dir), quiet())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(closeStore)
-	s := openSnapshot(storeConfig(dir), m.checker.markRestored, quiet())
-	s.prepared = m.checker.prepared
-	if err := s.restoreBuckets(t.Context(), js); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := sharedKey(t.Context(), js, storeConfig(dir)); err != nil {
-		t.Fatal(err)
-	}
-	m.checker.markRestored("KV_bellhop_keys", math.MaxUint64)
+	s := opened(t, storetest.Config(dir))
+	must[[]byte](t)(s.SharedKey(t.Context()))
+	s.supervisor.checker.markRestored("KV_bellhop_keys", math.MaxUint64)
 	for _, c := range []jetstream.StreamConfig{
 		{Name: "bellhop_events", Subjects: []string{"bellhop.event.>"}, MaxAge: 720 * time.Hour, AllowDirect: true},
 		{Name: "bellhop_outbox", Subjects: []string{"bellhop.delivery.>"}},
 	} {
-		if _, err := js.CreateOrUpdateStream(t.Context(), c); err != nil {
+		if _, err := s.CreateOrUpdateStream(t.Context(), c); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for _, b := range []string{"bellhop_subscriptions", "bellhop_tokens", "bellhop_extensions"} {
-		if _, err := js.CreateOrUpdateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: b}); err != nil {
+		if _, err := s.CreateOrUpdateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: b}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	return js, m.checker, s, closeStore
+	return s
 }
 
 func must[T any](t *testing.T) func(T, error) T {
@@ -82,15 +72,16 @@ func bucketOf(t *testing.T, js jetstream.JetStream, name string) jetstream.KeyVa
 func newDamagedStore(t *testing.T) *damagedStore {
 	t.Helper()
 	d := &damagedStore{stopped: filepath.Join(t.TempDir(), "stopped"), killed: filepath.Join(t.TempDir(), "killed"), events: testedEvents}
-	js, check, snap, closeStore := openTested(t, d.stopped)
+	st := openTested(t, d.stopped)
+	check := st.supervisor.checker
 	for i := range testedEvents {
 		m := fmt.Appendf(nil, `{"n": %d, "text": "%s"}`, i, strings.Repeat("x", i%700))
-		must[*jetstream.PubAck](t)(js.Publish(t.Context(), fmt.Sprintf("bellhop.event.101.call%d.id%d", i/3, i), m))
-		must[*jetstream.PubAck](t)(js.Publish(t.Context(), fmt.Sprintf("bellhop.delivery.s.%d", i%40), m))
+		must[*jetstream.PubAck](t)(st.Publish(t.Context(), fmt.Sprintf("bellhop.event.101.call%d.id%d", i/3, i), m))
+		must[*jetstream.PubAck](t)(st.Publish(t.Context(), fmt.Sprintf("bellhop.delivery.s.%d", i%40), m))
 	}
 	d.buckets = map[string]map[string]string{"bellhop_subscriptions": {}, "bellhop_tokens": {}}
 	for name, has := range d.buckets {
-		kv := bucketOf(t, js, name)
+		kv := bucketOf(t, st, name)
 		for round := range 3 { // most records are out of use
 			for i := range 8 {
 				key, value := fmt.Sprintf("id%d", i), fmt.Sprintf(`{"it": "%s of %d in round %d"}`, name, i, round)
@@ -105,18 +96,18 @@ func newDamagedStore(t *testing.T) *damagedStore {
 			delete(has, key)
 		}
 	}
-	kv := bucketOf(t, js, "bellhop_extensions")
+	kv := bucketOf(t, st, "bellhop_extensions")
 	for i := range 20 {
 		must[uint64](t)(kv.Create(t.Context(), fmt.Sprint("x", i), []byte(fmt.Sprint(100+i))))
 	}
-	check.recordStates(t.Context(), js)
-	if err := snap.restoreBuckets(t.Context(), js); err != nil { // writes it
+	check.recordStates(t.Context(), st)
+	if err := st.snapshot.restoreBuckets(t.Context(), st); err != nil { // writes it
 		t.Fatal(err)
 	}
-	if err := copyStore(d.killed, d.stopped); err != nil {
+	if err := storetest.Copy(d.killed, d.stopped); err != nil {
 		t.Fatal(err)
 	}
-	closeStore()
+	st.Close()
 	return d
 }
 
@@ -124,7 +115,7 @@ func newDamagedStore(t *testing.T) *damagedStore {
 func damagedCopy(t *testing.T, from string, damage func(dir string)) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "store")
-	if err := copyStore(dir, from); err != nil {
+	if err := storetest.Copy(dir, from); err != nil {
 		t.Fatal(err)
 	}
 	damage(filepath.Join(dir, streamsFolder))
@@ -165,12 +156,13 @@ func lostOf(losses []ops.Loss, stream string) (n int) {
 // right number of lost events, and returns that number.
 func (d *damagedStore) holds(t *testing.T, dir string) int {
 	t.Helper()
-	js, check, _, closeStore := openTested(t, dir)
-	defer closeStore()
+	st := openTested(t, dir)
+	check := st.supervisor.checker
+	defer st.Close()
 	for name, want := range d.buckets {
 		got := make(map[string]string)
 		ctx, cancel := context.WithTimeout(t.Context(), bucketTimeout)
-		all := must[map[string]bucketEntry](t)(copyBucket(ctx, bucketOf(t, js, name)))
+		all := must[map[string]bucketEntry](t)(copyBucket(ctx, bucketOf(t, st, name)))
 		cancel()
 		for key, c := range all {
 			if !c.Deleted {
@@ -181,7 +173,7 @@ func (d *damagedStore) holds(t *testing.T, dir string) int {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
 	}
-	lost := d.events - readableEvents(t, js)
+	lost := d.events - readableEvents(t, st)
 	if got := lostOf(check.allLosses(), "bellhop_events"); got != lost {
 		t.Errorf("%d events are said to be lost, %d are: %+v", got, lost, check.allLosses())
 	}
@@ -191,14 +183,14 @@ func (d *damagedStore) holds(t *testing.T, dir string) int {
 		}
 	}
 	// The store can be written, and gives no sequence number again.
-	ack := must[*jetstream.PubAck](t)(js.Publish(t.Context(), "bellhop.event.101.new.new", []byte("{}")))
+	ack := must[*jetstream.PubAck](t)(st.Publish(t.Context(), "bellhop.event.101.new.new", []byte("{}")))
 	if ack.Sequence <= testedEvents {
 		t.Errorf("a new event has the place %d of an old one", ack.Sequence)
 	}
 	for name := range d.buckets {
-		must[uint64](t)(bucketOf(t, js, name).PutString(t.Context(), "id1", d.buckets[name]["id1"]))
+		must[uint64](t)(bucketOf(t, st, name).PutString(t.Context(), "id1", d.buckets[name]["id1"]))
 	}
-	number := must[uint64](t)(bucketOf(t, js, "bellhop_extensions").Create(t.Context(), "new", []byte("new")))
+	number := must[uint64](t)(bucketOf(t, st, "bellhop_extensions").Create(t.Context(), "new", []byte("new")))
 	if number <= 20 {
 		t.Errorf("a new extension has the number %d of an old one", number)
 	}
@@ -309,7 +301,7 @@ func TestFindsDamage(t *testing.T) {
 					return
 				}
 				// A loss is reported once, and the store is undamaged from now on.
-				again := openStoreChecker(storeConfig(dir), quiet())
+				again := openChecker(storetest.Config(dir), quiet())
 				before := len(again.allLosses())
 				again.prepareStore()
 				if after := again.allLosses(); len(after) != before {
@@ -368,7 +360,8 @@ func TestFindsDamageWhileRunning(t *testing.T) {
 	t.Parallel()
 	d := newDamagedStore(t)
 	dir := damagedCopy(t, d.stopped, func(string) {})
-	js, check, _, closeStore := openTested(t, dir)
+	st := openTested(t, dir)
+	check := st.supervisor.checker
 	flipNear(t, filepath.Join(dir, streamsFolder, "bellhop_events/msgs/1.blk"), "bellhop.event.101.call70.id210", 40)
 	for range 2 {
 		for _, stream := range check.streamNames() {
@@ -380,13 +373,13 @@ func TestFindsDamageWhileRunning(t *testing.T) {
 		if len(losses) != 1 || losses[0].Stream != "bellhop_events" || losses[0].Records != 1 {
 			t.Fatalf("losses: %+v", losses)
 		}
-		s := must[jetstream.Stream](t)(js.Stream(t.Context(), "bellhop_events"))
+		s := must[jetstream.Stream](t)(st.Stream(t.Context(), "bellhop_events"))
 		before, after := must[*jetstream.RawStreamMsg](t)(s.GetMsg(t.Context(), 210)), must[*jetstream.RawStreamMsg](t)(s.GetMsg(t.Context(), 212))
 		if l := losses[0]; !l.From.Equal(before.Time) || !l.To.Equal(after.Time) {
 			t.Errorf("lost between %v and %v, want %v and %v", l.From, l.To, before.Time, after.Time)
 		}
 	}
-	closeStore()
+	st.Close()
 	if lost := d.holds(t, dir); lost != 1 {
 		t.Errorf("%d events are lost", lost)
 	}
@@ -404,16 +397,17 @@ func TestFindsDamagedBucketWhileRunning(t *testing.T) {
 	flip := func() {
 		flipNear(t, filepath.Join(dir, streamsFolder, "KV_bellhop_tokens/msgs/1.blk"), "bellhop_tokens of 3 in round 2", 3)
 	}
-	js, check, snap, _ := openTested(t, dir)
+	st := openTested(t, dir)
+	check := st.supervisor.checker
 	flip()
-	defer startTask(func(ctx context.Context) { snap.run(ctx, js) })()
+	defer startTask(func(ctx context.Context) { st.snapshot.run(ctx, st) })()
 	check.checkStreams(t.Context(), func(string) bool { return true })
 	want := d.buckets["bellhop_tokens"]["id3"]
 	deadline := time.After(patience)
 	for tick := time.Tick(50 * time.Millisecond); ; {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		var all map[string]bucketEntry
-		kv, err := js.KeyValue(ctx, "bellhop_tokens")
+		kv, err := st.KeyValue(ctx, "bellhop_tokens")
 		if err == nil {
 			all, err = copyBucket(ctx, kv)
 		}
@@ -459,9 +453,9 @@ func TestUnrepairedDamageStopsStart(t *testing.T) {
 	if err := os.WriteFile(inTheWay, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, closeStore, err := openStore(t.Context(), storeConfig(dir), quiet()); !errors.Is(err, errUnrepaired) {
+	if st, err := Open(t.Context(), storetest.Config(dir), quiet()); !errors.Is(err, errUnrepaired) {
 		if err == nil {
-			closeStore()
+			st.Close()
 		}
 		t.Errorf("opening it ends with %v", err)
 	}
@@ -499,7 +493,7 @@ func TestChecksEndOfLargeStream(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			dir := damagedCopy(t, d.stopped, func(dir string) { tt.damage(filepath.Join(dir, "bellhop_events/msgs/1.blk")) })
-			g := openStoreChecker(storeConfig(dir), quiet())
+			g := openChecker(storetest.Config(dir), quiet())
 			g.startSize = 0
 			g.prepareStore()
 			if got := lostOf(g.allLosses(), "bellhop_events"); got != tt.atOnce {
@@ -520,9 +514,9 @@ func TestExpiredMessagesAreNotLost(t *testing.T) {
 	t.Parallel()
 	d := newDamagedStore(t)
 	dir := damagedCopy(t, d.stopped, func(dir string) { os.Remove(filepath.Join(dir, "bellhop_events/msgs/1.blk")) })
-	c := storeConfig(dir)
+	c := storetest.Config(dir)
 	c.Notify.KeepEvents = config.Duration(expirySlack)
-	g := openStoreChecker(c, quiet())
+	g := openChecker(c, quiet())
 	g.prepareStore()
 	if lost := lostOf(g.allLosses(), "bellhop_events"); lost != 0 {
 		t.Errorf("%d events are said to be lost", lost)
@@ -542,7 +536,7 @@ func TestUnknownBlocksStayUnchanged(t *testing.T) {
 	if err := os.WriteFile(path, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	g := openStoreChecker(storeConfig(dir), quiet())
+	g := openChecker(storetest.Config(dir), quiet())
 	g.prepareStore()
 	if b := must[[]byte](t)(os.ReadFile(path)); !bytes.Equal(b, text) {
 		t.Error("the block was changed")
@@ -578,24 +572,25 @@ func TestSnapshotKeepsDeletions(t *testing.T) {
 		for _, clean := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s/%v", tt.name, clean), func(t *testing.T) {
 				dir := damagedCopy(t, d.stopped, func(string) {})
-				js, check, snap, closeStore := openTested(t, dir)
-				if err := bucketOf(t, js, "bellhop_tokens").Delete(t.Context(), "id7"); err != nil {
+				st := openTested(t, dir)
+				check := st.supervisor.checker
+				if err := bucketOf(t, st, "bellhop_tokens").Delete(t.Context(), "id7"); err != nil {
 					t.Fatal(err)
 				}
 				if tt.gone {
-					if err := snap.restoreBuckets(t.Context(), js); err != nil {
+					if err := st.snapshot.restoreBuckets(t.Context(), st); err != nil {
 						t.Fatal(err)
 					}
 				}
-				check.recordStates(t.Context(), js)
+				check.recordStates(t.Context(), st)
 				if clean {
-					closeStore()
+					st.Close()
 				} else {
 					dir = damagedCopy(t, dir, func(string) {})
 				}
 				tt.spoil(dir)
-				js, _, _, _ = openTested(t, dir)
-				if e, err := bucketOf(t, js, "bellhop_tokens").Get(t.Context(), "id7"); !errors.Is(err, jetstream.ErrKeyNotFound) {
+				st = openTested(t, dir)
+				if e, err := bucketOf(t, st, "bellhop_tokens").Get(t.Context(), "id7"); !errors.Is(err, jetstream.ErrKeyNotFound) {
 					t.Errorf("the token is there again: %v, %v", e, err)
 				}
 			})
@@ -608,13 +603,13 @@ func TestSnapshotKeepsDeletions(t *testing.T) {
 func TestSnapshotFollowsChanges(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	js, _, snap, _ := openTested(t, dir)
-	stop := startTask(func(ctx context.Context) { snap.run(ctx, js) })
-	kv := bucketOf(t, js, "bellhop_subscriptions")
+	st := openTested(t, dir)
+	stop := startTask(func(ctx context.Context) { st.snapshot.run(ctx, st) })
+	kv := bucketOf(t, st, "bellhop_subscriptions")
 	must[uint64](t)(kv.PutString(t.Context(), "a", "1"))
 	deadline := time.After(patience)
 	for tick := time.Tick(10 * time.Millisecond); ; {
-		s := openSnapshot(storeConfig(dir), func(string, uint64) {}, quiet())
+		s := openSnapshot(storetest.Config(dir), func(string, uint64) {}, quiet())
 		if string(s.buckets["bellhop_subscriptions"]["a"].Value) == "1" {
 			break
 		}
@@ -625,12 +620,12 @@ func TestSnapshotFollowsChanges(t *testing.T) {
 		}
 	}
 	must[uint64](t)(kv.PutString(t.Context(), "b", "2"))
-	must[uint64](t)(bucketOf(t, js, "bellhop_tokens").PutString(t.Context(), "c", "3"))
+	must[uint64](t)(bucketOf(t, st, "bellhop_tokens").PutString(t.Context(), "c", "3"))
 	if err := kv.Delete(t.Context(), "a"); err != nil {
 		t.Fatal(err)
 	}
 	stop()
-	s := openSnapshot(storeConfig(dir), nil, quiet())
+	s := openSnapshot(storetest.Config(dir), nil, quiet())
 	want := map[string]map[string]bucketEntry{
 		"bellhop_subscriptions": {"a": {Revision: 3, Deleted: true}, "b": {Revision: 2, Value: []byte("2")}},
 		"bellhop_tokens":        {"c": {Revision: 1, Value: []byte("3")}},
@@ -647,12 +642,12 @@ func TestSnapshotFollowsChanges(t *testing.T) {
 func TestSnapshotAfterEarlyStop(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	js, _, snap, _ := openTested(t, dir)
-	must[uint64](t)(bucketOf(t, js, "bellhop_subscriptions").PutString(t.Context(), "a", "1"))
+	st := openTested(t, dir)
+	must[uint64](t)(bucketOf(t, st, "bellhop_subscriptions").PutString(t.Context(), "a", "1"))
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	snap.run(ctx, js)
-	s := openSnapshot(storeConfig(dir), nil, quiet())
+	st.snapshot.run(ctx, st)
+	s := openSnapshot(storetest.Config(dir), nil, quiet())
 	if got := string(s.buckets["bellhop_subscriptions"]["a"].Value); got != "1" {
 		t.Errorf("the snapshot has %q", got)
 	}
@@ -662,7 +657,7 @@ func TestSnapshotAfterEarlyStop(t *testing.T) {
 // record of the count.
 func TestMergesManyLosses(t *testing.T) {
 	t.Parallel()
-	g := openStoreChecker(storeConfig(t.TempDir()), quiet())
+	g := openChecker(storetest.Config(t.TempDir()), quiet())
 	for i := range uint64(3 * maxLosses) {
 		g.addLosses("bellhop_events", []loss{{Stream: "bellhop_events", First: 10*i + 1, Last: 10*i + 2, Records: 2}}, true)
 	}

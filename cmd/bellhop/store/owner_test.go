@@ -1,4 +1,4 @@
-package main
+package store
 
 import (
 	"encoding/json"
@@ -17,6 +17,7 @@ import (
 	"bellhop/admin"
 	"bellhop/admin/ops"
 	"bellhop/cmd/bellhop/config"
+	"bellhop/cmd/bellhop/store/storetest"
 	"bellhop/dialog/keep"
 	"bellhop/notify"
 )
@@ -24,22 +25,22 @@ import (
 // openRooms opens all streams and buckets like bellhop.
 func openRooms(t *testing.T, c config.Config) error {
 	t.Helper()
-	js, _, closeStore, err := openStore(t.Context(), c, quiet())
+	st, err := Open(t.Context(), c, quiet())
 	if err != nil {
 		return err
 	}
-	defer closeStore()
-	if _, err := sharedKey(t.Context(), js, c); err != nil {
+	defer st.Close()
+	if _, err := st.SharedKey(t.Context()); err != nil {
 		return err
 	}
-	n, err := notify.Open(t.Context(), js, notify.Config{Node: "n1", Replicas: c.Store.Replicas, Log: quiet()})
+	n, err := notify.Open(t.Context(), st, notify.Config{Node: "n1", Replicas: c.Store.Replicas, Log: quiet()})
 	if err != nil {
 		return err
 	}
-	if _, err := keep.Open(t.Context(), js, keep.Config{Node: "n1", Replicas: c.Store.Replicas, Log: quiet()}); err != nil {
+	if _, err := keep.Open(t.Context(), st, keep.Config{Node: "n1", Replicas: c.Store.Replicas, Log: quiet()}); err != nil {
 		return err
 	}
-	_, err = admin.Open(t.Context(), js, admin.Config{Token: "secret", Config: ops.Config{Notifier: n, Replicas: c.Store.Replicas, Log: quiet()}})
+	_, err = admin.Open(t.Context(), st, admin.Config{Token: "secret", Config: ops.Config{Notifier: n, Replicas: c.Store.Replicas, Log: quiet()}})
 	return err
 }
 
@@ -118,7 +119,7 @@ func TestLeavesOtherProgramsStreams(t *testing.T) {
 		{"other names with the same subjects", []jetstream.StreamConfig{{Name: "SHOP", Subjects: []string{"event.>", "delivery.>", "attempt.>", "audit"}}}, nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			c := storeConfig(t.TempDir())
+			c := storetest.Config(t.TempDir())
 			url, js := startNATS(t, t.TempDir())
 			c.Store.NATS = []config.NATSURL{config.NATSURL(url)}
 			otherProgram(t, js, tt.streams, tt.buckets...)
@@ -150,13 +151,13 @@ func TestMigrationLeavesOtherProgramsStreams(t *testing.T) {
 			delete(want, name)
 		}
 	}
-	got, closeStore := opened(t, c)
+	st := opened(t, c)
 	for name, messages := range older {
-		if now := dump(t, got, name); !slices.Equal(now, messages) {
+		if now := dump(t, st, name); !slices.Equal(now, messages) {
 			t.Errorf("%s has %q, want %q", name, now, messages)
 		}
 	}
-	closeStore()
+	st.Close()
 	if err := openRooms(t, c); err != nil {
 		t.Error(err)
 	}
@@ -198,7 +199,7 @@ func TestRejectsStreamOfAnotherProgram(t *testing.T) {
 		{"newer keys", nil, "bellhop_keys", newer, []string{"KV_bellhop_keys", "version 3", "newer bellhop"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			c := storeConfig(t.TempDir())
+			c := storetest.Config(t.TempDir())
 			url, js := startNATS(t, t.TempDir())
 			c.Store.NATS = []config.NATSURL{config.NATSURL(url)}
 			otherProgram(t, js, tt.streams)
@@ -220,26 +221,26 @@ func TestRejectsStreamOfAnotherProgram(t *testing.T) {
 
 // TestRejectsNewerStore opens an embedded store of a newer version, which fails.
 func TestRejectsNewerStore(t *testing.T) {
-	c := storeConfig(t.TempDir())
-	js, closeStore := opened(t, c)
-	if _, err := sharedKey(t.Context(), js, c); err != nil {
+	c := storetest.Config(t.TempDir())
+	st := opened(t, c)
+	if _, err := st.SharedKey(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	config := must[jetstream.Stream](t)(js.Stream(t.Context(), "KV_bellhop_keys")).CachedInfo().Config
+	config := must[jetstream.Stream](t)(st.Stream(t.Context(), "KV_bellhop_keys")).CachedInfo().Config
 	config.Metadata[storeMark] = fmt.Sprint(storeVersion + 1)
-	must[jetstream.Stream](t)(js.UpdateStream(t.Context(), config))
-	closeStore()
-	_, _, _, err := openStore(t.Context(), c, quiet())
+	must[jetstream.Stream](t)(st.UpdateStream(t.Context(), config))
+	st.Close()
+	_, err := Open(t.Context(), c, quiet())
 	wantError(t, err, c.Store.Dir, "version 3", "newer bellhop", "backup")
 }
 
 // TestOlderBuildsDoNotStart checks that an older build, which opens the bucket keys
 // first, does not start with an embedded store of this version, new or migrated.
 func TestOlderBuildsDoNotStart(t *testing.T) {
-	for name, dir := range map[string]string{"new": t.TempDir(), "migrated": olderStore(t, "378cfc6-all")} {
+	for name, dir := range map[string]string{"new": t.TempDir(), "migrated": storetest.Older(t, "378cfc6-all")} {
 		t.Run(name, func(t *testing.T) {
-			js, _ := opened(t, storeConfig(dir))
-			_, err := js.(ownedStore).JetStream.CreateOrUpdateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: "keys", Description: "secrets that all nodes share"})
+			st := opened(t, storetest.Config(dir))
+			_, err := st.JetStream.CreateOrUpdateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: "keys", Description: "secrets that all nodes share"})
 			if err == nil {
 				t.Error("it could start")
 			}
@@ -317,15 +318,15 @@ func TestNodesMigrateTogether(t *testing.T) {
 		want := dumpOlder(t, js)
 		var nodes sync.WaitGroup
 		for range 4 {
-			other := storeConfig(t.TempDir())
+			other := storetest.Config(t.TempDir())
 			other.Store.NATS = c.Store.NATS
 			nodes.Go(func() {
-				_, _, closeStore, err := openStore(t.Context(), other, quiet())
+				st, err := Open(t.Context(), other, quiet())
 				if err != nil {
 					t.Error(err)
 					return
 				}
-				closeStore()
+				st.Close()
 			})
 		}
 		nodes.Wait()

@@ -1,9 +1,8 @@
-package main
+package store
 
 import (
 	"bytes"
 	"fmt"
-	"math/rand/v2"
 	"net/url"
 	"strings"
 	"sync"
@@ -15,22 +14,18 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"bellhop/cmd/bellhop/config"
+	"bellhop/cmd/bellhop/store/storetest"
 )
-
-// ownLoopback returns an address of this machine at which no other test listens.
-func ownLoopback() string {
-	return fmt.Sprintf("127.%d.%d.%d", 1+rand.N(254), rand.N(256), 1+rand.N(254))
-}
 
 // startNATSCluster starts a cluster of three NATS servers.
 func startNATSCluster(t *testing.T) (urls []config.NATSURL, js jetstream.JetStream) {
 	t.Helper()
 	// Servers must know each other's ports before they start: at this address no other
 	// process listens.
-	host := ownLoopback()
+	host := storetest.Loopback()
 	var routes []*url.URL
 	for i := range 3 {
-		routes = append(routes, must[*url.URL](t)(url.Parse(fmt.Sprintf("nats://%s:%d", host, 6222+i))))
+		routes = append(routes, &url.URL{Scheme: "nats", Host: fmt.Sprintf("%s:%d", host, 6222+i)})
 	}
 	var servers []*server.Server
 	var all []string
@@ -58,7 +53,9 @@ func startNATSCluster(t *testing.T) (urls []config.NATSURL, js jetstream.JetStre
 		t.Fatal(err)
 	}
 	t.Cleanup(nc.Close)
-	js = must[jetstream.JetStream](t)(jetstream.New(nc))
+	if js, err = jetstream.New(nc); err != nil {
+		t.Fatal(err)
+	}
 	retryRequest(t, func() error {
 		_, err := js.CreateOrUpdateStream(t.Context(), jetstream.StreamConfig{Name: "READY", Replicas: 3})
 		return err
@@ -70,7 +67,7 @@ func startNATSCluster(t *testing.T) (urls []config.NATSURL, js jetstream.JetStre
 // lead of a stream does not answer.
 func retryRequest(t *testing.T, send func() error) {
 	t.Helper()
-	for begin := time.Now(); ; sleepContext(t.Context(), 50*time.Millisecond) {
+	for begin := time.Now(); ; time.Sleep(50 * time.Millisecond) {
 		err := send()
 		if err == nil {
 			return
@@ -146,16 +143,16 @@ func TestMigratesClusterStore(t *testing.T) {
 
 	var nodes sync.WaitGroup
 	for range 3 {
-		c := storeConfig(t.TempDir())
+		c := storetest.Config(t.TempDir())
 		c.Store.NATS, c.Store.Replicas = urls, 3
 		nodes.Go(func() {
-			js, _, closeStore, err := openStore(t.Context(), c, quiet())
+			st, err := Open(t.Context(), c, quiet())
 			if err != nil {
 				t.Error(err)
 				return
 			}
-			defer closeStore()
-			if _, err := sharedKey(t.Context(), js, c); err != nil {
+			defer st.Close()
+			if _, err := st.SharedKey(t.Context()); err != nil {
 				t.Error(err)
 			}
 		})
@@ -170,7 +167,7 @@ func TestMigratesClusterStore(t *testing.T) {
 			t.Errorf("%s has %d replicas", f.newName, n)
 		}
 	}
-	c := storeConfig(t.TempDir())
+	c := storetest.Config(t.TempDir())
 	c.Store.NATS, c.Store.Replicas = urls, 3
 	if err := openRooms(t, c); err != nil {
 		t.Error(err)

@@ -1,4 +1,4 @@
-package main
+package store
 
 import (
 	"os"
@@ -7,13 +7,14 @@ import (
 	"testing"
 	"time"
 
+	"bellhop/cmd/bellhop/store/storetest"
 	"bellhop/dialog"
 )
 
 func TestSpoolStoresEvents(t *testing.T) {
-	c := storeConfig(t.TempDir())
+	c := storetest.Config(t.TempDir())
 	path := filepath.Join(c.Store.Dir, "unpublished")
-	s := spoolIn(c)
+	s := (&Store{config: c}).Spool()
 	if got, err := s.Load(); err != nil || got != nil {
 		t.Errorf("without a file: %v, %v", got, err)
 	}

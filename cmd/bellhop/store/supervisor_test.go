@@ -1,6 +1,7 @@
-package main
+package store
 
 import (
+	"bellhop/cmd/bellhop/store/storetest"
 	"os"
 	"path/filepath"
 	"testing"
@@ -13,12 +14,12 @@ import (
 // watchers continue.
 func TestSupervisorReopensStore(t *testing.T) {
 	t.Parallel()
-	js, m, closeStore, err := openStore(t.Context(), storeConfig(t.TempDir()), quiet())
+	st, err := Open(t.Context(), storetest.Config(t.TempDir()), quiet())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer closeStore()
-	kv, err := js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: "test"})
+	defer st.Close()
+	kv, err := st.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: "test"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -45,14 +46,14 @@ func TestSupervisorReopensStore(t *testing.T) {
 		}
 	}
 	put("before")
-	m.observeLog("Filestore [test] Critical write error: no reason")
-	wantError(t, m.writeError(), "store not writable: no reason")
+	st.supervisor.observeLog("Filestore [test] Critical write error: no reason")
+	wantError(t, st.supervisor.writeError(), "store not writable: no reason")
 	deadline := time.After(patience)
-	for tick := time.Tick(10 * time.Millisecond); m.writeError() != nil; {
+	for tick := time.Tick(10 * time.Millisecond); st.supervisor.writeError() != nil; {
 		select {
 		case <-tick:
 		case <-deadline:
-			t.Fatal(m.writeError())
+			t.Fatal(st.supervisor.writeError())
 		}
 	}
 	for err := error(jetstream.ErrNoStreamResponse); err != nil; { // it is being opened
@@ -64,15 +65,15 @@ func TestSupervisorReopensStore(t *testing.T) {
 	}
 }
 
-// TestSupervisorIgnoresOtherErrors checks that other log lines of the server, and a nil
-// supervisor, report no write error.
+// TestSupervisorIgnoresOtherErrors checks that other log lines of the server, and a store
+// without a supervisor, report no write error.
 func TestSupervisorIgnoresOtherErrors(t *testing.T) {
-	m := newSupervisor(storeConfig(t.TempDir()), quiet())
+	m := newSupervisor(storetest.Config(t.TempDir()), quiet())
 	m.observeLog("JetStream failed to store a msg on stream '$G > bellhop_events': maximum bytes exceeded")
 	if err := m.writeError(); err != nil {
 		t.Error(err)
 	}
-	if err := (*supervisor)(nil).writeError(); err != nil {
+	if err := new(Store).WriteError(); err != nil {
 		t.Error(err)
 	}
 }

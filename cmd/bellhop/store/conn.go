@@ -1,4 +1,4 @@
-package main
+package store
 
 import (
 	"bufio"
@@ -20,19 +20,19 @@ import (
 	"bellhop/cmd/bellhop/config"
 )
 
-// A storeConn is a connection to a server of the store. nats.go closes a connection for
+// A serverConn is a connection to a server of the store. nats.go closes a connection for
 // good after most errors that a server reports, and then everything that uses it fails
 // until a restart; a connection that only breaks is reestablished with all
 // subscriptions. So Read fails where the server reports an error: nats.go sees the error
 // only as the reason why the connection broke.
-type storeConn struct {
+type serverConn struct {
 	net.Conn
 	frames *wsFrames // nil: not a WebSocket
 	lines  natsLines
 	err    error // the error that the server reported
 }
 
-func (c *storeConn) Read(b []byte) (int, error) {
+func (c *serverConn) Read(b []byte) (int, error) {
 	if c.err != nil {
 		return 0, c.err
 	}
@@ -173,9 +173,9 @@ func (f *wsFrames) scanFrames(b []byte, lines *natsLines) error {
 // dialTimeout is the limit for connecting to a server of the store.
 const dialTimeout = 2 * time.Second
 
-// A storeDialer connects to the servers of the store for nats.go. It does the TLS
-// handshake itself, as a storeConn must see the decrypted data.
-type storeDialer struct {
+// A serverDialer connects to the servers of the store for nats.go. It does the TLS
+// handshake itself, as a serverConn must see the decrypted data.
+type serverDialer struct {
 	websocket bool
 	secure    bool        // always use TLS; otherwise only if the server requires it
 	hosts     []string    // hosts of the configured servers
@@ -183,10 +183,10 @@ type storeDialer struct {
 	config    *tls.Config // nil: trust the CAs of the system
 }
 
-// newStoreDialer returns a dialer for the servers of the config, and their URLs for
+// newServerDialer returns a dialer for the servers of the config, and their URLs for
 // nats.go.
-func newStoreDialer(servers []config.NATSURL) (d *storeDialer, urls string, err error) {
-	d = new(storeDialer)
+func newServerDialer(servers []config.NATSURL) (d *serverDialer, urls string, err error) {
+	d = new(serverDialer)
 	var all []string
 	for _, s := range servers {
 		u, err := url.Parse(string(s))
@@ -209,10 +209,10 @@ func newStoreDialer(servers []config.NATSURL) (d *storeDialer, urls string, err 
 }
 
 // SkipTLSHandshake tells nats.go that the dialer does the TLS handshake.
-func (d *storeDialer) SkipTLSHandshake() bool { return true }
+func (d *serverDialer) SkipTLSHandshake() bool { return true }
 
 // Dial connects to a server by name or address. It closes the previous connection.
-func (d *storeDialer) Dial(network, address string) (net.Conn, error) {
+func (d *serverDialer) Dial(network, address string) (net.Conn, error) {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
 		return nil, err
@@ -256,9 +256,9 @@ func dialAny(network, host, port string) (conn net.Conn, err error) {
 
 // openConn does the TLS handshake where it is wanted: at once for a WebSocket, otherwise
 // after the server's first line.
-func (d *storeDialer) openConn(conn net.Conn, host string) (net.Conn, error) {
+func (d *serverDialer) openConn(conn net.Conn, host string) (net.Conn, error) {
 	if d.websocket {
-		s := &storeConn{Conn: conn, frames: new(wsFrames)}
+		s := &serverConn{Conn: conn, frames: new(wsFrames)}
 		if d.secure {
 			s.Conn = tls.Client(conn, d.tlsConfig(host)) // nats.go writes first
 		}
@@ -276,18 +276,18 @@ func (d *storeDialer) openConn(conn net.Conn, host string) (net.Conn, error) {
 	}
 	json.Unmarshal(bytes.TrimPrefix(first, []byte("INFO ")), &info) // nats.go rejects other lines
 	if !info.Required && !(d.secure && info.Available) {
-		return &storeConn{Conn: prefixedConn{conn, io.MultiReader(bytes.NewReader(first), r)}}, nil
+		return &serverConn{Conn: prefixedConn{conn, io.MultiReader(bytes.NewReader(first), r)}}, nil
 	}
 	secure := tls.Client(conn, d.tlsConfig(host))
 	if err := secure.Handshake(); err != nil {
 		return nil, fmt.Errorf("TLS handshake: %w", err)
 	}
-	return &storeConn{Conn: prefixedConn{secure, io.MultiReader(bytes.NewReader(first), secure)}}, nil
+	return &serverConn{Conn: prefixedConn{secure, io.MultiReader(bytes.NewReader(first), secure)}}, nil
 }
 
 // tlsConfig returns the TLS configuration for a host. A server that was announced by its
 // address has a certificate for the name of a configured server.
-func (d *storeDialer) tlsConfig(host string) *tls.Config {
+func (d *serverDialer) tlsConfig(host string) *tls.Config {
 	c := &tls.Config{MinVersion: tls.VersionTLS12}
 	if d.config != nil {
 		c = d.config.Clone()

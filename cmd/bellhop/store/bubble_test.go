@@ -1,6 +1,7 @@
-package main
+package store
 
 import (
+	"bellhop/cmd/bellhop/store/storetest"
 	"testing"
 	"testing/synctest"
 )
@@ -12,13 +13,13 @@ func TestStoresOfSeveralBubbles(t *testing.T) {
 	for range 4 {
 		dir := t.TempDir()
 		synctest.Test(t, func(t *testing.T) {
-			js, _, closeStore, err := openStore(t.Context(), storeConfig(dir), quiet())
+			st, err := Open(t.Context(), storetest.Config(dir), quiet())
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer closeStore()
+			defer st.Close()
 			for range 100 {
-				if _, err := lastSequence(t.Context(), js, "bellhop_events"); err != nil {
+				if _, err := lastSequence(t.Context(), st, "bellhop_events"); err != nil {
 					t.Fatal(err)
 				}
 			}

@@ -1,4 +1,4 @@
-package main
+package store
 
 import (
 	"bytes"
@@ -117,7 +117,7 @@ type migration struct {
 	js       jetstream.JetStream
 	config   config.Config
 	embedded bool // the server runs in this process: all streams are bellhop's
-	checker  *storeChecker
+	checker  *checker
 	log      *slog.Logger
 
 	stalled time.Duration     // limit for a copy without progress

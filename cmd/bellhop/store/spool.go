@@ -1,4 +1,4 @@
-package main
+package store
 
 import (
 	"bytes"
@@ -7,22 +7,18 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 
 	"bellhop/cmd/bellhop/config"
 	"bellhop/dialog"
 )
 
-// A spool is the file of store.dir with the events that the store had not accepted
+// A Spool is the file of store.dir with the events that the store had not accepted
 // before a stop: one JSON object a line.
-type spool struct{ path string }
-
-// spoolIn returns the spool of a config.
-func spoolIn(c config.Config) spool { return spool{filepath.Join(c.Store.Dir, "unpublished")} }
+type Spool struct{ path string }
 
 // Load returns the events of the file. Lines that are not events are skipped, and make
 // an error.
-func (s spool) Load() ([]dialog.Event, error) {
+func (s Spool) Load() ([]dialog.Event, error) {
 	b, err := config.ReadPrivate(s.path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -46,7 +42,7 @@ func (s spool) Load() ([]dialog.Event, error) {
 
 // Save replaces the file, and has synced it to disk when it returns. Without events it
 // removes the file.
-func (s spool) Save(events []dialog.Event) error {
+func (s Spool) Save(events []dialog.Event) error {
 	if len(events) == 0 {
 		if err := os.Remove(s.path); !errors.Is(err, fs.ErrNotExist) {
 			return err

@@ -1,6 +1,7 @@
-package main
+package store
 
 import (
+	"bellhop/cmd/bellhop/store/storetest"
 	"errors"
 	"maps"
 	"os"
@@ -31,7 +32,7 @@ func TestMigrationNeedsTheKey(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			want := readOlder(t, "378cfc6-all")
-			dir := olderStore(t, "378cfc6-all")
+			dir := storetest.Older(t, "378cfc6-all")
 			if tt.lost {
 				delete(want, olderStreams[0].newName)
 				if err := os.RemoveAll(filepath.Join(dir, streamsFolder, keyStream)); err != nil {
@@ -42,9 +43,9 @@ func TestMigrationNeedsTheKey(t *testing.T) {
 			if err := tt.spoil(path); err != nil {
 				t.Fatal(err)
 			}
-			_, _, closeStore, err := openStore(t.Context(), storeConfig(dir), quiet())
+			st, err := Open(t.Context(), storetest.Config(dir), quiet())
 			if err == nil {
-				closeStore()
+				st.Close()
 			}
 			wantError(t, err, path, tt.want)
 			g, stop := embedded(t, dir)
@@ -66,14 +67,14 @@ func TestMigrationNeedsTheKey(t *testing.T) {
 func TestMigrationNeedsOneCopyOfKey(t *testing.T) {
 	for _, lost := range []string{"key", filepath.Join(streamsFolder, keyStream)} {
 		t.Run(lost, func(t *testing.T) {
-			dir := olderStore(t, "378cfc6-all")
+			dir := storetest.Older(t, "378cfc6-all")
 			want := must[[]byte](t)(os.ReadFile(filepath.Join(dir, "key")))
 			if err := os.RemoveAll(filepath.Join(dir, lost)); err != nil {
 				t.Fatal(err)
 			}
-			c := storeConfig(dir)
-			js, _ := opened(t, c)
-			if key, err := sharedKey(t.Context(), js, c); err != nil || !slices.Equal(key, want) {
+			c := storetest.Config(dir)
+			st := opened(t, c)
+			if key, err := st.SharedKey(t.Context()); err != nil || !slices.Equal(key, want) {
 				t.Errorf("the key is another: %v", err)
 			}
 		})
@@ -83,7 +84,7 @@ func TestMigrationNeedsOneCopyOfKey(t *testing.T) {
 // TestMigrationChecksFreeSpace checks the size that all copies need together before the
 // first one starts. Finished copies need nothing.
 func TestMigrationChecksFreeSpace(t *testing.T) {
-	g, stop := embedded(t, olderStore(t, "378cfc6-all"))
+	g, stop := embedded(t, storetest.Older(t, "378cfc6-all"))
 	defer stop()
 	var sizes, biggest uint64
 	for _, f := range olderStreams {

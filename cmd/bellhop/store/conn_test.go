@@ -1,4 +1,4 @@
-package main
+package store
 
 import (
 	"bufio"
@@ -27,6 +27,7 @@ import (
 	"bellhop/admin"
 	"bellhop/admin/ops"
 	"bellhop/cmd/bellhop/config"
+	"bellhop/cmd/bellhop/store/storetest"
 	"bellhop/dialog"
 	"bellhop/dialog/keep"
 	"bellhop/notify"
@@ -191,7 +192,7 @@ func TestServerErrorsReconnect(t *testing.T) {
 	defer all.Wait()
 	for _, a := range ills() {
 		f := newFakeServer(t, a, a)
-		c := storeConfig("")
+		c := storetest.Config("")
 		c.Store.NATS = []config.NATSURL{config.NATSURL("nats://" + f.Addr().String())}
 		all.Go(func() {
 			nc, err := connectStore(c, nil, quiet())
@@ -252,9 +253,9 @@ func TestLongLineKeepsStoreConnected(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			c := storeConfig("")
+			c := storetest.Config("")
 			c.Store.NATS = []config.NATSURL{config.NATSURL(tt.scheme + "://" + u.Host)}
-			dialer, urls, err := newStoreDialer(c.Store.NATS)
+			dialer, urls, err := newServerDialer(c.Store.NATS)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -263,7 +264,7 @@ func TestLongLineKeepsStoreConnected(t *testing.T) {
 		})
 	}
 	t.Run("embedded", func(t *testing.T) {
-		m := newSupervisor(storeConfig(t.TempDir()), quiet())
+		m := newSupervisor(storetest.Config(t.TempDir()), quiet())
 		if err := m.startEmbedded(); err != nil {
 			t.Fatal(err)
 		}
@@ -330,13 +331,13 @@ func TestNamesOfAnyLengthKeepStoreConnected(t *testing.T) {
 	if testing.Short() {
 		rounds = 20
 	}
-	js, _ := opened(t, storeConfig(t.TempDir()))
-	n, err := notify.Open(t.Context(), js, notify.Config{Log: quiet()})
+	st := opened(t, storetest.Config(t.TempDir()))
+	n, err := notify.Open(t.Context(), st, notify.Config{Log: quiet()})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(startTask(func(ctx context.Context) { n.Run(ctx) }))
-	keeper, err := keep.Open(t.Context(), js, keep.Config{Node: "N", OldestUnpublished: n.OldestUnpublished, LogEnd: n.LogEnd, Log: quiet()})
+	keeper, err := keep.Open(t.Context(), st, keep.Config{Node: "N", OldestUnpublished: n.OldestUnpublished, LogEnd: n.LogEnd, Log: quiet()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -345,7 +346,7 @@ func TestNamesOfAnyLengthKeepStoreConnected(t *testing.T) {
 	if err := tracker.Restore("", nil, nil); err != nil {
 		t.Fatal(err)
 	}
-	api, err := admin.Open(t.Context(), js, admin.Config{Token: "token", Config: ops.Config{Notifier: n, Log: quiet()}})
+	api, err := admin.Open(t.Context(), st, admin.Config{Token: "token", Config: ops.Config{Notifier: n, Log: quiet()}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -435,7 +436,7 @@ func TestNamesOfAnyLengthKeepStoreConnected(t *testing.T) {
 	if err != nil || len(events) == 0 {
 		t.Errorf("of a good call there are %d events, %v", len(events), err)
 	}
-	if nc := js.Conn(); nc.IsClosed() || nc.Stats().Reconnects > 0 {
+	if nc := st.Conn(); nc.IsClosed() || nc.Stats().Reconnects > 0 {
 		t.Errorf("the connection was made anew %d times: %v", nc.Stats().Reconnects, nc.LastError())
 	}
 	t.Logf("%d events", n.Stats().Published)
@@ -455,7 +456,7 @@ func TestVerifiesServerNames(t *testing.T) {
 		{[]config.NATSURL{"tls://192.0.2.1:4222"}, "192.0.2.2", "192.0.2.2"},
 		{[]config.NATSURL{"wss://[2001:db8::1]"}, "2001:db8::1", "2001:db8::1"},
 	} {
-		d, _, err := newStoreDialer(tt.servers)
+		d, _, err := newServerDialer(tt.servers)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -463,7 +464,7 @@ func TestVerifiesServerNames(t *testing.T) {
 			t.Errorf("%v: the certificate of %s is for %s, want %s", tt.servers, tt.host, got, tt.want)
 		}
 	}
-	if _, urls, err := newStoreDialer([]config.NATSURL{"wss://a.example/x", "ws://u:p@[2001:db8::1]:80"}); err != nil || urls != "ws://a.example:443/x,ws://u:p@[2001:db8::1]:80" {
+	if _, urls, err := newServerDialer([]config.NATSURL{"wss://a.example/x", "ws://u:p@[2001:db8::1]:80"}); err != nil || urls != "ws://a.example:443/x,ws://u:p@[2001:db8::1]:80" {
 		t.Errorf("nats.go is given %s, %v", urls, err)
 	}
 }

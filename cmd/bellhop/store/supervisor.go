@@ -1,4 +1,4 @@
-package main
+package store
 
 import (
 	"context"
@@ -30,7 +30,7 @@ import (
 type supervisor struct {
 	config         config.Config
 	log            *slog.Logger
-	checker        *storeChecker // repairs the files while no server runs; may be nil
+	checker        *checker      // repairs the files while no server runs
 	reopenRequests chan struct{} // has room for one: failure is set
 
 	mu      sync.Mutex
@@ -38,9 +38,11 @@ type supervisor struct {
 	failure error          // why the server cannot write; nil: it can
 }
 
-// newSupervisor returns a supervisor. startEmbedded starts the server.
+// newSupervisor returns a supervisor of the store of c. startEmbedded starts the server.
 func newSupervisor(c config.Config, log *slog.Logger) *supervisor {
-	return &supervisor{config: c, log: log, reopenRequests: make(chan struct{}, 1)}
+	s := &supervisor{config: c, log: log, checker: openChecker(c, log), reopenRequests: make(chan struct{}, 1)}
+	s.checker.requestReopen = s.reopenForRepair
+	return s
 }
 
 // InProcessConn connects to the running server. It implements
@@ -55,7 +57,7 @@ func (s *supervisor) InProcessConn() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &storeConn{Conn: conn}, nil
+	return &serverConn{Conn: conn}, nil
 }
 
 // startEmbedded checks and repairs the files, and starts a server.
@@ -86,12 +88,8 @@ func (s *supervisor) stopEmbedded() {
 	}
 }
 
-// writeError returns why the store cannot be written, or nil. It is nil for a nil
-// supervisor: the servers of store.nats are not supervised.
+// writeError returns why the server cannot write, or nil.
 func (s *supervisor) writeError() error {
-	if s == nil {
-		return nil
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.failure

@@ -1,4 +1,4 @@
-package main
+package store
 
 import (
 	"context"
@@ -20,11 +20,9 @@ const storeVersion = 2
 // version of the store. It is stored: never change it.
 const storeMark = "bellhop-store"
 
-// An ownedStore marks the streams and buckets that it creates, and refuses to use those
-// of another owner or of a newer version.
-type ownedStore struct{ jetstream.JetStream }
-
-func (s ownedStore) CreateOrUpdateStream(ctx context.Context, c jetstream.StreamConfig) (jetstream.Stream, error) {
+// CreateOrUpdateStream creates or updates a stream of bellhop. A stream of that name that
+// belongs to another program, or is of a newer version, is an error.
+func (s *Store) CreateOrUpdateStream(ctx context.Context, c jetstream.StreamConfig) (jetstream.Stream, error) {
 	if err := checkOwner(ctx, s.JetStream, c.Name); err != nil {
 		return nil, err
 	}
@@ -33,7 +31,9 @@ func (s ownedStore) CreateOrUpdateStream(ctx context.Context, c jetstream.Stream
 	return stream, withHint(err)
 }
 
-func (s ownedStore) CreateOrUpdateKeyValue(ctx context.Context, c jetstream.KeyValueConfig) (jetstream.KeyValue, error) {
+// CreateOrUpdateKeyValue creates or updates a bucket of bellhop. It has the errors of
+// [Store.CreateOrUpdateStream].
+func (s *Store) CreateOrUpdateKeyValue(ctx context.Context, c jetstream.KeyValueConfig) (jetstream.KeyValue, error) {
 	if err := checkOwner(ctx, s.JetStream, "KV_"+c.Bucket); err != nil {
 		return nil, err
 	}
@@ -42,7 +42,8 @@ func (s ownedStore) CreateOrUpdateKeyValue(ctx context.Context, c jetstream.KeyV
 	return kv, withHint(err)
 }
 
-func (s ownedStore) CreateKeyValue(ctx context.Context, c jetstream.KeyValueConfig) (jetstream.KeyValue, error) {
+// CreateKeyValue creates a bucket of bellhop.
+func (s *Store) CreateKeyValue(ctx context.Context, c jetstream.KeyValueConfig) (jetstream.KeyValue, error) {
 	c.Metadata = ownerMetadata()
 	kv, err := s.JetStream.CreateKeyValue(ctx, c)
 	return kv, withHint(err)
