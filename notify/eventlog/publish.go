@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"bellhop/dialog"
+	"bellhop/notify/jsontext"
 	"bellhop/notify/stream"
 )
 
@@ -268,11 +269,14 @@ func (l *Log) encodeBatch(msgs []*nats.Msg, batch []*dialog.Event) []*nats.Msg {
 	return msgs[:len(batch)]
 }
 
+// eventEncoder writes the stored form of events. Every event of every call is encoded by it.
+var eventEncoder = jsontext.NewEncoder[dialog.Event]()
+
 // encodeEvent writes an event into a message and returns the event as the log stores it, or
 // nil if encoding panics.
 func (l *Log) encodeEvent(m *nats.Msg, e *dialog.Event) (encoded *dialog.Event) {
 	defer l.config.RecoverPanic("encode event")
-	body := AppendEvent(m.Data[:0], e)
+	body := eventEncoder.Append(m.Data[:0], e)
 	if bytes.Contains(body, []byte(`\ufffd`)) {
 		// Invalid UTF-8 becomes U+FFFD in the log: the event is delivered so from the start.
 		e = &dialog.Event{Observed: e.Observed}

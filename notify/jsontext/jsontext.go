@@ -1,12 +1,10 @@
-// Package jsontext appends JSON to a buffer, without reflection and without a copy of the
-// text.
+// Package jsontext appends JSON to a buffer, without a copy of the text.
 package jsontext
 
 import (
 	"encoding/json"
 	"strconv"
 	"strings"
-	"time"
 	"unicode/utf8"
 )
 
@@ -24,32 +22,10 @@ func (w *Object) WriteKey(k string) {
 	w.B = append(w.B, '"', ':')
 }
 
-// WriteString writes a string member, escaped as [json.Marshal] does.
-func (w *Object) WriteString(k, v string) {
-	w.WriteKey(k)
-	for i := range len(v) {
-		if !plainInHTML[v[i]] {
-			quoted, _ := json.Marshal(v) // strings always marshal
-			w.B = append(w.B, quoted...)
-			return
-		}
-	}
-	w.B = append(w.B, '"')
-	w.B = append(w.B, v...)
-	w.B = append(w.B, '"')
-}
-
 // WriteText writes a string member without escapes for HTML. Invalid UTF-8 becomes U+FFFD.
 func WriteText[T string | []byte](w *Object, k string, v T) {
 	w.WriteKey(k)
 	w.B = appendEscaped(w.B, v, &plain)
-}
-
-// WriteNonEmpty writes a string member, unless it is empty.
-func (w *Object) WriteNonEmpty(k, v string) {
-	if v != "" {
-		w.WriteString(k, v)
-	}
 }
 
 // WriteNumber writes an integer member.
@@ -65,14 +41,6 @@ func (w *Object) WriteNonZero(k string, v int64) {
 	}
 }
 
-// WriteTime writes a time member in RFC 3339.
-func (w *Object) WriteTime(k string, v time.Time) {
-	w.WriteKey(k)
-	w.B = append(w.B, '"')
-	w.B = v.AppendFormat(w.B, time.RFC3339Nano)
-	w.B = append(w.B, '"')
-}
-
 // WriteTrue writes true, or nothing.
 func (w *Object) WriteTrue(k string, v bool) {
 	if v {
@@ -81,12 +49,15 @@ func (w *Object) WriteTrue(k string, v bool) {
 	}
 }
 
-// WriteBool writes true or false, or nothing if v is nil.
-func (w *Object) WriteBool(k string, v *bool) {
-	if v != nil {
-		w.WriteKey(k)
-		w.B = strconv.AppendBool(w.B, *v)
+// appendString appends s as [json.Marshal] does.
+func appendString(dst []byte, s string) []byte {
+	for i := range len(s) {
+		if !plainInHTML[s[i]] {
+			quoted, _ := json.Marshal(s) // strings always marshal
+			return append(dst, quoted...)
+		}
 	}
+	return append(append(append(dst, '"'), s...), '"')
 }
 
 // AppendHTML appends s as a JSON string that is also safe within HTML. Invalid UTF-8 becomes

@@ -10,15 +10,15 @@ import (
 )
 
 // The log has exactly the bytes that encoding/json writes: for an empty event, a complete
-// event, and each field alone. A new field of the event must be added to AppendEvent.
-func TestAppendEvent(t *testing.T) {
+// event, and each field alone.
+func TestStoredEventIsItsJSON(t *testing.T) {
 	check := func(name string, e dialog.Event) {
 		t.Helper()
 		want, err := json.Marshal(&e)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := AppendEvent(nil, &e); string(got) != string(want) {
+		if got := eventEncoder.Append(nil, &e); string(got) != string(want) {
 			t.Errorf("%s:\ngot  %s\nwant %s", name, got, want)
 		}
 	}
@@ -67,5 +67,23 @@ func fillField(t *testing.T, name string, v reflect.Value) {
 		default:
 			t.Fatalf("no value for a field of type %s", v.Type())
 		}
+	}
+}
+
+// BenchmarkEncodeEvent encodes the hangup of an answered call.
+func BenchmarkEncodeEvent(b *testing.B) {
+	missed := false
+	e := dialog.Event{
+		ID: "0123456789abcdef0123456789abcdef", Call: "0123456789abcdef0123456789abcdef", Seq: 6, At: time.Now(), Type: dialog.Hangup,
+		Party: "0123456789abcdef0123456789abcdef", Extension: dialog.Extension{User: "102", Domain: "pbx.example"}, Flow: dialog.In, Status: dialog.Answered,
+		CallerNum: "101", CallerName: "Alice", CallerExtension: &dialog.Extension{User: "101", Domain: "pbx.example"}, CalledNumber: "102",
+		CalledExtension: &dialog.Extension{User: "102", Domain: "pbx.example"}, CallAPIID: "a84b4c76e66710@pbx.example", Duration: time.Minute,
+		RingDuration: time.Second, SetupTime: time.Second, AnsweredAt: time.Now(), Q850: 16, HangupBy: dialog.ByCaller, Missed: &missed,
+		Correlation: "x-cid:exact", Leg: dialog.LegID{Origin: dialog.PBX, CallID: "a84b4c76e66710@pbx.example", FromTag: "1928301774", ToTag: "314159"},
+	}
+	var buf []byte
+	b.ReportAllocs()
+	for b.Loop() {
+		buf = eventEncoder.Append(buf[:0], &e)
 	}
 }
