@@ -194,7 +194,11 @@ func (d *demonstration) setUp(ctx context.Context) error {
 	proxy := d.service.proxy.Addrs()[0].AddrPort
 	fmt.Fprintf(d.out, "phones 101 and 102  ⇄  bellhop %s  ⇄  PBX %s\n", proxy, pbx.Addr())
 	fmt.Fprintf(d.out, "callbacks of 101 and 102  →  POST %s\n", hook)
+	return d.registerPhones(proxy)
+}
 
+// registerPhones starts the phones, which register through the proxy.
+func (d *demonstration) registerPhones(proxy netip.AddrPort) error {
 	for _, p := range []struct {
 		at         **siptest.Phone
 		user, name string

@@ -22,6 +22,7 @@ import (
 	"path/filepath"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -156,6 +157,16 @@ func (s *Store) Spool() Spool { return Spool{s.filePath("unpublished")} }
 
 // filePath returns the path of a file in store.dir.
 func (s *Store) filePath(name string) string { return filepath.Join(s.config.Store.Dir, name) }
+
+// sleepContext waits for d, or until ctx ends.
+func sleepContext(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
 
 // lockDir creates dir if it does not exist, and locks it for this process.
 func lockDir(dir string) (unlock func(), err error) {

@@ -1,0 +1,251 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"bellhop/cmd/bellhop/config"
+	"bellhop/cmd/bellhop/store"
+	"bellhop/dialog"
+	"bellhop/dialog/keep"
+	"bellhop/dialog/trace"
+	"bellhop/notify"
+	"bellhop/sip"
+)
+
+// A pipeline is the parts that a message passes, in order: the proxy forwards it
+// and passes a copy to the tracker of the observer. The tracker's events go to the
+// notifier, its calls to the keeper.
+type pipeline struct {
+	proxy    *sip.Proxy
+	observer *observer
+	keeper   *keep.Keeper
+	notifier *notify.Notifier
+	node     string // name of this node among those that share the store
+	log      *slog.Logger
+}
+
+// An environment replaces parts of the machine in tests. The zero value is the machine.
+type environment struct {
+	own       netip.AddrPort    // address of the admin API, which receives no callbacks
+	network   sip.Network       // nil: the machine's
+	transport http.RoundTripper // nil: the machine's
+	unbatched bool              // messages and events are not batched
+	wall      func() time.Time  // the wall clock; nil: the machine's
+}
+
+// buildPipeline builds the parts and connects them. Sockets are open when it returns,
+// but nothing is read before run.
+func buildPipeline(ctx context.Context, cfg config.Config, st *store.Store, log *slog.Logger, w environment) (_ *pipeline, err error) {
+	// The key must exist before anything listens: every route needs it.
+	key, err := st.SharedKey(ctx)
+	if err != nil {
+		return nil, err
+	}
+	watch := make(chan dialog.Message, observeQueueSize)
+	proxy, err := listenProxy(cfg, key, watch, log, w)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			proxy.Close()
+		}
+	}()
+	node, err := st.NodeName()
+	if err != nil {
+		return nil, err
+	}
+	n, err := openNotifier(ctx, cfg, st, node, proxy, log, w)
+	if err != nil {
+		return nil, err
+	}
+	k, t, err := restoreTracker(ctx, cfg, node, st, proxy.Clock, n, log)
+	if err != nil {
+		return nil, err
+	}
+	var up []sip.Dialog
+	for _, l := range t.Dialogs() {
+		up = append(up, sip.Dialog{CallID: l.CallID, Tag: l.FromTag})
+	}
+	proxy.RestoreDialogs(up)
+	observer := newObserver(t, trace.New(cfg.Calls.Trace), watch, proxy.Clock, n, k, w.unbatched, log)
+	return &pipeline{proxy: proxy, observer: observer, keeper: k, notifier: n, node: node, log: log}, nil
+}
+
+// listenProxy opens the sockets of the proxy, which authenticates routes with key and
+// passes copies of messages to observations.
+func listenProxy(cfg config.Config, key []byte, observations chan<- dialog.Message, log *slog.Logger, w environment) (*sip.Proxy, error) {
+	connections, capped := capConnections(cfg.Guard.AllConnections, openFileLimit())
+	proxy, err := sip.Listen(sip.Config{
+		Listen:     cfg.SIP.Listen,
+		Advertise:  cfg.SIP.Advertise,
+		PBX:        cfg.SIP.PBX,
+		PBXSources: config.Prefixes(cfg.SIP.PBXSources),
+		Register:   cfg.SIP.Register,
+		AddCID:     cfg.Calls.AddCID,
+		Trunks:     cfg.Trunks(),
+
+		StripIdentity: cfg.SIP.StripIdentity,
+		Key:           key,
+		Observations:  observations,
+		Log:           log,
+		Net:           w.network,
+		WallClock:     w.wall,
+
+		Connections:    cfg.Guard.Connections,
+		AllConnections: connections,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if capped {
+		log.Warn("guard.all_connections lowered to the limit of open files", "connections", connections)
+	}
+	return proxy, nil
+}
+
+// openNotifier opens the notifier of a node. It sends no callbacks to the admin API and
+// the proxy.
+func openNotifier(ctx context.Context, cfg config.Config, st *store.Store, node string, proxy *sip.Proxy, log *slog.Logger, w environment) (*notify.Notifier, error) {
+	own := []netip.AddrPort{w.own}
+	for _, a := range proxy.Addrs() {
+		if a.Proto == sip.TCP {
+			own = append(own, a.AddrPort)
+		}
+	}
+	if len(cfg.Store.NATS) == 0 {
+		node = "" // no lease: no other node shares the store
+	}
+	n, err := notify.Open(ctx, st, notify.Config{
+		KeepEvents:       time.Duration(cfg.Notify.KeepEvents),
+		Replicas:         cfg.Store.Replicas,
+		Node:             node,
+		MaxSubscriptions: cfg.Notify.MaxSubscriptions,
+		Allow:            config.Prefixes(cfg.Notify.Allow),
+		Deny:             config.Prefixes(cfg.Notify.Deny),
+		Own:              own,
+		Version:          buildVersion(),
+		Log:              log,
+		Transport:        w.transport,
+		PublishAtOnce:    w.unbatched,
+		WallClock:        w.wall,
+		Spool:            st.Spool(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	n.Declare(config.DeclaredSubscriptions(cfg))
+	return n, nil
+}
+
+// restoreTracker returns a tracker with the calls that were live when this node stopped,
+// and the keeper that stores them.
+func restoreTracker(ctx context.Context, cfg config.Config, node string, js jetstream.JetStream, clock func() (time.Time, time.Duration), n *notify.Notifier, log *slog.Logger) (*keep.Keeper, *dialog.Tracker, error) {
+	k, err := keep.Open(ctx, js, keep.Config{Node: node, Replicas: cfg.Store.Replicas, OldestUnpublished: n.OldestUnpublished, LogEnd: n.LogEnd, Log: log})
+	if err != nil {
+		return nil, nil, err
+	}
+	calls, mark, err := k.Load(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	q := notify.Query{Since: mark.Time, Limit: 1000}
+	if mark.Time.IsZero() {
+		q.Position = mark.Position + 1
+	}
+	var events []dialog.Event
+	for ; mark.Exists; q.After = events[len(events)-1].ID {
+		some, more, err := n.Events(ctx, q)
+		if err != nil {
+			return nil, nil, err
+		}
+		for _, e := range some {
+			events = append(events, *e)
+		}
+		if !more {
+			break
+		}
+	}
+	if !k.HasFloor() {
+		if events, err = prependHangups(ctx, n, calls, events); err != nil {
+			return nil, nil, err
+		}
+	}
+	events = append(events, n.Unpublished()...) // the event log will contain these
+	t := dialog.New(cfg.TrackerConfig())
+	now, offset := clock()
+	t.SetClock(now, offset)
+	if len(cfg.Store.NATS) == 0 {
+		node = "" // no other node uses the event log
+	}
+	if err := t.Restore(node, calls, events); err != nil {
+		log.Error("live calls not restored", "err", err)
+	}
+	if live := len(t.Calls()); live > 0 {
+		log.Info("live calls restored", "calls", live)
+	}
+	k.Put(t.Changed(now), now, now)
+	return k, t, nil
+}
+
+// prependHangups returns events preceded by the other hangups of calls in the event log.
+// They end calls whose records reappeared in a store that was killed.
+func prependHangups(ctx context.Context, n *notify.Notifier, calls []dialog.Change, events []dialog.Event) ([]dialog.Event, error) {
+	known := make(map[string]bool)
+	for _, e := range events {
+		known[e.ID] = true
+	}
+	var all []dialog.Event
+	for _, c := range calls {
+		hangups, _, err := n.Events(ctx, notify.Query{Call: c.Call, Type: string(dialog.Hangup), Limit: 1000})
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range hangups {
+			if !known[e.ID] {
+				all = append(all, *e)
+			}
+		}
+	}
+	return append(all, events...), nil
+}
+
+// run runs the parts until ctx ends. It then stops them in the order of the pipeline, so
+// that each still takes what the one before it sends.
+func (r *pipeline) run(ctx context.Context) {
+	stopProxy := startTask(func(ctx context.Context) { r.proxy.Run(ctx) })
+	stopObserver := startTask(r.observer.run)
+	stopNotifier := startTask(func(ctx context.Context) {
+		if err := r.notifier.Run(ctx); err != nil {
+			r.log.Error("notifier stopped", "err", err)
+		}
+	})
+	stopKeeper := startTask(func(ctx context.Context) {
+		if err := r.keeper.Run(ctx); err != nil {
+			r.log.Error("keeper stopped", "err", err)
+		}
+	})
+	<-ctx.Done()
+	stopProxy()
+	stopObserver()
+	stopNotifier()
+	stopKeeper() // after the last events
+}
+
+// startTask runs f in a goroutine. stop cancels f's context and waits for its end.
+func startTask(f func(context.Context)) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var run sync.WaitGroup
+	run.Go(func() { f(ctx) })
+	return func() {
+		cancel()
+		run.Wait()
+	}
+}

@@ -1,0 +1,80 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"strings"
+
+	"bellhop/cmd/bellhop/config"
+	"bellhop/dialog"
+)
+
+// reloadConfig reads the config again, applies the settings that can change at run time,
+// and logs those that need a restart. A file with problems changes nothing. It returns
+// the config to compare the next one with.
+func (s *service) reloadConfig(ctx context.Context, path string, old config.Config, level *slog.LevelVar) config.Config {
+	cfg, err := config.Load(path)
+	if err != nil {
+		s.log.Error("config reload rejected", "err", err)
+		return old
+	}
+	https := old.Admin.TLSCert != "" && cfg.Admin.TLSCert != ""
+	if https {
+		if err := s.useCertificate(cfg); err != nil {
+			s.log.Error("config reload rejected", "err", err)
+			return old
+		}
+	}
+	var now, later []string
+	for _, key := range config.ChangedKeys(old, cfg) {
+		if isReloadable(key) || https && strings.HasPrefix(key, "admin.tls_") {
+			now = append(now, key)
+		} else {
+			later = append(later, key)
+		}
+	}
+	level.Set(slog.Level(cfg.Log.Level))
+	if err := s.observer.queryTracker(ctx, func(t *dialog.Tracker) {
+		t.Configure(cfg.TrackerConfig())
+		s.observer.traces.Configure(cfg.Calls.Trace)
+	}); err != nil {
+		s.log.Error("config reload rejected", "err", err)
+		return old
+	}
+	s.notifier.Declare(config.DeclaredSubscriptions(cfg))
+	s.setKinds(cfg)
+	s.log.Info("config reloaded", "applied", strings.Join(now, " "), "needs_restart", strings.Join(later, " "))
+	// Settings that need a restart keep their old value, so that the next reload logs
+	// them again.
+	running := old
+	running.Log.Level, running.Extensions, running.Extension = cfg.Log.Level, cfg.Extensions, cfg.Extension
+	running.Subscription = cfg.Subscription
+	if https {
+		running.Admin.TLSCert, running.Admin.TLSKey = cfg.Admin.TLSCert, cfg.Admin.TLSKey
+	}
+	addCID := running.Calls.AddCID
+	running.Calls = cfg.Calls
+	running.Calls.AddCID = addCID
+	return running
+}
+
+// setKinds gives the admin API the kinds of the configured extensions.
+func (s *service) setKinds(cfg config.Config) {
+	kinds := make(map[string]dialog.Kind, len(cfg.Extension))
+	for _, e := range cfg.Extension {
+		kinds[e.Number] = dialog.Kind(e.Kind)
+	}
+	s.kinds.Store(&kinds)
+}
+
+// isReloadable reports whether SIGHUP applies a key.
+func isReloadable(key string) bool {
+	table, _, _ := strings.Cut(key, ".")
+	switch table {
+	case "extensions", "extension", "subscription":
+		return true
+	case "calls":
+		return key != "calls.add_cid"
+	}
+	return key == "log.level"
+}
