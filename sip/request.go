@@ -52,16 +52,8 @@ func (w *worker) forwardRequest(now instant, p *packet, key serverKey) {
 		w.sendOwnResponse(p, 200, "OK", "Allow: INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER, SUBSCRIBE, NOTIFY, REFER, MESSAGE, INFO, UPDATE, PRACK, PUBLISH\r\n")
 		return
 	}
-	if m.maxForwards == 0 {
-		w.refuseRequest(p, &fault{483, "Too Many Hops"}, "")
-		return
-	}
-	if tags := unsupportedTags(m); tags != "" {
-		w.refuseRequest(p, &fault{420, "Bad Extension"}, "Unsupported: "+tags+"\r\n")
-		return
-	}
-	if w.proxy.draining.Load() && m.initial() && m.isMethod("INVITE") {
-		w.refuseRequest(p, &fault{503, "Going Down"}, "Retry-After: 5\r\n")
+	if f, extra := w.checkRequest(m); f != nil {
+		w.refuseRequest(p, f, extra)
 		return
 	}
 	hash := w.loopHash(m)
@@ -91,6 +83,21 @@ func (w *worker) forwardRequest(now instant, p *packet, key serverKey) {
 	}
 	w.observer.observe(p, &r, t.trunk)
 	t.client.start(now)
+}
+
+// checkRequest validates a new request (RFC 3261 §16.3). A request with a fault is refused;
+// extra holds header field lines of the response.
+func (w *worker) checkRequest(m *message) (f *fault, extra string) {
+	if m.maxForwards == 0 {
+		return &fault{483, "Too Many Hops"}, ""
+	}
+	if tags := unsupportedTags(m); tags != "" {
+		return &fault{420, "Bad Extension"}, "Unsupported: " + tags + "\r\n"
+	}
+	if w.proxy.draining.Load() && m.initial() && m.isMethod("INVITE") {
+		return &fault{503, "Going Down"}, "Retry-After: 5\r\n"
+	}
+	return nil, ""
 }
 
 // unsupportedTags lists every option tag of Proxy-Require: the proxy supports none (RFC
