@@ -51,18 +51,18 @@ func TestAPanicOfAReaderCostsOneMessage(t *testing.T) {
 	invite := []byte(typicalINVITE)
 	workers := px.workers
 	px.workers = nil // finding the worker of a message panics
-	px.handleDatagram(l, invite, barePhone, false)
+	l.handleDatagram(invite, barePhone, false)
 	px.reportUnsent(w.addOwnVia(invite))
 	px.workers = workers
 	if got := px.Stats().Panics; got != 2 {
 		t.Fatalf("%d panics are counted, want 2", got)
 	}
-	px.handleDatagram(l, invite, barePhone, false)
+	l.handleDatagram(invite, barePhone, false)
 	if len(w.queue.strangers) != 1 {
 		t.Errorf("the next message did not come")
 	}
 	l.packet = panickingConn{}
-	if px.receiveDatagrams(l); px.Stats().Panics != 3 {
+	if l.receiveDatagrams(); px.Stats().Panics != 3 {
 		t.Errorf("%d panics are counted, want 3", px.Stats().Panics)
 	}
 }

@@ -143,7 +143,7 @@ func (px *Proxy) Run(ctx context.Context) error {
 	for _, l := range px.listeners.all {
 		switch l.proto {
 		case UDP:
-			px.goroutines.Go(func() { px.readPackets(ctx, l) })
+			px.goroutines.Go(func() { l.readPackets(ctx) })
 		case TCP:
 			px.goroutines.Go(func() { px.streams.acceptConns(ctx, l) })
 		}

@@ -54,15 +54,15 @@ func isUnreachable(err error) bool {
 
 // readPackets passes the datagrams of a listener to the workers until the socket is
 // closed.
-func (px *Proxy) readPackets(ctx context.Context, l *listener) {
+func (l *listener) readPackets(ctx context.Context) {
 	for {
-		err := px.receiveDatagrams(l)
+		err := l.receiveDatagrams()
 		if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
 			return
 		}
 		// An ICMP error for an earlier datagram, or a temporary lack of resources: the
 		// socket stays usable.
-		if !px.drainErrorQueue(l) {
+		if !l.drainErrorQueue() {
 			time.Sleep(time.Millisecond)
 		}
 	}
@@ -70,13 +70,14 @@ func (px *Proxy) readPackets(ctx context.Context, l *listener) {
 
 // receiveDatagrams passes datagrams on until the socket fails or the handling of one
 // panics.
-func (px *Proxy) receiveDatagrams(l *listener) error {
-	defer px.recoverPanic("socket")
-	return receiveDatagrams(l.packet, func(b []byte, from netip.AddrPort, idle bool) { px.handleDatagram(l, b, from, idle) })
+func (l *listener) receiveDatagrams() error {
+	defer l.proxy.recoverPanic("socket")
+	return receiveDatagrams(l.packet, l.handleDatagram)
 }
 
 // handleDatagram indexes a datagram and dispatches it. A panic costs this datagram only.
-func (px *Proxy) handleDatagram(l *listener, b []byte, from netip.AddrPort, idle bool) {
+func (l *listener) handleDatagram(b []byte, from netip.AddrPort, idle bool) {
+	px := l.proxy
 	defer px.recoverPanic("datagram")
 	for len(b) > 1 && b[0] == '\r' && b[1] == '\n' {
 		b = b[2:] // RFC 3261 §7.5
@@ -132,7 +133,7 @@ func (l *listener) writeDatagram(b []byte, to netip.AddrPort) (err error) {
 		if _, err = l.packet.WriteToUDPAddrPort(b, to); err == nil {
 			return nil
 		}
-		l.proxy.drainErrorQueue(l)
+		l.drainErrorQueue()
 	}
 	if isUnreachable(err) {
 		l.proxy.reportUnsent(b)

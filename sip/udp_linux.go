@@ -181,7 +181,7 @@ func (s *udpSocket) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error)
 
 // drainErrorQueue empties the socket's error queue and informs the transactions of the
 // requests in it. It reports whether there was an error.
-func (px *Proxy) drainErrorQueue(l *listener) (found bool) {
+func (l *listener) drainErrorQueue() (found bool) {
 	s, ok := l.packet.(*udpSocket)
 	if !ok {
 		return false
@@ -195,7 +195,7 @@ func (px *Proxy) drainErrorQueue(l *listener) (found bool) {
 				return
 			}
 			found = true
-			px.reportUnsent(quoted[:n])
+			l.proxy.reportUnsent(quoted[:n])
 		}
 	})
 	return found

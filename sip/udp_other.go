@@ -10,4 +10,4 @@ func newPacketConn(c *net.UDPConn) (PacketConn, error) {
 }
 
 // drainErrorQueue does nothing on this system: Timer B or F reports a closed port.
-func (px *Proxy) drainErrorQueue(*listener) bool { return false }
+func (l *listener) drainErrorQueue() bool { return false }
