@@ -760,9 +760,9 @@ func TestListsEvents(t *testing.T) {
 	items := r.want(200, "GET", "/v1/events", nil)["items"].([]any)
 	timestamp := at.Format(time.RFC3339Nano)
 	if d := cmp.Diff([]any{
-		object{"event_id": all[0], "event_type": "dial-out", "event_time": float64(at.UnixMicro()), "timestamp": timestamp, "extension": "101", "domain": "pbx.example", "call_id": fmt.Sprintf("%032x", 100), "sequence": 1.0, "sub_call_id": "p", "call_flow": "out", "call_status": "CALLING", "caller_id_name": "<img src=x>", "called_number": "102"},
-		object{"event_id": all[1], "event_type": "answer", "event_time": float64(at.UnixMicro()), "timestamp": timestamp, "extension": "101", "domain": "pbx.example", "call_id": fmt.Sprintf("%032x", 100), "sequence": 2.0, "sub_call_id": "p", "call_flow": "out", "call_status": "ANSWER"},
-		object{"event_id": all[2], "event_type": "hangup", "event_time": float64(at.UnixMicro()), "timestamp": timestamp, "extension": "0003*210", "call_id": fmt.Sprintf("%032x", 101), "sequence": 3.0, "sub_call_id": "p", "call_flow": "out", "call_status": "BUSY", "duration": 0.0, "sip_code": 486.0, "headers": object{"X-A": "b"}},
+		object{"event_id": all[0], "event_type": "dial-out", "event_time": float64(at.UnixMicro()), "timestamp": timestamp, "extension": "101", "domain": "pbx.example", "call_id": fmt.Sprintf("%032x", 100), "sequence": 1.0, "sub_call_id": "p", "call_flow": "out", "call_status": "CALLING", "caller_extension": "101", "caller_id_name": "<img src=x>", "called_number": "102"},
+		object{"event_id": all[1], "event_type": "answer", "event_time": float64(at.UnixMicro()), "timestamp": timestamp, "extension": "101", "domain": "pbx.example", "call_id": fmt.Sprintf("%032x", 100), "sequence": 2.0, "sub_call_id": "p", "call_flow": "out", "call_status": "ANSWER", "caller_extension": "101"},
+		object{"event_id": all[2], "event_type": "hangup", "event_time": float64(at.UnixMicro()), "timestamp": timestamp, "extension": "0003*210", "call_id": fmt.Sprintf("%032x", 101), "sequence": 3.0, "sub_call_id": "p", "call_flow": "out", "call_status": "BUSY", "caller_extension": "0003*210", "duration": 0.0, "sip_code": 486.0, "headers": object{"X-A": "b"}},
 	}, items); d != "" {
 		t.Errorf("events (- want, + got):\n%s", d)
 	}

@@ -6,8 +6,8 @@ import (
 	"bellhop/dialog"
 )
 
-// Event is a [dialog.Event] as the API shows it, with the field names of the json
-// dialect and the extension of the event. Times are microseconds since 1970-01-01 UTC
+// Event is a [dialog.Event] as the API shows it and as the callbacks of dialect json have
+// it: see [payload.View.AppendEvent]. Times are microseconds since 1970-01-01 UTC
 // and durations are microseconds, except timestamp. Unknown values are left out. Fields
 // are only ever added.
 type Event struct {
@@ -71,89 +71,6 @@ type Event struct {
 	CalledNumberRaw  string            `json:"called_number_raw,omitempty" doc:"Number as in the SIP message, if that differs"`
 	Privacy          bool              `json:"privacy,omitempty" doc:"The caller asks for its number to be withheld"`
 	Headers          map[string]string `json:"headers,omitempty" doc:"Header fields of the INVITE that calls.headers names in the config"`
-}
-
-// extensionIDs are the numbers of the extensions of an event; 0: none is allotted yet.
-type extensionIDs struct{ caller, called uint64 }
-
-func eventOf(e dialog.Event, ids extensionIDs) Event {
-	v := Event{
-		EventID:   e.ID,
-		EventType: string(e.Type),
-		EventTime: e.At.UnixMicro(),
-		Timestamp: e.At.UTC(),
-		Extension: e.Extension.User,
-		Domain:    e.Extension.Domain,
-		CallID:    e.Call,
-		Sequence:  e.Seq,
-		SubCallID: e.Party,
-
-		CallFlow:        string(e.Flow),
-		CallStatus:      string(e.Status),
-		CallerIDNum:     e.CallerNum,
-		CallerIDName:    e.CallerName,
-		CallerExtension: userOf(e.CallerExtension),
-		CalledNumber:    e.CalledNumber,
-		CalledExtension: userOf(e.CalledExtension),
-		CalledDID:       e.CalledDID,
-		CallAPIID:       e.CallAPIID,
-		CallbackID:      e.CallBackID,
-		ClientAPIID:     e.ClientAPIID,
-		Diversion:       e.Diversion,
-		RemoteNumber:    e.RemoteNumber,
-		ANI:             e.ANI,
-		Tag:             e.Tag,
-
-		CallerExtensionID: ids.caller,
-		CalledExtensionID: ids.called,
-
-		RingDuration:      e.RingDuration.Microseconds(),
-		SetupTime:         e.SetupTime.Microseconds(),
-		RecID:             e.RecID,
-		SIPCode:           e.SipCode,
-		SIPReason:         e.SipReason,
-		Q850:              e.Q850,
-		HangupBy:          string(e.HangupBy),
-		AnsweredElsewhere: e.Elsewhere,
-		Missed:            e.Missed,
-		Transferred:       e.Transferred,
-		Bridged:           e.Bridged,
-		BridgedDuration:   e.BridgedFor.Microseconds(),
-		Recovered:         e.Recovered,
-		Correlation:       e.Correlation,
-		UserAgent:         e.UserAgent,
-		Verstat:           e.Verstat,
-		OtherCallID:       e.OtherCall,
-		MessageText:       e.MessageText,
-		ContentType:       e.ContentType,
-
-		CallerNumberE164: e.CallerE164,
-		CalledNumberE164: e.CalledE164,
-		CallerIDNumRaw:   e.CallerNumRaw,
-		CalledNumberRaw:  e.CalledNumberRaw,
-		Privacy:          e.Privacy,
-	}
-	if e.Type == dialog.Hangup || e.Duration > 0 {
-		d := e.Duration.Microseconds()
-		v.Duration = &d
-	}
-	if s := e.Subscription; s != nil {
-		v.SubscriptionID, v.SubscriptionState, v.Why = s.ID, s.State, s.Why
-	}
-	if len(e.Headers) > 0 {
-		v.Headers = make(map[string]string, len(e.Headers))
-		for _, h := range e.Headers {
-			v.Headers[h[0]] = h[1]
-		}
-	}
-	return v
-}
-
-func userOf(e *dialog.Extension) string {
-	if e == nil {
-		return ""
-	}
-	return e.User
 }
 
 // Call is a [dialog.Call] as the API shows it.

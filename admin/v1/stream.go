@@ -23,6 +23,7 @@ import (
 	"bellhop/admin/ops"
 	"bellhop/dialog"
 	"bellhop/notify"
+	"bellhop/notify/payload"
 )
 
 // streamRetryAfter is the Retry-After, in seconds, of a refused stream.
@@ -146,7 +147,7 @@ type lineCache struct {
 
 type cachedLine struct {
 	text []byte
-	ids  extensionIDs
+	ids  [2]uint64 // numbers of the caller and the called extension
 }
 
 // newLineCache returns an empty cache.
@@ -160,19 +161,18 @@ func newLineCache(o *ops.Operations) lineCache {
 
 // encode returns an event as JSON on one line, without the line's end.
 func (l lineCache) encode(e *dialog.Event) []byte {
-	var ids extensionIDs
-	if e.CallerExtension != nil {
-		ids.caller = l.number(e.CallerExtension.User)
+	v := payload.New(e, payload.Format{Dialect: payload.JSON, Method: http.MethodPost})
+	if v.Caller != nil {
+		v.CallerID = l.number(v.Caller.User)
 	}
-	if e.CalledExtension != nil {
-		ids.called = l.number(e.CalledExtension.User)
+	if v.Called != nil {
+		v.CalledID = l.number(v.Called.User)
 	}
+	ids := [2]uint64{v.CallerID, v.CalledID}
 	if kept, ok := l.byID.Get(e.ID); ok && kept.ids == ids {
 		return kept.text
 	}
-	var b bytes.Buffer
-	writeLine(&b, eventOf(*e, ids))
-	text := bytes.TrimRight(b.Bytes(), "\n")
+	text := v.AppendEvent(nil)
 	if len(text) <= maxCachedLineBytes {
 		l.byID.Add(e.ID, cachedLine{text, ids})
 	}

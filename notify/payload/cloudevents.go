@@ -4,8 +4,6 @@ import (
 	"net/http"
 	"strings"
 	"time"
-
-	"bellhop/dialog"
 )
 
 // setCloudEvent sets the context attributes of CloudEvents 1.0 in the binary mode of the
@@ -13,7 +11,7 @@ import (
 func (v *View) setCloudEvent(h http.Header) {
 	h["Ce-Specversion"] = []string{"1.0"}
 	h["Ce-Id"] = []string{v.ID}
-	h["Ce-Source"] = []string{escapeAttribute("sip:" + escapeSIPUser(dialog.Clean(v.Extension.String(), dialog.MaxText)))}
+	h["Ce-Source"] = []string{escapeAttribute("sip:" + escapeSIPUser(v.clean(v.Extension.String())))}
 	h["Ce-Type"] = []string{eventName(v.Type)}
 	h["Ce-Time"] = []string{v.At.UTC().Format(time.RFC3339Nano)}
 	if v.Call != "" {

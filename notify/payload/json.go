@@ -6,19 +6,19 @@ import "bellhop/dialog"
 // become headers.<name>.
 func (v *View) writeJSON(f *fieldWriter) {
 	f.writeText("call_id", v.Call)
-	f.writeText("caller_id_num", dialog.Clean(v.CallerNum, dialog.MaxText))
-	f.writeText("caller_id_name", dialog.Clean(v.CallerName, dialog.MaxText))
-	f.writeText("called_did", dialog.Clean(v.CalledDID, dialog.MaxText))
+	f.writeText("caller_id_num", v.clean(v.CallerNum))
+	f.writeText("caller_id_name", v.clean(v.CallerName))
+	f.writeText("called_did", v.clean(v.CalledDID))
 	f.writeText("called_extension", v.userName(v.Called))
 	f.writeNonZero("called_extension_id", int64(v.CalledID))
 	f.writeText("call_status", v.statusWord())
 	f.writeText("call_flow", v.flowWord())
 	f.writeText("caller_extension", v.userName(v.Caller))
 	f.writeNonZero("caller_extension_id", int64(v.CallerID))
-	f.writeText("called_number", dialog.Clean(v.CalledNumber, dialog.MaxText))
-	f.writeText("rec_id", dialog.Clean(v.RecID, dialog.MaxText))
-	f.writeText("callapi_id", dialog.Clean(v.CallAPIID, dialog.MaxText))
-	f.writeText("diversion", dialog.Clean(v.Diversion, dialog.MaxText))
+	f.writeText("called_number", v.clean(v.CalledNumber))
+	f.writeText("rec_id", v.clean(v.RecID))
+	f.writeText("callapi_id", v.clean(v.CallAPIID))
+	f.writeText("diversion", v.clean(v.Diversion))
 	f.writeNumber("event_time", v.At.UnixMicro())
 	if v.Type == dialog.Hangup || v.Duration > 0 {
 		f.writeNumber("duration", v.Duration.Microseconds())
@@ -28,17 +28,17 @@ func (v *View) writeJSON(f *fieldWriter) {
 		f.writeBool("bridged", *v.Bridged)
 	}
 	f.writeNonZero("bridged_duration", v.BridgedFor.Microseconds())
-	f.writeText("callback_id", dialog.Clean(v.CallBackID, dialog.MaxText))
+	f.writeText("callback_id", v.clean(v.CallBackID))
 	f.writeText("sub_call_id", v.Party)
-	f.writeText("client_api_id", dialog.Clean(v.ClientAPIID, dialog.MaxText))
-	f.writeText("remote_number", dialog.Clean(v.RemoteNumber, dialog.MaxText))
-	f.writeText("ani", dialog.Clean(v.ANI, dialog.MaxText))
-	f.writeText("tag", dialog.Clean(v.Tag, dialog.MaxText))
+	f.writeText("client_api_id", v.clean(v.ClientAPIID))
+	f.writeText("remote_number", v.clean(v.RemoteNumber))
+	f.writeText("ani", v.clean(v.ANI))
+	f.writeText("tag", v.clean(v.Tag))
 	f.writeText("event_type", string(v.Type))
 	f.writeText("event_id", v.ID)
 	f.writeNonZero("sequence", int64(v.Seq))
 	f.writeNonZero("sip_code", int64(v.SipCode))
-	f.writeText("sip_reason", dialog.Clean(v.SipReason, dialog.MaxText))
+	f.writeText("sip_reason", v.clean(v.SipReason))
 	f.writeNonZero("q850", int64(v.Q850))
 	f.writeText("hangup_by", string(v.HangupBy))
 	f.writeNonZero("ring_duration", v.RingDuration.Microseconds())
@@ -49,22 +49,22 @@ func (v *View) writeJSON(f *fieldWriter) {
 	}
 	f.writeText("correlation", v.Correlation)
 	f.writeIfTrue("recovered", v.Recovered)
-	f.writeText("user_agent", dialog.Clean(v.UserAgent, dialog.MaxText))
-	f.writeText("verstat", dialog.Clean(v.Verstat, dialog.MaxText))
+	f.writeText("user_agent", v.clean(v.UserAgent))
+	f.writeText("verstat", v.clean(v.Verstat))
 	f.writeText("other_call_id", v.OtherCall)
-	f.writeText("message_text", dialog.CleanMessage(v.MessageText))
-	f.writeText("content_type", dialog.Clean(v.ContentType, dialog.MaxText))
+	f.writeText("message_text", v.cleanMessage())
+	f.writeText("content_type", v.clean(v.ContentType))
 	f.writeText("caller_number_e164", v.CallerE164)
 	f.writeText("called_number_e164", v.CalledE164)
-	f.writeText("caller_id_num_raw", dialog.Clean(v.CallerNumRaw, dialog.MaxText))
-	f.writeText("called_number_raw", dialog.Clean(v.CalledNumberRaw, dialog.MaxText))
+	f.writeText("caller_id_num_raw", v.clean(v.CallerNumRaw))
+	f.writeText("called_number_raw", v.clean(v.CalledNumberRaw))
 	f.writeIfTrue("privacy", v.Privacy)
 	f.writeText("extension", v.userName(&v.Extension))
-	f.writeText("domain", dialog.Clean(v.Extension.Domain, dialog.MaxText))
+	f.writeText("domain", v.clean(v.Extension.Domain))
 	if s := v.Subscription; s != nil {
 		f.writeText("subscription_id", s.ID)
 		f.writeText("subscription_state", s.State)
-		f.writeText("why", dialog.Clean(s.Why, dialog.MaxText))
+		f.writeText("why", v.clean(s.Why))
 	}
 	v.writeJSONHeaders(f)
 }
@@ -81,13 +81,13 @@ func (v *View) writeJSONHeaders(f *fieldWriter) {
 	}
 	if !f.json {
 		for _, h := range v.Headers {
-			f.writeText("headers."+dialog.Clean(h[0], dialog.MaxText), dialog.Clean(h[1], dialog.MaxText))
+			f.writeText("headers."+v.clean(h[0]), v.clean(h[1]))
 		}
 		return
 	}
 	f.openObject("headers")
 	for _, h := range v.Headers {
-		f.writeText(dialog.Clean(h[0], dialog.MaxText), dialog.Clean(h[1], dialog.MaxText))
+		f.writeText(v.clean(h[0]), v.clean(h[1]))
 	}
 	f.b = append(f.b, '}')
 }

@@ -4,7 +4,7 @@
 // It does no I/O and knows no subscription: a [Format] has the settings that shape a
 // callback. The same event and format give the same bytes, except for the span of a
 // traceparent. Every text of a SIP message is cleaned: valid UTF-8, no control characters,
-// at most 256 characters (see [dialog.Clean]).
+// at most 256 characters (see [dialog.Clean]); only [View.AppendEvent] keeps them whole.
 package payload
 
 import (
@@ -71,6 +71,8 @@ type View struct {
 	// of parties that is reported as one call. "": the event is of the party's own call.
 	GroupParty string
 	Ringing    []dialog.Extension
+
+	uncut bool // texts are as in the event, see AppendEvent
 }
 
 // New returns the view of an event in a format. It completes the two ends of a call: the event's
@@ -109,12 +111,27 @@ func (v *View) Append(b []byte) []byte {
 		f.json = true
 		f.b = append(f.b, '{')
 		f.writeText("type", eventName(v.Type))
-		f.writeText("timestamp", v.At.UTC().Format(time.RFC3339Nano))
+		v.writeTimestamp(&f)
 		f.openObject("data")
 		v.writeFields(&f)
 		f.b = append(f.b, '}', '}')
 	}
 	return f.b
+}
+
+// AppendEvent appends the event as the API shows it: the data of dialect json and the
+// timestamp of its envelope in one object. Its texts are neither cleaned nor cut.
+func (v *View) AppendEvent(b []byte) []byte {
+	v.uncut = true
+	f := fieldWriter{b: append(b, '{'), json: true}
+	v.writeJSON(&f)
+	v.writeTimestamp(&f)
+	return append(f.b, '}')
+}
+
+// writeTimestamp writes the time of the event in RFC 3339.
+func (v *View) writeTimestamp(f *fieldWriter) {
+	f.writeText("timestamp", v.At.UTC().Format(time.RFC3339Nano))
 }
 
 // writeFields writes the fields of the dialect.
@@ -184,12 +201,28 @@ func (v *View) SetHeader(h http.Header) {
 	}
 }
 
+// clean cleans a text of a SIP message.
+func (v *View) clean(s string) string {
+	if v.uncut {
+		return s
+	}
+	return dialog.Clean(s, dialog.MaxText)
+}
+
+// cleanMessage cleans the text of a MESSAGE.
+func (v *View) cleanMessage() string {
+	if v.uncut {
+		return v.MessageText
+	}
+	return dialog.CleanMessage(v.MessageText)
+}
+
 // userName returns the user of an extension, as unified and json name it: 0003*210.
 func (v *View) userName(e *dialog.Extension) string {
 	if e == nil {
 		return ""
 	}
-	return dialog.Clean(e.User, dialog.MaxText)
+	return v.clean(e.User)
 }
 
 // userAtDomain returns user and domain of an extension, as telphin names it:
@@ -198,7 +231,7 @@ func (v *View) userAtDomain(e *dialog.Extension) string {
 	if e == nil {
 		return ""
 	}
-	return dialog.Clean(e.String(), dialog.MaxText)
+	return v.clean(e.String())
 }
 
 // flowWord returns the flow in the case that the subscription asks for.

@@ -10,15 +10,15 @@ import (
 // writeCallFields writes the ten fields that unified and telphin share.
 func (v *View) writeCallFields(f *fieldWriter, callerName string, extension func(*dialog.Extension) string) {
 	f.writeText("CallID", v.Call)
-	f.writeText("CallerIDNum", dialog.Clean(v.CallerNum, dialog.MaxText))
-	f.writeText("CallerIDName", dialog.Clean(callerName, dialog.MaxText))
-	f.writeText("CalledDID", dialog.Clean(v.CalledDID, dialog.MaxText))
+	f.writeText("CallerIDNum", v.clean(v.CallerNum))
+	f.writeText("CallerIDName", v.clean(callerName))
+	f.writeText("CalledDID", v.clean(v.CalledDID))
 	f.writeText("CalledExtension", extension(v.Called))
 	f.writeText("CallStatus", v.statusWord())
 	f.writeText("CallFlow", v.flowWord())
 	f.writeText("CallerExtension", extension(v.Caller))
-	f.writeText("CalledNumber", dialog.Clean(v.CalledNumber, dialog.MaxText))
-	f.writeText("CallAPIID", dialog.Clean(v.CallAPIID, dialog.MaxText))
+	f.writeText("CalledNumber", v.clean(v.CalledNumber))
+	f.writeText("CallAPIID", v.clean(v.CallAPIID))
 }
 
 // writeUnified writes the ten fields of the UnifiedAPI, empty ones too. The receiver knows
@@ -48,23 +48,23 @@ func (v *View) writeTelphin(f *fieldWriter) {
 	}
 	f.writeNonZero("CalledExtensionID", int64(v.CalledID))
 	f.writeNonZero("CallerExtensionID", int64(v.CallerID))
-	f.writeText("RecID", dialog.Clean(v.RecID, dialog.MaxText))
-	f.writeText("Diversion", dialog.Clean(v.Diversion, dialog.MaxText))
+	f.writeText("RecID", v.clean(v.RecID))
+	f.writeText("Diversion", v.clean(v.Diversion))
 	f.writeYes("Transfered", v.Transferred)
 	f.writeYesNo("Bridged", v.Bridged)
 	f.writeNonZero("BridgedDuration", v.BridgedFor.Microseconds())
-	f.writeText("CallBackID", dialog.Clean(v.CallBackID, dialog.MaxText))
-	f.writeText("ClientApiID", dialog.Clean(v.ClientAPIID, dialog.MaxText))
-	f.writeText("RemoteNumber", dialog.Clean(v.RemoteNumber, dialog.MaxText))
-	f.writeText("ANI", dialog.Clean(v.ANI, dialog.MaxText))
-	f.writeText("Tag", dialog.Clean(v.Tag, dialog.MaxText))
-	f.writeText("MessageText", dialog.CleanMessage(v.MessageText))
-	f.writeText("ContentType", dialog.Clean(v.ContentType, dialog.MaxText))
+	f.writeText("CallBackID", v.clean(v.CallBackID))
+	f.writeText("ClientApiID", v.clean(v.ClientAPIID))
+	f.writeText("RemoteNumber", v.clean(v.RemoteNumber))
+	f.writeText("ANI", v.clean(v.ANI))
+	f.writeText("Tag", v.clean(v.Tag))
+	f.writeText("MessageText", v.cleanMessage())
+	f.writeText("ContentType", v.clean(v.ContentType))
 	if s := v.Subscription; s != nil {
 		f.writeText("Extension", v.userAtDomain(&v.Extension))
 		f.writeText("SubscriptionID", s.ID)
 		f.writeText("SubscriptionState", s.State)
-		f.writeText("Why", dialog.Clean(s.Why, dialog.MaxText))
+		f.writeText("Why", v.clean(s.Why))
 	}
 	if v.format.Extended {
 		v.writeExtended(f)
@@ -76,7 +76,7 @@ func (v *View) writeExtended(f *fieldWriter) {
 	f.writeText("EventID", v.ID)
 	f.writeNonZero("Sequence", int64(v.Seq))
 	f.writeNonZero("SipCode", int64(v.SipCode))
-	f.writeText("SipReason", dialog.Clean(v.SipReason, dialog.MaxText))
+	f.writeText("SipReason", v.clean(v.SipReason))
 	f.writeNonZero("Q850", int64(v.Q850))
 	f.writeText("HangupBy", string(v.HangupBy))
 	f.writeNonZero("RingDuration", v.RingDuration.Microseconds())
@@ -85,18 +85,18 @@ func (v *View) writeExtended(f *fieldWriter) {
 	f.writeYesNo("Missed", v.Missed)
 	f.writeText("Correlation", v.Correlation)
 	f.writeYes("Recovered", v.Recovered)
-	f.writeText("UserAgent", dialog.Clean(v.UserAgent, dialog.MaxText))
-	f.writeText("Verstat", dialog.Clean(v.Verstat, dialog.MaxText))
+	f.writeText("UserAgent", v.clean(v.UserAgent))
+	f.writeText("Verstat", v.clean(v.Verstat))
 	f.writeText("OtherCallID", v.OtherCall)
 	f.writeText("CallerNumberE164", v.CallerE164)
 	f.writeText("CalledNumberE164", v.CalledE164)
-	f.writeText("CallerIDNumRaw", dialog.Clean(v.CallerNumRaw, dialog.MaxText))
-	f.writeText("CalledNumberRaw", dialog.Clean(v.CalledNumberRaw, dialog.MaxText))
+	f.writeText("CallerIDNumRaw", v.clean(v.CallerNumRaw))
+	f.writeText("CalledNumberRaw", v.clean(v.CalledNumberRaw))
 	f.writeYes("Privacy", v.Privacy)
 	if f.values != nil {
 		return // header names of the config are no template variables
 	}
 	for _, h := range v.Headers {
-		f.writeText(dialog.Clean(h[0], dialog.MaxText), dialog.Clean(h[1], dialog.MaxText))
+		f.writeText(v.clean(h[0]), v.clean(h[1]))
 	}
 }
