@@ -93,14 +93,8 @@ func newTestPipeline(t *testing.T, fc flowtest.Config, dir string) *testPipeline
 	return h
 }
 
-// start starts the pipeline, for the first time or again.
-func (h *testPipeline) start(fc flowtest.Config, cfg config.Config, st *store.Store) {
-	t, original := h.t, cfg
-	network := siptest.NewNetwork()
-	var err error
-	if h.Peers, err = flowhop.ListenPeers(network); err != nil {
-		t.Fatal(err)
-	}
+// addFlowPeers adds the PBX and the trunks of the flows to a config.
+func addFlowPeers(cfg *config.Config) {
 	for _, p := range flowtest.Peers {
 		switch {
 		case p.Side == dialog.PBX:
@@ -109,6 +103,30 @@ func (h *testPipeline) start(fc flowtest.Config, cfg config.Config, st *store.St
 			cfg.Trunk = append(cfg.Trunk, config.Trunk{Name: p.Trunk, Sources: []config.CIDR{{Prefix: netip.PrefixFrom(p.Addr.Addr(), 32)}}})
 		}
 	}
+}
+
+// subscribeToAll subscribes to every event of every extension.
+func subscribeToAll(t *testing.T, n *notify.Notifier) {
+	t.Helper()
+	sub := notify.NewSubscription()
+	sub.ExtensionRegex = ".*"
+	sub.Types = []string{"dial-in", "dial-out", "answer", "hangup", "message-in", "message-out", "voicemail",
+		"ringing", "hold", "resume", "transfer", "registered", "unregistered"}
+	sub.URL = "http://receiver.example/callback"
+	if _, err := n.Subscribe(t.Context(), sub); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// start starts the pipeline, for the first time or again.
+func (h *testPipeline) start(fc flowtest.Config, cfg config.Config, st *store.Store) {
+	t, original := h.t, cfg
+	network := siptest.NewNetwork()
+	var err error
+	if h.Peers, err = flowhop.ListenPeers(network); err != nil {
+		t.Fatal(err)
+	}
+	addFlowPeers(&cfg)
 	h.rooms, err = buildPipeline(t.Context(), cfg, st, slog.New(slog.DiscardHandler), environment{
 		own: netip.MustParseAddrPort("192.0.2.5:8080"), network: network, transport: h, unbatched: true, wall: h.wall,
 	})
@@ -116,15 +134,8 @@ func (h *testPipeline) start(fc flowtest.Config, cfg config.Config, st *store.St
 		t.Fatal(err)
 	}
 	h.rooms.observer.tracker.Configure(fc.Dialog)
-	sub := notify.NewSubscription()
-	sub.ExtensionRegex = ".*"
-	sub.Types = []string{"dial-in", "dial-out", "answer", "hangup", "message-in", "message-out", "voicemail",
-		"ringing", "hold", "resume", "transfer", "registered", "unregistered"}
-	sub.URL = "http://receiver.example/callback"
 	if len(h.rooms.notifier.Subscriptions()) == 0 {
-		if _, err := h.rooms.notifier.Subscribe(t.Context(), sub); err != nil {
-			t.Fatal(err)
-		}
+		subscribeToAll(t, h.rooms.notifier)
 	}
 	stopRooms := startTask(h.rooms.run)
 	h.stopRooms = func() {

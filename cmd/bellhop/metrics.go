@@ -7,24 +7,25 @@ import (
 	"bellhop/sip"
 )
 
+// newCounter returns a counter with a value that is read when it is collected.
+func newCounter(name, help string, read func() uint64) prometheus.Collector {
+	return prometheus.NewCounterFunc(prometheus.CounterOpts{Namespace: "bellhop", Name: name, Help: help},
+		func() float64 { return float64(read()) })
+}
+
 // observerMetrics returns the metrics of the observer.
 func observerMetrics(f *observer) []prometheus.Collector {
-	counter := func(name, help string, read func() uint64) prometheus.Collector {
-		return prometheus.NewCounterFunc(prometheus.CounterOpts{Namespace: "bellhop", Name: name, Help: help},
-			func() float64 { return float64(read()) })
-	}
 	return []prometheus.Collector{
-		counter("attempts_suppressed_total", "Calls from unregistered sources that the PBX refused before a phone rang, beyond the limit of published events.", f.tracker.Suppressed),
-		counter("tracker_panics_total", "Panics recovered in the call tracker, each of which lost a message or a call.", f.panics.Load),
-		counter("trace_panics_total", "Panics recovered in the trace recorder, each of which lost all traces.", f.tracePanics.Load),
+		newCounter("attempts_suppressed_total", "Calls from unregistered sources that the PBX refused before a phone rang, beyond the limit of published events.", f.tracker.Suppressed),
+		newCounter("tracker_panics_total", "Panics recovered in the call tracker, each of which lost a message or a call.", f.panics.Load),
+		newCounter("trace_panics_total", "Panics recovered in the trace recorder, each of which lost all traces.", f.tracePanics.Load),
 	}
 }
 
 // proxyMetrics returns the metrics of the SIP proxy.
 func proxyMetrics(h *sip.Proxy) []prometheus.Collector {
 	counter := func(name, help string, read func(sip.Stats) uint64) prometheus.Collector {
-		return prometheus.NewCounterFunc(prometheus.CounterOpts{Namespace: "bellhop", Subsystem: "sip", Name: name, Help: help},
-			func() float64 { return float64(read(h.Stats())) })
+		return newCounter("sip_"+name, help, func() uint64 { return read(h.Stats()) })
 	}
 	gauge := func(name, help string, read func(sip.Stats) int64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "bellhop", Subsystem: "sip", Name: name, Help: help},
@@ -48,9 +49,6 @@ func proxyMetrics(h *sip.Proxy) []prometheus.Collector {
 // keeperMetrics returns the metrics of the keeper.
 func keeperMetrics(k *keep.Keeper) []prometheus.Collector {
 	return []prometheus.Collector{
-		prometheus.NewCounterFunc(prometheus.CounterOpts{
-			Name: "bellhop_live_calls_dropped_total",
-			Help: "Changes of live calls that are not stored for a restart, because they are too large for the store or because of a bug.",
-		}, func() float64 { return float64(k.Dropped()) }),
+		newCounter("live_calls_dropped_total", "Changes of live calls that are not stored for a restart, because they are too large for the store or because of a bug.", k.Dropped),
 	}
 }

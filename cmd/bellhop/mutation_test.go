@@ -252,14 +252,7 @@ func newAttack(t *testing.T, m *mutator, dir string) *attack {
 	cfg.SIP.Listen = []sip.Addr{{Proto: sip.UDP, AddrPort: flowtest.Bellhop}, {Proto: sip.TCP, AddrPort: flowtest.Bellhop}}
 	cfg.Store.Dir = dir
 	cfg.Store.Sync = config.SyncInterval(24 * time.Hour) // a sync each tenth of a virtual second would take long
-	for _, p := range flowtest.Peers {
-		switch {
-		case p.Side == dialog.PBX:
-			cfg.SIP.PBX = []sip.Addr{{Proto: sip.UDP, AddrPort: p.Addr}}
-		case p.Trunk != "":
-			cfg.Trunk = append(cfg.Trunk, config.Trunk{Name: p.Trunk, Sources: []config.CIDR{{Prefix: netip.PrefixFrom(p.Addr.Addr(), 32)}}})
-		}
-	}
+	addFlowPeers(&cfg)
 	a.config = cfg
 	if err := os.WriteFile(filepath.Join(dir, "key"), bytes.Repeat([]byte{7}, 32), 0o600); err != nil { // tokens are the same in every run
 		t.Fatal(err)
@@ -273,13 +266,7 @@ func newAttack(t *testing.T, m *mutator, dir string) *attack {
 	if err != nil {
 		t.Fatal(err)
 	}
-	sub := notify.NewSubscription()
-	sub.ExtensionRegex = ".*"
-	sub.Types = []string{"dial-in", "dial-out", "answer", "hangup", "message-in", "message-out", "voicemail", "ringing", "hold", "resume", "transfer", "registered", "unregistered"}
-	sub.URL = "http://receiver.example/callback"
-	if _, err := a.rooms.notifier.Subscribe(t.Context(), sub); err != nil {
-		t.Fatal(err)
-	}
+	subscribeToAll(t, a.rooms.notifier)
 	stopRooms := startTask(a.rooms.run)
 	synctest.Wait()
 

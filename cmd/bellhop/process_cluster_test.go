@@ -6,7 +6,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"sync"
 	"testing"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -19,15 +18,7 @@ import (
 // both, and the other takes over when it is killed.
 func TestTwoBellhopsShareStore(t *testing.T) {
 	t.Parallel()
-	srv, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: -1, NoLog: true, NoSigs: true, JetStream: true, StoreDir: t.TempDir()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	srv.Start()
-	t.Cleanup(func() { srv.Shutdown(); srv.WaitForShutdown() })
-	if !srv.ReadyForConnections(patience) {
-		t.Fatal("the store does not begin")
-	}
+	srv := storetest.StartServer(t, &server.Options{Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir()})
 
 	sites := [2]*site{newSite(t, sip.UDP, sip.UDP), newSite(t, sip.UDP, sip.UDP)}
 	var bellhops [2]*process
@@ -67,22 +58,8 @@ func TestTwoBellhopsShareStore(t *testing.T) {
 func TestStopWithoutStoreSpoolsEvents(t *testing.T) {
 	t.Parallel()
 	// No other process takes a port of this address while the server is down.
-	options := &server.Options{Host: storetest.Loopback(), Port: -1, NoLog: true, NoSigs: true, JetStream: true, StoreDir: t.TempDir()}
-	serve := func() (*server.Server, func()) {
-		t.Helper()
-		srv, err := server.NewServer(options)
-		if err != nil {
-			t.Fatal(err)
-		}
-		srv.Start()
-		stop := sync.OnceFunc(func() { srv.Shutdown(); srv.WaitForShutdown() })
-		t.Cleanup(stop)
-		if !srv.ReadyForConnections(patience) {
-			t.Fatal("the store does not begin")
-		}
-		return srv, stop
-	}
-	srv, stop := serve()
+	options := &server.Options{Host: storetest.Loopback(), Port: -1, JetStream: true, StoreDir: t.TempDir()}
+	srv := storetest.StartServer(t, options)
 	options.Port = srv.Addr().(*net.TCPAddr).Port // again
 	s := newSite(t, sip.UDP, sip.UDP)
 	s.store = fmt.Sprintf("nats = [%q]", srv.ClientURL())
@@ -98,7 +75,8 @@ func TestStopWithoutStoreSpoolsEvents(t *testing.T) {
 	}
 	place()
 	s.receiver.wait("a hangup for every call", patience, func(came []received) bool { return hangups(came) >= each })
-	stop()
+	srv.Shutdown()
+	srv.WaitForShutdown()
 	place()
 	p.stop()
 	kept, err := os.ReadFile(filepath.Join(s.dir, "data", "unpublished"))
@@ -106,7 +84,7 @@ func TestStopWithoutStoreSpoolsEvents(t *testing.T) {
 		t.Errorf("%d events are kept, %v; want %d", n, err, 4*each)
 	}
 
-	serve()
+	storetest.StartServer(t, options)
 	p = s.serve()
 	s.receiver.wait("a hangup for every call", patience, func(came []received) bool { return hangups(came) >= 2*each })
 	p.stop()

@@ -265,18 +265,8 @@ func TestAPIShowsExtensionKinds(t *testing.T) {
 	p := s.serve()
 	post := func() int {
 		t.Helper()
-		body := fmt.Sprintf(`{"url": "http://%s/", "event_type": "message-in"}`, s.receiver.addr)
-		req, err := http.NewRequestWithContext(t.Context(), "POST", "http://"+s.admin.String()+"/extension/600/event/", strings.NewReader(body))
-		if err != nil {
-			t.Fatal(err)
-		}
-		req.Header.Set("Authorization", "Bearer "+testToken)
-		resp, err := client.Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		resp.Body.Close()
-		return resp.StatusCode
+		status, _ := s.request("POST", "/extension/600/event/", map[string]any{"url": "http://" + s.receiver.addr + "/", "event_type": "message-in"})
+		return status
 	}
 	if got := post(); got != http.StatusBadRequest {
 		t.Errorf("messages of a queue: %d, want 400", got)

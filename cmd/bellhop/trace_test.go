@@ -96,17 +96,8 @@ func TestKeepsTraceOfCall(t *testing.T) {
 	s.configure("[calls]\ntrace = 0\n")
 	p.signal(syscall.SIGHUP)
 	s.eventually("nothing is kept", func() bool {
-		req, err := http.NewRequest("GET", "http://"+s.admin.String()+path, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		req.Header.Set("Authorization", "Bearer "+testToken)
-		res, err := client.Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		res.Body.Close()
-		return res.StatusCode == http.StatusNotFound
+		status, _ := s.request("GET", path, nil)
+		return status == http.StatusNotFound
 	})
 	p.stop()
 }

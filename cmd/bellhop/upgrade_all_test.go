@@ -220,14 +220,7 @@ func upgradeAll(t *testing.T, dir string) {
 		if !strings.HasPrefix(string(b), lines[0]) {
 			t.Fatalf("%s got %q, want %s", to, b, lines[0])
 		}
-		answer := "SIP/2.0 200 OK\r\n"
-		for line := range strings.SplitSeq(string(b), "\r\n") {
-			switch name, _, _ := strings.Cut(line, ":"); name {
-			case "Via", "From", "To", "Call-ID", "CSeq":
-				answer += line + "\r\n"
-			}
-		}
-		if _, err := peers[to].WriteToUDPAddrPort([]byte(answer+"Content-Length: 0\r\n\r\n"), flowtest.Bellhop); err != nil {
+		if _, err := peers[to].WriteToUDPAddrPort(okTo(b), flowtest.Bellhop); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()

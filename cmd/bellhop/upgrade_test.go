@@ -68,14 +68,7 @@ func TestCallsAndBindingsOutliveTheUpgrade(t *testing.T) {
 			if !strings.HasPrefix(string(got), lines[0]) {
 				t.Fatalf("%s got %q, want %s", to, got, lines[0])
 			}
-			answer := "SIP/2.0 200 OK\r\n"
-			for line := range strings.SplitSeq(string(got), "\r\n") {
-				switch name, _, _ := strings.Cut(line, ":"); name {
-				case "Via", "From", "To", "Call-ID", "CSeq":
-					answer += line + "\r\n"
-				}
-			}
-			h.Send(peer(to), []byte(answer+"Content-Length: 0\r\n\r\n"))
+			h.Send(peer(to), okTo(got))
 			if got, _ := h.Receive(peer(from)); !strings.HasPrefix(string(got), "SIP/2.0 200") {
 				t.Fatalf("%s got %q", from, got)
 			}
@@ -114,4 +107,16 @@ func TestCallsAndBindingsOutliveTheUpgrade(t *testing.T) {
 			t.Errorf("events are %v, want %v", got, want)
 		}
 	})
+}
+
+// okTo returns the 200 to a request.
+func okTo(request []byte) []byte {
+	ok := "SIP/2.0 200 OK\r\n"
+	for line := range strings.SplitSeq(string(request), "\r\n") {
+		switch name, _, _ := strings.Cut(line, ":"); name {
+		case "Via", "From", "To", "Call-ID", "CSeq":
+			ok += line + "\r\n"
+		}
+	}
+	return []byte(ok + "Content-Length: 0\r\n\r\n")
 }

@@ -235,16 +235,8 @@ func TestLongLineKeepsStoreConnected(t *testing.T) {
 		{"wss", server.Options{Websocket: server.WebsocketOpts{Host: "127.0.0.1", Port: -1, TLSConfig: cert}}},
 	} {
 		t.Run(tt.scheme, func(t *testing.T) {
-			tt.o.Host, tt.o.Port, tt.o.NoLog, tt.o.NoSigs = "127.0.0.1", -1, true, true
-			srv, err := server.NewServer(&tt.o)
-			if err != nil {
-				t.Fatal(err)
-			}
-			srv.Start()
-			defer func() { srv.Shutdown(); srv.WaitForShutdown() }()
-			if !srv.ReadyForConnections(patience) {
-				t.Fatal("the server does not start")
-			}
+			tt.o.Host, tt.o.Port = "127.0.0.1", -1
+			srv := storetest.StartServer(t, &tt.o)
 			at := srv.ClientURL()
 			if strings.HasPrefix(tt.scheme, "ws") {
 				at = srv.WebsocketURL()

@@ -114,15 +114,7 @@ func TestReportsStoreStartFailure(t *testing.T) {
 }
 
 func TestUsesExternalStore(t *testing.T) {
-	srv, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: -1, NoLog: true, NoSigs: true, JetStream: true, StoreDir: t.TempDir()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	srv.Start()
-	t.Cleanup(func() { srv.Shutdown(); srv.WaitForShutdown() })
-	if !srv.ReadyForConnections(patience) {
-		t.Fatal("the server does not start")
-	}
+	srv := storetest.StartServer(t, &server.Options{Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir()})
 
 	// Two nodes, each with a directory of its own, share one key.
 	var keys [2][]byte
@@ -130,9 +122,7 @@ func TestUsesExternalStore(t *testing.T) {
 		c := storetest.Config(t.TempDir())
 		c.Store.NATS = []config.NATSURL{config.NATSURL(srv.ClientURL())}
 		st := opened(t, c)
-		if keys[i], err = st.SharedKey(t.Context()); err != nil {
-			t.Fatal(err)
-		}
+		keys[i] = must[[]byte](t)(st.SharedKey(t.Context()))
 	}
 	if !bytes.Equal(keys[0], keys[1]) {
 		t.Error("two nodes of one store have different keys")

@@ -1,5 +1,5 @@
-// Package storetest makes the stores of tests: new ones, copies, and those that older
-// builds have written.
+// Package storetest makes the stores of tests: new ones, copies, those that older builds
+// have written, and NATS servers.
 package storetest
 
 import (
@@ -14,6 +14,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
 
 	"bellhop/cmd/bellhop/config"
 )
@@ -63,6 +65,23 @@ func Copy(to, from string) error {
 		}
 		return os.Chmod(path, 0o600) // CopyFS opens files to all
 	})
+}
+
+// StartServer starts a NATS server in this process, without a log. It ends with the test,
+// or at Shutdown.
+func StartServer(t *testing.T, o *server.Options) *server.Server {
+	t.Helper()
+	o.NoLog, o.NoSigs = true, true
+	srv, err := server.NewServer(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv.Start()
+	t.Cleanup(func() { srv.Shutdown(); srv.WaitForShutdown() })
+	if !srv.ReadyForConnections(5 * time.Minute) { // a busy machine is slow
+		t.Fatal("the NATS server does not start")
+	}
+	return srv
 }
 
 // Loopback returns an address of this machine at which no other test listens.
