@@ -107,7 +107,7 @@ func (g *checker) addLosses(stream string, found []loss, repaired bool) {
 	var from, to time.Time
 	for _, l := range found {
 		l.Found, l.Repaired = now, repaired
-		for _, part := range g.unknownParts(l) {
+		for _, part := range g.ledger.unknownParts(l) {
 			g.ledger.Losses = append(g.ledger.Losses, part)
 			records += part.Records
 			if from.IsZero() {
@@ -124,36 +124,34 @@ func (g *checker) addLosses(stream string, found []loss, repaired bool) {
 	if records > 0 {
 		g.log.Error("store records lost", "stream", stream, "records", records, "after", from, "before", to, "repaired", repaired)
 	}
-	g.pruneLosses(now)
+	g.ledger.pruneLosses(now, max(g.keep, lossRetention))
 }
 
 // unknownParts returns the parts of a loss that no recorded loss covers.
-func (g *checker) unknownParts(l loss) []loss {
+func (g *ledger) unknownParts(l loss) []loss {
 	parts := []loss{l}
-	for _, k := range g.ledger.Losses {
+	for _, k := range g.Losses {
 		if k.Stream != l.Stream {
 			continue
 		}
 		var rest []loss
 		for _, p := range parts {
-			switch {
-			case p.Last < k.First || p.First > k.Last:
+			if p.Last < k.First || p.First > k.Last {
 				rest = append(rest, p)
-			default:
-				_, isWhole := contiguousStreams[currentName(p.Stream)]
-				if !isWhole {
-					continue // the same damage: sequence numbers between may be unused
-				}
-				if p.First < k.First {
-					before := p
-					before.Last, before.Records = k.First-1, k.First-p.First
-					rest = append(rest, before)
-				}
-				if p.Last > k.Last {
-					after := p
-					after.First, after.Records = k.Last+1, p.Last-k.Last
-					rest = append(rest, after)
-				}
+				continue
+			}
+			if _, contiguous := contiguousStreams[currentName(p.Stream)]; !contiguous {
+				continue // the same damage: sequence numbers between may be unused
+			}
+			if p.First < k.First {
+				before := p
+				before.Last, before.Records = k.First-1, k.First-p.First
+				rest = append(rest, before)
+			}
+			if p.Last > k.Last {
+				after := p
+				after.First, after.Records = k.Last+1, p.Last-k.Last
+				rest = append(rest, after)
 			}
 		}
 		parts = rest
@@ -162,27 +160,27 @@ func (g *checker) unknownParts(l loss) []loss {
 }
 
 // pruneLosses removes losses past their retention, and merges neighbors where a stream
-// has too many. The caller holds mu.
-func (g *checker) pruneLosses(now time.Time) {
-	g.ledger.Losses = slices.DeleteFunc(g.ledger.Losses, func(l loss) bool {
-		return l.Repaired && now.Sub(l.Found) > max(g.keep, lossRetention)
+// has too many.
+func (g *ledger) pruneLosses(now time.Time, retention time.Duration) {
+	g.Losses = slices.DeleteFunc(g.Losses, func(l loss) bool {
+		return l.Repaired && now.Sub(l.Found) > retention
 	})
-	slices.SortStableFunc(g.ledger.Losses, func(a, b loss) int {
+	slices.SortStableFunc(g.Losses, func(a, b loss) int {
 		return cmp.Or(strings.Compare(a.Stream, b.Stream), cmp.Compare(a.First, b.First))
 	})
 	count := make(map[string]int)
-	for _, l := range g.ledger.Losses {
+	for _, l := range g.Losses {
 		count[l.Stream]++
 	}
-	for i := 1; i < len(g.ledger.Losses); {
-		a, b := &g.ledger.Losses[i-1], g.ledger.Losses[i]
+	for i := 1; i < len(g.Losses); {
+		a, b := &g.Losses[i-1], g.Losses[i]
 		if a.Stream != b.Stream || count[a.Stream] <= maxLosses {
 			i++
 			continue
 		}
 		a.Last, a.To, a.Records = max(a.Last, b.Last), b.To, a.Records+b.Records
 		a.Repaired, a.Restored, a.Found = a.Repaired && b.Repaired, a.Restored && b.Restored, b.Found
-		g.ledger.Losses = slices.Delete(g.ledger.Losses, i, i+1)
+		g.Losses = slices.Delete(g.Losses, i, i+1)
 		count[a.Stream]--
 	}
 }

@@ -170,8 +170,8 @@ func (c *streamCheck) repairBlocks(numbers []int) (err error) {
 
 // isExpired reports whether messages of a stream from that time are past retention.
 func (g *checker) isExpired(stream string, at time.Time) bool {
-	_, isWhole := contiguousStreams[currentName(stream)]
-	return isWhole && currentName(stream) != "KV_bellhop_extensions" && time.Since(at) > g.keep-expirySlack
+	_, contiguous := contiguousStreams[currentName(stream)]
+	return contiguous && currentName(stream) != "KV_bellhop_extensions" && time.Since(at) > g.keep-expirySlack
 }
 
 // sumRecords returns the number of records in sections.
