@@ -216,6 +216,15 @@ type Event struct {
 	Observed time.Time `json:"-"`
 }
 
+// OrderKey returns what e keeps its order with: its call, or its extension if it belongs to
+// no call. It is stored: never change the form.
+func (e *Event) OrderKey() string {
+	if e.Call == "" {
+		return e.Extension.User
+	}
+	return e.Call
+}
+
 // A Subscription is the state of a subscription in an event.
 type Subscription struct {
 	ID    string `json:"id"`

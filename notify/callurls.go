@@ -12,6 +12,7 @@ import (
 
 	"bellhop/dialog"
 	"bellhop/notify/deliverylog"
+	"bellhop/notify/schedule"
 	"bellhop/notify/send"
 	"bellhop/notify/stream"
 	"bellhop/notify/subscription"
@@ -35,61 +36,13 @@ import (
 // are sent only to the endpoint of its own URL. A failing named URL does not open the
 // circuit breaker of the subscription, nor one of an endpoint that is not its own.
 
-// callURLs are the URLs that a receiver has named for the events after a newCall. A nil
-// *callURLs names none, and so does a nil URL.
-type callURLs struct {
-	answer, hangup *url.URL
-}
-
-// urlFor returns the URL for events of a type; nil: none is named.
-func (u *callURLs) urlFor(t dialog.Type) *url.URL {
-	switch {
-	case u == nil:
-		return nil
-	case t == dialog.Answer:
-		return u.answer
-	case t == dialog.Hangup:
-		return u.hangup
-	}
-	return nil
-}
-
-// asText returns the URLs as text; "" for each that is not named.
-func (u *callURLs) asText() (onAnswer, onHangup string) {
-	if u == nil {
-		return "", ""
-	}
-	if u.answer != nil {
-		onAnswer = u.answer.String()
-	}
-	if u.hangup != nil {
-		onHangup = u.hangup.String()
-	}
-	return onAnswer, onHangup
-}
-
-// parseCallURLs parses the result of asText.
-func parseCallURLs(onAnswer, onHangup string) *callURLs {
-	if onAnswer == "" && onHangup == "" {
-		return nil
-	}
-	u := new(callURLs)
-	if onAnswer != "" {
-		u.answer, _ = url.Parse(onAnswer) // readCallURLs has parsed both
-	}
-	if onHangup != "" {
-		u.hangup, _ = url.Parse(onHangup)
-	}
-	return u
-}
-
 // byteOrderMark may precede a document in UTF-8.
 var byteOrderMark = []byte("\ufeff")
 
 // readCallURLs reads the URLs of the XML that answers a newCall; nil: none. A response
 // without XML, as most receivers send, names none. If one URL cannot be used, the error
 // says why, and the other may still be returned.
-func readCallURLs(answer []byte, cut bool) (*callURLs, error) {
+func readCallURLs(answer []byte, cut bool) (*schedule.CallURLs, error) {
 	if !bytes.Contains(answer, []byte("<Response")) {
 		return nil, nil
 	}
@@ -103,7 +56,7 @@ func readCallURLs(answer []byte, cut bool) (*callURLs, error) {
 	case root.Name != xml.Name{Local: "Response"}:
 		return nil, nil
 	}
-	var u callURLs
+	var u schedule.CallURLs
 	var problems []error
 	seen := make(map[string]bool)
 	for _, attr := range root.Attr {
@@ -120,12 +73,12 @@ func readCallURLs(answer []byte, cut bool) (*callURLs, error) {
 		case err != nil:
 			problems = append(problems, fmt.Errorf("%s %s", name, err.Why))
 		case name == "onAnswer":
-			u.answer = to
+			u.Answer = to
 		default:
-			u.hangup = to
+			u.Hangup = to
 		}
 	}
-	if u == (callURLs{}) {
+	if u == (schedule.CallURLs{}) {
 		return nil, errors.Join(problems...)
 	}
 	return &u, errors.Join(problems...)
@@ -169,21 +122,21 @@ func readRoot(document []byte) (root xml.StartElement, err error) {
 // to the delivery log before the attempt counts. If the store does not accept them in time,
 // they are written like any record.
 func (n *Notifier) recordURLs(ctx context.Context, a *attempt) {
-	if !a.sub.FollowsURLs() || !isNewCall(a.kind) || a.seq == 0 || outcomeOf(a.status) != delivered {
+	if !a.Sub.FollowsURLs() || !schedule.IsNewCall(a.Type) || a.Seq == 0 || outcomeOf(a.Status) != schedule.Delivered {
 		return
 	}
 	urls, err := readCallURLs(a.record.ResponseBody, a.record.Truncated)
 	if err != nil {
-		n.log.Warn("URL of the receiver ignored", "subscriber", a.sub.ID, "event", a.id, "err", err)
+		n.log.Warn("URL of the receiver ignored", "subscriber", a.Sub.ID, "event", a.EventID, "err", err)
 	}
-	if a.urls = urls; urls == nil || a.id == "" {
+	if a.URLs = urls; urls == nil || a.EventID == "" {
 		return
 	}
 	a.record.Took = time.Since(a.record.At)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stream.Timeout)
 	defer cancel()
 	if err := n.deliveryLog.Write(ctx, a.fillRecord(Delivered, time.Time{})); err != nil {
-		n.log.Warn("URLs of the receiver not recorded yet", "subscriber", a.sub.ID, "event", a.id, "err", err)
+		n.log.Warn("URLs of the receiver not recorded yet", "subscriber", a.Sub.ID, "event", a.EventID, "err", err)
 		return
 	}
 	a.recorded = true
@@ -193,32 +146,32 @@ func (n *Notifier) recordURLs(ctx context.Context, a *attempt) {
 // none. It reads the delivery log if this process has not delivered the newCall. The error
 // is of the store.
 func (n *Notifier) findNamedURL(ctx context.Context, a *attempt, e *dialog.Event, g *group) (*url.URL, error) {
-	if !a.sub.FollowsURLs() || e.Party == "" || isNewCall(e.Type) || a.seq == 0 {
+	if !a.Sub.FollowsURLs() || e.Party == "" || schedule.IsNewCall(e.Type) || a.Seq == 0 {
 		return nil, nil
 	}
-	c, id := a.partyNewCall, dialog.EventID(e.Party, newCallType(e.Flow))
+	c, id := a.PartyNewCall, dialog.EventID(e.Party, schedule.NewCallType(e.Flow))
 	if g != nil {
-		c, id = newCall{}, g.first.ID
-		if a.groupNewCall.seq == g.seq {
-			c = a.groupNewCall
+		c, id = schedule.NewCall{}, g.first.ID
+		if a.GroupNewCall.Seq == g.seq {
+			c = a.GroupNewCall
 		}
 	}
-	if c.state != newCallDelivered {
+	if c.State != schedule.NewCallDelivered {
 		var err error
-		if c.urls, err = n.lastURLs(ctx, a.sub, id); err != nil {
+		if c.URLs, err = n.lastURLs(ctx, a.Sub, id); err != nil {
 			return nil, err
 		}
-		a.loggedURLs = c.urls
+		a.LoggedURLs = c.URLs
 	}
-	return c.urls.urlFor(e.Type), nil
+	return c.URLs.For(e.Type), nil
 }
 
 // lastURLs returns the URLs that the response to the last delivery of a newCall named, as
 // far as the delivery log has it; nil: none.
-func (n *Notifier) lastURLs(ctx context.Context, s *Subscription, newCall string) (urls *callURLs, err error) {
+func (n *Notifier) lastURLs(ctx context.Context, s *Subscription, newCall string) (urls *schedule.CallURLs, err error) {
 	err = n.deliveryLog.ReadRecords(ctx, s.ID, newCall, func(r *deliverylog.Stored) {
 		if r.Outcome == Delivered {
-			urls = parseCallURLs(r.OnAnswer, r.OnHangup)
+			urls = schedule.ParseCallURLs(r.OnAnswer, r.OnHangup)
 		}
 		if time.UnixMicro(r.At).Before(s.AskedSince()) {
 			urls = nil
@@ -228,65 +181,4 @@ func (n *Notifier) lastURLs(ctx context.Context, s *Subscription, newCall string
 		return nil, err
 	}
 	return urls, nil
-}
-
-// noteURLs records the URLs that an attempt found for its party.
-func (sr *subscriber) noteURLs(d *delivery, r *attemptResult) {
-	switch {
-	case isNewCall(d.kind):
-		if r.outcome == delivered {
-			d.urls = r.urls
-		}
-	case r.loggedURLs != nil && d.party != "" && !d.inGroup && sr.newCalls[d.party].state != newCallDelivered:
-		sr.setNewCall(d.party, newCall{state: newCallDelivered, urls: r.loggedURLs})
-	}
-}
-
-// clearURLs forgets all named URLs: the subscription has changed.
-func (sr *subscriber) clearURLs() {
-	for key, c := range sr.newCalls {
-		c.urls = nil
-		sr.newCalls[key] = c
-	}
-}
-
-// namedFor returns the URL that the receiver has named for d, as far as sr knows; the
-// attempt may find another.
-func (sr *subscriber) namedFor(d *delivery) *url.URL {
-	if !sr.sub.FollowsURLs() || isNewCall(d.kind) {
-		return nil
-	}
-	c, known := sr.newCalls[d.party]
-	if !known && sr.sub.GroupsCalls() {
-		c = sr.newCalls[groupCallKey(d.queue)]
-	}
-	return c.urls.urlFor(d.kind)
-}
-
-// exempt reports whether d goes to a named URL that no open circuit breaker covers.
-func (d *delivery) exempt() bool {
-	sr := d.queue.subscriber
-	u := sr.namedFor(d)
-	return u != nil && (!sr.blockedByEndpoint() || endpointKey(u) != sr.endpoint.key)
-}
-
-// countNamedOutcome counts an attempt at a URL that the receiver has named. It does not
-// count for the subscription's own URL, and for the endpoint only if that is the same.
-func (s *scheduler) countNamedOutcome(now time.Time, p *plannedAttempt, r *attemptResult, ofEndpoint, ofTarget bool) {
-	e, sr := p.endpoint, p.delivery.queue.subscriber
-	if ofTarget {
-		sr.nextProbe = now.Add(minProbeInterval)
-	}
-	switch {
-	case endpointKey(r.namedURL) != e.key:
-		if ofEndpoint {
-			e.nextProbe = now.Add(minProbeInterval)
-		}
-	case r.status != 0:
-		s.noteAnswer(now, sr, e)
-	case r.outcome == willRetry && r.fault == noConnection && !r.localFault:
-		s.blameEndpoint(now, p, r, ofEndpoint)
-	case ofEndpoint && e.open():
-		e.probeFailed(now, r.detail, r.retryAfter)
-	}
 }

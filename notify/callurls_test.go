@@ -16,6 +16,7 @@ import (
 
 	"bellhop/dialog"
 	"bellhop/notify/deliverylog"
+	"bellhop/notify/schedule"
 	"bellhop/notify/subscription"
 )
 
@@ -57,7 +58,7 @@ func TestReadCallURLs(t *testing.T) {
 	} {
 		answer, cut := strings.CutPrefix(tt.answer, "cut")
 		u, err := readCallURLs([]byte(answer), cut)
-		a, h := u.asText()
+		a, h := u.Text()
 		if got := cmp.Or(a, "-") + " " + cmp.Or(h, "-"); got != tt.want {
 			t.Errorf("%s: %s, want %s", tt.name, got, tt.want)
 		}
@@ -230,7 +231,7 @@ func TestFollowURLs(t *testing.T) {
 				if form.Get("event") == "answer" { // at once: no other record is written before
 					sub, err := s.registry.get(s.id)
 					u, err2 := s.lastURLs(context.Background(), &sub, partyEvents(1)[0].ID)
-					if err := errors.Join(err, err2); err != nil || u.urlFor(dialog.Hangup) == nil {
+					if err := errors.Join(err, err2); err != nil || u.For(dialog.Hangup) == nil {
 						s.Error("the log has no URLs", err)
 					}
 				}
@@ -307,7 +308,7 @@ func TestFollowURLs(t *testing.T) {
 			s.publishParty(1, 1)
 			s.restart()
 			s.publishParty(1, 2)
-			time.Sleep(2 * maxProbeInterval)
+			time.Sleep(2 * schedule.MaxProbeInterval)
 			s.keeper.update(func() { s.keeper.answer = nil })
 			s.wantEnded(1, 1, Delivered, "")
 			s.wantEnded(1, 2, Delivered, "")
@@ -339,7 +340,7 @@ func TestFollowURLs(t *testing.T) {
 			s.wantTargets(elsewhere)
 			s.restart()
 			s.publishParty(2, 2)
-			time.Sleep(2 * maxProbeInterval)
+			time.Sleep(2 * schedule.MaxProbeInterval)
 			s.wantEnded(2, 2, Delivered, "")
 			if a, err := s.Redeliver(s.Context(), deliverylog.ID(partyEvents(2)[2].ID, s.id)); a.Outcome != Delivered || err != nil {
 				s.Error(a.Outcome, err)
@@ -350,7 +351,7 @@ func TestFollowURLs(t *testing.T) {
 			}
 			s.refuseHost("")
 			s.publishParty(30, 0)
-			time.Sleep(maxProbeInterval)
+			time.Sleep(schedule.MaxProbeInterval)
 			s.wantEnded(30, 0, Delivered, "")
 		}},
 	} {
@@ -464,47 +465,6 @@ func TestFollowURLsHoldForGroup(t *testing.T) {
 	}
 }
 
-// An open circuit breaker holds deliveries to named URLs only if it covers those URLs.
-func TestBreakerHoldsNamedURLs(t *testing.T) {
-	for _, tt := range []struct {
-		named              string
-		endpoint, own      bool // the breaker that is open
-		allowed, want, due bool // allowed: not held; due: may be a probe
-	}{
-		{"http://crm/over", false, false, true, false, false},
-		{"http://crm/over", true, false, true, true, true},
-		{"http://crm/over", false, true, true, false, false},
-		{"http://crm/over", true, true, true, true, true},
-		{"http://other/over", true, false, true, false, false},
-		{"https://crm/over", true, true, true, false, false},
-		{"http://other/over", false, true, true, false, false},
-		{"http://other/over", true, false, false, true, true},
-		{"http://other/over", false, true, false, true, true},
-		{"", false, true, true, true, true},
-	} {
-		one := testSubscription("s", "http://crm/hook")
-		one.Dialect, one.FollowURLs = CTI, tt.allowed
-		s := newSchedulerTest(t, one)
-		to := s.subscribers["s"]
-		d := &delivery{kind: dialog.Hangup, party: "p", state: backingOff}
-		d.queue = &deliveryQueue{subscriber: to, name: "c", deliveries: []*delivery{d}}
-		to.queues["c"] = d.queue
-		to.noteURLs(d, &attemptResult{loggedURLs: parseCallURLs("", tt.named)})
-		if tt.endpoint {
-			to.endpoint.trip(s.now, "down", 0)
-		}
-		if tt.own {
-			to.breaker.trip(s.now, "500", 0)
-		}
-		if got := d.blocked(); got != tt.want {
-			t.Errorf("%+v: held: %v", tt, got)
-		}
-		if got := pickProbe(func(yield func(*subscriber) bool) { yield(to) }) != nil; (tt.endpoint || tt.own) && got != tt.due {
-			t.Errorf("%+v: may be a probe: %v", tt, got)
-		}
-	}
-}
-
 // The delivery log masks the queries of named URLs, the header fields of the subscription
 // go only to its own endpoint, and each request is signed.
 func TestFollowURLsAreMasked(t *testing.T) {
@@ -565,11 +525,11 @@ func TestFollowURLsAreGuarded(t *testing.T) {
 		s, e := testSubscription("", "http://crm.example/hook"), partyEvents(1)[2]
 		s.Dialect, s.FollowURLs = CTI, true
 		u, _ := url.Parse(s.URL)
-		a := &attempt{plannedAttempt: plannedAttempt{kind: dialog.Hangup, retention: durable, seq: 1, sub: &s, url: u, event: &e,
-			partyNewCall: newCall{state: newCallDelivered, urls: parseCallURLs("", named)}}}
+		a := &attempt{Attempt: schedule.Attempt{Type: dialog.Hangup, Seq: 1, Sub: &s, URL: u, Event: &e,
+			PartyNewCall: schedule.NewCall{State: schedule.NewCallDelivered, URLs: schedule.ParseCallURLs("", named)}}}
 		n.makeAttempt(t.Context(), a)
-		if a.outcome != willRetry || !strings.Contains(a.detail, want) {
-			t.Errorf("%s: %v, %s; want %s", named, a.outcome, a.detail, want)
+		if a.Outcome != schedule.WillRetry || !strings.Contains(a.Detail, want) {
+			t.Errorf("%s: %v, %s; want %s", named, a.Outcome, a.Detail, want)
 		}
 	}
 }
@@ -582,7 +542,7 @@ func FuzzReadCallURLs(f *testing.F) {
 	f.Fuzz(func(t *testing.T, answer []byte) {
 		u, _ := readCallURLs(answer, false)
 		deliverylog.MaskResponse(answer)
-		for _, u := range []*url.URL{u.urlFor(dialog.Answer), u.urlFor(dialog.Hangup)} {
+		for _, u := range []*url.URL{u.For(dialog.Answer), u.For(dialog.Hangup)} {
 			if u == nil {
 				continue
 			}

@@ -15,6 +15,7 @@ import (
 
 	"bellhop/dialog"
 	"bellhop/notify/deliverylog"
+	"bellhop/notify/schedule"
 	"bellhop/notify/stream"
 )
 
@@ -77,7 +78,7 @@ func (n *Notifier) readPending(ctx context.Context, subscriptions []string, at d
 	}
 	later := make(map[string]bool) // subjects whose last message was seen
 	rest, err := stream.ReadBackwards(ctx, n.outbox, filters, at.Seq, func(seq uint64, m jetstream.Msg) (bool, error) {
-		if later[m.Subject()] || strings.HasSuffix(m.Subject(), "."+laggingName) {
+		if later[m.Subject()] || strings.HasSuffix(m.Subject(), "."+schedule.LaggingName) {
 			return true, nil
 		}
 		if len(m.Data()) == 0 {
@@ -107,7 +108,7 @@ func (n *Notifier) readPending(ctx context.Context, subscriptions []string, at d
 // decodePending decodes a delivery of the outbox.
 func (n *Notifier) decodePending(ctx context.Context, subject string, data []byte) (Delivery, error) {
 	subscription, position, _ := strings.Cut(strings.TrimPrefix(subject, "bellhop.delivery."), ".")
-	var r storedDelivery
+	var r schedule.StoredDelivery
 	if err := json.Unmarshal(data, &r); err != nil {
 		return Delivery{}, err
 	}

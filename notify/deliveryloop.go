@@ -10,6 +10,7 @@ import (
 
 	"bellhop/dialog"
 	"bellhop/notify/eventlog"
+	"bellhop/notify/schedule"
 	"bellhop/notify/send"
 	"bellhop/notify/stream"
 )
@@ -19,14 +20,14 @@ import (
 // with it by channels.
 type deliveryLoop struct {
 	*Notifier
-	scheduler *scheduler
+	scheduler *schedule.Scheduler
 
 	nextSeq    uint64              // position of the first event that the scheduler has not seen
 	logEntries chan eventlog.Entry // events read from the log; closed when all are read; nil: nothing is being read
 
-	pages       chan page     // pages that were read again
-	readingPage bool          // a page is being read
-	replays     chan *logRead // newly requested replays
+	pages       chan page       // pages that were read again
+	readingPage bool            // a page is being read
+	replays     chan storedRead // newly requested replays
 
 	attempts, results chan *attempt
 	inFlight          int                // attempts with the senders
@@ -34,8 +35,8 @@ type deliveryLoop struct {
 	abort             context.CancelFunc // cancels attemptCtx
 	attemptCtx        context.Context
 
-	redeliveries  chan *nats.Msg // announcements of other goroutines and nodes
-	updates       []outboxUpdate // being written to the outbox; nil: none
+	redeliveries  chan *nats.Msg    // announcements of other goroutines and nodes
+	updates       []schedule.Update // being written to the outbox; nil: none
 	updateBatches chan []*nats.Msg
 	updateResults chan []stream.Result
 
@@ -50,16 +51,17 @@ type deliveryLoop struct {
 // ended: then another node may make them.
 func (n *Notifier) runDelivery(ctx, leased context.Context) error {
 	l := &deliveryLoop{
-		Notifier: n, scheduler: newScheduler(n.countEnd), signers: make(map[string]*send.Signer), disabling: make(map[string]bool),
-		pages: make(chan page, 1), replays: make(chan *logRead),
+		Notifier: n, signers: make(map[string]*send.Signer), disabling: make(map[string]bool),
+		pages: make(chan page, 1), replays: make(chan storedRead),
 		attempts: make(chan *attempt, maxSenders), results: make(chan *attempt, maxSenders),
 		updateBatches: make(chan []*nats.Msg, 1), updateResults: make(chan []stream.Result, 1),
 		redeliveries: make(chan *nats.Msg, 256),
 	}
 	n.delivering.Store(true)
 	defer n.delivering.Store(false)
-	l.scheduler.onBreakerChange, l.scheduler.onHealthChange, l.scheduler.onLagChange = l.reportBreaker, l.publishHealth, l.reportLag
-	l.scheduler.maxPending = n.maxPending
+	l.scheduler = schedule.New(n.maxPending, schedule.Hooks{
+		Ended: n.countEnd, EndpointChanged: l.reportBreaker, HealthChanged: l.publishHealth, LagChanged: l.reportLag,
+	})
 	n.stats.lagging.Store(0)
 	n.registry.markAllChanged()
 	l.applySubscriptions()
@@ -72,7 +74,7 @@ func (n *Notifier) runDelivery(ctx, leased context.Context) error {
 	if err != nil {
 		return err
 	}
-	l.nextSeq = max(l.scheduler.cursor+1, first)
+	l.nextSeq = max(l.scheduler.Cursor()+1, first)
 	writer, err := stream.NewWriter(n.js.Conn(), n.recoverPanic)
 	if err != nil {
 		return fmt.Errorf("write bellhop_outbox: %w", err)
@@ -113,19 +115,20 @@ func (l *deliveryLoop) runLoop(ctx context.Context) error {
 	defer timer.Stop()
 	for {
 		now := time.Now()
-		if l.logEntries == nil && !l.scheduler.full() {
+		if l.logEntries == nil && !l.scheduler.Full() {
 			l.takeNewEvents(ctx, now)
 		}
 		l.startPageRead(ctx)
-		l.scheduler.runDue(now)
+		l.scheduler.RunDue(now)
 		l.startAttempts(now)
 		l.saveUpdates(now)
-		l.stats.pending.Store(int64(l.scheduler.pending))
-		if at, ok := l.scheduler.nextWake(now); ok {
+		l.stats.pending.Store(int64(l.scheduler.Pending()))
+		l.stats.lagging.Store(int64(l.scheduler.Lagging()))
+		if at, ok := l.scheduler.NextWake(now); ok {
 			timer.Reset(at.Sub(now))
 		}
 		unread := l.logEntries
-		if l.scheduler.full() {
+		if l.scheduler.Full() {
 			unread = nil
 		}
 		select {
@@ -144,7 +147,7 @@ func (l *deliveryLoop) runLoop(ctx context.Context) error {
 			}
 		case r := <-l.replays:
 			l.applySubscriptions()
-			l.scheduler.restoreLogRead(r)
+			l.scheduler.RestoreRead(r.subscription, r.name, r.StoredRead)
 		case <-l.events.ReleasedRaised:
 		case a := <-l.results:
 			l.takeResult(a)
@@ -199,7 +202,7 @@ const readAhead = 256
 // addEvent queues an event; a panic loses only that event.
 func (l *deliveryLoop) addEvent(now time.Time, e eventlog.Entry) {
 	defer l.recoverPanic("queue event")
-	l.scheduler.addEvent(now, e.Seq, e.Event)
+	l.scheduler.AddEvent(now, e.Seq, e.Event)
 }
 
 // applySubscriptions applies the subscriptions that have changed.
@@ -212,8 +215,8 @@ func (l *deliveryLoop) applySubscriptions() {
 			l.health.set(s.ID, nil)
 		}
 		st, _ := l.health.get(s.ID)
-		known := l.scheduler.subscribers[s.ID] != nil
-		l.scheduler.applySubscription(s, l.monotonicTime(st.Failing))
+		known := l.scheduler.Has(s.ID)
+		l.scheduler.ApplySubscription(s, l.monotonicTime(st.Failing))
 		l.restorePause(s, st, known)
 	}
 }
@@ -222,22 +225,22 @@ func (l *deliveryLoop) applySubscriptions() {
 // this node did not deliver to it before. A subscription that was edited since starts
 // unpaused.
 func (l *deliveryLoop) restorePause(s Subscription, st healthState, known bool) {
-	sr := l.scheduler.subscribers[s.ID]
-	if sr == nil || known || st.Paused.IsZero() {
+	h, ok := l.scheduler.Health(s.ID)
+	if !ok || known || st.Paused.IsZero() {
 		return
 	}
 	if s.Modified.After(st.Paused) {
-		l.publishHealth(sr)
+		l.publishHealth(h)
 		return
 	}
-	l.scheduler.restorePause(time.Now(), s.ID, st)
+	l.scheduler.RestorePause(time.Now(), s.ID, schedule.Health{Paused: st.Paused, Why: st.Why, Breaker: st.Breaker})
 }
 
 // startAttempts hands attempts to the senders until none is due or maxSenders are in
 // flight.
 func (l *deliveryLoop) startAttempts(now time.Time) {
 	for l.inFlight < maxSenders {
-		planned, ok := l.scheduler.nextAttempt(now)
+		planned, ok := l.scheduler.NextAttempt(now)
 		if !ok {
 			return
 		}
@@ -250,88 +253,86 @@ func (l *deliveryLoop) startAttempts(now time.Time) {
 				}
 			})
 		}
-		l.attempts <- &attempt{plannedAttempt: planned, signer: l.signers[planned.sub.ID]}
+		l.attempts <- &attempt{Attempt: planned, signer: l.signers[planned.Sub.ID]}
 	}
 }
 
 // takeResult applies, counts and records the result of an attempt.
 func (l *deliveryLoop) takeResult(a *attempt) {
 	l.inFlight--
-	if !a.notBefore.IsZero() { // no request was sent
-		if v := l.scheduler.finishAttempt(time.Now(), &a.plannedAttempt, &a.attemptResult); v.ended && !v.redelivered {
+	if !a.NotBefore.IsZero() { // no request was sent
+		if v := l.scheduler.FinishAttempt(time.Now(), &a.Attempt, &a.Result); v.Ended && !v.Redelivered {
 			l.recordAttempt(a, v)
 		}
 		return
 	}
-	if a.outcome == willRetry {
+	if a.Outcome == schedule.WillRetry {
 		l.stats.failed.Add(1)
-		l.log.Debug("attempt failed", "subscriber", a.sub.ID, "event", a.seq, "type", a.kind, "err", a.detail)
+		l.log.Debug("attempt failed", "subscriber", a.Sub.ID, "event", a.Seq, "type", a.Type, "err", a.Detail)
 	}
-	if a.outcome == refused && a.namedURL == nil {
-		l.disableSubscription(a.sub, "the receiver answered 410 Gone")
+	if a.Outcome == schedule.Refused && a.NamedURL == nil {
+		l.disableSubscription(a.Sub, "the receiver answered 410 Gone")
 	}
-	now, sr := time.Now(), a.delivery.queue.subscriber
-	v := l.scheduler.finishAttempt(now, &a.plannedAttempt, &a.attemptResult)
-	l.recordAttempt(a, v)
-	l.updateHealth(now, sr, a.detail)
+	now := time.Now()
+	l.recordAttempt(a, l.scheduler.FinishAttempt(now, &a.Attempt, &a.Result))
+	if h, ok := l.scheduler.Health(a.Sub.ID); ok {
+		l.updateHealth(now, h, a.Detail)
+	}
 }
 
-// updateHealth stores since when sr fails, or that it no longer does, and disables it after
-// disableAfter.
-func (l *deliveryLoop) updateHealth(now time.Time, sr *subscriber, why string) {
-	st, known := l.health.get(sr.sub.ID)
+// updateHealth stores since when a subscription fails, or that it no longer does, and
+// disables it after disableAfter.
+func (l *deliveryLoop) updateHealth(now time.Time, h schedule.Health, why string) {
+	id := h.Subscription.ID
+	st, known := l.health.get(id)
 	switch {
-	case sr.gone:
-	case sr.failing.IsZero():
+	case h.Failing.IsZero():
 		if known && st.Paused.IsZero() {
-			l.health.set(sr.sub.ID, nil)
+			l.health.set(id, nil)
 		}
-	case now.Sub(sr.failing) >= disableAfter:
-		l.disableSubscription(sr.sub, "all attempts failed since "+sr.failing.UTC().Format(time.RFC3339)+"; last failure: "+why)
-	case !known && now.Sub(sr.failing) >= healthDelay:
-		l.health.set(sr.sub.ID, &healthState{Failing: sr.failing, Why: why})
+	case now.Sub(h.Failing) >= disableAfter:
+		l.disableSubscription(h.Subscription, "all attempts failed since "+h.Failing.UTC().Format(time.RFC3339)+"; last failure: "+why)
+	case !known && now.Sub(h.Failing) >= healthDelay:
+		l.health.set(id, &healthState{Failing: h.Failing, Why: why})
 	}
 }
 
 // reportBreaker logs and counts that the circuit breaker of an endpoint opens or closes.
-func (l *deliveryLoop) reportBreaker(e *endpoint) {
-	if e.open() {
+func (l *deliveryLoop) reportBreaker(endpoint string, open bool, why string) {
+	if open {
 		l.stats.paused.Add(1)
-		l.log.Warn("endpoint paused", "endpoint", e.key, "err", e.reason)
+		l.log.Warn("endpoint paused", "endpoint", endpoint, "err", why)
 	} else {
-		l.log.Info("endpoint resumed", "endpoint", e.key)
+		l.log.Info("endpoint resumed", "endpoint", endpoint)
 	}
 }
 
-// publishHealth publishes and stores whether a subscriber is paused, if that has changed.
-func (l *deliveryLoop) publishHealth(sr *subscriber) {
-	if sr.gone {
-		return
-	}
-	st, _ := l.health.get(sr.sub.ID)
-	b, of := sr.openBreaker()
+// publishHealth publishes and stores whether a subscription is paused, if that has changed.
+func (l *deliveryLoop) publishHealth(h schedule.Health) {
+	id := h.Subscription.ID
+	st, _ := l.health.get(id)
 	switch {
-	case b == nil && st.Paused.IsZero():
-	case b == nil:
-		if sr.failing.IsZero() || st.Failing.IsZero() {
-			l.health.set(sr.sub.ID, nil)
+	case h.Paused.IsZero() && st.Paused.IsZero():
+	case h.Paused.IsZero():
+		if h.Failing.IsZero() || st.Failing.IsZero() {
+			l.health.set(id, nil)
 		} else {
-			l.health.set(sr.sub.ID, &healthState{Failing: sr.failing, Why: st.Why})
+			l.health.set(id, &healthState{Failing: h.Failing, Why: st.Why})
 		}
-		if st.Breaker == breakerSubscription {
-			l.log.Info("subscription resumed", "subscriber", sr.sub.ID)
+		if st.Breaker == schedule.SubscriptionBreaker {
+			l.log.Info("subscription resumed", "subscriber", id)
 		}
-		l.Publish([]dialog.Event{sr.sub.StateEvent("resumed", "", time.Now())})
-	case st.Paused.IsZero() || st.Breaker != of:
+		l.Publish([]dialog.Event{h.Subscription.StateEvent("resumed", "", time.Now())})
+	case st.Paused.IsZero() || st.Breaker != h.Breaker:
 		begins := st.Paused.IsZero()
-		st := healthState{Failing: sr.failing, Paused: b.openSince, Why: b.reason, Breaker: of}
-		l.health.set(sr.sub.ID, &st)
-		if of == breakerSubscription {
+		st := healthState{Failing: h.Failing, Paused: h.Paused, Why: h.Why, Breaker: h.Breaker}
+		l.health.set(id, &st)
+		if h.Breaker == schedule.SubscriptionBreaker {
 			l.stats.ownPaused.Add(1)
-			l.log.Warn("subscription paused", "subscriber", sr.sub.ID, "err", b.reason)
+			l.log.Warn("subscription paused", "subscriber", id, "err", h.Why)
 		}
 		if begins {
-			l.Publish([]dialog.Event{sr.sub.StateEvent("paused", st.pauseReason(sr.sub), time.Now())})
+			l.Publish([]dialog.Event{h.Subscription.StateEvent("paused", st.pauseReason(h.Subscription), time.Now())})
 		}
 	}
 }
@@ -366,12 +367,12 @@ func (l *deliveryLoop) saveUpdates(now time.Time) {
 	if l.updates != nil {
 		return
 	}
-	if l.updates = l.scheduler.outboxUpdates(now); l.updates == nil {
+	if l.updates = l.scheduler.Updates(now, stream.BatchSize); l.updates == nil {
 		return
 	}
 	msgs := make([]*nats.Msg, len(l.updates))
 	for i, u := range l.updates {
-		msgs[i] = u.outboxMessage()
+		msgs[i] = outboxMessage(u)
 	}
 	l.updateBatches <- msgs
 }
@@ -379,7 +380,7 @@ func (l *deliveryLoop) saveUpdates(now time.Time) {
 // takeUpdateResults applies the results of a batch of updates.
 func (l *deliveryLoop) takeUpdateResults(results []stream.Result) {
 	for i, u := range l.updates {
-		l.scheduler.finishUpdate(u, results[i].Err)
+		l.scheduler.FinishUpdate(u, results[i].Err)
 	}
 	l.updates = nil
 }
@@ -434,7 +435,7 @@ func (l *deliveryLoop) drainAttempts() {
 		if l.updates != nil {
 			l.takeUpdateResults(<-l.updateResults)
 		}
-		l.scheduler.saveCursorAt = time.Time{}
+		l.scheduler.SaveCursor()
 		l.saveUpdates(time.Now())
 	}
 	if l.updates != nil {
@@ -444,10 +445,10 @@ func (l *deliveryLoop) drainAttempts() {
 }
 
 // countEnd counts, records and logs the end of a delivery.
-func (n *Notifier) countEnd(d *delivery, o outcome) {
-	n.stats.ended[o].Add(1)
-	n.recordEnd(d, o)
-	if o == expired || o == refused {
-		n.log.Warn("delivery "+o.String(), "subscriber", d.queue.subscriber.sub.ID, "call", d.queue.name, "type", d.kind, "attempts", d.scheduleStep)
+func (n *Notifier) countEnd(e schedule.End) {
+	n.stats.ended[e.Outcome].Add(1)
+	n.recordEnd(e)
+	if e.Outcome == schedule.Expired || e.Outcome == schedule.Refused {
+		n.log.Warn("delivery "+e.Outcome.String(), "subscriber", e.Subscription, "call", e.Queue, "type", e.Type, "attempts", e.Failures)
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"bellhop/dialog"
+	"bellhop/notify/schedule"
 )
 
 // A fakeWire is a receiver in memory that records the requests, and when they came.
@@ -352,27 +353,27 @@ func TestHostileResponses(t *testing.T) {
 	for _, tt := range []struct {
 		name   string
 		answer http.HandlerFunc
-		want   outcome
+		want   schedule.Outcome
 		detail string
 	}{
 		{"a body without end", func(w http.ResponseWriter, r *http.Request) {
 			for r.Context().Err() == nil {
 				w.Write(make([]byte, 64<<10))
 			}
-		}, delivered, "200"},
+		}, schedule.Delivered, "200"},
 		{"headers without end", func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("X", strings.Repeat("x", 32<<10))
-		}, delivered, "200"}, // by its status line
+		}, schedule.Delivered, "200"}, // by its status line
 		{"a body that drips", func(w http.ResponseWriter, r *http.Request) {
 			w.WriteHeader(500)
 			w.(http.Flusher).Flush()
 			<-r.Context().Done()
-		}, willRetry, "500"},
-		{"no answer", func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, willRetry, "no response within 200ms"},
-		{"closed", func(w http.ResponseWriter, r *http.Request) { panic(http.ErrAbortHandler) }, willRetry, "EOF"},
+		}, schedule.WillRetry, "500"},
+		{"no answer", func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, schedule.WillRetry, "no response within 200ms"},
+		{"closed", func(w http.ResponseWriter, r *http.Request) { panic(http.ErrAbortHandler) }, schedule.WillRetry, "EOF"},
 		{"elsewhere", func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, "/other", http.StatusTemporaryRedirect)
-		}, willRetry, "307"},
+		}, schedule.WillRetry, "307"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r := newReceiver(t, nil)
@@ -385,10 +386,10 @@ func TestHostileResponses(t *testing.T) {
 			s := testSubscription("a", r.URL)
 			s.Dialect, s.Timeout = Unified, Duration(200*time.Millisecond)
 			u, _ := url.Parse(r.URL)
-			a := &attempt{plannedAttempt: plannedAttempt{kind: dialog.Hangup, retention: durable, sub: &s, url: u, event: &callOf(1)[2]}}
+			a := &attempt{Attempt: schedule.Attempt{Type: dialog.Hangup, Sub: &s, URL: u, Event: &callOf(1)[2]}}
 			n.makeAttempt(context.Background(), a)
-			if a.outcome != tt.want || !strings.Contains(a.detail, tt.detail) {
-				t.Errorf("%v, %q; want %v, %q", a.outcome, a.detail, tt.want, tt.detail)
+			if a.Outcome != tt.want || !strings.Contains(a.Detail, tt.detail) {
+				t.Errorf("%v, %q; want %v, %q", a.Outcome, a.Detail, tt.want, tt.detail)
 			}
 		})
 	}
@@ -409,15 +410,15 @@ func TestRequestOnTheWire(t *testing.T) {
 		s := testSubscription("s", r.URL+tt.path)
 		s.Dialect, s.Method, s.Headers = Unified, tt.method, map[string]string{"X-Key": "k", "User-Agent": "mine"}
 		u, _ := url.Parse(s.URL)
-		a := &attempt{plannedAttempt: plannedAttempt{kind: dialog.Hangup, retention: durable, sub: &s, url: u, event: &callOf(1)[2]}}
+		a := &attempt{Attempt: schedule.Attempt{Type: dialog.Hangup, Sub: &s, URL: u, Event: &callOf(1)[2]}}
 		n.makeAttempt(context.Background(), a)
 		got := <-r.got
 		sent := got.Method + " " + got.RequestURI
 		if got.Method == "POST" {
 			sent += " " + got.body
 		}
-		if a.outcome != delivered || !strings.HasPrefix(sent, tt.want) {
-			t.Errorf("sent %s, want %s (%s)", sent, tt.want, a.detail)
+		if a.Outcome != schedule.Delivered || !strings.HasPrefix(sent, tt.want) {
+			t.Errorf("sent %s, want %s (%s)", sent, tt.want, a.Detail)
 		}
 		h := got.Header
 		if h.Get("X-Key") != "k" || h.Get("User-Agent") != "mine" || got.id != callOf(1)[2].ID+"-s" || h.Get("Idempotency-Key") != "" || h.Get("Accept-Encoding") != "" {

@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"bellhop/dialog"
 	"bellhop/notify/eventlog"
+	"bellhop/notify/schedule"
 	"bellhop/notify/subscription"
 )
 
@@ -112,7 +112,7 @@ func (g *group) eventToSend(e *dialog.Event) *dialog.Event {
 // is sent. The error is errMerged if another event of the group is sent instead,
 // errNotOwed, or of the store.
 func (n *Notifier) joinGroup(ctx context.Context, a *attempt, e *dialog.Event) (*group, error) {
-	if !a.sub.GroupsCalls() || e.Flow != dialog.In || e.Party == "" || a.seq == 0 { // samples are in no log
+	if !a.Sub.GroupsCalls() || e.Flow != dialog.In || e.Party == "" || a.Seq == 0 { // samples are in no log
 		return nil, nil
 	}
 	if e.Type == dialog.DialIn && a.postponeAttempt(groupGather) {
@@ -120,13 +120,13 @@ func (n *Notifier) joinGroup(ctx context.Context, a *attempt, e *dialog.Event) (
 	}
 	events, err := n.eventsOfCall(ctx, e)
 	switch {
-	case errors.Is(err, errNotCopied) && a.mayPostpone:
-		a.notBefore = time.Now().Add(groupGap)
+	case errors.Is(err, errNotCopied) && a.MayPostpone:
+		a.NotBefore = time.Now().Add(groupGap)
 		return nil, nil
 	case err != nil:
 		return nil, err
 	}
-	filter := a.sub.Filter()
+	filter := a.Sub.Filter()
 	g := findGroup(e.Party, events, filter.Covers)
 	if g == nil {
 		return nil, nil
@@ -137,7 +137,7 @@ func (n *Notifier) joinGroup(ctx context.Context, a *attempt, e *dialog.Event) (
 	if e.Type == dialog.Hangup && g.answer == nil && e.HangupBy != dialog.ByCaller && a.postponeAttempt(groupGap) {
 		return nil, nil
 	}
-	if e.Type != dialog.DialIn && subscription.MaskOf(a.sub.Types...)&subscription.MaskOf(string(dialog.DialIn)) != 0 {
+	if e.Type != dialog.DialIn && subscription.MaskOf(a.Sub.Types...)&subscription.MaskOf(string(dialog.DialIn)) != 0 {
 		err = n.checkGroupNewCall(ctx, a, g)
 	}
 	return g, err
@@ -146,52 +146,35 @@ func (n *Notifier) joinGroup(ctx context.Context, a *attempt, e *dialog.Event) (
 // postponeAttempt postpones a until wait has passed since its event, and reports whether it
 // did. It waits at most that long from now, as the clock of another node may be ahead.
 func (a *attempt) postponeAttempt(wait time.Duration) bool {
-	since := a.observed
+	since := a.Observed
 	if since.IsZero() {
-		since = a.at
+		since = a.At
 	}
 	left := min(wait, wait-time.Since(since))
-	if !a.mayPostpone || left <= 0 {
+	if !a.MayPostpone || left <= 0 {
 		return false
 	}
-	a.notBefore = time.Now().Add(left)
+	a.NotBefore = time.Now().Add(left)
 	return true
-}
-
-// groupCallKey is the key in subscriber.newCalls for the groups of a queue's call.
-func groupCallKey(q *deliveryQueue) string { return "call " + strings.TrimPrefix(q.name, "replay ") }
-
-// noteGroupEnd records how a newCall or hangup of a group ended. An event that was merged
-// into another changes nothing.
-func (sr *subscriber) noteGroupEnd(d *delivery, o outcome) {
-	switch {
-	case o == canceled, d.kind == dialog.Answer:
-	case d.kind == dialog.Hangup:
-		delete(sr.newCalls, groupCallKey(d.queue))
-	case o == delivered:
-		sr.setNewCall(groupCallKey(d.queue), newCall{d.seq, newCallDelivered, d.urls})
-	default:
-		sr.setNewCall(groupCallKey(d.queue), newCall{seq: d.seq, state: newCallFailed})
-	}
 }
 
 // checkGroupNewCall checks that the newCall of g was delivered. The scheduler's state in
 // the attempt is newer than the delivery log and is used first. The error is errNotOwed, or
 // of the store.
 func (n *Notifier) checkGroupNewCall(ctx context.Context, a *attempt, g *group) error {
-	s := a.sub
+	s := a.Sub
 	switch {
-	case a.groupNewCall.seq != g.seq:
-	case a.groupNewCall.state == newCallDelivered:
+	case a.GroupNewCall.Seq != g.seq:
+	case a.GroupNewCall.State == schedule.NewCallDelivered:
 		return nil
-	case a.groupNewCall.state == newCallFailed:
-		return fmt.Errorf("%w: %s", errNotOwed, reasonUndelivered)
+	case a.GroupNewCall.State == schedule.NewCallFailed:
+		return fmt.Errorf("%w: %s", errNotOwed, schedule.ReasonUndelivered)
 	}
 	switch ended, err := n.lastOutcome(ctx, s.ID, g.first.ID); {
 	case err != nil:
 		return err
 	case ended == Expired, ended == Refused, ended == Canceled:
-		return fmt.Errorf("%w: %s", errNotOwed, reasonUndelivered)
+		return fmt.Errorf("%w: %s", errNotOwed, schedule.ReasonUndelivered)
 	case ended == "" && g.first.At.Before(s.AskedSince()):
 		return fmt.Errorf("%w: %s", errNotOwed, reasonTooEarly)
 	}

@@ -14,6 +14,7 @@ import (
 	"bellhop/notify/deliverylog"
 	"bellhop/notify/eventlog"
 	"bellhop/notify/payload"
+	"bellhop/notify/schedule"
 )
 
 // ringEvent returns an event of a party of call c. The name of the party ends with the last
@@ -336,7 +337,7 @@ func TestGroupSurvivesRestart(t *testing.T) {
 			s.publishEvents(answerOf("111", "112")...)
 			s.publishEvents(hangupOf("111"))
 			s.wantSent("")
-			s.wantState(hangupOf("111"), Expired, reasonUndelivered)
+			s.wantState(hangupOf("111"), Expired, schedule.ReasonUndelivered)
 		}},
 		{"the subscription is younger", func(s *ctiTest) {
 			s.publishEvents(dialIns("111", "112")...)
@@ -396,9 +397,9 @@ func TestPostponeOnce(t *testing.T) {
 			{name: "in the future", at: time.Hour, want: time.Second},
 			{name: "a second time", at: 0, again: true},
 		} {
-			a := &attempt{plannedAttempt: plannedAttempt{at: time.Now().Add(tt.at), mayPostpone: !tt.again}}
-			if got := a.postponeAttempt(time.Second); got != (tt.want > 0) || got && time.Until(a.notBefore) != tt.want {
-				t.Errorf("%s: %v, by %v; want %v", tt.name, got, time.Until(a.notBefore), tt.want)
+			a := &attempt{Attempt: schedule.Attempt{At: time.Now().Add(tt.at), MayPostpone: !tt.again}}
+			if got := a.postponeAttempt(time.Second); got != (tt.want > 0) || got && time.Until(a.NotBefore) != tt.want {
+				t.Errorf("%s: %v, by %v; want %v", tt.name, got, time.Until(a.NotBefore), tt.want)
 			}
 		}
 	})
@@ -410,9 +411,9 @@ func TestGroupNotCopied(t *testing.T) {
 		sub := Subscription{ID: s.id, ExtensionRegex: ".*", Dialect: CTI}
 		e := hangupOf("111")
 		for _, patience := range []bool{true, false} {
-			a := &attempt{plannedAttempt: plannedAttempt{seq: 7, id: e.ID, kind: e.Type, at: time.Now(), sub: &sub, mayPostpone: patience}}
-			if g, err := s.joinGroup(s.Context(), a, &e); g != nil || (err == nil) != patience || a.notBefore.IsZero() == patience {
-				s.Errorf("patience %v: %v, %v, %v", patience, g, err, a.notBefore)
+			a := &attempt{Attempt: schedule.Attempt{Seq: 7, EventID: e.ID, Type: e.Type, At: time.Now(), Sub: &sub, MayPostpone: patience}}
+			if g, err := s.joinGroup(s.Context(), a, &e); g != nil || (err == nil) != patience || a.NotBefore.IsZero() == patience {
+				s.Errorf("patience %v: %v, %v, %v", patience, g, err, a.NotBefore)
 			}
 		}
 	})

@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"bellhop/notify/schedule"
 	"bellhop/notify/stream"
 )
 
@@ -23,14 +24,10 @@ type healthState struct {
 	Breaker string    `json:"breaker,omitempty"` // scope of the open breaker; "": none, or written by an older version
 }
 
-// The scopes of a circuit breaker. The words are stored: never change one, only add.
 const (
-	breakerEndpoint     = "endpoint"
-	breakerSubscription = "subscription"
+	healthDelay  = time.Minute        // how long a subscription fails before its healthState is stored
+	disableAfter = 5 * 24 * time.Hour // of failures without a success: the subscription is disabled
 )
-
-// healthDelay is how long a subscription fails before its healthState is stored.
-const healthDelay = time.Minute
 
 // healthStates holds the health of all subscriptions that fail. The delivering node writes
 // it, and all nodes read it. A subscription without an entry is healthy.
@@ -150,9 +147,9 @@ func (h *healthStates) saveState(ctx context.Context, id string, st *healthState
 // pauseReason returns why s is paused: the open circuit breaker and the failure that opened
 // it.
 func (st *healthState) pauseReason(s *Subscription) string {
-	if st.Breaker == breakerEndpoint {
+	if st.Breaker == schedule.EndpointBreaker {
 		u := s.BaseURL()
-		return "endpoint " + endpointKey(u) + " is down: " + st.Why
+		return "endpoint " + schedule.EndpointKey(u) + " is down: " + st.Why
 	}
 	return "the URL of the subscription fails: " + st.Why
 }

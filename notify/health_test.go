@@ -130,22 +130,6 @@ func TestDisabledAfterFiveDays(t *testing.T) {
 	})
 }
 
-// A success now and then keeps a subscription active forever.
-func TestSuccessEndsFailing(t *testing.T) {
-	s := newSchedulerTest(t, testSubscription("a", "http://a/"))
-	for range 8 {
-		s.publish(fmt.Sprint("c", s.seq), dialog.Hangup)
-		s.runAttempts(24*time.Hour, always(willRetry))
-		if since := s.subscribers["a"].failing; s.now.Sub(since) > 25*time.Hour {
-			t.Errorf("failing since %v", since)
-		}
-		s.runAttempts(time.Minute, always(delivered))
-		if since := s.subscribers["a"].failing; !since.IsZero() {
-			t.Errorf("after a success it is failing since %v", since)
-		}
-	}
-}
-
 // The last health that was set is written, even if an entry of another node arrives in
 // between.
 func TestHealthIsSaved(t *testing.T) {
@@ -219,6 +203,89 @@ func TestDeletedHealthStaysDeleted(t *testing.T) {
 				}
 				stop()
 				closeStore()
+			})
+		})
+	}
+}
+
+// A pause outlives a restart: only probes are sent until one succeeds. The health stored by
+// an older version is read too.
+func TestPauseOutlivesARestart(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		status int
+		stored func(*healthState) // changes the stored health before the restart
+		want   string
+	}{
+		{"of the subscription", 500, func(*healthState) {}, "the URL of the subscription fails: "},
+		{"of the endpoint", 0, func(*healthState) {}, "endpoint http://crm is down: "},
+		{"of an older version", 500, func(st *healthState) { st.Breaker = "" }, "the URL of the subscription fails: "},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := t.TempDir()
+			synctest.Test(t, func(t *testing.T) {
+				js, closeStore := openStore(t, dir)
+				var up atomic.Bool
+				w := &fakeWire{start: time.Now(), answer: func(_ int, r request) (int, http.Header) {
+					if up.Load() || r.URL.Host == "operator" {
+						return 200, nil
+					}
+					return tt.status, nil
+				}}
+				c := Config{Transport: w, KeepEvents: keepForever}
+				n, stop := startNotifier(t, js, c)
+				id := mustSubscribe(t, n, testSubscription("", "http://crm/hook")).ID
+				operator := testSubscription("", "http://operator/")
+				operator.Extension, operator.ExtensionRegex, operator.Types = "", ".*", []string{"subscription-state"}
+				operator.Dialect = Telphin
+				mustSubscribe(t, n, operator)
+				n.Publish(makeHangups(1, 6))
+				time.Sleep(time.Minute)
+				st, _ := n.health.get(id)
+				if st.Paused.IsZero() {
+					t.Fatal("it is not paused")
+				}
+				tt.stored(&st)
+				n.health.set(id, &st)
+				time.Sleep(time.Second)
+				stop()
+				closeStore()
+
+				js, closeStore = openStore(t, dir)
+				defer closeStore()
+				n, stop = startNotifier(t, js, c)
+				defer stop()
+				n.Publish(makeHangups(10, 20))
+				w.mu.Lock()
+				before := len(w.got)
+				w.mu.Unlock()
+				time.Sleep(500 * time.Millisecond)
+				synctest.Wait()
+				w.mu.Lock()
+				if sent := len(w.got) - before; sent > 1 {
+					t.Errorf("%d were sent after the restart, want a probe", sent)
+				}
+				w.mu.Unlock()
+				if s, _ := n.Subscription(id); s.State != StatePaused || !strings.Contains(s.Why, tt.want) {
+					t.Errorf("after the restart: %s, %s", s.State, s.Why)
+				}
+				up.Store(true)
+				time.Sleep(time.Minute)
+				if s, _ := n.Subscription(id); s.State != StateActive {
+					t.Errorf("when it is back: %s, %s", s.State, s.Why)
+				}
+				if got := n.Stats(); got.Pending != 0 {
+					t.Errorf("%+v", got)
+				}
+				var reported []string
+				for _, r := range w.got {
+					if r.URL.Host == "operator" {
+						reported = append(reported, r.form.Get("SubscriptionState"))
+					}
+				}
+				if want := []string{"paused", "resumed"}; !slices.Equal(reported, want) {
+					t.Errorf("reported %v, want %v", reported, want)
+				}
 			})
 		})
 	}

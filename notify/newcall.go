@@ -9,7 +9,7 @@ import (
 
 	"bellhop/dialog"
 	"bellhop/notify/deliverylog"
-	"bellhop/notify/subscription"
+	"bellhop/notify/schedule"
 )
 
 // A receiver of the dialect cti keeps an entry for each party, which the newCall of that
@@ -25,110 +25,8 @@ import (
 // errNotOwed reports that an answer or hangup is not to be delivered.
 var errNotOwed = errors.New("not sent")
 
-const (
-	reasonUndelivered = "its newCall was not delivered"
-	reasonTooEarly    = "its newCall was published before the subscription was created or last changed"
-)
-
-// newCall is the state of the newCall of a party at one subscriber.
-type newCall struct {
-	seq   uint64 // position of its event in the log
-	state newCallState
-	urls  *callURLs // named by the receiver; nil: none
-}
-
-// newCallState is the state of the delivery of a newCall.
-type newCallState uint8
-
-const (
-	newCallPending   newCallState = iota // it waits, or is in flight
-	newCallDelivered                     // it was delivered
-	newCallFailed                        // it expired, or was refused or canceled
-)
-
-// maxNewCalls is how many parties are remembered for one subscriber.
-const maxNewCalls = 100_000
-
-// isNewCall reports whether the dialect cti sends a type as newCall.
-func isNewCall(t dialog.Type) bool { return t == dialog.DialIn || t == dialog.DialOut }
-
-// newCallType returns the type of the event that an answer or hangup of a flow follows.
-func newCallType(f dialog.Flow) dialog.Type {
-	if f == dialog.In {
-		return dialog.DialIn
-	}
-	return dialog.DialOut
-}
-
-// dependsOnNewCall reports whether the receiver keeps an entry for the party of an event.
-// It keeps none if the subscription does not include the type of the newCall.
-func (sr *subscriber) dependsOnNewCall(e *dialog.Event) bool {
-	return sr.sub.Dialect == CTI && e.Party != "" && sr.filter.Types&subscription.MaskOf(string(newCallType(e.Flow))) != 0
-}
-
-// linkNewCall records that a delivery depends on the newCall of its party, or that it is
-// that newCall.
-func (sr *subscriber) linkNewCall(d *delivery) {
-	if d.event != nil && sr.dependsOnNewCall(d.event) {
-		d.party = d.event.Party
-	}
-	if sr.sub.GroupsCalls() && (d.kind == dialog.DialIn || d.event != nil && d.event.Flow == dialog.In) {
-		d.inGroup = true // joinGroup looks the newCall up
-		return
-	}
-	if d.party == "" || sr.sub.Dialect != CTI {
-		return
-	}
-	c, known := sr.newCalls[d.party]
-	switch {
-	case !isNewCall(d.kind):
-		d.newCallUnknown = !known
-	case !known || c.state == newCallPending:
-		sr.setNewCall(d.party, newCall{seq: d.seq, state: newCallPending})
-	}
-}
-
-// setNewCall records the newCall of a party; beyond maxNewCalls all others are forgotten.
-func (sr *subscriber) setNewCall(party string, c newCall) {
-	if sr.newCalls == nil || len(sr.newCalls) >= maxNewCalls {
-		sr.newCalls = make(map[string]newCall)
-	}
-	sr.newCalls[party] = c
-}
-
-// noteEnd records how a delivery ended, for the deliveries that depend on it.
-func (sr *subscriber) noteEnd(d *delivery, o outcome) {
-	switch {
-	case d.inGroup:
-		sr.noteGroupEnd(d, o)
-	case d.party == "":
-	case d.kind == dialog.Hangup:
-		delete(sr.newCalls, d.party)
-	case !isNewCall(d.kind):
-	case o == delivered:
-		sr.setNewCall(d.party, newCall{d.seq, newCallDelivered, d.urls})
-	case sr.newCalls[d.party].state != newCallDelivered:
-		sr.setNewCall(d.party, newCall{seq: d.seq, state: newCallFailed})
-	}
-}
-
-// noteNewCallDelivered records that the newCall at position seq was redelivered, and the
-// URLs that its response named.
-func (sr *subscriber) noteNewCallDelivered(seq uint64, urls *callURLs) {
-	for party, c := range sr.newCalls {
-		if c.seq == seq {
-			sr.newCalls[party] = newCall{seq, newCallDelivered, urls}
-		}
-	}
-}
-
-// notOwedReason returns why d is not owed, or "" as far as sr knows.
-func (sr *subscriber) notOwedReason(d *delivery) string {
-	if d.party != "" && sr.sub.Dialect == CTI && !isNewCall(d.kind) && sr.newCalls[d.party].state == newCallFailed {
-		return reasonUndelivered
-	}
-	return ""
-}
+// reasonTooEarly is why an answer or hangup is not owed; see [schedule.ReasonUndelivered].
+const reasonTooEarly = "its newCall was published before the subscription was created or last changed"
 
 // checkNewCall checks in the delivery log that an answer or hangup is owed if this process
 // has not seen its newCall. The error is errNotOwed, or of the store.
@@ -136,12 +34,12 @@ func (n *Notifier) checkNewCall(ctx context.Context, s *Subscription, e *dialog.
 	if s.Dialect != CTI {
 		return nil
 	}
-	id := dialog.EventID(e.Party, newCallType(e.Flow))
+	id := dialog.EventID(e.Party, schedule.NewCallType(e.Flow))
 	switch ended, err := n.lastOutcome(ctx, s.ID, id); {
 	case err != nil:
 		return err
 	case ended == Expired, ended == Refused, ended == Canceled:
-		return fmt.Errorf("%w: %s", errNotOwed, reasonUndelivered)
+		return fmt.Errorf("%w: %s", errNotOwed, schedule.ReasonUndelivered)
 	case ended != "":
 		return nil
 	}
@@ -177,7 +75,7 @@ func (n *Notifier) lastOutcome(ctx context.Context, subscription, event string) 
 // alreadyExists reports whether a response refuses a newCall because the receiver has it
 // already: an earlier attempt succeeded, but its response was lost.
 func alreadyExists(s *Subscription, t dialog.Type, status int, body []byte) bool {
-	if s.Dialect != CTI || !isNewCall(t) || status < 400 || status == http.StatusGone {
+	if s.Dialect != CTI || !schedule.IsNewCall(t) || status < 400 || status == http.StatusGone {
 		return false
 	}
 	if status == http.StatusConflict {

@@ -15,7 +15,7 @@ import (
 
 	"bellhop/dialog"
 	"bellhop/notify/deliverylog"
-	"bellhop/notify/eventlog"
+	"bellhop/notify/schedule"
 	"bellhop/notify/send"
 )
 
@@ -190,10 +190,10 @@ func TestNothingIsSentWithoutNewCall(t *testing.T) {
 			s.publishParty(1, 1)
 			s.publishParty(1, 2)
 			s.wantEnded(1, 0, Expired, "")
-			s.wantEnded(1, 1, Expired, reasonUndelivered)
-			s.wantEnded(1, 2, Expired, reasonUndelivered)
+			s.wantEnded(1, 1, Expired, schedule.ReasonUndelivered)
+			s.wantEnded(1, 2, Expired, schedule.ReasonUndelivered)
 			s.publishParty(2, 0)
-			time.Sleep(maxProbeInterval)
+			time.Sleep(schedule.MaxProbeInterval)
 			s.publishParty(2, 2)
 			s.wantSummary("sent", "02 newCall, 02 hangup")
 		}},
@@ -203,7 +203,7 @@ func TestNothingIsSentWithoutNewCall(t *testing.T) {
 			s.publishParty(1, 1)
 			s.publishParty(1, 2)
 			time.Sleep(20 * time.Second)
-			s.wantEnded(1, 2, Expired, reasonUndelivered)
+			s.wantEnded(1, 2, Expired, schedule.ReasonUndelivered)
 			s.keeper.update(func() { s.keeper.away = false })
 			time.Sleep(20 * time.Second)
 			s.wantSummary("sent", "")
@@ -223,12 +223,12 @@ func TestNothingIsSentWithoutNewCall(t *testing.T) {
 			time.Sleep(20 * time.Second)
 			s.keeper.update(func() { s.keeper.away = false })
 			s.publishParty(2, 0)
-			time.Sleep(maxProbeInterval)
+			time.Sleep(schedule.MaxProbeInterval)
 			s.restart()
 			s.publishParty(1, 2)
 			s.publishParty(2, 2)
 			s.wantSummary("sent", "02 newCall, 02 hangup")
-			s.wantEnded(1, 2, Expired, reasonUndelivered)
+			s.wantEnded(1, 2, Expired, schedule.ReasonUndelivered)
 			s.wantEnded(2, 2, Delivered, "")
 		}},
 		{"a restart while it waits", func(s *ctiTest) {
@@ -239,7 +239,7 @@ func TestNothingIsSentWithoutNewCall(t *testing.T) {
 			time.Sleep(20 * time.Second)
 			s.keeper.update(func() { s.keeper.away = false })
 			time.Sleep(20 * time.Second)
-			s.wantEnded(1, 2, Expired, reasonUndelivered)
+			s.wantEnded(1, 2, Expired, schedule.ReasonUndelivered)
 			s.wantSummary("sent", "")
 		}},
 		{"the subscription is younger", func(s *ctiTest) {
@@ -309,7 +309,7 @@ func TestNothingIsSentWithoutNewCall(t *testing.T) {
 			s.keeper.update(func() { s.keeper.away = false })
 			s.publishParty(1, 2)
 			s.publishParty(2, 0)
-			time.Sleep(maxProbeInterval)
+			time.Sleep(schedule.MaxProbeInterval)
 			s.publishParty(2, 2)
 			s.wantSummary("sent", "02 newCall, 02 hangup")
 			if n, err := s.Replay(s.Context(), s.id, from, time.Time{}, []string{"hangup"}); n != 2 || err != nil {
@@ -351,58 +351,6 @@ func TestNothingIsSentWithoutNewCall(t *testing.T) {
 	}
 }
 
-// When a lagging subscription reads the log again, the events that depend on an expired
-// newCall expire with it, page after page.
-func TestNewCallOfLaggingSubscription(t *testing.T) {
-	for _, outage := range []time.Duration{10 * time.Second, 2 * time.Minute} {
-		t.Run(outage.String(), func(t *testing.T) {
-			k := testSubscription("a", "http://crm/")
-			k.Dialect, k.Types = CTI, []string{"dial-out", "answer", "hangup"}
-			s := newSchedulerTest(t, k)
-			s.maxPending = 4
-			how := map[string]string{}
-			s.onEnd = func(d *delivery, o outcome) {
-				if _, twice := how[s.labelOf(d)]; twice {
-					t.Errorf("%s ends twice", s.labelOf(d))
-				}
-				how[s.labelOf(d)] = o.String() + " " + d.reason
-			}
-			emit := func(party int, i int) {
-				s.seq++
-				e := partyEvents(party)[i]
-				e.At, e.Call = s.now, fmt.Sprint("c", party)
-				s.log = append(s.log, eventlog.Entry{Seq: s.seq, Event: &e})
-				s.addEvent(s.now, s.seq, &e)
-			}
-			for party := range 50 {
-				emit(party, 0)
-			}
-			s.serveSite(outage, receiverSite{"/": answerFailure}, 0, nil)
-			for party := range 50 {
-				emit(party, 1)
-				emit(party, 2)
-			}
-			for range 100 {
-				s.serveSite(10*time.Second, receiverSite{"/": answerOK}, 0, nil)
-				s.readPages()
-			}
-			s.wantEqual("left", fmt.Sprint(s.pending, s.lagging), "0 0")
-			for party := range 50 {
-				first, last := how[fmt.Sprintf("c%d/%d", party, party+1)], how[fmt.Sprintf("c%d/%d", party, 52+2*party)]
-				if want := "delivered "; first == want && last != want {
-					t.Errorf("party %d: newCall %s, hangup %s", party, first, last)
-				}
-				if want := "expired " + reasonUndelivered; first == "expired " && last != want || outage > liveTTL && last != want {
-					t.Errorf("party %d: newCall %s, hangup %s", party, first, last)
-				}
-			}
-			if n := len(s.subscribers["a"].newCalls); n != 0 {
-				t.Errorf("%d calls are remembered that are over", n)
-			}
-		})
-	}
-}
-
 // A newCall that is repeated because its response was lost, and is refused because the
 // receiver has it, counts as delivered.
 func TestNewCallExistsAlready(t *testing.T) {
@@ -432,8 +380,8 @@ func TestNewCallExistsAlready(t *testing.T) {
 				e := partyEvents(1)[0]
 				e.Type = kind
 				a := n.attemptNow(t.Context(), &s, &e, 1)
-				if a.outcome.String() != want {
-					t.Errorf("%s: %v, want %s", kind, a.outcome, want)
+				if a.Outcome.String() != want {
+					t.Errorf("%s: %v, want %s", kind, a.Outcome, want)
 				}
 			}
 		})

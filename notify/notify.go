@@ -111,6 +111,7 @@ import (
 	"bellhop/dialog"
 	"bellhop/notify/deliverylog"
 	"bellhop/notify/eventlog"
+	"bellhop/notify/schedule"
 	"bellhop/notify/send"
 )
 
@@ -200,7 +201,7 @@ type Notifier struct {
 // The Notifier holds nothing that must be closed.
 func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Notifier, error) {
 	c.Replicas = max(1, c.Replicas)
-	n := &Notifier{config: c, log: c.log(), js: js, maxPending: maxPending, maxReplay: maxReplay}
+	n := &Notifier{config: c, log: c.log(), js: js, maxPending: schedule.MaxPending, maxReplay: maxReplay}
 	n.registry.changedSignal, n.registry.seenSignal = make(chan struct{}, 1), make(chan struct{}, 1)
 	n.registry.changed = make(map[string]bool)
 	n.registry.subs = make(map[string]Subscription)
@@ -329,7 +330,7 @@ type counters struct {
 	failed           atomic.Uint64
 	paused, disabled atomic.Uint64
 	ownPaused        atomic.Uint64
-	ended            [outcomes]atomic.Uint64
+	ended            [schedule.Outcomes]atomic.Uint64
 	pending, lagging atomic.Int64
 	lost             atomic.Uint64
 	panics           atomic.Uint64
@@ -342,10 +343,10 @@ func (n *Notifier) Stats() Stats {
 		Published:          log.Published,
 		Dropped:            log.Dropped,
 		Unpublished:        log.Unpublished,
-		Delivered:          n.stats.ended[delivered].Load(),
-		Expired:            n.stats.ended[expired].Load(),
-		Refused:            n.stats.ended[refused].Load(),
-		Canceled:           n.stats.ended[canceled].Load(),
+		Delivered:          n.stats.ended[schedule.Delivered].Load(),
+		Expired:            n.stats.ended[schedule.Expired].Load(),
+		Refused:            n.stats.ended[schedule.Refused].Load(),
+		Canceled:           n.stats.ended[schedule.Canceled].Load(),
 		Failed:             n.stats.failed.Load(),
 		Pending:            int(n.stats.pending.Load()),
 		Lost:               n.stats.lost.Load(),
@@ -408,22 +409,6 @@ func (n *Notifier) Unpublished() []dialog.Event { return n.events.Unpublished() 
 // [eventlog.Log.OldestUnpublished].
 func (n *Notifier) OldestUnpublished() (oldest time.Time, ok bool) {
 	return n.events.OldestUnpublished()
-}
-
-// retention is how long an event is worth delivering.
-type retention int
-
-const (
-	live    retention = iota // seconds: of use only while the call is in that state
-	durable                  // days
-)
-
-// retentionOf returns the retention of an event type.
-func retentionOf(t dialog.Type) retention {
-	if t.Live() {
-		return live
-	}
-	return durable
 }
 
 // monotonicTime converts a wall clock time from the store into a time on the monotonic

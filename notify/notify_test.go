@@ -149,3 +149,10 @@ func TestDeliversCall(t *testing.T) {
 		}
 	}
 }
+
+// testSubscription returns a subscription to all types of extension 101.
+func testSubscription(id, url string) Subscription {
+	s := NewSubscription()
+	s.ID, s.Extension, s.URL, s.Types = id, "101", url, []string{"dial-in", "dial-out", "answer", "hangup", "message-in"}
+	return s
+}

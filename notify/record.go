@@ -8,6 +8,7 @@ import (
 
 	"bellhop/notify/deliverylog"
 	"bellhop/notify/payload"
+	"bellhop/notify/schedule"
 )
 
 // The types and words of the delivery log, see there.
@@ -32,41 +33,41 @@ const (
 // checkNewCall, and one whose receiver named URLs, see lastURLs.
 func (a *attempt) fillRecord(outcome string, next time.Time) *deliverylog.Record {
 	r := &a.record
-	r.Subscription, r.Event, r.Seq, r.Type, r.EventTime = a.sub.ID, a.id, a.seq, a.kind, a.plannedAttempt.at
-	r.Number, r.Error, r.Outcome, r.Next, r.Status = a.number, a.detail, outcome, next, a.status
-	r.Method, r.SecretHeaders = a.sub.Method, a.sub.Headers
-	if a.sub.Method != http.MethodGet && !payload.IsTemplate(a.sub.URL) {
-		r.PlainURL = a.sub.URL
+	r.Subscription, r.Event, r.Seq, r.Type, r.EventTime = a.Sub.ID, a.EventID, a.Seq, a.Type, a.At
+	r.Number, r.Error, r.Outcome, r.Next, r.Status = a.Number, a.Detail, outcome, next, a.Status
+	r.Method, r.SecretHeaders = a.Sub.Method, a.Sub.Headers
+	if a.Sub.Method != http.MethodGet && !payload.IsTemplate(a.Sub.URL) {
+		r.PlainURL = a.Sub.URL
 	}
-	r.MaskURL, r.MaskResponse = a.namedURL != nil, a.sub.FollowsURLs() && isNewCall(a.kind)
-	r.OnAnswer, r.OnHangup = a.urls.asText()
-	r.AtOnce = a.number == 1 && outcome == Delivered && !r.ByHand && !(a.replay && a.party != "") && a.urls == nil
+	r.MaskURL, r.MaskResponse = a.NamedURL != nil, a.Sub.FollowsURLs() && schedule.IsNewCall(a.Type)
+	r.OnAnswer, r.OnHangup = a.URLs.Text()
+	r.AtOnce = a.Number == 1 && outcome == Delivered && !r.ByHand && !(a.Replay && a.Party != "") && a.URLs == nil
 	return r
 }
 
 // recordAttempt records an attempt that the scheduler has just finished. If the outbox did
 // not know the event id, it is taken from the event that was read.
-func (n *Notifier) recordAttempt(a *attempt, v verdict) {
+func (n *Notifier) recordAttempt(a *attempt, v schedule.Verdict) {
 	if a.recorded {
 		return
 	}
-	a.id = cmp.Or(a.id, a.eventID)
-	word := v.outcome.String()
-	if v.redelivered && a.outcome == willRetry {
+	a.EventID = cmp.Or(a.EventID, a.FoundID)
+	word := v.Outcome.String()
+	if v.Redelivered && a.Outcome == schedule.WillRetry {
 		word = Failed
 	}
-	n.deliveryLog.Add(a.fillRecord(word, v.next))
+	n.deliveryLog.Add(a.fillRecord(word, v.Next))
 }
 
 // recordEnd records the end of a delivery that neither an attempt nor a redelivery brought
 // about.
-func (n *Notifier) recordEnd(d *delivery, o outcome) {
-	if d.state == inFlight || d.redelivered {
+func (n *Notifier) recordEnd(e schedule.End) {
+	if e.Recorded {
 		return
 	}
 	n.deliveryLog.Add(&deliverylog.Record{
-		Subscription: d.queue.subscriber.sub.ID, Event: d.id, Seq: d.seq, Type: d.kind, EventTime: d.at,
-		At: time.Now(), Outcome: o.String(), Error: d.reason,
+		Subscription: e.Subscription, Event: e.EventID, Seq: e.Seq, Type: e.Type, EventTime: e.At,
+		At: time.Now(), Outcome: e.Outcome.String(), Error: e.Reason,
 	})
 }
 

@@ -12,7 +12,7 @@ import (
 
 	"bellhop/dialog"
 	"bellhop/notify/deliverylog"
-	"bellhop/notify/eventlog"
+	"bellhop/notify/schedule"
 )
 
 // manualTimeout limits a redelivery or test, for which a user waits.
@@ -28,7 +28,7 @@ type redelivery struct {
 	Queue        string `json:"lane"`
 	Seq          uint64 `json:"seq"` // position of the event in the log
 
-	OnAnswer string `json:"on_answer,omitempty"` // of a newCall: see callURLs
+	OnAnswer string `json:"on_answer,omitempty"` // of a newCall: see [schedule.CallURLs]
 	OnHangup string `json:"on_hangup,omitempty"`
 	Named    bool   `json:"named,omitempty"` // it went to a URL that the receiver had named
 }
@@ -59,9 +59,9 @@ func (n *Notifier) Redeliver(ctx context.Context, id string) (Attempt, error) {
 	if !a.recorded {
 		n.deliveryLog.Add(&a.record)
 	}
-	if a.outcome == delivered {
-		h := redelivery{Subscription: s.ID, Queue: eventlog.QueueName(e), Seq: d.Seq, Named: a.namedURL != nil}
-		h.OnAnswer, h.OnHangup = a.urls.asText()
+	if a.Outcome == schedule.Delivered {
+		h := redelivery{Subscription: s.ID, Queue: e.OrderKey(), Seq: d.Seq, Named: a.NamedURL != nil}
+		h.OnAnswer, h.OnHangup = a.URLs.Text()
 		message, _ := json.Marshal(h) // cannot fail: strings, a number and a bool
 		if err := n.js.Conn().Publish(redeliveredSubject, message); err != nil {
 			n.log.Warn("redelivery not announced: the event may be delivered again", "subscriber", s.ID, "event", e.ID, "err", err)
@@ -74,13 +74,13 @@ func (n *Notifier) Redeliver(ctx context.Context, id string) (Attempt, error) {
 func (n *Notifier) attemptNow(ctx context.Context, s *Subscription, e *dialog.Event, seq uint64) *attempt {
 	u := s.BaseURL()
 	a := &attempt{
-		plannedAttempt: plannedAttempt{seq: seq, id: e.ID, kind: e.Type, at: e.At, event: e, sub: s, url: u, retention: retentionOf(e.Type)},
-		signer:         newSigner(s),
+		Attempt: schedule.Attempt{Seq: seq, EventID: e.ID, Type: e.Type, At: e.At, Event: e, Sub: s, URL: u, Live: e.Type.Live()},
+		signer:  newSigner(s),
 	}
 	a.record.ByHand = true
 	n.makeAttempt(ctx, a)
 	word := Failed
-	if a.outcome == delivered {
+	if a.Outcome == schedule.Delivered {
 		word = Delivered
 	}
 	a.fillRecord(word, time.Time{})
@@ -94,7 +94,9 @@ func (l *deliveryLoop) applyRedelivery(m *nats.Msg) {
 		l.log.Error("redelivery not decoded", "subject", m.Subject, "err", err)
 		return
 	}
-	l.scheduler.applyRedelivery(time.Now(), h)
+	l.scheduler.ApplyRedelivery(time.Now(), schedule.Redelivery{
+		Subscription: h.Subscription, Queue: h.Queue, Seq: h.Seq, URLs: schedule.ParseCallURLs(h.OnAnswer, h.OnHangup), Named: h.Named,
+	})
 }
 
 // A SampleResult is the result of sending one sample.

@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"bellhop/notify/eventlog"
+	"bellhop/notify/schedule"
 	"bellhop/notify/subscription"
 )
 
@@ -67,7 +68,7 @@ func (n *Notifier) Replay(ctx context.Context, id string, from, to time.Time, ty
 
 // planReplay returns the range of the log that a replay covers, and the number of its
 // events.
-func (n *Notifier) planReplay(ctx context.Context, s *Subscription, from, to time.Time, types []string) (plan storedLogRead, count int, err error) {
+func (n *Notifier) planReplay(ctx context.Context, s *Subscription, from, to time.Time, types []string) (plan schedule.StoredRead, count int, err error) {
 	plan.Types = types
 	filter := s.Filter()
 	filter.Types = subscription.MaskOf(types...)
@@ -108,49 +109,6 @@ func (n *Notifier) planReplay(ctx context.Context, s *Subscription, from, to tim
 		}
 	}
 	return plan, count, nil
-}
-
-// isReplay reports whether r is a replay.
-func (r *logRead) isReplay() bool { return r.name != laggingName }
-
-// pendingSeqs returns the log positions of all pending deliveries of sr.
-func (sr *subscriber) pendingSeqs() map[uint64]bool {
-	pending := make(map[uint64]bool, sr.pending)
-	for _, q := range sr.queues {
-		for _, d := range q.deliveries {
-			pending[d.seq] = true
-		}
-	}
-	return pending
-}
-
-// replayOf returns the pending replay of the event of d, or nil.
-func (sr *subscriber) replayOf(d *delivery) *delivery {
-	if q := sr.queues[replayQueueName(d.queue.name)]; q != nil {
-		for _, r := range q.deliveries {
-			if r.seq == d.seq {
-				return r
-			}
-		}
-	}
-	return nil
-}
-
-// replayQueueName returns the name of the queue for replays beside queue name.
-func replayQueueName(name string) string { return "replay " + strings.TrimPrefix(name, "replay ") }
-
-// addReplayEvent queues an event of a replay, unless its delivery is pending: in a queue,
-// or in a part of the log that is still to be read for its subscriber.
-func (s *scheduler) addReplayEvent(page *recentEvent, e eventlog.Entry, pending map[uint64]bool) {
-	r := page.logRead
-	sr, bit := r.subscriber, subscription.EventMask(e.Event)
-	unread := e.Seq > s.lastRead || sr.lag != nil && e.Seq > sr.lag.after
-	if subscription.MaskOf(r.types...)&bit == 0 || !sr.filter.Covers(e.Event.Extension) || pending[e.Seq] || unread && sr.filter.Types&bit != 0 {
-		return
-	}
-	d := newDelivery(e.Seq, e.Event, page)
-	d.replay = true
-	s.enqueueFromPage(page, replayQueueName(eventlog.QueueName(e.Event)), d)
 }
 
 // replaySubject is the NATS subject on which the delivering node learns that the outbox has
@@ -199,12 +157,12 @@ func (l *deliveryLoop) readReplays(ctx context.Context, known *uint64) error {
 			return fmt.Errorf("read bellhop_outbox: %w", err)
 		}
 		*known = m.Sequence
-		if len(m.Header) > 0 {
+		if len(m.Header) > 0 || len(m.Data) == 0 {
 			continue // a progress update of this loop
 		}
 		subscription, name, _ := strings.Cut(strings.TrimPrefix(m.Subject, "bellhop.delivery."), ".")
-		r, err := decodeLogRead(subscription, name, m.Data)
-		if err != nil {
+		r := storedRead{subscription: subscription, name: name}
+		if err := json.Unmarshal(m.Data, &r.StoredRead); err != nil {
 			return fmt.Errorf("read bellhop_outbox: %s: %w", m.Subject, err)
 		}
 		if l.sharesLog() {

@@ -2,7 +2,6 @@ package notify
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -10,106 +9,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"bellhop/dialog"
-	"bellhop/notify/stream"
 )
-
-// replayRange starts the replay of a range of the log, as if the outbox had an order for
-// it.
-func (s *schedulerTest) replayRange(id string, from, to uint64, types ...string) *logRead {
-	r := &logRead{subscriber: &subscriber{sub: &Subscription{ID: id}}, name: "replay.1", after: from - 1, to: to, types: types, saved: true}
-	s.restoreLogRead(r)
-	return r
-}
-
-func TestReplayOrder(t *testing.T) {
-	s := newSchedulerTest(t, testSubscription("a", "http://a/"))
-	s.posts = false
-	s.publish("c", dialog.DialIn, dialog.Answer, dialog.Hangup)
-	s.publish("d", dialog.DialIn)
-	s.wantEqual("what is sent at first", s.takeAttempts("a"), "c/1 d/4 c/2 c/3")
-	s.sleepFor(2 * liveTTL)
-	s.writeUpdates(nil)
-	s.replayRange("a", 1, 4, "dial-in", "answer", "hangup")
-	s.wantEqual("what is read", s.readPages(), "a 1-4")
-	as := s.takeDueAttempts()
-	s.wantEqual("sent again, in the order of the call", s.labelsOf(as), "replay c/1 replay d/4")
-	s.publish("c", dialog.Hangup)
-	more := s.takeDueAttempts()
-	s.wantEqual("what is new does not wait for it", s.labelsOf(more), "c/5")
-	s.finish(more[0], delivered)
-	s.wantEqual("updates", fmt.Sprint(s.writeUpdates(nil)), "[replay c/1 after 0 replay c/2 after 0 replay c/3 after 0 replay d/4 after 0]")
-	s.sleepFor(cursorSaveInterval)
-	s.wantEqual("then that it was read", fmt.Sprint(s.writeUpdates(nil)), "[gone replay.1 cursor 5]")
-	s.finish(as[0], willRetry)
-	s.finish(as[1], delivered)
-	s.wantEqual("what waits", fmt.Sprint(s.pending), "3")
-	s.wantEqual("the success of another wakes nothing", s.takeAttempts("a"), "")
-	s.sleepFor(6 * time.Second)
-	s.wantEqual("it is a record", s.takeAttempts("a"), "replay c/1 replay c/2 replay c/3")
-	s.wantEqual("what is left", fmt.Sprint(s.pending, len(s.subscribers["a"].logReads)), "0 0")
-}
-
-// A replay of old events does not expire, even if live ones would.
-func TestReplayDoesNotExpire(t *testing.T) {
-	s := newSchedulerTest(t, testSubscription("a", "http://a/"))
-	s.publish("c", dialog.DialIn)
-	s.takeAttempts("a")
-	s.sleepFor(time.Hour)
-	s.replayRange("a", 1, 1, "dial-in")
-	s.readPages()
-	s.finish(s.takeDueAttempts()[0], willRetry)
-	s.sleepFor(7 * time.Second)
-	s.wantEqual("after 5 s", s.labelsOf(s.takeDueAttempts()), "replay c/1")
-}
-
-// A replay skips events whose delivery is pending, which a lagging subscription has not
-// read yet, or which another replay delivers.
-func TestReplaySkipsPending(t *testing.T) {
-	s := newSchedulerTest(t, testSubscription("a", "http://a/"))
-	s.maxPending = 4
-	as := s.publishTo("a", 1, 7)
-	s.finish(as[0], delivered)
-	for range 2 {
-		s.addPage(s.now, s.replayRange("a", 1, 6, "hangup"), 6, s.entriesBetween(1, 6))
-	}
-	s.wantEqual("what waits", fmt.Sprint(s.pending), "4")
-	s.wantEqual("what is sent", s.labelsOf(s.takeDueAttempts()), "replay c1/1")
-}
-
-// A replay ends with its subscription.
-func TestReplayEndsWithSubscription(t *testing.T) {
-	s := newSchedulerTest(t, testSubscription("a", "http://a/"))
-	s.publish("c", dialog.Hangup)
-	s.takeAttempts("a")
-	s.replayRange("a", 1, 1, "hangup")
-	s.applySubscription(Subscription{ID: "a"}, time.Time{})
-	s.wantEqual("what is read", s.readPages(), "")
-	s.wantEqual("updates", fmt.Sprint(s.writeUpdates(nil)), "[gone replay.1 cursor 1]")
-	s.replayRange("a", 1, 1, "hangup")
-	s.wantEqual("of one that is gone", fmt.Sprint(s.writeUpdates(nil)), "[gone replay.1]")
-}
-
-// The write that ends a delivery fails, and its event is replayed. The write must not be
-// repeated then, for both have the same subject.
-func TestReplayOfJustEndedDelivery(t *testing.T) {
-	s := newSchedulerTest(t, testSubscription("a", "http://a/"))
-	s.posts = false
-	s.publish("c", dialog.Hangup)
-	a := s.takeDueAttempts()[0]
-	s.sleepFor(outboxDelay)
-	s.writeUpdates(nil)
-	s.finish(a, delivered)
-	updates := s.outboxUpdates(s.now)
-	s.replayRange("a", 1, 1, "hangup")
-	s.readPages()
-	for _, u := range updates {
-		s.finishUpdate(u, stream.ErrUnanswered)
-	}
-	s.wantEqual("updates", fmt.Sprint(s.writeUpdates(nil)), "[replay c/1 after 0]")
-	s.wantEqual("not taken back", fmt.Sprint(s.writeUpdates(nil)), "[gone replay.1]")
-}
 
 func TestReplayRange(t *testing.T) {
 	var up atomic.Bool

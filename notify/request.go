@@ -9,14 +9,18 @@ import (
 
 	"bellhop/notify/deliverylog"
 	"bellhop/notify/payload"
+	"bellhop/notify/schedule"
 	"bellhop/notify/send"
 )
 
 // maxSenders is how many attempts are in flight at once.
 const maxSenders = 512
 
-// attemptTimeouts limit an attempt, by retention.
-var attemptTimeouts = [...]time.Duration{live: 5 * time.Second, durable: 15 * time.Second}
+// liveTimeout and durableTimeout limit an attempt.
+const (
+	liveTimeout    = 5 * time.Second
+	durableTimeout = 15 * time.Second
+)
 
 // newSender returns the sender of a configuration.
 func newSender(c Config) *send.Sender {
@@ -35,9 +39,13 @@ func newSigner(s *Subscription) *send.Signer {
 
 // makeAttempt makes one attempt and sets its result.
 func (n *Notifier) makeAttempt(ctx context.Context, a *attempt) {
-	timeout := time.Duration(a.sub.Timeout)
-	if timeout == 0 {
-		timeout = attemptTimeouts[a.retention]
+	timeout := time.Duration(a.Sub.Timeout)
+	switch {
+	case timeout != 0:
+	case a.Live:
+		timeout = liveTimeout
+	default:
+		timeout = durableTimeout
 	}
 	if end, ok := ctx.Deadline(); ok { // a redelivery or a test
 		timeout = min(timeout, time.Until(end).Round(time.Millisecond))
@@ -46,7 +54,7 @@ func (n *Notifier) makeAttempt(ctx context.Context, a *attempt) {
 	defer func() {
 		if v := recover(); v != nil {
 			n.reportPanic("attempt", v)
-			a.outcome, a.detail = expired, fmt.Sprintf("not sent again because of a bug in bellhop: %v", v)
+			a.Outcome, a.Detail = schedule.Expired, fmt.Sprintf("not sent again because of a bug in bellhop: %v", v)
 		}
 		a.record.Took = time.Since(a.record.At)
 	}()
@@ -55,70 +63,70 @@ func (n *Notifier) makeAttempt(ctx context.Context, a *attempt) {
 	req, err := n.prepareRequest(ctx, a)
 	switch {
 	case err == ErrEventGone || errors.Is(err, errNotOwed):
-		a.outcome, a.detail = expired, err.Error()
+		a.Outcome, a.Detail = schedule.Expired, err.Error()
 		return
 	case errors.Is(err, errMerged):
-		a.outcome, a.detail = canceled, err.Error()
+		a.Outcome, a.Detail = schedule.Canceled, err.Error()
 		return
 	case err != nil:
-		a.localFault, a.detail = true, err.Error()
+		a.LocalFault, a.Detail = true, err.Error()
 		return
-	case !a.notBefore.IsZero():
-		a.localFault = true
+	case !a.NotBefore.IsZero():
+		a.LocalFault = true
 		return
 	}
 	res := n.sender.Send(ctx, cancel, &req)
 	if res.Err != nil {
-		a.detail, a.fault = res.Err.Error(), noAnswer
+		a.Detail, a.Fault = res.Err.Error(), schedule.NoAnswer
 		if res.NoConnection {
-			a.fault = noConnection
+			a.Fault = schedule.NoConnection
 		}
 		if errors.Is(res.Err, context.DeadlineExceeded) {
-			a.detail = "no response within " + timeout.String()
+			a.Detail = "no response within " + timeout.String()
 		}
 		return
 	}
-	a.status = res.StatusCode
+	a.Status = res.StatusCode
 	a.record.ResponseHeader, a.record.ResponseBody, a.record.Truncated = res.Header, res.Body, res.Truncated
-	a.outcome = outcomeOf(res.StatusCode)
-	if alreadyExists(a.sub, a.kind, res.StatusCode, res.Body) {
-		a.outcome = delivered
+	a.Outcome = outcomeOf(res.StatusCode)
+	if alreadyExists(a.Sub, a.Type, res.StatusCode, res.Body) {
+		a.Outcome = schedule.Delivered
 	}
 	n.recordURLs(ctx, a)
-	a.detail, a.fault, a.retryAfter = res.Status, badStatus, res.RetryAfter
+	a.Detail, a.Fault, a.RetryAfter = res.Status, schedule.BadStatus, res.RetryAfter
 }
 
 // outcomeOf returns the outcome of a response status. Redirects are not followed, and a
 // receiver that is being deployed may answer 404 for a minute: both are failures.
-func outcomeOf(status int) outcome {
+func outcomeOf(status int) schedule.Outcome {
 	switch {
 	case status/100 == 2:
-		return delivered
+		return schedule.Delivered
 	case status == http.StatusGone:
-		return refused
+		return schedule.Refused
 	}
-	return willRetry
+	return schedule.WillRetry
 }
 
-// prepareRequest returns the HTTP request of an attempt. It sets a.notBefore instead if the
+// prepareRequest returns the HTTP request of an attempt. It sets a.NotBefore instead if the
 // attempt is postponed. The error is ErrEventGone, errNotOwed, errMerged, or of the store.
 func (n *Notifier) prepareRequest(ctx context.Context, a *attempt) (r send.Request, err error) {
-	e := a.event
+	e := a.Event
 	if e == nil {
-		if e, err = n.events.Event(ctx, a.seq); err != nil {
+		if e, err = n.events.Event(ctx, a.Seq); err != nil {
 			return r, err
 		}
 	}
-	a.eventID = e.ID
+	a.FoundID = e.ID
 	group, err := n.joinGroup(ctx, a, e)
 	switch {
 	case err != nil:
 		a.record.Source = e
 		return r, err
-	case !a.notBefore.IsZero():
+	case !a.NotBefore.IsZero():
 		return r, nil
-	case group == nil && a.newCallUnknown:
-		if err := n.checkNewCall(ctx, a.sub, e); err != nil {
+	case group == nil && a.NewCallUnknown:
+		if err := n.checkNewCall(ctx, a.Sub, e); err != nil {
 			a.record.Source = e
 			return r, err
 		}
@@ -127,31 +135,31 @@ func (n *Notifier) prepareRequest(ctx context.Context, a *attempt) (r send.Reque
 	if err != nil {
 		return r, err
 	}
-	v := payload.New(e, a.sub.Format())
+	v := payload.New(e, a.Sub.Format())
 	if group != nil {
 		v.GroupParty, v.Ringing = group.first.Party, group.ringing
 	}
-	if err := n.numberExtensions(ctx, &v, a.sub.Dialect); err != nil {
+	if err := n.numberExtensions(ctx, &v, a.Sub.Dialect); err != nil {
 		return r, err
 	}
 	body := v.Append(make([]byte, 0, 1024))
 	u := named
-	if a.namedURL = named; named == nil {
-		if u, err = v.ResolveURL(a.url, body); err != nil {
+	if a.NamedURL = named; named == nil {
+		if u, err = v.ResolveURL(a.URL, body); err != nil {
 			return r, err
 		}
 	}
 	r = send.Request{
-		Method: a.sub.Method, URL: u, Header: make(http.Header, 8+len(a.sub.Headers)), Signer: a.signer,
-		TLS: send.TLS{CA: a.sub.TLSCA, Cert: a.sub.TLSCert, Key: string(a.sub.TLSKey)},
+		Method: a.Sub.Method, URL: u, Header: make(http.Header, 8+len(a.Sub.Headers)), Signer: a.signer,
+		TLS: send.TLS{CA: a.Sub.TLSCA, Cert: a.Sub.TLSCert, Key: string(a.Sub.TLSKey)},
 	}
-	r.Header["Webhook-Id"] = []string{deliverylog.ID(e.ID, a.sub.ID)}
+	r.Header["Webhook-Id"] = []string{deliverylog.ID(e.ID, a.Sub.ID)}
 	v.SetHeader(r.Header)
 	if !v.IsGET() {
 		r.Body = body
 	}
-	if named == nil || endpointKey(named) == endpointKey(a.url) {
-		for name, value := range a.sub.Headers { // often credentials: sent to the endpoint of the subscription's own URL only
+	if named == nil || schedule.EndpointKey(named) == schedule.EndpointKey(a.URL) {
+		for name, value := range a.Sub.Headers { // often credentials: sent to the endpoint of the subscription's own URL only
 			r.Header[name] = []string{value}
 		}
 	}

@@ -120,15 +120,6 @@ func subjectOf(e *dialog.Event) string {
 	return "bellhop.event." + stream.Base32Token(e.Extension.User) + "." + stream.Token(e.Call) + "." + stream.Token(e.ID)
 }
 
-// QueueName returns the name of the queue in which an event keeps its order: its call, or
-// its extension if it belongs to no call.
-func QueueName(e *dialog.Event) string {
-	if e.Call == "" {
-		return e.Extension.User
-	}
-	return e.Call
-}
-
 // Stats holds counts since Open, except Unpublished, which is a current value.
 type Stats struct {
 	Published   uint64 // events acknowledged by the stream

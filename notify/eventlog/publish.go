@@ -92,7 +92,7 @@ func (p *publisher) fillBatch() []*dialog.Event {
 	defer p.mu.Unlock()
 	defer clear(p.batchCalls)
 	for _, e := range p.batch {
-		p.batchCalls[QueueName(e)] = true
+		p.batchCalls[e.OrderKey()] = true
 	}
 	rest := p.buffer[:0]
 	for i, e := range p.buffer {
@@ -100,7 +100,7 @@ func (p *publisher) fillBatch() []*dialog.Event {
 			rest = append(rest, p.buffer[i:]...)
 			break
 		}
-		if call := QueueName(e); p.batchCalls[call] {
+		if call := e.OrderKey(); p.batchCalls[call] {
 			rest = append(rest, e)
 		} else {
 			p.batchCalls[call] = true

@@ -1,6 +1,7 @@
-package notify
+package schedule
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -8,34 +9,56 @@ import (
 	"time"
 
 	"bellhop/dialog"
-	"bellhop/notify/eventlog"
-	"bellhop/notify/stream"
+	"bellhop/notify/subscription"
 )
 
 // A schedulerTest runs a scheduler in a time of its own.
 type schedulerTest struct {
 	*testing.T
-	*scheduler
+	*Scheduler
 	start, now time.Time
 	seq        uint64
-	log        []eventlog.Entry
+	log        []entry
 	ends       []string // how deliveries ended
 	posts      bool     // updates are written to the outbox
 }
 
-// redeliver applies a redelivery to the URL of a subscription.
-func (s *schedulerTest) redeliver(now time.Time, subscription, queue string, seq uint64) {
-	s.scheduler.applyRedelivery(now, redelivery{Subscription: subscription, Queue: queue, Seq: seq})
+// errUnanswered is the result of a write that was not acknowledged.
+var errUnanswered = errors.New("no acknowledgement")
+
+// An entry is an event of the log and its position.
+type entry struct {
+	Seq   uint64
+	Event *dialog.Event
 }
 
-func newSchedulerTest(t *testing.T, subs ...Subscription) *schedulerTest {
-	s := &schedulerTest{T: t, start: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), posts: true}
+// An attempt is an attempt and its result.
+type attempt struct {
+	Attempt
+	Result
+}
+
+// silentHooks returns hooks of which only that for ends does something.
+func silentHooks(ended func(End)) Hooks {
+	return Hooks{Ended: ended, EndpointChanged: func(string, bool, string) {}, HealthChanged: func(Health) {}, LagChanged: func(string, bool, int) {}}
+}
+
+// redeliver applies a redelivery to the URL of a subscription.
+func (s *schedulerTest) redeliver(now time.Time, subscription, queue string, seq uint64) {
+	s.ApplyRedelivery(now, Redelivery{Subscription: subscription, Queue: queue, Seq: seq})
+}
+
+// testStart is when the time of each schedulerTest begins.
+var testStart = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
+func newSchedulerTest(t *testing.T, subs ...subscription.Subscription) *schedulerTest {
+	s := &schedulerTest{T: t, start: testStart, posts: true}
 	s.now = s.start
-	s.scheduler = newScheduler(func(d *delivery, o outcome) {
-		s.ends = append(s.ends, fmt.Sprintf("%s %s %s %s", s.elapsed(), d.queue.subscriber.sub.ID, s.labelOf(d), o))
-	})
+	s.Scheduler = New(MaxPending, silentHooks(func(e End) {
+		s.ends = append(s.ends, fmt.Sprintf("%s %s %s %s", s.elapsed(), e.Subscription, labelOfEnd(e), e.Outcome))
+	}))
 	for _, sub := range subs {
-		s.applySubscription(sub, time.Time{})
+		s.ApplySubscription(sub, time.Time{})
 	}
 	return s
 }
@@ -44,9 +67,11 @@ func (s *schedulerTest) elapsed() string { return s.now.Sub(s.start).Round(time.
 
 func (s *schedulerTest) labelOf(d *delivery) string { return fmt.Sprintf("%s/%d", d.queue.name, d.seq) }
 
+func labelOfEnd(e End) string { return fmt.Sprintf("%s/%d", e.Queue, e.Seq) }
+
 // testSubscription returns a subscription to all types of extension 101.
-func testSubscription(id, url string) Subscription {
-	s := NewSubscription()
+func testSubscription(id, url string) subscription.Subscription {
+	s := subscription.New()
 	s.ID, s.Extension, s.URL, s.Types = id, "101", url, []string{"dial-in", "dial-out", "answer", "hangup", "message-in"}
 	return s
 }
@@ -55,15 +80,15 @@ func (s *schedulerTest) publish(call string, types ...dialog.Type) {
 	for _, typ := range types {
 		s.seq++
 		e := &dialog.Event{Call: call, Type: typ, Flow: dialog.In, At: s.now, Extension: dialog.Extension{User: "101", Domain: "pbx"}}
-		s.log = append(s.log, eventlog.Entry{Seq: s.seq, Event: e})
-		s.addEvent(s.now, s.seq, e)
+		s.log = append(s.log, entry{Seq: s.seq, Event: e})
+		s.AddEvent(s.now, s.seq, e)
 	}
 }
 
 // takeDueAttempts returns every attempt that can be made now.
 func (s *schedulerTest) takeDueAttempts() (all []*attempt) {
-	for p, ok := s.nextAttempt(s.now); ok; p, ok = s.nextAttempt(s.now) {
-		all = append(all, &attempt{plannedAttempt: p})
+	for p, ok := s.NextAttempt(s.now); ok; p, ok = s.NextAttempt(s.now) {
+		all = append(all, &attempt{Attempt: p})
 	}
 	return all
 }
@@ -76,9 +101,9 @@ func (s *schedulerTest) labelsOf(as []*attempt) string {
 	return strings.Join(all, " ")
 }
 
-func (s *schedulerTest) finish(a *attempt, o outcome) {
-	a.outcome = o
-	s.finishAttempt(s.now, &a.plannedAttempt, &a.attemptResult)
+func (s *schedulerTest) finish(a *attempt, o Outcome) {
+	a.Outcome = o
+	s.FinishAttempt(s.now, &a.Attempt, &a.Result)
 }
 
 // advanceToDeadline moves the time to the next deadline, and reports whether there is one.
@@ -86,10 +111,10 @@ func (s *schedulerTest) advanceToDeadline() bool {
 	if s.posts {
 		s.writeUpdates(nil)
 	}
-	at, ok := s.nextWake(s.now)
+	at, ok := s.NextWake(s.now)
 	if ok {
 		s.now = at
-		s.runDue(s.now)
+		s.RunDue(s.now)
 	}
 	return ok
 }
@@ -100,13 +125,13 @@ func (s *schedulerTest) sleepFor(d time.Duration) {
 		if s.posts {
 			s.writeUpdates(nil)
 		}
-		if at, ok := s.nextWake(s.now); ok && at.Before(until) {
+		if at, ok := s.NextWake(s.now); ok && at.Before(until) {
 			s.now = at
-			s.runDue(s.now)
+			s.RunDue(s.now)
 			continue
 		}
 		s.now = until
-		s.runDue(s.now)
+		s.RunDue(s.now)
 		return
 	}
 }
@@ -114,20 +139,24 @@ func (s *schedulerTest) sleepFor(d time.Duration) {
 // writeUpdates writes all updates to the outbox with the result err, and returns them as
 // text.
 func (s *schedulerTest) writeUpdates(err error) (written []string) {
-	for _, u := range s.outboxUpdates(s.now) {
-		switch {
-		case u.logRead != nil && u.ended:
-			written = append(written, "gone "+u.logRead.name)
-		case u.logRead != nil:
-			written = append(written, fmt.Sprintf("%s after %d", u.logRead.name, u.logRead.after))
-		case u.delivery == nil:
+	for _, u := range s.Updates(s.now, 256) {
+		switch item := u.item.(type) {
+		case nil:
 			written = append(written, fmt.Sprintf("cursor %d", u.cursor))
-		case u.ended:
-			written = append(written, "gone "+s.labelOf(u.delivery))
-		default:
-			written = append(written, fmt.Sprintf("%s after %d", s.labelOf(u.delivery), u.delivery.scheduleStep))
+		case *logRead:
+			if len(u.Data) == 0 {
+				written = append(written, "gone "+item.name)
+			} else {
+				written = append(written, fmt.Sprintf("%s after %d", item.name, item.after))
+			}
+		case *delivery:
+			if len(u.Data) == 0 {
+				written = append(written, "gone "+s.labelOf(item))
+			} else {
+				written = append(written, fmt.Sprintf("%s after %d", s.labelOf(item), item.failures))
+			}
 		}
-		s.finishUpdate(u, err)
+		s.FinishUpdate(u, err)
 	}
 	return written
 }
@@ -155,21 +184,21 @@ func TestRetrySchedule(t *testing.T) {
 		ttl   time.Duration
 		want  []time.Duration // when attempts begin, without jitter
 		end   time.Duration
-		how   outcome
+		how   Outcome
 	}{
-		{"first try", dialog.Hangup, 0, 0, 0, []time.Duration{0}, 0, delivered},
-		{"live, third try", dialog.DialIn, 0, 2, 0, []time.Duration{0, 2 * s, 6 * s}, 6 * s, delivered},
-		{"live, never", dialog.DialIn, 0, -1, 0, []time.Duration{0, 2 * s, 6 * s, 14 * s, 30 * s, 46 * s}, 60 * s, expired},
-		{"live, never, each attempt takes 5 s", dialog.Answer, 5 * s, -1, 0, []time.Duration{0, 7 * s, 16 * s, 29 * s, 50 * s}, 60 * s, expired},
-		{"live, never, longer worth it", dialog.Answer, 0, -1, 2 * m, []time.Duration{0, 2 * s, 6 * s, 14 * s, 30 * s, 46 * s, 62 * s, 78 * s, 94 * s, 110 * s}, 2 * m, expired},
-		{"live, never, soon worthless", dialog.Answer, 0, -1, 3 * s, []time.Duration{0, 2 * s}, 3 * s, expired},
+		{"first try", dialog.Hangup, 0, 0, 0, []time.Duration{0}, 0, Delivered},
+		{"live, third try", dialog.DialIn, 0, 2, 0, []time.Duration{0, 2 * s, 6 * s}, 6 * s, Delivered},
+		{"live, never", dialog.DialIn, 0, -1, 0, []time.Duration{0, 2 * s, 6 * s, 14 * s, 30 * s, 46 * s}, 60 * s, Expired},
+		{"live, never, each attempt takes 5 s", dialog.Answer, 5 * s, -1, 0, []time.Duration{0, 7 * s, 16 * s, 29 * s, 50 * s}, 60 * s, Expired},
+		{"live, never, longer worth it", dialog.Answer, 0, -1, 2 * m, []time.Duration{0, 2 * s, 6 * s, 14 * s, 30 * s, 46 * s, 62 * s, 78 * s, 94 * s, 110 * s}, 2 * m, Expired},
+		{"live, never, soon worthless", dialog.Answer, 0, -1, 3 * s, []time.Duration{0, 2 * s}, 3 * s, Expired},
 		{"record, never", dialog.Hangup, 0, -1, 0,
 			append([]time.Duration{0, 5 * s, 35 * s, 155 * s, 755 * s, 2555 * s}, slices.Concat(hours(2, 7, 17, 31, 51, 75))...),
-			hours(75)[0], expired},
+			hours(75)[0], Expired},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			a := testSubscription("a", "http://a/")
-			a.LiveTTL = Duration(tt.ttl)
+			a.LiveTTL = subscription.Duration(tt.ttl)
 			st := newSchedulerTest(t, a)
 			st.publish("c", tt.event)
 			var got []time.Duration
@@ -177,11 +206,11 @@ func TestRetrySchedule(t *testing.T) {
 				for _, a := range st.takeDueAttempts() {
 					got = append(got, st.now.Sub(st.start))
 					st.sleepFor(tt.took)
-					if a.outcome = willRetry; tt.fails >= 0 && len(got) > tt.fails {
-						a.outcome = delivered
+					if a.Outcome = WillRetry; tt.fails >= 0 && len(got) > tt.fails {
+						a.Outcome = Delivered
 					}
 					a.endpoint.breaker = breaker{} // another test covers the breaker
-					st.finishAttempt(st.now, &a.plannedAttempt, &a.attemptResult)
+					st.FinishAttempt(st.now, &a.Attempt, &a.Result)
 				}
 				if len(st.ends) == 0 && !st.advanceToDeadline() {
 					t.Fatal("nothing is left to do")
@@ -224,8 +253,8 @@ func TestQueueWaitsForItsFirst(t *testing.T) {
 	s.publish("d", dialog.DialIn)
 	as := s.takeDueAttempts()
 	s.wantEqual("both calls begin", s.labelsOf(as), "c/1 d/4")
-	s.finish(as[0], willRetry)
-	s.finish(as[1], delivered)
+	s.finish(as[0], WillRetry)
+	s.finish(as[1], Delivered)
 	s.wantEqual("the success of another call wakes nothing", s.labelsOf(s.takeDueAttempts()), "")
 	s.sleepFor(2 * time.Second)
 	s.wantEqual("it is due after its own two seconds", s.labelsOf(s.takeDueAttempts()), "c/1")
@@ -236,10 +265,10 @@ func TestQueueContinuesWhenFirstExpires(t *testing.T) {
 	s.publish("c", dialog.DialIn)
 	s.sleepFor(30 * time.Second)
 	s.publish("c", dialog.Answer, dialog.Hangup)
-	s.finish(s.takeDueAttempts()[0], willRetry) // at 30 s, as it was not taken earlier
+	s.finish(s.takeDueAttempts()[0], WillRetry) // at 30 s, as it was not taken earlier
 	s.sleepFor(29 * time.Second)
 	for _, a := range s.takeDueAttempts() {
-		s.finish(a, willRetry)
+		s.finish(a, WillRetry)
 	}
 	s.sleepFor(time.Second)
 	s.wantEqual("how the dial-in ended", strings.Join(s.ends, ", "), "1m0s a c/1 expired")
@@ -257,12 +286,12 @@ func TestSuccessOfAnotherKeepsBackoff(t *testing.T) {
 	for i := range 100 {
 		s.publish(fmt.Sprint("m", i), dialog.MessageIn)
 		for _, a := range s.takeDueAttempts() {
-			if a.sub.ID == "a" {
+			if a.Sub.ID == "a" {
 				failed = append(failed, s.elapsed())
-				a.fault = badStatus
-				s.finish(a, willRetry)
+				a.Fault = BadStatus
+				s.finish(a, WillRetry)
 			} else {
-				s.finish(a, delivered)
+				s.finish(a, Delivered)
 			}
 		}
 		s.sleepFor(100 * time.Millisecond)
@@ -276,10 +305,10 @@ func TestRetryAfterIsHonored(t *testing.T) {
 	s := newSchedulerTest(t, testSubscription("a", "http://a/"))
 	s.publish("c", dialog.Hangup)
 	a := s.takeDueAttempts()[0]
-	a.retryAfter = time.Minute
-	s.finish(a, willRetry)
+	a.RetryAfter = time.Minute
+	s.finish(a, WillRetry)
 	s.publish("d", dialog.Hangup)
-	s.finish(s.takeDueAttempts()[0], delivered)
+	s.finish(s.takeDueAttempts()[0], Delivered)
 	s.wantEqual("a success does not wake it", s.labelsOf(s.takeDueAttempts()), "")
 	s.sleepFor(time.Minute - 1)
 	s.wantEqual("a nanosecond before", s.labelsOf(s.takeDueAttempts()), "")
@@ -291,8 +320,8 @@ func TestRetryAfterBeyondTimeToLive(t *testing.T) {
 	s := newSchedulerTest(t, testSubscription("a", "http://a/"))
 	s.publish("c", dialog.DialIn)
 	a := s.takeDueAttempts()[0]
-	a.retryAfter = time.Hour
-	s.finish(a, willRetry)
+	a.RetryAfter = time.Hour
+	s.finish(a, WillRetry)
 	s.sleepFor(time.Minute)
 	s.wantEqual("how it ended", strings.Join(s.ends, ", "), "1m0s a c/1 expired")
 }
@@ -303,22 +332,22 @@ func TestSubscriptionChanges(t *testing.T) {
 	as := s.takeDueAttempts()
 	off := testSubscription("a", "http://a/")
 	off.Active = false
-	s.applySubscription(off, time.Time{})
+	s.ApplySubscription(off, time.Time{})
 	s.wantEqual("what was not under way is canceled", strings.Join(s.ends, ", "), "0s a c/2 canceled")
-	s.finish(as[0], willRetry)
+	s.finish(as[0], WillRetry)
 	s.wantEqual("what was under way fails: canceled", s.ends[1], "0s a c/1 canceled")
-	s.finish(as[1], willRetry)
-	s.applySubscription(testSubscription("b", "http://elsewhere/"), time.Time{})
+	s.finish(as[1], WillRetry)
+	s.ApplySubscription(testSubscription("b", "http://elsewhere/"), time.Time{})
 	s.sleepFor(2 * time.Second)
 	as = s.takeDueAttempts()
 	s.wantEqual("only b is left", s.labelsOf(as), "c/1")
-	s.wantEqual("at its new place", as[0].url.Host+" "+as[0].endpoint.key, "elsewhere http://elsewhere")
-	s.finish(as[0], delivered)
-	s.finish(s.takeDueAttempts()[0], delivered)
+	s.wantEqual("at its new place", as[0].URL.Host+" "+as[0].endpoint.key, "elsewhere http://elsewhere")
+	s.finish(as[0], Delivered)
+	s.finish(s.takeDueAttempts()[0], Delivered)
 	s.wantEqual("endpoints left", fmt.Sprint(len(s.endpoints)), "1")
-	s.applySubscription(Subscription{ID: "b"}, time.Time{})
-	if len(s.endpoints)+len(s.subscribers)+len(s.byUser)+s.pending+len(s.scheduler.backoffs) != 0 {
-		t.Errorf("something is left: %+v", s.scheduler)
+	s.ApplySubscription(subscription.Subscription{ID: "b"}, time.Time{})
+	if len(s.endpoints)+len(s.subscribers)+len(s.extensions.byUser)+s.pending+len(s.dispatch.backoffs) != 0 {
+		t.Errorf("something is left: %+v", s.Scheduler)
 	}
 }
 
@@ -327,9 +356,9 @@ func Test410EndsSubscription(t *testing.T) {
 	s.publish("c", dialog.DialIn, dialog.Hangup)
 	s.publish("d", dialog.DialIn)
 	as := s.takeDueAttempts()
-	s.finish(as[0], refused)
+	s.finish(as[0], Refused)
 	s.wantEqual("the rest is canceled", strings.Join(s.ends, ", "), "0s a c/1 refused, 0s a c/2 canceled")
-	s.finish(as[1], delivered)
+	s.finish(as[1], Delivered)
 	s.publish("e", dialog.DialIn)
 	s.wantEqual("nothing more is sent", s.labelsOf(s.takeDueAttempts()), "")
 }
@@ -338,8 +367,8 @@ func Test410SparesAnotherURL(t *testing.T) {
 	s := newSchedulerTest(t, testSubscription("a", "http://a/"))
 	s.publish("c", dialog.DialIn, dialog.Hangup)
 	as := s.takeDueAttempts()
-	s.applySubscription(testSubscription("a", "http://b/"), time.Time{})
-	s.finish(as[0], refused)
+	s.ApplySubscription(testSubscription("a", "http://b/"), time.Time{})
+	s.finish(as[0], Refused)
 	s.wantEqual("the rest is sent", s.labelsOf(s.takeDueAttempts()), "c/2")
 }
 
@@ -368,7 +397,7 @@ func TestMatchesExtensions(t *testing.T) {
 		a.Extension, a.ExtensionRegex = tt.extension, tt.regex
 		q := newSchedulerTest(t, a)
 		for range 2 { // the second time from memory
-			if got := len(q.matchSubscribers(tt.of)) == 1; got != tt.want {
+			if got := len(q.extensions.match(tt.of)) == 1; got != tt.want {
 				t.Errorf("%s%s matches %v: %v", tt.extension, tt.regex, tt.of, got)
 			}
 		}
@@ -392,11 +421,11 @@ func TestMatchesTypes(t *testing.T) {
 			{Type: dialog.Answer, Flow: dialog.In}, {Type: dialog.Answer, Flow: dialog.Out}, {Type: dialog.Hangup, Flow: dialog.In},
 		} {
 			e.At, e.Extension, e.Call = s.now, dialog.Extension{User: "101"}, fmt.Sprint(i)
-			s.addEvent(s.now, uint64(i+1), &e)
+			s.AddEvent(s.now, uint64(i+1), &e)
 		}
 		var got []string
 		for _, a := range s.takeDueAttempts() {
-			got = append(got, fmt.Sprint(a.seq))
+			got = append(got, fmt.Sprint(a.Seq))
 		}
 		s.wantEqual(tt.types, strings.Join(got, " "), tt.want)
 	}
@@ -409,13 +438,13 @@ func TestMaxInFlight(t *testing.T) {
 	}
 	as := s.takeDueAttempts()
 	s.wantEqual("four at once", s.labelsOf(as), "c0/1 c1/2 c2/3 c3/4")
-	s.finish(as[1], delivered)
+	s.finish(as[1], Delivered)
 	s.wantEqual("one more for the one that is done", s.labelsOf(s.takeDueAttempts()), "c4/5")
 }
 
 // A receiver that does not answer occupies the slots of its own endpoint only.
 func TestDeadEndpointDelaysNoOther(t *testing.T) {
-	var subs []Subscription
+	var subs []subscription.Subscription
 	for i := range 100 {
 		subs = append(subs, testSubscription(fmt.Sprint("dead", i), "http://dead/"))
 	}
@@ -426,10 +455,10 @@ func TestDeadEndpointDelaysNoOther(t *testing.T) {
 		t.Fatalf("%d attempts, want %d at the dead one and 1", len(as), maxEndpointAttempts)
 	}
 	for _, a := range as {
-		if a.sub.ID == "well" {
-			s.finish(a, delivered)
+		if a.Sub.ID == "well" {
+			s.finish(a, Delivered)
 		} else {
-			s.finish(a, willRetry)
+			s.finish(a, WillRetry)
 		}
 	}
 	s.publish("d", dialog.Hangup)
@@ -457,25 +486,25 @@ func TestCursorAdvancesOverSettledEvents(t *testing.T) {
 	s.publish("c", dialog.DialIn, dialog.Hangup)
 	s.publish("d", dialog.DialIn)
 	as := s.takeDueAttempts()
-	s.finish(as[1], delivered)
-	s.wantEqual("the first is open", fmt.Sprint(s.cursor), "0")
+	s.finish(as[1], Delivered)
+	s.wantEqual("the first is open", fmt.Sprint(s.outbox.cursor), "0")
 	s.wantEqual("nothing to tell", fmt.Sprint(s.writeUpdates(nil)), "[]")
 	s.sleepFor(outboxDelay)
 	s.wantEqual("after a moment they move, also the one under way", fmt.Sprint(s.writeUpdates(nil)), "[c/1 after 0 c/2 after 0]")
-	s.wantEqual("all are settled or moved", fmt.Sprint(s.cursor), "3")
+	s.wantEqual("all are settled or moved", fmt.Sprint(s.outbox.cursor), "3")
 	s.wantEqual("the cursor is saved", fmt.Sprint(s.writeUpdates(nil)), "[cursor 3]")
-	s.finish(as[0], willRetry)
+	s.finish(as[0], WillRetry)
 	s.wantEqual("a failure is told", fmt.Sprint(s.writeUpdates(nil)), "[c/1 after 1]")
 	s.sleepFor(2 * time.Second)
-	s.finish(s.takeDueAttempts()[0], delivered)
+	s.finish(s.takeDueAttempts()[0], Delivered)
 	s.wantEqual("the end is told", fmt.Sprint(s.writeUpdates(nil)), "[gone c/1]")
 	a := s.takeDueAttempts()[0]
-	s.wantEqual("moved: to be read from the log", fmt.Sprint(a.seq, a.event), "2 <nil>")
-	s.finish(a, delivered)
+	s.wantEqual("moved: to be read from the log", fmt.Sprint(a.Seq, a.Event), "2 <nil>")
+	s.finish(a, Delivered)
 	s.wantEqual("the end is told", fmt.Sprint(s.writeUpdates(nil)), "[gone c/2]")
 	s.publish("e", dialog.Hangup)
-	s.finish(s.takeDueAttempts()[0], delivered)
-	s.wantEqual("the cursor advances at once", fmt.Sprint(s.cursor), "4")
+	s.finish(s.takeDueAttempts()[0], Delivered)
+	s.wantEqual("the cursor advances at once", fmt.Sprint(s.outbox.cursor), "4")
 	s.sleepFor(cursorSaveInterval)
 	s.wantEqual("and is told", fmt.Sprint(s.writeUpdates(nil)), "[cursor 4]")
 }
@@ -486,10 +515,10 @@ func TestOutboxUpdatesAreRepeated(t *testing.T) {
 	s.publish("c", dialog.Hangup)
 	a := s.takeDueAttempts()[0]
 	s.sleepFor(outboxDelay)
-	s.wantEqual("updates", fmt.Sprint(s.writeUpdates(stream.ErrUnanswered)), "[c/1 after 0]")
-	s.wantEqual("nothing has moved", fmt.Sprint(s.cursor), "0")
-	s.finish(a, delivered)
-	s.wantEqual("its end is told, for it may have heard", fmt.Sprint(s.writeUpdates(stream.ErrUnanswered)), "[gone c/1 cursor 1]")
+	s.wantEqual("updates", fmt.Sprint(s.writeUpdates(errUnanswered)), "[c/1 after 0]")
+	s.wantEqual("nothing has moved", fmt.Sprint(s.outbox.cursor), "0")
+	s.finish(a, Delivered)
+	s.wantEqual("its end is told, for it may have heard", fmt.Sprint(s.writeUpdates(errUnanswered)), "[gone c/1 cursor 1]")
 	s.sleepFor(cursorSaveInterval)
 	s.wantEqual("again", fmt.Sprint(s.writeUpdates(nil)), "[gone c/1 cursor 1]")
 	s.wantEqual("done", fmt.Sprint(s.writeUpdates(nil)), "[]")
@@ -497,32 +526,32 @@ func TestOutboxUpdatesAreRepeated(t *testing.T) {
 
 func TestRestoresDeliveries(t *testing.T) {
 	s := newSchedulerTest(t, testSubscription("a", "http://a/"))
-	s.startFrom(2)
-	old := func(seq uint64, typ dialog.Type, due time.Duration) *delivery {
-		d := &delivery{seq: seq, kind: typ, at: s.now}
+	s.Start(2)
+	restore := func(subscription, queue string, seq uint64, due time.Duration, lost bool) {
+		d := StoredDelivery{Queue: queue, Type: dialog.Hangup, At: s.now}
 		if due != 0 {
-			d.dueAt, d.scheduleStep = s.now.Add(due), 1
+			d.Due, d.Failures = s.now.Add(due), 1
 		}
-		return d
+		s.RestoreDelivery(subscription, seq, d, time.Time{}, lost)
 	}
-	s.restoreDelivery("a", "c", old(1, dialog.Hangup, 5*time.Second), false)
-	s.restoreDelivery("a", "c", old(3, dialog.Hangup, 0), false)
-	s.restoreDelivery("a", "past", old(4, dialog.Hangup, -time.Second), false)
-	s.restoreDelivery("gone", "d", old(5, dialog.Hangup, 0), false)
-	s.restoreDelivery("a", "d", old(900, dialog.Hangup, 0), true)
+	restore("a", "c", 1, 5*time.Second, false)
+	restore("a", "c", 3, 0, false)
+	restore("a", "past", 4, -time.Second, false)
+	restore("gone", "d", 5, 0, false)
+	restore("a", "d", 900, 0, true)
 	s.wantEqual("what nobody wants, and what is lost", strings.Join(s.ends, ", "), "0s gone d/5 canceled, 0s a d/900 canceled")
 	s.wantEqual("is forgotten", fmt.Sprint(s.writeUpdates(nil)), "[gone d/5 gone d/900]")
 	s.seq = 2
 	s.publish("c", dialog.Hangup, dialog.Hangup, dialog.Hangup) // 3 and 4 are known
-	s.runDue(s.now)
+	s.RunDue(s.now)
 	as := s.takeDueAttempts()
 	s.wantEqual("what was due", s.labelsOf(as), "past/4")
-	s.finish(as[0], expired)
+	s.finish(as[0], Expired)
 	s.sleepFor(5 * time.Second)
 	for _, want := range []string{"c/1", "c/3", "c/5"} {
 		as := s.takeDueAttempts()
 		s.wantEqual("in order", s.labelsOf(as[:1]), want)
-		s.finish(as[0], delivered)
+		s.finish(as[0], Delivered)
 	}
 }
 
@@ -531,13 +560,13 @@ func TestNoStateIsLeft(t *testing.T) {
 	for i := range 1000 {
 		s.publish(fmt.Sprint("c", i), dialog.DialIn, dialog.Hangup)
 		for _, a := range s.takeDueAttempts() {
-			s.finish(a, []outcome{willRetry, delivered, delivered}[(i+int(a.seq))%3])
+			s.finish(a, []Outcome{WillRetry, Delivered, Delivered}[(i+int(a.Seq))%3])
 		}
 		s.sleepFor(50 * time.Millisecond)
 	}
 	for s.pending > 0 {
 		for _, a := range s.takeDueAttempts() {
-			s.finish(a, delivered)
+			s.finish(a, Delivered)
 		}
 		s.sleepFor(time.Second)
 	}
@@ -550,7 +579,7 @@ func TestNoStateIsLeft(t *testing.T) {
 			t.Errorf("%d lanes, %d ready, %d under way are left", len(subscriber.queues), subscriber.due.len(), subscriber.inFlight)
 		}
 	}
-	if s.recent.len()+s.unsaved.len()+len(s.scheduler.backoffs)+len(s.inOutbox) != 0 || s.cursor != 2000 || s.savedCursor != 2000 || s.moving != 0 {
-		t.Errorf("left: %d recent, %d unsaved, %d backing off; cursor %d, saved %d", s.recent.len(), s.unsaved.len(), len(s.scheduler.backoffs), s.cursor, s.savedCursor)
+	if s.outbox.recent.len()+s.outbox.unsavedDeliveries.len()+len(s.dispatch.backoffs)+len(s.outbox.restored) != 0 || s.outbox.cursor != 2000 || s.outbox.savedCursor != 2000 || s.outbox.moving != 0 {
+		t.Errorf("left: %d recent, %d unsaved, %d backing off; cursor %d, saved %d", s.outbox.recent.len(), s.outbox.unsavedDeliveries.len(), len(s.dispatch.backoffs), s.outbox.cursor, s.outbox.savedCursor)
 	}
 }

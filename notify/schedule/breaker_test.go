@@ -1,4 +1,4 @@
-package notify
+package schedule
 
 import (
 	"fmt"
@@ -7,11 +7,12 @@ import (
 	"time"
 
 	"bellhop/dialog"
+	"bellhop/notify/subscription"
 )
 
-// runAttempts gives every attempt the outcome that how returns, until d has passed. It
+// runAttempts gives every attempt the Outcome that how returns, until d has passed. It
 // returns the time and label of each attempt.
-func (s *schedulerTest) runAttempts(d time.Duration, how func(*attempt) outcome) (log []string) {
+func (s *schedulerTest) runAttempts(d time.Duration, how func(*attempt) Outcome) (log []string) {
 	for until := s.now.Add(d); ; {
 		for as := s.takeDueAttempts(); len(as) > 0; as = s.takeDueAttempts() {
 			for _, a := range as {
@@ -22,28 +23,28 @@ func (s *schedulerTest) runAttempts(d time.Duration, how func(*attempt) outcome)
 		if s.posts {
 			s.writeUpdates(nil)
 		}
-		at, ok := s.nextWake(s.now)
+		at, ok := s.NextWake(s.now)
 		if !ok || at.After(until) {
 			s.now = until
-			s.runDue(s.now)
+			s.RunDue(s.now)
 			return log
 		}
 		s.now = at
-		s.runDue(s.now)
+		s.RunDue(s.now)
 	}
 }
 
-func always(o outcome) func(*attempt) outcome { return func(*attempt) outcome { return o } }
+func always(o Outcome) func(*attempt) Outcome { return func(*attempt) Outcome { return o } }
 
 // recordPauses records when endpoints are paused and resumed.
 func (s *schedulerTest) recordPauses() *[]string {
 	var changes []string
-	s.onBreakerChange = func(e *endpoint) {
+	s.hooks.EndpointChanged = func(endpoint string, open bool, _ string) {
 		state := "resumed"
-		if e.open() {
+		if open {
 			state = "paused"
 		}
-		changes = append(changes, fmt.Sprint(s.elapsed(), " ", state, " ", e.key))
+		changes = append(changes, fmt.Sprint(s.elapsed(), " ", state, " ", endpoint))
 	}
 	return &changes
 }
@@ -57,24 +58,24 @@ func TestPauseAfterFailuresInARow(t *testing.T) {
 	as := s.takeDueAttempts()
 	as = append(as, s.takeDueAttempts()...)
 	for _, a := range as {
-		s.finish(a, willRetry)
+		s.finish(a, WillRetry)
 	}
 	s.wantEqual("four failures", fmt.Sprint(*changes), "[]")
-	s.finish(s.takeDueAttempts()[0], willRetry)
+	s.finish(s.takeDueAttempts()[0], WillRetry)
 	s.wantEqual("the fifth", fmt.Sprint(*changes), "[0s paused http://a]")
 	s.publish("new", dialog.Hangup)
 	s.wantEqual("while it is paused", s.labelsOf(s.takeDueAttempts()), "")
 
 	var probes []string
-	for _, p := range s.runAttempts(2*time.Minute, always(willRetry)) {
+	for _, p := range s.runAttempts(2*time.Minute, always(WillRetry)) {
 		probes = append(probes, strings.Fields(p)[0])
 	}
 	s.wantEqual("probes", strings.Join(probes, " "), "1s 3s 7s 15s 31s 1m1s 1m31s")
-	s.runAttempts(time.Second, always(delivered))
+	s.runAttempts(time.Second, always(Delivered))
 	s.wantEqual("a probe succeeds", fmt.Sprint(*changes), "[0s paused http://a 2m1s resumed http://a]")
 	s.wantEqual("all is delivered at once", fmt.Sprint(s.pending, len(s.ends)), "0 6")
-	if len(s.openEndpoints) != 0 || !s.nextProbe.IsZero() {
-		t.Errorf("left: %d paused, probe at %v", len(s.openEndpoints), s.nextProbe)
+	if len(s.breakers.endpoints) != 0 || !s.dispatch.nextProbe.IsZero() {
+		t.Errorf("left: %d paused, probe at %v", len(s.breakers.endpoints), s.dispatch.nextProbe)
 	}
 }
 
@@ -97,9 +98,9 @@ func TestPauseAfterHalfOfTwenty(t *testing.T) {
 			for i := range tt.pairs {
 				at := s.now
 				s.publish(fmt.Sprint("m", i), dialog.MessageIn)
-				s.finish(s.takeDueAttempts()[0], delivered)
-				d := &delivery{kind: dialog.Hangup, at: s.now, queue: &deliveryQueue{subscriber: s.subscribers["a"]}}
-				s.countOutcome(s.now, &plannedAttempt{delivery: d, endpoint: s.subscribers["a"].endpoint, sub: s.subscribers["a"].sub}, &attemptResult{})
+				s.finish(s.takeDueAttempts()[0], Delivered)
+				d := &delivery{kind: dialog.Hangup, at: s.now, queue: &queue{subscriber: s.subscribers["a"]}}
+				s.breakers.countOutcome(s.now, &Attempt{delivery: d, endpoint: s.subscribers["a"].endpoint, Sub: s.subscribers["a"].sub}, &Result{})
 				s.now = at.Add(tt.apart)
 			}
 			if (len(*changes) > 0) != tt.pause {
@@ -116,13 +117,13 @@ func TestPauseKeepsTimeToLive(t *testing.T) {
 	for i := range 5 {
 		s.publish(fmt.Sprint("c", i), dialog.Hangup)
 	}
-	s.runAttempts(0, always(willRetry))
+	s.runAttempts(0, always(WillRetry))
 	s.publish("live", dialog.DialIn, dialog.Hangup)
-	s.runAttempts(3*24*time.Hour, always(willRetry))
+	s.runAttempts(3*24*time.Hour, always(WillRetry))
 	if len(s.ends) != 1 || !strings.HasSuffix(s.ends[0], "a live/6 expired") || !strings.HasPrefix(s.ends[0], "1m0") {
 		t.Fatalf("ended: %v", s.ends)
 	}
-	s.runAttempts(time.Minute, always(delivered))
+	s.runAttempts(time.Minute, always(Delivered))
 	if s.pending != 0 || len(s.ends) != 7 {
 		t.Errorf("%d pending; ended: %v", s.pending, s.ends)
 	}
@@ -135,18 +136,18 @@ func TestProbePicksWaitingDelivery(t *testing.T) {
 	s.publish("c", dialog.Hangup)
 	first := s.takeDueAttempts()[0]
 	for range 5 { // other calls, which have ended
-		d := &delivery{kind: dialog.Hangup, at: s.now, queue: &deliveryQueue{subscriber: s.subscribers["a"]}}
-		s.countOutcome(s.now, &plannedAttempt{delivery: d, endpoint: first.endpoint, sub: first.sub}, &attemptResult{})
+		d := &delivery{kind: dialog.Hangup, at: s.now, queue: &queue{subscriber: s.subscribers["a"]}}
+		s.breakers.countOutcome(s.now, &Attempt{delivery: d, endpoint: first.endpoint, Sub: first.Sub}, &Result{})
 	}
-	first.retryAfter = time.Minute
-	s.finish(first, willRetry)
-	s.wantEqual("what must wait is no probe", strings.Join(s.runAttempts(90*time.Second, always(willRetry)), ", "), "1m0s c/1, 1m2s c/1, 1m6s c/1, 1m14s c/1, 1m30s c/1")
+	first.RetryAfter = time.Minute
+	s.finish(first, WillRetry)
+	s.wantEqual("what must wait is no probe", strings.Join(s.runAttempts(90*time.Second, always(WillRetry)), ", "), "1m0s c/1, 1m2s c/1, 1m6s c/1, 1m14s c/1, 1m30s c/1")
 
 	s.publish("d", dialog.Hangup)
-	s.applySubscription(Subscription{ID: "a"}, time.Time{})
+	s.ApplySubscription(subscription.Subscription{ID: "a"}, time.Time{})
 	s.wantEqual("no probe of who is gone", s.labelsOf(s.takeDueAttempts()), "")
-	if s.pending+len(s.openEndpoints)+len(s.endpoints) != 0 {
-		t.Errorf("left: %d pending, %d paused, %d endpoints", s.pending, len(s.openEndpoints), len(s.endpoints))
+	if s.pending+len(s.breakers.endpoints)+len(s.endpoints) != 0 {
+		t.Errorf("left: %d pending, %d paused, %d endpoints", s.pending, len(s.breakers.endpoints), len(s.endpoints))
 	}
 	s.sleepFor(time.Hour)
 }
@@ -158,7 +159,7 @@ func TestPauseIsStoredInOrder(t *testing.T) {
 	for i := range 5 {
 		s.publish(fmt.Sprint("c", i), dialog.Hangup)
 	}
-	s.runAttempts(0, always(willRetry))
+	s.runAttempts(0, always(WillRetry))
 	s.writeUpdates(nil)
 	s.publish("d", dialog.DialIn)
 	s.publish("d", dialog.Hangup)
@@ -171,16 +172,16 @@ func TestMovedSubscriptionLeavesPause(t *testing.T) {
 	for i := range 3 {
 		s.publish(fmt.Sprint("c", i), dialog.Hangup)
 	}
-	s.runAttempts(0, always(willRetry))
+	s.runAttempts(0, always(WillRetry))
 	s.publish("d", dialog.Hangup)
 	s.sleepFor(time.Second)
 	s.wantEqual("the probe", fmt.Sprint(len(s.takeDueAttempts())), "1")
-	s.applySubscription(testSubscription("a", "http://well/"), time.Time{})
+	s.ApplySubscription(testSubscription("a", "http://well/"), time.Time{})
 	for _, a := range s.takeDueAttempts() {
 		s.wantEqual("sent to", a.endpoint.key, "http://well")
-		s.finish(a, delivered)
+		s.finish(a, Delivered)
 	}
-	if e := s.endpoints["http://dead"]; len(e.subscribers) != 1 || !s.openEndpoints[e] {
+	if e := s.endpoints["http://dead"]; len(e.subscribers) != 1 || !s.breakers.endpoints[e] {
 		t.Errorf("the other is no longer at its endpoint, or that is not paused")
 	}
 }
@@ -191,36 +192,36 @@ func TestProbeIsFollowedByAnother(t *testing.T) {
 		name string
 		end  func(*schedulerTest, *attempt)
 	}{
-		{"failed", func(s *schedulerTest, a *attempt) { s.finish(a, willRetry) }},
-		{"the store failed", func(s *schedulerTest, a *attempt) { a.localFault = true; s.finish(a, willRetry) }},
+		{"failed", func(s *schedulerTest, a *attempt) { s.finish(a, WillRetry) }},
+		{"the store failed", func(s *schedulerTest, a *attempt) { a.LocalFault = true; s.finish(a, WillRetry) }},
 		{"switched off", func(s *schedulerTest, a *attempt) {
-			s.applySubscription(Subscription{ID: a.sub.ID}, time.Time{})
-			s.finish(a, willRetry)
+			s.ApplySubscription(subscription.Subscription{ID: a.Sub.ID}, time.Time{})
+			s.finish(a, WillRetry)
 		}},
 		{"moved", func(s *schedulerTest, a *attempt) {
-			s.applySubscription(testSubscription(a.sub.ID, "http://well/"), time.Time{})
-			s.finish(a, willRetry)
+			s.ApplySubscription(testSubscription(a.Sub.ID, "http://well/"), time.Time{})
+			s.finish(a, WillRetry)
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := newSchedulerTest(t, testSubscription("a", "http://dead/"), testSubscription("b", "http://dead/"), testSubscription("c", "http://dead/"))
 			s.publish("x", dialog.Hangup)
 			s.publish("y", dialog.Hangup)
-			s.runAttempts(0, always(willRetry))
+			s.runAttempts(0, always(WillRetry))
 			s.sleepFor(time.Second)
 			probe := s.takeDueAttempts()
 			if len(probe) != 1 {
 				t.Fatalf("%d probes", len(probe))
 			}
 			tt.end(s, probe[0])
-			s.runAttempts(0, func(a *attempt) outcome {
+			s.runAttempts(0, func(a *attempt) Outcome {
 				if a.endpoint.key == "http://well" {
-					return delivered
+					return Delivered
 				}
-				t.Errorf("attempted at once: %s of %s", s.labelOf(a.delivery), a.sub.ID)
-				return willRetry
+				t.Errorf("attempted at once: %s of %s", s.labelOf(a.delivery), a.Sub.ID)
+				return WillRetry
 			})
-			next := s.runAttempts(2*time.Second, always(willRetry))
+			next := s.runAttempts(2*time.Second, always(WillRetry))
 			if len(next) == 0 {
 				t.Error("nothing is probed in the two seconds that follow")
 			}
@@ -234,7 +235,7 @@ func TestExpiredDeliveryIsNoProbe(t *testing.T) {
 	for i := range 5 {
 		s.publish(fmt.Sprint("c", i), dialog.Hangup)
 	}
-	s.runAttempts(0, always(willRetry))
+	s.runAttempts(0, always(WillRetry))
 	s.sleepFor(time.Second)
 	for range 9 {
 		s.sleepFor(0)
@@ -242,10 +243,26 @@ func TestExpiredDeliveryIsNoProbe(t *testing.T) {
 		if len(probe) != 1 {
 			t.Fatalf("%d probes, want one", len(probe))
 		}
-		s.finish(probe[0], expired)
+		s.finish(probe[0], Expired)
 	}
-	s.runAttempts(0, always(delivered))
+	s.runAttempts(0, always(Delivered))
 	if e := s.endpoints["http://dead"]; s.pending != 0 || e != nil && e.open() {
 		t.Errorf("%d wait, and it is paused", s.pending)
+	}
+}
+
+// A success now and then keeps a subscription active forever.
+func TestSuccessEndsFailing(t *testing.T) {
+	s := newSchedulerTest(t, testSubscription("a", "http://a/"))
+	for range 8 {
+		s.publish(fmt.Sprint("c", s.seq), dialog.Hangup)
+		s.runAttempts(24*time.Hour, always(WillRetry))
+		if since := s.subscribers["a"].failing; s.now.Sub(since) > 25*time.Hour {
+			t.Errorf("failing since %v", since)
+		}
+		s.runAttempts(time.Minute, always(Delivered))
+		if since := s.subscribers["a"].failing; !since.IsZero() {
+			t.Errorf("after a success it is failing since %v", since)
+		}
 	}
 }

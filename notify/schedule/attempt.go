@@ -1,0 +1,100 @@
+package schedule
+
+import (
+	"net/url"
+	"time"
+
+	"bellhop/dialog"
+	"bellhop/notify/subscription"
+)
+
+// An Attempt is one HTTP request that is to be made for a delivery. It never changes, and
+// any goroutine may read it.
+type Attempt struct {
+	Seq      uint64        // position of the event in the log; 0: it is in no log
+	EventID  string        // "": the outbox did not have it
+	Type     dialog.Type   // of the event
+	At       time.Time     // time of the event by the wall clock
+	Observed time.Time     // At on the monotonic clock; zero: use At
+	Event    *dialog.Event // nil: to be read from the log
+
+	Sub    *subscription.Subscription
+	URL    *url.URL // of Sub, without variables
+	Live   bool     // the event is of use for seconds, else for days
+	Number int      // 1, 2, 3 …; 0: it is not the scheduler's
+	Replay bool     // part of a replay
+
+	Party          string  // whose newCall this is, or depends on; "": the dialect has no newCall
+	NewCallUnknown bool    // this process has not seen the newCall
+	PartyNewCall   NewCall // of its own party; zero: unknown
+	GroupNewCall   NewCall // the last newCall of a group of this call that ended
+	MayPostpone    bool    // it has not been postponed before
+
+	delivery *delivery
+	endpoint *endpoint
+}
+
+// A Result is what came of an attempt.
+type Result struct {
+	Outcome    Outcome
+	Status     int           // of HTTP; 0: no response
+	Fault      Fault         // kind of failure
+	Detail     string        // why it failed
+	LocalFault bool          // it failed before a request was sent
+	RetryAfter time.Duration // from the response
+	NotBefore  time.Time     // no request was sent: other events of the call may follow until then; zero: not postponed
+
+	FoundID    string    // id of the event that was read; "": none was
+	NamedURL   *url.URL  // a URL named by the receiver was used; nil: the subscription's URL
+	URLs       *CallURLs // named by the response to a newCall; nil: none
+	LoggedURLs *CallURLs // of the newCall, if they were looked up in the delivery log
+}
+
+// A Verdict is what the result of an attempt means for its delivery.
+type Verdict struct {
+	Ended       bool
+	Outcome     Outcome   // of the delivery
+	Next        time.Time // of the next attempt; zero: it has ended
+	Redelivered bool      // a redelivery has delivered it during the attempt
+}
+
+// An End is the end of a delivery.
+type End struct {
+	Seq          uint64      // position of the event in the log
+	EventID      string      // "": the outbox did not have it
+	Type         dialog.Type // of the event
+	At           time.Time   // time of the event by the wall clock
+	Subscription string      // its id
+	Queue        string
+	Failures     int     // failed attempts that count in the retry schedule
+	Outcome      Outcome // never WillRetry
+	Reason       string  // why; "": the last attempt or the outcome tells
+	Recorded     bool    // an attempt or a redelivery has brought it about, and is recorded
+}
+
+// A Redelivery is a pending delivery that was delivered outside the scheduler.
+type Redelivery struct {
+	Subscription string // its id
+	Queue        string
+	Seq          uint64    // position of the event in the log
+	URLs         *CallURLs // of a newCall
+	Named        bool      // it went to a URL that the receiver had named
+}
+
+// Health tells whether a subscription fails, and what pauses it.
+type Health struct {
+	Subscription *subscription.Subscription
+	Failing      time.Time // since when all attempts fail; zero: the last one succeeded
+	Paused       time.Time // since when a circuit breaker is open; zero: none is
+	Why          string    // the failure that opened the breaker, or that of the last probe
+	Breaker      string    // EndpointBreaker or SubscriptionBreaker; "": none is open
+}
+
+// Hooks are called with what happens within a call of the scheduler, before it returns.
+// They must not call the scheduler. All must be set.
+type Hooks struct {
+	Ended           func(End)                                          // just before a delivery ends
+	EndpointChanged func(endpoint string, open bool, why string)       // its circuit breaker opens or closes
+	HealthChanged   func(Health)                                       // a subscription is paused, is paused by another breaker, or is resumed
+	LagChanged      func(subscription string, lagging bool, owing int) // a subscription begins to lag, or has caught up; it has so many pending deliveries
+}

@@ -1,0 +1,317 @@
+package schedule
+
+import (
+	"cmp"
+	"iter"
+	"maps"
+	"time"
+)
+
+// breakers knows the open circuit breakers. It counts the results of attempts, opens and
+// closes the breakers, and picks the deliveries to probe with.
+type breakers struct {
+	*dispatch
+	endpoints   map[*endpoint]bool   // with an open circuit breaker
+	subscribers map[*subscriber]bool // with an open circuit breaker of their own
+
+	hooks *Hooks
+}
+
+// countOutcome counts an attempt in the circuit breakers of its endpoint and its
+// subscriber, and reports whether it was a probe.
+func (b *breakers) countOutcome(now time.Time, p *Attempt, r *Result) (probe bool) {
+	e, sr := p.endpoint, p.delivery.queue.subscriber
+	ofEndpoint, ofSubscriber := e.probe == p.delivery, sr.probe == p.delivery
+	if ofEndpoint {
+		e.probe = nil
+	}
+	if ofSubscriber {
+		sr.probe = nil
+	}
+	switch {
+	case r.NamedURL != nil:
+		b.countNamedOutcome(now, p, r, ofEndpoint, ofSubscriber)
+	case r.Outcome == Delivered:
+		b.noteSuccess(now, sr, e)
+	case r.Outcome == Refused:
+		b.noteAnswer(now, sr, e)
+	case r.Outcome == WillRetry && !r.LocalFault:
+		if sr.failing.IsZero() && p.Sub.URL == sr.sub.URL {
+			sr.failing = now
+		}
+		if r.Fault == BadStatus {
+			b.noteAnswer(now, sr, e)
+		} else {
+			b.blameEndpoint(now, p, r, ofEndpoint)
+		}
+		b.blameSubscriber(now, p, r, ofSubscriber)
+	case r.Outcome == WillRetry: // tells nothing about the receiver
+		if ofEndpoint {
+			e.nextProbe = now.Add(e.probeInterval)
+		}
+		if ofSubscriber {
+			sr.nextProbe = now.Add(sr.probeInterval)
+		}
+	} // else nothing was sent: the next attempt is the probe
+	if e.open() {
+		b.scheduleProbe(e.nextProbe)
+	}
+	if sr.open() {
+		b.scheduleProbe(sr.nextProbe)
+	}
+	return ofEndpoint || ofSubscriber
+}
+
+// countNamedOutcome counts an attempt at a URL that the receiver has named. It does not
+// count for the subscription's own URL, and for the endpoint only if that is the same.
+func (b *breakers) countNamedOutcome(now time.Time, p *Attempt, r *Result, ofEndpoint, ofSubscriber bool) {
+	e, sr := p.endpoint, p.delivery.queue.subscriber
+	if ofSubscriber {
+		sr.nextProbe = now.Add(minProbeInterval)
+	}
+	switch {
+	case EndpointKey(r.NamedURL) != e.key:
+		if ofEndpoint {
+			e.nextProbe = now.Add(minProbeInterval)
+		}
+	case r.Status != 0:
+		b.noteAnswer(now, sr, e)
+	case r.Outcome == WillRetry && r.Fault == NoConnection && !r.LocalFault:
+		b.blameEndpoint(now, p, r, ofEndpoint)
+	case ofEndpoint && e.open():
+		e.probeFailed(now, r.Detail, r.RetryAfter)
+	}
+}
+
+// noteAnswer records that endpoint e sent sr a response, whatever its status.
+func (b *breakers) noteAnswer(now time.Time, sr *subscriber, e *endpoint) {
+	e.countAttempt(now, false)
+	sr.missedAnswer = false
+	if e.open() {
+		b.closeEndpoint(e)
+	}
+}
+
+// noteSuccess records that sr received a delivery at e.
+func (b *breakers) noteSuccess(now time.Time, sr *subscriber, e *endpoint) {
+	sr.countAttempt(now, false)
+	sr.failing = time.Time{}
+	b.noteAnswer(now, sr, e)
+	if sr.open() {
+		b.closeSubscriber(sr)
+	}
+}
+
+// blameEndpoint counts an attempt without a response in the breaker of its endpoint.
+func (b *breakers) blameEndpoint(now time.Time, p *Attempt, r *Result, probe bool) {
+	e, sr := p.endpoint, p.delivery.queue.subscriber
+	shared := len(e.subscribers) > 1
+	missed := !sr.missedAnswer
+	sr.missedAnswer = true
+	switch {
+	case e.noAnswers && r.Fault == NoConnection:
+		e.noAnswers = false
+		for other := range e.subscribers {
+			b.holdDue(other)
+			b.reportHealth(other)
+		}
+	case e.noAnswers && missed && sr.endpoint == e:
+		b.holdDue(sr)
+		b.reportHealth(sr)
+	}
+	switch {
+	case r.Fault == NoConnection || !shared:
+		e.noteSuspect(sr)
+		e.countAttempt(now, true)
+	case !sr.open(): // an open breaker already says that this URL does not respond
+		e.noteSuspect(sr)
+		e.failures++ // not in the tallies: one URL may make most of the attempts
+	}
+	switch {
+	case probe && e.open():
+		e.probeFailed(now, r.Detail, r.RetryAfter)
+	case e.open() || len(e.subscribers) == 0 || !e.mustOpen(now):
+	case r.Fault == NoConnection || !shared || e.severalSuspects && !sr.open():
+		e.noAnswers = r.Fault == NoAnswer
+		e.trip(now, r.Detail, r.RetryAfter)
+		b.openEndpoint(e)
+	}
+}
+
+// blameSubscriber counts a failed attempt in the breaker of its subscriber, if the URL may
+// be at fault.
+func (b *breakers) blameSubscriber(now time.Time, p *Attempt, r *Result, probe bool) {
+	sr := p.delivery.queue.subscriber
+	if p.Sub.URL != sr.sub.URL || sr.gone {
+		return
+	}
+	if r.Fault != NoConnection {
+		sr.countAttempt(now, true)
+	}
+	switch {
+	case probe && sr.open():
+		sr.probeFailed(now, r.Detail, r.RetryAfter)
+	case sr.open() || r.Fault == NoConnection || sr.endpoint.open() || !sr.mustOpen(now):
+	default:
+		sr.trip(now, r.Detail, r.RetryAfter)
+		b.openSubscriber(sr)
+	}
+}
+
+// openEndpoint holds the due deliveries of an endpoint whose breaker has opened.
+func (b *breakers) openEndpoint(e *endpoint) {
+	b.endpoints[e] = true
+	b.hooks.EndpointChanged(e.key, true, e.reason)
+	for sr := range e.subscribers {
+		b.holdDue(sr)
+		b.reportHealth(sr)
+	}
+	b.scheduleProbe(e.nextProbe)
+}
+
+// closeEndpoint closes the breaker of e and makes due the deliveries that it held.
+func (b *breakers) closeEndpoint(e *endpoint) {
+	e.breaker, e.noAnswers = breaker{}, false
+	delete(b.endpoints, e)
+	b.hooks.EndpointChanged(e.key, false, "")
+	for sr := range e.subscribers {
+		b.reportHealth(sr)
+		b.releaseHeld(sr)
+		if sr.open() {
+			b.scheduleProbe(sr.nextProbe)
+		}
+	}
+}
+
+// openSubscriber holds the due deliveries of a subscriber whose own breaker has opened.
+func (b *breakers) openSubscriber(sr *subscriber) {
+	b.subscribers[sr] = true
+	b.holdDue(sr)
+	b.reportHealth(sr)
+	b.scheduleProbe(sr.nextProbe)
+}
+
+// closeSubscriber resets the own breaker of sr and makes due the deliveries that it held.
+func (b *breakers) closeSubscriber(sr *subscriber) {
+	was := sr.open()
+	sr.breaker = breaker{}
+	if was {
+		delete(b.subscribers, sr)
+		b.reportHealth(sr)
+		b.releaseHeld(sr)
+	}
+}
+
+// restore opens the breaker that paused sr when an earlier process, or another node,
+// stopped delivering. Its first probe is due at once.
+func (b *breakers) restore(now time.Time, sr *subscriber, h Health) {
+	restored := &sr.breaker
+	if h.Breaker == EndpointBreaker {
+		restored = &sr.endpoint.breaker
+	}
+	if restored.open() {
+		return
+	}
+	*restored = breaker{openSince: h.Paused, reason: h.Why, probeInterval: minProbeInterval, nextProbe: now}
+	if h.Breaker != EndpointBreaker {
+		b.openSubscriber(sr)
+		return
+	}
+	sr.endpoint.noAnswers = false
+	b.openEndpoint(sr.endpoint)
+}
+
+// reportHealth reports that the health of sr may have changed.
+func (b *breakers) reportHealth(sr *subscriber) {
+	if !sr.gone {
+		b.hooks.HealthChanged(sr.health())
+	}
+}
+
+// replaceProbe schedules another probe if d, which has ended, was one.
+func (b *breakers) replaceProbe(d *delivery) {
+	sr := d.queue.subscriber
+	if e := sr.endpoint; e.probe == d && e.open() {
+		b.scheduleProbe(e.nextProbe)
+	}
+	if sr.probe == d && sr.open() {
+		b.scheduleProbe(sr.nextProbe)
+	}
+}
+
+// startProbes makes a probe due for each open breaker whose time has come.
+func (b *breakers) startProbes(now time.Time) {
+	b.nextProbe = time.Time{}
+	for e := range b.endpoints {
+		if b.mayProbe(now, &e.breaker) {
+			b.startProbe(&e.breaker, pickProbe(maps.Keys(e.subscribers)))
+		}
+	}
+	for sr := range b.subscribers {
+		if !sr.blockedByEndpoint() && b.mayProbe(now, &sr.breaker) {
+			b.startProbe(&sr.breaker, pickProbe(func(yield func(*subscriber) bool) { yield(sr) }))
+		}
+	}
+}
+
+// mayProbe reports whether a breaker may be probed at now, and else schedules the next
+// check.
+func (b *breakers) mayProbe(now time.Time, open *breaker) bool {
+	if open.probing() {
+		return false // countOutcome schedules the next probe
+	}
+	if open.nextProbe.After(now) {
+		b.scheduleProbe(open.nextProbe)
+		return false
+	}
+	return true
+}
+
+// startProbe makes d the probe of a breaker. If d is nil, backOff schedules the probe once
+// a delivery waits.
+func (b *breakers) startProbe(open *breaker, d *delivery) {
+	if d == nil {
+		return
+	}
+	open.probe = d
+	if sr := d.queue.subscriber; sr.open() {
+		sr.probe = d
+	}
+	b.endBackoff(d)
+	b.makeDue(d)
+}
+
+// pickProbe picks the delivery to probe with: of a subscriber whose own breaker is closed
+// before one of another, a held one before one that backs off, and then the one with the
+// fewest attempts. It returns nil if none may be sent.
+func pickProbe(subscribers iter.Seq[*subscriber]) (best *delivery) {
+	for sr := range subscribers {
+		for _, q := range sr.queues {
+			d := q.deliveries[0]
+			if d.state != backingOff || d.backoff.reason == byRetryAfter || d.exempt() {
+				continue
+			}
+			if best == nil || cmp.Or(
+				compareBools(sr.open(), best.queue.subscriber.open()),
+				compareBools(d.backoff.reason != byBreaker, best.backoff.reason != byBreaker),
+				cmp.Compare(d.attempts, best.attempts)) < 0 {
+				best = d
+			}
+			if d.backoff.reason == byBreaker && d.attempts == 0 && !sr.open() {
+				return d
+			}
+		}
+	}
+	return best
+}
+
+// compareBools orders false before true.
+func compareBools(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
+}

@@ -1,0 +1,287 @@
+package schedule
+
+import (
+	"iter"
+	"slices"
+	"time"
+
+	"bellhop/dialog"
+	"bellhop/notify/subscription"
+)
+
+// MaxPending is how many deliveries of one subscription may be pending, and a tenth of
+// those of all.
+const MaxPending = 100_000
+
+// pageSize is how many positions of the log a page has at most.
+const pageSize = 1024
+
+// A logRead is a range of the log that is read again for one subscriber, page by page, as
+// it has room. A subscriber lags when it has more pending deliveries than memory should
+// hold: from there on it gets no event as it is published, until its logRead has caught up.
+// Any other logRead is a replay: it delivers events again, as durable ones and in queues of
+// their own, unless their delivery is pending anyway. The subscription as it is now decides
+// which events match.
+//
+//	noRoom ──subscriber has room──▶ dueRead ──▶ reading ──page settled──▶ noRoom, or readEnded
+//
+// It also ends when the subscription goes. A page is settled when each of its deliveries
+// has ended or is in the outbox. Only then the progress is written to the outbox, so a
+// crash loses nothing.
+type logRead struct {
+	subscriber *subscriber
+	name       string      // of its outbox entry: LaggingName, or unique to a replay
+	after      uint64      // reading goes on after this position; earlier events are settled, or above the cursor
+	to         uint64      // of a replay: its last position
+	types      []string    // of a replay
+	cursorHold *checkpoint // keeps the cursor below its start until it is in the outbox
+
+	state readState
+	entry outboxEntry
+}
+
+// readState is the state of a logRead; see its diagram.
+type readState uint8
+
+const (
+	noRoom    readState = iota // its subscriber has too many pending deliveries
+	dueRead                    // its next page is to be read
+	reading                    // a page is being read, or is not settled
+	readEnded                  // all was read, or the subscription is gone
+)
+
+// LaggingName names the logRead by which a lagging subscriber catches up. It is stored.
+const LaggingName = "behind"
+
+// isReplay reports whether r is a replay.
+func (r *logRead) isReplay() bool { return r.name != LaggingName }
+
+// A Page is a part of the log that is to be read again for one subscription.
+type Page struct {
+	From, To uint64 // positions
+	read     *logRead
+}
+
+// Subscription returns the id of the subscription for which p is read.
+func (p *Page) Subscription() string { return p.read.subscriber.sub.ID }
+
+// Wanted reports whether the subscription still exists.
+func (p *Page) Wanted() bool { return p.read.state != readEnded }
+
+// roomFor returns how many deliveries of sr may be pending: maxPending. While ten times
+// maxPending are pending in all, it is an equal share of these, if that is less.
+func (s *Scheduler) roomFor(sr *subscriber) int {
+	if all := 10 * s.maxPending; s.pending >= all {
+		return min(s.maxPending, all/len(s.subscribers))
+	}
+	return s.maxPending
+}
+
+// hasReadRoom reports whether a page may be read for sr: at most half of its room is taken.
+func (s *Scheduler) hasReadRoom(sr *subscriber) bool { return sr.pending <= s.roomFor(sr)/2 }
+
+// startLagging makes sr lag from the event of c on, for which it has no room.
+func (s *Scheduler) startLagging(sr *subscriber, c *checkpoint) {
+	c.unsettled++
+	r := &logRead{subscriber: sr, name: LaggingName, after: c.seq - 1, cursorHold: c}
+	s.attachRead(r)
+	s.enqueueRead(r)
+	s.outbox.saveRead(r)
+}
+
+// attachRead adds r to its subscriber.
+func (s *Scheduler) attachRead(r *logRead) {
+	sr := r.subscriber
+	sr.reads = append(sr.reads, r)
+	if !r.isReplay() {
+		s.setLag(sr, r)
+	}
+}
+
+// setLag makes r the logRead by which sr catches up; nil: it has caught up.
+func (s *Scheduler) setLag(sr *subscriber, r *logRead) {
+	if sr.lag = r; r != nil {
+		s.lagging++
+	} else {
+		s.lagging--
+	}
+	if !sr.gone {
+		s.hooks.LagChanged(sr.sub.ID, r != nil, sr.pending)
+	}
+}
+
+// RestoreRead restores a log read of the outbox, or starts a replay that was stored there.
+// The entry of one without a subscriber is deleted. It must be called after Start and,
+// unless it is a replay, before RestoreDelivery.
+func (s *Scheduler) RestoreRead(subscription, name string, stored StoredRead) {
+	r := &logRead{subscriber: s.subscribers[subscription], name: name, after: stored.After, to: stored.To, types: stored.Types}
+	r.entry.stored = true
+	if r.subscriber == nil {
+		r.subscriber, r.state = goneSubscriber(subscription), readEnded
+		s.outbox.saveRead(r)
+		return
+	}
+	s.attachRead(r)
+	s.continueRead(r) // ends a lag that begins above the cursor: AddEvent adds the events from the cursor on
+}
+
+// settledPosition returns the position up to which the log is not read again for sr.
+func (s *Scheduler) settledPosition(sr *subscriber) uint64 {
+	if sr.lag != nil {
+		return sr.lag.after
+	}
+	return s.outbox.cursor
+}
+
+// enqueueRead has the next page of r read if its subscriber has room.
+func (s *Scheduler) enqueueRead(r *logRead) {
+	if r.state == noRoom && s.hasReadRoom(r.subscriber) {
+		r.state = dueRead
+		s.dueReads.push(r)
+	}
+}
+
+// NextPage returns the page to read next; ok is false if there is none. AddPage must be
+// called with it once it was read.
+func (s *Scheduler) NextPage() (p Page, ok bool) {
+	for s.dueReads.len() > 0 {
+		r := s.dueReads.pop()
+		if r.state == readEnded {
+			continue
+		}
+		if !s.hasReadRoom(r.subscriber) {
+			r.state = noRoom // endDelivery enqueues it again
+			continue
+		}
+		r.state = reading
+		size := min(pageSize, max(1, s.roomFor(r.subscriber)/2))
+		return Page{From: r.after + 1, To: min(r.after+uint64(size), s.readEnd(r)), read: r}, true
+	}
+	return p, false
+}
+
+// AddPage queues the events of a page: all that the log has up to p.To, which may be later
+// than NextPage has set it. Each event has its position in the log.
+func (s *Scheduler) AddPage(now time.Time, p Page, events iter.Seq2[uint64, *dialog.Event]) {
+	r := p.read
+	c := &checkpoint{seq: p.To, read: r, unsettled: 1}
+	var pending map[uint64]bool
+	if r.isReplay() {
+		pending = r.subscriber.pendingSeqs()
+	}
+	for seq, e := range events {
+		switch {
+		case r.state == readEnded:
+		case r.isReplay():
+			s.addReplayEvent(c, seq, e, pending)
+		default:
+			s.addCatchUpEvent(now, c, seq, e)
+		}
+	}
+	s.settle(c)
+}
+
+// addCatchUpEvent queues an event for the one subscriber that catches up. A live event that
+// is too old expires at once.
+func (s *Scheduler) addCatchUpEvent(now time.Time, page *checkpoint, seq uint64, e *dialog.Event) {
+	sr := page.read.subscriber
+	if !sr.filter.Matches(e) || s.outbox.takeRestored(seq, sr) {
+		return
+	}
+	d := newDelivery(seq, e, page)
+	name := e.OrderKey()
+	d.queue = &queue{subscriber: sr, name: name}
+	if d.expired(now) {
+		sr.linkNewCall(d)
+		sr.noteEnd(d, Expired)
+		s.hooks.Ended(d.end(Expired))
+		d.state, d.outcome = ended, Expired
+		return
+	}
+	s.enqueueFromPage(page, sr.queueNamed(name, false), d)
+}
+
+// addReplayEvent queues an event of a replay, unless its delivery is pending: in a queue,
+// or in a part of the log that is still to be read for its subscriber.
+func (s *Scheduler) addReplayEvent(page *checkpoint, seq uint64, e *dialog.Event, pending map[uint64]bool) {
+	r := page.read
+	sr, bit := r.subscriber, subscription.EventMask(e)
+	unread := seq > s.lastRead || sr.lag != nil && seq > sr.lag.after
+	if subscription.MaskOf(r.types...)&bit == 0 || !sr.filter.Covers(e.Extension) || pending[seq] || unread && sr.filter.Types&bit != 0 {
+		return
+	}
+	s.enqueueFromPage(page, sr.queueNamed(replayQueueName(e.OrderKey()), true), newDelivery(seq, e, page))
+}
+
+// enqueueFromPage appends a delivery of a page to its queue, and has it and those before it
+// written to the outbox.
+func (s *Scheduler) enqueueFromPage(page *checkpoint, q *queue, d *delivery) {
+	page.unsettled++
+	s.enqueueDelivery(q, d)
+	if n := len(q.deliveries) - 1; n > 0 && q.deliveries[n-1].checkpoint != nil && q.deliveries[n-1].entry.state == upToDate {
+		s.outbox.saveQueue(q) // in their order
+	}
+	s.outbox.saveDelivery(d)
+}
+
+// finishPage records that a page is settled, and continues with the next one.
+func (s *Scheduler) finishPage(page *checkpoint) {
+	r := page.read
+	if r.state == readEnded {
+		return
+	}
+	r.state, r.after = noRoom, page.seq
+	s.outbox.saveRead(r)
+	s.continueRead(r)
+}
+
+// readEnd returns the last position of r, as far as it is known.
+func (s *Scheduler) readEnd(r *logRead) uint64 {
+	if r.isReplay() {
+		return r.to
+	}
+	return s.lastRead
+}
+
+// continueRead has r read its next page, or ends it.
+func (s *Scheduler) continueRead(r *logRead) {
+	if r.after >= s.readEnd(r) {
+		s.endRead(r)
+		return
+	}
+	s.enqueueRead(r)
+}
+
+// endRead ends r: its subscriber has caught up, or is gone, or the replay is complete.
+func (s *Scheduler) endRead(r *logRead) {
+	sr := r.subscriber
+	r.state = readEnded
+	sr.reads = slices.DeleteFunc(sr.reads, func(other *logRead) bool { return other == r })
+	if !r.isReplay() {
+		s.setLag(sr, nil)
+		s.releaseCursor(r)
+	}
+	s.outbox.saveRead(r)
+}
+
+// releaseCursor lets the cursor move over the start of r.
+func (s *Scheduler) releaseCursor(r *logRead) {
+	if c := r.cursorHold; c != nil {
+		r.cursorHold = nil
+		s.settle(c)
+	}
+}
+
+// finishReadUpdate applies the result of a write of r. A failed one is repeated, unless the
+// subscriber lags with a newer logRead under the same name.
+func (s *Scheduler) finishReadUpdate(r *logRead, gone bool, err error) {
+	if err == nil {
+		if !gone {
+			s.releaseCursor(r)
+		}
+		return
+	}
+	if sr := s.subscribers[r.subscriber.sub.ID]; r.isReplay() || sr == nil || sr.lag == nil || sr.lag == r {
+		s.outbox.saveRead(r)
+	}
+}

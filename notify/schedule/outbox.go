@@ -1,0 +1,339 @@
+package schedule
+
+import (
+	"encoding/json"
+	"strconv"
+	"time"
+
+	"bellhop/dialog"
+	"bellhop/notify/subscription"
+)
+
+const (
+	outboxDelay        = time.Second            // a delivery that takes longer is written to the outbox, failed or not
+	cursorSaveInterval = 100 * time.Millisecond // between two writes of the cursor
+	maxRecentEvents    = 16_384                 // events whose deliveries are not in the outbox
+)
+
+// An outboxEntry is the state of the outbox entry of a delivery or a log read.
+//
+//	upToDate ──save──▶ unsaved ──start──▶ writing ──finish──▶ upToDate
+//	                      ▲                  │ save
+//	                      └─────finish─── outdated
+//
+// A write that fails goes to upToDate or unsaved too, and the item is saved again.
+type outboxEntry struct {
+	state  entryState
+	stored bool // the outbox has the entry, or may have it: only an acknowledgement was lost
+}
+
+// entryState is the state of an outboxEntry; see its diagram.
+type entryState uint8
+
+const (
+	upToDate entryState = iota // nothing is to be written
+	unsaved                    // enqueued to be written
+	writing                    // is being written
+	outdated                   // is being written, and is enqueued to be written again
+)
+
+// save records that the item has changed, and reports whether it must be enqueued.
+func (e *outboxEntry) save() (enqueue bool) {
+	switch e.state {
+	case upToDate:
+		e.state = unsaved
+		return true
+	case writing:
+		e.state = outdated
+		return true
+	case unsaved, outdated:
+	}
+	return false
+}
+
+// start begins a write of the enqueued item, and reports whether there is one: an item that
+// has ended and was never stored needs none.
+func (e *outboxEntry) start(ended bool) bool {
+	if ended && !e.stored {
+		e.state = upToDate
+		return false
+	}
+	e.state = writing
+	return true
+}
+
+// finish ends a write. A failed one may have been stored nevertheless.
+func (e *outboxEntry) finish(ended, failed bool) {
+	e.stored = failed || !ended
+	switch e.state {
+	case writing:
+		e.state = upToDate
+	case outdated:
+		e.state = unsaved
+	case upToDate, unsaved: // not being written
+	}
+}
+
+// beingWritten reports whether a write has begun and not ended.
+func (e *outboxEntry) beingWritten() bool { return e.state == writing || e.state == outdated }
+
+// A storedItem is a delivery or a log read.
+type storedItem interface {
+	outboxEntry() *outboxEntry
+	hasEnded() bool     // its entry is to be deleted
+	outboxName() string // see Update
+	encode() any        // the value of its entry
+}
+
+// An Update is one write to the outbox: of a delivery, of a log read, or of the cursor.
+type Update struct {
+	Name     string // <subscription>.<position in the log> of a delivery, <subscription>.<name> of a log read, or CursorName
+	Data     []byte // value of the entry; empty: the entry is deleted
+	Repeated bool   // the outbox has an entry of this name already, or may have
+
+	item   storedItem // nil: it is of the cursor
+	cursor uint64
+}
+
+// CursorName is the name of the entry of the cursor. It is stored.
+const CursorName = "cursor"
+
+// newUpdate returns the write of an item.
+func newUpdate(item storedItem) Update {
+	u := Update{Name: item.outboxName(), Repeated: item.outboxEntry().stored, item: item}
+	if !item.hasEnded() {
+		u.Data, _ = json.Marshal(item.encode()) // cannot fail: words, numbers, and times of this century
+	}
+	return u
+}
+
+// A StoredDelivery is a delivery as the outbox stores it: what its queue and retry schedule
+// need. The event stays in the log. Fields are only ever added.
+type StoredDelivery struct {
+	Queue    string      `json:"lane"`
+	Event    string      `json:"event,omitempty"` // its id
+	Type     dialog.Type `json:"type"`
+	At       time.Time   `json:"at"`
+	Failures int         `json:"attempts,omitempty"` // that count in the retry schedule
+	Attempts int         `json:"tries,omitempty"`    // all
+	Due      time.Time   `json:"due,omitzero"`
+	Replay   bool        `json:"replay,omitempty"`
+
+	Backoff time.Duration `json:"wait,omitempty"` // from the last attempt until Due; 0: older versions did not write it
+
+	Party string `json:"party,omitempty"` // see dependency; older versions did not write it
+}
+
+func (d *delivery) outboxEntry() *outboxEntry { return &d.entry }
+func (d *delivery) hasEnded() bool            { return d.state == ended }
+func (d *delivery) outboxName() string {
+	return d.queue.subscriber.sub.ID + "." + strconv.FormatUint(d.seq, 10)
+}
+
+func (d *delivery) encode() any {
+	return StoredDelivery{
+		Queue: d.queue.name, Event: d.id, Type: d.kind, At: d.at, Failures: d.failures, Attempts: d.attempts,
+		Due: d.backoff.until, Replay: d.queue.replays, Backoff: d.backoff.wait, Party: d.dependency.party,
+	}
+}
+
+// A StoredRead is a log read as the outbox stores it. Fields are only ever added.
+type StoredRead struct {
+	After uint64   `json:"after"`
+	To    uint64   `json:"to,omitempty"`
+	Types []string `json:"types,omitempty"`
+}
+
+func (r *logRead) outboxEntry() *outboxEntry { return &r.entry }
+func (r *logRead) hasEnded() bool            { return r.state == readEnded }
+func (r *logRead) outboxName() string        { return r.subscriber.sub.ID + "." + r.name }
+func (r *logRead) encode() any               { return StoredRead{r.after, r.to, r.types} }
+
+// A checkpoint is a position of the log that counts as passed once its deliveries are
+// settled: each has ended or is in the outbox. It is an event that was just read, or the
+// end of a page of a log read.
+type checkpoint struct {
+	seq        uint64
+	readAt     time.Time   // of an event
+	deliveries []*delivery // of an event
+	unsettled  int         // deliveries that are not settled
+	read       *logRead    // of a page; nil: it is an event
+}
+
+// deliveryKey identifies a delivery.
+type deliveryKey struct {
+	seq uint64
+	sub string
+}
+
+// outbox tracks which deliveries and log reads must be written to the outbox, and up to
+// which position, the cursor, the log need not be read after a crash.
+type outbox struct {
+	recent   fifo[*checkpoint]    // of events, in the order of the log
+	moving   int                  // how many of recent, from the front, are being written to the outbox
+	restored map[deliveryKey]bool // deliveries that will be met again when the log is read
+
+	unsavedReads      fifo[storedItem] // written first
+	unsavedDeliveries fifo[storedItem]
+
+	cursor       uint64    // every event up to here is settled
+	savedCursor  uint64    // the cursor in the outbox
+	saveCursorAt time.Time // when the cursor may be written next
+}
+
+// addEvent adds the checkpoint of the next event of the log.
+func (o *outbox) addEvent(c *checkpoint) {
+	o.recent.push(c)
+	o.advanceCursor()
+}
+
+// advanceCursor moves the cursor over all events that are settled.
+func (o *outbox) advanceCursor() {
+	for o.recent.len() > 0 && o.recent.at(0).unsettled == 0 {
+		o.cursor = o.recent.pop().seq
+		o.moving = max(0, o.moving-1)
+	}
+}
+
+// settle records that one delivery of c is settled, and reports whether c is a page that
+// has none left.
+func (o *outbox) settle(c *checkpoint) (pageSettled bool) {
+	c.unsettled--
+	if c.read == nil {
+		o.advanceCursor()
+		return false
+	}
+	return c.unsettled == 0
+}
+
+// saveDelivery has the outbox entry of d updated.
+func (o *outbox) saveDelivery(d *delivery) {
+	if d.entry.save() {
+		o.unsavedDeliveries.push(d)
+	}
+}
+
+// saveRead has the outbox entry of r updated.
+func (o *outbox) saveRead(r *logRead) {
+	if r.entry.save() {
+		o.unsavedReads.push(r)
+	}
+}
+
+// saveQueue has all deliveries of q written to the outbox that are not there, in their
+// order: none of them will end within outboxDelay.
+func (o *outbox) saveQueue(q *queue) {
+	for _, d := range q.deliveries {
+		if d.checkpoint != nil {
+			o.saveDelivery(d)
+		}
+	}
+}
+
+// saveOld has the deliveries of events older than outboxDelay written to the outbox.
+func (o *outbox) saveOld(now time.Time) {
+	for o.moving < o.recent.len() && now.Sub(o.recent.at(o.moving).readAt) >= outboxDelay {
+		c := o.recent.at(o.moving)
+		for _, d := range c.deliveries {
+			if d.checkpoint != nil && !d.entry.beingWritten() {
+				o.saveDelivery(d)
+			}
+		}
+		c.deliveries = nil
+		o.moving++
+	}
+}
+
+// nextWake calls earlier with each time at which saveOld or updates has something to do
+// that is not due at now.
+func (o *outbox) nextWake(now time.Time, earlier func(time.Time)) {
+	if o.moving < o.recent.len() {
+		earlier(o.recent.at(o.moving).readAt.Add(outboxDelay))
+	}
+	if o.cursor > o.savedCursor && o.saveCursorAt.After(now) {
+		earlier(o.saveCursorAt)
+	}
+}
+
+// updates returns the writes that are due at now: limit of items, and that of the cursor.
+func (o *outbox) updates(now time.Time, limit int) (updates []Update) {
+	for _, unsaved := range [...]*fifo[storedItem]{&o.unsavedReads, &o.unsavedDeliveries} {
+		for len(updates) < limit && unsaved.len() > 0 {
+			if item := unsaved.pop(); item.outboxEntry().start(item.hasEnded()) {
+				updates = append(updates, newUpdate(item))
+			}
+		}
+	}
+	if o.cursor > o.savedCursor && !now.Before(o.saveCursorAt) {
+		o.saveCursorAt = now.Add(cursorSaveInterval)
+		updates = append(updates, Update{Name: CursorName, Data: strconv.AppendUint(nil, o.cursor, 10), Repeated: true, cursor: o.cursor})
+	}
+	return updates
+}
+
+// Updates returns writes to the outbox that are due at now: at most limit, and that of the
+// cursor. FinishUpdate must be called with the result of each, in their order, before
+// Updates is called again.
+func (s *Scheduler) Updates(now time.Time, limit int) []Update { return s.outbox.updates(now, limit) }
+
+// FinishUpdate applies the result of a write to the outbox; a failed one is repeated.
+func (s *Scheduler) FinishUpdate(u Update, err error) {
+	if u.item == nil {
+		if err == nil {
+			s.outbox.savedCursor = max(s.outbox.savedCursor, u.cursor)
+		}
+		return
+	}
+	gone := len(u.Data) == 0
+	u.item.outboxEntry().finish(gone, err != nil)
+	switch item := u.item.(type) {
+	case *logRead:
+		s.finishReadUpdate(item, gone, err)
+	case *delivery:
+		s.finishDeliveryUpdate(item, gone, err)
+	}
+}
+
+// finishDeliveryUpdate applies the result of a write of d; gone says that its entry was
+// deleted.
+func (s *Scheduler) finishDeliveryUpdate(d *delivery, gone bool, err error) {
+	if err == nil {
+		if !gone {
+			s.settleDelivery(d)
+		}
+		return
+	}
+	if r := s.replayOf(d); gone && r != nil {
+		d = r // its entry replaces that of d: both have the same name
+		d.entry.stored = true
+	}
+	s.outbox.saveDelivery(d)
+}
+
+// replayOf returns the pending replay of the event of d, or nil.
+func (s *Scheduler) replayOf(d *delivery) *delivery {
+	if q := d.queue.subscriber.queues[replayQueueName(d.queue.name)]; q != nil {
+		for _, r := range q.deliveries {
+			if r.seq == d.seq {
+				return r
+			}
+		}
+	}
+	return nil
+}
+
+// goneSubscriber returns a subscriber for restored items whose subscription is gone.
+func goneSubscriber(id string) *subscriber {
+	return &subscriber{sub: &subscription.Subscription{ID: id}, gone: true}
+}
+
+// takeRestored reports whether a delivery was restored from the outbox, the first time that
+// its event is met in the log.
+func (o *outbox) takeRestored(seq uint64, sr *subscriber) bool {
+	key := deliveryKey{seq, sr.sub.ID}
+	restored := o.restored[key]
+	if restored {
+		delete(o.restored, key)
+	}
+	return restored
+}

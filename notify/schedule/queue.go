@@ -1,0 +1,162 @@
+package schedule
+
+import (
+	"container/heap"
+	"slices"
+	"strings"
+	"time"
+)
+
+// A queue holds the deliveries of one subscription and one call, in order. Only the first
+// is attempted. The replayed events of a call have a queue of their own, whose deliveries
+// are attempted when no other delivery of the subscription is due.
+type queue struct {
+	subscriber *subscriber
+	name       string // stored: never change the form
+	replays    bool   // of replayed events
+	deliveries []*delivery
+	heapIndex  int // in backoffHeap; -1: not in it
+}
+
+// replayPrefix begins the name of a queue of replayed events. It is stored.
+const replayPrefix = "replay "
+
+// replayQueueName returns the name of the queue for replays beside queue name.
+func replayQueueName(name string) string { return replayPrefix + liveQueueName(name) }
+
+// liveQueueName returns the name of the queue beside which queue name is, or name.
+func liveQueueName(name string) string { return strings.TrimPrefix(name, replayPrefix) }
+
+// remove removes d, and reports whether it was the first.
+func (q *queue) remove(d *delivery) (first bool) {
+	if q.deliveries[0] == d {
+		q.deliveries[0] = nil
+		q.deliveries = q.deliveries[1:]
+		return true
+	}
+	q.deliveries = slices.DeleteFunc(q.deliveries, func(other *delivery) bool { return other == d })
+	return false
+}
+
+// dispatch holds the deliveries that are due and those that back off.
+//
+// Endpoints take turns, and at each endpoint its subscribers do: each turn makes one
+// attempt. An endpoint without a free slot is not in the queue, so one that does not answer
+// delays no other.
+type dispatch struct {
+	dueEndpoints fifo[*endpoint] // with a due delivery and a free slot
+	backoffs     backoffHeap
+	nextProbe    time.Time // when the first open breaker may be probed; zero: none is open
+	outbox       *outbox
+}
+
+// makeDue makes d due, or holds it while a circuit breaker is open.
+func (p *dispatch) makeDue(d *delivery) {
+	if d.blocked() {
+		p.backOff(d, byBreaker)
+		p.outbox.saveQueue(d.queue)
+		return
+	}
+	d.state, d.backoff.reason = due, noBackoff
+	d.queue.subscriber.pushDue(d)
+	p.enqueueSubscriber(d.queue.subscriber)
+}
+
+// backOff has d wait until it is due, expires, or is picked as a probe. The success of
+// another delivery does not make it due earlier.
+func (p *dispatch) backOff(d *delivery, reason backoffReason) {
+	sr := d.queue.subscriber
+	d.state, d.backoff.reason = backingOff, reason
+	heap.Push(&p.backoffs, d.queue)
+	switch {
+	case sr.endpoint.open():
+		p.scheduleProbe(sr.endpoint.nextProbe)
+	case sr.open():
+		p.scheduleProbe(sr.nextProbe)
+	}
+}
+
+// endBackoff removes d from the waiting deliveries.
+func (p *dispatch) endBackoff(d *delivery) { heap.Remove(&p.backoffs, d.queue.heapIndex) }
+
+// firstBackoff returns the delivery whose wait ends first, or nil.
+func (p *dispatch) firstBackoff() *delivery {
+	if len(p.backoffs) == 0 {
+		return nil
+	}
+	return p.backoffs[0].deliveries[0]
+}
+
+// enqueueSubscriber adds sr to the queue of its endpoint if it can make an attempt, and the
+// endpoint to the queue of endpoints.
+func (p *dispatch) enqueueSubscriber(sr *subscriber) {
+	e := sr.endpoint
+	if !sr.enqueued && !sr.gone && sr.hasDue() && sr.inFlight < sr.maxAttempts() {
+		sr.enqueued = true
+		e.dueSubscribers.push(sr)
+	}
+	p.enqueueEndpoint(e)
+}
+
+// enqueueEndpoint adds e to the queue of endpoints if it has a due subscriber and a free
+// slot.
+func (p *dispatch) enqueueEndpoint(e *endpoint) {
+	if !e.enqueued && e.dueSubscribers.len() > 0 && e.inFlight < maxEndpointAttempts {
+		e.enqueued = true
+		p.dueEndpoints.push(e)
+	}
+}
+
+// holdDue holds those due deliveries of sr that are blocked.
+func (p *dispatch) holdDue(sr *subscriber) {
+	for _, waiting := range [...]*fifo[*delivery]{&sr.due, &sr.dueReplays} {
+		for range waiting.len() {
+			if d := waiting.pop(); d.state == due {
+				p.makeDue(d)
+			}
+		}
+	}
+}
+
+// releaseHeld makes due the held deliveries of sr that are blocked no longer.
+func (p *dispatch) releaseHeld(sr *subscriber) {
+	for _, q := range sr.queues {
+		if d := q.deliveries[0]; d.state == backingOff && d.backoff.reason == byBreaker {
+			p.endBackoff(d)
+			p.makeDue(d)
+		}
+	}
+}
+
+// scheduleProbe has the open breakers checked at the time at, or earlier.
+func (p *dispatch) scheduleProbe(at time.Time) {
+	if p.nextProbe.IsZero() || at.Before(p.nextProbe) {
+		p.nextProbe = at
+	}
+}
+
+// fifo is a queue. The zero value is empty.
+type fifo[T any] struct {
+	items []T
+	head  int
+}
+
+func (f *fifo[T]) len() int   { return len(f.items) - f.head }
+func (f *fifo[T]) at(i int) T { return f.items[f.head+i] }
+func (f *fifo[T]) push(x T)   { f.items = append(f.items, x) }
+
+// pop removes and returns the first item; there must be one.
+func (f *fifo[T]) pop() T {
+	var zero T
+	x := f.items[f.head]
+	f.items[f.head] = zero
+	f.head++
+	if f.head > 32 && f.head*2 >= len(f.items) {
+		n := copy(f.items, f.items[f.head:])
+		clear(f.items[n:])
+		f.items, f.head = f.items[:n], 0
+	} else if f.head == len(f.items) {
+		f.items, f.head = f.items[:0], 0
+	}
+	return x
+}

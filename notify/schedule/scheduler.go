@@ -1,0 +1,530 @@
+// Package schedule decides which delivery of an event is attempted next, and when.
+//
+// A [Scheduler] holds the pending deliveries of all subscriptions. It does no I/O, starts no
+// goroutine and never reads the clock: every method takes the time and what has happened,
+// and the methods that return something return what is to be done: the next attempt
+// ([Scheduler.NextAttempt]), the next page of the event log to read ([Scheduler.NextPage]),
+// the writes to the outbox ([Scheduler.Updates]), and when to call again
+// ([Scheduler.NextWake]).
+//
+// # Order
+//
+// The deliveries of one subscription and one call form a queue, of which only the first is
+// attempted. Replayed events have queues of their own, and are attempted when no other
+// delivery of their subscription is due. Endpoints take turns, and at each endpoint its
+// subscriptions do.
+//
+// # Circuit breakers
+//
+// Endpoints and subscriptions have circuit breakers. While one is open only its probes are
+// attempted; see [Fault] for what opens which.
+//
+// # What survives a crash
+//
+// A delivery that lasts longer than a second or fails is written to the outbox. The cursor,
+// which is written there too, is the position of the log up to which every event is settled
+// or in the outbox: from there on the log is read again. A subscription with too many
+// pending deliveries lags: its further events are read from the log as it has room.
+package schedule
+
+import (
+	"container/heap"
+	"slices"
+	"time"
+
+	"bellhop/dialog"
+	"bellhop/notify/subscription"
+)
+
+// A Scheduler decides which delivery is attempted next, and when. It belongs to one
+// goroutine.
+type Scheduler struct {
+	subscribers map[string]*subscriber // by subscription id
+	extensions  extensionIndex
+	endpoints   map[string]*endpoint // by key
+
+	dispatch dispatch
+	breakers breakers
+	outbox   outbox
+
+	pending  int    // deliveries that have not ended
+	lastRead uint64 // position of the last event added
+
+	maxPending int            // deliveries of one subscriber
+	lagging    int            // subscribers that lag
+	dueReads   fifo[*logRead] // whose next page is to be read
+
+	hooks Hooks
+}
+
+// New returns an empty scheduler. A subscription with maxPending pending deliveries lags.
+func New(maxPending int, h Hooks) *Scheduler {
+	s := &Scheduler{
+		subscribers: make(map[string]*subscriber), extensions: newExtensionIndex(), endpoints: make(map[string]*endpoint),
+		outbox:     outbox{restored: make(map[deliveryKey]bool)},
+		maxPending: maxPending, hooks: h,
+	}
+	s.dispatch.outbox = &s.outbox
+	s.breakers = breakers{
+		dispatch: &s.dispatch, hooks: &s.hooks,
+		endpoints: make(map[*endpoint]bool), subscribers: make(map[*subscriber]bool),
+	}
+	return s
+}
+
+// Pending returns how many deliveries have not ended.
+func (s *Scheduler) Pending() int { return s.pending }
+
+// Lagging returns how many subscriptions lag.
+func (s *Scheduler) Lagging() int { return s.lagging }
+
+// Cursor returns the position up to which every event is settled or in the outbox.
+func (s *Scheduler) Cursor() uint64 { return s.outbox.cursor }
+
+// LastRead returns the position of the last event added, or the cursor of Start.
+func (s *Scheduler) LastRead() uint64 { return s.lastRead }
+
+// Has reports whether a subscription is active.
+func (s *Scheduler) Has(subscription string) bool { return s.subscribers[subscription] != nil }
+
+// ApplySubscription applies the current form of a subscription; one that is not active is
+// removed. failing is since when a new one has failed, as an earlier process stored it.
+func (s *Scheduler) ApplySubscription(sub subscription.Subscription, failing time.Time) {
+	sr := s.subscribers[sub.ID]
+	if sr != nil && !sub.Active {
+		s.cancelSubscriber(sr)
+	}
+	if !sub.Active {
+		return
+	}
+	edited := false
+	if sr == nil {
+		sr = &subscriber{queues: make(map[string]*queue), failing: failing}
+		s.subscribers[sub.ID] = sr
+	} else {
+		s.extensions.remove(sr)
+		edited = sub.URL != sr.sub.URL || sub.Revision != sr.sub.Revision
+		if sub.LiveTTL != sr.sub.LiveTTL {
+			defer heap.Init(&s.dispatch.backoffs)
+		}
+		if sub.URL != sr.sub.URL {
+			sr.failing = time.Time{}
+		}
+		if !sub.AskedSince().Equal(sr.sub.AskedSince()) {
+			sr.clearURLs()
+		}
+	}
+	sr.apply(&sub)
+	s.extensions.add(sr)
+	s.attachEndpoint(sr)
+	if edited { // earlier failures do not concern the new form
+		s.breakers.closeSubscriber(sr)
+	}
+	s.dispatch.enqueueSubscriber(sr)
+}
+
+// attachEndpoint moves sr to the endpoint of its URL.
+func (s *Scheduler) attachEndpoint(sr *subscriber) {
+	key := EndpointKey(sr.url)
+	old, e := sr.endpoint, s.endpoints[key]
+	if old != nil && old == e {
+		return
+	}
+	if e == nil {
+		e = &endpoint{key: key, subscribers: make(map[*subscriber]bool)}
+		s.endpoints[key] = e
+	}
+	e.subscribers[sr] = true
+	sr.endpoint, sr.enqueued = e, false
+	if old == nil {
+		return
+	}
+	s.dispatch.releaseHeld(sr)
+	s.dispatch.holdDue(sr)
+	if old.open() {
+		s.dispatch.scheduleProbe(old.nextProbe) // its probe may have been a delivery of sr
+	}
+	s.leaveEndpoint(sr, old)
+	if old.open() || e.open() {
+		s.breakers.reportHealth(sr)
+	}
+}
+
+// leaveEndpoint removes sr from an endpoint, and the endpoint with its last subscriber.
+func (s *Scheduler) leaveEndpoint(sr *subscriber, e *endpoint) {
+	delete(e.subscribers, sr)
+	if len(e.subscribers) == 0 && s.endpoints[e.key] == e {
+		delete(s.endpoints, e.key)
+		delete(s.breakers.endpoints, e)
+	}
+}
+
+// cancelSubscriber cancels all deliveries of sr. An attempt in flight is finished, and its
+// result counts.
+func (s *Scheduler) cancelSubscriber(sr *subscriber) {
+	sr.gone = true
+	s.extensions.remove(sr)
+	delete(s.subscribers, sr.sub.ID)
+	delete(s.breakers.subscribers, sr)
+	for _, r := range slices.Clone(sr.reads) {
+		s.endRead(r)
+	}
+	for _, q := range sr.queues {
+		for _, d := range slices.Clone(q.deliveries) {
+			switch d.state {
+			case queued, due, backingOff:
+				s.endDelivery(d, Canceled)
+			case inFlight, ended:
+			}
+		}
+	}
+	s.leaveEndpoint(sr, sr.endpoint)
+}
+
+// Health returns the health of a subscription; ok is false if it is not active.
+func (s *Scheduler) Health(subscription string) (h Health, ok bool) {
+	sr := s.subscribers[subscription]
+	if sr == nil {
+		return h, false
+	}
+	return sr.health(), true
+}
+
+// RestorePause opens the circuit breaker that paused a subscription when an earlier
+// process, or another node, stopped delivering. Its first probe is due at once.
+func (s *Scheduler) RestorePause(now time.Time, subscription string, h Health) {
+	if sr := s.subscribers[subscription]; sr != nil {
+		s.breakers.restore(now, sr, h)
+	}
+}
+
+// Full reports whether no event can be added for now.
+func (s *Scheduler) Full() bool { return s.outbox.recent.len() >= maxRecentEvents }
+
+// AddEvent queues the next event of the log for its subscribers.
+func (s *Scheduler) AddEvent(now time.Time, seq uint64, e *dialog.Event) {
+	if seq <= s.lastRead {
+		return
+	}
+	s.lastRead = seq
+	c := &checkpoint{seq: seq, readAt: now}
+	bit, name := subscription.EventMask(e), e.OrderKey()
+	for _, sr := range s.extensions.match(e.Extension) {
+		if sr.filter.Types&bit == 0 || sr.lag != nil || s.outbox.takeRestored(seq, sr) {
+			continue
+		}
+		if sr.pending >= s.roomFor(sr) {
+			s.startLagging(sr, c)
+			continue
+		}
+		d := newDelivery(seq, e, c)
+		c.deliveries = append(c.deliveries, d)
+		c.unsettled++
+		s.enqueueDelivery(sr.queueNamed(name, false), d)
+	}
+	s.outbox.addEvent(c)
+}
+
+// Start sets the position up to which the log is settled or in the outbox.
+func (s *Scheduler) Start(cursor uint64) {
+	s.outbox.cursor, s.outbox.savedCursor, s.lastRead = cursor, cursor, cursor
+}
+
+// RestoreDelivery queues a delivery of the outbox, of the event at position seq. stored.Due
+// is converted to the clock of now, and observed is the time of the event on the monotonic
+// clock, or zero. Deliveries are restored in the order of the log, after Start and before
+// the first AddEvent. A delivery without a subscription, or whose event the log has lost, is
+// canceled.
+func (s *Scheduler) RestoreDelivery(subscription string, seq uint64, stored StoredDelivery, observed time.Time, eventLost bool) {
+	d := &delivery{
+		seq: seq, id: stored.Event, kind: stored.Type, at: stored.At, observed: observed,
+		attempts: stored.Attempts, failures: stored.Failures, backoff: backoff{until: stored.Due, wait: stored.Backoff},
+	}
+	d.dependency.party = stored.Party
+	d.entry.stored = true
+	sr := s.subscribers[subscription]
+	if sr == nil || eventLost {
+		d.queue = &queue{name: stored.Queue, replays: stored.Replay, subscriber: goneSubscriber(subscription)}
+		s.hooks.Ended(d.end(Canceled))
+		d.state, d.outcome = ended, Canceled
+		s.outbox.saveDelivery(d)
+		return
+	}
+	if seq > s.settledPosition(sr) {
+		s.outbox.restored[deliveryKey{seq, subscription}] = true // AddEvent or addCatchUpEvent will meet the event again
+	}
+	s.enqueueDelivery(sr.queueNamed(stored.Queue, stored.Replay), d)
+}
+
+// enqueueDelivery appends d to q.
+func (s *Scheduler) enqueueDelivery(q *queue, d *delivery) {
+	s.pending++
+	q.subscriber.pending++
+	d.queue = q
+	q.subscriber.linkNewCall(d)
+	q.deliveries = append(q.deliveries, d)
+	if len(q.deliveries) == 1 {
+		s.scheduleFirst(d)
+	} else if q.deliveries[0].state == backingOff && !d.entry.stored {
+		s.outbox.saveDelivery(d)
+	}
+}
+
+// scheduleFirst makes the first delivery of a queue due, or has it wait if it was attempted
+// before. A delivery that is not owed expires.
+func (s *Scheduler) scheduleFirst(d *delivery) {
+	switch why := d.queue.subscriber.notOwedReason(d); {
+	case why != "":
+		d.reason = why
+		s.endDelivery(d, Expired)
+	case d.backoff.until.IsZero():
+		s.dispatch.makeDue(d)
+	default:
+		s.dispatch.backOff(d, bySchedule)
+	}
+}
+
+// NextAttempt returns the attempt to make now; ok is false if there is none. FinishAttempt
+// must be called with its result.
+func (s *Scheduler) NextAttempt(now time.Time) (a Attempt, ok bool) {
+	for s.dispatch.dueEndpoints.len() > 0 {
+		e := s.dispatch.dueEndpoints.pop()
+		e.enqueued = false
+		if e.inFlight < maxEndpointAttempts && e.dueSubscribers.len() > 0 {
+			a, ok = s.startAttempt(now, e, e.dueSubscribers.pop())
+		}
+		s.dispatch.enqueueEndpoint(e)
+		if ok {
+			return a, true
+		}
+	}
+	return a, false
+}
+
+// startAttempt returns an attempt at the first due delivery of sr; ok is false if there is
+// none.
+func (s *Scheduler) startAttempt(now time.Time, e *endpoint, sr *subscriber) (a Attempt, ok bool) {
+	if sr.endpoint != e {
+		return a, false // it has moved to another endpoint and is enqueued there
+	}
+	sr.enqueued = false
+	defer s.dispatch.enqueueSubscriber(sr)
+	if !sr.hasDue() {
+		return a, false
+	}
+	d := sr.popDue()
+	switch {
+	case d.state != due:
+		return a, false // it was canceled
+	case d.expired(now):
+		s.endDelivery(d, Expired)
+		return a, false
+	}
+	d.state = inFlight
+	d.attempts++
+	sr.inFlight++
+	e.inFlight++
+	dep := &d.dependency
+	a = Attempt{
+		Seq: d.seq, EventID: d.id, Type: d.kind, At: d.at, Observed: d.observed, Event: d.event,
+		Sub: sr.sub, URL: sr.url, Live: d.live(), Number: d.attempts, Replay: d.queue.replays,
+		Party: dep.party, NewCallUnknown: dep.unknown, PartyNewCall: sr.newCalls[dep.party], MayPostpone: !dep.postponed,
+		delivery: d, endpoint: e,
+	}
+	if sr.sub.GroupsCalls() {
+		a.GroupNewCall = sr.newCalls[groupKey(d.queue)]
+	}
+	return a, true
+}
+
+// FinishAttempt applies the result of an attempt, and returns what it means for its
+// delivery.
+func (s *Scheduler) FinishAttempt(now time.Time, a *Attempt, r *Result) Verdict {
+	d, sr, e := a.delivery, a.delivery.queue.subscriber, a.endpoint
+	if d.id == "" {
+		d.id = r.FoundID
+	}
+	sr.inFlight--
+	e.inFlight--
+	probe := s.breakers.countOutcome(now, a, r)
+	sr.noteURLs(d, r)
+	switch {
+	case r.Outcome == WillRetry && d.redelivered:
+		s.endDelivery(d, Delivered)
+	case r.Outcome == WillRetry && sr.gone:
+		s.endDelivery(d, Canceled)
+	case r.Outcome == WillRetry && !r.NotBefore.IsZero():
+		s.postponeDelivery(now, d, r.NotBefore)
+	case r.Outcome == WillRetry:
+		s.scheduleRetry(now, d, r.RetryAfter, probe)
+	default:
+		s.endDelivery(d, r.Outcome)
+		if r.Outcome == Refused && a.Sub == sr.sub && r.NamedURL == nil && !sr.gone {
+			s.cancelSubscriber(sr)
+		}
+	}
+	s.dispatch.enqueueSubscriber(sr)
+	s.dispatch.enqueueEndpoint(e)
+	return d.verdict()
+}
+
+// ApplyRedelivery ends a pending delivery that was delivered outside the scheduler. An
+// attempt in flight is finished. It counts as a success of the endpoint, unless it went to
+// a URL that the receiver of its newCall had named.
+func (s *Scheduler) ApplyRedelivery(now time.Time, r Redelivery) {
+	sr := s.subscribers[r.Subscription]
+	if sr == nil {
+		return
+	}
+	if q := sr.queues[r.Queue]; q != nil {
+		if i := slices.IndexFunc(q.deliveries, func(d *delivery) bool { return d.seq == r.Seq }); i >= 0 {
+			d := q.deliveries[i]
+			d.redelivered, d.dependency.urls = true, r.URLs
+			switch d.state {
+			case queued, due, backingOff:
+				s.endDelivery(d, Delivered)
+			case inFlight, ended:
+			}
+		}
+	}
+	sr.noteNewCallDelivered(r.Seq, r.URLs)
+	if !r.Named {
+		s.breakers.noteSuccess(now, sr, sr.endpoint)
+	}
+	s.dispatch.enqueueSubscriber(sr)
+}
+
+// postponeDelivery schedules d for later, once; the attempt does not count.
+func (s *Scheduler) postponeDelivery(now time.Time, d *delivery, until time.Time) {
+	d.attempts--
+	d.dependency.postponed = true
+	d.backoff.until, d.backoff.wait = until, until.Sub(now)
+	s.dispatch.backOff(d, byGroup)
+}
+
+// scheduleRetry schedules the next attempt, or ends the delivery. A probe that leaves its
+// breaker open, or is made before the delivery is due, does not count in the retry
+// schedule.
+func (s *Scheduler) scheduleRetry(now time.Time, d *delivery, retryAfter time.Duration, probe bool) {
+	b := &d.backoff
+	switch {
+	case probe && b.until.After(now):
+	case probe && d.blocked():
+		b.until = now
+	default:
+		n := d.failures
+		d.failures++
+		switch {
+		case d.live():
+			b.until = now.Add(liveSchedule[min(n, len(liveSchedule)-1)])
+		case n == len(durableSchedule):
+			s.endDelivery(d, Expired)
+			return
+		default:
+			b.until = now.Add(jitter(durableSchedule[n]))
+		}
+	}
+	reason := bySchedule
+	if retryAfter > 0 {
+		reason = byRetryAfter
+	}
+	if earliest := now.Add(min(retryAfter, maxRetryAfter)); earliest.After(b.until) {
+		b.until = earliest
+	}
+	b.wait = b.until.Sub(now)
+	if d.expired(now) {
+		s.endDelivery(d, Expired)
+		return
+	}
+	if b.until.After(now) {
+		s.dispatch.backOff(d, reason)
+	} else {
+		s.dispatch.makeDue(d) // a blocked one becomes held
+	}
+	s.outbox.saveDelivery(d)
+	s.outbox.saveQueue(d.queue)
+}
+
+// endDelivery removes d from its queue; the next delivery becomes the first.
+func (s *Scheduler) endDelivery(d *delivery, o Outcome) {
+	s.hooks.Ended(d.end(o))
+	q := d.queue
+	switch d.state {
+	case backingOff:
+		s.dispatch.endBackoff(d)
+	case queued, due, inFlight, ended:
+	}
+	d.state, d.outcome = ended, o
+	q.subscriber.noteEnd(d, o)
+	s.breakers.replaceProbe(d)
+	s.pending--
+	q.subscriber.pending--
+	s.settleDelivery(d)
+	if d.entry.stored || d.entry.beingWritten() {
+		s.outbox.saveDelivery(d)
+	}
+	first := q.remove(d)
+	switch {
+	case len(q.deliveries) == 0:
+		delete(q.subscriber.queues, q.name)
+	case first && !q.subscriber.gone:
+		s.scheduleFirst(q.deliveries[0])
+	}
+	for _, r := range q.subscriber.reads {
+		s.enqueueRead(r)
+	}
+}
+
+// settleDelivery detaches d, which has ended or reached the outbox, from its event in
+// memory.
+func (s *Scheduler) settleDelivery(d *delivery) {
+	d.event = nil
+	if c := d.checkpoint; c != nil {
+		d.checkpoint = nil
+		s.settle(c)
+	}
+}
+
+// settle records that one delivery of c is settled.
+func (s *Scheduler) settle(c *checkpoint) {
+	if s.outbox.settle(c) {
+		s.finishPage(c)
+	}
+}
+
+// RunDue does all that is due at now: retries, expiries, probes, and writes to the outbox.
+func (s *Scheduler) RunDue(now time.Time) {
+	for d := s.dispatch.firstBackoff(); d != nil && !d.backoffEnd().After(now); d = s.dispatch.firstBackoff() {
+		if d.expired(now) {
+			s.endDelivery(d, Expired)
+			continue
+		}
+		s.dispatch.endBackoff(d)
+		s.dispatch.makeDue(d)
+	}
+	if probe := s.dispatch.nextProbe; !probe.IsZero() && !now.Before(probe) {
+		s.breakers.startProbes(now)
+	}
+	s.outbox.saveOld(now)
+}
+
+// NextWake returns when RunDue or Updates has something to do next that is not due at now;
+// ok is false if never.
+func (s *Scheduler) NextWake(now time.Time) (at time.Time, ok bool) {
+	earlier := func(t time.Time) {
+		if !ok || t.Before(at) {
+			at, ok = t, true
+		}
+	}
+	if d := s.dispatch.firstBackoff(); d != nil {
+		earlier(d.backoffEnd())
+	}
+	if !s.dispatch.nextProbe.IsZero() {
+		earlier(s.dispatch.nextProbe)
+	}
+	s.outbox.nextWake(now, earlier)
+	return at, ok
+}
+
+// SaveCursor has the next Updates write the cursor, however recently it was written.
+func (s *Scheduler) SaveCursor() { s.outbox.saveCursorAt = time.Time{} }

@@ -1,0 +1,214 @@
+package schedule
+
+import (
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"bellhop/dialog"
+	"bellhop/notify/subscription"
+)
+
+const (
+	maxInFlight         = 4       // attempts at once, per subscription
+	maxEndpointAttempts = 64      // attempts at once, per endpoint
+	maxCachedMatches    = 100_000 // extensions whose subscribers are cached
+)
+
+// A subscriber is an active subscription with its delivery queues and its circuit breaker.
+type subscriber struct {
+	sub      *subscription.Subscription // never changed, only replaced
+	url      *url.URL
+	filter   subscription.Filter
+	gone     bool // deleted or disabled
+	endpoint *endpoint
+
+	queues     map[string]*queue
+	pending    int             // deliveries that have not ended
+	due        fifo[*delivery] // first deliveries of their queues
+	dueReplays fifo[*delivery] // likewise, of queues of replayed events; attempted when due is empty
+	inFlight   int             // attempts
+	enqueued   bool            // in dueSubscribers of its endpoint
+
+	failing      time.Time // since when all attempts fail; zero: the last one succeeded
+	breaker                // of the statuses of its own URL, and of missing responses
+	missedAnswer bool      // its last attempt got no response
+
+	reads []*logRead // ranges of the log that are read again for it
+	lag   *logRead   // the one that catches up; nil: it does not lag
+
+	newCalls map[string]NewCall // by party or group, of the dialect cti
+}
+
+// apply sets the current form of the subscription.
+func (sr *subscriber) apply(sub *subscription.Subscription) {
+	sr.sub, sr.filter, sr.url = sub, sub.Filter(), sub.BaseURL()
+}
+
+// maxAttempts returns how many attempts of sr may be in flight. One of several subscribers
+// of an endpoint takes at most half of the slots of the endpoint: a slow URL leaves room
+// for the others.
+func (sr *subscriber) maxAttempts() int {
+	limit := sr.sub.MaxInFlight
+	if limit == 0 {
+		limit = maxInFlight
+	}
+	if len(sr.endpoint.subscribers) > 1 {
+		return min(limit, maxEndpointAttempts/2)
+	}
+	return limit
+}
+
+// pushDue adds d, the first of its queue, to the due deliveries.
+func (sr *subscriber) pushDue(d *delivery) {
+	if d.queue.replays {
+		sr.dueReplays.push(d)
+	} else {
+		sr.due.push(d)
+	}
+}
+
+// popDue removes and returns the delivery to attempt next; there must be one.
+func (sr *subscriber) popDue() *delivery {
+	if sr.due.len() > 0 {
+		return sr.due.pop()
+	}
+	return sr.dueReplays.pop()
+}
+
+// hasDue reports whether a delivery of sr is due.
+func (sr *subscriber) hasDue() bool { return sr.due.len()+sr.dueReplays.len() > 0 }
+
+// queueNamed returns a queue of sr, and creates it if it has no deliveries yet.
+func (sr *subscriber) queueNamed(name string, replays bool) *queue {
+	q := sr.queues[name]
+	if q == nil {
+		q = &queue{subscriber: sr, name: name, replays: replays, heapIndex: -1}
+		sr.queues[name] = q
+	}
+	return q
+}
+
+// pendingSeqs returns the log positions of all pending deliveries of sr.
+func (sr *subscriber) pendingSeqs() map[uint64]bool {
+	pending := make(map[uint64]bool, sr.pending)
+	for _, q := range sr.queues {
+		for _, d := range q.deliveries {
+			pending[d.seq] = true
+		}
+	}
+	return pending
+}
+
+// blockedByEndpoint reports whether the circuit breaker of its endpoint keeps sr from
+// attempts.
+func (sr *subscriber) blockedByEndpoint() bool {
+	e := sr.endpoint
+	return e.open() && (sr.missedAnswer || !e.noAnswers)
+}
+
+// openBreaker returns the circuit breaker that pauses sr, and its scope: EndpointBreaker or
+// SubscriptionBreaker. It returns nil if sr is not paused.
+func (sr *subscriber) openBreaker() (b *breaker, of string) {
+	switch {
+	case sr.blockedByEndpoint():
+		return &sr.endpoint.breaker, EndpointBreaker
+	case sr.open():
+		return &sr.breaker, SubscriptionBreaker
+	}
+	return nil, ""
+}
+
+// health returns the health of sr.
+func (sr *subscriber) health() Health {
+	h := Health{Subscription: sr.sub, Failing: sr.failing}
+	if b, of := sr.openBreaker(); b != nil {
+		h.Paused, h.Why, h.Breaker = b.openSince, b.reason, of
+	}
+	return h
+}
+
+// An endpoint is a scheme, host and port: a server that is up or down as a whole.
+type endpoint struct {
+	key            string
+	subscribers    map[*subscriber]bool // none: it is no longer used
+	dueSubscribers fifo[*subscriber]    // take turns
+	inFlight       int                  // attempts
+	enqueued       bool                 // in dueEndpoints
+
+	breaker                     // of failed connections, and of missing responses
+	suspect         *subscriber // had the first failure since the last response
+	severalSuspects bool        // another subscriber has failed since then too
+	noAnswers       bool        // the breaker opened for a missing response, not for a failed connection
+}
+
+// EndpointKey returns scheme, host and port of a URL; a default port is left out.
+func EndpointKey(u *url.URL) string {
+	host := strings.ToLower(u.Host)
+	if port := u.Port(); port == map[string]string{"http": "80", "https": "443"}[u.Scheme] {
+		host = strings.TrimSuffix(host, ":"+port)
+	}
+	return u.Scheme + "://" + host
+}
+
+// noteSuspect records which subscribers of e have failed since its last response, for a
+// missing response or a failed connection.
+func (e *endpoint) noteSuspect(sr *subscriber) {
+	if e.failures == 0 {
+		e.suspect, e.severalSuspects = sr, false
+	}
+	e.severalSuspects = e.severalSuspects || e.suspect != sr
+}
+
+// An extensionIndex finds the subscribers of an extension.
+type extensionIndex struct {
+	byUser  map[string][]*subscriber           // those that name one extension, by its user
+	byRegex []*subscriber                      // those that name a regular expression
+	cache   map[dialog.Extension][]*subscriber // cleared whenever a subscription changes
+}
+
+// newExtensionIndex returns an empty index.
+func newExtensionIndex() extensionIndex {
+	return extensionIndex{byUser: make(map[string][]*subscriber), cache: make(map[dialog.Extension][]*subscriber)}
+}
+
+// add adds sr under the extension or expression of its subscription.
+func (x *extensionIndex) add(sr *subscriber) {
+	clear(x.cache)
+	if sr.sub.ExtensionRegex != "" {
+		x.byRegex = append(x.byRegex, sr)
+		return
+	}
+	user, _, _ := strings.Cut(sr.sub.Extension, "@")
+	x.byUser[user] = append(x.byUser[user], sr)
+}
+
+// remove removes sr; its subscription must be the one under which it was added.
+func (x *extensionIndex) remove(sr *subscriber) {
+	clear(x.cache)
+	is := func(other *subscriber) bool { return other == sr }
+	user, _, _ := strings.Cut(sr.sub.Extension, "@")
+	x.byRegex = slices.DeleteFunc(x.byRegex, is)
+	if x.byUser[user] = slices.DeleteFunc(x.byUser[user], is); len(x.byUser[user]) == 0 {
+		delete(x.byUser, user)
+	}
+}
+
+// match returns the subscribers whose subscription covers an extension.
+func (x *extensionIndex) match(e dialog.Extension) []*subscriber {
+	matched, ok := x.cache[e]
+	if ok {
+		return matched
+	}
+	for _, sr := range slices.Concat(x.byUser[e.User], x.byRegex) {
+		if sr.filter.Covers(e) {
+			matched = append(matched, sr)
+		}
+	}
+	if len(x.cache) >= maxCachedMatches {
+		clear(x.cache)
+	}
+	x.cache[e] = matched
+	return matched
+}
