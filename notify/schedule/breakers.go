@@ -202,25 +202,6 @@ func (b *breakers) closeSubscriber(sr *subscriber) {
 	}
 }
 
-// restore opens the breaker that paused sr when an earlier process, or another node,
-// stopped delivering. Its first probe is due at once.
-func (b *breakers) restore(now time.Time, sr *subscriber, h Health) {
-	restored := &sr.breaker
-	if h.Breaker == EndpointBreaker {
-		restored = &sr.endpoint.breaker
-	}
-	if restored.open() {
-		return
-	}
-	*restored = breaker{openSince: h.Paused, reason: h.Why, probeInterval: minProbeInterval, nextProbe: now}
-	if h.Breaker != EndpointBreaker {
-		b.openSubscriber(sr)
-		return
-	}
-	sr.endpoint.noAnswers = false
-	b.openEndpoint(sr.endpoint)
-}
-
 // reportHealth reports that the health of sr may have changed.
 func (b *breakers) reportHealth(sr *subscriber) {
 	if !sr.gone {

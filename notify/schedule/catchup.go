@@ -68,6 +68,13 @@ func (p *Page) Subscription() string { return p.read.subscriber.sub.ID }
 // Wanted reports whether the subscription still exists.
 func (p *Page) Wanted() bool { return p.read.state != readEnded }
 
+// catchUp reads the log again for subscribers that lag, and for replays.
+type catchUp struct {
+	*Scheduler
+	due     fifo[*logRead] // whose next page is to be read
+	lagging int            // subscribers that lag
+}
+
 // roomFor returns how many deliveries of sr may be pending: maxPending. While ten times
 // maxPending are pending in all, it is an equal share of these, if that is less.
 func (s *Scheduler) roomFor(sr *subscriber) int {
@@ -78,51 +85,36 @@ func (s *Scheduler) roomFor(sr *subscriber) int {
 }
 
 // hasReadRoom reports whether a page may be read for sr: at most half of its room is taken.
-func (s *Scheduler) hasReadRoom(sr *subscriber) bool { return sr.pending <= s.roomFor(sr)/2 }
+func (u *catchUp) hasReadRoom(sr *subscriber) bool { return sr.pending <= u.roomFor(sr)/2 }
 
 // startLagging makes sr lag from the event of c on, for which it has no room.
-func (s *Scheduler) startLagging(sr *subscriber, c *checkpoint) {
+func (u *catchUp) startLagging(sr *subscriber, c *checkpoint) {
 	c.unsettled++
 	r := &logRead{subscriber: sr, name: LaggingName, after: c.seq - 1, cursorHold: c}
-	s.attachRead(r)
-	s.enqueueRead(r)
-	s.outbox.saveRead(r)
+	u.attachRead(r)
+	u.enqueueRead(r)
+	u.outbox.saveRead(r)
 }
 
 // attachRead adds r to its subscriber.
-func (s *Scheduler) attachRead(r *logRead) {
+func (u *catchUp) attachRead(r *logRead) {
 	sr := r.subscriber
 	sr.reads = append(sr.reads, r)
 	if !r.isReplay() {
-		s.setLag(sr, r)
+		u.setLag(sr, r)
 	}
 }
 
 // setLag makes r the logRead by which sr catches up; nil: it has caught up.
-func (s *Scheduler) setLag(sr *subscriber, r *logRead) {
+func (u *catchUp) setLag(sr *subscriber, r *logRead) {
 	if sr.lag = r; r != nil {
-		s.lagging++
+		u.lagging++
 	} else {
-		s.lagging--
+		u.lagging--
 	}
 	if !sr.gone {
-		s.hooks.LagChanged(sr.sub.ID, r != nil, sr.pending)
+		u.hooks.LagChanged(sr.sub.ID, r != nil, sr.pending)
 	}
-}
-
-// RestoreRead restores a log read of the outbox, or starts a replay that was stored there.
-// The entry of one without a subscriber is deleted. It must be called after Start and,
-// unless it is a replay, before RestoreDelivery.
-func (s *Scheduler) RestoreRead(subscription, name string, stored StoredRead) {
-	r := &logRead{subscriber: s.subscribers[subscription], name: name, after: stored.After, to: stored.To, types: stored.Types}
-	r.entry.stored = true
-	if r.subscriber == nil {
-		r.subscriber, r.state = goneSubscriber(subscription), readEnded
-		s.outbox.saveRead(r)
-		return
-	}
-	s.attachRead(r)
-	s.continueRead(r) // ends a lag that begins above the cursor: AddEvent adds the events from the cursor on
 }
 
 // settledPosition returns the position up to which the log is not read again for sr.
@@ -134,28 +126,28 @@ func (s *Scheduler) settledPosition(sr *subscriber) uint64 {
 }
 
 // enqueueRead has the next page of r read if its subscriber has room.
-func (s *Scheduler) enqueueRead(r *logRead) {
-	if r.state == noRoom && s.hasReadRoom(r.subscriber) {
+func (u *catchUp) enqueueRead(r *logRead) {
+	if r.state == noRoom && u.hasReadRoom(r.subscriber) {
 		r.state = dueRead
-		s.dueReads.push(r)
+		u.due.push(r)
 	}
 }
 
 // NextPage returns the page to read next; ok is false if there is none. AddPage must be
 // called with it once it was read.
 func (s *Scheduler) NextPage() (p Page, ok bool) {
-	for s.dueReads.len() > 0 {
-		r := s.dueReads.pop()
+	for s.catchUp.due.len() > 0 {
+		r := s.catchUp.due.pop()
 		if r.state == readEnded {
 			continue
 		}
-		if !s.hasReadRoom(r.subscriber) {
+		if !s.catchUp.hasReadRoom(r.subscriber) {
 			r.state = noRoom // endDelivery enqueues it again
 			continue
 		}
 		r.state = reading
 		size := min(pageSize, max(1, s.roomFor(r.subscriber)/2))
-		return Page{From: r.after + 1, To: min(r.after+uint64(size), s.readEnd(r)), read: r}, true
+		return Page{From: r.after + 1, To: min(r.after+uint64(size), s.catchUp.readEnd(r)), read: r}, true
 	}
 	return p, false
 }
@@ -173,9 +165,9 @@ func (s *Scheduler) AddPage(now time.Time, p Page, events iter.Seq2[uint64, *dia
 		switch {
 		case r.state == readEnded:
 		case r.isReplay():
-			s.addReplayEvent(c, seq, e, pending)
+			s.catchUp.addReplayEvent(c, seq, e, pending)
 		default:
-			s.addCatchUpEvent(now, c, seq, e)
+			s.catchUp.addCatchUpEvent(now, c, seq, e)
 		}
 	}
 	s.settle(c)
@@ -183,9 +175,9 @@ func (s *Scheduler) AddPage(now time.Time, p Page, events iter.Seq2[uint64, *dia
 
 // addCatchUpEvent queues an event for the one subscriber that catches up. A live event that
 // is too old expires at once.
-func (s *Scheduler) addCatchUpEvent(now time.Time, page *checkpoint, seq uint64, e *dialog.Event) {
+func (u *catchUp) addCatchUpEvent(now time.Time, page *checkpoint, seq uint64, e *dialog.Event) {
 	sr := page.read.subscriber
-	if !sr.filter.Matches(e) || s.outbox.takeRestored(seq, sr) {
+	if !sr.filter.Matches(e) || u.outbox.takeRestored(seq, sr) {
 		return
 	}
 	d := newDelivery(seq, e, page)
@@ -194,94 +186,94 @@ func (s *Scheduler) addCatchUpEvent(now time.Time, page *checkpoint, seq uint64,
 	if d.expired(now) {
 		sr.linkNewCall(d)
 		sr.noteEnd(d, Expired)
-		s.hooks.Ended(d.end(Expired))
+		u.hooks.Ended(d.end(Expired))
 		d.state, d.outcome = ended, Expired
 		return
 	}
-	s.enqueueFromPage(page, sr.queueNamed(name, false), d)
+	u.enqueueFromPage(page, sr.queueNamed(name, false), d)
 }
 
 // addReplayEvent queues an event of a replay, unless its delivery is pending: in a queue,
 // or in a part of the log that is still to be read for its subscriber.
-func (s *Scheduler) addReplayEvent(page *checkpoint, seq uint64, e *dialog.Event, pending map[uint64]bool) {
+func (u *catchUp) addReplayEvent(page *checkpoint, seq uint64, e *dialog.Event, pending map[uint64]bool) {
 	r := page.read
 	sr, bit := r.subscriber, subscription.EventMask(e)
-	unread := seq > s.lastRead || sr.lag != nil && seq > sr.lag.after
+	unread := seq > u.lastRead || sr.lag != nil && seq > sr.lag.after
 	if subscription.MaskOf(r.types...)&bit == 0 || !sr.filter.Covers(e.Extension) || pending[seq] || unread && sr.filter.Types&bit != 0 {
 		return
 	}
-	s.enqueueFromPage(page, sr.queueNamed(replayQueueName(e.OrderKey()), true), newDelivery(seq, e, page))
+	u.enqueueFromPage(page, sr.queueNamed(replayQueueName(e.OrderKey()), true), newDelivery(seq, e, page))
 }
 
 // enqueueFromPage appends a delivery of a page to its queue, and has it and those before it
 // written to the outbox.
-func (s *Scheduler) enqueueFromPage(page *checkpoint, q *queue, d *delivery) {
+func (u *catchUp) enqueueFromPage(page *checkpoint, q *queue, d *delivery) {
 	page.unsettled++
-	s.enqueueDelivery(q, d)
+	u.enqueueDelivery(q, d)
 	if n := len(q.deliveries) - 1; n > 0 && q.deliveries[n-1].checkpoint != nil && q.deliveries[n-1].entry.state == upToDate {
-		s.outbox.saveQueue(q) // in their order
+		u.outbox.saveQueue(q) // in their order
 	}
-	s.outbox.saveDelivery(d)
+	u.outbox.saveDelivery(d)
 }
 
 // finishPage records that a page is settled, and continues with the next one.
-func (s *Scheduler) finishPage(page *checkpoint) {
+func (u *catchUp) finishPage(page *checkpoint) {
 	r := page.read
 	if r.state == readEnded {
 		return
 	}
 	r.state, r.after = noRoom, page.seq
-	s.outbox.saveRead(r)
-	s.continueRead(r)
+	u.outbox.saveRead(r)
+	u.continueRead(r)
 }
 
 // readEnd returns the last position of r, as far as it is known.
-func (s *Scheduler) readEnd(r *logRead) uint64 {
+func (u *catchUp) readEnd(r *logRead) uint64 {
 	if r.isReplay() {
 		return r.to
 	}
-	return s.lastRead
+	return u.lastRead
 }
 
 // continueRead has r read its next page, or ends it.
-func (s *Scheduler) continueRead(r *logRead) {
-	if r.after >= s.readEnd(r) {
-		s.endRead(r)
+func (u *catchUp) continueRead(r *logRead) {
+	if r.after >= u.readEnd(r) {
+		u.endRead(r)
 		return
 	}
-	s.enqueueRead(r)
+	u.enqueueRead(r)
 }
 
 // endRead ends r: its subscriber has caught up, or is gone, or the replay is complete.
-func (s *Scheduler) endRead(r *logRead) {
+func (u *catchUp) endRead(r *logRead) {
 	sr := r.subscriber
 	r.state = readEnded
 	sr.reads = slices.DeleteFunc(sr.reads, func(other *logRead) bool { return other == r })
 	if !r.isReplay() {
-		s.setLag(sr, nil)
-		s.releaseCursor(r)
+		u.setLag(sr, nil)
+		u.releaseCursor(r)
 	}
-	s.outbox.saveRead(r)
+	u.outbox.saveRead(r)
 }
 
 // releaseCursor lets the cursor move over the start of r.
-func (s *Scheduler) releaseCursor(r *logRead) {
+func (u *catchUp) releaseCursor(r *logRead) {
 	if c := r.cursorHold; c != nil {
 		r.cursorHold = nil
-		s.settle(c)
+		u.settle(c)
 	}
 }
 
 // finishReadUpdate applies the result of a write of r. A failed one is repeated, unless the
 // subscriber lags with a newer logRead under the same name.
-func (s *Scheduler) finishReadUpdate(r *logRead, gone bool, err error) {
+func (u *catchUp) finishReadUpdate(r *logRead, gone bool, err error) {
 	if err == nil {
 		if !gone {
-			s.releaseCursor(r)
+			u.releaseCursor(r)
 		}
 		return
 	}
-	if sr := s.subscribers[r.subscriber.sub.ID]; r.isReplay() || sr == nil || sr.lag == nil || sr.lag == r {
-		s.outbox.saveRead(r)
+	if sr := u.subscribers[r.subscriber.sub.ID]; r.isReplay() || sr == nil || sr.lag == nil || sr.lag == r {
+		u.outbox.saveRead(r)
 	}
 }

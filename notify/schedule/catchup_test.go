@@ -80,7 +80,7 @@ func TestLaggingSubscriptionCatchesUp(t *testing.T) {
 	s.maxPending, s.posts = 4, false
 	as := s.publishTo("a", 1, 9)
 	s.wantEqual("what waits, and what the other one got", fmt.Sprint(s.pending, len(s.ends)), "4 8")
-	s.wantEqual("lagging subscribers", fmt.Sprint(s.lagging, s.subscribers["a"].lag != nil), "1 true")
+	s.wantEqual("lagging subscribers", fmt.Sprint(s.catchUp.lagging, s.subscribers["a"].lag != nil), "1 true")
 	s.wantEqual("nothing is read before there is room", s.readPages(), "")
 
 	s.sleepFor(outboxDelay)
@@ -104,10 +104,10 @@ func TestLaggingSubscriptionCatchesUp(t *testing.T) {
 	}
 	s.wantEqual("the next", s.readPages(), "a 7-8")
 	s.wantEqual("all are sent", s.takeAttempts("a"), "c7/7 c8/8")
-	s.wantEqual("it has not caught up", fmt.Sprint(s.lagging), "1")
+	s.wantEqual("it has not caught up", fmt.Sprint(s.catchUp.lagging), "1")
 	s.wantEqual("the last", s.readPages(), "a 9-9")
 	s.wantEqual("which is sent", s.takeAttempts("a"), "c9/9")
-	s.wantEqual("it has caught up", fmt.Sprint(s.lagging, s.dueReads.len()), "0 0")
+	s.wantEqual("it has caught up", fmt.Sprint(s.catchUp.lagging, s.catchUp.due.len()), "0 0")
 	s.publish("c10", dialog.Hangup)
 	s.wantEqual("what is new goes straight", s.takeAttempts("a"), "c10/10")
 	s.sleepFor(cursorSaveInterval)
@@ -159,7 +159,7 @@ func TestUnsubscribedWhileLagging(t *testing.T) {
 			s.finish(as[3], WillRetry)
 			s.sleepFor(cursorSaveInterval)
 			s.wantEqual("updates", fmt.Sprint(s.writeUpdates(nil)), tt.want)
-			s.wantEqual("what is left", fmt.Sprint(s.lagging, s.pending, s.outbox.cursor, s.outbox.unsavedReads.len()), "0 0 8 0")
+			s.wantEqual("what is left", fmt.Sprint(s.catchUp.lagging, s.pending, s.outbox.cursor, s.outbox.unsavedReads.len()), "0 0 8 0")
 			s.wantEqual("what is read", s.readPages(), "")
 			s.ApplySubscription(testSubscription("a", "http://a/"), time.Time{})
 			s.publish("c9", dialog.Hangup)
@@ -202,7 +202,7 @@ func TestRoomIsShared(t *testing.T) {
 		s.publish(fmt.Sprint("c", i), dialog.Hangup)
 		s.wantEqual("the one that is well", s.takeAttempts("well"), fmt.Sprintf("c%d/%d", i, i+1))
 	}
-	s.wantEqual("lagging subscribers, pending deliveries", fmt.Sprint(s.lagging, s.pending), "50 100")
+	s.wantEqual("lagging subscribers, pending deliveries", fmt.Sprint(s.catchUp.lagging, s.pending), "50 100")
 }
 
 // A storedOutbox is what remains of an outbox after a crash: the last value of each
@@ -343,9 +343,9 @@ func TestLagSurvivesCrashes(t *testing.T) {
 				}
 			}
 		}
-		for i := 0; s.pending+s.lagging+len(under)+len(pages)+len(d.messages) > 0; i++ {
+		for i := 0; s.pending+s.catchUp.lagging+len(under)+len(pages)+len(d.messages) > 0; i++ {
 			if i > 10_000 {
-				t.Fatalf("seed %d: %d pending, %d lagging, %v", seed, s.pending, s.lagging, d.messages)
+				t.Fatalf("seed %d: %d pending, %d lagging, %v", seed, s.pending, s.catchUp.lagging, d.messages)
 			}
 			for _, a := range append(under, s.takeDueAttempts()...) {
 				answer(a, Delivered)
@@ -373,7 +373,7 @@ func TestLagSurvivesCrashes(t *testing.T) {
 		if !crashes && !replays && len(s.ends) != 2*len(s.log) {
 			t.Fatalf("seed %d: %d ended, want %d", seed, len(s.ends), 2*len(s.log))
 		}
-		if s.outbox.cursor != s.seq || s.outbox.recent.len()+len(s.outbox.restored)+s.dueReads.len()+s.outbox.unsavedReads.len() != 0 {
+		if s.outbox.cursor != s.seq || s.outbox.recent.len()+len(s.outbox.restored)+s.catchUp.due.len()+s.outbox.unsavedReads.len() != 0 {
 			t.Fatalf("seed %d: left: cursor %d of %d, %d recent, %d in the outbox", seed, s.outbox.cursor, s.seq, s.outbox.recent.len(), len(s.outbox.restored))
 		}
 	}

@@ -85,7 +85,7 @@ func TestNewCallOfLaggingSubscription(t *testing.T) {
 				s.serveSite(10*time.Second, receiverSite{"/": answerOK}, 0, nil)
 				s.readPages()
 			}
-			s.wantEqual("left", fmt.Sprint(s.pending, s.lagging), "0 0")
+			s.wantEqual("left", fmt.Sprint(s.pending, s.catchUp.lagging), "0 0")
 			for party := range 50 {
 				first, last := how[fmt.Sprintf("c%d/%d", party, party+1)], how[fmt.Sprintf("c%d/%d", party, 52+2*party)]
 				if want := "delivered "; first == want && last != want {

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"bellhop/dialog"
-	"bellhop/notify/subscription"
 )
 
 const (
@@ -195,17 +194,6 @@ func (o *outbox) advanceCursor() {
 	}
 }
 
-// settle records that one delivery of c is settled, and reports whether c is a page that
-// has none left.
-func (o *outbox) settle(c *checkpoint) (pageSettled bool) {
-	c.unsettled--
-	if c.read == nil {
-		o.advanceCursor()
-		return false
-	}
-	return c.unsettled == 0
-}
-
 // saveDelivery has the outbox entry of d updated.
 func (o *outbox) saveDelivery(d *delivery) {
 	if d.entry.save() {
@@ -255,8 +243,11 @@ func (o *outbox) nextWake(now time.Time, earlier func(time.Time)) {
 	}
 }
 
-// updates returns the writes that are due at now: limit of items, and that of the cursor.
-func (o *outbox) updates(now time.Time, limit int) (updates []Update) {
+// Updates returns writes to the outbox that are due at now: at most limit, and that of the
+// cursor. FinishUpdate must be called with the result of each, in their order, before
+// Updates is called again.
+func (s *Scheduler) Updates(now time.Time, limit int) (updates []Update) {
+	o := &s.outbox
 	for _, unsaved := range [...]*fifo[storedItem]{&o.unsavedReads, &o.unsavedDeliveries} {
 		for len(updates) < limit && unsaved.len() > 0 {
 			if item := unsaved.pop(); item.outboxEntry().start(item.hasEnded()) {
@@ -271,11 +262,6 @@ func (o *outbox) updates(now time.Time, limit int) (updates []Update) {
 	return updates
 }
 
-// Updates returns writes to the outbox that are due at now: at most limit, and that of the
-// cursor. FinishUpdate must be called with the result of each, in their order, before
-// Updates is called again.
-func (s *Scheduler) Updates(now time.Time, limit int) []Update { return s.outbox.updates(now, limit) }
-
 // FinishUpdate applies the result of a write to the outbox; a failed one is repeated.
 func (s *Scheduler) FinishUpdate(u Update, err error) {
 	if u.item == nil {
@@ -288,7 +274,7 @@ func (s *Scheduler) FinishUpdate(u Update, err error) {
 	u.item.outboxEntry().finish(gone, err != nil)
 	switch item := u.item.(type) {
 	case *logRead:
-		s.finishReadUpdate(item, gone, err)
+		s.catchUp.finishReadUpdate(item, gone, err)
 	case *delivery:
 		s.finishDeliveryUpdate(item, gone, err)
 	}
@@ -320,20 +306,4 @@ func (s *Scheduler) replayOf(d *delivery) *delivery {
 		}
 	}
 	return nil
-}
-
-// goneSubscriber returns a subscriber for restored items whose subscription is gone.
-func goneSubscriber(id string) *subscriber {
-	return &subscriber{sub: &subscription.Subscription{ID: id}, gone: true}
-}
-
-// takeRestored reports whether a delivery was restored from the outbox, the first time that
-// its event is met in the log.
-func (o *outbox) takeRestored(seq uint64, sr *subscriber) bool {
-	key := deliveryKey{seq, sr.sub.ID}
-	restored := o.restored[key]
-	if restored {
-		delete(o.restored, key)
-	}
-	return restored
 }

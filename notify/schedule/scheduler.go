@@ -50,9 +50,8 @@ type Scheduler struct {
 	pending  int    // deliveries that have not ended
 	lastRead uint64 // position of the last event added
 
-	maxPending int            // deliveries of one subscriber
-	lagging    int            // subscribers that lag
-	dueReads   fifo[*logRead] // whose next page is to be read
+	catchUp    catchUp
+	maxPending int // deliveries of one subscriber
 
 	hooks Hooks
 }
@@ -64,7 +63,7 @@ func New(maxPending int, h Hooks) *Scheduler {
 		outbox:     outbox{restored: make(map[deliveryKey]bool)},
 		maxPending: maxPending, hooks: h,
 	}
-	s.dispatch.outbox = &s.outbox
+	s.dispatch.outbox, s.catchUp.Scheduler = &s.outbox, s
 	s.breakers = breakers{
 		dispatch: &s.dispatch, hooks: &s.hooks,
 		endpoints: make(map[*endpoint]bool), subscribers: make(map[*subscriber]bool),
@@ -76,7 +75,7 @@ func New(maxPending int, h Hooks) *Scheduler {
 func (s *Scheduler) Pending() int { return s.pending }
 
 // Lagging returns how many subscriptions lag.
-func (s *Scheduler) Lagging() int { return s.lagging }
+func (s *Scheduler) Lagging() int { return s.catchUp.lagging }
 
 // Cursor returns the position up to which every event is settled or in the outbox.
 func (s *Scheduler) Cursor() uint64 { return s.outbox.cursor }
@@ -123,42 +122,6 @@ func (s *Scheduler) ApplySubscription(sub subscription.Subscription, failing tim
 	s.dispatch.enqueueSubscriber(sr)
 }
 
-// attachEndpoint moves sr to the endpoint of its URL.
-func (s *Scheduler) attachEndpoint(sr *subscriber) {
-	key := EndpointKey(sr.url)
-	old, e := sr.endpoint, s.endpoints[key]
-	if old != nil && old == e {
-		return
-	}
-	if e == nil {
-		e = &endpoint{key: key, subscribers: make(map[*subscriber]bool)}
-		s.endpoints[key] = e
-	}
-	e.subscribers[sr] = true
-	sr.endpoint, sr.enqueued = e, false
-	if old == nil {
-		return
-	}
-	s.dispatch.releaseHeld(sr)
-	s.dispatch.holdDue(sr)
-	if old.open() {
-		s.dispatch.scheduleProbe(old.nextProbe) // its probe may have been a delivery of sr
-	}
-	s.leaveEndpoint(sr, old)
-	if old.open() || e.open() {
-		s.breakers.reportHealth(sr)
-	}
-}
-
-// leaveEndpoint removes sr from an endpoint, and the endpoint with its last subscriber.
-func (s *Scheduler) leaveEndpoint(sr *subscriber, e *endpoint) {
-	delete(e.subscribers, sr)
-	if len(e.subscribers) == 0 && s.endpoints[e.key] == e {
-		delete(s.endpoints, e.key)
-		delete(s.breakers.endpoints, e)
-	}
-}
-
 // cancelSubscriber cancels all deliveries of sr. An attempt in flight is finished, and its
 // result counts.
 func (s *Scheduler) cancelSubscriber(sr *subscriber) {
@@ -167,7 +130,7 @@ func (s *Scheduler) cancelSubscriber(sr *subscriber) {
 	delete(s.subscribers, sr.sub.ID)
 	delete(s.breakers.subscribers, sr)
 	for _, r := range slices.Clone(sr.reads) {
-		s.endRead(r)
+		s.catchUp.endRead(r)
 	}
 	for _, q := range sr.queues {
 		for _, d := range slices.Clone(q.deliveries) {
@@ -190,14 +153,6 @@ func (s *Scheduler) Health(subscription string) (h Health, ok bool) {
 	return sr.health(), true
 }
 
-// RestorePause opens the circuit breaker that paused a subscription when an earlier
-// process, or another node, stopped delivering. Its first probe is due at once.
-func (s *Scheduler) RestorePause(now time.Time, subscription string, h Health) {
-	if sr := s.subscribers[subscription]; sr != nil {
-		s.breakers.restore(now, sr, h)
-	}
-}
-
 // Full reports whether no event can be added for now.
 func (s *Scheduler) Full() bool { return s.outbox.recent.len() >= maxRecentEvents }
 
@@ -214,7 +169,7 @@ func (s *Scheduler) AddEvent(now time.Time, seq uint64, e *dialog.Event) {
 			continue
 		}
 		if sr.pending >= s.roomFor(sr) {
-			s.startLagging(sr, c)
+			s.catchUp.startLagging(sr, c)
 			continue
 		}
 		d := newDelivery(seq, e, c)
@@ -223,37 +178,6 @@ func (s *Scheduler) AddEvent(now time.Time, seq uint64, e *dialog.Event) {
 		s.enqueueDelivery(sr.queueNamed(name, false), d)
 	}
 	s.outbox.addEvent(c)
-}
-
-// Start sets the position up to which the log is settled or in the outbox.
-func (s *Scheduler) Start(cursor uint64) {
-	s.outbox.cursor, s.outbox.savedCursor, s.lastRead = cursor, cursor, cursor
-}
-
-// RestoreDelivery queues a delivery of the outbox, of the event at position seq. stored.Due
-// is converted to the clock of now, and observed is the time of the event on the monotonic
-// clock, or zero. Deliveries are restored in the order of the log, after Start and before
-// the first AddEvent. A delivery without a subscription, or whose event the log has lost, is
-// canceled.
-func (s *Scheduler) RestoreDelivery(subscription string, seq uint64, stored StoredDelivery, observed time.Time, eventLost bool) {
-	d := &delivery{
-		seq: seq, id: stored.Event, kind: stored.Type, at: stored.At, observed: observed,
-		attempts: stored.Attempts, failures: stored.Failures, backoff: backoff{until: stored.Due, wait: stored.Backoff},
-	}
-	d.dependency.party = stored.Party
-	d.entry.stored = true
-	sr := s.subscribers[subscription]
-	if sr == nil || eventLost {
-		d.queue = &queue{name: stored.Queue, replays: stored.Replay, subscriber: goneSubscriber(subscription)}
-		s.hooks.Ended(d.end(Canceled))
-		d.state, d.outcome = ended, Canceled
-		s.outbox.saveDelivery(d)
-		return
-	}
-	if seq > s.settledPosition(sr) {
-		s.outbox.restored[deliveryKey{seq, subscription}] = true // AddEvent or addCatchUpEvent will meet the event again
-	}
-	s.enqueueDelivery(sr.queueNamed(stored.Queue, stored.Replay), d)
 }
 
 // enqueueDelivery appends d to q.
@@ -471,7 +395,7 @@ func (s *Scheduler) endDelivery(d *delivery, o Outcome) {
 		s.scheduleFirst(q.deliveries[0])
 	}
 	for _, r := range q.subscriber.reads {
-		s.enqueueRead(r)
+		s.catchUp.enqueueRead(r)
 	}
 }
 
@@ -487,8 +411,12 @@ func (s *Scheduler) settleDelivery(d *delivery) {
 
 // settle records that one delivery of c is settled.
 func (s *Scheduler) settle(c *checkpoint) {
-	if s.outbox.settle(c) {
-		s.finishPage(c)
+	c.unsettled--
+	switch {
+	case c.read == nil:
+		s.outbox.advanceCursor()
+	case c.unsettled == 0:
+		s.catchUp.finishPage(c)
 	}
 }
 

@@ -161,6 +161,42 @@ func (e *endpoint) noteSuspect(sr *subscriber) {
 	e.severalSuspects = e.severalSuspects || e.suspect != sr
 }
 
+// attachEndpoint moves sr to the endpoint of its URL.
+func (s *Scheduler) attachEndpoint(sr *subscriber) {
+	key := EndpointKey(sr.url)
+	old, e := sr.endpoint, s.endpoints[key]
+	if old != nil && old == e {
+		return
+	}
+	if e == nil {
+		e = &endpoint{key: key, subscribers: make(map[*subscriber]bool)}
+		s.endpoints[key] = e
+	}
+	e.subscribers[sr] = true
+	sr.endpoint, sr.enqueued = e, false
+	if old == nil {
+		return
+	}
+	s.dispatch.releaseHeld(sr)
+	s.dispatch.holdDue(sr)
+	if old.open() {
+		s.dispatch.scheduleProbe(old.nextProbe) // its probe may have been a delivery of sr
+	}
+	s.leaveEndpoint(sr, old)
+	if old.open() || e.open() {
+		s.breakers.reportHealth(sr)
+	}
+}
+
+// leaveEndpoint removes sr from an endpoint, and the endpoint with its last subscriber.
+func (s *Scheduler) leaveEndpoint(sr *subscriber, e *endpoint) {
+	delete(e.subscribers, sr)
+	if len(e.subscribers) == 0 && s.endpoints[e.key] == e {
+		delete(s.endpoints, e.key)
+		delete(s.breakers.endpoints, e)
+	}
+}
+
 // An extensionIndex finds the subscribers of an extension.
 type extensionIndex struct {
 	byUser  map[string][]*subscriber           // those that name one extension, by its user
