@@ -79,6 +79,9 @@ const (
 	Out Flow = "out"
 )
 
+// Flows are all flows.
+var Flows = []Flow{In, Out}
+
 // Status is the state of a party's call. The words at a hangup are Asterisk's DIALSTATUS
 // words.
 type Status string
@@ -95,6 +98,9 @@ const (
 	Unknown     Status = "UNKNOWN"
 )
 
+// Statuses are all statuses.
+var Statuses = []Status{Calling, Answered, Busy, NoAnswer, Canceled, Congestion, ChanUnavail, Forwarded, Unknown}
+
 // HangupBy is who ended a party's call.
 type HangupBy string
 
@@ -103,6 +109,9 @@ const (
 	ByCallee HangupBy = "callee"
 	BySystem HangupBy = "system"
 )
+
+// HangupSides are all sides that end calls.
+var HangupSides = []HangupBy{ByCaller, ByCallee, BySystem}
 
 // MaxName is the size in bytes of the longest user and of the longest domain of an
 // extension. A longer name on the wire is no extension: names become subjects and keys of

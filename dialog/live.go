@@ -17,6 +17,9 @@ type Call struct {
 	Parties  []Party   `json:"parties"`
 }
 
+// CallStates are the states of a Call, in their order.
+var CallStates = []string{calling.String(), ringing.String(), talking.String()}
+
 // A Party is the state of one extension in a live call.
 type Party struct {
 	ID           string    `json:"sub_call_id"`

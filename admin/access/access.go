@@ -1,4 +1,5 @@
-// Package access identifies the clients of the HTTP API, and says what each may do.
+// Package access authenticates the clients of the HTTP API, and decides which routes each
+// may use and which extensions it may see.
 //
 // A [Client] stands behind a [Token], whose secret only its holder knows: the store keeps
 // a hash. Access tokens of OAuth and sessions of the page stand for a token, are in

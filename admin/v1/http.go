@@ -11,7 +11,7 @@ import (
 	"bellhop/dialog"
 )
 
-// WriteError writes a problem of RFC 9457. It is the [access.ErrorWriter] of /v1.It is the access.ErrorWriter of /v1.
+// WriteError writes a problem of RFC 9457. It is the access.ErrorWriter of /v1.
 func WriteError(w http.ResponseWriter, status int, detail string) {
 	writeProblemModel(w, huma.ErrorModel{Status: status, Title: http.StatusText(status), Detail: detail})
 }
@@ -52,10 +52,11 @@ func newConfig(version string) huma.Config {
 	c := huma.DefaultConfig("bellhop", version)
 	c.Info.Description = "Manage webhook subscriptions to the extensions of a PBX, and read calls, events and deliveries."
 	c.Info.License = &huma.License{Name: "Apache 2.0", Identifier: "Apache-2.0"}
+	c.Info.Contact = &huma.Contact{Name: "Guide to this API: bellhop help api", URL: "/help/api"}
 	c.Servers = []*huma.Server{{URL: "/"}} // the server of the description itself
 	c.OpenAPIPath, c.DocsPath, c.SchemasPath, c.CreateHooks = "", "", "", nil
 	c.RejectUnknownQueryParameters = true // a misspelt filter must not select everything
-	c.Components.SecuritySchemes = map[string]*huma.SecurityScheme{"token": {Type: "http", Scheme: "bearer"}}
+	c.Components.SecuritySchemes = map[string]*huma.SecurityScheme{"token": {Type: "http", Scheme: "bearer", Description: "Token of POST /v1/tokens, of the command bellhop token create, or the first one in the file admin.token of the store"}}
 	c.Security = []map[string][]string{{"token": {}}}
 	c.Transformers = []huma.Transformer{dropErrorValues}
 	return c

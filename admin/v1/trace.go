@@ -57,6 +57,9 @@ type TraceMessage struct {
 	Cut       bool      `json:"cut,omitempty" doc:"Only the beginning of the text was kept"`
 }
 
+// traceTransports are the words for datagrams and for streams.
+var traceTransports = []string{"udp", "tcp"}
+
 func traceOf(c *trace.Call) Trace {
 	v := Trace{ID: c.ID, Began: c.Began.UTC(), Up: c.Up, LeftOut: c.LeftOut,
 		Ends: make([]TraceEnd, len(c.Ends)), Legs: make([]TraceLeg, len(c.Legs)), Messages: make([]TraceMessage, len(c.Messages))}
@@ -70,12 +73,12 @@ func traceOf(c *trace.Call) Trace {
 		m := &c.Messages[i]
 		t := TraceMessage{
 			Time: m.At.UTC(), Leg: m.Leg,
-			From: addressOf(m.From), To: addressOf(m.To), Through: addressOf(m.Local), Transport: "udp",
+			From: addressOf(m.From), To: addressOf(m.To), Through: addressOf(m.Local), Transport: traceTransports[0],
 			Sender: m.Sender, Receiver: m.Receiver, Own: m.Own,
 			Method: m.Method, Status: m.Status, Summary: m.Summary(), Text: m.Text(), Cut: m.Truncated,
 		}
 		if m.Stream {
-			t.Transport = "tcp"
+			t.Transport = traceTransports[1]
 		}
 		from, to := c.Ends[m.Sender].Side.String(), c.Ends[m.Receiver].Side.String()
 		switch {

@@ -3,7 +3,6 @@ package v1
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -43,11 +42,7 @@ func New(o *ops.Operations, auth *access.Authenticator, streams *limit.Streams, 
 	a := &API{ops: o, auth: auth, streams: streams, log: log, lines: newLineCache(o), mux: access.NewMux(WriteError)}
 	api := humago.New(a.mux, newConfig(o.Version()))
 	a.register(api)
-	api.OpenAPI().Webhooks = describeWebhooks(api.OpenAPI().Components.Schemas)
-	var err error
-	if a.description, err = json.Marshal(api.OpenAPI()); err != nil {
-		panic(err) // impossible: it consists of strings
-	}
+	a.description = describe(api)
 	a.handler = newIdempotencyCache().answerOnce(limitNames(a.mux))
 	return a
 }

@@ -3,7 +3,6 @@ package v1
 import (
 	"encoding/json"
 	"maps"
-	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -17,16 +16,17 @@ import (
 )
 
 // describeWebhooks returns the description of the callbacks of dialect json, by the type of
-// their envelope. There is one for each type of event; its example is the sample that a
-// test of a subscription sends. No schema is shared by reference: generators of clients drop
-// the schemas that no path refers to.
-func describeWebhooks(r huma.Registry) map[string]*huma.PathItem {
+// their envelope. event is the schema of an [Event]. There is one for each type of event; its
+// example is the sample that a test of a subscription sends. No schema is shared by
+// reference: generators of clients drop the schemas that no path refers to.
+func describeWebhooks(event *huma.Schema) map[string]*huma.PathItem {
 	all := make(map[string]*huma.PathItem)
 	for _, info := range dialog.Types {
 		example := sampleCallback(info.Type)
 		name := example["type"].(string)
 		all[name] = &huma.PathItem{Post: &huma.Operation{
 			OperationID: strings.NewReplacer(".", "-", "_", "-").Replace(name),
+			Tags:        []string{callbacksTag},
 			Summary:     "Callback of an event of type " + string(info.Type),
 			Description: describeType(info) + " The request is that of dialect json with method POST or PUT, as Standard Webhooks describes it.",
 			Security:    []map[string][]string{{}}, // it is signed
@@ -42,7 +42,7 @@ func describeWebhooks(r huma.Registry) map[string]*huma.PathItem {
 					Properties: map[string]*huma.Schema{
 						"type":      {Type: huma.TypeString, Enum: []any{name}, Description: "Type of the callback"},
 						"timestamp": {Type: huma.TypeString, Format: "date-time", Description: "Time of the event, not of the attempt"},
-						"data":      callbackData(r, info.Type),
+						"data":      callbackData(event, info.Type),
 					},
 				},
 			}}},
@@ -56,7 +56,8 @@ func describeWebhooks(r huma.Registry) map[string]*huma.PathItem {
 	return all
 }
 
-// describeType says what holds for every event of a type.
+// describeType returns how long callbacks of a type are sent again, and when its events are
+// published.
 func describeType(info dialog.TypeInfo) string {
 	text := "Sent again for days until it is delivered."
 	if info.Live {
@@ -75,9 +76,8 @@ func callbackHeader(name, doc string, required bool) *huma.Param {
 
 // callbackData returns the schema of the data of a callback of a type: the fields of an [Event] but
 // timestamp, which is in the envelope. Receivers must expect more fields.
-func callbackData(r huma.Registry, t dialog.Type) *huma.Schema {
-	r.Schema(reflect.TypeFor[Event](), true, "")
-	data := *r.Map()["Event"]
+func callbackData(event *huma.Schema, t dialog.Type) *huma.Schema {
+	data := *event
 	data.Properties = maps.Clone(data.Properties)
 	delete(data.Properties, "timestamp")
 	data.Required = slices.DeleteFunc(slices.Clone(data.Required), func(name string) bool { return name == "timestamp" })
@@ -88,7 +88,9 @@ func callbackData(r huma.Registry, t dialog.Type) *huma.Schema {
 	data.Properties["event_type"] = &word
 	flow := *data.Properties["call_flow"]
 	flow.Description += "; in upper case with flow_case upper"
-	flow.Enum = []any{"in", "out", "IN", "OUT"}
+	for _, word := range flow.Enum {
+		flow.Enum = append(flow.Enum, strings.ToUpper(word.(string)))
+	}
 	data.Properties["call_flow"] = &flow
 	data.PrecomputeMessages()
 	return &data

@@ -107,6 +107,16 @@ const (
 	GroupEach = "each" // each party is a call of its own
 )
 
+// The words of the fields of a Subscription; a field may be empty too. Those of
+// StateEventWords are in events of type subscription-state.
+var (
+	FlowCases       = []string{"lower", "upper"}
+	StatusSets      = []string{"unified"}
+	Groups          = []string{GroupOne, GroupEach}
+	States          = []State{StateActive, StatePaused, StateDisabled}
+	StateEventWords = []State{StatePaused, "resumed", StateDisabled}
+)
+
 // Duration is a time.Duration that is written as text, such as 1m30s.
 type Duration time.Duration
 

@@ -149,11 +149,11 @@ func checkChoices(s *Subscription) *Invalid {
 		return &Invalid{"method", "must be GET, POST or PUT"}
 	case !slices.Contains(payload.Dialects, s.Dialect):
 		return &Invalid{"dialect", "must be unified, telphin, cti, json or cloudevents"}
-	case s.FlowCase != "" && s.FlowCase != "lower" && s.FlowCase != "upper":
+	case s.FlowCase != "" && !slices.Contains(FlowCases, s.FlowCase):
 		return &Invalid{"flow_case", "must be lower or upper"}
-	case s.StatusWords != "" && s.StatusWords != "unified":
+	case s.StatusWords != "" && !slices.Contains(StatusSets, s.StatusWords):
 		return &Invalid{"status_words", "must be unified, or left out"}
-	case s.Group != "" && s.Group != GroupOne && s.Group != GroupEach:
+	case s.Group != "" && !slices.Contains(Groups, s.Group):
 		return &Invalid{"group", "must be one or each"}
 	}
 	return nil

@@ -1,0 +1,220 @@
+package v1
+
+import (
+	"cmp"
+	"encoding/json"
+	"maps"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"bellhop/dialog"
+	"bellhop/notify/subscription"
+)
+
+// callbacksTag is the tag of the webhooks.
+const callbacksTag = "callbacks"
+
+// tags group the operations by the first segment of their path after /v1/, and the webhooks.
+var tags = []*huma.Tag{
+	{Name: "subscriptions", Description: "Webhook subscriptions: which events of which extension are sent, and where"},
+	{Name: "deliveries", Description: "The delivery log: each callback, its attempts, and the responses"},
+	{Name: "calls", Description: "Live calls, and their SIP messages"},
+	{Name: "events", Description: "The event log, in pages or as a stream"},
+	{Name: "extensions", Description: "Extensions of the PBX: their kind, registered contacts and calls"},
+	{Name: "status", Description: "Health and counters of a node"},
+	{Name: "tokens", Description: "Credentials for the API"},
+	{Name: "audit", Description: "Changes made over the API"},
+	{Name: callbacksTag, Description: "Requests that bellhop sends to the URL of a subscription of dialect json"},
+}
+
+// errorTexts describe each error status of an operation, with the detail of an example.
+var errorTexts = map[int]struct{ doc, detail string }{
+	http.StatusBadRequest:            {"The request is malformed", "request body is not valid JSON"},
+	http.StatusUnauthorized:          {"The token is missing, unknown, revoked or expired", "missing or invalid token"},
+	http.StatusForbidden:             {"The token lacks the permission", "this token is read-only: use one with scope write"},
+	http.StatusNotFound:              {"Nothing has this ID, or the token may not see it", "not found"},
+	http.StatusConflict:              {"The state of the object or a limit does not allow the request, or a request with the same Idempotency-Key is in progress", "the limit is reached: delete some"},
+	http.StatusPreconditionFailed:    {"If-Match does not name the current ETag", "changed by another request: read it again"},
+	http.StatusRequestEntityTooLarge: {"The body is too large", "request body too large"},
+	http.StatusUnsupportedMediaType:  {"The body is not JSON", "use Content-Type: application/json"},
+	http.StatusUnprocessableEntity:   {"A parameter or a field of the body is invalid; errors names each", "validation failed"},
+	http.StatusTooManyRequests:       {"Too many requests; Retry-After has the seconds to wait", "too many requests"},
+	http.StatusInternalServerError:   {"bellhop failed", "unexpected error"},
+	http.StatusServiceUnavailable:    {"The store is not writable, or bellhop is too busy", "the store is not writable, or bellhop is too busy; see /readyz"},
+}
+
+// operationTexts say more about an operation than its summary does, by operationId.
+var operationTexts = map[string]string{
+	"create-subscription": "The response has the signing secret; later responses do not.",
+	"change-subscription": "Only the fields in the body change, as in a JSON merge patch (RFC 7396).",
+	"delete-subscription": "Its waiting deliveries are canceled.",
+	"rotate-secret":       "Verify callbacks with either secret until all receivers have the new one.",
+	"test-subscription":   "The samples are not in the event log.",
+	"redeliver":           "The request has the original webhook-id. A failed redelivery leaves the state unchanged.",
+	"list-calls":          "Ended calls are in the event log.",
+	"get-call":            "Ended calls are in the event log.",
+	"trace-call":          "The messages of the latest calls are kept in memory; calls.trace in the config sets their number.",
+	"list-events":         "Ask for a stream with Accept: text/event-stream.",
+	"get-status":          "Counters start at zero with the process.",
+	"create-token":        "Without extensions the token is valid for all of them.",
+	"revoke-token":        "The token is rejected immediately, by all nodes that share the store.",
+}
+
+// headerTexts describe the header fields of responses.
+var headerTexts = map[string]string{
+	"ETag":                    "Revision of the subscription, for If-Match",
+	"Location":                "Path of the new object",
+	"Content-Type":            "Media type of the body",
+	"Content-Disposition":     "Suggested file name of a capture",
+	"Content-Security-Policy": "Forbids the picture to load anything",
+}
+
+// describe returns the OpenAPI description of the registered operations, as JSON. It
+// completes what huma derives from the Go types: words of fields, tags, examples and texts.
+// The schemas that requests are validated with stay as they are: a field with a wrong word is
+// refused by the operation, whose error tells more.
+func describe(api huma.API) []byte {
+	open := *api.OpenAPI()
+	components := *open.Components
+	components.Schemas = describeSchemas(components.Schemas)
+	open.Components = &components
+	open.Tags = tags
+	open.Webhooks = describeWebhooks(components.Schemas.Map()["Event"])
+	examples := sampleBodies()
+	for path, item := range open.Paths {
+		segment, _, _ := strings.Cut(strings.TrimPrefix(path, "/v1/"), "/")
+		for _, op := range []*huma.Operation{item.Get, item.Post, item.Patch, item.Delete} {
+			if op != nil {
+				op.Tags = []string{segment}
+				describeOperation(op, examples)
+			}
+		}
+	}
+	b, err := json.Marshal(&open)
+	if err != nil {
+		panic(err) // impossible: it consists of strings
+	}
+	return b
+}
+
+// describeOperation adds texts and examples to the description of an operation. examples are
+// values by the name of their schema.
+func describeOperation(op *huma.Operation, examples map[string]any) {
+	if text := operationTexts[op.OperationID]; text != "" {
+		op.Description = text + " " + op.Description
+	}
+	for i, p := range op.Parameters {
+		if p.Name == "type" {
+			described := *p
+			schema := *p.Schema
+			schema.Enum = anyOf(subscription.Words())
+			described.Schema = &schema
+			op.Parameters[i] = &described
+		}
+	}
+	if op.RequestBody != nil {
+		addExamples(op.RequestBody.Content, examples)
+	}
+	for status, response := range op.Responses {
+		for name, header := range response.Headers {
+			header.Description = headerTexts[name]
+		}
+		code, _ := strconv.Atoi(status)
+		if text, ok := errorTexts[code]; ok {
+			response.Description = text.doc
+			problem := huma.ErrorModel{Title: http.StatusText(code), Status: code, Detail: text.detail}
+			if code == http.StatusUnprocessableEntity {
+				problem.Errors = []*huma.ErrorDetail{{Location: "query.cursor", Message: "unknown cursor; use next from the previous page"}}
+			}
+			for _, content := range response.Content {
+				content.Example = valueOf(problem)
+			}
+		} else {
+			addExamples(response.Content, examples)
+		}
+	}
+}
+
+// addExamples gives each body whose schema has an example that example.
+func addExamples(content map[string]*huma.MediaType, examples map[string]any) {
+	for mediaType, body := range content {
+		name := mediaType
+		if body.Schema != nil {
+			name = cmp.Or(strings.TrimPrefix(body.Schema.Ref, "#/components/schemas/"), mediaType)
+		}
+		if example, ok := examples[name]; ok {
+			body.Example = example
+		}
+	}
+}
+
+// fieldWords returns the words that fields of schemas may have, by schema and field.
+func fieldWords() map[string]map[string][]any {
+	flows, statuses, sides := anyOf(dialog.Flows), anyOf(dialog.Statuses), []any{dialog.Edge.String(), dialog.PBX.String()}
+	types := make([]any, len(dialog.Types))
+	for i, info := range dialog.Types {
+		types[i] = string(info.Type)
+	}
+	words := anyOf(subscription.Words())
+	return map[string]map[string][]any{
+		"Event":        {"event_type": types, "call_flow": flows, "call_status": statuses, "hangup_by": anyOf(dialog.HangupSides), "subscription_state": anyOf(subscription.StateEventWords)},
+		"Party":        {"call_flow": flows, "call_status": statuses},
+		"Call":         {"state": anyOf(dialog.CallStates)},
+		"Delivery":     {"event_type": types},
+		"Trial":        {"type": words},
+		"Subscription": {"types": words, "state": anyOf(subscription.States), "flow_case": anyOf(subscription.FlowCases), "status_words": anyOf(subscription.StatusSets), "group": anyOf(subscription.Groups)},
+		"Change":       {"types": words, "flow_case": anyOf(subscription.FlowCases), "status_words": anyOf(subscription.StatusSets), "group": anyOf(subscription.Groups)},
+		"Replay":       {"types": words},
+		"TraceEnd":     {"side": sides},
+		"TraceLeg":     {"origin": sides},
+		"TraceMessage": {"transport": anyOf(traceTransports)},
+	}
+}
+
+// describeSchemas returns copies of the schemas with the words of fieldWords.
+func describeSchemas(from huma.Registry) huma.Registry {
+	to := huma.NewMapRegistry("#/components/schemas/", huma.DefaultSchemaNamer)
+	maps.Copy(to.Map(), from.Map())
+	for name, fields := range fieldWords() {
+		schema := *from.Map()[name]
+		schema.Properties = maps.Clone(schema.Properties)
+		for field, words := range fields {
+			property := *schema.Properties[field]
+			if property.Items != nil {
+				items := *property.Items
+				items.Enum = words
+				property.Items = &items
+			} else {
+				property.Enum = words
+			}
+			schema.Properties[field] = &property
+		}
+		schema.PrecomputeMessages()
+		to.Map()[name] = &schema
+	}
+	return to
+}
+
+// anyOf returns words as the values of an enum.
+func anyOf[T ~string](words []T) []any {
+	all := make([]any, 0, len(words))
+	for _, word := range words {
+		all = append(all, string(word))
+	}
+	return all
+}
+
+// valueOf returns v as its JSON decodes.
+func valueOf(v any) (value any) {
+	b, err := json.Marshal(v)
+	if err == nil {
+		err = json.Unmarshal(b, &value)
+	}
+	if err != nil {
+		panic(err) // impossible: v is a value of the API
+	}
+	return value
+}
