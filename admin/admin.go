@@ -106,6 +106,9 @@ type Config struct {
 	// steps.
 	Listen []string
 
+	// Guides are the page's help.
+	Guides []page.Guide
+
 	// Strained reports whether SIP waits for processors. Reading requests are served at
 	// a lower rate then. nil: never.
 	Strained func() bool

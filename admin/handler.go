@@ -45,7 +45,7 @@ func (s *Server) buildHandler() http.Handler {
 
 // addPage adds the routes of the page. Requests without a session are sent to /login.
 func (s *Server) addPage() {
-	s.page = page.New(s.ops, s.auth, s.streams, s.config.Listen, s.log)
+	s.page = page.New(s.ops, s.auth, s.streams, s.config.Listen, s.config.Guides, s.log)
 	answer := func(h http.Handler) http.Handler { return page.SetHeaders(s.recoverPanics(page.WriteError, h)) }
 	entered := answer(s.page.RequireSession(s.queueReads(page.WriteError, s.page)))
 	for pattern := range s.page.Permissions {

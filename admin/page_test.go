@@ -203,6 +203,8 @@ var pageRules = map[string]string{
 	"POST /tokens":                           admins,
 	"POST /tokens/{id}/revoke":               admins,
 	"GET /health":                            unbound,
+	"GET /help":                              readers,
+	"GET /help/{name}":                       readers,
 	"GET /live/extensions":                   readers,
 	"GET /live/calls":                        readers,
 	"GET /live/events":                       readers,

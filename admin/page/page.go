@@ -29,14 +29,15 @@ type Page struct {
 	streams *limit.Streams
 	log     *slog.Logger
 	listen  []string
+	guides  []guide
 	renders chan struct{} // slots of parts that are being rendered
 }
 
 // New returns the page of some operations. listen are the addresses at which phones
-// reach bellhop, for the first steps.
-func New(o *ops.Operations, auth *access.Authenticator, streams *limit.Streams, listen []string, log *slog.Logger) *Page {
+// reach bellhop, for the first steps. guides are the help.
+func New(o *ops.Operations, auth *access.Authenticator, streams *limit.Streams, listen []string, guides []Guide, log *slog.Logger) *Page {
 	p := &Page{
-		Mux: access.NewMux(WriteError), ops: o, auth: auth, streams: streams, log: log, listen: listen,
+		Mux: access.NewMux(WriteError), ops: o, auth: auth, streams: streams, log: log, listen: listen, guides: guidesOf(guides),
 		renders: make(chan struct{}, maxRenders),
 	}
 	view := func(pattern string, asks access.Permission, h func(http.ResponseWriter, *http.Request) error) {
@@ -67,6 +68,8 @@ func New(o *ops.Operations, auth *access.Authenticator, streams *limit.Streams, 
 	view("POST /tokens", access.PermitAdmin, p.tokenFromForm)
 	view("POST /tokens/{id}/revoke", access.PermitAdmin, p.revokeFromPage)
 	view("GET /health", access.PermitReadAll, p.wholePage("health", "/health", "Health", p.healthData))
+	view("GET /help", access.PermitRead, p.showHelp)
+	view("GET /help/{name}", access.PermitRead, p.showGuide)
 	view("GET /live/extensions", access.PermitRead, p.livePart("extensions", p.extensionsData))
 	view("GET /live/calls", access.PermitRead, p.livePart("calls", p.callsData))
 	view("GET /live/events", access.PermitRead, p.livePart("events", p.eventsData))

@@ -134,6 +134,7 @@ func buildService(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *
 	s.api, err = admin.Open(ctx, s.store, admin.Config{
 		Token:          s.token,
 		Listen:         s.listenURIs(),
+		Guides:         guides(),
 		TrustedProxies: config.Prefixes(cfg.Admin.TrustedProxies),
 		Strained:       s.overload.overloaded,
 		Collectors:     slices.Concat(proxyMetrics(s.proxy), observerMetrics(s.observer), keeperMetrics(s.keeper)),

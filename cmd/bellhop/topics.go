@@ -4,6 +4,7 @@ import (
 	_ "embed"
 
 	"bellhop/admin"
+	"bellhop/admin/page"
 	"bellhop/cmd/bellhop/cli"
 	"bellhop/dialog"
 	"bellhop/notify"
@@ -25,4 +26,13 @@ var topics = []cli.Topic{
 	{Name: "api", Folder: "admin", Short: "The HTTP API, tokens, live events, metrics and the page", Text: admin.Readme},
 	{Name: "operations", Folder: "cmd/bellhop", Short: "Settings, the command line, failures, several nodes", Text: readme},
 	{Name: "tests", Folder: "testdata", Short: "Call flows, load scenarios and tests with real PBXs", Text: testdata.Readme},
+}
+
+// guides returns the topics as the page shows them.
+func guides() []page.Guide {
+	all := make([]page.Guide, len(topics))
+	for i, t := range topics {
+		all[i] = page.Guide(t)
+	}
+	return all
 }
