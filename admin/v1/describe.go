@@ -3,6 +3,7 @@ package v1
 import (
 	"cmp"
 	"encoding/json"
+	"fmt"
 	"maps"
 	"net/http"
 	"strconv"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 
+	"bellhop/admin/limit"
 	"bellhop/dialog"
 	"bellhop/notify/subscription"
 )
@@ -30,20 +32,21 @@ var tags = []*huma.Tag{
 	{Name: callbacksTag, Description: "Requests that bellhop sends to the URL of a subscription of dialect json"},
 }
 
-// errorTexts describe each error status of an operation, with the detail of an example.
-var errorTexts = map[int]struct{ doc, detail string }{
-	http.StatusBadRequest:            {"The request is malformed", "request body is not valid JSON"},
-	http.StatusUnauthorized:          {"The token is missing, unknown, revoked or expired", "missing or invalid token"},
-	http.StatusForbidden:             {"The token lacks the permission", "this token is read-only: use one with scope write"},
-	http.StatusNotFound:              {"Nothing has this ID, or the token may not see it", "not found"},
-	http.StatusConflict:              {"The state of the object or a limit does not allow the request, or a request with the same Idempotency-Key is in progress", "the limit is reached: delete some"},
-	http.StatusPreconditionFailed:    {"If-Match does not name the current ETag", "changed by another request: read it again"},
-	http.StatusRequestEntityTooLarge: {"The body is too large", "request body too large"},
-	http.StatusUnsupportedMediaType:  {"The body is not JSON", "use Content-Type: application/json"},
-	http.StatusUnprocessableEntity:   {"A parameter or a field of the body is invalid; errors names each", "validation failed"},
-	http.StatusTooManyRequests:       {"Too many requests; Retry-After has the seconds to wait", "too many requests"},
-	http.StatusInternalServerError:   {"bellhop failed", "unexpected error"},
-	http.StatusServiceUnavailable:    {"The store is not writable, or bellhop is too busy", "the store is not writable, or bellhop is too busy; see /readyz"},
+// errorTexts describe each error status of an operation, with an example: its detail, and
+// the location and message of its one error.
+var errorTexts = map[int]struct{ doc, detail, location, message string }{
+	http.StatusBadRequest:            {"The request is malformed", "validation failed", "body", "unexpected end of JSON input"},
+	http.StatusUnauthorized:          {doc: "The token is missing, unknown, revoked or expired", detail: "send a valid token as Authorization: Bearer TOKEN; the first one is admin.token in the config, or the file admin.token in store.dir"},
+	http.StatusForbidden:             {doc: "The token lacks the permission", detail: "this token is read-only: use one with scope write"},
+	http.StatusNotFound:              {doc: "Nothing has this ID, or the token may not see it", detail: "no such subscription"},
+	http.StatusConflict:              {doc: "The state of the object or a limit does not allow the request, or a request with the same Idempotency-Key is in progress", detail: "the first request with this Idempotency-Key is still in progress: try again"},
+	http.StatusPreconditionFailed:    {doc: "If-Match does not name the current ETag", detail: "the subscription was changed by someone else"},
+	http.StatusRequestEntityTooLarge: {doc: "The body is too large", detail: fmt.Sprintf("the body is too large: send at most %d bytes", limit.MaxBody)},
+	http.StatusUnsupportedMediaType:  {"The body is not JSON", "validation failed", "body", "unknown content type: text/plain"},
+	http.StatusUnprocessableEntity:   {"A parameter or a field of the body is invalid; errors names each", "validation failed", "query.cursor", "unknown cursor; use next from the previous page"},
+	http.StatusTooManyRequests:       {doc: "Too many requests; Retry-After has the seconds to wait", detail: "too many requests with this token: wait as long as Retry-After says"},
+	http.StatusInternalServerError:   {doc: "bellhop failed", detail: "internal error in bellhop: see its log"},
+	http.StatusServiceUnavailable:    {doc: "The store is not writable, or bellhop is too busy", detail: "the store is not writable, or bellhop is too busy; see /readyz"},
 }
 
 // operationTexts say more about an operation than its summary does, by operationId.
@@ -126,8 +129,8 @@ func describeOperation(op *huma.Operation, examples map[string]any) {
 		if text, ok := errorTexts[code]; ok {
 			response.Description = text.doc
 			problem := huma.ErrorModel{Title: http.StatusText(code), Status: code, Detail: text.detail}
-			if code == http.StatusUnprocessableEntity {
-				problem.Errors = []*huma.ErrorDetail{{Location: "query.cursor", Message: "unknown cursor; use next from the previous page"}}
+			if text.message != "" {
+				problem.Errors = []*huma.ErrorDetail{{Location: text.location, Message: text.message}}
 			}
 			for _, content := range response.Content {
 				content.Example = valueOf(problem)
