@@ -32,7 +32,7 @@ func sampleEvents() []dialog.Event {
 	call := dialog.Event{
 		Call: "5f1d0c7e9a3b48d2a6c4e8f013579bdf", CallerNum: "101", CallerName: `Zoë "Z" <Öl & Co>`,
 		CallerExtension: &a, CalledNumber: "*210", CalledExtension: &b, CalledDID: "+442071234567", CallAPIID: "1a2b@192.0.2.7",
-		Correlation: "header:X-CID:exact", UserAgent: "Yealink SIP-T46U 108.86.0.20", Verstat: "TN-Validation-Passed-A",
+		Correlation: "x-cid:exact", UserAgent: "Yealink SIP-T46U 108.86.0.20", Verstat: "TN-Validation-Passed-A",
 		Headers: [][2]string{{"X-Queue", "sales & support"}}, CallerE164: "", CalledE164: "+442071234567",
 	}
 	out, in := call, call

@@ -95,7 +95,7 @@ func (p *Sampler) makeCallEvent(t dialog.Type, flow dialog.Flow) dialog.Event {
 	e := dialog.Event{
 		Type: t, Call: p.makeID("call", string(flow)), Party: p.makeID("party", string(flow)), Extension: p.extension, Flow: flow, Status: dialog.Answered,
 		CallerNum: "+442079460123", CallerName: "Jane Smith", CalledNumber: p.extension.User, CalledExtension: &p.extension,
-		CallAPIID: p.makeID("api", string(flow)) + "@192.0.2.7", UserAgent: sampleAgent, Correlation: "header:X-CID:exact",
+		CallAPIID: p.makeID("api", string(flow)) + "@192.0.2.7", UserAgent: sampleAgent, Correlation: "x-cid:exact",
 	}
 	if flow == dialog.Out {
 		e.CallerNum, e.CallerName, e.CallerExtension = p.extension.User, "Alex Jones", &p.extension
