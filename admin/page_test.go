@@ -357,6 +357,7 @@ func TestPageEditsSubscriptions(t *testing.T) {
 func TestPageShowsDeclaredReadOnly(t *testing.T) {
 	r := newRig(t, Config{})
 	sub := notify.Subscription{Extension: "101", Types: []string{"hangup"}, URL: "http://x", Active: true, Declared: "config.toml:7"}
+	sub.Normalize()
 	if err := sub.Validate(); err != nil {
 		t.Fatal(err)
 	}

@@ -17,7 +17,7 @@ import (
 var ErrDeclared = errors.New("the subscription is declared in the config file: change it there, and send SIGHUP")
 
 // Declare replaces the declared subscriptions by those that the config file now declares.
-// They have passed Validate, and their Declared field names the place in the file. They are
+// They are normalized and valid, and their Declared field names the place in the file. They are
 // not stored: every node has its own.
 //
 // The ID of each is derived from its extension and its URL, so its pending deliveries

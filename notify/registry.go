@@ -316,6 +316,7 @@ func (n *Notifier) Subscription(id string) (Subscription, error) {
 // ErrLimit, or of the store. The subscription applies from the next event on.
 func (n *Notifier) Subscribe(ctx context.Context, s Subscription) (Subscription, error) {
 	s = s.Clone()
+	s.Normalize()
 	if err := s.Validate(); err != nil {
 		return s, err
 	}
@@ -352,6 +353,7 @@ func (n *Notifier) Edit(ctx context.Context, id string, revision uint64, edit fu
 			return old.Redacted(), err
 		}
 		s.InheritSecrets(&old, time.Now())
+		s.Normalize()
 		if err := s.Validate(); err != nil {
 			return old.Redacted(), err
 		}

@@ -124,6 +124,7 @@ func TestValidateSubscription(t *testing.T) {
 	} {
 		s := testSubscription("a", "https://crm.example/hook")
 		tt.spoil(&s)
+		s.Normalize()
 		err := s.Validate()
 		var invalid *Invalid
 		if tt.field == "" && err != nil {

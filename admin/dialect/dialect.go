@@ -184,7 +184,8 @@ func Path(u *url.URL) []string {
 // CheckExtension returns an error if name cannot be an extension, as package notify
 // does.
 func CheckExtension(name string) error {
-	sub := notify.Subscription{Extension: name, Types: []string{string(dialog.Hangup)}, URL: "http://any"}
+	sub := notify.NewSubscription()
+	sub.Extension, sub.Types, sub.URL = name, []string{string(dialog.Hangup)}, "http://any"
 	return sub.Validate()
 }
 

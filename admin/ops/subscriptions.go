@@ -38,6 +38,7 @@ func (o *Operations) CreateSubscription(ctx context.Context, sub notify.Subscrip
 	if err := checkComplexity(sub.ExtensionRegex); err != nil {
 		return sub, err
 	}
+	sub.Normalize()
 	if err := sub.Validate(); err != nil {
 		return sub, err
 	}
@@ -81,7 +82,7 @@ func (o *Operations) ChangeSubscription(ctx context.Context, id string, revision
 				return err
 			}
 		}
-		if !client.CanSee(sub.Extension) && sub.Validate() == nil {
+		if sub.Normalize(); !client.CanSee(sub.Extension) && sub.Validate() == nil {
 			return errNotBound
 		}
 		return nil

@@ -253,6 +253,7 @@ func readForm(r *http.Request, sub *notify.Subscription) {
 // the form become the form's Problem.
 func (f *subscriptionForm) setErrors(sub notify.Subscription) {
 	f.Errors = make(map[string]string)
+	sub.Normalize()
 	for e := range sub.Invalid() {
 		switch e.Field {
 		case "extension", "extension_regex", "types", "url", "method", "dialect", "note":

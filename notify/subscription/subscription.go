@@ -1,9 +1,9 @@
 // Package subscription defines what a receiver asks for: which events of which extensions,
 // and where and in which form they are sent.
 //
-// A [Subscription] has one form for the store, the API and the page. [Subscription.Validate]
-// is pure: it needs no store, network or clock. A [Filter] tells which events a subscription
-// covers. Nothing here does I/O.
+// A [Subscription] has one form for the store, the API and the page. [Subscription.Normalize]
+// sets the defaults and [Subscription.Validate] only checks: neither needs a store, network or
+// clock. A [Filter] tells which events a subscription covers. Nothing here does I/O.
 package subscription
 
 import (

@@ -1,6 +1,7 @@
 package subscription
 
 import (
+	"cmp"
 	"fmt"
 	"iter"
 	"maps"
@@ -30,16 +31,31 @@ const (
 	maxHeaders = 20
 )
 
-// Validate fills in defaults and returns the first invalid field as an *Invalid, or nil.
+// Normalize sets the default method and dialect, cleans the note, and writes the names of
+// header fields in their canonical form. It changes the slices and maps of no copy of s.
+func (s *Subscription) Normalize() {
+	s.Method = cmp.Or(s.Method, http.MethodPost)
+	s.Dialect = cmp.Or(s.Dialect, payload.JSON)
+	s.Note = dialog.Clean(s.Note, 1000)
+	canonical := make(Headers, len(s.Headers))
+	for name, value := range s.Headers {
+		canonical[http.CanonicalHeaderKey(name)] = value
+	}
+	if len(canonical) > 0 && len(canonical) == len(s.Headers) { // else a name is there twice, which is invalid
+		s.Headers = canonical
+	}
+}
+
+// Validate returns the first invalid field of a normalized subscription as an *Invalid, or
+// nil.
 func (s *Subscription) Validate() error {
 	for err := range s.Invalid() {
 		return err
 	}
-	s.Note = dialog.Clean(s.Note, 1000)
 	return nil
 }
 
-// Invalid yields every invalid field that Validate checks for.
+// Invalid yields every invalid field of a normalized subscription.
 func (s *Subscription) Invalid() iter.Seq[*Invalid] {
 	return func(yield func(*Invalid) bool) {
 		for _, check := range []func(*Subscription) *Invalid{
@@ -138,12 +154,6 @@ func isPort(s string) bool {
 }
 
 func checkChoices(s *Subscription) *Invalid {
-	if s.Method == "" {
-		s.Method = http.MethodPost
-	}
-	if s.Dialect == "" {
-		s.Dialect = payload.JSON
-	}
 	switch {
 	case s.Method != http.MethodGet && s.Method != http.MethodPost && s.Method != http.MethodPut:
 		return &Invalid{"method", "must be GET, POST or PUT"}
@@ -253,14 +263,13 @@ func checkHeaders(s *Subscription) *Invalid {
 	if len(s.Headers) > maxHeaders {
 		return &Invalid{"headers", fmt.Sprintf("has more than %d fields", maxHeaders)}
 	}
-	canonical := make(map[string]string, len(s.Headers))
+	seen := make(map[string]bool, len(s.Headers))
 	for name, value := range s.Headers {
 		key := http.CanonicalHeaderKey(name)
-		_, twice := canonical[key]
 		switch {
 		case !validHeaderName(name):
 			return &Invalid{"headers", fmt.Sprintf("has %q, which is not a field name", dialog.Clean(name, 40))}
-		case twice:
+		case seen[key]:
 			return &Invalid{"headers", "names " + key + " twice"}
 		case slices.Contains(hopByHop, key) || strings.HasPrefix(key, "Webhook-"):
 			return &Invalid{"headers", "must not set " + key}
@@ -269,10 +278,7 @@ func checkHeaders(s *Subscription) *Invalid {
 		case strings.ContainsFunc(value, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }):
 			return &Invalid{"headers", "has control characters in the value of " + key}
 		}
-		canonical[key] = value
-	}
-	if len(canonical) > 0 {
-		s.Headers = canonical
+		seen[key] = true
 	}
 	return nil
 }

@@ -104,7 +104,7 @@ func TestPlansStepsToMatchFile(t *testing.T) {
 		},
 		{
 			name: "a note as it is stored", file: usual + "note = \" a\\tnote\"\n",
-			had:  []notify.Subscription{there("a", func(s *notify.Subscription) { s.Note = " a\tnote"; s.Validate() })},
+			had:  []notify.Subscription{there("a", func(s *notify.Subscription) { s.Note = " a\tnote"; s.Normalize() })},
 			want: "leave a",
 		},
 		{
@@ -199,6 +199,7 @@ func TestExportedFileAppliesUnchanged(t *testing.T) {
 		}),
 	}
 	for i := range subs {
+		subs[i].Normalize()
 		if err := subs[i].Validate(); err != nil {
 			t.Fatal(err)
 		}

@@ -34,10 +34,10 @@ func ReadSubscriptions(file, text string) ([]FileSubscription, error) {
 		if sub.TLSKey == "" {
 			sub.TLSCert = "" // export writes a certificate without its key
 		}
+		sub.Normalize() // to the stored form
 		for err := range sub.Invalid() {
 			r.addProblem(path+"."+err.Field, "%s", err.Why)
 		}
-		sub.Validate() // normalizes it to the stored form
 		sub.TLSCert = cert
 		if sub.OldSecret != "" {
 			r.addProblem(path+".old_secret", "cannot be set over the API: leave it out; a new secret is a rotation")

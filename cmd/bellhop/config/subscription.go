@@ -11,9 +11,8 @@ func DeclaredSubscriptions(cfg Config) []notify.Subscription {
 	var subs []notify.Subscription
 	for i, s := range cfg.Subscription {
 		s.Declared = fmt.Sprintf("[[subscription]] %d", i+1)
-		if s.Validate() == nil { // also fills in defaults
-			subs = append(subs, s)
-		}
+		s.Normalize()
+		subs = append(subs, s)
 	}
 	return subs
 }
@@ -21,6 +20,7 @@ func DeclaredSubscriptions(cfg Config) []notify.Subscription {
 // validateSubscriptions reports invalid [[subscription]] tables.
 func (c *Config) validateSubscriptions(report func(path, format string, args ...any)) {
 	for i, s := range c.Subscription {
+		s.Normalize()
 		for err := range s.Invalid() {
 			report(indexPath("subscription", i)+"."+err.Field, "%s", err.Why)
 		}
