@@ -43,10 +43,10 @@ bench: ## Run the benchmarks
 
 soak: ## Take the receiver, the disk and bellhop itself away, flood it, and measure: 35 minutes
 	go test -race -count 1 -v -run '^TestReceiverDown$$' ./cmd/bellhop -soak
-	go test -count 1 -v -timeout 20m -run '^(TestKill|TestFair|TestCost)$$' ./notify -soak
+	go test -count 1 -v -timeout 20m -run '^(TestKillLosesNoEvent|TestReceiversAreServedFairly|TestCallbackCostIsBounded)$$' ./notify -soak
 	go test -count 1 -v -timeout 20m -run '^(TestDiskFullLong|TestStartOwing|TestReadersDelayNoCall|TestDrainEnds|TestNoPBX)$$' ./cmd/bellhop -soak
-	go test -count 1 -v -timeout 20m -run '^TestMutations$$' ./cmd/bellhop -soak -seed "$$(date +%s)"
-	go test -count 1 -v -timeout 25m -run '^(TestFloods|TestAFloodOfStrangers)$$' ./cmd/bellhop -soak
+	go test -count 1 -v -timeout 20m -run '^TestMutationsBreakNothing$$' ./cmd/bellhop -soak -seed "$$(date +%s)"
+	go test -count 1 -v -timeout 25m -run '^(TestFloodsDisturbNoCall|TestAFloodOfStrangers)$$' ./cmd/bellhop -soak
 
 # PBX is the folder that sets up Asterisk and its phones, NETNS the network
 # namespace in which everything runs: it has addresses and ports of its own.
@@ -64,7 +64,7 @@ interop: ## Put bellhop before a real Asterisk and Kamailio; as root, with PBX=f
 
 SCREENSHOTS ?= screenshots
 screenshots: tools ## Write pictures of every view of the page to SCREENSHOTS
-	go test -count 1 -run '^TestScreenshots$$' ./cmd/bellhop -screenshots "$(abspath $(SCREENSHOTS))"
+	go test -count 1 -run '^TestTakeScreenshots$$' ./cmd/bellhop -screenshots "$(abspath $(SCREENSHOTS))"
 
 demo: ## Place calls through bellhop, and show every callback
 	go run ./cmd/bellhop demo

@@ -66,7 +66,7 @@ func TestInvalidTokensAreRefused(t *testing.T) {
 		location string
 		body     any
 	}{
-		{"nothing", 400, "", nil},
+		{"no body", 400, "", nil},
 		{"no scope", 422, "body", object{}},
 		{"unknown scope", 422, "body.scope", object{"scope": "root"}},
 		{"unknown field", 422, "body.extension", object{"scope": "read", "extension": "101"}},

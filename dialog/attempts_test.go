@@ -46,11 +46,11 @@ func TestRefusedAttemptsAreLimited(t *testing.T) {
 			}},
 		{name: "registered as somebody else", before: register, attempt: refused(404, ""), want: -1,
 			change: func(l *line, _ int) { l.fromURI = "sip:105@pbx.example" }},
-		{name: "registered", before: register, attempt: refused(404, ""), want: 2 * n},
-		{name: "rings", want: 2 * n, attempt: func(l *line) []Message {
+		{name: "registered phone", before: register, attempt: refused(404, ""), want: 2 * n},
+		{name: "phone rings", want: 2 * n, attempt: func(l *line) []Message {
 			return []Message{l.invite(), l.response(180), l.response(404)}
 		}},
-		{name: "answered", want: 3 * n, attempt: func(l *line) []Message {
+		{name: "call is answered", want: 3 * n, attempt: func(l *line) []Message {
 			return []Message{l.invite(credentials), l.response(100), l.response(200), l.bye(true)}
 		}},
 		{name: "100, rings late", want: 2 * n, attempt: func(l *line) []Message {

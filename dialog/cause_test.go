@@ -68,8 +68,8 @@ func TestFreeSWITCHFinalsWithoutCallee(t *testing.T) {
 		{"leg timed out past us", 480, true, "SIP;cause=802;text=\"ALLOTTED_TIMEOUT\"", NoAnswer},
 		{"gateway down", 480, true, "SIP;cause=809;text=\"GATEWAY_DOWN\"", Congestion},
 		{"everybody busy", 480, true, "SIP;cause=815;text=\"BUSY_EVERYWHERE\"", Busy},
-		{"congestion", 503, false, "Q.850;cause=42;text=\"SWITCH_CONGESTION\"", Congestion},
-		{"unallocated", 404, false, "Q.850;cause=1;text=\"UNALLOCATED_NUMBER\"", ChanUnavail},
+		{"congestion in FreeSWITCH", 503, false, "Q.850;cause=42;text=\"SWITCH_CONGESTION\"", Congestion},
+		{"unallocated number", 404, false, "Q.850;cause=1;text=\"UNALLOCATED_NUMBER\"", ChanUnavail},
 		{"refused by the dialplan", 503, false, "Q.850;cause=41;text=\"NORMAL_TEMPORARY_FAILURE\"", Congestion},
 		{"a cause that says nothing", 480, true, "SIP;cause=703;text=\"MANAGER_REQUEST\"", NoAnswer},
 	} {

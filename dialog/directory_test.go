@@ -33,7 +33,7 @@ func TestFindsCalledExtension(t *testing.T) {
 	}{
 		{name: "token", uri: "sip:zz@192.0.2.12", aor: "4001@pbx.example", learn: true, want: "4001@pbx.example"},
 		{name: "token of a stranger", uri: "sip:zz@192.0.2.12", aor: "anna@pbx.example", learn: false, want: ""},
-		{name: "contact", uri: "sip:x7f3@192.0.2.12:5060", learn: true, want: "4001@pbx.example"},
+		{name: "registered contact", uri: "sip:x7f3@192.0.2.12:5060", learn: true, want: "4001@pbx.example"},
 		{name: "contact with parameters", uri: "sip:x7f3@192.0.2.12:5060;transport=udp", learn: true, want: "4001@pbx.example"},
 		{name: "second contact", uri: "sip:x7f3@192.0.2.13", learn: true, want: "4001@pbx.example"},
 		{name: "contact in compact form", uri: "sip:k2@192.0.2.14:5062", learn: true, want: "0003*210@pbx.example"},
@@ -43,12 +43,12 @@ func TestFindsCalledExtension(t *testing.T) {
 		{name: "user of the Request-URI", uri: "sip:102@192.0.2.12", learn: true, want: "102"},
 		{name: "and a To in the domain", uri: "sip:102@192.0.2.12", to: "sip:102@pbx.example", want: "102@pbx.example"},
 		{name: "registered user", uri: "sip:4001@192.0.2.99", learn: true, want: "4001@pbx.example"},
-		{name: "To", uri: "sip:zz@192.0.2.12", to: "sip:102@pbx.example", want: "102@pbx.example"},
+		{name: "extension in To", uri: "sip:zz@192.0.2.12", to: "sip:102@pbx.example", want: "102@pbx.example"},
 		{name: "the group called is not the phone", uri: "sip:102@192.0.2.12", to: "sip:600@pbx.example", want: "102"},
-		{name: "nobody", uri: "sip:zz@192.0.2.12", to: "sip:anna@pbx.example", learn: true, want: ""},
-		{name: "declared", uri: "sip:sales@192.0.2.12", want: "sales"},
+		{name: "unknown user", uri: "sip:zz@192.0.2.12", to: "sip:anna@pbx.example", learn: true, want: ""},
+		{name: "declared extension", uri: "sip:sales@192.0.2.12", want: "sales"},
 		{name: "trunk", uri: "sip:102@192.0.2.21", trunk: "carrier", want: ""},
-		{name: "unregistered", uri: "sip:x7f3@192.0.2.12:5060", learn: true, want: "",
+		{name: "phone has unregistered", uri: "sip:x7f3@192.0.2.12:5060", learn: true, want: "",
 			register: []Message{registerResponse(start, "sip:4001@pbx.example", "")}},
 		{name: "refreshed elsewhere", uri: "sip:x7f3@192.0.2.12:5060", learn: true, want: "",
 			register: []Message{registerResponse(start, "sip:4001@pbx.example", "Contact: <sip:y@192.0.2.15>\r\n")}},
@@ -132,7 +132,7 @@ func TestFindsCallingExtension(t *testing.T) {
 	}{
 		{"From", "sip:101@pbx.example", "", "", "101@pbx.example", "101"},
 		{"trunk", "sip:101@pbx.example", "", "carrier", "", ""},
-		{"outsider", "sip:5551234@pbx.example", "", "", "", ""},
+		{"outside caller", "sip:5551234@pbx.example", "", "", "", ""},
 		{"anonymous, preferred", "sip:anonymous@anonymous.invalid", "P-Preferred-Identity: <sip:101@pbx.example>", "", "101@pbx.example", "anonymous"},
 		{"anonymous, account", "sip:anonymous@anonymous.invalid", "Authorization: Digest realm=\"x\", username=\"101@pbx.example\"", "", "101@pbx.example", "anonymous"},
 		{"outside number, its contact", "sip:5551234@pbx.example", "Contact: <sip:x@192.0.2.11>", "", "4001@pbx.example", "5551234"},
@@ -181,7 +181,7 @@ func TestReadsCallerIdentity(t *testing.T) {
 		num, caller, ext string
 	}{
 		{"From", "", "101", "", "101"},
-		{"asserted", "P-Asserted-Identity: \"Alice, A.\" <sip:+15551234@pbx.example;user=phone>, <tel:+1999>\r\n", "+15551234", "Alice, A.", ""},
+		{"asserted identity", "P-Asserted-Identity: \"Alice, A.\" <sip:+15551234@pbx.example;user=phone>, <tel:+1999>\r\n", "+15551234", "Alice, A.", ""},
 		{"asserted, private", "P-Asserted-Identity: <sip:+15551234@pbx.example>\r\nPrivacy: user;id\r\n", "anonymous", "Anonymous", ""},
 		{"asserted, privacy none", "P-Asserted-Identity: <tel:+15551234;verstat=x>\r\nPrivacy: none\r\n", "+15551234", "", ""},
 	} {

@@ -5,14 +5,14 @@ import "testing"
 func TestFindsDivertingUser(t *testing.T) {
 	for _, tt := range []struct{ name, history, want string }{
 		{"one entry", `<sip:201@h>;index=1`, ""},
-		{"above", `<sip:201@h>;index=1, <sip:202@h>;index=1.1`, "201"},
-		{"mapped", `<sip:201@h>;index=1, <sip:202@h>;index=1.1;mp=1`, ""},
+		{"target above", `<sip:201@h>;index=1, <sip:202@h>;index=1.1`, "201"},
+		{"mapped target", `<sip:201@h>;index=1, <sip:202@h>;index=1.1;mp=1`, ""},
 		{"mapped with a cause", `<sip:201@h>;index=1, <sip:202@h;cause=302>;index=1.1;mp=1`, "201"},
 		{"a cause that is none", `<sip:201@h>;index=1, <sip:202@h;cause=200>;index=1.1;mp=1`, ""},
 		{"the entry that is named", `<sip:201@h>;index=1, <sip:203@h>;index=1.1;mp=1, <sip:202@h;cause=408>;index=1.1.1;mp=1`, "201"},
 		{"the entry above by index", `<sip:201@h>;index=1, <sip:203@h>;index=1.1;mp=1, <sip:202@h;cause=408>;index=1.2`, "201"},
 		{"an entry that is not there", `<sip:201@h>;index=1, <sip:202@h;cause=408>;index=1.1;mp=7`, "201"},
-		{"reason", `<sip:201@h?Reason=SIP%3Bcause%3D302>;index=1, <sip:202@h>;index=1.1;mp=1`, "201"},
+		{"reason of the diversion", `<sip:201@h?Reason=SIP%3Bcause%3D302>;index=1, <sip:202@h>;index=1.1;mp=1`, "201"},
 		{"reason of Q.850", `<sip:201@h?Reason=Q.850%3Bcause%3D17>;index=1, <sip:202@h>;index=1.1;mp=1`, "201"},
 		{"reason quoted", `<sip:201@h?reason="SIP;cause=486">;index=1, <sip:202@h>;index=1.1;mp=1`, "201"},
 		{"reason of success", `<sip:201@h?Reason=SIP%3Bcause%3D200>;index=1, <sip:202@h>;index=1.1;mp=1`, ""},

@@ -88,7 +88,7 @@ func TestReadsVoicemailFields(t *testing.T) {
 		{name: "the first of two", num: "+15551234", body: "\nFrom: <tel:+15551234>\n\nFrom: <sip:101@x>\nContent-Duration: 3\n"},
 		{name: "the first that is a voice", num: "103", ext: "103",
 			body: "From: <sip:101@x>\nMessage-Context: fax-message\nContent-Duration: 3\n\nFrom: sip:103@x\nMessage-Context: Voice-Message\n"},
-		{name: "nonsense", body: "From: <sip:192.0.2.1>\nContent-Duration: -1\nno colon\n\n\n"},
+		{name: "invalid message summary", body: "From: <sip:192.0.2.1>\nContent-Duration: -1\nno colon\n\n\n"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			e := lastEvent(t, c, messageSummaryNotify(start, voiceMessages("0/0"), tt.headers), messageSummaryNotify(start.Add(time.Second), voiceMessages("1/0")+"\n"+tt.body, tt.headers))
@@ -112,8 +112,8 @@ func TestVoicemailGoesToPhonesExtension(t *testing.T) {
 	for _, tt := range []struct {
 		name, uri, to, account, aor, want string
 	}{
-		{"token", "sip:zz@192.0.2.12", "sip:103@x", "sip:104@x", "4001@pbx.example", "4001@pbx.example"},
-		{"binding", "sip:x7f3@192.0.2.12", "sip:103@x", "sip:104@x", "", "4001@pbx.example"},
+		{"token of a REGISTER", "sip:zz@192.0.2.12", "sip:103@x", "sip:104@x", "4001@pbx.example", "4001@pbx.example"},
+		{"contact of a binding", "sip:x7f3@192.0.2.12", "sip:103@x", "sip:104@x", "", "4001@pbx.example"},
 		{"Request-URI", "sip:102@192.0.2.12", "sip:103@x", "sip:104@x", "", "102"},
 		{"Message-Account", "sip:zz@192.0.2.12", "sip:103@x", "sip:104@x", "", "104@x"},
 		{"To", "sip:zz@192.0.2.12", "sip:103@x", "sip:*97@x", "", "103@x"},

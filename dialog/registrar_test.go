@@ -139,11 +139,11 @@ func TestWhichRegistrationsEmitEvents(t *testing.T) {
 		aor     string
 		contact string
 	}{
-		{name: "learnt", config: Config{Learn: true}, aor: "sip:anna@x", want: 1},
+		{name: "learnt extension", config: Config{Learn: true}, aor: "sip:anna@x", want: 1},
 		{name: "by its form", config: Config{Pattern: numbers}, aor: "sip:101@x", want: 1},
 		{name: "no extension", config: Config{Pattern: numbers}, aor: "sip:anna@x"},
 		{name: "a trunk", config: Config{Learn: true}, aor: "sip:101@x", change: func(m *Message) { m.Trunk = "carrier" }},
-		{name: "refused", config: Config{Learn: true}, aor: "sip:101@x", change: func(m *Message) { m.Status = 403 }},
+		{name: "refused registration", config: Config{Learn: true}, aor: "sip:101@x", change: func(m *Message) { m.Status = 403 }},
 		{name: "our own word", config: Config{Learn: true}, aor: "sip:101@x", change: func(m *Message) { m.Own = true }},
 		{name: "a phone's word", config: Config{Learn: true}, aor: "sip:101@x", change: func(m *Message) { m.Src, m.Dst = Edge, PBX }},
 		{name: "nobody's", config: Config{Learn: true}, aor: "sip:x"},

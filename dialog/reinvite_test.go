@@ -49,12 +49,12 @@ func TestLegEndsWithItsSession(t *testing.T) {
 		refresh  string // headers of a 2xx to an UPDATE 1000 s later; "": none comes
 		deadline time.Duration
 	}{
-		{"none", "", "", 4 * time.Hour},
+		{"no session timer", "", "", 4 * time.Hour},
 		{"not refreshed", "Session-Expires: 1800;refresher=uac\r\n", "", 1800*time.Second + lingerTime},
-		{"compact", "x: 1800\r\n", "", 1800*time.Second + lingerTime},
+		{"compact session timer", "x: 1800\r\n", "", 1800*time.Second + lingerTime},
 		{"too short for one", "Session-Expires: 1\r\n", "", minSession + lingerTime},
 		{"none that can be read", "Session-Expires: soon\r\n", "", 4 * time.Hour},
-		{"refreshed", "Session-Expires: 1800\r\n", "Session-Expires: 600\r\n", 1600*time.Second + lingerTime},
+		{"refreshed session", "Session-Expires: 1800\r\n", "Session-Expires: 600\r\n", 1600*time.Second + lingerTime},
 		{"given up", "Session-Expires: 1800\r\n", "Supported: timer\r\n", 4 * time.Hour},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

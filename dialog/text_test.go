@@ -18,7 +18,7 @@ func TestTextToSeveralDevicesIsOneMessage(t *testing.T) {
 		texts []text
 		want  int
 	}{
-		{"one", []text{{"a", "101", "hi", 0, 200}}, 1},
+		{"one message", []text{{"a", "101", "hi", 0, 200}}, 1},
 		{"two devices", []text{{"a", "101", "hi", 0, 200}, {"b", "101", "hi", 0, 202}}, 1},
 		{"the first refuses", []text{{"a", "101", "hi", 0, 480}, {"b", "101", "hi", 0, 200}}, 1},
 		{"both refuse", []text{{"a", "101", "hi", 0, 480}, {"b", "101", "hi", 0, 404}}, 0},
@@ -26,7 +26,7 @@ func TestTextToSeveralDevicesIsOneMessage(t *testing.T) {
 		{"twice to two", []text{{"a", "101", "hi", 0, 200}, {"b", "101", "hi", 0, 200}, {"a", "101", "hi", time.Second, 200}, {"b", "101", "hi", 0, 200}}, 2},
 		{"other text", []text{{"a", "101", "hi", 0, 200}, {"b", "101", "ho", 0, 200}}, 2},
 		{"other sender", []text{{"a", "101", "hi", 0, 200}, {"b", "103", "hi", 0, 200}}, 2},
-		{"later", []text{{"a", "101", "hi", 0, 200}, {"b", "101", "hi", forksWithin + time.Second, 200}}, 2},
+		{"another message later", []text{{"a", "101", "hi", 0, 200}, {"b", "101", "hi", forksWithin + time.Second, 200}}, 2},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			tracker := New(testConfig())

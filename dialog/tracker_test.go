@@ -274,7 +274,7 @@ func TestWhenDialOutIsEmitted(t *testing.T) {
 		wait time.Duration
 		want bool
 	}{
-		{"nothing", func(l *line) []Message { return []Message{l.invite()} }, time.Hour, false},
+		{"no response", func(l *line) []Message { return []Message{l.invite()} }, time.Hour, false},
 		{"100", func(l *line) []Message { return []Message{l.invite(), trying(l)} }, 499 * time.Millisecond, false},
 		{"100 and half a second", func(l *line) []Message { return []Message{l.invite(), trying(l)} }, 500 * time.Millisecond, true},
 		{"100 with credentials", func(l *line) []Message { return []Message{l.invite(credentials), trying(l)} }, 0, true},

@@ -5,9 +5,9 @@ import (
 	"testing"
 )
 
-// TestCost limits the CPU time of a durable, signed and delivered callback to twice that of
+// TestCallbackCostIsBounded limits the CPU time of a durable, signed and delivered callback to twice that of
 // a bare POST of the same body to the same receiver.
-func TestCost(t *testing.T) {
+func TestCallbackCostIsBounded(t *testing.T) {
 	if !*soak {
 		t.Skip("measures CPU: make soak")
 	}

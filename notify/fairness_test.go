@@ -61,9 +61,9 @@ func TestDeadReceiverDelaysNoOther(t *testing.T) {
 	})
 }
 
-// TestFair measures the lateness of the callbacks to 98 receivers, with and without a dead
+// TestReceiversAreServedFairly measures the lateness of the callbacks to 98 receivers, with and without a dead
 // and a slow receiver beside them, which have a tenth of all calls each.
-func TestFair(t *testing.T) {
+func TestReceiversAreServedFairly(t *testing.T) {
 	if !*soak {
 		t.Skip("takes three minutes: make soak")
 	}

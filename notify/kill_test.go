@@ -173,11 +173,11 @@ func (f *fickleReceiver) runVictim(dir string, before victimRun, after int, d ti
 	return l
 }
 
-// TestKill kills a process at random moments, at 50 calls a second, while the receiver
+// TestKillLosesNoEvent kills a process at random moments, at 50 calls a second, while the receiver
 // refuses three requests in ten and is away for 2 s now and then. No published event is
 // lost in the log or at the receiver, none is out of order within its call, and repeated
 // ones have the same id.
-func TestKill(t *testing.T) {
+func TestKillLosesNoEvent(t *testing.T) {
 	kills, shortest, longest := 10, 200*time.Millisecond, time.Second
 	if *soak {
 		kills, shortest, longest = 200, 300*time.Millisecond, 2*time.Second

@@ -25,8 +25,8 @@ type Permission int
 
 const (
 	PermitAdmin   Permission = iota // tokens, the audit log
-	PermitRead                      // see what the token is bound to
-	PermitWrite                     // and change it too
+	PermitRead                      // see the extensions that the token is bound to
+	PermitWrite                     // and change their subscriptions
 	PermitReadAll                   // see data of all extensions
 	PermitAll                       // open; the handler behind it may need more
 )

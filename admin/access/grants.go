@@ -8,14 +8,14 @@ import (
 )
 
 const (
-	maxGrants = 100       // Client tokens of one API token; the oldest is evicted
+	maxGrants = 100       // access tokens of one API token; the oldest is evicted
 	GrantTTL  = time.Hour // lifetime of an access token
 )
 
 // Grants keeps the access tokens that were issued for API tokens (RFC 6749 §4.4).
 // They are in memory, by their hashes: after a restart, clients request new ones.
 type Grants struct {
-	byHash *Cache[Hash] // Client token to API token, whose permissions and expiry apply
+	byHash *Cache[Hash] // access token to its API token, whose permissions and expiry apply
 }
 
 // newGrantStore returns a store without access tokens.

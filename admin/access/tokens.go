@@ -82,7 +82,7 @@ type Tokens struct {
 	mu         sync.Mutex
 	stored     map[string]storedToken // by token id, as in the bucket
 	byHash     map[[sha256.Size]byte]*Client
-	Grants     Grants               // Client tokens issued for these
+	Grants     Grants               // access tokens that were issued for API tokens
 	revoked    map[string]bool      // revoked by this node; the watch may still report older revisions
 	unsavedUse map[string]time.Time // time of last use by token id, not stored yet
 }

@@ -53,13 +53,51 @@ func openTokenStore(t *testing.T) jetstream.JetStream {
 	return js
 }
 
-// watchTokens has an Authenticator learn of changes until the test ends.
-func watchTokens(t *testing.T, a *Authenticator) {
+// watchTokens has an Authenticator learn of changes until the test ends. It returns a channel
+// that receives a value after each change of the bucket has been applied.
+func watchTokens(t *testing.T, a *Authenticator) (applied <-chan struct{}) {
 	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
+	changes := make(chan struct{}, 100)
+	a.Tokens.kv = observedBucket{a.Tokens.kv, changes}
 	var run sync.WaitGroup
 	run.Go(func() { a.Tokens.Watch(ctx) })
 	t.Cleanup(func() { stop(); run.Wait() })
+	return changes
 }
+
+// An observedBucket reports on applied when the reader of a watch has applied an update.
+type observedBucket struct {
+	jetstream.KeyValue
+	applied chan<- struct{}
+}
+
+func (b observedBucket) WatchAll(ctx context.Context, opts ...jetstream.WatchOpt) (jetstream.KeyWatcher, error) {
+	w, err := b.KeyValue.WatchAll(ctx, opts...)
+	if err != nil {
+		return nil, err
+	}
+	updates := make(chan jetstream.KeyValueEntry)
+	go func() {
+		for e := range w.Updates() {
+			for _, e := range []jetstream.KeyValueEntry{e, nil} { // who reads the nil has applied e
+				select {
+				case updates <- e:
+				case <-ctx.Done():
+					return
+				}
+			}
+			b.applied <- struct{}{}
+		}
+	}()
+	return observedWatcher{w, updates}, nil
+}
+
+type observedWatcher struct {
+	jetstream.KeyWatcher
+	updates <-chan jetstream.KeyValueEntry
+}
+
+func (w observedWatcher) Updates() <-chan jetstream.KeyValueEntry { return w.updates }
 
 // createToken creates a token, and returns its secret and its id.
 func createToken(t *testing.T, ts *Tokens, token Token) (secret, id string) {
@@ -71,12 +109,16 @@ func createToken(t *testing.T, ts *Tokens, token Token) (secret, id string) {
 	return made.Secret, made.ID
 }
 
-// waitForTokens waits until a condition is true, or five minutes have passed.
-func waitForTokens(t *testing.T, what string, so func() bool) {
+// waitForTokens waits until a condition is true, which it checks again after each applied
+// change.
+func waitForTokens(t *testing.T, applied <-chan struct{}, condition string, met func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(5 * time.Minute); !so(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("it is not so after 5 min that %s", what)
+	deadline := time.After(5 * time.Minute)
+	for !met() {
+		select {
+		case <-applied:
+		case <-deadline:
+			t.Fatalf("not so after 5 min: %s", condition)
 		}
 	}
 }
@@ -116,23 +158,23 @@ func TestTokensAreHashed(t *testing.T) {
 func TestNodesShareTokens(t *testing.T) {
 	js := openTokenStore(t)
 	auth := openAuthenticator(t, js)
-	watchTokens(t, auth)
+	applied := watchTokens(t, auth)
 	before, _ := createToken(t, auth.Tokens, Token{Scope: Read})
 	node := openAuthenticator(t, js)
-	watchTokens(t, node)
+	nodeApplied := watchTokens(t, node)
 	if node.Tokens.Find(before, time.Now()) == nil {
 		t.Error("a new node does not know a token")
 	}
 	secret, id := createToken(t, auth.Tokens, Token{Scope: Write, Extensions: []string{"101"}})
-	waitForTokens(t, "another node knows the token", func() bool { return node.Tokens.Find(secret, time.Now()) != nil })
+	waitForTokens(t, nodeApplied, "another node knows the token", func() bool { return node.Tokens.Find(secret, time.Now()) != nil })
 	if a := node.Tokens.Find(secret, time.Now()); a.ID != id || a.Permits(PermitAdmin) || !a.Permits(PermitWrite) || a.CanSee("102") {
 		t.Errorf("there it is %+v", a)
 	}
 	if _, err := node.Tokens.Revoke(t.Context(), id); err != nil {
 		t.Fatal(err)
 	}
-	waitForTokens(t, "the token is revoked here", func() bool { return auth.Tokens.Find(secret, time.Now()) == nil })
-	waitForTokens(t, "nothing is remembered of it", func() bool {
+	waitForTokens(t, applied, "the token is revoked here", func() bool { return auth.Tokens.Find(secret, time.Now()) == nil })
+	waitForTokens(t, nodeApplied, "nothing is remembered of it", func() bool {
 		ts := node.Tokens
 		ts.mu.Lock()
 		defer ts.mu.Unlock()

@@ -24,7 +24,8 @@ type idempotencyCache struct {
 	responses *access.Cache[cachedResponse] // by token and key, see responseKey
 }
 
-// cachedResponse is a response that was given, or will be.
+// cachedResponse is the response to an idempotency key, or the place of one that is still
+// being made.
 type cachedResponse struct {
 	request [sha256.Size]byte
 	at      time.Time

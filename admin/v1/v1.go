@@ -88,7 +88,7 @@ func (a *API) register(api huma.API) {
 }
 
 // describeRoute returns the OpenAPI description of a route. Its error statuses are
-// those of its kind, and also.
+// those that every route of its kind has, and those of also.
 func describeRoute(asks access.Permission, id, method, path string, status int, summary string, also ...int) huma.Operation {
 	op := huma.Operation{
 		OperationID: id, Method: method, Path: path, DefaultStatus: status, Summary: summary,

@@ -23,7 +23,7 @@ import (
 	"bellhop/sip/siptest"
 )
 
-// Bounds of TestFloods.
+// Bounds of TestFloodsDisturbNoCall.
 const (
 	floodCallShare  = 0.99             // of the legal calls, at least, are answered and ended
 	floodSetupP99   = time.Second      // from the INVITE to its 200, through bellhop and the PBX
@@ -45,9 +45,9 @@ type flood struct {
 	check func(f *floodRun) // beside the bounds that all have; may be nil
 }
 
-// TestFloods has phones call each other while strangers flood bellhop in several ways.
+// TestFloodsDisturbNoCall has phones call each other while strangers flood bellhop in several ways.
 // Calls work, memory is bounded, and it is released afterwards.
-func TestFloods(t *testing.T) {
+func TestFloodsDisturbNoCall(t *testing.T) {
 	if !*soak {
 		t.Skip("measures for minutes: make soak")
 	}

@@ -30,9 +30,9 @@ import (
 	"bellhop/sip/siptest"
 )
 
-var seed = flag.Uint64("seed", 1, "of the messages of TestMutations")
+var seed = flag.Uint64("seed", 1, "of the messages of TestMutationsBreakNothing")
 
-// Bounds of TestMutations.
+// Bounds of TestMutationsBreakNothing.
 const (
 	mutationsInTest = 100_000
 	mutationsInSoak = 1_000_000
@@ -61,11 +61,11 @@ func legalNumber(i int) string { return fmt.Sprint(70001 + i%legalPhones) }
 // ofLegalPhones occurs in every message of the legal phones.
 var ofLegalPhones = []byte("sip:7000")
 
-// TestMutations sends mutations from phones, the PBX and a trunk, over UDP and TCP,
+// TestMutationsBreakNothing sends mutations from phones, the PBX and a trunk, over UDP and TCP,
 // through all of bellhop with its store, while legal phones make calls. Nothing panics,
 // every table is empty afterwards, heap memory is released, and the legal calls have
 // exactly their events.
-func TestMutations(t *testing.T) { // not parallel: it measures the heap and counts goroutines
+func TestMutationsBreakNothing(t *testing.T) { // not parallel: it measures the heap and counts goroutines
 	count := mutationsInTest
 	if *soak {
 		count = mutationsInSoak

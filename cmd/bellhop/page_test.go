@@ -188,8 +188,8 @@ func (s *site) goOn(end *agent) {
 		end.at.AddrPort, c.LocalAddr(), end.calls)
 }
 
-// TestPage uses all functions of the page like a person, while calls are placed.
-func TestPage(t *testing.T) {
+// TestPageServesAPerson uses all functions of the page like a person, while calls are placed.
+func TestPageServesAPerson(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, sip.UDP, sip.UDP)
 	p := s.serve()
@@ -441,8 +441,8 @@ func (b *browser) dress(theme string, width int64) {
 	}))
 }
 
-// TestScreenshots takes pictures of every view, in both themes and two widths.
-func TestScreenshots(t *testing.T) {
+// TestTakeScreenshots takes pictures of every view, in both themes and two widths.
+func TestTakeScreenshots(t *testing.T) {
 	if *screenshots == "" {
 		t.Skip("it tests nothing: make screenshots")
 	}

@@ -16,7 +16,7 @@ import (
 	"bellhop/sip/siptest"
 )
 
-// TestCommands runs the scripts in testdata/commands: command lines with the expected
+// TestCommandScripts runs the scripts in testdata/commands: command lines with the expected
 // output. Beside the commands of testscript, a script may use:
 //
 //	serve  start a bellhop, a PBX and a receiver at http://$HOOK. Commands find the
@@ -34,7 +34,7 @@ import (
 //	       repeat a command until its output matches
 //	keep NAME PATTERN
 //	       set $NAME to the text that the group of the pattern matches in the last output
-func TestCommands(t *testing.T) {
+func TestCommandScripts(t *testing.T) {
 	bin := filepath.Dir(program(t))
 	scripts, err := filepath.Glob(filepath.Join("..", "..", "testdata", "commands", "*.txt"))
 	if err != nil || len(scripts) == 0 {

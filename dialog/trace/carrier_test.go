@@ -32,7 +32,7 @@ func allCarriers() []secretCarrier {
 		{"two Content-Types", "INFO sip:102@pbx SIP/2.0\r\nContent-Type: text/plain\r\nc: application/dtmf\r\n", "S"},
 		{"two alike", "INFO sip:102@pbx SIP/2.0\r\nContent-Type: text/plain\r\nc: text/plain\r\n", "S"},
 		{"compact, folded", "INFO sip:102@pbx SIP/2.0\r\nc\t:\r\n application/\r\n\tdtmf-relay\r\n", "S"},
-		{"encoded", "INFO sip:102@pbx SIP/2.0\r\nc: text/plain\r\ne: gzip\r\n", "S"},
+		{"encoded body", "INFO sip:102@pbx SIP/2.0\r\nc: text/plain\r\ne: gzip\r\n", "S"},
 		{"SDP, encoded", "INFO sip:102@pbx SIP/2.0\r\ne: x\r\n", "v=0\r\nS"},
 	}
 	for _, kind := range []string{

@@ -8,11 +8,11 @@ import (
 
 func TestSecretsAreMasked(t *testing.T) {
 	for _, tt := range []struct{ name, head, body, want string }{
-		{"credentials", "REGISTER sip:pbx SIP/2.0\r\nAuthorization: Digest username=\"101\", realm=\"pbx\", nonce=\"n0,nce\", uri=\"sip:pbx\", response=\"0123\", algorithm=MD5, cnonce=\"c\\\"n\", opaque=op, qop=auth, nc=00000001\r\n\r\n", "",
+		{"Digest credentials", "REGISTER sip:pbx SIP/2.0\r\nAuthorization: Digest username=\"101\", realm=\"pbx\", nonce=\"n0,nce\", uri=\"sip:pbx\", response=\"0123\", algorithm=MD5, cnonce=\"c\\\"n\", opaque=op, qop=auth, nc=00000001\r\n\r\n", "",
 			"REGISTER sip:pbx SIP/2.0\r\nAuthorization: Digest username=\"101\", realm=\"pbx\", nonce=\"xxxxxx\", uri=\"sip:pbx\", response=\"xxxx\", algorithm=MD5, cnonce=\"xx\"x\", opaque=xx, qop=auth, nc=00000001\r\n\r\n"},
 		{"Proxy-Authorization in mixed case, folded", "A\r\npROXY-aUTHORIZATION :\tdIGEST Response=0123 ,\r\n username=\"1\",Nonce=\"a\r\n b\"\r\nX: y\r\n", "",
 			"A\r\npROXY-aUTHORIZATION :\tdIGEST Response=xxxxx,\r\n username=\"1\",Nonce=\"x\r\nxx\"\r\nX: y\r\n"},
-		{"challenge", "A\r\nWWW-Authenticate: Digest realm=\"pbx\", nonce=\"abc\", stale=true, qop=\"auth\"\r\n", "",
+		{"Digest challenge", "A\r\nWWW-Authenticate: Digest realm=\"pbx\", nonce=\"abc\", stale=true, qop=\"auth\"\r\n", "",
 			"A\r\nWWW-Authenticate: Digest realm=\"pbx\", nonce=\"xxx\", stale=true, qop=\"auth\"\r\n"},
 		{"Authentication-Info", "A\r\nAuthentication-Info: nextnonce=\"abc\", qop=auth\r\n", "",
 			"A\r\nAuthentication-Info: xxxxxxxxxx\"xxx\"xxxxxxxxxx\r\n"},
@@ -20,7 +20,7 @@ func TestSecretsAreMasked(t *testing.T) {
 			"A\r\nAuthorization: Bearer xxxxxx\r\nProxy-Authorization: Basic xxxxxxxx\r\nAuthorization: xxx\r\nAuthorization: xx\"x\"xx\r\nAuthorization:\r\n"},
 		{"Digest with a missing quote", "A\r\nAuthorization: Digest response=\"ab, nonce=c\r\n", "",
 			"A\r\nAuthorization: Digest response=\"xxxxxxxxxxx\r\n"},
-		{"identity", "A\r\nIdentity: ey.J;info=<x>\r\ny: ey.J\r\nP-Asserted-Identity: <sip:1@a>\r\n", "",
+		{"signed identity", "A\r\nIdentity: ey.J;info=<x>\r\ny: ey.J\r\nP-Asserted-Identity: <sip:1@a>\r\n", "",
 			"A\r\nIdentity: xxxxxxxxxxxxx\r\ny: xxxx\r\nP-Asserted-Identity: <sip:1@a>\r\n"},
 		{"keys and tokens", "A\r\nX-API-Key: k1\r\nx-apikey: k2\r\nX-Auth: k3\r\nX-Session-Token: k4\r\nCookie: a=b\r\nX-Client-Secret: k\r\nX-Password: pw\r\nX-Tok: en\r\n", "",
 			"A\r\nX-API-Key: xx\r\nx-apikey: xx\r\nX-Auth: xx\r\nX-Session-Token: xx\r\nCookie: xxx\r\nX-Client-Secret: x\r\nX-Password: xx\r\nX-Tok: en\r\n"},

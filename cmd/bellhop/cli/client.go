@@ -80,12 +80,17 @@ func (r *apiClient) resolveServer() error {
 }
 
 // resolveLocalServer takes server and token from the config. Without a config file it
-// uses the defaults.
+// uses the defaults. It reads only the keys that it needs: those of serve may refer to
+// secrets that the person at the terminal does not have.
 func (r *apiClient) resolveLocalServer() error {
 	path := cmp.Or(r.config, "config.toml")
 	cfg := config.Default()
 	if _, err := os.Stat(path); err == nil || r.config != "" {
-		if cfg, err = config.Load(path); err != nil {
+		keys := []string{"admin.listen", "admin.tls_cert", "store.dir"}
+		if r.token == "" {
+			keys = append(keys, "admin.token")
+		}
+		if cfg, err = config.LoadKeys(path, keys...); err != nil {
 			return err
 		}
 	}

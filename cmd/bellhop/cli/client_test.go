@@ -53,7 +53,26 @@ func TestClientFindsServerAndToken(t *testing.T) {
 	refuse(apiClient{config: write(t, "[admin]\nlisten = 1\n")}, "admin.listen")
 	find(apiClient{config: write(t, "[admin]\nlisten = \"[::]:9090\"\ninsecure = true\ntoken = \"x\"\n")}, "http://[::1]:9090", "x")
 
+	secrets := `
+[store]
+nats = ["env:BELLHOP_TEST_UNSET"]
+[[trunk]]
+name = "carrier"
+sources = ["192.0.2.0/24"]
+secret = "env:BELLHOP_TEST_UNSET"
+[[subscription]]
+secret = "file:/nowhere/secret"
+[admin]
+listen = "127.0.0.1:9090"
+tls_key = "file:/nowhere/key"
+`
+	unset := write(t, secrets+`token = "env:BELLHOP_TEST_UNSET"`)
+	find(apiClient{config: write(t, secrets+`token = "of-the-config"`)}, "http://127.0.0.1:9090", "of-the-config")
+	refuse(apiClient{config: unset}, "admin.token", "BELLHOP_TEST_UNSET")
+	refuse(apiClient{config: write(t, "admin = 1\n")}, "admin: must be a table")
+
 	t.Setenv("BELLHOP_TOKEN", "of-the-environment")
+	find(apiClient{config: unset}, "http://127.0.0.1:9090", "of-the-environment")
 	find(apiClient{config: config}, "http://127.0.0.1:9090", "of-the-environment")
 	t.Setenv("BELLHOP_SERVER", "https://there.example/")
 	find(apiClient{config: config}, "https://there.example", "of-the-environment")

@@ -155,7 +155,7 @@ func TestStreamEndsOnRejection(t *testing.T) {
 	}{
 		{"at first", []reply{refusing(503)}, "503 Service Unavailable"},
 		{"no token", []reply{refusing(401)}, "rejected (401 Unauthorized)"},
-		{"revoked", []reply{streaming(event("a")), refusing(401)}, "rejected (401 Unauthorized)"},
+		{"token is revoked", []reply{streaming(event("a")), refusing(401)}, "rejected (401 Unauthorized)"},
 		{"no longer in the log", []reply{streaming(event("a")), refusing(422)}, "422"},
 		{"no stream", []reply{func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, `{"items":[]}`) }}, "instead of an event stream: this bellhop is too old"},
 	} {
@@ -246,7 +246,7 @@ Sunday, 2026-02-01
 Saturday, 2026-01-31
 09:30:00.123  101        registered                Yealink
 `},
-		{"file", terminal{}, `2026-01-31 09:30:00.123  101   dial-out     CALLING      101 → +442071838750                            cccccccccccccccccccccccccccccccc
+		{"output to a file", terminal{}, `2026-01-31 09:30:00.123  101   dial-out     CALLING      101 → +442071838750                            cccccccccccccccccccccccccccccccc
 2026-01-31 09:30:00.123  0003*2101  hangup       CHANUNAVAIL  99999999999999999999999999999999999…    1h02m
 2026-02-01 09:30:00.123  101        subscription-state  disabled     4xq7 410 [31mGone
 2026-01-31 09:30:00.123  101        registered                Yealink

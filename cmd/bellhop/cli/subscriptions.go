@@ -213,6 +213,7 @@ func subscriptionsAddCommand(r *apiClient) *cobra.Command {
 		Args: cobra.NoArgs,
 	}
 	fields := subscriptionFlags(cmd)
+	cmd.Flags().Lookup("secret").Usage += " (default: a new secret, printed once)"
 	cmd.MarkFlagsOneRequired("extension", "extension-regex")
 	cmd.MarkFlagRequired("type")
 	cmd.MarkFlagRequired("url")

@@ -26,15 +26,15 @@ func TestPrintsTables(t *testing.T) {
 		terminal
 		want string
 	}{
-		{"file", terminal{}, `ID    TYPES                    STATE     URL
+		{"output to a file", terminal{}, `ID    TYPES                    STATE     URL
 4xq7  dial-in dial-out answer  active    https://crm.example/call
 5yr8  Zoë[31m                  disabled  https://x
 `},
-		{"wide", terminal{width: 80}, `ID    TYPES                    STATE     URL
+		{"wide terminal", terminal{width: 80}, `ID    TYPES                    STATE     URL
 4xq7  dial-in dial-out answer  active    https://crm.example/call
 5yr8  Zoë[31m                  disabled  https://x
 `},
-		{"narrow", terminal{width: 30}, `ID    TYPES           STATE
+		{"narrow terminal", terminal{width: 30}, `ID    TYPES           STATE
   URL
 4xq7  dial-in dial-…  active
   https://crm.example/call

@@ -14,10 +14,13 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"reflect"
 	"regexp"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/BurntSushi/toml"
@@ -143,14 +146,49 @@ func Default() Config {
 // Load reads the file at path over the defaults. The error for wrong content is a
 // [Problems] with all of them.
 func Load(path string) (Config, error) {
-	b, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return Config{}, fmt.Errorf("config file %s does not exist: start from the config.toml that comes with bellhop (an empty file is valid: every key has a default), or set --config FILE", path)
-	}
+	b, err := readFile(path)
 	if err != nil {
 		return Config{}, err
 	}
 	return Parse(path, string(b))
+}
+
+// LoadKeys is Load for a client, which uses some keys only, such as "admin.listen": it reads
+// the values of keys, with their references, and ignores the rest of the file. It does not
+// validate the result.
+func LoadKeys(path string, keys ...string) (Config, error) {
+	c := Default()
+	b, err := readFile(path)
+	if err != nil {
+		return c, err
+	}
+	doc, r, err := decodeTOML(path, string(b))
+	if err != nil {
+		return c, err
+	}
+	maps.DeleteFunc(doc, func(name string, v any) bool {
+		table, ok := v.(map[string]any)
+		if !ok {
+			return !slices.ContainsFunc(keys, func(key string) bool { return strings.HasPrefix(key, name+".") })
+		}
+		maps.DeleteFunc(table, func(key string, _ any) bool { return !slices.Contains(keys, joinPath(name, key)) })
+		return len(table) == 0
+	})
+	r.decodeTable("", doc, reflect.ValueOf(&c).Elem())
+	if len(r.problems) > 0 {
+		r.problems.Sort()
+		return c, r.problems
+	}
+	return c, nil
+}
+
+// readFile reads a config file.
+func readFile(path string) ([]byte, error) {
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("config file %s does not exist: start from the config.toml that comes with bellhop (an empty file is valid: every key has a default), or set --config FILE", path)
+	}
+	return b, err
 }
 
 // Parse reads text over the defaults. file is the name of the file in problems.

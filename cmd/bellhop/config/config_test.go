@@ -94,7 +94,7 @@ func TestConfigReportsProblems(t *testing.T) {
 		text string
 		want []string
 	}{
-		{"syntax", "[sip]\nlisten =\n", []string{
+		{"invalid TOML", "[sip]\nlisten =\n", []string{
 			`c:2:9: expected value but found '\n' instead`,
 		}},
 		{"unknown keys", "lissten = 3\n[sip]\nregistr = \"path\"\nlearn = true\n\"a b\" = 1\n[stoer]\n[[trunk]]\nnmae = \"x\"", []string{
@@ -119,7 +119,7 @@ func TestConfigReportsProblems(t *testing.T) {
 			`c:12:10: calls.status: must be a table, not a number: use [calls.status] on its own line`,
 			`c:14:21: notify.max_subscriptions: must be a whole number, not a fraction`,
 		}},
-		{"addresses", `[sip]
+		{"invalid addresses", `[sip]
 listen = [
   "udp://127.0.0.1:5060", # "a comment" ] with all sorts
   "tls://127.0.0.1:5061", 'ws://127.0.0.1',
@@ -148,7 +148,7 @@ listen = "8080"`, []string{
 			`c:12:51: notify.deny: "::ffff:0:0/96" is IPv4 written as IPv6 and never matches: use a form like 192.0.2.0/24`,
 			`c:14:10: admin.listen: "8080" is not address:port: use a form like 127.0.0.1:8080 or [::1]:8080`,
 		}},
-		{"guard", "[guard]\nconnections = -1\nall_connections = -2\n", []string{
+		{"negative connection limits", "[guard]\nconnections = -1\nall_connections = -2\n", []string{
 			`c:2:15: guard.connections: -1 is not a number of connections: use 1 or more, or 0 for no limit`,
 			`c:3:19: guard.all_connections: -2 is not a number of connections: use 1 or more, or 0 for as many as the limit of open files allows`,
 		}},
@@ -156,7 +156,7 @@ listen = "8080"`, []string{
 			`c:2:10: sip.listen: no address to listen on: set at least one, like ["udp://127.0.0.1:5060"]`,
 			`c:3:7: sip.pbx: no PBX to forward to: set its address, like ["udp://192.0.2.1:5060"]`,
 		}},
-		{"listeners", `sip.listen = ["udp://127.0.0.1", "udp://127.0.0.1:5060", "tcp://127.0.0.1:5060", "tcp://[::]:5060", "udp://224.0.0.1", "udp://127.0.0.1:0", "udp://127.0.0.1:0"]`, []string{
+		{"conflicting listeners", `sip.listen = ["udp://127.0.0.1", "udp://127.0.0.1:5060", "tcp://127.0.0.1:5060", "tcp://[::]:5060", "udp://224.0.0.1", "udp://127.0.0.1:0", "udp://127.0.0.1:0"]`, []string{
 			`c:1:34: sip.listen: udp://127.0.0.1:5060 is taken by udp://127.0.0.1:5060: remove one of them`,
 			`c:1:82: sip.listen: tcp://[::]:5060 is taken by tcp://127.0.0.1:5060: remove one of them`,
 			`c:1:101: sip.listen: udp://224.0.0.1:5060 is a multicast address: use a unicast address`,
@@ -175,10 +175,10 @@ listen = "8080"`, []string{
 			`c:2:8: sip.pbx: no listener reaches udp://192.0.2.1:5060: add to sip.listen a udp:// listener on an IPv4 address other than loopback or on 0.0.0.0`,
 			`c:2:32: sip.pbx: no listener reaches udp://[::1]:5060: add to sip.listen a udp:// listener on an IPv6 loopback address or on [::]`,
 		}},
-		{"register", "[sip]\nregister = \"outbound\"", []string{
+		{"unknown register mode", "[sip]\nregister = \"outbound\"", []string{
 			`c:2:12: sip.register: register is "path", "contact" or "none", not "outbound"`,
 		}},
-		{"extensions", "[extensions]\npattern = '['\n[[extension]]\n[[extension]]\nnumber = \"6 0\"\nkind = \"queue\"\ndid = [\"5\", \"5\", \"5 5\"]\n[[extension]]\nnumber = \"600\"\ndid = [\"6\", \"5\"]\n[[extension]]\nnumber = \"600\"\nkind = \"phon\"\ndid = 5", []string{
+		{"invalid extensions", "[extensions]\npattern = '['\n[[extension]]\n[[extension]]\nnumber = \"6 0\"\nkind = \"queue\"\ndid = [\"5\", \"5\", \"5 5\"]\n[[extension]]\nnumber = \"600\"\ndid = [\"6\", \"5\"]\n[[extension]]\nnumber = \"600\"\nkind = \"phon\"\ndid = 5", []string{
 			"c:2:11: extensions.pattern: error parsing regexp: missing closing ]: `[`",
 			`c:3:1: extension.number: an extension needs a number: set number = "600"`,
 			`c:5:10: extension.number: "6 0" contains a space: use the user part of the SIP address, like 600 or 0003*210`,
@@ -192,7 +192,7 @@ listen = "8080"`, []string{
 		{"a pattern for everybody", "[extensions]\npattern = ''", []string{
 			`c:2:11: extensions.pattern: must not be empty: use '.*' for everybody, or '^$' for nobody`,
 		}},
-		{"trunks", `trunk = [{name = "a", sources = ["192.0.2.0/24"]}, {name = "a", sources = ["192.0.2.7", "127.0.0.1"]}, {name = "b", sources = ["10.0.0.0/8", "10.1.0.0/16"]}]
+		{"overlapping trunks", `trunk = [{name = "a", sources = ["192.0.2.0/24"]}, {name = "a", sources = ["192.0.2.7", "127.0.0.1"]}, {name = "b", sources = ["10.0.0.0/8", "10.1.0.0/16"]}]
 sip.pbx_sources = ["10.2.0.0/16"]`, []string{
 			`c:1:60: trunk.name: two trunks are called "a": give each its own name`,
 			`c:1:76: trunk.sources: 192.0.2.7/32 overlaps with 192.0.2.0/24 of trunk "a": an address belongs to one trunk`,
@@ -203,10 +203,10 @@ sip.pbx_sources = ["10.2.0.0/16"]`, []string{
 		{"the secret of a trunk", "[[trunk]]\nname = \"a\"\nsources = [\"192.0.2.0/24\"]\nsecret = \"guess-me\"", []string{
 			`c:4:10: trunk.secret: the secret of trunk "a" has 8 characters: use 16 to 256 random ones, like the output of openssl rand -hex 16`,
 		}},
-		{"credentials", "[calls]\nrec_id = \"Authorization\"", []string{
+		{"header with credentials", "[calls]\nrec_id = \"Authorization\"", []string{
 			`c:2:10: calls.rec_id: "Authorization" holds credentials of phones, which bellhop never sends on: use another header field`,
 		}},
-		{"calls", "[calls]\nmax_duration = \"0s\"\nheaders = [\"X-Ok\", \"X Y\", \"proxy-authorization\"]\ntag = \"X:\"\nregion = \"XX\"\ntrace = -1\ncorrelate = [\"numbers\", \"header:X Y\", \"header:X-A\", \"x-cid\", \"header:x-a\", \"numbers\"]\n[calls.status]\n\"200\" = \"BUSY\"\n404 = \"GONE\"\n500 = 7\n[[subscription]]\nextension = \"1\"", []string{
+		{"invalid call settings", "[calls]\nmax_duration = \"0s\"\nheaders = [\"X-Ok\", \"X Y\", \"proxy-authorization\"]\ntag = \"X:\"\nregion = \"XX\"\ntrace = -1\ncorrelate = [\"numbers\", \"header:X Y\", \"header:X-A\", \"x-cid\", \"header:x-a\", \"numbers\"]\n[calls.status]\n\"200\" = \"BUSY\"\n404 = \"GONE\"\n500 = 7\n[[subscription]]\nextension = \"1\"", []string{
 			`c:2:16: calls.max_duration: 0s ends every call at once: set how long a call can last, like 4h`,
 			`c:3:20: calls.headers: "X Y" is not the name of a header field`,
 			`c:3:27: calls.headers: "proxy-authorization" holds credentials of phones, which bellhop never sends on: remove it`,
@@ -223,7 +223,7 @@ sip.pbx_sources = ["10.2.0.0/16"]`, []string{
 			`c:12:1: subscription.types: is empty: name at least one event type`,
 			`c:12:1: subscription.url: is missing`,
 		}},
-		{"subscriptions", `
+		{"invalid subscriptions", `
 [[subscription]]
 extension = "101"
 extension_regex = "1.."
@@ -265,13 +265,13 @@ b"""`, []string{
 		{"a region in small letters", "[calls]\nregion = \"gb\"", []string{
 			`c:2:10: calls.region: "gb" must be in capitals: use "GB"`,
 		}},
-		{"privacy", "[calls]\nprivacy = \"keep\"", []string{
+		{"unknown privacy mode", "[calls]\nprivacy = \"keep\"", []string{
 			`c:2:11: calls.privacy: must be "respect" or "ignore", not "keep"`,
 		}},
 		{"a region by its domain", "calls.region = \"UK\"", []string{
 			`c:1:16: calls.region: "UK" is not a code of ISO 3166: use "GB"`,
 		}},
-		{"durations", "[calls]\nmax_duration = \"4 hours\"\n[notify]\nkeep_events = \"-1h\"\nmax_subscriptions = 0\n[store]\nsync = \"0s\"", []string{
+		{"invalid durations", "[calls]\nmax_duration = \"4 hours\"\n[notify]\nkeep_events = \"-1h\"\nmax_subscriptions = 0\n[store]\nsync = \"0s\"", []string{
 			`c:2:16: calls.max_duration: "4 hours" is not a duration: use a form like 100ms, 30s, 15m or 720h`,
 			`c:4:15: notify.keep_events: -1h0m0s is too short: use at least 1s`,
 			`c:5:21: notify.max_subscriptions: 0 allows no subscription: use 1 or more`,
@@ -311,7 +311,7 @@ b"""`, []string{
 		{"no PEM", "[admin]\ntls_cert = '-----BEGIN CERTIFICATE-----'\ntls_key = '-----BEGIN PRIVATE KEY-----'", []string{
 			`c:2:12: admin.tls_cert: tls: failed to find any PEM data in certificate input`,
 		}},
-		{"secrets", "[admin]\ntoken = \"env:BELLHOP_TEST_UNSET\"\n[store]\nnats = [\"file:/nowhere/url\"]\n[log]\nlevel = \"loud\"\nformat = \"xml\"", []string{
+		{"secrets that are not set", "[admin]\ntoken = \"env:BELLHOP_TEST_UNSET\"\n[store]\nnats = [\"file:/nowhere/url\"]\n[log]\nlevel = \"loud\"\nformat = \"xml\"", []string{
 			`c:2:9: admin.token: environment variable "BELLHOP_TEST_UNSET" is not set`,
 			`c:4:9: store.nats: open /nowhere/url: no such file or directory`,
 			`c:6:9: log.level: must be "debug", "info", "warn" or "error", not "loud"`,

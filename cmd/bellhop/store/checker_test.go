@@ -52,12 +52,12 @@ func TestFindsDamage(t *testing.T) {
 		damage func(dir string)
 		lost   int
 	}{
-		{"nothing", func(string) {}, 0},
-		{"body", func(dir string) { flipNear(t, filepath.Join(dir, events), middle, 40) }, 1},
-		{"subject", func(dir string) { flipNear(t, filepath.Join(dir, events), middle, 8) }, 1},
+		{"no damage", func(string) {}, 0},
+		{"body of a record", func(dir string) { flipNear(t, filepath.Join(dir, events), middle, 40) }, 1},
+		{"subject of a record", func(dir string) { flipNear(t, filepath.Join(dir, events), middle, 8) }, 1},
 		{"sequence number", func(dir string) { flipNear(t, filepath.Join(dir, events), middle, -18) }, 1},
-		{"time", func(dir string) { flipNear(t, filepath.Join(dir, events), middle, -10) }, 1},
-		{"length", func(dir string) { flipNear(t, filepath.Join(dir, events), middle, -22) }, 1},
+		{"time of a record", func(dir string) { flipNear(t, filepath.Join(dir, events), middle, -10) }, 1},
+		{"length of a record", func(dir string) { flipNear(t, filepath.Join(dir, events), middle, -22) }, 1},
 		{"high byte of the length", func(dir string) { flipNear(t, filepath.Join(dir, events), middle, -19) }, 1},
 		{"length of the subject", func(dir string) { flipNear(t, filepath.Join(dir, events), middle, -2) }, 1},
 		{"high byte of the length of the subject", func(dir string) { flipNear(t, filepath.Join(dir, events), middle, -1) }, 1},
@@ -70,37 +70,37 @@ func TestFindsDamage(t *testing.T) {
 			flipNear(t, filepath.Join(dir, events), "id210", 40)
 			flipNear(t, filepath.Join(dir, events), "id211", 40)
 		}, 2},
-		{"truncated", func(dir string) { truncate(dir, events, middle) }, 210},
-		{"removed", func(dir string) { os.Remove(filepath.Join(dir, events)) }, 420},
+		{"events truncated", func(dir string) { truncate(dir, events, middle) }, 210},
+		{"block of events removed", func(dir string) { os.Remove(filepath.Join(dir, events)) }, 420},
 		{"stream removed", func(dir string) { os.RemoveAll(filepath.Join(dir, "bellhop_events")) }, 420},
-		{"index", func(dir string) {
+		{"indices of streams", func(dir string) {
 			for _, s := range []string{"bellhop_events", "KV_bellhop_tokens", "KV_bellhop_subscriptions"} {
 				if path := filepath.Join(dir, s, "msgs", "index.db"); exists(path) {
 					flipAt(t, path, 40)
 				}
 			}
 		}, 0},
-		{"settings", func(dir string) {
+		{"settings of streams", func(dir string) {
 			flipAt(t, filepath.Join(dir, "bellhop_events", "meta.inf"), 40)
 			flipAt(t, filepath.Join(dir, "KV_bellhop_tokens", "meta.inf"), 40)
 			flipAt(t, filepath.Join(dir, "KV_bellhop_subscriptions", "meta.sum"), 4)
 		}, 0},
-		{"subscription", func(dir string) {
+		{"a subscription", func(dir string) {
 			flipNear(t, filepath.Join(dir, subscriptions), "bellhop_subscriptions of 3 in round 2", 3)
 		}, 0},
 		{"marker of a subscription", func(dir string) { flipNear(t, filepath.Join(dir, subscriptions), "$KV.bellhop_subscriptions.id2", 2) }, 0},
 		{"length of the subject of a token", func(dir string) { flipNear(t, filepath.Join(dir, tokens), "$KV.bellhop_tokens.id3", -2) }, 0},
 		{"length of the header of a marker", func(dir string) { flipNear(t, filepath.Join(dir, tokens), "NATS/1.0", -4) }, 0},
-		{"token", func(dir string) { flipNear(t, filepath.Join(dir, tokens), "bellhop_tokens of 3 in round 2", -40) }, 0},
+		{"a token", func(dir string) { flipNear(t, filepath.Join(dir, tokens), "bellhop_tokens of 3 in round 2", -40) }, 0},
 		{"marker of a token", func(dir string) { flipNear(t, filepath.Join(dir, tokens), "$KV.bellhop_tokens.id2", 2) }, 0},
 		{"length of the last marker", func(dir string) { flipNear(t, filepath.Join(dir, tokens), "$KV.bellhop_tokens.id5", -22) }, 0},
 		{"tokens truncated", func(dir string) { truncate(dir, tokens, "bellhop_tokens of 1 in round 2") }, 0},
 		{"all tokens removed", func(dir string) { os.Remove(filepath.Join(dir, tokens)) }, 0},
 		{"bucket removed", func(dir string) { os.RemoveAll(filepath.Join(dir, "KV_bellhop_subscriptions")) }, 0},
-		{"key", func(dir string) {
+		{"the key", func(dir string) {
 			flipNear(t, filepath.Join(dir, "KV_bellhop_keys/msgs/1.blk"), "$KV.bellhop_keys.sip", 20)
 		}, 0},
-		{"extension", func(dir string) {
+		{"an extension", func(dir string) {
 			flipNear(t, filepath.Join(dir, "KV_bellhop_extensions/msgs/1.blk"), "$KV.bellhop_extensions.x19", 3)
 		}, 0},
 	} {
@@ -297,7 +297,7 @@ func TestChecksEndOfLargeStream(t *testing.T) {
 			}
 		}, 1, 1},
 		{"middle damaged", func(path string) { flipNear(t, path, "bellhop.event.101.call70.id210", 40) }, 1, 1},
-		{"gone", func(path string) { os.Remove(path) }, testedEvents, testedEvents},
+		{"file is gone", func(path string) { os.Remove(path) }, testedEvents, testedEvents},
 		{"empty block at the end", func(path string) {
 			if err := os.WriteFile(strings.Replace(path, "1.blk", "2.blk", 1), nil, 0o600); err != nil {
 				t.Fatal(err)

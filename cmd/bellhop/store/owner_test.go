@@ -114,7 +114,7 @@ func TestLeavesOtherProgramsStreams(t *testing.T) {
 			{Name: "EVENTS", Subjects: []string{"event.>"}}, {Name: "OUTBOX", Subjects: []string{"delivery.>"}},
 			{Name: "ATTEMPTS", Subjects: []string{"attempt.>"}}, {Name: "AUDIT", Subjects: []string{"audit"}},
 		}, nil},
-		{"buckets", nil, []string{"keys", "SUBSCRIPTIONS", "TOKENS", "EXTENSIONS", "STANDINGS", "LEASES", "CALLS"}},
+		{"buckets of another program", nil, []string{"keys", "SUBSCRIPTIONS", "TOKENS", "EXTENSIONS", "STANDINGS", "LEASES", "CALLS"}},
 		{"in memory, and a queue", []jetstream.StreamConfig{memory, {Name: "OUTBOX", Subjects: []string{"delivery.>"}, Retention: jetstream.WorkQueuePolicy}}, []string{"CALLS"}},
 		{"other names with the same subjects", []jetstream.StreamConfig{{Name: "SHOP", Subjects: []string{"event.>", "delivery.>", "attempt.>", "audit"}}}, nil},
 	} {
@@ -192,9 +192,9 @@ func TestRejectsStreamOfAnotherProgram(t *testing.T) {
 	}{
 		{"event log", []jetstream.StreamConfig{{Name: "bellhop_events", Subjects: []string{"doors.>"}}}, "", nil, []string{"bellhop_events", "another program", "account"}},
 		{"audit log", []jetstream.StreamConfig{{Name: "bellhop_audit", Subjects: []string{"bellhop.audit"}}}, "", nil, []string{"bellhop_audit", "another program"}},
-		{"bucket", nil, "bellhop_calls", nil, []string{"KV_bellhop_calls", "another program"}},
-		{"keys", nil, "bellhop_keys", nil, []string{"KV_bellhop_keys", "another program"}},
-		{"subjects", []jetstream.StreamConfig{{Name: "HOTEL", Subjects: []string{"bellhop.>"}}}, "", nil, []string{"subjects", "account"}},
+		{"one bucket of another program", nil, "bellhop_calls", nil, []string{"KV_bellhop_calls", "another program"}},
+		{"keys of another program", nil, "bellhop_keys", nil, []string{"KV_bellhop_keys", "another program"}},
+		{"overlapping subjects", []jetstream.StreamConfig{{Name: "HOTEL", Subjects: []string{"bellhop.>"}}}, "", nil, []string{"subjects", "account"}},
 		{"newer event log", []jetstream.StreamConfig{{Name: "bellhop_events", Subjects: []string{"doors.>"}, Metadata: newer}}, "", newer, []string{"bellhop_events", "version 3", "newer bellhop"}},
 		{"newer keys", nil, "bellhop_keys", newer, []string{"KV_bellhop_keys", "version 3", "newer bellhop"}},
 	} {
