@@ -65,10 +65,10 @@ func TestTraceHasFourFormats(t *testing.T) {
 		t.Errorf("%v", h)
 	}
 	for _, tt := range []struct{ as, contentType, disposition, begins, contains string }{
-		{"JSON by default", "application/json", "", "{", `"\u003c101\u003e"`},
-		{"text ladder", "text/plain; charset=utf-8", "", "call c1", "◀408 Request…──"},
-		{"SVG ladder", "image/svg+xml", "", "<svg", "&lt;101&gt;"},
-		{"pcap file", "application/vnd.tcpdump.pcap", `attachment; filename="c1.pcap"`, "\xd4\xc3\xb2\xa1", "INVITE sip:102@pbx SIP/2.0\r\n"},
+		{"json", "application/json", "", "{", `"\u003c101\u003e"`},
+		{"text", "text/plain; charset=utf-8", "", "call c1", "◀408 Request…──"},
+		{"svg", "image/svg+xml", "", "<svg", "&lt;101&gt;"},
+		{"pcap", "application/vnd.tcpdump.pcap", `attachment; filename="c1.pcap"`, "\xd4\xc3\xb2\xa1", "INVITE sip:102@pbx SIP/2.0\r\n"},
 	} {
 		resp, out := r.do("GET", "/v1/calls/c1/trace/?as="+tt.as, nil)
 		h := resp.Header
