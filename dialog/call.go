@@ -45,9 +45,9 @@ func (c *call) live() bool {
 	return slices.ContainsFunc(c.legs, func(l *leg) bool { return l.state != over })
 }
 
-// otherLegAnswered reports whether another leg was answered while l rang. An answer before
-// or after that is no reason to cancel l. With cause 16 the caller's leg is ignored,
-// because the PBX itself may have answered it.
+// otherLegAnswered reports whether another leg was answered while l rang: only then can
+// that answer be why l was canceled. If the CANCEL has the cause of a pickup, the caller's
+// leg does not count, because the PBX itself may have answered it.
 func (c *call) otherLegAnswered(l *leg) bool {
 	for _, o := range c.legs {
 		if o == l || o == c.caller && l.cancelReason.q850 == causePickedUp {

@@ -18,7 +18,7 @@ func newCallIndex() *callIndex {
 type key struct{ method, value string }
 
 // callKey is the method name in the key of a call that was restored from the event log
-// alone. Its first INVITE is not known, but if it is repeated it yields the same call id.
+// alone. The key is the call id: the first INVITE, if the phone repeats it, yields the same.
 const callKey = "call"
 
 // A keyHolder is the call that has a key. If several have it, call is nil.

@@ -205,8 +205,8 @@ func (l *leg) learnTransaction(m *Message) {
 }
 
 // hangupBy returns who hung up, for the BYE m or its response: the end of the leg that sent
-// the BYE. If the PBX sent it, the PBX itself hung up if the other end still talks, if the
-// PBX has just hung up on that end too, or if it gives a cause of its own.
+// the BYE. The system hung up if the PBX sent the BYE, and one of these holds: the other end
+// still talks; the PBX has just hung up on that end too; the BYE has a cause of its own.
 func (l *leg) hangupBy(m *Message) HangupBy {
 	if m.Origin() == PBX {
 		r := readReason(m.Head)

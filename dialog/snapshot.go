@@ -13,9 +13,9 @@ type Change struct {
 	Record []byte // snapshot from which Restore continues the call, a JSON object; nil: the call is over
 }
 
-// Changed returns the calls that have changed by until since they were last returned; at
-// its first call, it starts to collect changes. It leaves out a call that was over before
-// it was ever returned.
+// Changed returns each call that has changed since the last Changed returned it, up to the
+// time until. The tracker collects changes from the first Changed on. A call that was over
+// before it was ever returned is left out.
 func (t *Tracker) Changed(until time.Time) (changes []Change) {
 	t.changes.on, t.emitter.events = true, nil
 	n := 0
@@ -182,8 +182,8 @@ func flattenPairs(pairs [][2]string) (flat []string) {
 	return flat
 }
 
-// referSnapshot makes the snapshot of a REFER: awaited if a new leg may follow it, open if
-// its leg waits for its outcome.
+// referSnapshot makes the snapshot of a REFER. awaited: a new leg may follow the REFER;
+// open: its leg waits for the outcome.
 func (w *snapshotWriter) referSnapshot(r *refer, awaited, open bool) referSnapshot {
 	return referSnapshot{
 		Leg: w.legRef(r.leg), Awaited: awaited, Open: open, ByParty: r.awaitedByParty(), SentAt: w.stamp(r.sentAt), CSeq: r.cseq,

@@ -45,9 +45,9 @@ func (l *leg) matchesHost(peer netip.AddrPort) bool {
 	return !peer.IsValid() || !l.peer.IsValid() || peer.Addr() == l.peer.Addr()
 }
 
-// fromDialogEnd reports whether an end of m's dialog began m's transaction: the PBX, or the
-// peer on the flow of a leg. If phones send requests directly to each other, that leg need
-// not be the one of the dialog's other end.
+// fromDialogEnd reports whether m's transaction was begun by an end of m's dialog: by the
+// PBX, or by a peer on the flow of one of the dialog's legs. It may be any of them, because
+// phones can send requests directly to each other.
 func (c *call) fromDialogEnd(m *Message) bool {
 	if m.Origin() != Edge {
 		return true
@@ -176,9 +176,9 @@ func (t *legTracker) observeAcceptance(l *leg, m *Message) {
 	}
 }
 
-// observeByeResponse applies the response m to a BYE. The BYE has ended the leg already,
-// unless it was not believed or not observed. It counts from the time it was sent, if the
-// call has emitted no event since.
+// observeByeResponse applies the response m to a BYE. A 2xx ends the leg, if the BYE itself
+// has not: it was not believed, or not observed. The leg then ended when the BYE was sent,
+// or now, if the call has emitted an event since.
 func (t *legTracker) observeByeResponse(l *leg, m *Message) {
 	if !l.call.fromAcceptor(m) {
 		return

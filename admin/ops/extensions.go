@@ -178,7 +178,8 @@ func (o *Operations) NumberExtension(ctx context.Context, user string) (uint64, 
 // KnownNumber returns the number of an extension; 0: none is allotted yet.
 func (o *Operations) KnownNumber(user string) uint64 { return o.notifier.KnownNumber(user) }
 
-// ExtensionKind returns the kind of an extension; that of all extensions is phone.
+// ExtensionKind returns the kind of an extension: phone, unless the config says otherwise.
+// "" stands for all extensions, and its kind is phone too.
 func (o *Operations) ExtensionKind(extension string) dialog.Kind {
 	user, _, _ := strings.Cut(extension, "@")
 	if o.config.Kind == nil || user == "" {

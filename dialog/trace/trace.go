@@ -313,9 +313,9 @@ func (r *Recorder) makeRoom(t *dialog.Tracker, n int, now time.Time, except *rec
 	return true
 }
 
-// The memory that is counted besides texts. A message or a leg with its end counts
-// twice its size, because append grows a slice ahead of need. The constants added are
-// for the entries of maps.
+// Memory that is counted besides the texts, in bytes. A message, and a leg with its end,
+// count twice their size, because append grows a slice ahead of need. 512 and 256 are for
+// entries of maps.
 const (
 	recordBytes     = int(unsafe.Sizeof(record{})) + initialMessages*messageBytes + 512
 	initialMessages = 8 // capacity for messages in a new record

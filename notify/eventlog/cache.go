@@ -137,8 +137,8 @@ func (c *cache) raiseNewest(seq uint64) {
 	}
 }
 
-// put records that a position has an event, or none if e is nil, unless its block is an
-// older one. mu is locked.
+// put stores the event of a position; nil: the log has none there. A position in a block that
+// is no longer cached is ignored. mu is locked.
 func (c *cache) put(seq uint64, e *dialog.Event) {
 	number, i := blockOf(seq)
 	if number+cachedBlocks <= c.newest {

@@ -199,9 +199,9 @@ func (l *Log) Call(ctx context.Context, call string) (events []Entry, err error)
 const pageReadTimeout = 10 * time.Second
 
 // readPage returns events from position on, a block at most, and the position after them.
-// Unless the cache has them, it reads the whole block, if the log has all of it and many
-// events are wanted, else the wanted number of positions. Older blocks are cached whole
-// only: a reader with small pages reads no event twice.
+// If the cache lacks them, and many events of a full block are wanted, it reads and caches
+// the whole block: the next small page is then in memory. Otherwise it reads the wanted
+// number of positions only.
 func (l *Log) readPage(ctx context.Context, position, end uint64, wanted int) (entries []Entry, next uint64, err error) {
 	number, _ := blockOf(position)
 	first, last := number*blockSize+1, (number+1)*blockSize

@@ -50,7 +50,8 @@ func (v *View) writeCTI(f *fieldWriter) {
 	f.writeText("diversion", ctiNumber(v.divertingNumber(), ""))
 }
 
-// ctiCallID returns the callId: the party whose newCall the receiver keeps an entry for.
+// ctiCallID returns the callId. A receiver keeps one entry for each newCall: the callId is the
+// party that newCall was sent for.
 func (v *View) ctiCallID() string {
 	if v.GroupParty != "" {
 		return v.GroupParty

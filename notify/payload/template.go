@@ -21,9 +21,9 @@ import (
 // sends nothing else: no query is appended.
 func IsTemplate(s string) bool { return strings.ContainsAny(s, "{}") }
 
-// ExpandExample expands the URL template with a value for every variable. The error is the
-// rest of a sentence about the URL: a value of a SIP message must neither choose where a
-// callback goes nor fill more than one value.
+// ExpandExample expands the URL template with a value for every variable. It refuses a
+// template in which a value of a SIP message could choose where the callback goes, or fill
+// more than one value. The error continues a sentence that begins with the URL.
 func (f Format) ExpandExample() (string, error) {
 	t, err := uritemplate.New(f.URL)
 	if err != nil {

@@ -62,8 +62,9 @@ func (b *breakers) countOutcome(now time.Time, p *Attempt, r *Result) (probe boo
 	return ofEndpoint || ofSubscriber
 }
 
-// countNamedOutcome counts an attempt at a URL that the receiver has named. It does not
-// count for the subscription's own URL, and for the endpoint only if that is the same.
+// countNamedOutcome counts an attempt at a URL that the receiver has named. The
+// subscription's breaker does not count it: that is about the subscription's own URL. The
+// endpoint's breaker counts it only if the named URL has the same endpoint.
 func (b *breakers) countNamedOutcome(now time.Time, p *Attempt, r *Result, ofEndpoint, ofSubscriber bool) {
 	e, sr := p.endpoint, p.delivery.queue.subscriber
 	if ofSubscriber {

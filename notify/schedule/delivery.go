@@ -72,8 +72,8 @@ func newDelivery(seq uint64, e *dialog.Event, c *checkpoint) *delivery {
 	return &delivery{seq: seq, id: e.ID, kind: e.Type, at: e.At, observed: e.Observed, event: e, checkpoint: c}
 }
 
-// live reports whether the event is of use only while the call is in that state; a replay
-// is not.
+// live reports whether the delivery expires with the moment that its event reports, such as
+// ringing. A replay never does.
 func (d *delivery) live() bool { return d.kind.Live() && !d.queue.replays }
 
 // deadline returns when d expires; ok is false if it does so only by its retry schedule.

@@ -436,8 +436,8 @@ func (s *Scheduler) RunDue(now time.Time) {
 	s.outbox.saveOld(now)
 }
 
-// NextWake returns when RunDue or Updates has something to do next that is not due at now;
-// ok is false if never.
+// NextWake returns when RunDue or Updates will have something to do, besides what is due at
+// now; ok is false if never.
 func (s *Scheduler) NextWake(now time.Time) (at time.Time, ok bool) {
 	earlier := func(t time.Time) {
 		if !ok || t.Before(at) {
