@@ -95,9 +95,9 @@ func checkGrammar(t *testing.T, b []byte) {
 				compareVia(t, &m, value)
 			}
 		case hFrom:
-			compareAddress(t, &m, f.value, value, m.fromTag)
+			compareAddress(t, &m, f.value, value, "tag", m.fromTag)
 		case hTo:
-			compareAddress(t, &m, f.value, value, m.toTag)
+			compareAddress(t, &m, f.value, value, "tag", m.toTag)
 		case hCSeq:
 			if n, method, ok := siptext.ParseCSeq(value); !ok || n != m.cseq || method != string(m.text(m.cseqMethod)) {
 				t.Errorf("CSeq is %d %s, by the index %d %s", n, method, m.cseq, m.text(m.cseqMethod))
@@ -142,14 +142,14 @@ func compareList(t *testing.T, m *message, v span, value string) {
 			t.Fatalf("the list has %q, by the index %q", want, m.text(one))
 		}
 		_, params, _ := splitNameAddr(m.b, one)
-		tag, _ := findParam(m.b, params, "expires")
-		compareAddress(t, m, one, want, tag)
+		expires, _ := findParam(m.b, params, "expires")
+		compareAddress(t, m, one, want, "expires", expires)
 	}
 }
 
-// compareAddress compares a name-addr or addr-spec, one of its parameters, which is a tag or
-// an expiry, and its URI.
-func compareAddress(t *testing.T, m *message, v span, value string, tag span) {
+// compareAddress compares a name-addr or addr-spec, its URI, and the parameter called name,
+// which the index has found at param.
+func compareAddress(t *testing.T, m *message, v span, value, name string, param span) {
 	a := siptext.ParseNameAddr(value)
 	uri, params, ok := splitNameAddr(m.b, v)
 	if a.Malformed == ok || ok && (squeeze([]byte(a.URI)) != squeeze(m.text(uri)) || squeeze([]byte(a.Params)) != squeeze(m.text(params))) {
@@ -158,12 +158,8 @@ func compareAddress(t *testing.T, m *message, v span, value string, tag span) {
 	if !ok {
 		return
 	}
-	name := "tag"
-	if tag != m.fromTag && tag != m.toTag {
-		name = "expires"
-	}
-	if got, found := siptext.Param(a.Params, name); found && squeeze([]byte(got)) != strings.Join(strings.Fields(unquoted(m, tag)), "") {
-		t.Errorf("%s of %q is %q, by the index %q", name, value, got, m.text(tag))
+	if got, found := siptext.Param(a.Params, name); found && squeeze([]byte(got)) != strings.Join(strings.Fields(unquoted(m, param)), "") {
+		t.Errorf("%s of %q is %q, by the index %q", name, value, got, m.text(param))
 	}
 	var u siptext.URI
 	if parseURI(string(m.text(uri)), &u) != nil {
