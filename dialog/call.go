@@ -15,28 +15,28 @@ type call struct {
 	began              time.Time // time of the first INVITE
 	lastHeard          time.Time // time of the last message; it never decreases
 	deadline           time.Time // earliest deadline of a leg
-	nextCheck          time.Time // when the heap checks the deadline: then, or earlier
+	nextCheck          time.Time // when the call is checked next: at the deadline, or earlier
 	heapIndex          int       // index in Tracker.deadlines
 	legs               []*leg    // in order of their INVITEs
 	parties            []*party  // in order of their dials
 	callIDs            []string  // Call-IDs of its legs, under which it is in callByCallID
 	keys               []key     // under which it is in keyHolders
 	caller             *leg      // first leg of the edge side; nil: there was none
-	endedCalleesStatus Status    // heaviest status of the callees' legs that are over
+	endedCalleesStatus Status    // status with the highest calleeWeight of the callees' legs that are over
 	callback           *party    // party of an extension that the PBX calls back; nil: the call is no callback
-	handedOnTo         string    // Call-ID of the call to whose callee a transfer connects the other end of this one; "": none
-	leavingParty       *party    // its legs have ended, and the outcome of its REFER is not known yet; nil: none
-	correlation        string    // method:confidence by which the last leg was joined; "": none was
+	handedOnTo         string    // Call-ID of another call: a transfer connects its callee with the other end of this call; "": none
+	leavingParty       *party    // party whose legs have ended before the outcome of its REFER is known; nil: none
+	correlation        string    // method:confidence by which the last leg was joined to the call; "": no leg was
 
-	changedAt time.Time // first change since Changed returned it; zero: none
+	changedAt time.Time // when it changed first since the last Changed that returned it; zero: not since
 	stored    bool      // Changed has returned a snapshot of it
 
-	bridgedSince time.Time     // since when a callee talks with the caller; zero: none does
+	bridgedSince time.Time     // when the callees that talk with the caller began; zero: no callee talks
 	wasBridged   bool          // a callee has talked with the caller before
 	pickedUp     bool          // the caller talks with a phone whose leg is in another call
 	bridgedFor   time.Duration // total time that callees talked with the caller before bridgedSince
 
-	lastTalker   Extension // extension of the last called party that talked, and whose legs are removed; no user: none
+	lastTalker   Extension // extension of the called party that talked last, kept when a leg is removed; no user: none
 	shownOutside string    // the caller's number on the first leg to a trunk, kept when that leg is removed; "": none
 }
 
@@ -45,9 +45,10 @@ func (c *call) live() bool {
 	return slices.ContainsFunc(c.legs, func(l *leg) bool { return l.state != over })
 }
 
-// otherLegAnswered reports whether another leg was answered while l rang: only then can
-// that answer be why l was canceled. If the CANCEL has the cause of a pickup, the caller's
-// leg does not count, because the PBX itself may have answered it.
+// otherLegAnswered reports whether another leg of the call was answered between the
+// INVITE and the CANCEL of l. Only such an answer can be why the PBX canceled l. If the
+// CANCEL has the cause of a pickup, the caller's leg does not count, because the PBX
+// itself may have answered it.
 func (c *call) otherLegAnswered(l *leg) bool {
 	for _, o := range c.legs {
 		if o == l || o == c.caller && l.cancelReason.q850 == causePickedUp {
@@ -60,8 +61,9 @@ func (c *call) otherLegAnswered(l *leg) bool {
 	return false
 }
 
-// calleesStatus returns the heaviest status of the callees' legs, "" if none is known. An
-// answered leg counts as answered, and a leg that still rings as given up.
+// calleesStatus returns the status with the highest calleeWeight of all callees' legs, or
+// "" if there is no callee. A leg that is talking counts as Answered. A leg that still
+// rings counts as if the PBX gave it up.
 func (c *call) calleesStatus() Status {
 	s := c.endedCalleesStatus
 	for _, l := range c.legs {
@@ -99,16 +101,17 @@ func deriveID(parts ...string) string {
 	return string(text[:])
 }
 
-// isUntaggedReinvite reports whether the INVITE m is a re-INVITE although it has no To tag:
-// the other end of its dialog uses no tag (RFC 3261 §12.1.1, RFC 2543).
+// isUntaggedReinvite reports whether the INVITE m is a re-INVITE although it has no To
+// tag. It is one if the other end of its dialog uses no tag (RFC 3261 §12.1.1, RFC 2543).
 func (c *call) isUntaggedReinvite(m *Message) bool {
 	return c != nil && slices.ContainsFunc(c.legs, func(l *leg) bool {
 		return l.state == talking && l.toTag == "" && !l.transactionLost && l.callID == m.CallID && m.CSeq > l.cseq && l.inDialog(m)
 	})
 }
 
-// legOfInvite returns the leg whose INVITE is m, or is answered or canceled by m; nil: m
-// belongs to a transaction within a dialog.
+// legOfInvite returns the leg to whose INVITE m belongs: m is that INVITE, a response to
+// it or the CANCEL of it. It returns nil if m belongs to another transaction, such as a
+// re-INVITE.
 func (c *call) legOfInvite(origin Side, m *Message) *leg {
 	for _, l := range slices.Backward(c.legs) {
 		if l.origin == origin && l.fromTag == m.FromTag && l.callID == m.CallID {
@@ -121,11 +124,10 @@ func (c *call) legOfInvite(origin Side, m *Message) *leg {
 	return nil
 }
 
-// findRepeated returns the leg that the INVITE m continues: a leg of the same caller that
-// was challenged, or refused with a response that asks for another INVITE (RFC 3261 §22.2:
-// same Call-ID and From tag, higher CSeq). stale reports that a leg has m's transaction or
-// a later one, so m is to be ignored. If again is nil and stale is false, m begins another
-// leg: a fork or another attempt.
+// findRepeated returns the challenged leg that the INVITE m continues, or nil. m has the
+// leg's Call-ID and From tag and a higher CSeq (RFC 3261 §22.2). stale reports that m is
+// to be ignored, because a leg has m's transaction or a later one. If again is nil and
+// stale is false, m begins another leg: a fork or another attempt.
 func (c *call) findRepeated(m *Message) (again *leg, stale bool) {
 	for _, l := range c.legs {
 		if l.origin != m.Src || l.fromTag != m.FromTag || l.callID != m.CallID {
@@ -143,12 +145,12 @@ func (c *call) findRepeated(m *Message) (again *leg, stale bool) {
 	return again, false
 }
 
-// unfinished reports whether a call may still emit events, such as the hangup of a party
-// whose last leg was just refused.
+// unfinished reports whether a call may still emit events: a leg is not over, or a dialed
+// party has no hangup yet. Such a party may outlast its last leg.
 func (c *call) unfinished() bool {
 	return c.live() || slices.ContainsFunc(c.parties, func(p *party) bool { return p.dialed && !p.over })
 }
 
-// cloneString returns a copy of s: a part of a message would keep the whole message in
-// memory.
+// cloneString returns a copy of s. Storing a part of a message instead of a copy would
+// keep the whole message in memory.
 func cloneString(s string) string { return strings.Clone(s) }

@@ -2,9 +2,9 @@ package dialog
 
 import "time"
 
-// A fork is a dialog of a leg beside the one that its last message belonged to: several
-// phones may answer a forked INVITE (RFC 3261 §13.2.2.4). The leg is up as long as one of
-// its dialogs.
+// A fork is a further dialog of a leg: several phones may answer a forked INVITE (RFC
+// 3261 §13.2.2.4). The leg itself holds its current dialog, which is that of its last
+// message. A leg is up while any of its dialogs is up.
 type fork struct {
 	toTag          string
 	uacSeq, uasSeq uint32
@@ -12,10 +12,11 @@ type fork struct {
 	loss           *dialogLoss // suspected end; nil: none
 }
 
-// maxForks is the number of dialogs of a leg beside the first.
+// maxForks is the largest number of forks of a leg.
 const maxForks = 16
 
-// addFork adds the dialog of a 2xx that is not the leg's first one.
+// addFork adds the dialog that m creates, if m is a 2xx to the leg's INVITE with a To tag
+// that no dialog of the leg has. Beyond maxForks it adds none.
 func (l *leg) addFork(m *Message) {
 	if m.Status/100 != 2 || m.ToTag == "" || l.toTag == "" || m.ToTag == l.toTag || len(l.forks) >= maxForks {
 		return
@@ -28,7 +29,8 @@ func (l *leg) addFork(m *Message) {
 	l.forks = append(l.forks, fork{toTag: cloneString(m.ToTag)})
 }
 
-// selectFork makes the dialog of m the leg's current one, if it is one of its forks.
+// selectFork makes the dialog of m the leg's current dialog, if it is a fork that is not
+// over.
 func (l *leg) selectFork(m *Message) {
 	if len(l.forks) == 0 {
 		return
@@ -45,8 +47,8 @@ func (l *leg) selectFork(m *Message) {
 	}
 }
 
-// swapFork exchanges a fork and the leg's current dialog, which becomes a fork. over
-// reports that the current dialog has ended.
+// swapFork makes the fork f the leg's current dialog, and the previous current dialog a
+// fork. over reports whether that previous dialog has ended.
 func (l *leg) swapFork(f *fork, over bool) {
 	now := fork{toTag: l.toTag, uacSeq: l.uacSeq, uasSeq: l.uasSeq, over: over, loss: l.loss}
 	if over {
@@ -57,13 +59,13 @@ func (l *leg) swapFork(f *fork, over bool) {
 	l.unverified = nil
 }
 
-// goneBy reports whether a fork has ended by the time at: its end was suspected lingerTime
-// before or earlier, and no message has refuted that.
+// goneBy reports whether a fork has ended by the time at, because its end was suspected
+// at least lingerTime before and no message has refuted that.
 func (f *fork) goneBy(at time.Time) bool {
 	return f.loss != nil && !f.loss.at.Add(lingerTime).After(at)
 }
 
-// hasDialog reports whether the leg has a dialog with the To tag that is not over.
+// hasDialog reports whether a dialog of the leg that is not over has the To tag.
 func (l *leg) hasDialog(toTag string) bool {
 	for _, f := range l.forks {
 		if f.toTag == toTag && !f.over {
@@ -73,7 +75,8 @@ func (l *leg) hasDialog(toTag string) bool {
 	return l.toTag == toTag
 }
 
-// endDialog ends the current dialog of a leg, and the leg with its last one.
+// endDialog ends the current dialog of a leg. If another dialog of the leg is up, it
+// becomes the current one; otherwise the leg ends with outcome o.
 func (t *legTracker) endDialog(l *leg, at time.Time, o outcome) {
 	for i := range l.forks {
 		if f := &l.forks[i]; !f.over && !f.goneBy(at) {
@@ -87,27 +90,26 @@ func (t *legTracker) endDialog(l *leg, at time.Time, o outcome) {
 	t.endLeg(l, at, o)
 }
 
-// A dialogLoss is the suspected end of a dialog, after a response such as 408 to a request
-// in it.
+// A dialogLoss is the suspected end of a dialog, after a 408 or 481 to a request in it.
 type dialogLoss struct {
 	at       time.Time
 	eventSeq int  // Seq of the call's last event at that time
-	side     Side // side whose end may be gone
+	side     Side // side of the peer that may be gone: the response came from it
 	code     int
 	phrase   string
 }
 
-// endsUsage reports whether a 481 to a request ends the session: to a request that belongs
-// to the INVITE usage (RFC 5057 §5.1, RFC 6086 §4.2.1).
+// endsUsage reports whether a 481 to a request with this method ends the session, because
+// the request belongs to the INVITE usage of the dialog (RFC 5057 §5.1, RFC 6086 §4.2.1).
 func endsUsage(method string) bool {
 	return method == "INVITE" || method == "UPDATE" || method == "INFO" || method == "PRACK"
 }
 
-// noteDialogLoss applies the final response m to a request in a leg's dialog, and reports
-// whether it has ended the dialog. A 481 from the other end ends it if the request belongs
-// to the session. After a 481 to another request, or a 408 to any, the end of the dialog is
-// suspected: unless a message of that other end comes within 32 s, the dialog has ended with
-// the response. A NOTIFY or SUBSCRIBE belongs to a subscription, which ends alone.
+// noteDialogLoss applies the response m to a request in a leg's dialog, and reports
+// whether m has ended the dialog. A 481 that the peer sent ends it if
+// endsUsage(m.Method). After any other 481, or a 408, the end of the dialog is only
+// suspected. If no message refutes it within lingerTime, endLostDialog ends the dialog. A
+// 408 or 481 to a NOTIFY or SUBSCRIBE is ignored, because it ends only the subscription.
 func (t *legTracker) noteDialogLoss(l *leg, m *Message) bool {
 	if l.state != talking || m.Status != 481 && m.Status != 408 || m.Method == "NOTIFY" || m.Method == "SUBSCRIBE" {
 		return false
@@ -122,16 +124,18 @@ func (t *legTracker) noteDialogLoss(l *leg, m *Message) bool {
 	return false
 }
 
-// clearDialogLoss clears the suspected end of the leg's dialog, if m is a message of that
-// end.
+// clearDialogLoss drops the suspicion that the leg's dialog has ended, if m comes from
+// the side that may be gone. A 408, a 481 or a response that bellhop generated does not
+// count.
 func (l *leg) clearDialogLoss(m *Message) {
 	if d := l.loss; d != nil && d.side == m.Src && !m.Own && m.Status != 481 && m.Status != 408 {
 		l.loss = nil
 	}
 }
 
-// endLostDialog ends a dialog whose suspected end was not refuted. It ended when it was
-// first suspected, if the call has emitted no event since.
+// endLostDialog ends a dialog after no message has refuted its suspected end. The end
+// time is when the suspicion arose, if since then the call has emitted no event, the leg
+// was not answered and no callee was bridged; otherwise it is at.
 func (t *legTracker) endLostDialog(l *leg, at time.Time) {
 	d := l.loss
 	if d.eventSeq == l.call.seq && !d.at.Before(l.answered) && !d.at.Before(l.call.bridgedSince) {

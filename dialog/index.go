@@ -17,8 +17,9 @@ func newCallIndex() *callIndex {
 // that compares it.
 type key struct{ method, value string }
 
-// callKey is the method name in the key of a call that was restored from the event log
-// alone. The key is the call id: the first INVITE, if the phone repeats it, yields the same.
+// callKey is the method name of the key of a call that was restored from the event log
+// alone. The value of that key is the call's id. The id is derived from the first INVITE,
+// so a repetition of that INVITE finds the call.
 const callKey = "call"
 
 // A keyHolder is the call that has a key. If several have it, call is nil.
@@ -27,7 +28,8 @@ type keyHolder struct {
 	count int // number of calls that have it
 }
 
-// matchKey returns the call that has a key.
+// matchKey finds the live call that has a key. The match is ambiguous if several calls
+// have the key.
 func (x *callIndex) matchKey(k key) match {
 	switch h, ok := x.keyHolders[k]; {
 	case !ok:
@@ -39,8 +41,9 @@ func (x *callIndex) matchKey(k key) match {
 	}
 }
 
-// matchOwnID matches the X-CID that bellhop has added to the caller's INVITE. The id names
-// one call alone, so an INVITE that has it after the call's end is a straggler of it.
+// matchOwnID finds the call by the X-CID that bellhop added to the caller's INVITE. The
+// id belongs to one call only. So the call matches even if it is over: the INVITE then is
+// a straggler of it.
 func (x *callIndex) matchOwnID(id string) match {
 	if c := x.keyHolders[key{"x-cid", id}].call; c != nil {
 		return match{c, exact}
@@ -48,8 +51,8 @@ func (x *callIndex) matchOwnID(id string) match {
 	return match{}
 }
 
-// ownID returns the authenticated X-CID of an INVITE, if the configuration correlates by
-// it; "" if another call has it already: it names one call alone.
+// ownID returns the authenticated X-CID of an INVITE as the id of a new call. It returns
+// "" if the configuration does not correlate by X-CID, or if another call has that id.
 func (x *callIndex) ownID(m *Message) string {
 	goes := slices.ContainsFunc(x.methods, func(by method) bool { return by.name == "x-cid" })
 	if !goes || x.keyHolders[key{"x-cid", m.CID}].count > 0 {
@@ -58,8 +61,9 @@ func (x *callIndex) ownID(m *Message) string {
 	return m.CID
 }
 
-// indexCall adds the Call-ID and ids of m to the keys by which other legs find the call. An
-// untrusted sender cannot add an id that another live call has.
+// indexCall indexes the call by the Call-ID and the ids in m, so that its other legs find
+// it. An untrusted sender cannot add the value of a header field that another live call
+// has.
 func (x *callIndex) indexCall(c *call, m *Message, links *callHints) {
 	if x.callByCallID[m.CallID] == nil {
 		id := cloneString(m.CallID)
@@ -91,7 +95,8 @@ func (x *callIndex) indexCall(c *call, m *Message, links *callHints) {
 	}
 }
 
-// addKey adds a key to a call. A key that two live calls have identifies neither.
+// addKey adds a key to a call. If two live calls have the same key, it identifies
+// neither.
 func (x *callIndex) addKey(c *call, k key) {
 	if k.value == "" || slices.Contains(c.keys, k) || len(c.keys) >= maxKeys {
 		return
@@ -110,8 +115,9 @@ func (x *callIndex) addKey(c *call, k key) {
 	c.keys = append(c.keys, k)
 }
 
-// removeCallID removes a Call-ID without legs from a call: a queue may ring its agents for
-// hours. The first Call-ID stays, because the call's id is derived from it.
+// removeCallID removes a Call-ID that no leg of the call has any longer. Otherwise a call
+// would gather Call-IDs, because a queue may ring its agents for hours. The first Call-ID
+// stays, because the call's id is derived from it.
 func (x *callIndex) removeCallID(c *call, id string) {
 	if n := slices.Index(c.callIDs, id); n > 0 {
 		c.callIDs = slices.Delete(c.callIDs, n, n+1)
@@ -134,8 +140,8 @@ func (x *callIndex) unindexCall(c *call) {
 	}
 }
 
-// findDialog returns the leg whose dialog has that Call-ID and both tags, in either order;
-// nil: none.
+// findDialog returns the live leg whose dialog has the Call-ID and both tags, in either
+// order; nil: none. If a restart lost the leg's To tag, its From tag suffices.
 func (x *callIndex) findDialog(callID, tag, other string) *leg {
 	c := x.callByCallID[callID]
 	if c == nil || tag == "" || other == "" {
@@ -153,7 +159,7 @@ func (x *callIndex) findDialog(callID, tag, other string) *leg {
 	return nil
 }
 
-// replacedBy returns the legs of the dialog that the REFER's Replaces names.
+// replacedBy returns the answered legs with the Call-ID that the REFER's Replaces names.
 func (x *callIndex) replacedBy(r *refer) (legs []*leg) {
 	if c := x.callByCallID[r.replaces]; c != nil && r.replaces != "" {
 		for _, l := range c.legs {
@@ -165,5 +171,5 @@ func (x *callIndex) replacedBy(r *refer) (legs []*leg) {
 	return legs
 }
 
-// maxKeys is the number of ids by which one call is found, beside its Call-IDs.
+// maxKeys is the largest number of keys of one call.
 const maxKeys = 256
