@@ -11,13 +11,13 @@ import (
 // DefaultCorrelate is the order of the correlation methods if the configuration sets none.
 var DefaultCorrelate = []string{"header:X-CID", "session-id", "replaces", "icid", "call-id", "numbers"}
 
-// The confidence that a leg belongs to the call that it was joined to. Subscribers see the
-// text after the method's name: add texts, never change one.
+// The confidence that a leg belongs to the call that it was joined to. Subscribers see
+// the text after the method's name, so a text must never change.
 const (
-	exact     = ":exact"    // an id says so
-	likely    = ":likely"   // both numbers and the time agree, or the Call-IDs are similar
-	possible  = ":possible" // no other call fits
-	ambiguous = ":tie"      // two calls fit equally well: the leg is joined to neither
+	exact     = ":exact"    // an id or a transfer identifies the call
+	likely    = ":likely"   // the numbers of both ends and the time agree, or the Call-IDs are similar
+	possible  = ":possible" // only numbers or the time suggest this call, and no other fits as well
+	ambiguous = ":tie"      // two calls fit equally well, so the leg is joined to neither
 )
 
 // ownCID is the header field whose value bellhop authenticates.
@@ -39,13 +39,13 @@ type match struct {
 type inviteMatch struct {
 	*Message
 	links       *callHints
-	ext         Extension // at the phone that it comes from, or goes to; no user: none
-	target      string    // extension that the INVITE goes to, or else the number
+	ext         Extension // extension at the phone that the INVITE comes from or goes to; no user: none
+	target      string    // extension that the INVITE goes to; if it goes to none, the dialed number
 	toExtension bool      // it goes to an extension's phone
 
 	diversion string // number that diverted the call
 
-	eliminated bool   // no number in the INVITE matched a caller
+	eliminated bool   // no number in the INVITE matched a caller, so matchByElimination decides
 	refer      *refer // REFER that the INVITE follows; nil: none, or not known
 }
 
@@ -74,11 +74,11 @@ func parseMethods(words []string) (ms []method) {
 	return ms
 }
 
-// correlateInvite looks for the call of an INVITE with a new Call-ID. The first method that
-// finds one or several calls decides. It also returns the method:confidence for events.
-//
-// An INVITE that comes from neither the PBX nor a trunk refers to a call only by ids that
-// the PBX itself would use: an id that bellhop has authenticated, or both tags of a dialog.
+// correlateInvite looks for the call of an INVITE with a new Call-ID. The first method
+// that finds one or several calls decides; several are ambiguous, and c is then nil. It
+// also returns the method:confidence for events. An INVITE that comes from neither the
+// PBX nor a trunk could be forged. It is matched only by an X-CID that bellhop has
+// authenticated, by both tags of a dialog, or by a REFER that asks for it.
 func (s *correlator) correlateInvite(i *inviteMatch) (c *call, correlation string) {
 	for _, by := range s.index.methods {
 		var v match
@@ -108,8 +108,8 @@ func (s *correlator) correlateInvite(i *inviteMatch) (c *call, correlation strin
 	return nil, ""
 }
 
-// liveMatch returns a match with c, or no match if c is nil or over: a call that is over
-// gets no further legs.
+// liveMatch returns a match with c and its confidence. It returns no match if c is nil or
+// over, because a call that is over gets no further legs.
 func liveMatch(c *call, sure string) match {
 	if c == nil || !c.live() {
 		return match{}
@@ -117,8 +117,9 @@ func liveMatch(c *call, sure string) match {
 	return match{c, sure}
 }
 
-// matchHeader matches a header field that the PBX adds to the INVITEs of a call: the values
-// are equal, or the value is the Call-ID of the caller's leg.
+// matchHeader finds the call by a header field that the PBX adds to all INVITEs of a
+// call. Its value is the same as in another INVITE of the call, or is the Call-ID of a
+// leg.
 func (s *correlator) matchHeader(by method, i *inviteMatch) match {
 	v := i.links.fieldValue(by.header)
 	if v == "" {
@@ -140,7 +141,8 @@ func (k *callHints) fieldValue(header string) string {
 	return ""
 }
 
-// matchSessionID matches the two UUIDs of Session-ID (RFC 7989 §5).
+// matchSessionID finds the call by the two UUIDs of Session-ID (RFC 7989 §5). If they
+// belong to two calls, the match is ambiguous.
 func (s *correlator) matchSessionID(i *inviteMatch) (v match) {
 	for _, id := range sessionIDs(i.links.session) {
 		switch one := s.index.matchKey(key{"session-id", id}); {
@@ -154,8 +156,8 @@ func (s *correlator) matchSessionID(i *inviteMatch) (v match) {
 	return v
 }
 
-// sessionIDs returns the UUIDs in a Session-ID, without the null UUID, which identifies
-// nothing.
+// sessionIDs returns the UUIDs in a Session-ID. It leaves out the null UUID, which
+// identifies no session.
 func sessionIDs(value string) []string {
 	local, params, _ := strings.Cut(value, ";")
 	remote, _ := siptext.Param(params, "remote")
@@ -168,9 +170,10 @@ func sessionIDs(value string) []string {
 	return ids
 }
 
-// matchTransfer matches the dialog that Replaces names (RFC 3891), or a REFER that a phone
-// of a call has sent (RFC 3515). A REFER is matched by Referred-By, or else by its target,
-// unless somebody in another call has dialed that number.
+// matchTransfer finds the call by the dialog that Replaces names (RFC 3891), or by a
+// REFER that a phone of the call has sent within progressWindow (RFC 3515). If the INVITE
+// has a Referred-By, it must be that of the REFER. If it has none, the INVITE must go
+// from the PBX to the target of the REFER, and matchReferTarget decides.
 func (s *correlator) matchTransfer(i *inviteMatch) (v match) {
 	if i.links.replaces != "" {
 		callID, toTag, fromTag := readReplaces(i.links.replaces)
@@ -209,10 +212,11 @@ func (s *correlator) matchTransfer(i *inviteMatch) (v match) {
 	return v
 }
 
-// callToConnect returns the other call that the REFER r transfers, if the phone that sent r
-// talks with nobody in its own call: it has picked up a call, or taken one that was parked.
-// The number that the INVITE shows identifies the other call. nil: r transfers its own
-// call.
+// callToConnect returns the other call that the REFER r transfers, if r does not transfer
+// its own call. The phone that sent r is then alone in its own call, because it has
+// picked up the other call or retrieved it from parking. The number that the INVITE shows
+// identifies the other call. nil: r transfers its own call, or the other call is not
+// known.
 func (s *correlator) callToConnect(i *inviteMatch, r *refer) *call {
 	if i.Src != PBX || len(r.leg.call.legs) > 1 {
 		return nil
@@ -231,10 +235,10 @@ func (s *correlator) callToConnect(i *inviteMatch, r *refer) *call {
 	return others.decide().call
 }
 
-// matchReferTarget decides whether an INVITE to the target of the REFER r was caused by r,
-// if only the called number and the time suggest it. A caller in another call who dialed
-// that number, and for whom no phone rings yet, may have caused it as well: then the number
-// that the INVITE shows decides.
+// matchReferTarget decides whether the REFER r caused an INVITE to its target, if only
+// the called number and the time suggest it. A caller in another call may have caused it
+// as well, if that caller dialed the same number and no phone rings yet. Then the number
+// that the INVITE shows decides. If that number does not decide, the match is ambiguous.
 func (s *correlator) matchReferTarget(i *inviteMatch, r *refer) match {
 	c := r.leg.call
 	connects := false
@@ -265,9 +269,9 @@ func (s *correlator) matchReferTarget(i *inviteMatch, r *refer) match {
 	return match{c, possible}
 }
 
-// connectsNumber reports whether a number is that of the person whom the REFER connects: of
-// another phone in the call, or the number that the sender of the REFER called or was
-// called by.
+// connectsNumber reports whether number belongs to the person that the REFER transfers:
+// another phone in the call has it, or the sender of the REFER called it or was called by
+// it.
 func (r *refer) connectsNumber(number string) bool {
 	l := r.leg
 	other := l.callerNum
@@ -279,8 +283,9 @@ func (r *refer) connectsNumber(number string) bool {
 	})
 }
 
-// asksForInvite reports whether an INVITE from a phone is the one that the REFER asks for:
-// it comes from a phone in the same call, and goes to the REFER's target.
+// asksForInvite reports whether the REFER asks for this INVITE from a phone: the INVITE
+// comes from the address of a phone in the same call, and goes to the REFER's target or
+// to the contact that the REFER named.
 func (r *refer) asksForInvite(i *inviteMatch) bool {
 	if i.target != r.target && (i.target != r.contact || r.contact == "") {
 		return false
@@ -293,8 +298,9 @@ func (r *refer) asksForInvite(i *inviteMatch) bool {
 	return false
 }
 
-// matchSimilarCallID matches Call-IDs that a PBX derives from the caller's: one contains
-// the other, as in 123@pbx_b2b-1, or both begin with the same 30 characters.
+// matchSimilarCallID finds the call by a Call-ID that the PBX has derived from another.
+// The INVITE's Call-ID contains the other one, as 1234@pbx_b2b-1 contains 1234@pbx, or
+// both begin with the same 30 characters.
 func (s *correlator) matchSimilarCallID(i *inviteMatch) match {
 	if i.Src != PBX {
 		return match{}
@@ -311,7 +317,7 @@ func (s *correlator) matchSimilarCallID(i *inviteMatch) match {
 	if v := s.index.matchKey(key{"call-id", id[:sameCallIDStart]}); v.confidence == exact {
 		return match{v.call, likely}
 	}
-	return match{} // also if several Call-IDs begin so: then it identifies none
+	return match{} // also if Call-IDs of several calls begin with these characters
 }
 
 const (
@@ -320,10 +326,10 @@ const (
 	maxSeparators   = 12 // separators in the text that a PBX adds to a Call-ID, at either end
 )
 
-// innerCallIDs ranges over the Call-IDs from which a PBX may have derived id: first without
-// text added at the end, the shortest first, then without text added at the beginning. The
-// added text is short. A lookup takes time in proportion to a Call-ID's length, so
-// maxSeparators bounds their number.
+// innerCallIDs ranges over the Call-IDs from which a PBX may have derived id. It first
+// removes text from the end, a little more each time, and then from the beginning. The
+// added text has few separators. A lookup takes time in proportion to a Call-ID's length,
+// so maxSeparators limits the number of results.
 func innerCallIDs(id string) iter.Seq[string] {
 	return func(yield func(string) bool) {
 		added := 0
@@ -347,5 +353,6 @@ func innerCallIDs(id string) iter.Seq[string] {
 	}
 }
 
-// isSeparator reports whether c may stand between a Call-ID and the text that a PBX adds.
+// isSeparator reports whether c may separate a Call-ID from the text that a PBX adds to
+// it.
 func isSeparator(c byte) bool { return strings.IndexByte("-_.@:;+~", c) >= 0 }

@@ -8,36 +8,37 @@ import (
 	"bellhop/dialog/siptext"
 )
 
-// Keys in numberMatcher.legsByNumber beside numbers. They are longer than the tail of a number,
-// and are not numbers themselves.
+// Keys of numberMatcher.legsByNumber that are not numbers. They are longer than
+// similarDigits, so they differ from the tail of any number.
 const (
-	indexHidden   = "\x00hidden" // the PBX does not show the caller's number
-	indexOpen     = "\x00dialed" // the caller dialed a number that may lead to any phone
-	indexCallback = "\x00called" // the PBX calls an extension back
+	indexHidden   = "\x00hidden" // legs of callers whose number the PBX does not show
+	indexOpen     = "\x00dialed" // legs of callers that dialed a number which may lead to any phone
+	indexCallback = "\x00called" // legs on which the PBX calls an extension back
 )
 
 const (
 	// promptGap is the longest time between a caller's INVITE and the INVITE of the PBX
-	// that it causes, if nothing comes between. Measured: Asterisk 22 1.3 to 10 ms,
-	// FreeSWITCH 1.11 6 to 97 ms.
+	// that it causes, if the PBX does nothing else first. Measured: Asterisk 22 1.3 to 10
+	// ms, FreeSWITCH 1.11 6 to 97 ms.
 	promptGap = 100 * time.Millisecond
 
 	// maxListening is how long a caller may listen to an announcement of the PBX, if the
 	// dialed number is not declared as a queue or IVR.
 	maxListening = time.Minute
 
-	// maxScanned is the number of legs that are compared with one INVITE. Beyond that no
-	// call is found by elimination.
+	// maxScanned is the largest number of legs that are compared with one INVITE. If
+	// there are more, elimination finds no call.
 	maxScanned = 1 << 10
 )
 
-// A recentCaller is a leg of the edge side whose caller has just dialed.
+// A recentCaller is a leg of the edge side whose caller dialed at the time at.
 type recentCaller struct {
 	leg *leg
 	at  time.Time
 }
 
-// addRecentCaller adds the leg of a caller that dialed at a time.
+// addRecentCaller adds the leg l, whose caller dialed at the time at. It removes legs
+// that are older than promptGap.
 func (s *numberMatcher) addRecentCaller(l *leg, at time.Time) {
 	n := 0
 	for n < len(s.recentCallers) && at.Sub(s.recentCallers[n].at) > promptGap {
@@ -46,7 +47,8 @@ func (s *numberMatcher) addRecentCaller(l *leg, at time.Time) {
 	s.recentCallers = append(s.recentCallers[n:], recentCaller{l, at})
 }
 
-// noteRedirect notes the Contacts of the 3xx with which the phone on leg l has answered.
+// noteRedirect stores the users in the Contacts of m, the 3xx with which the phone on leg
+// l refused the INVITE.
 func (s *numberMatcher) noteRedirect(l *leg, m *Message) {
 	var users []string
 	for name, value := range siptext.Fields(m.Head) {
@@ -70,9 +72,10 @@ func (s *numberMatcher) noteRedirect(l *leg, m *Message) {
 	}
 }
 
-// findRedirect returns the leg that was refused within progressWindow with a 3xx whose
-// Contact names the called number, and the rank of that Contact. It searches call c, or all
-// live calls if c is nil. nil: none, or legs of several calls.
+// findRedirect returns the leg that a phone refused within progressWindow with a 3xx
+// whose Contact best matches the called number, and the rank of that match. It searches
+// call c, or all live calls if c is nil. found is nil if no leg matches, or if legs of
+// several calls match equally.
 func (s *numberMatcher) findRedirect(c *call, called string, now time.Time) (found *leg, best rank) {
 	for _, l := range s.redirectedLegs {
 		switch f := l.rankRedirect(called); {
@@ -88,9 +91,9 @@ func (s *numberMatcher) findRedirect(c *call, called string, now time.Time) (fou
 	return found, best
 }
 
-// rankRedirect returns how well a Contact of the 3xx that refused a leg matches the number:
-// the PBX may remove a prefix, or add one. A phone may name several Contacts, which the PBX
-// tries one after the other.
+// rankRedirect returns how well the number matches the best Contact of the 3xx that
+// refused the leg; noRank if none matches. The PBX may add or remove a prefix. A phone
+// may name several Contacts, which the PBX tries one after the other.
 func (l *leg) rankRedirect(number string) (best rank) {
 	for user := range strings.SplitSeq(l.redirectUsers, "\n") {
 		switch {
@@ -103,8 +106,8 @@ func (l *leg) rankRedirect(number string) (best rank) {
 	return best
 }
 
-// candidates collects the calls that an INVITE may belong to, and decides if one of them
-// ranks highest alone.
+// candidates collects the calls that an INVITE may belong to. decide returns the call
+// that ranks highest, if there is only one.
 type candidates struct {
 	best      int   // rank of call
 	call      *call // of the highest rank so far; nil: none
@@ -112,7 +115,7 @@ type candidates struct {
 	rival     *call // a call for which the PBX may be about to call somebody; it makes any other call ambiguous
 }
 
-// add adds a call with its rank, the highest being the best.
+// add adds a call with its rank. A higher rank is better.
 func (x *candidates) add(c *call, rank int) {
 	switch {
 	case rank < x.best || rank == x.best && c == x.call:
@@ -123,8 +126,8 @@ func (x *candidates) add(c *call, rank int) {
 	}
 }
 
-// decide returns the call that ranks highest, ambiguous if there are several or another
-// call is the rival.
+// decide returns the call with the highest rank. The match is ambiguous if several calls
+// have that rank, or if another call is the rival.
 func (x *candidates) decide() match {
 	switch {
 	case x.call == nil:
@@ -139,14 +142,15 @@ func (x *candidates) decide() match {
 type elimination struct {
 	hidden   bool       // the INVITE shows no number of the caller
 	internal bool       // the number in its From is an extension
-	all      candidates // callers that wait
-	known    candidates // callers for which the PBX has shown another number before
+	all      candidates // calls whose callers wait for the PBX
+	known    candidates // calls of extensions for which the PBX has shown another number before
 	scanned  int        // number of legs compared so far
 }
 
-// matchByElimination looks for the one call that the INVITE can belong to, if it shows no
-// number or one that matches nobody here: the caller is anonymous, the PBX shows another
-// number for an extension than its account, or shows a number of the company.
+// matchByElimination looks for the only call that the INVITE can belong to, if the INVITE
+// shows no number, or a number that matches nobody here. The caller may be anonymous. The
+// PBX may also show a number of the company, or show a number for an extension that is
+// not the name of its account.
 func (s *numberMatcher) matchByElimination(i *inviteMatch) match {
 	e := elimination{hidden: true}
 	for _, number := range i.links.numbers {
@@ -189,7 +193,8 @@ func (s *numberMatcher) matchByElimination(i *inviteMatch) match {
 	return e.all.decide()
 }
 
-// addWaitingCallers adds the calls whose callers wait for somebody.
+// addWaitingCallers adds the calls whose callers wait for somebody to e.all, if the
+// INVITE may belong to them. It finds their legs by index keys.
 func (s *numberMatcher) addWaitingCallers(e *elimination, i *inviteMatch) {
 	x := &e.all
 	each := func(key string, enter func(*leg)) {
@@ -221,7 +226,8 @@ func (s *numberMatcher) addWaitingCallers(e *elimination, i *inviteMatch) {
 	}
 }
 
-// addRecentCandidate adds the call of leg l, whose caller has dialed within promptGap.
+// addRecentCandidate adds the call of leg l, whose caller dialed within promptGap, if the
+// INVITE may belong to it.
 func (s *numberMatcher) addRecentCandidate(e *elimination, i *inviteMatch, l *leg) {
 	x := &e.all
 	if !l.awaitsAnswer() || l.state == talking && !e.hidden || !slices.Contains(l.call.legs, l) {
@@ -256,17 +262,19 @@ func (s *numberMatcher) addRecentCandidate(e *elimination, i *inviteMatch, l *le
 	}
 }
 
-// mayShowUnknown reports whether the PBX may show an internal number that matches nobody
-// here for the extension that calls on leg l: its shown number is not known, or its name is
-// not a number.
+// mayShowUnknown reports whether the PBX may show, for the extension that calls on leg l,
+// an internal number that matches nobody here. It may if the number that it shows for the
+// extension is not known yet, or if the extension is registered and its name is not a
+// number.
 func (s *numberMatcher) mayShowUnknown(l *leg, now time.Time) bool {
 	p := l.party
 	return s.shownNumberUnknown(l, now) || p != nil && p.flow == Out && !isNumber(p.ext.User) && s.directory.registered(p.ext.User, now)
 }
 
 // matchServiceNumber looks for the call of an INVITE that shows the number of a queue or
-// IVR: the call of the only caller that waits there, or, if nobody calls it, of the only
-// phone that the PBX has called in its name.
+// IVR. If callers have dialed that number, the call is that of the only one who still
+// waits. If no caller has, it is the call of the only phone to which the PBX has shown
+// that number.
 func (s *numberMatcher) matchServiceNumber(i *inviteMatch, number string) match {
 	var x candidates
 	called := false
@@ -301,8 +309,9 @@ func (l *leg) awaitsAnswer() bool {
 	return l.state == calling || l.state == ringing || l.state == talking && l.service != nil && l.service.kind != Conference
 }
 
-// knowsNumber reports whether a number belongs to an extension, or to a person in a call,
-// whose legs are known by it.
+// knowsNumber reports whether number is known here, so that its call is not found by
+// elimination. It is known if it is declared, registered or shown for an extension, or if
+// a live leg is indexed by it or by a similar number.
 func (s *numberMatcher) knowsNumber(number string, now time.Time) bool {
 	if s.directory.declared[number] != "" || s.directory.registered(number, now) || s.directory.aliases.ownerOf(number) != "" {
 		return true
@@ -323,8 +332,8 @@ func (s *numberMatcher) shownNumberKnown(l *leg) bool {
 	return l.party != nil && s.directory.aliases.numberOf(l.party.ext.User) != ""
 }
 
-// targetKnown reports whether a leg's caller dialed a certain phone: that of a registered
-// extension, or one outside.
+// targetKnown reports whether the number that a leg's caller dialed leads to one known
+// phone: that of a registered extension, or one outside.
 func (s *numberMatcher) targetKnown(l *leg, now time.Time) bool {
 	if l.calledExt.User == "" {
 		return !l.trunk // an undeclared public number may lead to any phone
@@ -332,8 +341,9 @@ func (s *numberMatcher) targetKnown(l *leg, now time.Time) bool {
 	return s.directory.registered(l.calledExt.User, now)
 }
 
-// addOpenCandidate adds the call of a caller that dialed a number which may lead to any
-// phone. A call in which the extension that diverts the INVITE was called ranks higher.
+// addOpenCandidate adds the call of a caller that waits and has dialed a number which may
+// lead to any phone. The call ranks higher if the extension that diverts the INVITE was
+// called in it.
 func (s *numberMatcher) addOpenCandidate(x *candidates, i *inviteMatch, l *leg) {
 	if !s.awaitsPBX(l, i.At) || s.targetKnown(l, i.At) {
 		return
@@ -354,8 +364,9 @@ func (s *numberMatcher) addOpenCandidate(x *candidates, i *inviteMatch, l *leg) 
 	x.add(l.call, rank)
 }
 
-// addCallbackCandidate adds the call in which the PBX has reached an extension that it
-// calls back, and may now call the number that the extension wants.
+// addCallbackCandidate adds the call of leg l if the PBX calls an extension back on it,
+// the extension has answered, and the wanted number was not called yet. If the extension
+// has not answered yet, the call becomes the rival.
 func (s *numberMatcher) addCallbackCandidate(x *candidates, i *inviteMatch, l *leg) {
 	if l.call.isCallbackLeg(l) && l.state != talking && l.state != over {
 		x.rival = l.call // the callback may have been answered
@@ -366,8 +377,9 @@ func (s *numberMatcher) addCallbackCandidate(x *candidates, i *inviteMatch, l *l
 	}
 }
 
-// addHiddenCandidate adds the call of a caller whose number the PBX does not show. A caller
-// that dialed the extension ranks higher than others that wait.
+// addHiddenCandidate adds the call of a caller that waits and whose number the PBX does
+// not show. The call ranks higher if the caller dialed the extension that the INVITE goes
+// to.
 func (s *numberMatcher) addHiddenCandidate(x *candidates, i *inviteMatch, l *leg) {
 	switch {
 	case !s.awaitsPBX(l, i.At) || s.directory.declared[l.calledExt.User] == Conference:
@@ -382,35 +394,35 @@ func (s *numberMatcher) addHiddenCandidate(x *candidates, i *inviteMatch, l *leg
 	}
 }
 
-// hasCallee reports whether the PBX has called somebody in the call.
+// hasCallee reports whether the call has a leg on which the PBX calls somebody.
 func (c *call) hasCallee() bool {
 	return slices.ContainsFunc(c.legs, func(o *leg) bool { return o.origin == PBX })
 }
 
-// ringsTarget reports whether the call has a leg that is not over, on which the PBX calls
-// the extension or outside number called.
+// ringsTarget reports whether a leg of the call leads to the extension or outside number
+// called.
 func (c *call) ringsTarget(called string) bool {
 	return slices.ContainsFunc(c.legs, func(o *leg) bool { return o.leadsTo(called) })
 }
 
-// leadsTo reports whether leg l is not over, and the PBX calls the extension or outside
-// number called on it.
+// leadsTo reports whether the PBX calls the extension or outside number called on leg l,
+// and the leg is not over.
 func (l *leg) leadsTo(called string) bool {
 	return l.origin == PBX && l.state != over && (l.calledUser == called || l.party != nil && l.party.ext.User == called)
 }
 
-// mayBeFork reports whether the INVITE may go to a further phone of an extension that the
-// PBX began to call within forkGap.
+// mayBeFork reports whether the INVITE may go to a further phone of an extension, if the
+// PBX sent the INVITE to another phone of it within the last forkGap.
 func (c *call) mayBeFork(i *inviteMatch) bool {
 	return slices.ContainsFunc(c.legs, func(o *leg) bool {
 		return o.leadsTo(i.target) && i.At.Sub(o.began) <= forkGap && (o.peer != i.phone() || !o.peer.IsValid())
 	})
 }
 
-// awaitsNextLeg reports whether the PBX may be about to call another number than the dialed
-// one for the caller of leg l: it has not answered the caller yet, or it has answered or
-// has called somebody within promptGap. If the INVITE goes to the dialed target itself,
-// awaitsNextLeg reports whether it may be a fork.
+// awaitsNextLeg reports whether the PBX may be about to call another number than the
+// dialed one for the caller of leg l. It may if it has not answered the caller yet, or if
+// it has answered the caller or called somebody within promptGap. If the INVITE goes to
+// the dialed target itself, awaitsNextLeg reports whether the INVITE may be a fork.
 func (l *leg) awaitsNextLeg(i *inviteMatch) bool {
 	if l.dialedTarget(i) {
 		return l.call.mayBeFork(i)
@@ -419,8 +431,9 @@ func (l *leg) awaitsNextLeg(i *inviteMatch) bool {
 		slices.ContainsFunc(l.call.legs, func(o *leg) bool { return o.origin == PBX && i.At.Sub(o.began) <= promptGap })
 }
 
-// noteAmbiguous marks the callers that dialed the target of an INVITE which is joined to no
-// call because several fit: each of their calls may have its leg by now.
+// noteAmbiguous marks the callers that dialed the target of the INVITE i. Several calls
+// fit i, so i was joined to none of them, and any of these callers may have been
+// connected by i.
 func (s *numberMatcher) noteAmbiguous(i *inviteMatch) {
 	for _, number := range append(i.links.numbers[:], indexHidden) {
 		for _, l := range s.legsByNumber[indexKey(number)] {
@@ -431,8 +444,8 @@ func (s *numberMatcher) noteAmbiguous(i *inviteMatch) {
 	}
 }
 
-// indexCallerNumbers adds a caller's leg to the index under the numbers that the PBX may
-// show instead of the one in the phone's INVITE.
+// indexCallerNumbers indexes a caller's leg by the numbers that the PBX may show instead
+// of the one in the phone's INVITE, and by the index keys that apply.
 func (s *numberMatcher) indexCallerNumbers(l *leg) {
 	if p := l.party; p != nil {
 		s.indexLegBy(l, p.ext.User)
@@ -446,8 +459,10 @@ func (s *numberMatcher) indexCallerNumbers(l *leg) {
 	}
 }
 
-// indexCalleeNumbers adds a leg of the PBX to the index under the data that the next leg of
-// its call may show. A caller whose number is not shown on it is added as a hidden caller.
+// indexCalleeNumbers indexes a leg of the PBX, so that the next leg of its call can be
+// matched. A callback is indexed by indexCallback. The first leg of a call without a
+// caller is indexed by the number that the PBX shows on it. If the PBX shows the caller's
+// number on none of its fields, the caller's leg is indexed by indexHidden.
 func (s *numberMatcher) indexCalleeNumbers(l *leg, i *inviteMatch) {
 	c := l.call
 	if c.isCallbackLeg(l) {

@@ -5,14 +5,14 @@ import (
 	"time"
 )
 
-// Type is the type of an event. The text is stored, and named by subscriptions: add texts,
-// never change one.
+// Type is the type of an event. The event log stores the text and subscriptions name it,
+// so a text must never change.
 type Type string
 
 const (
-	DialIn     Type = "dial-in"     // an INVITE for the extension was forwarded to its phone
+	DialIn     Type = "dial-in"     // an INVITE was forwarded to the extension's phone, or the PBX has accepted one for a queue, IVR or conference
 	DialOut    Type = "dial-out"    // the PBX has accepted the extension's INVITE
-	Answer     Type = "answer"      // first 2xx; Flow tells whose
+	Answer     Type = "answer"      // first 2xx: from the extension if Flow is In, to it if Out
 	Hangup     Type = "hangup"      // exactly one per dial, always the party's last event
 	MessageIn  Type = "message-in"  // a MESSAGE to the extension was accepted
 	MessageOut Type = "message-out" // a MESSAGE from the extension was accepted
@@ -28,12 +28,12 @@ const (
 	SubscriptionState Type = "subscription-state" // outside of calls: whether a subscription of the extension is paused, resumed or disabled; the tracker never emits it
 )
 
-// A TypeInfo is what holds for every event of a type.
+// A TypeInfo has the properties that all events of a type share.
 type TypeInfo struct {
 	Type   Type
-	Live   bool // of use for seconds, while the call is in that state; the others for days
+	Live   bool // of use only for seconds, while the call is in that state; other events are of use for days
 	OptIn  bool // published only while a subscription names the type
-	ByFlow bool // a subscription may name it for one flow alone, as answer-in and answer-out
+	ByFlow bool // a subscription may name it with one flow only, as answer-in or answer-out
 }
 
 // Types are all types of events, those of a call in the order in which they occur.
@@ -54,7 +54,7 @@ var Types = []TypeInfo{
 	{Type: SubscriptionState, OptIn: true},
 }
 
-// typeInfos are Types by their type.
+// typeInfos has the TypeInfo of each type.
 var typeInfos = func() map[Type]TypeInfo {
 	all := make(map[Type]TypeInfo, len(Types))
 	for _, t := range Types {
@@ -63,15 +63,15 @@ var typeInfos = func() map[Type]TypeInfo {
 	return all
 }()
 
-// Live reports whether events of the type are of use for seconds only. Those of an unknown
-// type are not.
+// Live reports whether events of the type are of use for seconds only. It returns false
+// for an unknown type.
 func (t Type) Live() bool { return typeInfos[t].Live }
 
 // OptIn reports whether events of the type are published only while a subscription names
 // it.
 func (t Type) OptIn() bool { return typeInfos[t].OptIn }
 
-// Flow is the direction of a party: In of a called one, Out of a calling one.
+// Flow is the direction of a party: In if the extension is called, Out if it calls.
 type Flow string
 
 const (
@@ -82,8 +82,8 @@ const (
 // Flows are all flows.
 var Flows = []Flow{In, Out}
 
-// Status is the state of a party's call. The words at a hangup are Asterisk's DIALSTATUS
-// words.
+// Status is the state of a party's call. At a hangup it is a word of Asterisk's
+// DIALSTATUS, FORWARDED or UNKNOWN.
 type Status string
 
 const (
@@ -94,7 +94,7 @@ const (
 	Canceled    Status = "CANCEL"
 	Congestion  Status = "CONGESTION"
 	ChanUnavail Status = "CHANUNAVAIL"
-	Forwarded   Status = "FORWARDED" // a 3xx sent the call elsewhere; no DIALSTATUS word
+	Forwarded   Status = "FORWARDED" // a 3xx sent the call elsewhere
 	Unknown     Status = "UNKNOWN"
 )
 
@@ -113,9 +113,9 @@ const (
 // HangupSides are all sides that end calls.
 var HangupSides = []HangupBy{ByCaller, ByCallee, BySystem}
 
-// MaxName is the size in bytes of the longest user and of the longest domain of an
-// extension. A longer name on the wire is no extension: names become subjects and keys of
-// the store, whose size a stranger must not choose.
+// MaxName is the largest size in bytes of the user, and of the domain, of an extension. A
+// longer name in a message is not an extension. Names become subjects and keys of the
+// store, so a stranger must not choose their size.
 const MaxName = 256
 
 // An Extension is a number of the PBX that people subscribe to.
@@ -132,8 +132,8 @@ func (e Extension) String() string {
 	return e.User + "@" + e.Domain
 }
 
-// Is reports whether name names the extension: its user alone, or user@domain. The domain
-// is compared without case.
+// Is reports whether name names the extension, as its user alone or as user@domain. The
+// case of the domain is ignored.
 func (e Extension) Is(name string) bool {
 	if rest, ok := strings.CutPrefix(name, e.User); ok {
 		return rest == "" || e.Domain != "" && rest[0] == '@' && strings.EqualFold(rest[1:], e.Domain)
@@ -151,16 +151,18 @@ type LegID struct {
 	Peer    string `json:"peer,omitempty"` // address of the edge side; absent in events of older versions
 }
 
-// An Event is one thing that happened to an extension in a call. It is emitted once. Empty
-// fields are unknown or do not apply. No field changes after the event was returned. Text
-// from the wire is unchanged: sanitize it for the place where it is shown.
+// An Event is one thing that happened to an extension, usually in a call. It is emitted
+// once. An empty field is unknown or does not apply. No field changes after the Tracker
+// has returned the event. Text from a message is unchanged, so sanitize it for the place
+// where it is shown.
 //
-// The JSON form is stored in the event log: fields are only ever added.
+// The event log stores the JSON form, so fields may be added but never changed or
+// removed.
 type Event struct {
 	ID   string    `json:"id"`   // 32 hex digits, derived from party and type; each delivery has the same
 	Call string    `json:"call"` // CallID: the same for all legs; 32 hex digits
 	Seq  int       `json:"seq"`  // 1, 2, 3 … within the call, without gaps
-	At   time.Time `json:"at"`   // when bellhop observed it, by the wall clock of that moment; not when it is sent
+	At   time.Time `json:"at"`   // when bellhop observed it, by the wall clock of that moment; not when a webhook is sent
 	Type Type      `json:"type"`
 
 	Party     string    `json:"party"`     // SubCallID; 32 hex digits
@@ -195,12 +197,12 @@ type Event struct {
 	Verstat      string        `json:"verstat,omitempty"`       // of the caller's number
 	Transferred  bool          `json:"transferred,omitempty"`   // flow out that results from forwarding or a transfer
 	Bridged      *bool         `json:"bridged,omitempty"`       // queue and ivr
-	BridgedFor   time.Duration `json:"bridged_for,omitempty"`   // queue and ivr: time talked with agents
+	BridgedFor   time.Duration `json:"bridged_for,omitempty"`   // queue and ivr: how long agents talked with the caller
 	CallBackID   string        `json:"callback_id,omitempty"`   //
-	RemoteNumber string        `json:"remote_number,omitempty"` // number of the party really connected, if not the caller
-	ANI          string        `json:"ani,omitempty"`           // caller's number shown outside
+	RemoteNumber string        `json:"remote_number,omitempty"` // number that the PBX connected the extension with, if not the caller's
+	ANI          string        `json:"ani,omitempty"`           // caller's number as the PBX shows it to a trunk
 	Tag          string        `json:"tag,omitempty"`           //
-	OtherCall    string        `json:"other_call,omitempty"`    // transfer: id of the call that the REFER replaces a dialog of
+	OtherCall    string        `json:"other_call,omitempty"`    // transfer: id of the other call, if the REFER's Replaces names a dialog of it
 	MessageText  string        `json:"message_text,omitempty"`  // message-in, message-out
 	ContentType  string        `json:"content_type,omitempty"`  // message-in, message-out
 	Headers      [][2]string   `json:"headers,omitempty"`       // configured ones, in order
@@ -220,13 +222,14 @@ type Event struct {
 
 	Subscription *Subscription `json:"subscription,omitempty"` // subscription-state: the subscription
 
-	// Observed is At on a clock that is never set, that of [Message.At]. Only the process
-	// that emitted the event has it; zero: not known.
+	// Observed is the time At on the steady clock of [Message.At], which is never set. It
+	// is zero in a process that did not emit the event.
 	Observed time.Time `json:"-"`
 }
 
-// OrderKey returns what e keeps its order with: its call, or its extension if it belongs to
-// no call. It is stored: never change the form.
+// OrderKey returns the key of events that must be delivered in order: the call of e, or
+// the user of its extension if e belongs to no call. The key is stored: never change the
+// form.
 func (e *Event) OrderKey() string {
 	if e.Call == "" {
 		return e.Extension.User
@@ -234,7 +237,8 @@ func (e *Event) OrderKey() string {
 	return e.Call
 }
 
-// A Subscription is the state of a subscription in an event.
+// A Subscription is the state of a webhook subscription, in an event of type
+// subscription-state.
 type Subscription struct {
 	ID    string `json:"id"`
 	State string `json:"state"`         // paused, resumed or disabled

@@ -28,9 +28,9 @@ type inviteFacts struct {
 	credentials           bool
 	hidden                bool // the caller does not show its identity
 
-	offerSum uint32 // sum of the data that the INVITE offers and requires
+	offerSum uint32 // hash of the data that the INVITE offers and requires, to recognize a changed INVITE
 
-	callerNumRaw, calledRaw string // as written, if different
+	callerNumRaw, calledRaw string // as written in the message, if different
 	private                 bool   // the caller asks that its number is not shown
 	withheld                bool   // private, and the configuration does not ignore it
 }
@@ -51,16 +51,17 @@ type callHints struct {
 // maxClientAPI is the longest Client-Api-Id that events carry, in bytes.
 const maxClientAPI = 100
 
-// inviteHeaders are the header fields of an INVITE from which its facts are read.
+// inviteHeaders are the header fields of an INVITE that are evaluated together.
 type inviteHeaders struct {
 	from, to, contact      string
 	remoteParty, preferred string
 	account                string // account in the credentials
-	identified, history    bool   // it has P-Asserted-Identity, or History-Info, of a trusted sender
+	identified, history    bool   // the sender is trusted, and the INVITE has P-Asserted-Identity (identified) or History-Info (history)
 }
 
-// readInvite parses an INVITE in one pass and finds the extension of the leg that it
-// begins; ext has no user if there is none. Its results share m's memory.
+// readInvite parses an INVITE in one pass. It returns the facts of the INVITE and the
+// extension at the phone that the INVITE comes from or goes to; ext has no user if there
+// is none. It adds the hints to k. The results share m's memory.
 func (d *directory) readInvite(m *Message, k *callHints) (f inviteFacts, ext Extension) {
 	h := d.readInviteHeaders(m, k, &f)
 	from := siptext.ParseNameAddr(h.from)
@@ -85,8 +86,9 @@ func (d *directory) readInvite(m *Message, k *callHints) (f inviteFacts, ext Ext
 	return f, ext
 }
 
-// readInviteHeaders reads the header fields of an INVITE: into f and k those that are
-// complete in themselves, and the others into h.
+// readInviteHeaders reads the header fields of an INVITE. It sets the fields of f and k
+// that depend on one header field only, and returns the header fields that are evaluated
+// together.
 func (d *directory) readInviteHeaders(m *Message, k *callHints, f *inviteFacts) (h inviteHeaders) {
 	trusted := m.trusted()
 	for name, value := range siptext.Fields(m.Head) {
@@ -198,16 +200,16 @@ func (f *inviteFacts) setCalled(m *Message, k *callHints, h *inviteHeaders) {
 	}
 }
 
-// Sources of the numbers in callHints.
+// Indexes of callHints.numbers, by the source of the number.
 const (
 	fromField = iota
-	identity  // number in events
+	identity  // the caller's number in events
 	displayed
 	remoteParty
 	asserted // P-Asserted-Identity, also if the caller hides it
 )
 
-// readConfigured keeps a header field that a correlation method compares.
+// readConfigured keeps the value of a header field if a correlation method compares it.
 func (k *callHints) readConfigured(name, value string) {
 	for i := range k.methods {
 		if h := k.methods[i].header; h != "" && siptext.SameName(name, h) {
@@ -236,7 +238,7 @@ func isNumber(s string) bool {
 	return n != "" && strings.Trim(n, "0123456789") == ""
 }
 
-// readConfigured copies a header field that the configuration names.
+// readConfigured keeps the value of a header field if the configuration names the field.
 func (f *inviteFacts) readConfigured(c *Config, name, value string) {
 	if c.CallAPIID != "" && siptext.SameName(name, c.CallAPIID) {
 		f.callAPIID = value
@@ -257,11 +259,12 @@ func (f *inviteFacts) readConfigured(c *Config, name, value string) {
 	}
 }
 
-// maxHeaderFields is the number of configured header fields that are copied from one
-// INVITE.
+// maxHeaderFields is the largest number of header fields of Config.Headers that are kept
+// from one INVITE.
 const maxHeaderFields = 32
 
-// cloneStrings copies the facts, and the further strings, into one block of memory.
+// cloneStrings copies the strings of f, and the strings in more, into one block of
+// memory.
 func (f *inviteFacts) cloneStrings(more ...*string) {
 	all := append(more, &f.callerNum, &f.callerName, &f.verstat, &f.calledUser, &f.calledDID, &f.calledHost, &f.diversion, &f.callAPIID,
 		&f.clientAPIID, &f.callBackID, &f.tag, &f.recID, &f.userAgent, &f.callerNumRaw, &f.calledRaw)
@@ -283,8 +286,8 @@ func (f *inviteFacts) cloneStrings(more ...*string) {
 	}
 }
 
-// toE164 returns the E.164 form of a number, if the configuration asks for it. The short
-// number of an extension has none.
+// toE164 returns the E.164 form of a number, or "" if the configuration does not ask for
+// it. An extension's number of fewer than 7 digits has no E.164 form.
 func (d *directory) toE164(number string, now time.Time) string {
 	if d.config.E164 == nil || len(number) < 7 && d.kindOf(number, now) != "" {
 		return ""
@@ -292,7 +295,7 @@ func (d *directory) toE164(number string, now time.Time) string {
 	return d.config.E164(number)
 }
 
-// digestUser returns the account in digest credentials, user[@host].
+// digestUser returns the username in digest credentials, which may be user@host.
 func digestUser(credentials string) string {
 	_, params, _ := strings.Cut(credentials, " ")
 	for p := range siptext.List(params) {
