@@ -2,12 +2,13 @@ package dialog
 
 import "github.com/hashicorp/golang-lru/v2/simplelru"
 
-// aliases are the numbers that the PBX shows for extensions under other names: alice calls,
-// and the phone that rings shows 121. They are learned from the legs of calls. A number
-// that was shown for two extensions identifies neither from then on.
+// aliases has, for each extension whose name is not the number that the PBX shows for it,
+// that number. For example, alice calls, and the called phone shows 121. Aliases are
+// learned from the legs of calls. A number that was shown for two extensions identifies
+// neither from then on.
 type aliases struct {
 	shown  *simplelru.LRU[string, string] // shown number by extension
-	owners *simplelru.LRU[string, string] // extension by number; "": several share it
+	owners *simplelru.LRU[string, string] // extension by shown number; "": it was shown for several
 }
 
 func newAliases() aliases {
@@ -16,7 +17,8 @@ func newAliases() aliases {
 	return aliases{shown, owners}
 }
 
-// learnAlias notes that the PBX has shown a number for an extension that called.
+// learnAlias stores that the PBX has shown a number for the extension user, which was the
+// caller.
 func (a *aliases) learnAlias(user, number string) {
 	if len(number) > MaxName {
 		return
@@ -42,26 +44,28 @@ func (a *aliases) learnAlias(user, number string) {
 	a.owners.Add(number, user)
 }
 
-// numberOf returns the number that the PBX shows for an extension, or "".
+// numberOf returns the number that the PBX shows for an extension, or "" if it is not
+// known.
 func (a *aliases) numberOf(user string) string {
 	n, _ := a.shown.Get(user)
 	return n
 }
 
-// ownerOf returns the extension that a number is shown for, or "".
+// ownerOf returns the extension for which the PBX shows a number, or "" if there is none
+// or more than one.
 func (a *aliases) ownerOf(number string) string {
 	user, _ := a.owners.Get(number)
 	return user
 }
 
-// isShownAs reports whether a number is the extension's own: its name, or the number that
+// isShownAs reports whether number is the name of the extension user, or the number that
 // the PBX shows for it.
 func (d *directory) isShownAs(user, number string) bool {
 	return number == user || d.aliases.ownerOf(number) == user
 }
 
-// extensionShownAs returns the extension that the PBX shows a number for, if the extension
-// has another name. It has no user if there is none.
+// extensionShownAs returns the extension for which the PBX shows a number that is not its
+// name. The extension has no user if there is none.
 func (d *directory) extensionShownAs(number string) Extension {
 	user := d.aliases.ownerOf(number)
 	if user == "" || user == number {
@@ -73,9 +77,9 @@ func (d *directory) extensionShownAs(number string) Extension {
 	return Extension{User: user}
 }
 
-// learnShownNumber learns which number the PBX shows for the calling extension, from the
-// leg l to another extension's phone. Numbers of other extensions, and the dialed number,
-// are ignored: they are shown for other reasons.
+// learnShownNumber learns the number that the PBX shows for the extension that calls,
+// from leg l to the phone of another extension. Numbers of other extensions, and the
+// dialed number, are ignored, because the PBX shows them for other reasons.
 func (s *numberMatcher) learnShownNumber(l *leg, i *inviteMatch) {
 	c, shown := l.call.caller, l.callerNum
 	if c == nil || c.party == nil || !i.toExtension || len(l.call.legs) > 2 || l.referredTo != "" || l.diversion != "" {

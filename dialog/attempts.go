@@ -9,38 +9,39 @@ import (
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 )
 
-// A scanner calls number after number in the name of any extension, and the PBX refuses
-// each call. So an attempt that is refused before a phone rings is rate-limited, unless the
-// extension has a registration from its source. Of each source, attemptBurst attempts emit
-// events at once, and then one every attemptEvery. Attempts beyond that emit nothing and
-// are counted.
+// A scanner calls number after number as any extension, and the PBX refuses each call. So
+// the events of attempts that are refused before a phone rings are rate-limited by
+// source, unless the extension is registered from that source. A source may emit the
+// events of attemptBurst attempts in a burst, then of one every attemptEvery. Further
+// attempts are only counted.
 const (
 	attemptBurst = 30
 	attemptEvery = 2 * time.Second
 
-	// maxSources is the number of sources with attempts in memory. Beyond that the least
-	// recently used one is evicted and has all its tokens again. About 150 bytes each.
+	// maxSources is the largest number of sources with attempts in memory, of about 150
+	// bytes each. Beyond that the least recently used source is evicted, and may emit a
+	// full burst again.
 	maxSources = 1 << 14
 
-	maxAttempts = 1 << 14 // challenged INVITEs in memory
+	maxAttempts = 1 << 14 // largest number of challenged INVITEs in memory
 )
 
-// attempts are the INVITEs that have not led to a call: those that met a challenge, and the
-// sources of those that were refused.
+// attempts holds the INVITEs that were challenged and have not led to a call, the token
+// bucket of each source, and the sources from which extensions are registered.
 type attempts struct {
 	challenged *simplelru.LRU[attemptKey, attempt] // INVITEs that met 401 or 407
 	suppressed atomic.Uint64                       // number of refused attempts without events
 	registered *simplelru.LRU[registeredFrom, registeredAt]
-	usedUntil  *simplelru.LRU[netip.Addr, time.Time] // by source: when the tokens of its attempts so far are refilled
+	usedUntil  *simplelru.LRU[netip.Addr, time.Time] // by source: when its token bucket will be full again
 }
 
-// A registeredFrom is a source from which an extension has registered.
+// A registeredFrom is an extension and a source from which it has registered.
 type registeredFrom struct {
 	source netip.Addr
 	user   string
 }
 
-// A registeredAt is when a registration ends, and its most recent flow.
+// A registeredAt has the end of a registration and its most recent flow.
 type registeredAt struct {
 	until time.Time
 	peer  netip.AddrPort
@@ -65,19 +66,21 @@ func newAttemptKey(callID, fromTag string) attemptKey {
 	return attemptKey(sum[:16])
 }
 
-// An attempt is a challenged INVITE, which the INVITE with credentials continues.
+// An attempt is the beginning of a leg whose INVITE was challenged. The INVITE with
+// credentials continues it.
 type attempt struct {
 	began     time.Time
 	partySeed string // partySeed of the leg
 }
 
-// addChallenged keeps the beginning of a leg whose INVITE met a challenge.
+// addChallenged stores the beginning of a leg whose INVITE was challenged.
 func (a *attempts) addChallenged(l *leg) {
 	a.challenged.Add(newAttemptKey(l.callID, l.fromTag), attempt{l.began, cloneString(l.partySeed)})
 }
 
-// continueChallenged gives a caller's new leg the beginning of the attempt that its INVITE
-// continues, if it continues one.
+// continueChallenged gives a caller's new leg the start time and party seed of the
+// challenged attempt that its INVITE continues. Without such an attempt, or after
+// retryWithin, the leg keeps its own.
 func (a *attempts) continueChallenged(l *leg, now time.Time) {
 	k := newAttemptKey(l.callID, l.fromTag)
 	before, ok := a.challenged.Get(k)
@@ -90,7 +93,7 @@ func (a *attempts) continueChallenged(l *leg, now time.Time) {
 	}
 }
 
-// nextExpiry returns when to remove the oldest challenged INVITE; false if there is none.
+// nextExpiry returns when the oldest challenged INVITE expires; false if there is none.
 func (a *attempts) nextExpiry() (time.Time, bool) {
 	_, oldest, ok := a.challenged.GetOldest()
 	return oldest.began.Add(retryWithin), ok
@@ -107,8 +110,8 @@ func (a *attempts) expire(now time.Time) {
 	}
 }
 
-// sourceOf returns the source of an attempt: an IPv4 address, or the first 64 bits of an
-// IPv6 address.
+// sourceOf returns the source of an attempt: the IPv4 address of the peer, or the first
+// 64 bits of its IPv6 address.
 func sourceOf(peer netip.AddrPort) netip.Addr {
 	a := peer.Addr()
 	if a.Is4() || !a.IsValid() {
@@ -118,8 +121,8 @@ func sourceOf(peer netip.AddrPort) netip.Addr {
 	return p.Addr()
 }
 
-// noteRegistration notes that an extension has registered from a peer until a time; the
-// zero time: no longer.
+// noteRegistration stores that an extension is registered from a peer until a time. If
+// that time is zero, it removes the registration.
 func (a *attempts) noteRegistration(peer netip.AddrPort, user string, until time.Time) {
 	k := registeredFrom{sourceOf(peer), user}
 	switch {
@@ -134,13 +137,15 @@ func (a *attempts) noteRegistration(peer netip.AddrPort, user string, until time
 	}
 }
 
-// registeredOver reports whether an extension has registered over the flow of a peer.
+// registeredOver reports whether the extension user has a registration from the peer's
+// source whose most recent flow is that of the peer.
 func (a *attempts) registeredOver(peer netip.AddrPort, user string, now time.Time) bool {
 	r, ok := a.registered.Peek(registeredFrom{sourceOf(peer), user})
 	return ok && r.peer == peer && now.Before(r.until)
 }
 
-// takeToken reports whether another attempt of a source emits events, and uses a token.
+// takeToken takes a token of a source for an attempt, which may then emit events. It
+// returns false if the source has no token left.
 func (a *attempts) takeToken(source netip.Addr, now time.Time) bool {
 	used, _ := a.usedUntil.Get(source)
 	if used.Before(now) || used.Sub(now) > 2*attemptBurst*attemptEvery { // or the clock was set back
@@ -153,9 +158,10 @@ func (a *attempts) takeToken(source netip.Addr, now time.Time) bool {
 	return true
 }
 
-// allows reports whether a caller's leg, for which no phone rings yet, emits events
-// when it begins to count as a call or is refused. It takes a token of the source if the leg
-// is rate-limited.
+// allows reports whether a leg may emit events when it begins to count as a call or is
+// refused. A leg of the PBX or a trunk may. A phone's leg may if a phone rings, if the
+// PBX has called somebody for it, or if its extension is registered from its source. Any
+// other leg needs a token of its source, which allows takes.
 func (a *attempts) allows(l *leg, now time.Time) bool {
 	p := l.party
 	switch {
@@ -178,6 +184,6 @@ func (a *attempts) allows(l *leg, now time.Time) bool {
 	return a.takeToken(source, now)
 }
 
-// Suppressed returns the number of refused attempts without events, because their source
-// had too many. It may be called from any goroutine.
+// Suppressed returns the number of refused attempts that emitted no events, because their
+// source had too many. It may be called from any goroutine.
 func (t *Tracker) Suppressed() uint64 { return t.attempts.suppressed.Load() }

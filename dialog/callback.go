@@ -5,21 +5,22 @@ import (
 	"time"
 )
 
-// A callback begins with the PBX calling an extension and showing the extension's own
-// number. Until the PBX calls another number for it, the callback emits no event: it is
-// silent. If the PBX then calls nobody, or not within progressWindow after the extension
-// has answered, the extension was called like any other, and its events are those of an
-// incoming call. A callback that is not answered emits no event.
+// In a callback, the PBX calls an extension and shows the extension's own number there.
+// When the extension answers, the PBX calls the number that the extension wants. Until
+// that second leg begins the callback is silent: it emits no event. If it does not begin
+// within progressWindow after the answer, or before the extension hangs up, the call was
+// an ordinary one, and its events are those of an incoming call. A callback that is not
+// answered emits no event.
 
-// callbackSilent reports whether leg l belongs to a callback without events so far, and no
-// other phone of the extension is being called.
+// callbackSilent reports whether leg l belongs to a callback that has emitted no event
+// yet, and no other phone of the extension rings or talks.
 func (c *call) callbackSilent(l *leg) bool {
 	return c.isCallbackLeg(l) && c.awaitsCallback(c.callback.ext) && c.seq == 0 &&
 		!slices.ContainsFunc(c.legs, func(o *leg) bool { return o != l && o.party == c.callback && o.state != over })
 }
 
-// awaitsCallback reports whether the PBX calls an extension back, and has called nobody
-// else for it yet.
+// awaitsCallback reports whether the PBX calls ext back, and has not called the number
+// that ext wants yet.
 func (c *call) awaitsCallback(ext Extension) bool {
 	return c.callback != nil && c.callback.ext == ext && !c.callback.dialed && !c.callback.over
 }
@@ -35,14 +36,14 @@ func (c *call) callbackLeg() *leg {
 	return nil
 }
 
-// mayForkCallback reports whether the INVITE goes to a further phone of the extension that
-// the PBX calls back on leg l.
+// mayForkCallback reports whether the INVITE may go to a further phone of the extension
+// that the PBX calls back on leg l.
 func (l *leg) mayForkCallback(i *inviteMatch) bool {
 	return l.call.isCallbackLeg(l) && !l.call.callback.dialed && l.state < challenged && i.At.Sub(l.began) <= forkGap && l.peer != i.phone()
 }
 
-// giveUpCallback turns a silent callback into an incoming call of its extension, and emits
-// the events of that so far.
+// giveUpCallback turns a silent callback into an incoming call of its extension, and
+// emits the events that this incoming call has had so far.
 func (t *partyTracker) giveUpCallback(l *leg) {
 	c := l.call
 	back := c.callback
@@ -75,20 +76,21 @@ func (t *partyTracker) giveUpCallback(l *leg) {
 	}
 }
 
-// silentUntil returns when a silent callback is given up, if leg l is answered.
+// silentUntil returns when giveUpCallback is due for a silent callback, if leg l of it is
+// answered.
 func (l *leg) silentUntil() time.Time { return l.answered.Add(progressWindow) }
 
-// addCallback gives the leg on which the PBX calls an extension back, showing the
-// extension's own number, an outgoing party. Its dial-out follows once the called number is
-// known.
+// addCallback adds an outgoing party of ext to leg l, on which the PBX calls ext back.
+// Its dial-out is emitted by dialCallback, once the PBX calls the wanted number.
 func (t *partyTracker) addCallback(l *leg, ext Extension) {
 	l.party = l.newParty(ext, Out)
 	l.call.callback = l.party
 }
 
-// dialCallback emits the dial-out of an extension that the PBX has called back, when the
-// PBX calls the wanted number on leg l: ext, or a number outside. The Request-URI of an
-// extension's leg is its phone's contact, which is no number.
+// dialCallback emits the dial-out of the extension that the PBX has called back and that
+// has answered. On leg l the PBX calls the wanted number. That number is the name of ext,
+// if the leg goes to an extension, because the Request-URI is then the contact of a
+// phone; otherwise it is the user of the Request-URI.
 func (t *partyTracker) dialCallback(l *leg, ext Extension) {
 	p := l.call.callback
 	if p == nil || p.dialed || p.over || p.firstLeg == l {

@@ -1,7 +1,7 @@
 package dialog
 
-// FreeSWITCH has hangup causes that are not in Q.850. A Reason header field has them as
-// SIP;cause=N, with numbers that no SIP response has (its switch_types.h names them).
+// FreeSWITCH has hangup causes that are not in Q.850. It sends them in a Reason as
+// SIP;cause=N, where N is no SIP response code. Its switch_types.h has their names.
 const (
 	firstOwnCause        = 700
 	lastOwnCause         = 899
@@ -9,8 +9,8 @@ const (
 	causeProgressTimeout = 807
 )
 
-// freeSWITCHStatus is the status of a leg that was not answered, by FreeSWITCH's own hangup
-// cause. For a cause that is not listed the SIP code decides.
+// freeSWITCHStatus has the status of a leg that was not answered, by FreeSWITCH's own
+// hangup cause. For any other cause the SIP code decides.
 var freeSWITCHStatus = map[int]Status{
 	causeAllottedTimeout: NoAnswer,
 	806:                  ChanUnavail, // USER_NOT_REGISTERED
@@ -25,21 +25,22 @@ var freeSWITCHStatus = map[int]Status{
 	818:                  Congestion,  // NOT_ACCEPTABLE
 }
 
-// timedOut reports whether a timer of the PBX has ended the leg: nobody answered in time,
-// whatever another leg has done since.
+// timedOut reports whether the PBX ended the leg because nobody answered in time. An
+// answer on another leg is then not the cause.
 func (r reason) timedOut() bool {
 	return r.q850 == 18 || r.q850 == 19 || r.sip == causeAllottedTimeout || r.sip == causeProgressTimeout
 }
 
-// endedByPBX reports whether the PBX has ended an answered leg by itself: no media came,
-// the allowed time was over, a transfer led nowhere, or the PBX shuts down.
+// endedByPBX reports whether FreeSWITCH ended an answered leg by its own decision: no
+// media came, the allowed time was over, a transfer led nowhere, or it shuts down.
 func (r reason) endedByPBX() bool { return r.sip >= firstOwnCause && r.sip <= lastOwnCause }
 
-// failed reports whether a Q.850 cause shows that a call could not go on. A PBX that ends an
-// answered leg gives such a cause if it did not reach the next callee.
+// failed reports whether the reason has a Q.850 cause other than 16 (normal clearing). A
+// PBX that ends an answered leg gives such a cause if it did not reach the next callee.
 func (r reason) failed() bool { return r.q850 > 0 && r.q850 != causePickedUp }
 
-// status returns the status that a reason gives to a leg which was not answered; "": none.
+// status returns the status of a leg that was not answered by its reason, or "" if the
+// reason does not decide.
 func (r reason) status() Status {
 	if s, ok := q850Status[r.q850]; ok {
 		return s

@@ -2,13 +2,13 @@ package dialog
 
 import "time"
 
-// changes are the live calls with a newer state than their last snapshot.
+// changes collects the calls that have changed since their last snapshot.
 type changes struct {
 	on    bool    // Changed or Restore was called: changes are collected
 	calls []*call // in the order of their first changes
 }
 
-// mark notes that a call has changed, or may have.
+// mark adds a call that has changed, or may have, unless it is there already.
 func (s *changes) mark(c *call) {
 	if s.on && c.changedAt.IsZero() {
 		c.changedAt = c.lastHeard
@@ -24,7 +24,7 @@ func (s *changes) oldest() (time.Time, bool) {
 	return s.calls[0].changedAt, true
 }
 
-// removeFirst removes the first n changes, after Changed has returned their snapshots.
+// removeFirst removes the first n calls, whose new state Changed has returned.
 func (s *changes) removeFirst(n int) {
 	for _, c := range s.calls[:n] {
 		c.changedAt, c.stored = time.Time{}, c.unfinished()

@@ -6,23 +6,24 @@ import (
 	"unicode/utf8"
 )
 
-// MaxText limits the characters of a text of a SIP message that callbacks and records carry.
+// MaxText is the largest number of characters of a text from a SIP message in webhooks
+// and records.
 const MaxText = 256
 
-// Clean returns text of a SIP message as valid UTF-8 without control characters, at most
-// limit characters of it.
+// Clean returns at most limit characters of a text from a SIP message, as valid UTF-8
+// without control characters.
 func Clean(s string, limit int) string {
 	return cleanText(s, limit, unicode.IsControl)
 }
 
-// CleanMessage is Clean for the text of a MESSAGE, which may have several lines, with a
-// limit of 2000.
+// CleanMessage is Clean for the text of a MESSAGE: it keeps newlines and tabs, and its
+// limit is 2000 characters.
 func CleanMessage(s string) string {
 	return cleanText(s, 2000, func(r rune) bool { return unicode.IsControl(r) && r != '\n' && r != '\t' })
 }
 
-// cleanText removes invalid UTF-8 and the characters that drop selects, and cuts s after
-// limit characters.
+// cleanText removes invalid UTF-8 and the characters for which drop returns true, and
+// cuts s after limit characters.
 func cleanText(s string, limit int, drop func(rune) bool) string {
 	if IsPrintableASCII(s) && len(s) <= limit {
 		return s

@@ -6,21 +6,21 @@ import (
 )
 
 const (
-	// minStep is the least change of the wall clock that counts as a step. Time daemons
-	// slew smaller differences, which moves the monotonic clock as well; and between the
-	// readings of two clocks a busy machine may pause for a while.
+	// minStep is the smallest change of the wall clock that counts as a step. Time
+	// daemons slew smaller differences, which moves the monotonic clock as well. A busy
+	// machine may also pause between the readings of the two clocks.
 	minStep = 100 * time.Millisecond
 
-	// maxSteps is the number of steps in memory. Times before the oldest of them are
-	// translated with the offset before it.
+	// maxSteps is the largest number of steps in memory. Times before the oldest step use
+	// the offset before it.
 	maxSteps = 64
 )
 
-// A clock translates between two clocks: the steady clock of [Message.At], by which the
-// tracker orders, measures and limits everything, and the wall clock, which events show and
-// which may be set. In the zero clock both are equal.
+// A clock translates between the steady clock of [Message.At] and the wall clock. The
+// tracker orders and measures by the steady clock. Events show the wall clock, which may
+// be set. In the zero clock both are equal.
 type clock struct {
-	lastReading time.Time     // latest reading; zero: none yet
+	lastReading time.Time     // steady time of the latest reading; zero: none yet
 	firstOffset time.Duration // offset before all steps
 	steps       []step        // oldest first
 }
@@ -31,8 +31,9 @@ type step struct {
 	offset time.Duration // offset of the wall clock from the steady one, since then
 }
 
-// addReading adds a reading: at the time now the wall clock was ahead by offset. It reports
-// whether that is a step. Readings may be slightly out of order.
+// addReading adds a reading of both clocks: at the steady time now, the wall clock was
+// ahead by offset. It reports whether the wall clock was set since the last reading.
+// Readings may be slightly out of order.
 func (c *clock) addReading(now time.Time, offset time.Duration) bool {
 	n := len(c.steps)
 	if now.Before(c.lastReading) {
@@ -65,11 +66,11 @@ func (c *clock) offsetBefore(i int) time.Duration {
 	return c.steps[i-1].offset
 }
 
-// offset returns how far the wall clock is ahead now.
+// offset returns how far the wall clock is ahead of the steady clock at present.
 func (c *clock) offset() time.Duration { return c.offsetBefore(len(c.steps)) }
 
-// wallTime returns the wall clock's reading at a time of the steady clock. Of the zero time
-// it is zero.
+// wallTime returns what the wall clock showed at a time of the steady clock. It returns
+// zero for the zero time.
 func (c *clock) wallTime(at time.Time) time.Time {
 	if at.IsZero() {
 		return at
@@ -81,8 +82,9 @@ func (c *clock) wallTime(at time.Time) time.Time {
 	return at.Add(c.offsetBefore(n))
 }
 
-// wallAsSet translates a time of the steady clock to the wall clock as it is set now. The
-// wall clock's present minus the result is the age of that time.
+// wallAsSet translates a time of the steady clock by the present offset of the wall
+// clock. So the age of that time is the present reading of the wall clock minus the
+// result.
 func (c *clock) wallAsSet(at time.Time) time.Time {
 	if at.IsZero() {
 		return at
@@ -90,8 +92,9 @@ func (c *clock) wallAsSet(at time.Time) time.Time {
 	return at.Add(c.offset())
 }
 
-// steadyTime returns the time of the steady clock at which the wall clock, as it is set
-// now, had the reading at. A time in the future becomes now: the clock was set back.
+// steadyTime translates a time of the wall clock to the steady clock, by the present
+// offset. It returns the last reading instead of a later time, which occurs if the wall
+// clock was set back.
 func (c *clock) steadyTime(at time.Time) time.Time {
 	at = at.Add(-c.offset())
 	if !c.lastReading.IsZero() && at.After(c.lastReading) {
@@ -100,14 +103,15 @@ func (c *clock) steadyTime(at time.Time) time.Time {
 	return at
 }
 
-// SetClock sets how far the wall clock is ahead at the time now, of the clock of
-// [Message.At]. Each message sets it too: call SetClock while none come, and before
+// SetClock sets how far the wall clock is ahead of the clock of [Message.At]; now is on
+// the latter. Each message sets it too. Call SetClock while no messages come, and before
 // Restore.
 func (t *Tracker) SetClock(now time.Time, offset time.Duration) {
 	t.updateClock(now.Truncate(time.Microsecond), offset)
 }
 
-// updateClock adds a reading of both clocks; now is in whole microseconds.
+// updateClock adds a reading of both clocks; now is in whole microseconds. If the wall
+// clock was set, all calls need new snapshots.
 func (t *Tracker) updateClock(now time.Time, offset time.Duration) {
 	if !t.clock.addReading(now, offset.Truncate(time.Microsecond)) {
 		return
@@ -117,5 +121,5 @@ func (t *Tracker) updateClock(now time.Time, offset time.Duration) {
 	}
 }
 
-// Wall returns the wall clock's reading at a time of the clock of [Message.At].
+// Wall returns what the wall clock showed at a time of the clock of [Message.At].
 func (t *Tracker) Wall(at time.Time) time.Time { return t.clock.wallTime(at) }

@@ -26,14 +26,14 @@ type Config struct {
 	MaxDuration time.Duration  // an answered leg without a BYE ends after this time; 0: 4 hours
 	Status      map[int]Status // status words for final responses; they override the built-in table
 
-	// CallAPIID, CallBackID, RecID and Tag are names of header fields; empty: none. A name
-	// that [CarriesCredentials] reports is ignored.
+	// CallAPIID, CallBackID, RecID and Tag are names of header fields whose values events
+	// have; "": none. A name for which [CarriesCredentials] returns true is ignored.
 	CallAPIID, CallBackID, RecID, Tag string
 	Headers                           []string // header fields of the INVITE, copied into its events
 }
 
-// CarriesCredentials reports whether a header field carries its sender's credentials (RFC
-// 3261 §22), or is bellhop's own mark of messages from a trunk.
+// CarriesCredentials reports whether a header field has credentials of the sender (RFC
+// 3261 §22), or is X-Bellhop-Trunk, with which bellhop marks messages from a trunk.
 func CarriesCredentials(name string) bool {
 	return siptext.SameName(name, "Authorization") || siptext.SameName(name, "Proxy-Authorization") || siptext.SameName(name, "X-Bellhop-Trunk")
 }

@@ -5,12 +5,12 @@ import (
 	"time"
 )
 
-// callHeap is a heap of calls by the time of their next check.
+// callHeap is a heap of calls, ordered by the time of their next check.
 type callHeap []*call
 
-// schedule sets a call's deadline to the earliest of its legs' deadlines. Most messages
-// postpone a deadline; the heap is then left as it is, and the call is only checked too
-// early.
+// schedule sets a call's deadline to the earliest of its legs' deadlines. talk is the
+// limit of an answered leg. Most messages postpone the deadline. The heap then stays as
+// it is, and the call is checked earlier than needed.
 func (d *callHeap) schedule(c *call, talk time.Duration) {
 	c.deadline = c.legs[0].stateDeadline(talk)
 	for _, l := range c.legs[1:] {

@@ -411,8 +411,8 @@ func (l *leg) leadsTo(called string) bool {
 	return l.origin == PBX && l.state != over && (l.calledUser == called || l.party != nil && l.party.ext.User == called)
 }
 
-// mayBeFork reports whether the INVITE may go to a further phone of an extension, if the
-// PBX sent the INVITE to another phone of it within the last forkGap.
+// mayBeFork reports whether the INVITE may be a fork, because the PBX has sent an INVITE
+// to another phone of the same extension within forkGap.
 func (c *call) mayBeFork(i *inviteMatch) bool {
 	return slices.ContainsFunc(c.legs, func(o *leg) bool {
 		return o.leadsTo(i.target) && i.At.Sub(o.began) <= forkGap && (o.peer != i.phone() || !o.peer.IsValid())

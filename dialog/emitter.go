@@ -8,8 +8,8 @@ type emitter struct {
 	events []Event
 }
 
-// emit appends an event that happened at a time of the steady clock. The caller may
-// complete the result until the next event is emitted.
+// emit appends an event that happened at a time of the steady clock. The caller may set
+// further fields of the result until it calls emit again.
 func (e *emitter) emit(at time.Time, ev *Event) *Event {
 	ev.At, ev.Observed = e.wallTime(at), at
 	e.events = append(e.events, *ev)

@@ -1,5 +1,6 @@
 package dialog
 
-// EventID returns the id of a party's event of a type; party is its [Event].Party. Hold,
-// resume and transfer may occur more than once: it does not return their ids.
+// EventID returns the id of the event of type typ of a party; party is its [Event].Party.
+// It does not return the ids of hold, resume and transfer, because a party may have
+// several events of these types.
 func EventID(party string, typ Type) string { return deriveID(party, string(typ)) }
