@@ -161,7 +161,7 @@ func (a *attempts) takeToken(source netip.Addr, now time.Time) bool {
 // allows reports whether a leg may emit events when it begins to count as a call or is
 // refused. A leg of the PBX or a trunk may. A phone's leg may if a phone rings, if the
 // PBX has called somebody for it, or if its extension is registered from its source. Any
-// other leg needs a token of its source, which allows takes.
+// other leg with an event to emit needs a token of its source, which allows takes.
 func (a *attempts) allows(l *leg, now time.Time) bool {
 	p := l.party
 	switch {

@@ -24,14 +24,14 @@ type call struct {
 	caller             *leg      // first leg of the edge side; nil: there was none
 	endedCalleesStatus Status    // status with the highest calleeWeight of the callees' legs that are over
 	callback           *party    // party of an extension that the PBX calls back; nil: the call is no callback
-	handedOnTo         string    // Call-ID of another call: a transfer connects its callee with the other end of this call; "": none
+	handedOnTo         string    // Call-ID of another call, with whose callee a transfer connects the other end of this call; "": none
 	leavingParty       *party    // party whose legs have ended before the outcome of its REFER is known; nil: none
 	correlation        string    // method:confidence by which the last leg was joined to the call; "": no leg was
 
-	changedAt time.Time // when it changed first since the last Changed that returned it; zero: not since
+	changedAt time.Time // time of the first change that Changed has not returned yet; zero: none
 	stored    bool      // Changed has returned a snapshot of it
 
-	bridgedSince time.Time     // when the callees that talk with the caller began; zero: no callee talks
+	bridgedSince time.Time     // since when at least one callee talks with the caller; zero: none talks
 	wasBridged   bool          // a callee has talked with the caller before
 	pickedUp     bool          // the caller talks with a phone whose leg is in another call
 	bridgedFor   time.Duration // total time that callees talked with the caller before bridgedSince

@@ -21,16 +21,17 @@ const (
 	Conference Kind = "conference"
 )
 
-// maxBindings is the number of contacts, and of addresses of record, in memory. Beyond that
-// the least recently used one is evicted, and learned again when it refreshes. About 400
-// bytes each.
+// maxBindings is the largest number of contacts, and of addresses of record, in memory,
+// of about 400 bytes each. Beyond that the least recently used one is evicted. It is
+// learned again when the phone refreshes it.
 const maxBindings = 1 << 16
 
-// A directory holds the extensions and the contacts that they have registered.
+// A directory has the extensions, the contacts that they have registered, and the numbers
+// that the PBX shows for them.
 type directory struct {
 	config      *Config
 	declared    map[string]Kind                 // by number
-	numberByDID map[string]string               // number by public number
+	numberByDID map[string]string               // declared number by public number
 	aors        *simplelru.LRU[string, address] // registered addresses of record by user
 	contacts    *simplelru.LRU[string, binding] // by contactKey
 	aliases     aliases
@@ -41,7 +42,7 @@ type address struct {
 	ext      Extension
 	contacts []string  // keys of its bindings; at most maxContacts
 	until    time.Time // when its last binding expires
-	unlisted bool      // the registrar does not list its bindings in a 2xx
+	unlisted bool      // the registrar lists no bindings in its 2xx
 }
 
 // A binding is a contact of an address of record.
@@ -51,7 +52,7 @@ type binding struct {
 	uri   string // in the form of bareURI
 }
 
-// maxContacts is the number of bindings in memory per address of record.
+// maxContacts is the largest number of bindings in memory per address of record.
 const maxContacts = 16
 
 func newDirectory() *directory {
@@ -77,7 +78,7 @@ func (d *directory) configure(c *Config) {
 	}
 }
 
-// kindOf returns the kind of an extension, "" if user is no extension.
+// kindOf returns the kind of the extension user, or "" if user is not an extension.
 func (d *directory) kindOf(user string, now time.Time) Kind {
 	if user == "" || len(user) > MaxName {
 		return ""
@@ -96,18 +97,19 @@ func (d *directory) kindOf(user string, now time.Time) Kind {
 	return ""
 }
 
-// learns reports whether a user that registers is an extension.
+// learns reports whether user is an extension once it has registered.
 func (d *directory) learns(user string, now time.Time) bool {
 	return d.config.Learn || d.kindOf(user, now) != ""
 }
 
-// registered reports whether a user has a binding.
+// registered reports whether a user has a binding that has not expired.
 func (d *directory) registered(user string, now time.Time) bool {
 	a, ok := d.aors.Peek(user)
 	return ok && now.Before(a.until)
 }
 
-// extensionAt returns the extension that u names, if it names one.
+// extensionAt returns the extension whose name is the user of u, with the host of u as
+// its domain; false if there is none.
 func (d *directory) extensionAt(u uri, now time.Time) (Extension, bool) {
 	if d.kindOf(u.user, now) == "" || len(u.host) > MaxName {
 		return Extension{}, false
@@ -115,8 +117,10 @@ func (d *directory) extensionAt(u uri, now time.Time) (Extension, bool) {
 	return Extension{User: u.user, Domain: u.host}, true
 }
 
-// dialedExtension returns the extension that a number is, or leads to from outside. It has
-// no user if there is none.
+// dialedExtension returns the extension that a dialed number leads to: the one that
+// declares it as a public number; else, if the number is neither declared nor registered,
+// the one for which the PBX shows it; else the one with that name. The result has no user
+// if there is none.
 func (d *directory) dialedExtension(number, host string, now time.Time) Extension {
 	if inside, ok := d.numberByDID[number]; ok {
 		return Extension{User: inside}
@@ -128,7 +132,8 @@ func (d *directory) dialedExtension(number, host string, now time.Time) Extensio
 	return e
 }
 
-// boundExtension returns the extension that registered contact.
+// boundExtension returns the extension that has registered contact; false if there is
+// none.
 func (d *directory) boundExtension(contact string, now time.Time) (Extension, bool) {
 	b, ok := d.contacts.Get(contactKey(contact))
 	if !ok || !now.Before(b.until) || !d.learns(b.ext.User, now) {
@@ -138,9 +143,9 @@ func (d *directory) boundExtension(contact string, now time.Time) (Extension, bo
 }
 
 // calledExtension returns the extension whose phone an INVITE or MESSAGE of the PBX goes
-// to. The Path token is most reliable, then the binding of the Request-URI, then the names
-// in the message. The To of a PBX that is a proxy may name a group, or the extension that
-// was called before a diversion: it comes last.
+// to. The Path token is most reliable, then the binding of the Request-URI, then the user
+// of the Request-URI. The To comes last: if the PBX is a proxy, it may name a group, or
+// the extension that was called before a diversion.
 func (d *directory) calledExtension(m *Message, to string) (Extension, bool) {
 	if m.AOR != "" {
 		user, host, _ := strings.Cut(m.AOR, "@")
@@ -158,9 +163,10 @@ func (d *directory) calledExtension(m *Message, to string) (Extension, bool) {
 	return d.extensionAt(parseURI(to), m.At)
 }
 
-// withHomeDomain replaces the domain of an extension that was named by a phone's address:
-// with the domain that it registers in, or the one in To. The phone's address is no domain,
-// and differs between the phones of one extension.
+// withHomeDomain replaces the domain of e, which may be the host of a phone's contact.
+// The new domain is the one in which e has registered, else the host of To if it names e
+// and is not that contact's host, else none. The host of a contact is not a domain, and
+// differs between the phones of one extension.
 func (d *directory) withHomeDomain(e Extension, to uri) Extension {
 	phone := e.Domain
 	e.Domain = ""
@@ -172,10 +178,11 @@ func (d *directory) withHomeDomain(e Extension, to uri) Extension {
 	return e
 }
 
-// callingExtension returns the extension that an INVITE or MESSAGE from the edge side comes
-// from. The account that the phone authenticates as decides, as the PBX accepts no other
-// identity; unless accounts have other names than extensions on this PBX. A phone that
-// hides its number still sends its identity to the PBX.
+// callingExtension returns the extension that an INVITE or MESSAGE from the edge side
+// comes from. If the account that the phone authenticates as is an extension, it is that
+// one, because the PBX accepts no other identity. Otherwise it is the one in From, else
+// in P-Preferred-Identity, else the one that has registered Contact. A phone that hides
+// its number in From may name it in P-Preferred-Identity.
 func (d *directory) callingExtension(m *Message, from, preferred, account, contact string) (Extension, bool) {
 	a := d.accountExtension(account, m.At)
 	f := parseURI(from)
@@ -200,19 +207,21 @@ func (d *directory) callingExtension(m *Message, from, preferred, account, conta
 	return a, true
 }
 
-// accountExtension returns the extension that a phone authenticates as. It has no user if
-// the account's name is no extension.
+// accountExtension returns the extension whose name is the account name that a phone
+// authenticates as. It has no user if the name is not an extension.
 func (d *directory) accountExtension(name string, now time.Time) Extension {
 	user, host, _ := strings.Cut(name, "@")
 	e, _ := d.extensionAt(uri{user: siptext.Unescape(user), host: siptext.LowerHost(host)}, now)
 	return e
 }
 
-// learnBindings learns the bindings in the 2xx of a REGISTER, which lists all bindings of
-// the address of record (RFC 3261 §10.3 step 8). Data that the 2xx lacks comes from the
-// REGISTER. Only a 2xx of the PBX is believed. It returns the extension and when the last
-// of its bindings expires: the zero time if there are none. Without bindings ext shares m's
-// memory.
+// learnBindings learns the bindings of an address of record from m, the response to the
+// REGISTER r. ok is false if m is not a 2xx from the PBX, or has no valid address of
+// record. A 2xx should list all bindings (RFC 3261 §10.3 step 8). If the registrar lists
+// none, the bindings are those that r asks for and the earlier ones that r does not
+// remove. An expiry that the 2xx lacks is taken from r. learnBindings returns the
+// extension and when its last binding expires: the zero time if it has none. Without
+// bindings, ext shares m's memory.
 func (d *directory) learnBindings(m *Message, r *registerRequest) (ext Extension, until time.Time, ok bool) {
 	if m.Src != PBX || m.Own || m.Status/100 != 2 {
 		return ext, until, false
@@ -257,14 +266,16 @@ func (d *directory) learnBindings(m *Message, r *registerRequest) (ext Extension
 	return a.ext, a.until, true
 }
 
-// A bindingList is the bindings of an address of record, each with its contactKey.
+// A bindingList is a list of the bindings of an address of record. keys has the
+// contactKey of each.
 type bindingList struct {
 	keys     []string
 	bindings []binding
 	until    time.Time // when the last one expires
 }
 
-// add adds a binding, unless there are maxContacts.
+// add adds a binding, or extends the one with the same key. It adds none beyond
+// maxContacts.
 func (l *bindingList) add(key, uri string, until time.Time) {
 	switch i := slices.Index(l.keys, key); {
 	case i >= 0: // several flows of one phone
@@ -281,7 +292,8 @@ func (l *bindingList) add(key, uri string, until time.Time) {
 	}
 }
 
-// addContact adds the binding of a contact for some seconds.
+// addContact adds the binding of a contact that expires after some seconds. It adds none
+// if seconds is not positive.
 func (l *bindingList) addContact(c *registerContact, now time.Time, seconds int) {
 	if seconds > 0 {
 		l.add(strings.Clone(c.key), strings.Clone(c.uri), now.Add(time.Duration(seconds)*time.Second))
@@ -289,8 +301,8 @@ func (l *bindingList) addContact(c *registerContact, now time.Time, seconds int)
 }
 
 // addListed adds the bindings in m, the 2xx of the REGISTER r. It returns the address of
-// record, the duration of all bindings in seconds, negative if absent, and whether m lists
-// any contact.
+// record, the seconds in the Expires of m, or -1 if m has none, and whether m lists any
+// contact.
 func (l *bindingList) addListed(m *Message, r *registerRequest) (aor uri, expires int, listed bool) {
 	expires = -1
 	for name, value := range siptext.Fields(m.Head) {
@@ -314,7 +326,8 @@ func (l *bindingList) addListed(m *Message, r *registerRequest) (aor uri, expire
 	return aor, expires, listed
 }
 
-// addRequested adds the bindings that the REGISTER r asks for, which m has accepted.
+// addRequested adds the bindings that the REGISTER r asks for, after its 2xx m. expires
+// is the Expires of m in seconds, or -1.
 func (l *bindingList) addRequested(m *Message, r *registerRequest, expires int) {
 	for i := range r.contacts {
 		if c := &r.contacts[i]; !r.removesBinding(c) {
@@ -352,7 +365,7 @@ func bareURI(uri string) string {
 	return siptext.Unescape(uri)
 }
 
-// parseSeconds parses delta-seconds; it returns def for invalid text (RFC 3261 §20.19).
+// parseSeconds parses delta-seconds (RFC 3261 §20.19). It returns def if s is invalid.
 func parseSeconds(s string, def int) int {
 	n, err := strconv.ParseUint(s, 10, 32)
 	if err != nil {
@@ -361,7 +374,8 @@ func parseSeconds(s string, def int) int {
 	return int(min(n, 1<<31-1))
 }
 
-// isPhone reports whether ext is a phone: it is, unless declared as another kind.
+// isPhone reports whether ext is a phone. It is one unless it is declared as another
+// kind.
 func (d *directory) isPhone(ext Extension) bool {
 	k, ok := d.declared[ext.User]
 	return !ok || k == Phone

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// An ExtensionInfo is the data of an extension beside its calls.
+// An ExtensionInfo has the data of an extension, except for its calls.
 type ExtensionInfo struct {
 	Extension
 	Kind     Kind
@@ -13,16 +13,16 @@ type ExtensionInfo struct {
 	Contacts []Contact // its registered contacts, the first to expire first
 }
 
-// A Contact is the address of an extension's phone, as the PBX has registered it. Until is
-// by the wall clock as it is set now.
+// A Contact is the address of an extension's phone in its binding at the PBX. The binding
+// expires at Until, by the wall clock as it is set now.
 type Contact struct {
 	URI   string // without parameters
 	Until time.Time
 }
 
-// Extensions returns, in no order, the extensions that the configuration names or that have
-// registered; now is on the clock of [Message.At]. It takes less than half a microsecond
-// per extension.
+// Extensions returns, in no order, the extensions that the configuration names or that
+// are registered; now is on the clock of [Message.At]. It takes less than half a
+// microsecond per extension.
 func (t *Tracker) Extensions(now time.Time) []ExtensionInfo {
 	users := t.directory.aors.Keys()
 	all := make([]ExtensionInfo, 0, len(users)+len(t.directory.declared))
@@ -39,9 +39,10 @@ func (t *Tracker) Extensions(now time.Time) []ExtensionInfo {
 	return all
 }
 
-// ExtensionInfo returns the data of an extension, and whether user is one; now is on the
-// clock of [Message.At]. The data may be empty: the pattern in the configuration may match
-// any number.
+// ExtensionInfo returns the data of the extension user; false if user is not an
+// extension. now is on the clock of [Message.At]. The data has no domain and no contacts
+// if the extension is not registered. Any number may be such an extension, if it matches
+// the pattern in the configuration.
 func (t *Tracker) ExtensionInfo(user string, now time.Time) (ExtensionInfo, bool) {
 	k, ok := t.directory.extensionInfo(user, now)
 	for i := range k.Contacts {
@@ -50,7 +51,7 @@ func (t *Tracker) ExtensionInfo(user string, now time.Time) (ExtensionInfo, bool
 	return k, ok
 }
 
-// extensionInfo returns the data of an extension, with times by the steady clock.
+// extensionInfo is ExtensionInfo with times of the steady clock.
 func (d *directory) extensionInfo(user string, now time.Time) (ExtensionInfo, bool) {
 	kind, declared := d.declared[user]
 	registered := d.registered(user, now)

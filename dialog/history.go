@@ -7,10 +7,10 @@ import (
 	"bellhop/dialog/siptext"
 )
 
-// maxHistory is the number of History-Info entries that are read.
+// maxHistory is the largest number of History-Info entries that are read.
 const maxHistory = 32
 
-// A historyEntry is one target that a call was sent to before (RFC 7044 §5).
+// A historyEntry is one target that the call was sent to (RFC 7044 §5).
 type historyEntry struct {
 	user     string
 	index    string // such as 1.2.1
@@ -20,7 +20,7 @@ type historyEntry struct {
 	mapped   bool   // a proxy mapped one number to another (mp)
 }
 
-// readHistory returns the entries of History-Info in order.
+// readHistory returns the entries of all History-Info header fields in order.
 func readHistory(head string) (entries []historyEntry) {
 	for name, value := range siptext.Fields(head) {
 		if !siptext.SameName(name, "History-Info") {
@@ -48,8 +48,8 @@ func readHistory(head string) (entries []historyEntry) {
 	return entries
 }
 
-// replacedBecause reports whether headers of a URI have a Reason for which a call is sent
-// on to another target (RFC 7044 §5.2, RFC 3326).
+// replacedBecause reports whether the headers of a URI have a Reason why the call was
+// sent on from this target to another one (RFC 7044 §5.2, RFC 3326).
 func replacedBecause(headers string) bool {
 	for h := range strings.SplitSeq(headers, "&") {
 		name, value, _ := strings.Cut(h, "=")
@@ -63,11 +63,13 @@ func replacedBecause(headers string) bool {
 	return false
 }
 
-// divertedBy returns the user that was the target before called, and diverted the call or
-// did not take it; "" if there is none. A later target has a cause, an earlier one a
-// Reason, or the index shows that another branch was tried before or that another target
-// was above. A proxy that only maps a number to another sets mp and no cause. A proxy that
-// writes the same number in another form diverts nothing.
+// divertedBy returns the user of the target that diverted the call to called, or that was
+// tried before it and did not take the call; "" if there is none. It reads the entries
+// from the last one back. An entry that has a Reason, unless it is the last, did not take
+// the call. An entry with a cause replaced an earlier target. An entry without either
+// follows the branch that was tried before it, or else the target above its index. A
+// proxy that only maps a number to another sets mp and no cause; this is no diversion.
+// Neither is the same number in another form.
 func divertedBy(entries []historyEntry, called string) string {
 	for i := len(entries) - 1; i >= 0; i-- {
 		e := &entries[i]
@@ -92,8 +94,8 @@ func divertedBy(entries []historyEntry, called string) string {
 	return ""
 }
 
-// replacedUser returns the user of the entry that e has replaced: the one that e names,
-// else the one above its index, else the one before it.
+// replacedUser returns the user of the entry that e has replaced: the entry that e names;
+// if it names none, the one above e's index; if there is none, the one before e.
 func replacedUser(before []historyEntry, e *historyEntry) string {
 	index := e.replaces
 	if index == "" {
@@ -107,8 +109,8 @@ func replacedUser(before []historyEntry, e *historyEntry) string {
 	return before[len(before)-1].user
 }
 
-// triedBefore returns the last entry that is a branch beside e and was tried before it;
-// nil: there is none.
+// triedBefore returns the last entry before e that has the same parent index as e; nil:
+// there is none.
 func triedBefore(before []historyEntry, e *historyEntry) *historyEntry {
 	parent := parentIndex(e.index)
 	for i := len(before) - 1; i >= 0 && parent != ""; i-- {
@@ -119,11 +121,11 @@ func triedBefore(before []historyEntry, e *historyEntry) *historyEntry {
 	return nil
 }
 
-// parentIndex returns an index without its last number, "" if it has only one.
+// parentIndex returns an index without its last number, or "" if it has only one.
 func parentIndex(index string) string { return index[:max(0, strings.LastIndexByte(index, '.'))] }
 
-// sameNumber reports whether two users are one number, which may be written with and
-// without its prefixes.
+// sameNumber reports whether two users are the same number, which one of them may have
+// with a prefix that the other lacks.
 func sameNumber(a, b string) bool {
 	if a == b {
 		return true

@@ -6,7 +6,7 @@ import (
 	"bellhop/dialog/siptext"
 )
 
-// Number and name in events of a caller whose identity is withheld.
+// Number and name, in events, of a caller whose identity is withheld.
 const (
 	anonymousUser = "anonymous"
 	anonymousName = "Anonymous"
@@ -24,16 +24,16 @@ func asksPrivacy(privacy string) bool {
 	return false
 }
 
-// partyAsksPrivacy reports whether a Remote-Party-ID asks to hide its number. This precedes
-// the Privacy of RFC 3323 (draft-ietf-sip-privacy-01 §6.3).
+// partyAsksPrivacy reports whether a Remote-Party-ID asks to hide its number. This form
+// is older than the Privacy of RFC 3323 (draft-ietf-sip-privacy-01 §6.3).
 func partyAsksPrivacy(remotePartyID string) bool {
 	params := siptext.ParseNameAddr(remotePartyID).Params
 	privacy, _ := siptext.Param(params, "privacy")
 	return strings.EqualFold(privacy, "full") || strings.EqualFold(privacy, "uri")
 }
 
-// callingParty returns the value of a Remote-Party-ID that is about the caller, "" if there
-// is none: others are about the callee (draft-ietf-sip-privacy-01 §6.3).
+// callingParty returns the first value of a Remote-Party-ID that is about the caller, or
+// "" if all are about the callee (draft-ietf-sip-privacy-01 §6.3).
 func callingParty(remotePartyID string) string {
 	for v := range siptext.List(remotePartyID) {
 		params := siptext.ParseNameAddr(v).Params
@@ -44,8 +44,9 @@ func callingParty(remotePartyID string) string {
 	return ""
 }
 
-// isAnonymous reports whether u hides the caller: because the caller asks for it (RFC 3323
-// §4.1.1.3), or because a network before does not know it (3GPP TS 23.003 §13.6, §13.7).
+// isAnonymous reports whether u hides the caller. The caller may have asked for that (RFC
+// 3323 §4.1.1.3), or an earlier network does not know the caller (3GPP TS 23.003 §13.6,
+// §13.7).
 func isAnonymous(u uri) bool {
 	return isAnonymousUser(u.user) || u.host == "anonymous.invalid" || u.host == "unknown.invalid"
 }
@@ -57,7 +58,7 @@ func isAnonymousUser(user string) bool {
 
 // assertedIdentity returns the name and URI in P-Asserted-Identity, which may have two
 // values for one person (RFC 3325 §9.1). The URI is the first with a telephone number,
-// else the first with a user; the name is the first that is present.
+// else the first with a user, else the first. The name is the first that is not empty.
 func assertedIdentity(head string) (name, u string) {
 	best := 0
 	for n, value := range siptext.Fields(head) {
@@ -84,8 +85,8 @@ func assertedIdentity(head string) (name, u string) {
 	return name, u
 }
 
-// readVerstat returns how the caller's number was verified: a parameter of the number, or
-// of the URI that contains it.
+// readVerstat returns the verstat parameter, which says how the caller's number was
+// verified. It is a parameter of the number, or of the URI that contains it.
 func readVerstat(u string) string {
 	parts := siptext.ParseURI(u)
 	if v, ok := siptext.Param(parts.UserParams, "verstat"); ok {
