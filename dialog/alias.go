@@ -2,10 +2,10 @@ package dialog
 
 import "github.com/hashicorp/golang-lru/v2/simplelru"
 
-// aliases has, for each extension whose name is not the number that the PBX shows for it,
-// that number. For example, alice calls, and the called phone shows 121. Aliases are
-// learned from the legs of calls. A number that was shown for two extensions identifies
-// neither from then on.
+// aliases maps extensions that have called to the numbers that the PBX shows for them.
+// Such a number may differ from the extension's name: alice calls, and the called phone
+// shows 121. Aliases are learned from the legs of calls. A number that was shown for two
+// extensions identifies neither from then on.
 type aliases struct {
 	shown  *simplelru.LRU[string, string] // shown number by extension
 	owners *simplelru.LRU[string, string] // extension by shown number; "": it was shown for several

@@ -137,8 +137,8 @@ func (a *attempts) noteRegistration(peer netip.AddrPort, user string, until time
 	}
 }
 
-// registeredOver reports whether the extension user has a registration from the peer's
-// source whose most recent flow is that of the peer.
+// registeredOver reports whether the extension user is registered from the peer's source,
+// most recently over the peer's flow.
 func (a *attempts) registeredOver(peer netip.AddrPort, user string, now time.Time) bool {
 	r, ok := a.registered.Peek(registeredFrom{sourceOf(peer), user})
 	return ok && r.peer == peer && now.Before(r.until)

@@ -39,8 +39,8 @@ func (r reason) endedByPBX() bool { return r.sip >= firstOwnCause && r.sip <= la
 // PBX that ends an answered leg gives such a cause if it did not reach the next callee.
 func (r reason) failed() bool { return r.q850 > 0 && r.q850 != causePickedUp }
 
-// status returns the status of a leg that was not answered by its reason, or "" if the
-// reason does not decide.
+// status returns the status that the reason implies for a leg that was not answered; ""
+// if it implies none.
 func (r reason) status() Status {
 	if s, ok := q850Status[r.q850]; ok {
 		return s

@@ -8,7 +8,8 @@ type changes struct {
 	calls []*call // in the order of their first changes
 }
 
-// mark adds a call that has changed, or may have, unless it is there already.
+// mark adds a call that has changed, or may have. Once is enough until Changed returns
+// it.
 func (s *changes) mark(c *call) {
 	if s.on && c.changedAt.IsZero() {
 		c.changedAt = c.lastHeard

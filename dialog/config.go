@@ -26,8 +26,9 @@ type Config struct {
 	MaxDuration time.Duration  // an answered leg without a BYE ends after this time; 0: 4 hours
 	Status      map[int]Status // status words for final responses; they override the built-in table
 
-	// CallAPIID, CallBackID, RecID and Tag are names of header fields whose values events
-	// have; "": none. A name for which [CarriesCredentials] returns true is ignored.
+	// CallAPIID, CallBackID, RecID and Tag are names of header fields whose values go
+	// into events; "": none. A name for which [CarriesCredentials] returns true is
+	// ignored.
 	CallAPIID, CallBackID, RecID, Tag string
 	Headers                           []string // header fields of the INVITE, copied into its events
 }

@@ -193,7 +193,7 @@ func (s *numberMatcher) matchByElimination(i *inviteMatch) match {
 	return e.all.decide()
 }
 
-// addWaitingCallers adds the calls whose callers wait for somebody to e.all, if the
+// addWaitingCallers adds to e.all the calls whose callers wait for somebody, if the
 // INVITE may belong to them. It finds their legs by index keys.
 func (s *numberMatcher) addWaitingCallers(e *elimination, i *inviteMatch) {
 	x := &e.all
@@ -326,8 +326,8 @@ func (s *numberMatcher) shownNumberUnknown(l *leg, now time.Time) bool {
 	return l.origin == Edge && p != nil && p.flow == Out && s.directory.aliases.numberOf(p.ext.User) == "" && s.directory.registered(p.ext.User, now)
 }
 
-// shownNumberKnown reports whether the PBX has shown a number before for the extension that
-// calls on leg l.
+// shownNumberKnown reports whether the number that the PBX shows for the extension that
+// calls on leg l is known.
 func (s *numberMatcher) shownNumberKnown(l *leg) bool {
 	return l.party != nil && s.directory.aliases.numberOf(l.party.ext.User) != ""
 }

@@ -232,7 +232,7 @@ func (k *callHints) setCallerNumbers(from, told, display, remote, known string) 
 	k.numbers[asserted] = known
 }
 
-// isNumber reports whether s is a telephone number without separators.
+// isNumber reports whether s consists of digits, perhaps after a plus sign.
 func isNumber(s string) bool {
 	n := strings.TrimPrefix(s, "+")
 	return n != "" && strings.Trim(n, "0123456789") == ""
