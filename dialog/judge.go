@@ -25,7 +25,7 @@ type outcome struct {
 	elsewhere bool // another leg was answered
 }
 
-// reversed returns the value of by as seen from the other end of the leg.
+// reversed returns by with the caller and the callee exchanged.
 func (by HangupBy) reversed() HangupBy {
 	switch by {
 	case ByCaller:
@@ -36,8 +36,9 @@ func (by HangupBy) reversed() HangupBy {
 	return by
 }
 
-// statusWeight orders the statuses of several legs: of a party's devices, and of a caller's
-// callees, the heaviest status counts.
+// statusWeight orders the statuses of several legs. If the legs of a party, or of a
+// caller's callees, have ended with different statuses, the one with the highest weight
+// counts.
 var statusWeight = map[Status]int{
 	Unknown:     1,
 	Congestion:  2,
@@ -49,8 +50,9 @@ var statusWeight = map[Status]int{
 	Answered:    8,
 }
 
-// calleeWeight returns the weight of a callee's status for its caller. FORWARDED weighs no
-// more than UNKNOWN: the status of the forwarded call counts if it is known.
+// calleeWeight returns the weight that a callee's status has for its caller. FORWARDED
+// has the weight of UNKNOWN, because the status of the leg to which the call was
+// forwarded counts if it is known.
 func calleeWeight(s Status) int {
 	if s == Forwarded {
 		return statusWeight[Unknown]
@@ -78,8 +80,8 @@ func statusForCode(code int, rang bool) Status {
 	return Congestion
 }
 
-// q850Status is the status of a Q.850 cause on a final response. For a cause that is not
-// listed, and for 16, the SIP code decides.
+// q850Status is the status for a Q.850 cause in a final response. For any other cause,
+// such as 16, the SIP code decides.
 var q850Status = map[int]Status{
 	1:  ChanUnavail,
 	3:  ChanUnavail,
@@ -100,15 +102,16 @@ var q850Status = map[int]Status{
 	88: Congestion,
 }
 
-// Causes that a PBX gives on the CANCEL of a callee's leg. Asterisk gives 16 to a leg that
-// was picked up, and to any leg behind a Local channel that it hangs up.
+// Q.850 causes in the CANCEL of a callee's leg. Asterisk sends 16 on a leg whose call was
+// picked up, and on any leg behind a Local channel that it hangs up.
 const (
 	causePickedUp  = 16
 	causeElsewhere = 26
 	causeGaveUp    = 127
 )
 
-// A reason is a Reason header field (RFC 3326); a cause of 0 is absent.
+// A reason is the causes in the Reason header fields of a message (RFC 3326). A cause is
+// 0 if it is absent.
 type reason struct {
 	q850, sip int
 	q850Zero  bool // it has Q.850;cause=0
@@ -140,7 +143,8 @@ func readReason(head string) (r reason) {
 	return r
 }
 
-// outcomeOfResponse returns the outcome of a leg with the final response m, which is not 2xx.
+// outcomeOfResponse returns the outcome of a leg with the final response m, which is no
+// 2xx.
 func (j *judge) outcomeOfResponse(l *leg, m *Message) outcome {
 	r := readReason(m.Head)
 	o := outcome{code: m.Status, phrase: m.Phrase(), q850: r.q850, by: BySystem}
@@ -165,8 +169,8 @@ func (j *judge) outcomeOfResponse(l *leg, m *Message) outcome {
 	return o
 }
 
-// outcomeOfLostCancel returns the outcome of a canceled leg whose final response will not be
-// observed.
+// outcomeOfLostCancel returns the outcome of a canceled leg whose transaction was lost by
+// a restart, so that no final response will come.
 func (j *judge) outcomeOfLostCancel(l *leg) outcome {
 	if l.origin == Edge {
 		return outcome{status: Canceled, by: ByCaller}
@@ -176,8 +180,10 @@ func (j *judge) outcomeOfLostCancel(l *leg) outcome {
 	return o
 }
 
-// statusOfCanceled returns why the PBX canceled a callee's leg, as of the time of the CANCEL.
-// A caller that had left decides first, then the CANCEL's own Reason, then the other legs.
+// statusOfCanceled returns why the PBX canceled a callee's leg. Only what happened up to
+// the CANCEL counts. The first of these decides that applies: the caller had left; the
+// CANCEL has a clear Reason; another leg was answered; the Reason hints at the caller or
+// at a pickup. If none applies, the PBX has given the phone up.
 func (j *judge) statusOfCanceled(l *leg) (s Status, by HangupBy, elsewhere bool) {
 	switch {
 	case l.call.callerLeft(l):
@@ -196,7 +202,7 @@ func (j *judge) statusOfCanceled(l *leg) (s Status, by HangupBy, elsewhere bool)
 	return l.unansweredStatus(), BySystem, false
 }
 
-// unansweredStatus is the status of a callee's leg that the PBX gives up.
+// unansweredStatus returns the status of a callee's leg that the PBX gives up.
 func (l *leg) unansweredStatus() Status {
 	if l.rang.IsZero() {
 		return ChanUnavail // its phone was not reached
@@ -204,9 +210,11 @@ func (l *leg) unansweredStatus() Status {
 	return NoAnswer
 }
 
-// callerLeft reports whether the caller gave up, or hung up, between the callee's INVITE
-// and CANCEL. A caller that had left before, such as one that transferred the call, does
-// not wait for the callee.
+// callerLeft reports whether the caller gave up or hung up between the callee's INVITE
+// and its CANCEL. If the call has no caller, or the caller had left before the INVITE, as
+// after a transfer, partnerLeft decides. A phone in another call that a transfer was to
+// connect with the callee also counts as its caller (see noteCallerGone), if it hung up
+// at most slowPickupGap before the CANCEL.
 func (c *call) callerLeft(callee *leg) bool {
 	l := c.caller
 	switch {
@@ -220,8 +228,9 @@ func (c *call) callerLeft(callee *leg) bool {
 	return l.state == over && l.endedBy == ByCaller && !l.ended.After(callee.canceledAt)
 }
 
-// noteCallerGone notes that the phone of leg l has hung up: nobody waits any longer for a
-// callee that rings in another call which was handed on to that phone.
+// noteCallerGone applies the end of leg l to the other call with whose callee a transfer
+// was to connect the phone of l (see call.handedOnTo). If that phone has hung up, nobody
+// waits any longer for the callees that ring in the other call.
 func (t *legTracker) noteCallerGone(l *leg) {
 	c := t.index.callByCallID[l.call.handedOnTo]
 	if c == nil || l.call.handedOnTo == "" || l.hasReferred || l.origin == Edge && l.endedBy != ByCaller || l.origin == PBX && l.endedBy != ByCallee {
@@ -235,10 +244,11 @@ func (t *legTracker) noteCallerGone(l *leg) {
 	}
 }
 
-// partnerLeft reports whether the phone for which the PBX rings the callee hung up between
-// the callee's INVITE and CANCEL: the PBX called that phone first, as for a callback, or
-// its caller has transferred it. A phone that has transferred the other end by a REFER
-// waits for nobody.
+// partnerLeft reports whether the phone that was to be connected with the callee hung up
+// between the callee's INVITE and its CANCEL. It is a phone that the PBX had called
+// before: for a callback, or in a call whose caller has transferred it. A phone that has
+// transferred the other end by a REFER does not count, because it waits for nobody. The
+// result is false if another such phone was still there at the CANCEL.
 func (c *call) partnerLeft(callee *leg) (left bool) {
 	for _, o := range c.legs {
 		switch {
@@ -252,8 +262,11 @@ func (c *call) partnerLeft(callee *leg) (left bool) {
 	return left
 }
 
-// statusOfFinal returns the status of a refused leg. For the caller's leg the callees' legs
-// decide, where they are known: the PBX's own final response is less precise.
+// statusOfFinal returns the status of a leg that the final response m refused. On the
+// caller's leg the callees' statuses decide, because the PBX's own response is less
+// precise, unless none is known or m is a 3xx with a Contact. Otherwise the first of
+// these decides that applies: the Reason of m, the configured status of the code,
+// FORWARDED for a 3xx with a Contact, and statusForCode.
 func (j *judge) statusOfFinal(l *leg, m *Message, r reason) Status {
 	code, forwards := m.Status, m.Status/100 == 3 && siptext.Field(m.Head, "Contact") != ""
 	if l.origin == Edge && !forwards {

@@ -51,9 +51,9 @@ func (t *Tracker) observeInvite(c *call, m *Message) *call {
 	return c
 }
 
-// callOfInvite returns the call that an INVITE belongs to, and the method:confidence that
-// says so. c is the call with its Call-ID; if that is nil, the call is another one that
-// fits, or a new one. nil: there are too many calls.
+// callOfInvite returns the call that an INVITE belongs to, and the method:confidence by
+// which it was joined. c is the call with the INVITE's Call-ID. If c is nil, callOfInvite
+// returns another call that matches, or else a new one; nil if there are too many calls.
 func (t *Tracker) callOfInvite(c *call, i *inviteMatch) (_ *call, joined string) {
 	if c != nil {
 		return c, "call-id" + exact
@@ -80,8 +80,8 @@ func (t *Tracker) callOfInvite(c *call, i *inviteMatch) (_ *call, joined string)
 	return c, joined
 }
 
-// addLeg adds the leg that an INVITE with the facts f begins to a call. joined is the
-// method:confidence by which it belongs there.
+// addLeg adds a leg to a call for an INVITE with the facts f. joined is the
+// method:confidence by which the leg belongs to the call.
 func (t *Tracker) addLeg(c *call, i *inviteMatch, f *inviteFacts, joined string) *leg {
 	m := i.Message
 	l := &leg{
@@ -118,7 +118,9 @@ func (t *Tracker) addLeg(c *call, i *inviteMatch, f *inviteFacts, joined string)
 	return l
 }
 
-// noteFollowedRefer sets the REFER that the INVITE of a leg follows.
+// noteFollowedRefer sets i.refer to the REFER that caused the INVITE of leg l, and
+// l.referredTo to the target of that REFER. If no REFER caused an INVITE of the PBX,
+// l.referredTo becomes the number of the service to which a REFER has sent the caller.
 func (t *Tracker) noteFollowedRefer(l *leg, i *inviteMatch, joined string) {
 	c := l.call
 	if o := i.refer; o != nil && o.leg.call != c && strings.HasPrefix(joined, "replaces") {
@@ -137,8 +139,9 @@ func (t *Tracker) noteFollowedRefer(l *leg, i *inviteMatch, joined string) {
 	}
 }
 
-// assignParty gives a new leg its party: of the extension at its phone, of the one that the
-// PBX calls back, or of the one that sends the call on to a trunk.
+// assignParty assigns a new leg to a party, if it has one: that of the extension at its
+// phone, of the extension that the PBX calls back, or of the extension that forwards or
+// transfers the call to a trunk.
 func (t *Tracker) assignParty(l *leg, i *inviteMatch) {
 	c, ext := l.call, i.ext
 	if l.origin == PBX {
@@ -164,7 +167,7 @@ func (t *Tracker) assignParty(l *leg, i *inviteMatch) {
 	}
 }
 
-// indexNewLeg makes a new leg known by its numbers, and adds the party of the service that
+// indexNewLeg indexes a new leg by its numbers, and adds the party of the service that
 // its caller dialed.
 func (t *Tracker) indexNewLeg(l *leg, i *inviteMatch) {
 	if l.origin == PBX {

@@ -20,19 +20,20 @@ func newNumberMatcher(d *directory, r *recentRefers) *numberMatcher {
 	return &numberMatcher{legsByNumber: make(legIndex), callersByDialed: make(legIndex), directory: d, refers: r}
 }
 
-// progressWindow is the time after the last message of a call in which its next leg may
-// begin, if only numbers and the time match.
+// progressWindow is the longest time between the last message of a call and the INVITE of
+// its next leg, if only numbers and times match the two.
 const progressWindow = 10 * time.Second
 
-// matchNumbers looks for the one call whose caller is shown in the INVITE, and waits for
-// the PBX. The caller may have dialed another number than the INVITE goes to: that of a
-// group, of a queue, or one that is forwarded. A caller who dialed somebody else's phone
-// ranks last. Two calls of equal rank are ambiguous.
+// matchNumbers looks for the one call whose caller the INVITE shows, and whose caller
+// waits for the PBX (see awaitsPBX). The caller may have dialed another number than the
+// INVITE goes to: the number of a group or queue, or a number that is forwarded. A caller
+// who dialed somebody else's phone ranks lower. Two calls of equal rank are ambiguous.
 //
-// Towards a trunk a PBX often shows a number of its own instead of the caller's. Then the
-// call is the one in which the trunk's number was dialed, or the diverting number, or a
-// number in the Contact of a 302, or a number that the PBX has shown to the phone that it
-// called first. If no number matches, matchByElimination decides.
+// Towards a trunk a PBX often shows its own number instead of the caller's. Therefore
+// these calls match as well: a call in which the trunk's number or the diverting number
+// was dialed, a call with a 302 whose Contact is the trunk's number, and a call that the
+// PBX began by showing the trunk's number to a phone. If no number matches,
+// matchByElimination decides.
 func (s *numberMatcher) matchNumbers(i *inviteMatch) (v match) {
 	if i.Src != PBX {
 		return match{}
@@ -86,7 +87,9 @@ func (s *numberMatcher) matchNumbers(i *inviteMatch) (v match) {
 	return v
 }
 
-// weighDialers weighs the legs of callers that dialed a number and wait for the PBX.
+// weighDialers calls weigh for each caller's leg that waits for the PBX to connect it
+// (see awaitsPBX): with rankDialed if it dialed the number, with rankDialedSimilar if it
+// dialed one with the same last digits.
 func (s *numberMatcher) weighDialers(dialed string, now time.Time, weigh func(*leg, rank)) {
 	for _, l := range s.callersByDialed[numberTail(dialed)] {
 		switch {
@@ -120,7 +123,7 @@ const (
 	rankDialer              // as rankCaller, and the INVITE goes to the dialed target, which does not ring yet
 )
 
-// rankLeg returns how well an INVITE that shows a number matches a leg.
+// rankLeg returns how well leg l matches an INVITE that shows number; noRank: not at all.
 func (s *numberMatcher) rankLeg(l *leg, i *inviteMatch, number string) rank {
 	same := l.hasNumber(number)
 	switch {
@@ -160,23 +163,25 @@ func (l *leg) dialedTarget(i *inviteMatch) bool {
 	return l.calledUser == i.target || i.toExtension && l.calledExt.User == i.target
 }
 
-// hasNumber reports whether the person at the leg's phone is known by a number.
+// hasNumber reports whether number is the number at the leg's phone, or another one under
+// which the leg is in legsByNumber.
 func (l *leg) hasNumber(number string) bool {
 	return l.phoneNumber == number || slices.Contains(l.otherNumbers, number)
 }
 
-// awaitsSecondParty reports whether the PBX has called the phone of leg l first, and is
-// about to call the number that it shows there: the phone has answered within
-// progressWindow, the call has no caller, and no other leg of it is answered.
+// awaitsSecondParty reports whether the PBX has called the phone of leg l first, and may
+// now call the number that it showed there. It may if the phone was answered within
+// progressWindow, the call has no caller, and no other leg of the call is answered.
 func (s *numberMatcher) awaitsSecondParty(l *leg, now time.Time) bool {
 	return l.origin == PBX && l.call.caller == nil && l.state == talking && now.Sub(l.answered) <= progressWindow && !l.call.otherLegTalks(l)
 }
 
-// showsSameNumber reports whether the number in the INVITE is the one that the PBX shows on
-// leg l and in no other call that it began, and the phone of l has just answered. Asterisk
-// sends the second INVITE 2 to 5 ms after the answer, 43 ms on a machine with a load of 5
-// (December 2026). Many calls may show a number of the company, so the time for such a
-// number is shorter.
+// showsSameNumber reports whether number, from the INVITE i, is the one that the PBX
+// shows on leg l and in no other call that it began, and the phone of l has just
+// answered. Asterisk sends the second INVITE 2 to 5 ms after the answer, 43 ms on a
+// machine with a load of 5 (December 2026). promptGap allows for that. A number that is
+// no extension may be the company's, and many calls may show it, so only forkGap is
+// allowed then.
 func (s *numberMatcher) showsSameNumber(l *leg, i *inviteMatch, number string) bool {
 	gap := promptGap
 	if s.directory.kindOf(number, i.At) == "" {
@@ -204,16 +209,19 @@ func (l *leg) dialedPhoneRings() bool {
 	return false
 }
 
-// awaitsPBX reports whether the person at a leg's phone waits for the PBX to connect it:
+// awaitsPBX reports whether the PBX may yet connect the person at the leg's phone with
+// somebody. One of these must hold:
 //
-//   - It calls, is not answered yet, and the call had a message within progressWindow.
-//   - It is alone in the call: it waits in a queue, hears an IVR, or the other end
-//     has left.
-//   - It was referred within progressWindow.
-//   - It waits in a queue, and the first agent has answered within forkGap: the queue
-//     may still call other agents.
-//   - It was transferred to a queue, and no agent has answered yet: the phone that
-//     transferred it may still be in the call.
+//   - The leg is a caller's, is not answered yet, and the call had a message within
+//     progressWindow.
+//   - The leg is answered and no other leg of the call is: the person waits in a queue,
+//     hears an IVR, or the other end has left.
+//   - The leg is answered, and a phone of the call has sent a REFER within
+//     progressWindow.
+//   - The leg is in a queue whose first agent has answered within forkGap: the queue may
+//     still call other agents.
+//   - The leg is in a queue that no agent has answered yet: the phone that transferred
+//     the person there may still be in the call.
 func (s *numberMatcher) awaitsPBX(l *leg, now time.Time) bool {
 	c := l.call
 	switch l.state {
@@ -239,7 +247,8 @@ func (c *call) otherLegTalks(l *leg) bool {
 // similarDigits is the number of last digits that similar numbers share.
 const similarDigits = 6
 
-// numberTail returns the last digits of a number, which similar numbers share.
+// numberTail returns the last similarDigits characters of a number, or all if it has
+// fewer.
 func numberTail(number string) string { return number[max(0, len(number)-similarDigits):] }
 
 // identifiesCaller reports whether a number is present and not anonymous.
@@ -253,8 +262,8 @@ func identifyingNumber(s string) string {
 	return ""
 }
 
-// indexLeg adds a leg to the index under the number at its phone, its other numbers, and
-// the number that its caller dialed.
+// indexLeg adds a leg to legsByNumber under number, which is that of its phone, and under
+// its other numbers. It adds a caller's leg to callersByDialed under the dialed number.
 func (s *numberMatcher) indexLeg(l *leg, number string) {
 	if identifiesCaller(number) {
 		l.phoneNumber = number
@@ -268,7 +277,7 @@ func (s *numberMatcher) indexLeg(l *leg, number string) {
 	}
 }
 
-// unindexLeg removes a leg from the index.
+// unindexLeg removes a leg from legsByNumber and callersByDialed.
 func (s *numberMatcher) unindexLeg(l *leg) {
 	s.legsByNumber.remove(numberTail(l.phoneNumber), l)
 	for _, a := range l.otherNumbers {
@@ -279,8 +288,8 @@ func (s *numberMatcher) unindexLeg(l *leg) {
 	}
 }
 
-// indexLegBy adds a leg to the index under a further number or index key. It retains the
-// string.
+// indexLegBy adds a leg to legsByNumber under a further number, or under a key such as
+// indexHidden. It retains the string.
 func (s *numberMatcher) indexLegBy(l *leg, number string) {
 	if !identifiesCaller(number) || l.hasNumber(number) || l.state == over {
 		return
@@ -289,8 +298,8 @@ func (s *numberMatcher) indexLegBy(l *leg, number string) {
 	s.legsByNumber.add(indexKey(number), l)
 }
 
-// indexKey returns the key in legsByNumber for one of a leg's other numbers: its tail, or
-// an index key as it is.
+// indexKey returns the key in legsByNumber for one of a leg's other numbers. That is the
+// tail of the number. A key such as indexHidden is returned unchanged.
 func indexKey(number string) string {
 	switch number {
 	case indexHidden, indexOpen, indexCallback:

@@ -5,14 +5,15 @@ import (
 	"time"
 )
 
-// Three kinds of parties are not a person at the leg's own phone:
+// Most parties are the extension at the phone of their legs. Three kinds are not:
 //
-//   - A service is a queue, an IVR or a conference. It is called, but has no phone: its
-//     party is on the caller's leg, beside the caller's own party, and lasts as long.
+//   - A service is a queue, an IVR or a conference. It is called, but has no phone. Its
+//     party is on the caller's leg, beside the caller's own party, and ends with that
+//     leg.
 //   - An extension whose calls are forwarded to a trunk has an outgoing party on the leg
 //     from the PBX to the trunk.
-//   - An extension that the PBX calls back, showing the extension's own number, is not
-//     a called party: it is the caller of the number that the PBX calls next.
+//   - An extension that the PBX calls back, showing the extension's own number, is no
+//     called party. It is the caller of the number that the PBX calls next.
 
 // addService adds the party of the queue, IVR or conference that the caller on a leg
 // dialed, if it dialed one.
@@ -23,8 +24,10 @@ func (t *partyTracker) addService(l *leg) {
 	}
 }
 
-// forwardingExtension returns the extension that sends a call on to a trunk: the one that
-// diverts it (RFC 5806, RFC 7044), or has referred it (RFC 3515, RFC 3892).
+// forwardingExtension returns the extension that forwards or transfers a call to the
+// trunk of the INVITE. It is the extension that diverts the call (RFC 5806, RFC 7044), is
+// named by Referred-By (RFC 3892), whose phone has answered with a 3xx to the number, or
+// has sent the REFER that the INVITE follows (RFC 3515). ok is false if there is none.
 func (s *numberMatcher) forwardingExtension(c *call, i *inviteMatch) (ext Extension, ok bool) {
 	if i.Src != PBX || i.Trunk == "" {
 		return ext, false
@@ -57,8 +60,8 @@ func (p *party) findDistributor() *Extension {
 	return nil
 }
 
-// startBridge notes that the callee of leg l talks with the caller, unless l was not called
-// by the caller's queue or IVR.
+// startBridge notes that from at on the callee on leg l talks with the caller. If the
+// caller's queue or IVR has not called l, it marks l as no agent instead.
 func (c *call) startBridge(l *leg, at time.Time) {
 	if l.notAgent = l.notAgent || !c.serviceCalls(l); l.notAgent {
 		return
@@ -69,9 +72,10 @@ func (c *call) startBridge(l *leg, at time.Time) {
 	}
 }
 
-// bridgeElsewhere notes that the callee's leg l was canceled because another phone
-// answered. If no other leg of the call was answered while l rang, the caller talks from
-// then on with a phone whose leg is in another call.
+// bridgeElsewhere notes that the PBX canceled the callee's leg l because another phone
+// answered. If no other callee's leg talks, or was answered since l began, that phone's
+// leg is in another call: it has picked up this call, and talks with the caller from the
+// CANCEL on.
 func (c *call) bridgeElsewhere(l *leg) {
 	answered := func(o *leg) bool {
 		return o != l && o.origin == PBX && (o.state == talking || !o.answered.Before(l.began))
@@ -83,8 +87,8 @@ func (c *call) bridgeElsewhere(l *leg) {
 	c.pickedUp = !l.notAgent
 }
 
-// leavePickup notes that the phone which had picked up the call has transferred it by the
-// REFER r: it talks with the caller only until that was sent.
+// leavePickup notes that the phone that had picked up the call has transferred it with
+// the REFER r. The phone talked with the caller until r was sent.
 func (c *call) leavePickup(r *refer) {
 	if c.pickedUp {
 		c.pickedUp = false
@@ -92,7 +96,8 @@ func (c *call) leavePickup(r *refer) {
 	}
 }
 
-// stopBridge notes that a callee has left; with the last one the talk ends.
+// stopBridge notes that a callee left at the time at. If no other agent talks with the
+// caller, the time since bridgedSince is added to bridgedFor.
 func (c *call) stopBridge(at time.Time) {
 	agent := func(l *leg) bool { return l.origin == PBX && l.state == talking && !l.notAgent }
 	if !c.bridgedSince.IsZero() && !c.pickedUp && !slices.ContainsFunc(c.legs, agent) {
@@ -101,8 +106,9 @@ func (c *call) stopBridge(at time.Time) {
 	}
 }
 
-// endService ends the party of a queue, IVR or conference with the caller's leg, which had
-// the outcome o.
+// endService ends the party of a queue, IVR or conference, and emits its hangup. o is the
+// outcome of the caller's leg. The status of a queue is ANSWER only if an agent has
+// talked with the caller.
 func (t *partyTracker) endService(p *party, at time.Time, o outcome) {
 	c := p.firstLeg.call
 	bridged := c.wasBridged || !c.bridgedSince.IsZero()

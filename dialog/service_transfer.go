@@ -6,15 +6,17 @@ import (
 	"time"
 )
 
-// The target of a REFER may be a service: a queue, an IVR or a conference. Its party is
-// then on the leg of the transferred person. If that leg has a service already, that
-// party ends.
+// The target of a REFER may be a service: a queue, an IVR or a conference. The party of
+// the service is then on the leg of the person who was transferred. If that leg already
+// has the party of another service, that party ends.
 
 // isService reports whether an extension of this kind is a queue, IVR or conference.
 func (k Kind) isService() bool { return k == Queue || k == IVR || k == Conference }
 
-// referToService starts or hands over the party of the service that is the target of the
-// REFER r, when the PBX has accepted r.
+// referToService applies the REFER r, which the PBX has accepted, to the services of the
+// calls. If r has no Replaces and its target is a service, the party of that service
+// starts. If r has Replaces, the service of each of the two dialogs is handed over (see
+// handOverService).
 func (t *transferTracker) referToService(r *refer, at time.Time) {
 	if r.leg.call.throughProxy(r.leg) {
 		return // the PBX is a proxy: the other phone calls the service by itself
@@ -31,10 +33,12 @@ func (t *transferTracker) referToService(r *refer, at time.Time) {
 	}
 }
 
-// handOverService hands over the service of leg l when the phone with the legs l and other
-// transfers it to the other end of other. A caller that talks with an agent by then has left
-// the queue: the party ends with l. Else the legs on which agents ring carry the party from
-// then on; if there are none, a new party starts on the leg of the new caller.
+// handOverService hands over the service of leg l when the REFER r connects it with the
+// other end of the leg other. Both legs are of the phone that sent r. If another leg of
+// l's call is answered, the caller talks with an agent and has left the queue, so the
+// party ends with l. Otherwise the callees' legs that are not over get the service (see
+// passService). If there are none, a new party of the service starts on the leg of the
+// person who talks with the phone on other.
 func (t *transferTracker) handOverService(r *refer, l, other *leg, at time.Time) {
 	p := l.service
 	if p == nil || p.over || l.call.otherLegTalks(l) {
@@ -47,8 +51,8 @@ func (t *transferTracker) handOverService(r *refer, l, other *leg, at time.Time)
 	}
 }
 
-// passService lets the callees' legs that are not over carry l's service. It reports
-// whether there is such a leg.
+// passService assigns l's service to every other leg to a callee that is not over and has
+// no service. It reports whether there was such a leg.
 func (l *leg) passService() (carried bool) {
 	for _, o := range l.call.legs {
 		if o != l && o.origin == PBX && o.state != over && o.service == nil {
@@ -58,8 +62,9 @@ func (l *leg) passService() (carried bool) {
 	return carried
 }
 
-// partner returns the leg of the person that talks with the phone at leg l; nil: none is
-// known.
+// partner returns the leg of the person who talks with the phone on leg l. That is the
+// caller's leg, if l is a callee's leg and the caller's leg is answered. Otherwise it is
+// the other leg that was answered last. nil: no other leg is answered.
 func (l *leg) partner() (partner *leg) {
 	c := l.call
 	if caller := c.caller; l.origin == PBX && caller != nil && caller.state == talking {
@@ -73,8 +78,9 @@ func (l *leg) partner() (partner *leg) {
 	return partner
 }
 
-// startService starts the party of a queue, IVR or conference on leg l, which the REFER r
-// has sent there. A REFER starts one party at most.
+// startService starts the party of the queue, IVR or conference ext on leg l, whose
+// person the REFER r transfers there. A party of another service on l ends. Nothing
+// happens if r has started this party already, or if l is nil.
 func (t *transferTracker) startService(r *refer, l *leg, ext Extension, kind Kind, number string, at time.Time) {
 	if l == nil {
 		return
@@ -104,8 +110,8 @@ func (t *transferTracker) startService(r *refer, l *leg, ext Extension, kind Kin
 	t.parties.emitDial(p, DialIn, at)
 }
 
-// awaitAgent notes that the party of a service starts: phones that talk now are not its
-// agents.
+// awaitAgent notes that the party of a service starts. Callees that talk already are not
+// its agents, so their talk does not count as bridged.
 func (c *call) awaitAgent() {
 	for _, o := range c.legs {
 		o.notAgent = o.notAgent || o.origin == PBX && o.state == talking
@@ -113,8 +119,8 @@ func (c *call) awaitAgent() {
 	c.bridgedSince, c.wasBridged, c.pickedUp, c.bridgedFor = time.Time{}, false, false, 0
 }
 
-// endReferredService ends the party that the REFER r has started, as the PBX has since
-// reported a final status other than 2xx.
+// endReferredService ends the party of the service that the REFER r started, because the
+// PBX has since reported a final status other than 2xx for r.
 func (t *partyTracker) endReferredService(r *refer, at time.Time, code int, phrase string) {
 	for _, l := range r.leg.call.legs {
 		if p := l.service; p != nil && !p.over && p.dialedNumber == r.target && r.target != "" {
@@ -124,8 +130,8 @@ func (t *partyTracker) endReferredService(r *refer, at time.Time, code int, phra
 	}
 }
 
-// serviceNumber returns the number of the service that a REFER has sent the call's caller
-// to; "": none has.
+// serviceNumber returns the number of the call's service, if a REFER has sent the caller
+// to it. "": the call has no open service, or the caller dialed it.
 func (c *call) serviceNumber() string {
 	for _, p := range c.parties {
 		if p.kind != "" && !p.over {
@@ -135,8 +141,9 @@ func (c *call) serviceNumber() string {
 	return ""
 }
 
-// serviceCalls reports whether the call's service, if it has one, may have called leg l. It
-// has not if a REFER to another number has caused l.
+// serviceCalls reports whether the call's queue, IVR or conference may have called leg l.
+// It is false only if a REFER caused l, and the call has no open party of a service with
+// the number that the REFER named.
 func (c *call) serviceCalls(l *leg) bool {
 	if l.referredTo == "" {
 		return true

@@ -23,15 +23,15 @@ type refer struct {
 	accepted   bool
 	emitted    bool // its transfer event was emitted
 
-	// FreeSWITCH sends 200 in its first NOTIFY, before it calls anybody: a later message
-	// shows the outcome.
+	// FreeSWITCH sends 200 in its first NOTIFY, before it calls anybody. Therefore a later
+	// message decides the outcome.
 	progressed  bool // a NOTIFY of 1xx came, or the PBX called somebody
-	earlyStatus int  // status in that first NOTIFY; 0: there was none
+	earlyStatus int  // status in such a first NOTIFY; 0: there was none
 	earlyPhrase string
 }
 
-// followGap is the time that a PBX takes, after the leg of a transferring phone has ended,
-// to call the REFER's target, or to hang up on the party that was to be connected.
+// followGap is the longest time after the end of a transferring phone's leg in which a
+// PBX calls the REFER's target, or hangs up on the party that was to be connected.
 // FreeSWITCH 1.11 took 27 to 49 ms from the REFER (December 2026).
 const followGap = 200 * time.Millisecond
 
@@ -68,8 +68,8 @@ func (t *transferTracker) observeRefer(l *leg, m *Message) {
 	}
 }
 
-// readRefer parses a REFER; nil: it has no target, asks for another request than an INVITE
-// (RFC 3515 §2.1), or its sender is no extension.
+// readRefer parses the REFER m. It returns nil if m has no target, asks for a method
+// other than INVITE (RFC 3515 §2.1), or was not sent by an extension's phone.
 func (t *transferTracker) readRefer(l *leg, m *Message) *refer {
 	p := l.party
 	to := siptext.ParseNameAddr(siptext.Field(m.Head, "Refer-To")).URI
@@ -101,7 +101,7 @@ func (t *transferTracker) readRefer(l *leg, m *Message) *refer {
 	return r
 }
 
-// addRefer adds a REFER to its leg, where its outcome is not known yet, and to those that a
+// addRefer adds a REFER to the open REFERs of its leg, and to the recent REFERs that a
 // new leg may follow.
 func (t *transferTracker) addRefer(l *leg, r *refer) {
 	if evicted := l.refers.add(r); evicted != nil {
@@ -110,8 +110,9 @@ func (t *transferTracker) addRefer(l *leg, r *refer) {
 	t.refers.add(r)
 }
 
-// observeReferNotify applies a NOTIFY to a leg. It may report the outcome of a REFER: the
-// status line of the new call's response (RFC 3515 §2.4.5).
+// observeReferNotify applies a NOTIFY of the PBX to the REFER that it reports on. The
+// body is the status line of a response to the INVITE that the REFER caused (RFC 3515
+// §2.4.5).
 func (t *transferTracker) observeReferNotify(l *leg, m *Message) {
 	r := l.refers.ofEvent(siptext.Field(m.Head, "Event"))
 	if r == nil || m.Src != PBX {
@@ -156,7 +157,8 @@ func isFreeSWITCH(m *Message) bool {
 // awaitedByParty reports whether the party that sent the REFER stays open for its outcome.
 func (r *refer) awaitedByParty() bool { return r.leg.party != nil && r.leg.party.takenRefer == r }
 
-// noteReferFollowed notes that the PBX calls somebody because of a REFER.
+// noteReferFollowed notes that the PBX calls somebody because of the REFER r. If the PBX
+// had reported r as successful before that, the transfer event is emitted now.
 func (t *transferTracker) noteReferFollowed(r *refer, at time.Time) {
 	r.progressed = true
 	if r.earlyStatus != 0 && !r.emitted {
@@ -164,9 +166,10 @@ func (t *transferTracker) noteReferFollowed(r *refer, at time.Time) {
 	}
 }
 
-// failEarlyRefers emits the failure of REFERs on other legs, when the PBX hangs up on leg l
-// with the BYE m: if it had reported a REFER as successful and called nobody since, the
-// transfer has failed.
+// failEarlyRefers emits failed transfers when the PBX hangs up on leg l with the BYE m. A
+// REFER on another leg of the call has failed if the PBX reported it as successful and
+// has called nobody since. The status is that of m's Reason, or CHANUNAVAIL if it gives
+// none.
 func (t *transferTracker) failEarlyRefers(l *leg, m *Message) {
 	for _, o := range l.call.legs {
 		if o == l || o.party == nil || o.party == l.party {
@@ -189,8 +192,8 @@ func (t *transferTracker) failEarlyRefers(l *leg, m *Message) {
 	}
 }
 
-// settleRefer applies the outcome of an open REFER. If it failed after the phone had sent
-// another REFER, no event is emitted: the phone itself has given it up.
+// settleRefer applies the final status of an open REFER. If r failed and the phone has
+// sent another REFER since, no event is emitted, because the phone itself has given r up.
 func (t *transferTracker) settleRefer(r *refer, at time.Time, code int, phrase string) {
 	if r != r.leg.refers.last && code >= 300 {
 		r.leg.refers.drop(r)
@@ -200,9 +203,11 @@ func (t *transferTracker) settleRefer(r *refer, at time.Time, code int, phrase s
 	t.parties.emitTransfer(r, at, code, phrase, "")
 }
 
-// emitTransfer emits the outcome of a REFER, once. If the code is 0 the response is not
-// known, and status is used. If the party of its sender stayed open for the outcome,
-// emitTransfer ends it.
+// emitTransfer emits the transfer event of the REFER r, which is then no longer open.
+// code and phrase are those of the final response. If code is 0 the response is not
+// known, and the event has the status. If r's party stayed open for the outcome, the
+// event has the time at which the party's last leg ended, and emitTransfer ends the
+// party. If the party is over, no event is emitted.
 func (t *partyTracker) emitTransfer(r *refer, at time.Time, code int, phrase string, status Status) {
 	l := r.leg
 	p := l.party
@@ -262,8 +267,8 @@ func readReplaces(value string) (callID, toTag, fromTag string) {
 	return strings.TrimSpace(callID), toTag, fromTag
 }
 
-// leaveService notes that a phone has left its calls by the REFER r. As an agent it no
-// longer counts as talking with the service's caller, from when r was sent.
+// leaveService notes that a phone has left its calls with the REFER r. If the phone was
+// an agent, its talk with the caller of the queue or IVR counts until r was sent.
 func (t *partyTracker) leaveService(r *refer) {
 	for _, l := range append(t.index.replacedBy(r), r.leg) {
 		l.hasReferred = true
@@ -275,8 +280,8 @@ func (t *partyTracker) leaveService(r *refer) {
 	}
 }
 
-// noteHandedOn notes that the REFER r connects the other end of its call with the phone's
-// other call, which r names by Replaces.
+// noteHandedOn notes, if the REFER r has Replaces, that r connects the other end of its
+// call with the callee of the call that Replaces names.
 func (t *partyTracker) noteHandedOn(r *refer) {
 	c := t.index.callByCallID[r.replaces]
 	if c == nil || r.replaces == "" || c == r.leg.call {

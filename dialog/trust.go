@@ -7,13 +7,14 @@ import (
 	"bellhop/dialog/sdp"
 )
 
-// Tags are no secret: every server in a dialog's path has them, and so has a phone that was
-// called and has left. A request in a dialog therefore counts at once only if its CSeq is
-// higher than the last one of its sender (RFC 3261 §12.2.2) and its source is trusted: the
-// PBX, a trunk in a dialog of a trunk, the flow of the leg, or a flow over which the leg's
-// extension has registered since. Any other request counts only once its response shows that
-// the PBX accepted it: a phone behind a NAT may have another port than before, or another
-// connection.
+// The tags of a dialog are not secret. Every server in the path of the dialog knows them,
+// and so does a phone that was called and has hung up. Therefore a request in a dialog
+// counts at once only if its CSeq is higher than the last one of its sender (RFC 3261
+// §12.2.2) and its source is trusted. Trusted sources are the PBX, a trunk in a dialog of
+// a trunk, the flow of a leg in the dialog, and a flow over which the leg's extension has
+// registered since. Any other request counts only once a 2xx from the other end shows
+// that it was accepted. Such a request may be genuine, because a phone behind a NAT may
+// have got another port or another connection.
 
 // An unverifiedRequest is a request in a dialog that counts only once it is accepted.
 type unverifiedRequest struct {
@@ -31,9 +32,9 @@ func (l *leg) matchesPeer(peer netip.AddrPort) bool {
 	return !peer.IsValid() || !l.peer.IsValid() || peer == l.peer
 }
 
-// followFlow replaces the leg's flow with the one on which a request in its dialog comes,
-// if the leg's extension has registered over that since: a phone over TCP has another
-// connection after each restart of bellhop.
+// followFlow replaces the leg's flow with the one over which the request m came, if the
+// leg's phone sent m in the dialog and the leg's extension has registered over that flow.
+// A phone over TCP has another connection after each restart of bellhop.
 func (t *legTracker) followFlow(l *leg, m *Message) {
 	if p := l.party; m.Request() && m.Src == Edge && p != nil && !l.matchesPeer(m.From) && l.inDialog(m) && l.sentByPhone(m) && t.attempts.registeredOver(m.From, p.ext.User, m.At) {
 		l.peer = m.From
@@ -45,9 +46,10 @@ func (l *leg) matchesHost(peer netip.AddrPort) bool {
 	return !peer.IsValid() || !l.peer.IsValid() || peer.Addr() == l.peer.Addr()
 }
 
-// fromDialogEnd reports whether m's transaction was begun by an end of m's dialog: by the
-// PBX, or by a peer on the flow of one of the dialog's legs. It may be any of them, because
-// phones can send requests directly to each other.
+// fromDialogEnd reports whether an end of m's dialog began m's transaction: the PBX, a
+// peer on the flow of a leg that has the dialog, or a trunk if such a leg is to a trunk.
+// The flow of any such leg counts, because phones can send requests directly to each
+// other.
 func (c *call) fromDialogEnd(m *Message) bool {
 	if m.Origin() != Edge {
 		return true
@@ -61,9 +63,9 @@ func (c *call) fromDialogEnd(m *Message) bool {
 	return false
 }
 
-// fromAcceptor reports whether the response m comes from a peer that can accept a request
-// in the dialog: the PBX, or the phone of one of its legs. A response that bellhop
-// generates accepts nothing.
+// fromAcceptor reports whether the response m comes from the PBX, or from the phone or
+// trunk of a leg that has m's dialog. Only such a response can show that a request in the
+// dialog was accepted. A response that bellhop generates never shows it.
 func (c *call) fromAcceptor(m *Message) bool {
 	switch {
 	case m.Own:
@@ -79,8 +81,8 @@ func (c *call) fromAcceptor(m *Message) bool {
 	return false
 }
 
-// staleCSeq reports whether the CSeq of the request m is not higher than the last one of
-// its sender, and keeps it as the last one if it is higher.
+// staleCSeq reports whether the CSeq of the request m is not higher than the last CSeq of
+// its sender. A higher CSeq becomes the sender's last one.
 func (l *leg) staleCSeq(m *Message) bool {
 	if m.FromTag == l.fromTag {
 		if m.CSeq <= max(l.cseq, l.uacSeq) {
@@ -96,10 +98,12 @@ func (l *leg) staleCSeq(m *Message) bool {
 	return false
 }
 
-// requestTrusted reports whether the request that the response m answers was believed at
-// once. For a 2xx the request itself decides: a phone may send from another port than it
-// listens on, where responses go to. For other responses vouched decides: it is the result
-// of fromDialogEnd for m.
+// requestTrusted reports whether the request that m answers has counted at once. vouched
+// is the result of fromDialogEnd for m. If m is not a 2xx, vouched alone decides. For a
+// 2xx the result is false if the request is l's unverified one; otherwise it is true if
+// vouched is, or if the request has the last CSeq of its sender. vouched may be false for
+// a trusted request, because a phone may send from another port than the one to which
+// responses go.
 func (l *leg) requestTrusted(m *Message, vouched bool) bool {
 	switch {
 	case m.Status/100 != 2:
@@ -112,7 +116,9 @@ func (l *leg) requestTrusted(m *Message, vouched bool) bool {
 	return vouched || l.uasSeq == m.CSeq+1
 }
 
-// holdRequest keeps the request m until it is accepted. Of several only the last is kept.
+// holdRequest keeps the request m until a response shows whether it was accepted. A leg
+// keeps only the last such request. Methods other than BYE, INVITE, UPDATE and REFER are
+// not kept.
 func (t *legTracker) holdRequest(l *leg, m *Message) {
 	k := &unverifiedRequest{branch: cloneString(m.Branch), sentAt: m.At, eventSeq: l.call.seq}
 	switch m.Method {
@@ -130,11 +136,12 @@ func (t *legTracker) holdRequest(l *leg, m *Message) {
 	l.unverified = k
 }
 
-// observeAcceptance applies the response m to a request that was not believed at once. A
-// 2xx makes the request count, and shows the phone's current address. A 481 to a BYE, or to
-// another request of the session, ends the dialog if its other end has sent it; the 481 of
-// a PBX that is a proxy is ignored. Methods that a PBX also accepts outside of a dialog are
-// ignored.
+// observeAcceptance applies the response m to a request that did not count at once. m
+// comes from a peer that can accept the request (see fromAcceptor). A 2xx makes the
+// request count. If a phone sent that request to the PBX, the phone's address becomes the
+// leg's peer. A 481 to a BYE, or to another request of the session (see endsUsage), ends
+// the dialog, unless the PBX is a proxy. Other responses have no effect. Methods that a
+// PBX also accepts outside of a dialog are ignored.
 func (t *legTracker) observeAcceptance(l *leg, m *Message) {
 	switch m.Method {
 	case "MESSAGE", "OPTIONS", "SUBSCRIBE", "NOTIFY":
@@ -176,9 +183,11 @@ func (t *legTracker) observeAcceptance(l *leg, m *Message) {
 	}
 }
 
-// observeByeResponse applies the response m to a BYE. A 2xx ends the leg, if the BYE itself
-// has not: it was not believed, or not observed. The leg then ended when the BYE was sent,
-// or now, if the call has emitted an event since.
+// observeByeResponse applies the response m to a BYE. A 2xx ends the leg if the BYE alone
+// did not, because its sender was not trusted or because it was not observed. The end
+// time is that of the BYE, if the BYE was observed and since then the call has emitted no
+// event, and was not answered or bridged. Otherwise it is m.At. Other responses go to
+// observeAcceptance. A response that does not pass fromAcceptor is ignored.
 func (t *legTracker) observeByeResponse(l *leg, m *Message) {
 	if !l.call.fromAcceptor(m) {
 		return
@@ -197,8 +206,8 @@ func (t *legTracker) observeByeResponse(l *leg, m *Message) {
 	}
 }
 
-// throughProxy reports whether the PBX is a proxy in the leg's dialog: a leg with the same
-// Call-ID is up on its other side.
+// throughProxy reports whether the PBX is a proxy in the leg's dialog. It is one if a leg
+// on the other side of the PBX has the same Call-ID and is not over.
 func (c *call) throughProxy(l *leg) bool {
 	for _, o := range c.legs {
 		if o.origin != l.origin && o.callID == l.callID && o.state != over {
@@ -208,9 +217,9 @@ func (c *call) throughProxy(l *leg) bool {
 	return false
 }
 
-// admitsInvite reports whether an INVITE from the edge side that has a Call-ID of the call
-// may belong to it: a trusted sender, or the peer of a leg with that Call-ID, has sent it.
-// Any other sender has overheard the Call-ID, or guessed it.
+// admitsInvite reports whether the INVITE m, which has a Call-ID of the call, may belong
+// to the call. It may if its sender is trusted, or has the address of the peer of a leg
+// with that Call-ID. Any other sender may have overheard or guessed the Call-ID.
 func (c *call) admitsInvite(m *Message) bool {
 	if m.trusted() {
 		return true
