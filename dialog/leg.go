@@ -31,7 +31,7 @@ const (
 	ringing                 // 101‥199 received
 	challenged              // 401, 407 or another final response received that asks for another INVITE
 	talking                 // answered
-	over                    // ended; stays in memory for the other legs of its party, and to recognize stragglers
+	over                    // ended; stays in memory for the other legs of its party, and to recognize late messages
 )
 
 func (s state) String() string {
@@ -40,19 +40,19 @@ func (s state) String() string {
 
 const (
 	t1         = 500 * time.Millisecond
-	lingerTime = 64 * t1         // no straggler is older: Timer H, RFC 3261 §17.2.1
+	lingerTime = 64 * t1         // no retransmission comes later: Timer H, RFC 3261 §17.2.1
 	timerC     = 3 * time.Minute // bellhop cancels a ringing leg no sooner, RFC 3261 §16.6
 
-	// ringLimit is how long a leg may ring without another message: bellhop's Timer C, the
-	// CANCEL that bellhop then sends, and the wait for the 487.
+	// ringLimit is how long a leg may ring without another message. It covers bellhop's
+	// Timer C, the CANCEL that bellhop then sends, and the wait for the 487.
 	ringLimit = timerC + lingerTime + 28*time.Second
 
-	// dialOutDelay is the time after a 100 without another response at which an attempt
-	// counts as a call: a PBX refuses or challenges an INVITE faster.
+	// dialOutDelay is how long after a 100 an attempt counts as a call, if no other response
+	// comes. A PBX refuses or challenges an INVITE sooner.
 	dialOutDelay = 500 * time.Millisecond
 
-	// hangupGap is the time that a PBX which ends a call by itself takes between its BYEs
-	// to the two ends: Asterisk waits for the response to its re-INVITE in between.
+	// hangupGap is the longest time between the BYEs to the two ends, if the PBX ends a call
+	// by itself. Asterisk waits for the response to a re-INVITE between them.
 	hangupGap = 5 * time.Second
 
 	// forkGap is the time that a PBX takes to send INVITEs to all phones of an extension,
@@ -68,7 +68,7 @@ const (
 // A leg is one INVITE dialog, or the attempt at one, on one side of the PBX.
 type leg struct {
 	call    *call
-	party   *party // of the extension at its phone; nil: it has none
+	party   *party // party of the extension at its phone; nil: it has none
 	service *party // party of the queue, IVR or conference that the caller reached; nil: none
 	origin  Side   // side that sent the INVITE
 	trunk   bool
@@ -118,19 +118,19 @@ type leg struct {
 
 	inviteFacts
 	calledExt     Extension // extension that the dialed number is, or leads to
-	notAgent      bool      // the callee on this leg was not called by the caller's queue or IVR: its talk does not count as bridged
+	notAgent      bool      // the caller's queue or IVR has not called the callee on this leg: its talk does not count as bridged
 	otherCaller   bool      // the PBX shows another extension as the caller than the call's caller
 	referredTo    string    // number in the REFER that caused the leg; "": none did
 	correlation   string    // method:confidence by which it was joined; "": it began the call
 	phoneNumber   string    // number under which it is in legsByNumber; "": it is not
 	otherNumbers  []string  // further numbers, and index keys, under which it is there
 	ambiguous     bool      // a leg to its dialed target was joined to no call, because several callers fit
-	callerGoneAt  time.Time // when the phone hung up that had been handed on to this callee; zero: it has not
+	callerGoneAt  time.Time // when the phone that a transfer was to connect with this callee hung up; zero: it has not
 	redirectUsers string    // users of the Contacts in the 3xx that refused it, one per line; "": none
 }
 
-// stateDeadline returns when the leg's state ends by itself, or an event is due in it. talk
-// is the limit of an answered leg.
+// stateDeadline returns when the leg's state ends without a message, or an event is due
+// in it. talk is the longest duration of an answered leg.
 func (l *leg) stateDeadline(talk time.Duration) time.Time {
 	switch l.state {
 	case calling, ringing:
@@ -179,9 +179,11 @@ func (l *leg) observeCancel(m *Message) {
 	l.cancelReason = readReason(m.Head)
 }
 
-// inDialog reports whether m belongs to the leg's dialog: its tags and side match in one of
-// the two directions. A request that goes directly from one edge peer to another, as with a
-// PBX that does not record-route, belongs to the legs of both.
+// inDialog reports whether m belongs to the leg's dialog. The tags of m must be those of
+// the dialog, and m's transaction must begin on the side that has the From tag. The side
+// does not matter if m goes directly from one edge peer to another, as with a PBX that
+// does not record-route: m then belongs to the legs of both peers. One matching tag is
+// enough while the leg's To tag is unknown after a restart.
 func (l *leg) inDialog(m *Message) bool {
 	near, far := l.fromTag, l.toTag
 	if l.transactionLost && l.state < talking { // the To tag of the answer is not known
@@ -196,17 +198,19 @@ func (l *leg) inDialog(m *Message) bool {
 }
 
 // learnTransaction sets the INVITE transaction of a leg that was restored from the event
-// log alone, when its INVITE is repeated or canceled by its sender. Final responses other
-// than 2xx are ignored: a lost transaction gets no response, so they answer a re-INVITE.
+// log alone. m is the leg's INVITE or CANCEL, or a response to an INVITE. A request
+// counts only if its sender is trusted or has the address of the leg's peer. A response
+// from 300 on is ignored, because it answers a re-INVITE.
 func (l *leg) learnTransaction(m *Message) {
 	if l.branch == "" && l.transactionLost && l.state < talking && m.Status < 300 && (!m.Request() || m.trusted() || l.matchesHost(m.From)) {
 		l.branch, l.cseq = cloneString(m.Branch), m.CSeq
 	}
 }
 
-// hangupBy returns who hung up, for the BYE m or its response: the end of the leg that sent
-// the BYE. The system hung up if the PBX sent the BYE, and one of these holds: the other end
-// still talks; the PBX has just hung up on that end too; the BYE has a cause of its own.
+// hangupBy returns who hung up. m is the BYE or its response. By default it is the end of
+// the leg that sent the BYE. It is the system if the PBX sent the BYE, and the other end
+// still talks, or the PBX has hung up on the other end within hangupGap before, or the
+// BYE has a cause that is not the other end's.
 func (l *leg) hangupBy(m *Message) HangupBy {
 	if m.Origin() == PBX {
 		r := readReason(m.Head)
@@ -232,17 +236,18 @@ func (l *leg) hangupBy(m *Message) HangupBy {
 	return ByCallee
 }
 
-// otherEndLeftBefore reports whether the other end of the leg hung up, or refused, within
-// T1 before: the PBX then passes on that end's cause. An end that left after a REFER gave
-// no cause.
+// otherEndLeftBefore reports whether the other end of the leg hung up, or refused, at
+// most T1 before at. If it did, the PBX passes on that end's cause. An end that left
+// after a REFER does not count, because it gave no cause.
 func (l *leg) otherEndLeftBefore(at time.Time) bool {
 	return slices.ContainsFunc(l.oppositeLegs(), func(o *leg) bool {
 		return o.state == over && o.endedBy != BySystem && !o.hasReferred && at.Sub(o.ended) <= t1
 	})
 }
 
-// oppositeLegs returns the legs on the other side of the PBX: those with the same Call-ID,
-// if there are any; else the callees' legs, or the leg of the call's caller.
+// oppositeLegs returns the legs of the call on the other side of the PBX. If some of them
+// have the same Call-ID as l, it returns only those. Otherwise it returns all callees'
+// legs for a leg of the edge side, and the leg of the call's caller for a callee's leg.
 func (l *leg) oppositeLegs() (legs []*leg) {
 	c := l.call
 	alike := false

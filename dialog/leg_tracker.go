@@ -34,8 +34,8 @@ func (t *legTracker) observeCancel(c *call, m *Message) {
 	}
 }
 
-// observeInDialog applies a message of a transaction within a dialog to the legs of its
-// call.
+// observeInDialog applies a message of a transaction within a dialog to the legs of the
+// call that have that dialog.
 func (t *legTracker) observeInDialog(c *call, m *Message) {
 	for _, l := range c.legs {
 		l.selectFork(m)
@@ -138,8 +138,10 @@ func (t *legTracker) observeInviteResponse(l *leg, m *Message) {
 	}
 }
 
-// observeTrying applies a 100. If the PBX sent it, credentials were accepted, as a PBX does
-// not process an INVITE before it has checked them. A 100 of bellhop's own shows nothing.
+// observeTrying applies a 100 of the PBX. If the INVITE has credentials, the 100 shows
+// that they were accepted, because a PBX checks credentials before it processes an
+// INVITE: the dial events are emitted. Otherwise they are due after dialOutDelay. A 100
+// of bellhop's own is ignored.
 func (t *legTracker) observeTrying(l *leg, m *Message) {
 	if !m.Own {
 		l.triedByPBX = true
@@ -191,8 +193,9 @@ func (t *legTracker) observeAnswer(l *leg, m *Message) {
 	}
 }
 
-// observeChallenge applies a 401 or 407. An attempt without events is no call, and its leg
-// is removed at once, so that scanners cost nothing. Only its beginning is kept, for the
+// observeChallenge applies a 401, a 407, or a 403 that refuses credentials. A leg of the
+// PBX, or one whose party has emitted an event, becomes challenged. Any other leg is
+// removed at once, so that scanners use no memory. Only its beginning is kept, for the
 // INVITE with credentials.
 func (t *legTracker) observeChallenge(l *leg, m *Message) {
 	if p := l.party; p != nil && p.dialed || l.origin == PBX {
@@ -206,9 +209,9 @@ func (t *legTracker) observeChallenge(l *leg, m *Message) {
 	t.removeLeg(l)
 }
 
-// observeBye ends an answered leg. The request ends it, not its response: the sender has
-// left with it (RFC 3261 §15.1.1), even if it is lost, challenged and repeated, or never
-// answered.
+// observeBye applies a BYE of a trusted sender. An answered leg ends with the BYE, not
+// with its response, because the sender has left (RFC 3261 §15.1.1), even if the BYE is
+// lost, is challenged and repeated, or is never answered.
 func (t *legTracker) observeBye(l *leg, m *Message) {
 	if m.Src == PBX && l.state == talking {
 		t.transfers.failEarlyRefers(l, m)
@@ -216,8 +219,10 @@ func (t *legTracker) observeBye(l *leg, m *Message) {
 	t.applyBye(l, m, m.At, readReason(m.Head).q850, t.config.recordingID(m))
 }
 
-// applyBye ends an answered leg at a time because of m: a BYE, or the 2xx to a BYE. q850
-// and rec are the Q.850 cause and the recording id in the BYE.
+// applyBye applies a BYE to a leg at the time at. m is the BYE or the 2xx to it, q850 and
+// rec are the Q.850 cause and the recording id in the BYE. An answered leg ends. A leg
+// that is not answered ends only if a restart has lost its transaction. Otherwise it is
+// canceled if the caller sent the BYE (RFC 3261 §15).
 func (t *legTracker) applyBye(l *leg, m *Message, at time.Time, q850 int, rec string) {
 	switch l.state {
 	case calling, ringing:

@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// A Call is the state of one live call, for the API. All its times are by the wall clock as
-// it is set now: the present minus Since is the call's age, even if the clock was set
-// meanwhile.
+// A Call is the state of one live call, for the API. All its times follow the wall clock
+// as it is set now. So the current time minus Since is the call's age, even if the clock
+// was set during the call.
 type Call struct {
 	ID       string    `json:"call_id"`
 	State    string    `json:"state"` // calling, ringing or talking

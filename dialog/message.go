@@ -29,10 +29,10 @@ func (s Side) String() string {
 //
 // All strings may share one allocation: clone a string to retain it.
 type Message struct {
-	// At is when it was received, or generated if Own. It is a time of the steady clock,
-	// which began as the wall clock and is never set: messages are ordered and measured by
-	// it. WallOffset is how far the wall clock was ahead of it when the message was
-	// observed.
+	// At is when the message was received, or generated if Own. It is a time of the steady
+	// clock, which starts with the time of the wall clock and is never set. The tracker
+	// orders messages and measures durations by it. WallOffset is how far the wall clock was
+	// ahead of the steady clock when the message was observed.
 	At         time.Time
 	WallOffset time.Duration
 
@@ -50,9 +50,9 @@ type Message struct {
 
 	FromTag, ToTag string
 
-	// Branch identifies the transaction on the side the request came from: the topmost
-	// Via's branch of the request as received. A response has the branch of its request.
-	// The forks of a PBX have different ones.
+	// Branch identifies the transaction on the side from which the request came: it is the
+	// branch of the topmost Via of the request as received. A response has the branch of its
+	// request. If a PBX forks an INVITE, each fork has a different branch.
 	Branch string
 
 	// AOR is the user[@host] that registered the binding to which this request is sent, if
@@ -70,7 +70,8 @@ type Message struct {
 // Request reports whether m is a request.
 func (m *Message) Request() bool { return m.Status == 0 }
 
-// Origin returns the side on which the transaction began: a response goes the other way.
+// Origin returns the side on which the transaction began: of a request the side of its
+// sender, of a response the side of its receiver.
 func (m *Message) Origin() Side {
 	if m.Status == 0 {
 		return m.Src
@@ -78,8 +79,8 @@ func (m *Message) Origin() Side {
 	return m.Dst
 }
 
-// originator returns the address of the peer that began the transaction: a response goes
-// back to it.
+// originator returns the address of the peer that began the transaction: of a request its
+// sender, of a response its receiver.
 func (m *Message) originator() netip.AddrPort {
 	if m.Status == 0 {
 		return m.From
@@ -87,8 +88,8 @@ func (m *Message) originator() netip.AddrPort {
 	return m.To
 }
 
-// phone returns the address of the edge peer that m comes from or goes to; of two, the one
-// that it comes from.
+// phone returns the address of the edge peer that m comes from or goes to. If both peers
+// are on the edge side, it is the one that m comes from.
 func (m *Message) phone() netip.AddrPort {
 	if m.Src == Edge {
 		return m.From

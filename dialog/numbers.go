@@ -88,8 +88,8 @@ func (s *numberMatcher) matchNumbers(i *inviteMatch) (v match) {
 }
 
 // weighDialers calls weigh for each caller's leg that waits for the PBX to connect it
-// (see awaitsPBX): with rankDialed if it dialed the number, with rankDialedSimilar if it
-// dialed one with the same last digits.
+// (see awaitsPBX): with rankDialed if its caller dialed the number, with
+// rankDialedSimilar if its caller dialed one with the same last digits.
 func (s *numberMatcher) weighDialers(dialed string, now time.Time, weigh func(*leg, rank)) {
 	for _, l := range s.callersByDialed[numberTail(dialed)] {
 		switch {

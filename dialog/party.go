@@ -28,10 +28,10 @@ type party struct {
 	recID        string
 	remoteNumber string // number that the PBX connected it with; "": the caller's
 	callAPIID    string // of the leg that answered, if it is not the first; "": the first's
-	takenRefer   *refer // its REFER that the PBX has reported as successful before it called anybody; nil: none
+	takenRefer   *refer // REFER of the party that the PBX has reported as successful before it called anybody; nil: none
 
 	recovered bool   // the process was restarted during its call
-	template  *Event // event whose fields its events repeat, as its snapshot was lost; nil: the legs supply them
+	template  *Event // event whose fields its events repeat, because no snapshot has the party; nil: the legs supply them
 
 	transferred    bool // it is of an extension that forwards or transfers the call to a trunk
 	holding        bool // the extension has put the other end on hold
@@ -101,8 +101,9 @@ func (t *partyTracker) emitPendingDials(l *leg) {
 	}
 }
 
-// endPartyLeg merges the outcome of a party's leg into the party's, and ends the party with
-// its last leg.
+// endPartyLeg applies the end of leg l, with the outcome o, to its party p. If l was the
+// last leg, the party ends too, unless it stays open for the outcome of its REFER, or for
+// INVITEs to further phones of the extension (see forkGap).
 func (t *partyTracker) endPartyLeg(p *party, l *leg, at time.Time, o outcome) {
 	if p == l.call.callback { // the callee of its leg is the caller
 		o.by = o.by.reversed()
@@ -134,7 +135,7 @@ func (t *partyTracker) endPartyLeg(p *party, l *leg, at time.Time, o outcome) {
 	}
 }
 
-// endParty ends a party at the time its last leg was over, and emits its hangup.
+// endParty ends a party at the time when its last leg ended, and emits its hangup.
 func (t *partyTracker) endParty(p *party) {
 	if r := p.takenRefer; r != nil { // and no message has shown that the transfer failed
 		t.emitTransfer(r, p.leftAt, r.earlyStatus, r.earlyPhrase, "")
@@ -151,9 +152,9 @@ func (t *partyTracker) endParty(p *party) {
 	}
 }
 
-// partyGoesOn reports whether a leg prevents p from ending: one that is answered, or, if p
-// was not answered, one that may yet be. A dead phone beside the answered one would
-// otherwise prolong a short call.
+// partyGoesOn reports whether a leg prevents p from ending: an answered leg, or any leg
+// that is not over if p was never answered. After an answer a ringing leg does not count,
+// because a dead phone would otherwise prolong a short call.
 func (c *call) partyGoesOn(p *party) bool {
 	for _, l := range c.legs {
 		if l.party == p && (l.state == talking || l.state != over && p.answered.IsZero()) {
@@ -163,8 +164,9 @@ func (c *call) partyGoesOn(p *party) bool {
 	return false
 }
 
-// ringTimes returns the time from the INVITE to the first 18x, and from there to end, which
-// is the answer or the end of the party.
+// ringTimes returns the time from the INVITE to the first 18x, and from the first 18x to
+// end. end is when the party was answered, or ended without an answer. If there was no
+// 18x, ring is 0, and setup is the time to the answer, or 0 if there was none.
 func (p *party) ringTimes(end time.Time) (setup, ring time.Duration) {
 	if p.rang.IsZero() {
 		if p.answered.IsZero() {

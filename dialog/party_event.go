@@ -67,8 +67,10 @@ func (t *partyTracker) emitEvent(p *party, typ Type, at time.Time) *Event {
 	return e
 }
 
-// settleLeavingParty emits the events that end the party which leaves the call, before an
-// event of another party p.
+// settleLeavingParty emits the transfer and hangup of the call's leaving party, before an
+// event of another party p. If that event is a hangup, p may be the party that was
+// transferred, so the outcome of the transfer is not known. Otherwise the transfer was
+// successful.
 func (t *partyTracker) settleLeavingParty(c *call, p *party, typ Type, at time.Time) {
 	switch w := c.leavingParty; {
 	case w == nil || w == p:
@@ -98,8 +100,8 @@ func (e *Event) fillOutgoing(p *party) {
 	}
 }
 
-// eventID returns the id of the party's event of a type. Types that may repeat are
-// numbered.
+// eventID returns the id of the party's next event of a type. Events of types that may
+// repeat are numbered.
 func (p *party) eventID(typ Type) string {
 	switch typ {
 	case Hold, Resume, Transfer:
@@ -191,7 +193,8 @@ func (c *call) correlationOf(l *leg) string {
 	return ""
 }
 
-// calledNumber returns the number that was dialed to reach a party, or by it.
+// calledNumber returns the number that a calling party dialed, or the number that was
+// dialed to reach a called party.
 func (p *party) calledNumber() (raw, e164 string) {
 	switch caller := p.firstLeg.call.caller; {
 	case p.dialedNumber != "":
@@ -204,7 +207,7 @@ func (p *party) calledNumber() (raw, e164 string) {
 	return p.ext.User, ""
 }
 
-// calledNumberRaw returns the number of calledNumber as written in the message; "": it is
+// calledNumberRaw returns the number of calledNumber as written in the message. "": it is
 // written the same, or is not known.
 func (p *party) calledNumberRaw() string {
 	switch caller := p.firstLeg.call.caller; {
@@ -217,9 +220,10 @@ func (p *party) calledNumberRaw() string {
 	return ""
 }
 
-// fillCaller fills in the caller of a called party from the caller's leg. If the PBX shows
-// another caller, or the caller's leg is not known, the caller is the party that the PBX has
-// called on behalf of l's extension, else the extension that the number on leg l belongs to.
+// fillCaller fills in the caller of a called party, whose leg is l, from the caller's
+// leg. If the PBX shows another caller, or the caller's leg is not known, the caller is
+// the party that the PBX has called for l's extension (see partyCalledFor). If there is
+// none, it is the extension that the number shown on l belongs to.
 func (t *partyTracker) fillCaller(e *Event, caller, l *leg) {
 	if caller == nil || l.otherCaller {
 		switch own, o := t.directory.extensionShownAs(l.callerNum), t.partyCalledFor(l); {
@@ -249,9 +253,9 @@ func (t *partyTracker) fillCaller(e *Event, caller, l *leg) {
 	}
 }
 
-// partyCalledFor returns the party that the PBX has called on behalf of the extension of leg
-// l, before it called that extension itself on leg l and showed its own number there. nil:
-// none.
+// partyCalledFor returns the party that the PBX called first, on behalf of the extension
+// of leg l. The PBX then calls that extension on l, and shows the extension's own number
+// there. nil: none.
 func (t *partyTracker) partyCalledFor(l *leg) *party {
 	if l.party == nil || !t.directory.isShownAs(l.party.ext.User, l.callerNum) {
 		return nil
@@ -264,8 +268,9 @@ func (t *partyTracker) partyCalledFor(l *leg) *party {
 	return nil
 }
 
-// fillCallee fills in, for the event of a queue, IVR or conference, the callee of leg l as
-// its caller: it was called first and then transferred there.
+// fillCallee fills in the caller in an event of a queue, IVR or conference that is on a
+// callee's leg l. The caller is the callee of l, which was called first and then
+// transferred to the service.
 func (e *Event) fillCallee(l *leg) {
 	e.CallerNum, e.CallerName, e.CallerE164 = l.calledUser, "", l.calledE164
 	if p := l.party; p != nil && p.flow == In {
@@ -310,8 +315,9 @@ func (c *call) calledExtension(l *leg) *Extension {
 	return nil
 }
 
-// talkingParty returns the called party that talks: of several the first that was answered;
-// if all of them have ended, the last one. nil: none was answered.
+// talkingParty returns the called party that talks. Of several it is the first that was
+// answered. If all that were answered have ended, it is the last one. nil: none was
+// answered.
 func (c *call) talkingParty() (talks *party) {
 	for _, p := range c.parties {
 		switch {
@@ -323,7 +329,8 @@ func (c *call) talkingParty() (talks *party) {
 	return talks
 }
 
-// dialedOutside reports whether the number dialed on a caller's leg was called on a trunk.
+// dialedOutside reports whether the PBX has called the number dialed on leg l over a
+// trunk.
 func (c *call) dialedOutside(l *leg) bool {
 	return slices.ContainsFunc(c.legs, func(o *leg) bool { return o.origin == PBX && o.trunk && o.calledUser == l.calledUser })
 }

@@ -6,8 +6,8 @@ import (
 )
 
 // IsControl reports whether a character is a control and not text: of a terminal (C0, DEL
-// and C1), of line breaks (U+2028, U+2029), or of the direction of text (UAX #9). Text from
-// the wire, or from the API, must not bring one to a terminal, a log or a page.
+// and C1), of line breaks (U+2028, U+2029), or of the direction of text (UAX #9). A
+// control in text from the wire or the API must not reach a terminal, a log or a page.
 func IsControl(r rune) bool {
 	switch {
 	case r < 0x20, 0x7f <= r && r < 0xa0:

@@ -35,8 +35,8 @@ func (s *recentRefers) removeCall(c *call) {
 	*s = slices.DeleteFunc(*s, func(r *refer) bool { return r.leg.call == c })
 }
 
-// last returns the last REFER that a phone of the call has sent within progressWindow to
-// have a number called; nil: none.
+// last returns the last REFER without Replaces that a phone of the call has sent within
+// progressWindow; nil: none.
 func (s *recentRefers) last(c *call, now time.Time) *refer {
 	for _, r := range slices.Backward(*s) {
 		if r.leg.call == c && r.replaces == "" && now.Sub(r.sentAt) <= progressWindow {
@@ -48,7 +48,7 @@ func (s *recentRefers) last(c *call, now time.Time) *refer {
 
 // openRefers are the REFERs of a leg's phone whose outcome is not known yet.
 type openRefers struct {
-	last    *refer   // its last REFER; nil: it has none without an outcome
+	last    *refer   // last REFER that the phone has sent; nil: none, or its outcome is known
 	earlier []*refer // REFERs before that, oldest first
 	sent    int      // number of REFERs that the phone has sent
 }
@@ -56,8 +56,8 @@ type openRefers struct {
 // maxOpenRefers is the number of open REFERs of a leg beside the last one.
 const maxOpenRefers = 8
 
-// add adds a REFER that the phone has sent. It returns the oldest one if there are too many
-// then, which is no longer open.
+// add adds a REFER that the phone has sent. If there are too many then, it removes the
+// oldest one and returns it.
 func (s *openRefers) add(r *refer) (evicted *refer) {
 	if s.last != nil {
 		s.earlier = append(s.earlier, s.last)
@@ -123,7 +123,7 @@ func (s *openRefers) drop(r *refer) {
 	s.earlier = slices.DeleteFunc(slices.Clone(s.earlier), func(o *refer) bool { return o == r })
 }
 
-// dropAll removes all REFERs, as the leg has ended.
+// dropAll removes all REFERs, because the leg has ended.
 func (s *openRefers) dropAll() { s.last, s.earlier = nil, nil }
 
 // restore adds an open REFER of a snapshot. The latest one becomes the last.

@@ -97,8 +97,8 @@ func (r *registerRequest) requestedExpiry(c *registerContact) int {
 	return asked
 }
 
-// removesBinding reports whether the REGISTER removes a contact. Its presence in the
-// response does not change that.
+// removesBinding reports whether the REGISTER removes the binding of a contact, even if
+// the response still lists the contact.
 func (r *registerRequest) removesBinding(c *registerContact) bool {
 	return r.removesAll || r.requestedExpiry(c) == 0
 }
@@ -115,7 +115,7 @@ func (r *registerRequest) addsBinding() bool {
 
 // bindingExpiry returns the duration of a contact's binding in seconds: own, which the
 // response gives for the contact, else all, which it gives for all contacts, else the
-// requested one. Negative values are absent.
+// requested one, else defaultExpires. A negative value is absent.
 func (r *registerRequest) bindingExpiry(c *registerContact, own, all int) int {
 	for _, n := range []int{own, all, r.requestedExpiry(c)} {
 		if n >= 0 {

@@ -16,8 +16,8 @@ const (
 	// bytes each.
 	maxRegistrations = 1 << 16
 
-	// maxPeriods is the number of registration periods of an address that are known by
-	// their Call-ID.
+	// maxPeriods is the number of registration periods of an address of record whose call id
+	// is derived from the Call-ID alone (see beginPeriod).
 	maxPeriods = 8
 
 	// maxRegisters is the number of REGISTERs in memory that await their 2xx, and maxAgent
@@ -26,8 +26,9 @@ const (
 	maxAgent     = 256
 )
 
-// A registrar follows which addresses of record have a binding. A registration period lasts
-// from the first binding to the end of the last; it is a call of two events.
+// A registrar follows which addresses of record have a binding. A registration period
+// lasts from the first binding to the end of the last one. Its two events have a call id
+// of their own.
 type registrar struct {
 	registrations *simplelru.LRU[Extension, *registration]
 	expiries      registrationHeap
@@ -47,7 +48,7 @@ type pendingRegister struct {
 // A registerKey identifies a REGISTER transaction.
 type registerKey struct{ callID, branch string }
 
-// A registration is an address of record: in a registration period, or between two.
+// A registration is the state of an address of record that has a binding, or had one.
 type registration struct {
 	ext       Extension
 	call      string    // call id of the period, or of the last one
@@ -98,10 +99,10 @@ func (r *registrar) observeRegister(m *Message) {
 	}
 }
 
-// beginPeriod sets the call id of a new period. For the first period with a Call-ID the id
-// is derived from that alone, so that a refresh which seems to begin it, as after a
-// restart, yields the same id. For a later one it is also derived from the REGISTER that
-// begins it.
+// beginPeriod sets the call id of a new period. The id of the first period with a Call-ID
+// is derived from that Call-ID alone. After a restart, a refresh with the same Call-ID,
+// which then looks like a beginning, yields the same id. The id of a further period with
+// the Call-ID is also derived from the REGISTER that begins it.
 func (g *registration) beginPeriod(m *Message) {
 	g.call = deriveID("registration", g.ext.User, g.ext.Domain, m.CallID)
 	if len(g.periods) == maxPeriods || slices.Contains(g.periods, g.call) {
@@ -158,8 +159,8 @@ func (r *registrar) takePending(m *Message) (asked *registerRequest, agent strin
 	return readRegister(p.head), p.userAgent
 }
 
-// extendPeriod postpones the end of a period. The heap is changed only if the end comes
-// sooner.
+// extendPeriod sets the end of a period. It changes the heap only if the end comes before
+// the next check.
 func (r *registrar) extendPeriod(g *registration, until time.Time) {
 	g.until = until
 	if until.Before(g.nextCheck) {
@@ -203,8 +204,8 @@ func (r *registrar) endRegistration(g *registration, at time.Time) {
 	r.emitRegistration(g, Unregistered, at)
 }
 
-// emitRegistration emits that a period begins or ends. The id of unregistered includes its
-// time, as after a restart a new period may have the call id of an older one.
+// emitRegistration emits that a period begins or ends. The id of unregistered includes
+// its time, because after a restart a new period may have the call id of an older one.
 func (r *registrar) emitRegistration(g *registration, typ Type, at time.Time) {
 	e := r.emitter.emit(at, &Event{
 		Call:      g.call,

@@ -5,7 +5,8 @@ import (
 	"time"
 )
 
-// Most parties are the extension at the phone of their legs. Three kinds are not:
+// Most parties are the extension at the leg's phone: the caller on a leg of the edge
+// side, the called party on a leg of the PBX. Three kinds differ:
 //
 //   - A service is a queue, an IVR or a conference. It is called, but has no phone. Its
 //     party is on the caller's leg, beside the caller's own party, and ends with that

@@ -10,25 +10,26 @@
 //
 // # Correlation: which legs are one call
 //
-// Legs with the same Call-ID are one call: a PBX that is a proxy does not change the
-// Call-ID. A PBX that is a B2BUA gives each leg a Call-ID of its own. The tracker then
-// matches legs by ids in the INVITE, by a transfer, or else by numbers and times (see
-// [Config.Correlate]). An event names the method and its confidence. A leg whose number
-// matches no caller is joined to the only call that it can belong to: the PBX may hide the
-// caller's number, or show a number of the company. Where two calls fit equally well, the
-// leg is joined to neither and begins a call of its own: a wrong call is worse than none. A
-// call keeps its id; two calls are never merged later.
+// Legs with the same Call-ID are one call, because a PBX that is a proxy does not change
+// the Call-ID. A PBX that is a B2BUA gives each leg a Call-ID of its own. The tracker
+// then matches legs by ids in the INVITE, by a transfer, or else by numbers and times
+// (see [Config.Correlate]). An event names the method and its confidence. A leg whose
+// number matches no caller is joined to the only call that it can belong to, because the
+// PBX may hide the caller's number, or show a number of the company. If two calls fit
+// equally well, the leg is joined to neither and begins a call of its own, because a
+// wrong call is worse than none. A call keeps its id, and two calls are never merged
+// later.
 //
 // # Trust: which message counts
 //
 // The PBX and the trunks may name the caller, the diverting number and the call that an
-// INVITE belongs to. A phone, or a stranger that poses as one, speaks for itself only. Its
-// extension is the account that it authenticates as, if that is an extension; else the user
-// of its From. It can refer to a call only by an X-CID that bellhop has authenticated, or
-// by both tags of a dialog. An INVITE that has the Call-ID of a call, but comes from
-// elsewhere than the call's legs, is not followed. A request within a dialog counts at once
-// if it comes from the PBX or over the leg's own flow and has a new CSeq; any other request
-// counts once it is accepted.
+// INVITE belongs to. A phone, or a stranger that poses as one, may name only itself. Its
+// extension is the account that it authenticates as, if that is an extension; else the
+// user of its From. It can refer to a call only by an X-CID that bellhop has
+// authenticated, or by both tags of a dialog. An INVITE that has the Call-ID of a call,
+// but comes from another address than the call's legs, is not followed. A request within
+// a dialog counts at once if it has a new CSeq and comes from the PBX or over the leg's
+// own flow. Any other request counts once it is accepted.
 //
 // # Guarantees
 //
@@ -43,10 +44,9 @@
 // decrease while the wall clock is not set, except for a dial-out, which has the time of
 // its INVITE. Events of different calls are not ordered against each other.
 //
-// At is the wall clock's reading at the moment of an event. If the clock is set, even by
-// hours, events before and after it follow different clocks, and nothing else changes:
-// order, durations and limits use the steady clock of [Message.At]. A step of less than 100
-// ms is ignored.
+// At is the reading of the wall clock at the moment of an event. If the clock is set,
+// even by hours, only At follows it: order, durations and limits use the steady clock of
+// [Message.At]. A step of less than 100 ms is ignored.
 //
 // The Duration of a hangup is exactly the time since the answer: its At minus the At of the
 // answer, unless the clock was set between them. Times are whole microseconds.
@@ -65,9 +65,9 @@
 //     that response and leaves one entry in this table. An INVITE that met 422, 484
 //     or another response that asks for another INVITE waits 30 s for it; then its
 //     events are emitted.
-//   - 30 attempts per source that are refused before a phone rings, and whose
-//     extension has no registration from that source; then one attempt every two
-//     seconds. [Tracker.Suppressed] counts the others, which are removed at once.
+//   - 30 attempts per source that are refused before a phone rings, if the
+//     extension has no registration from that source, and then one every two seconds.
+//     Further attempts are removed at once, and [Tracker.Suppressed] counts them.
 //   - 65,536 addresses of record and 65,536 contacts, learned only from responses of
 //     the PBX, and as many numbers that the PBX shows for extensions.
 //   - 1,024 entries each of MESSAGEs that await their 2xx, REFERs that await their
@@ -80,17 +80,17 @@
 //
 // # What a restart loses
 //
-// Nothing that [Tracker.Changed] has returned and [Tracker.Restore] is given. These calls
-// continue with the same ids, and their events are marked as recovered. An answered party
-// gets its hangup with the BYE. A party whose BYE was missed gets an UNKNOWN hangup when
-// its limit passes. Transactions are lost: a leg that was ringing ends with its CANCEL or
-// BYE, or at its limit. Bindings are learned again as phones refresh them, and a challenged
-// INVITE counts from its repetition.
+// The calls that [Tracker.Changed] has returned and [Tracker.Restore] is given are not
+// lost. They continue with the same ids, and their events are marked as recovered. An
+// answered party gets its hangup with the BYE. A party whose BYE was missed gets an
+// UNKNOWN hangup when its limit passes. Transactions are lost, so a leg that was ringing
+// ends with its CANCEL or BYE, or at its limit. Bindings are learned again when phones
+// refresh them. A challenged INVITE counts from its repetition.
 //
 // Stored times follow the wall clock, and a restored call has the age that the wall clock
-// gives: if the clock was set while no process ran, the age changes by as much. A call
-// never begins in the future: if the clock was set back, its age is the one at its last
-// message.
+// gives. If the clock was set while no process ran, the age changes by as much. If the
+// clock was set back so far that the call would begin in the future, its age is the one
+// at its last message.
 //
 // Ids are derived from the messages alone, so another node that observes the same call
 // gives its events the same ids.
@@ -98,14 +98,16 @@
 // The first NOTIFY of a mailbox sets its message count and emits no event. Messages that
 // arrived since the last NOTIFY before the restart are therefore not reported.
 //
-// A registration that is up seems to begin when the phone refreshes it. A phone keeps its
-// Call-ID, so registered then has the same id as before, and an event log that accepts an
-// id once does not store it again. The same rule hides, after a restart, a registration
-// that did end and began anew with its earlier Call-ID. It repeats a registration that
-// another Call-ID refreshes first: that of another device of the extension, or of the phone
-// after its own restart. Between two restarts there is exactly one of each. Unregistered is
-// never hidden, but is not emitted for a registration that ended while no process ran. Each
-// of several nodes follows the registrations that pass through it.
+// After a restart, the first refresh of a registration looks like its beginning, so
+// registered is emitted again. If the phone has kept its Call-ID, the event has the same
+// id as before, and an event log that accepts an id only once does not store it again.
+// There are two exceptions. If a registration ended and began again with its earlier
+// Call-ID, the new registered event is not stored either. If the first refresh has
+// another Call-ID, because it is of another device of the extension or the phone has
+// restarted too, registered is stored twice. Between two restarts each registration has
+// exactly one registered and one unregistered event. Unregistered is always stored, but
+// is not emitted for a registration that ended while no process ran. If there are several
+// nodes, each follows the registrations that pass through it.
 package dialog
 
 import (
@@ -117,8 +119,8 @@ import (
 // A Tracker follows calls and returns their events. It is not safe for concurrent use,
 // except where a method's comment permits it.
 //
-// It is the sum of its parts, each with the state of one concern, and the order in which
-// they are asked. A part asks only the parts below it:
+// It passes each message to its parts, each of which has the state of one concern. A part
+// calls only the parts below it:
 //
 //	registrar ──▶ attempts, directory, emitter
 //	mailboxes, texts ──▶ directory, emitter
@@ -191,8 +193,7 @@ func (t *Tracker) Observe(m Message) []Event {
 	return t.emitter.events
 }
 
-// observeMessage runs what is due at m's time, and then passes m on to the methods for its
-// SIP method.
+// observeMessage processes the deadlines that have passed at m's time, and then m.
 func (t *Tracker) observeMessage(m *Message) {
 	m.At = m.At.Truncate(time.Microsecond)
 	t.updateClock(m.At, m.WallOffset)
@@ -259,8 +260,9 @@ func (t *Tracker) findCall(m *Message) *call {
 	return c
 }
 
-// advanceCallTo runs what is due in a call at m's time. It moves m.At forward if needed:
-// time never decreases within a call. It returns false if the call has ended by then.
+// advanceCallTo processes the deadlines of a call that have passed at m's time. If m.At
+// is before the call's last message, it becomes the time of that, because time never
+// decreases within a call. advanceCallTo returns false if the call has ended by then.
 func (t *Tracker) advanceCallTo(c *call, m *Message) bool {
 	if m.At.Before(c.lastHeard) {
 		m.At = c.lastHeard
