@@ -12,16 +12,16 @@ import (
 )
 
 // maxMailboxes is the number of mailboxes in memory. Beyond that the one with the oldest
-// NOTIFY is evicted, and its next NOTIFY sets its base anew. About 350 bytes each.
+// NOTIFY is evicted, and its next NOTIFY emits no event. About 350 bytes each.
 const maxMailboxes = 1 << 16
 
-// repeatWindow is the time in which NOTIFYs with the same counts report the same message. A
-// phone that is notified late receives the earlier counts after others have received the
-// next.
+// repeatWindow is the time in which NOTIFYs with the same counts report the same message.
+// A NOTIFY with other counts may come between them, because one device may get the old
+// counts after another device has got the new ones.
 const repeatWindow = time.Minute
 
-// maxPhoneNotifies is the number of NOTIFYs from phones in memory, which a PBX that is a
-// proxy may forward.
+// maxPhoneNotifies is the number of NOTIFYs from phones in memory. They are kept to
+// recognize a NOTIFY that a PBX which is a proxy forwards.
 const maxPhoneNotifies = 1 << 12
 
 // A notifyKey identifies a NOTIFY, also after a proxy has forwarded it.
@@ -30,8 +30,8 @@ type notifyKey struct {
 	cseq            uint32
 }
 
-// A mailboxKey identifies a mailbox by the extension whose phone watches it. account is the
-// user of its address, "" if that is the extension itself.
+// A mailboxKey identifies a mailbox by the extension whose phone watches it. account is
+// the user of the mailbox's address, "" if that is the extension itself.
 type mailboxKey struct {
 	ext     Extension
 	account string
@@ -62,15 +62,15 @@ func newMailboxes(c *Config, e *emitter, d *directory) *mailboxes {
 }
 
 // observeNotify processes the NOTIFYs of message-summary (RFC 3842) that the PBX sends to
-// phones, within a subscription or without one. Their counts hold whether the phone accepts
-// them or not. A NOTIFY that a phone sends is not believed, even if a PBX that is a proxy
+// phones, within a subscription or without one. Their counts hold even if the phone does
+// not accept them. A NOTIFY that a phone sends is ignored, even if a PBX that is a proxy
 // forwards it.
 //
-// An event is emitted when there are more new messages than in the last NOTIFY. All devices
-// of an extension are notified, each under a Call-ID of its own and perhaps through another
-// node. The event's ids are therefore derived from data that all of them receive: the
-// mailbox, its counts, the Message-ID if there is one, and the minute. The event is a call
-// of its own.
+// An event is emitted when there are more new messages than in the last NOTIFY. All
+// devices of an extension are notified, each under a Call-ID of its own and perhaps
+// through another node. The event's ids are therefore derived from data that all of them
+// receive: the mailbox, its counts, the Message-ID if there is one, and the minute. Each
+// event has a call id of its own.
 func (b *mailboxes) observeNotify(m *Message) {
 	if m.Body == "" {
 		return
@@ -198,9 +198,9 @@ type messageSummary struct {
 	newMessages, oldMessages uint64 // voice messages
 }
 
-// readSummary parses the first block (RFC 3842 §5.2); ok reports that it is about voice
-// messages. Without a line that counts messages, Messages-Waiting is the light on the
-// phone: it counts as one message.
+// readSummary parses the first block (RFC 3842 §5.2). ok reports that it is about voice
+// messages. If no line counts messages, "Messages-Waiting: yes" counts as one new
+// message.
 func readSummary(s string) (sum messageSummary, ok bool) {
 	waiting, counted := "", false
 	for name, value := range siptext.PartFields(s) {
@@ -229,8 +229,8 @@ func readSummary(s string) (sum messageSummary, ok bool) {
 	return sum, ok
 }
 
-// parseCounts parses "new/old". It ignores the urgent counts that may follow: they are
-// included.
+// parseCounts parses "new/old". It ignores the counts of urgent messages that may follow,
+// because new and old include them.
 func parseCounts(s string) (fresh, old uint64, ok bool) {
 	s, _, _ = strings.Cut(s, "(")
 	a, b, _ := strings.Cut(s, "/")

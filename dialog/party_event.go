@@ -194,7 +194,7 @@ func (c *call) correlationOf(l *leg) string {
 }
 
 // calledNumber returns the number that a calling party dialed, or the number that was
-// dialed to reach a called party.
+// dialed to reach a called party. e164 is that number in E.164; "": not known.
 func (p *party) calledNumber() (raw, e164 string) {
 	switch caller := p.firstLeg.call.caller; {
 	case p.dialedNumber != "":

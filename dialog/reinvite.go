@@ -28,7 +28,7 @@ func (t *legTracker) observeReinvite(l *leg, m *Message) {
 }
 
 // noteConnected notes the number that the PBX now connects a called extension with (RFC
-// 3325, RFC 5876).
+// 3325, RFC 5876), unless the message asks for privacy.
 func (t *legTracker) noteConnected(l *leg, m *Message) {
 	p := l.party
 	if p == nil || p.over || p.flow != In || !t.config.IgnorePrivacy && asksPrivacy(siptext.Field(m.Head, "Privacy")) {
@@ -64,8 +64,8 @@ func (l *leg) sentByPhone(m *Message) bool {
 // minSession is the shortest session interval (RFC 4028 §4).
 const minSession = 90 * time.Second
 
-// refreshSession sets when a session expires, from the 2xx to an INVITE or UPDATE: never
-// without Session-Expires (RFC 4028 §7.2).
+// refreshSession sets when the session expires, from the 2xx m to an INVITE or UPDATE.
+// Without Session-Expires it never expires (RFC 4028 §7.2).
 func (l *leg) refreshSession(m *Message) {
 	l.expires = time.Time{}
 	value, _, _ := strings.Cut(siptext.Field(m.Head, "Session-Expires"), ";")
@@ -74,8 +74,8 @@ func (l *leg) refreshSession(m *Message) {
 	}
 }
 
-// noteOffer notes the offer in the re-INVITE or UPDATE m. A re-INVITE may leave the offer
-// to the response (RFC 3261 §14.1).
+// noteOffer notes the phone's offer in the re-INVITE or UPDATE m. If m is a re-INVITE
+// without an offer, it notes that the other end is to make the offer (RFC 3261 §14.1).
 func (l *leg) noteOffer(m *Message) {
 	way := readDirection(m)
 	delayed := way == sdp.Unknown && m.Method == "INVITE"
@@ -92,9 +92,10 @@ func (l *leg) noteOffer(m *Message) {
 	}
 }
 
-// observeOfferResponse applies a response other than a refusal to a re-INVITE or UPDATE.
-// The 2xx to the phone's offer makes it valid. The phone may also offer in its own 2xx, and
-// the PBX in one that the phone answers later.
+// observeOfferResponse applies a 1xx or 2xx to a re-INVITE or UPDATE. A 2xx accepts the
+// offer of the phone. If the re-INVITE has no offer, the response has it. An offer in the
+// phone's 2xx counts at once. An offer of the PBX counts when the phone answers it in an
+// ACK or PRACK (see observeOfferAnswer).
 func (t *legTracker) observeOfferResponse(l *leg, m *Message) {
 	switch done := m.Status/100 == 2; {
 	case l.sentByPhone(m) && l.pbxOfferCSeq == m.CSeq:
@@ -115,9 +116,9 @@ func (t *legTracker) observeOfferResponse(l *leg, m *Message) {
 	}
 }
 
-// observeOfferAnswer applies an ACK or PRACK, in which the phone may answer an offer of the
-// PBX (RFC 3261 §13.2.1, RFC 3262 §5). Where the PBX sends no voice, a phone that asks
-// for none holds nobody.
+// observeOfferAnswer applies an ACK or PRACK, in which the phone may answer an offer of
+// the PBX (RFC 3261 §13.2.1, RFC 3262 §5). If the PBX sends no voice, a phone that asks
+// for none has not put anybody on hold.
 func (t *legTracker) observeOfferAnswer(l *leg, m *Message) {
 	if l.state != talking || l.pbxOfferCSeq == 0 || !l.sentByPhone(m) {
 		return
@@ -146,9 +147,9 @@ func acknowledgedCSeq(m *Message) uint32 {
 	return uint32(n)
 }
 
-// emitHold emits that the extension at a leg's phone put the other end on hold, or resumed.
-// Before the answer, and while the PBX calls the extension back, it only keeps the
-// direction, which then counts at the answer.
+// emitHold emits hold or resume for the extension at a leg's phone, if to changes whether
+// the other end is on hold. Before the answer, and while the PBX calls the extension
+// back, it only keeps to, which is then applied at the answer.
 func (t *partyTracker) emitHold(l *leg, to sdp.Direction, at time.Time) {
 	p := l.party
 	if to == sdp.Unknown {

@@ -11,18 +11,19 @@ import (
 	"bellhop/dialog/siptext"
 )
 
-// Restore continues calls from the snapshots that Changed has returned, and from the events
-// that the event log has since then, in its order. Call it after SetClock and before any
-// message is observed. It returns an error for each call that it cannot read, and restores
-// the others. node is the name of this process in the event log from then on, if other
-// nodes share it: calls that they follow are not restored.
+// Restore continues the calls of records, which Changed has returned, with the events in
+// log: those that the event log has stored since then, in its order. Call it after
+// SetClock and before any message is observed. It returns an error for each call that it
+// cannot read, and restores the others. node is the name of this process in the event log
+// from then on. If several nodes share the log, a call without a record is restored only
+// if its dial event names node.
 //
-// Only the event log has what happened between the last snapshot and the restart. A party
-// whose dial is in no snapshot continues from its dial event, and its hangup repeats the
-// fields of its events in the log.
+// What happened between the last snapshot and the restart is only in the event log. A
+// party whose dial is in no snapshot continues from its dial event, and its hangup
+// repeats the fields of its events in the log.
 //
-// A restart loses the transactions: no response to an INVITE will come. The calling phone
-// sends CANCEL, or the called one BYE, and that ends a leg that was not answered.
+// A restart loses the transactions, so no response to an INVITE will come. A leg that was
+// not answered ends when the calling phone sends a CANCEL, or the called phone a BYE.
 func (t *Tracker) Restore(node string, records []Change, log []Event) error {
 	t.parties.node, t.changes.on = node, true
 	var errs []error
@@ -93,8 +94,9 @@ func (t *Tracker) indexRestored(c *call) {
 	}
 }
 
-// restoreFromEvent applies an event of the event log to its call: the changes that the
-// call's snapshot does not have yet. It adds a call that has no snapshot.
+// restoreFromEvent applies an event of the event log to its call, as far as the call's
+// snapshot does not include it. If the call has no snapshot, a dial event of this node
+// adds the call, and any other event is ignored.
 func (t *Tracker) restoreFromEvent(calls map[string]*call, e *Event) {
 	c, at := calls[e.Call], t.clock.steadyTime(e.At)
 	if c == nil {
@@ -203,9 +205,9 @@ func (t *Tracker) restoreHangup(p *party, e *Event, at time.Time) {
 	}
 }
 
-// outlastsParty reports whether a leg goes on when its party p has ended, because it
-// carries another party that has not. The party of a queue, IVR or conference moves to the
-// legs of its callees, if there are any.
+// outlastsParty reports whether leg l stays up after the end of its party p. It stays up
+// if its other party is not over. But if that is the party of a queue, IVR or conference,
+// outlastsParty passes it to the callees' legs, and l stays up only if there is none.
 func (l *leg) outlastsParty(p *party) bool {
 	if l.service == p {
 		return l.party != nil && !l.party.over
@@ -262,8 +264,8 @@ func (t *Tracker) legFromEvent(c *call, e *Event) *leg {
 	return l
 }
 
-// legOfDialog returns the last leg that has the dialog id and for which accepts returns true; nil:
-// none.
+// legOfDialog returns the last leg with the origin, Call-ID and From tag of id for which
+// accepts returns true; nil: none.
 func (c *call) legOfDialog(id LegID, accepts func(*leg) bool) *leg {
 	for _, l := range slices.Backward(c.legs) {
 		if l.origin == id.Origin && l.callID == id.CallID && l.fromTag == id.FromTag && accepts(l) {

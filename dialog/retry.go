@@ -7,18 +7,19 @@ import (
 	"time"
 )
 
-// retryWithin is the time after a final response that asks for another INVITE in which that
-// INVITE continues the attempt. It has the same Call-ID and From tag and a higher CSeq, and
-// is no second call.
+// retryWithin is how long after a final response that asks for another INVITE, such as a
+// 401, that INVITE continues the attempt and is no second call. The INVITE has the same
+// Call-ID and From tag, and a higher CSeq.
 const retryWithin = 30 * time.Second
 
 // isChallenge reports whether a final response asks for credentials (RFC 3261 §22).
 func isChallenge(status int) bool { return status == 401 || status == 407 }
 
-// asksForRetry reports whether the caller on leg l answers the final response m with
-// another INVITE: with a longer session interval (RFC 4028 §6), with security (RFC 3329),
-// with more digits (RFC 3578), or with another offer (RFC 3261 §8.1.3.5). More digits
-// complete a number that the PBX itself found too short, before it called anybody.
+// asksForRetry reports whether the caller on leg l is expected to answer the final
+// response m with another INVITE: with a longer session interval (RFC 4028 §6), with
+// security (RFC 3329), with more digits (RFC 3578), or with another offer (RFC 3261
+// §8.1.3.5). More digits are expected only if the PBX itself found the number too short,
+// before it called anybody.
 func (l *leg) asksForRetry(m *Message) bool {
 	switch {
 	case m.Own || l.canceled:
@@ -57,8 +58,9 @@ func addBodyToSum(sum uint32, body string) uint32 {
 	return sum
 }
 
-// continuesWith reports whether an INVITE with the facts f is the one that the leg's final
-// response asked for.
+// continuesWith reports whether an INVITE with the facts f can be the one that the leg's
+// final response asked for. It cannot if the response refused the offer and the INVITE
+// has the same offer.
 func (l *leg) continuesWith(f *inviteFacts) bool {
 	return !refusesOffer(l.refusal.code) || l.offerSum != f.offerSum
 }
@@ -94,7 +96,9 @@ func (t *legTracker) redialLeg(l *leg, m *Message, f *inviteFacts) {
 	t.numbers.indexLeg(l, l.phoneNumber)
 }
 
-// endAttempts ends the attempts with the Call-ID of an INVITE that begins another one.
+// endAttempts ends the attempts that wait for another INVITE after a response other than
+// a challenge, if they have the Call-ID of m and another From tag. The caller begins a
+// new attempt with m instead.
 func (t *legTracker) endAttempts(c *call, m *Message) {
 	for _, l := range c.legs {
 		if l.state == challenged && !isChallenge(l.refusal.code) && l.origin == m.Src && l.callID == m.CallID && l.fromTag != m.FromTag {

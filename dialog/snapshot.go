@@ -44,7 +44,7 @@ func (t *Tracker) OldestChange() (time.Time, bool) {
 }
 
 // encodeSnapshot returns the snapshot of a call. refers are the REFERs that a new leg may
-// follow; offset is how far the wall clock is ahead.
+// follow. offset is how far the wall clock is ahead of the steady clock.
 func (c *call) encodeSnapshot(refers []*refer, offset time.Duration) []byte {
 	w := snapshotWriter{offset: offset, legs: slices.Clone(c.legs), parties: slices.Clone(c.parties)}
 	s := w.callSnapshot(c)
@@ -76,7 +76,7 @@ func (c *call) encodeSnapshot(refers []*refer, offset time.Duration) []byte {
 }
 
 // A snapshotWriter makes the snapshot of a call. legs and parties are those of the call,
-// and removed ones to which it has met a reference.
+// followed by removed ones to which they still refer.
 type snapshotWriter struct {
 	offset  time.Duration // of the wall clock from the steady clock
 	legs    []*leg
@@ -103,8 +103,8 @@ func wallStamp(at time.Time) stamp {
 func (w *snapshotWriter) legRef(l *leg) int     { return reference(&w.legs, l) }
 func (w *snapshotWriter) partyRef(p *party) int { return reference(&w.parties, p) }
 
-// reference returns the place of v in a list, from 1, and adds it there if it is missing;
-// 0 for nil.
+// reference returns the position of v in a list, counted from 1. It appends v if the list
+// lacks it. For nil it returns 0.
 func reference[T any](in *[]*T, v *T) int {
 	if v == nil {
 		return 0
@@ -174,7 +174,7 @@ func (o *outcome) snapshot() outcomeSnapshot {
 	return outcomeSnapshot{o.status, o.code, o.phrase, o.q850, o.by, o.elsewhere}
 }
 
-// flattenPairs returns the names and values of pairs in turn.
+// flattenPairs returns pairs as one list in which each name is followed by its value.
 func flattenPairs(pairs [][2]string) (flat []string) {
 	for _, p := range pairs {
 		flat = append(flat, p[0], p[1])
@@ -182,8 +182,8 @@ func flattenPairs(pairs [][2]string) (flat []string) {
 	return flat
 }
 
-// referSnapshot makes the snapshot of a REFER. awaited: a new leg may follow the REFER;
-// open: its leg waits for the outcome.
+// referSnapshot returns the snapshot of a REFER. awaited means that a new leg may follow
+// the REFER, open that its leg waits for the outcome.
 func (w *snapshotWriter) referSnapshot(r *refer, awaited, open bool) referSnapshot {
 	return referSnapshot{
 		Leg: w.legRef(r.leg), Awaited: awaited, Open: open, ByParty: r.awaitedByParty(), SentAt: w.stamp(r.sentAt), CSeq: r.cseq,

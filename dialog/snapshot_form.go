@@ -10,7 +10,8 @@ import (
 // A callSnapshot is a live call as stored, a JSON object. Its names are permanent: add
 // names, never change one. Zero fields are left out, unknown names are ignored.
 //
-// Legs and parties refer to each other by their place in Legs and Parties, from 1; 0: none.
+// Legs and parties refer to each other by their position in Legs and Parties, counted
+// from 1. 0 means none.
 type callSnapshot struct {
 	ID               string        `json:"id,omitempty"`
 	Seq              int           `json:"seq,omitempty"`

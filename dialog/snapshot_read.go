@@ -81,7 +81,7 @@ func (r *snapshotReader) steady(s stamp) time.Time {
 	return r.wall(s).Add(-r.offset)
 }
 
-// leg returns the leg of a reference, party the party of one.
+// leg returns the leg to which ref refers, and party the party; nil if ref is 0.
 func (r *snapshotReader) leg(name string, ref int) *leg { return dereference(r, name, ref, r.legs) }
 func (r *snapshotReader) party(name string, ref int) *party {
 	return dereference(r, name, ref, r.parties)
@@ -98,7 +98,7 @@ func dereference[T any](r *snapshotReader, name string, ref int, in []*T) *T {
 	return in[ref-1]
 }
 
-// pairs returns the pairs in a list of names and values in turn.
+// pairs returns the pairs of a list in which each name is followed by its value.
 func (r *snapshotReader) pairs(name string, flat []string) (pairs [][2]string) {
 	if len(flat)%2 != 0 {
 		r.setError(name, flat)
@@ -171,8 +171,8 @@ func (s *outcomeSnapshot) outcome() outcome {
 	return outcome{s.Status, s.Code, s.Phrase, s.Q850, s.By, s.Elsewhere}
 }
 
-// refer makes a REFER and gives it to the leg and the party that wait for its outcome; nil:
-// the snapshot has no leg for it.
+// refer returns the REFER of a snapshot, and assigns it to the leg and the party that
+// wait for its outcome; nil: the snapshot has no leg for it.
 func (r *snapshotReader) refer(s *referSnapshot) *refer {
 	l := r.leg("leg of a REFER", s.Leg)
 	if l == nil {

@@ -55,9 +55,10 @@ const (
 	maxMessages = 1 << 10
 )
 
-// textFork returns the message that the event of m belongs to, if it goes to an extension:
-// the same text of the same sender within forksWithin, to another device. If the device has
-// had it already, m is another message.
+// textFork returns the textFork that the MESSAGE m belongs to, whose event is e; nil if m
+// does not go to an extension. MESSAGEs of the same sender with the same text to the same
+// extension belong to one textFork, if they come within forksWithin and go to different
+// devices. A second MESSAGE to the same device begins another textFork.
 func (t *textTracker) textFork(e *Event, m *Message) *textFork {
 	if e.Type != MessageIn {
 		return nil
@@ -76,8 +77,8 @@ func (t *textTracker) textFork(e *Event, m *Message) *textFork {
 	return f
 }
 
-// observeText processes a MESSAGE (RFC 3428). Its event is emitted once its 2xx is
-// observed. Each message is a call of its own, of one event.
+// observeText processes a MESSAGE (RFC 3428) or its response. The event is emitted once
+// the 2xx is observed. Each event has a call id of its own.
 func (t *textTracker) observeText(m *Message) {
 	key := messageKey{m.CallID, m.Branch, m.Origin()}
 	if m.Request() {
@@ -102,7 +103,9 @@ func (t *textTracker) observeText(m *Message) {
 	}
 }
 
-// textEvent returns the event of a MESSAGE, for when it is accepted.
+// textEvent returns the event to emit once the MESSAGE m is accepted. ok is false if m is
+// neither from nor to an extension's phone, or is a report about a message (see
+// [body.IsReport]).
 func (t *textTracker) textEvent(m *Message) (e Event, ok bool) {
 	f, ext := t.directory.readInvite(m, new(callHints))
 	if ext.User == "" || !t.directory.isPhone(ext) {
