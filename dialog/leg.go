@@ -22,8 +22,8 @@ import (
 //	  └──30 s pass────────────────────────────────────▶──┘
 //
 // Every state but over also changes to over when its limit passes. A CANCEL changes no
-// state: the 487 that it asks for ends the leg, and a 2xx may still win the race (RFC 3261
-// §9.1). The same holds for a BYE in an early dialog (§15).
+// state. The leg ends with the 487 that follows, or it is answered if a 2xx comes first
+// (RFC 3261 §9.1). The same holds for a BYE in an early dialog (§15).
 type state uint8
 
 const (
@@ -107,7 +107,7 @@ type leg struct {
 	unverified *unverifiedRequest // last request in the dialog that counts only once it is accepted; nil: none
 
 	triedByPBX      bool // the PBX has answered the INVITE, as last repeated, with 100
-	transactionLost bool // by a restart: no response to the INVITE will come
+	transactionLost bool // a restart has lost the INVITE transaction: no response to the INVITE will come
 	canceled        bool // by a CANCEL, or a BYE of the early dialog
 	canceledAt      time.Time
 	cancelReason    reason   // Reason of the CANCEL
@@ -120,10 +120,10 @@ type leg struct {
 	calledExt     Extension // extension that the dialed number is, or leads to
 	notAgent      bool      // the caller's queue or IVR has not called the callee on this leg: its talk does not count as bridged
 	otherCaller   bool      // the PBX shows another extension as the caller than the call's caller
-	referredTo    string    // number in the REFER that caused the leg; "": none did
+	referredTo    string    // number in the REFER that caused the leg, or that sent the caller to the service that caused it; "": none did
 	correlation   string    // method:confidence by which it was joined; "": it began the call
 	phoneNumber   string    // number under which it is in legsByNumber; "": it is not
-	otherNumbers  []string  // further numbers, and index keys, under which it is there
+	otherNumbers  []string  // further numbers, and keys such as indexHidden, under which it is in legsByNumber
 	ambiguous     bool      // a leg to its dialed target was joined to no call, because several callers fit
 	callerGoneAt  time.Time // when the phone that a transfer was to connect with this callee hung up; zero: it has not
 	redirectUsers string    // users of the Contacts in the 3xx that refused it, one per line; "": none

@@ -25,7 +25,7 @@ func (s Side) String() string {
 }
 
 // A Message is one SIP message as bellhop processed it: received and forwarded, received
-// and absorbed, or generated. Absorbed retransmissions are not observed.
+// and absorbed, or generated. Retransmissions that bellhop absorbs are not observed.
 //
 // All strings may share one allocation: clone a string to retain it.
 type Message struct {

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// emitEvent appends the next event of a party, filled with the fields that all of its
-// events have. The caller may complete the event until the next one is emitted.
+// emitEvent appends the next event of a party, with the fields that all events of the
+// party have, and returns it. The event may be completed until the next one is emitted.
 func (t *partyTracker) emitEvent(p *party, typ Type, at time.Time) *Event {
 	c, l := p.firstLeg.call, p.firstLeg
 	t.settleLeavingParty(c, p, typ, at)
@@ -280,7 +280,7 @@ func (e *Event) fillCallee(l *leg) {
 
 // calledExtension returns the extension that a caller's leg leads to: the queue, IVR or
 // conference that was dialed; else the one that talks, or talked last; else the one that
-// was dialed; else the only one that is called. nil: none.
+// was dialed; else the only one that is called. nil: none, or the leg leads to a trunk.
 func (c *call) calledExtension(l *leg) *Extension {
 	switch {
 	case l.service != nil && l.origin == Edge:
@@ -316,8 +316,8 @@ func (c *call) calledExtension(l *leg) *Extension {
 }
 
 // talkingParty returns the called party that talks. Of several it is the first that was
-// answered. If all that were answered have ended, it is the last one. nil: none was
-// answered.
+// answered. If all that were answered have ended, it is the one that was answered last.
+// nil: none was answered.
 func (c *call) talkingParty() (talks *party) {
 	for _, p := range c.parties {
 		switch {

@@ -21,9 +21,9 @@ const (
 // maxPickups is the number of legs in memory that may have picked up a call.
 const maxPickups = 64
 
-// notePickup keeps a leg that was just answered, if it may have picked up a call: an
-// extension calls, and the number leads neither to a phone nor to a queue, IVR or
-// conference.
+// notePickup keeps the leg l, which was just answered, if it may have picked up a call.
+// It may if an extension calls, and the dialed number is neither that of a registered
+// phone nor that of a queue, IVR or conference.
 func (j *judge) notePickup(l *leg) {
 	if l.origin != Edge || l.party == nil || l.service != nil || j.directory.registered(l.calledExt.User, l.answered) {
 		return
@@ -48,8 +48,8 @@ func (j *judge) pickupAnswered(l *leg) bool {
 	})
 }
 
-// hasCalleeFor reports whether the call has a callee's leg that is not older than its
-// caller's leg l.
+// hasCalleeFor reports whether the PBX has called somebody in the call since the caller's
+// leg l began.
 func (c *call) hasCalleeFor(l *leg) bool {
 	return slices.ContainsFunc(c.legs, func(o *leg) bool { return o.origin == PBX && !o.began.Before(l.began) })
 }

@@ -12,10 +12,11 @@ import (
 // recentRefers are the REFERs of the last seconds that a new leg may follow, oldest first.
 type recentRefers []*refer
 
-// maxRefers is the number of REFERs that may be waiting for the calls they cause.
+// maxRefers is the number of recent REFERs in memory.
 const maxRefers = 1 << 10
 
-// add adds a REFER, and removes those that are too old.
+// add adds a REFER. It removes those that are older by more than progressWindow, and the
+// oldest one if there are maxRefers.
 func (s *recentRefers) add(r *refer) {
 	for len(*s) > 0 && (len(*s) >= maxRefers || r.sentAt.Sub((*s)[0].sentAt) > progressWindow) {
 		*s = (*s)[1:]
@@ -90,8 +91,9 @@ func (s *openRefers) ofCSeq(cseq uint32) *refer {
 }
 
 // ofEvent returns the open REFER that a NOTIFY with an Event header field is about; nil:
-// none. The id is the CSeq of the REFER; only the first REFER of a dialog may omit it (RFC
-// 3515 §2.4.6). If the phone has sent only one, any id matches.
+// none. The parameter id is the CSeq of the REFER. Only the first REFER of a dialog may
+// omit it (RFC 3515 §2.4.6). If id is absent, or the phone has sent only one REFER,
+// ofEvent returns the oldest open REFER.
 func (s *openRefers) ofEvent(event string) *refer {
 	kind, params, _ := strings.Cut(event, ";")
 	if kind = strings.TrimSpace(kind); kind != "" && !strings.EqualFold(kind, "refer") {

@@ -73,9 +73,10 @@ func readRegister(head string) *registerRequest {
 	return r
 }
 
-// requestedExpiry returns the requested duration of a contact's binding in seconds;
-// negative: none. If one REGISTER binds and unbinds contacts with the same key, as a phone
-// does that changes its transport, the result is that of the bound one.
+// requestedExpiry returns the requested duration of a contact's binding in seconds, 0 if
+// the REGISTER removes it; negative: none. If the REGISTER adds and removes contacts with
+// the same key, as that of a phone that changes its transport does, the added one
+// decides.
 func (r *registerRequest) requestedExpiry(c *registerContact) int {
 	asked := -1
 	for i := range r.contacts {

@@ -176,8 +176,8 @@ func readDirection(m *Message) sdp.Direction {
 	return way
 }
 
-// readMedia returns the direction of voice in the session description of m, and whether its
-// sender sends none.
+// readMedia returns the direction of voice in the session description of m, and whether
+// the sender of m sends no voice.
 func readMedia(m *Message) (way sdp.Direction, silent bool) {
 	description := m.Body
 	if contentType := siptext.Field(m.Head, "Content-Type"); contentType != "" {

@@ -32,14 +32,14 @@ func (l *leg) asksForRetry(m *Message) bool {
 	return m.Status == 422 || m.Status == 494 || refusesOffer(m.Status)
 }
 
-// refusesOffer reports whether a final response refuses the data that the INVITE offers or
-// requires, and not the call.
+// refusesOffer reports whether a final response does not refuse the call, but what the
+// INVITE offers or requires.
 func refusesOffer(status int) bool {
 	return status == 413 || status == 415 || status == 420 || status == 421
 }
 
-// addToSum adds a value to the sum of the data that an INVITE offers and requires, by which
-// a changed INVITE is recognized.
+// addToSum adds a value to the sum of what an INVITE offers and requires. A changed
+// INVITE is recognized by another sum.
 func addToSum(sum uint32, value string) uint32 {
 	for i := range len(value) {
 		sum = (sum ^ uint32(value[i])) * 16777619 // FNV-1a

@@ -26,9 +26,10 @@ func (t *partyTracker) addService(l *leg) {
 }
 
 // forwardingExtension returns the extension that forwards or transfers a call to the
-// trunk of the INVITE. It is the extension that diverts the call (RFC 5806, RFC 7044), is
-// named by Referred-By (RFC 3892), whose phone has answered with a 3xx to the number, or
-// has sent the REFER that the INVITE follows (RFC 3515). ok is false if there is none.
+// trunk of the INVITE. The first of these counts: the diverting extension (RFC 5806, RFC
+// 7044), the extension in Referred-By (RFC 3892), the extension whose phone has
+// redirected the call to the called number by a 3xx, and the extension that sent the
+// REFER which caused the INVITE (RFC 3515). ok is false if there is none.
 func (s *numberMatcher) forwardingExtension(c *call, i *inviteMatch) (ext Extension, ok bool) {
 	if i.Src != PBX || i.Trunk == "" {
 		return ext, false
@@ -61,8 +62,8 @@ func (p *party) findDistributor() *Extension {
 	return nil
 }
 
-// startBridge notes that from at on the callee on leg l talks with the caller. If the
-// caller's queue or IVR has not called l, it marks l as no agent instead.
+// startBridge notes that the callee on leg l talks with the caller since the time at. If
+// the caller's queue or IVR has not called l, startBridge marks l as no agent instead.
 func (c *call) startBridge(l *leg, at time.Time) {
 	if l.notAgent = l.notAgent || !c.serviceCalls(l); l.notAgent {
 		return

@@ -135,8 +135,8 @@ type inviteSnapshot struct {
 	Withheld     bool     `json:"withheld,omitempty"`
 }
 
-// An unverifiedSnapshot leaves out a REFER: before it is accepted it has no effect, and
-// after a restart its acceptance can no longer be matched.
+// An unverifiedSnapshot has no REFER. A REFER has no effect before it is accepted, and
+// its acceptance is not recognized after a restart.
 type unverifiedSnapshot struct {
 	Branch   string        `json:"branch,omitempty"`
 	SentAt   stamp         `json:"at,omitempty"`

@@ -104,10 +104,10 @@
 // There are two exceptions. If a registration ended and began again with its earlier
 // Call-ID, the new registered event is not stored either. If the first refresh has
 // another Call-ID, because it is of another device of the extension or the phone has
-// restarted too, registered is stored twice. Between two restarts each registration has
-// exactly one registered and one unregistered event. Unregistered is always stored, but
-// is not emitted for a registration that ended while no process ran. If there are several
-// nodes, each follows the registrations that pass through it.
+// restarted too, registered is stored twice. Between two restarts each registration
+// period has exactly one registered and one unregistered event. Unregistered is always
+// stored, but is not emitted for a registration that ended while no process ran. If there
+// are several nodes, each follows the registrations that pass through it.
 package dialog
 
 import (
