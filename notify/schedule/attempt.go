@@ -21,20 +21,20 @@ type Attempt struct {
 	Sub    *subscription.Subscription
 	URL    *url.URL // of Sub, without variables
 	Live   bool     // the event is of use for seconds, else for days
-	Number int      // 1, 2, 3 …; 0: it is not the scheduler's
+	Number int      // 1, 2, 3 …; 0: the scheduler did not start it
 	Replay bool     // part of a replay
 
 	Party          string  // whose newCall this is, or depends on; "": the dialect has no newCall
 	NewCallUnknown bool    // this process has not seen the newCall
-	PartyNewCall   NewCall // of its own party; zero: unknown
-	GroupNewCall   NewCall // the last newCall of a group of this call that ended
+	PartyNewCall   NewCall // newCall of Party; zero: unknown
+	GroupNewCall   NewCall // the newCall of a group of this call whose delivery ended last; zero: unknown
 	MayPostpone    bool    // it has not been postponed before
 
 	delivery *delivery
 	endpoint *endpoint
 }
 
-// A Result is what came of an attempt.
+// A Result is the result of an attempt.
 type Result struct {
 	Outcome    Outcome
 	Status     int           // of HTTP; 0: no response
@@ -42,10 +42,10 @@ type Result struct {
 	Detail     string        // why it failed
 	LocalFault bool          // it failed before a request was sent
 	RetryAfter time.Duration // from the response
-	NotBefore  time.Time     // no request was sent: other events of the call may follow until then; zero: not postponed
+	NotBefore  time.Time     // the attempt is postponed until then, as other events of the call may follow; zero: it is not
 
 	FoundID    string    // id of the event that was read; "": none was
-	NamedURL   *url.URL  // a URL named by the receiver was used; nil: the subscription's URL
+	NamedURL   *url.URL  // the URL used, if the receiver has named it; nil: the subscription's URL was used
 	URLs       *CallURLs // named by the response to a newCall; nil: none
 	LoggedURLs *CallURLs // of the newCall, if they were looked up in the delivery log
 }
@@ -69,7 +69,7 @@ type End struct {
 	Failures     int     // failed attempts that count in the retry schedule
 	Outcome      Outcome // never WillRetry
 	Reason       string  // why; "": the last attempt or the outcome tells
-	Recorded     bool    // an attempt or a redelivery has brought it about, and is recorded
+	Recorded     bool    // an attempt or a redelivery ended it: the delivery log has the record of that
 }
 
 // A Redelivery is a pending delivery that was delivered outside the scheduler.
@@ -81,7 +81,7 @@ type Redelivery struct {
 	Named        bool      // it went to a URL that the receiver had named
 }
 
-// Health tells whether a subscription fails, and what pauses it.
+// Health is whether the attempts of a subscription fail, and what pauses it.
 type Health struct {
 	Subscription *subscription.Subscription
 	Failing      time.Time // since when all attempts fail; zero: the last one succeeded
@@ -90,11 +90,11 @@ type Health struct {
 	Breaker      string    // EndpointBreaker or SubscriptionBreaker; "": none is open
 }
 
-// Hooks are called with what happens within a call of the scheduler, before it returns.
-// They must not call the scheduler. All must be set.
+// Hooks are functions that the scheduler calls while one of its methods runs. They must
+// not call the scheduler. All of them must be set.
 type Hooks struct {
 	Ended           func(End)                                          // just before a delivery ends
-	EndpointChanged func(endpoint string, open bool, why string)       // its circuit breaker opens or closes
-	HealthChanged   func(Health)                                       // a subscription is paused, is paused by another breaker, or is resumed
-	LagChanged      func(subscription string, lagging bool, owing int) // a subscription begins to lag, or has caught up; it has so many pending deliveries
+	EndpointChanged func(endpoint string, open bool, why string)       // the circuit breaker of an endpoint opens or closes
+	HealthChanged   func(Health)                                       // the breaker that pauses a subscription changes, or the subscription resumes
+	LagChanged      func(subscription string, lagging bool, owing int) // a subscription begins to lag, or has caught up; owing is how many of its deliveries are pending
 }

@@ -12,9 +12,9 @@ import (
 //	                            ▲               │
 //	                            └─ backingOff ◀─┘ failed
 //
-// Any state but inFlight also ends when the event expires or the subscription goes. While
-// the circuit breaker of the endpoint or of the subscription is open, only its probe is
-// due; every other delivery stays backingOff, for the reason byBreaker.
+// In any state but inFlight, a delivery also ends when it expires or when its
+// subscription is deleted or disabled. While a circuit breaker blocks the delivery, it
+// stays backingOff for the reason byBreaker, unless it is the probe.
 type delivery struct {
 	queue    *queue
 	seq      uint64 // position of the event in the log
@@ -43,13 +43,13 @@ type state uint8
 
 const (
 	queued     state = iota // other deliveries are before it in its queue
-	due                     // waits for a slot
+	due                     // waits for a free slot of its endpoint and subscription
 	inFlight                // an attempt is being made
 	backingOff              // waits for its next attempt; see backoff
 	ended                   // see outcome
 )
 
-// Outcome is the result of a delivery.
+// Outcome is the result of an attempt or of a delivery.
 type Outcome int
 
 const (
@@ -62,22 +62,24 @@ const (
 	Outcomes // how many there are
 )
 
-// String returns the word of the delivery log. The words are stored: never change one.
+// String returns the word for o in the delivery log. The words are stored: never change
+// one.
 func (o Outcome) String() string {
 	return [...]string{"waiting", "delivered", "expired", "refused", "canceled"}[o]
 }
 
-// newDelivery returns a delivery of event e at position seq, which belongs to c.
+// newDelivery returns a delivery of event e at position seq. c is its checkpoint.
 func newDelivery(seq uint64, e *dialog.Event, c *checkpoint) *delivery {
 	return &delivery{seq: seq, id: e.ID, kind: e.Type, at: e.At, observed: e.Observed, event: e, checkpoint: c}
 }
 
-// live reports whether the delivery expires with the moment that its event reports, such as
-// ringing. A replay never does.
+// live reports whether d is useful for seconds only, because its event reports a passing
+// state such as ringing. The delivery of a replayed event is never live.
 func (d *delivery) live() bool { return d.kind.Live() && !d.queue.replays }
 
-// deadline returns when d expires; ok is false if it does so only by its retry schedule.
-// Setting the wall clock does not change it once d is in memory.
+// deadline returns when d expires. ok is false if d is not live: it then expires only at
+// the end of its retry schedule. If the time of the event is known on the monotonic
+// clock, setting the wall clock does not move the deadline.
 func (d *delivery) deadline() (at time.Time, ok bool) {
 	if !d.live() {
 		return at, false
@@ -97,7 +99,8 @@ func (d *delivery) expired(now time.Time) bool {
 	return ok && !now.Before(deadline)
 }
 
-// end returns the end of d, whose state is still the one before it.
+// end returns the End of d with outcome o. Call it before d.state becomes ended, because
+// Recorded depends on the state.
 func (d *delivery) end(o Outcome) End {
 	return End{
 		Seq: d.seq, EventID: d.id, Type: d.kind, At: d.at, Subscription: d.queue.subscriber.sub.ID, Queue: d.queue.name,
@@ -105,7 +108,8 @@ func (d *delivery) end(o Outcome) End {
 	}
 }
 
-// verdict returns what the last attempt has meant for d.
+// verdict returns whether d has ended after an attempt, and if not, when its next attempt
+// is.
 func (d *delivery) verdict() Verdict {
 	v := Verdict{Ended: d.state == ended, Outcome: d.outcome, Redelivered: d.redelivered}
 	if !v.Ended {

@@ -21,13 +21,15 @@ type queue struct {
 // replayPrefix begins the name of a queue of replayed events. It is stored.
 const replayPrefix = "replay "
 
-// replayQueueName returns the name of the queue for replays beside queue name.
+// replayQueueName returns the name of the queue for replayed events of the call whose
+// queue is called name.
 func replayQueueName(name string) string { return replayPrefix + liveQueueName(name) }
 
-// liveQueueName returns the name of the queue beside which queue name is, or name.
+// liveQueueName is the inverse of replayQueueName. It returns a name that is not of a
+// queue of replayed events as it is.
 func liveQueueName(name string) string { return strings.TrimPrefix(name, replayPrefix) }
 
-// remove removes d, and reports whether it was the first.
+// remove removes d from q, and reports whether d was the first.
 func (q *queue) remove(d *delivery) (first bool) {
 	if q.deliveries[0] == d {
 		q.deliveries[0] = nil
@@ -40,13 +42,13 @@ func (q *queue) remove(d *delivery) (first bool) {
 
 // dispatch holds the deliveries that are due and those that back off.
 //
-// Endpoints take turns, and at each endpoint its subscribers do: each turn makes one
-// attempt. An endpoint without a free slot is not in the queue, so one that does not answer
-// delays no other.
+// Endpoints take turns, and so do the subscribers of each endpoint. In each turn one
+// attempt is started. An endpoint without a free slot is not in dueEndpoints, so that an
+// endpoint that does not respond does not delay the others.
 type dispatch struct {
 	dueEndpoints fifo[*endpoint] // with a due delivery and a free slot
 	backoffs     backoffHeap
-	nextProbe    time.Time // when the first open breaker may be probed; zero: none is open
+	nextProbe    time.Time // when to look for open breakers to probe; zero: not scheduled
 	outbox       *outbox
 }
 
@@ -62,8 +64,9 @@ func (p *dispatch) makeDue(d *delivery) {
 	p.enqueueSubscriber(d.queue.subscriber)
 }
 
-// backOff has d wait until it is due, expires, or is picked as a probe. The success of
-// another delivery does not make it due earlier.
+// backOff makes d wait until it is due, expires, or is picked as a probe. The success of
+// another delivery makes d due earlier only if the reason is byBreaker and the breaker
+// closes.
 func (p *dispatch) backOff(d *delivery, reason backoffReason) {
 	sr := d.queue.subscriber
 	d.state, d.backoff.reason = backingOff, reason
@@ -76,10 +79,10 @@ func (p *dispatch) backOff(d *delivery, reason backoffReason) {
 	}
 }
 
-// endBackoff removes d from the waiting deliveries.
+// endBackoff removes d from the deliveries that back off.
 func (p *dispatch) endBackoff(d *delivery) { heap.Remove(&p.backoffs, d.queue.heapIndex) }
 
-// firstBackoff returns the delivery whose wait ends first, or nil.
+// firstBackoff returns the delivery whose backoff ends first, or nil.
 func (p *dispatch) firstBackoff() *delivery {
 	if len(p.backoffs) == 0 {
 		return nil
@@ -87,8 +90,8 @@ func (p *dispatch) firstBackoff() *delivery {
 	return p.backoffs[0].deliveries[0]
 }
 
-// enqueueSubscriber adds sr to the queue of its endpoint if it can make an attempt, and the
-// endpoint to the queue of endpoints.
+// enqueueSubscriber adds sr to the due subscribers of its endpoint if it can make an
+// attempt. It also adds the endpoint to the due endpoints if it can.
 func (p *dispatch) enqueueSubscriber(sr *subscriber) {
 	e := sr.endpoint
 	if !sr.enqueued && !sr.gone && sr.hasDue() && sr.inFlight < sr.maxAttempts() {
@@ -98,8 +101,7 @@ func (p *dispatch) enqueueSubscriber(sr *subscriber) {
 	p.enqueueEndpoint(e)
 }
 
-// enqueueEndpoint adds e to the queue of endpoints if it has a due subscriber and a free
-// slot.
+// enqueueEndpoint adds e to the due endpoints if it has a due subscriber and a free slot.
 func (p *dispatch) enqueueEndpoint(e *endpoint) {
 	if !e.enqueued && e.dueSubscribers.len() > 0 && e.inFlight < maxEndpointAttempts {
 		e.enqueued = true
@@ -107,7 +109,7 @@ func (p *dispatch) enqueueEndpoint(e *endpoint) {
 	}
 }
 
-// holdDue holds those due deliveries of sr that are blocked.
+// holdDue makes those due deliveries of sr back off that a circuit breaker blocks now.
 func (p *dispatch) holdDue(sr *subscriber) {
 	for _, waiting := range [...]*fifo[*delivery]{&sr.due, &sr.dueReplays} {
 		for range waiting.len() {
@@ -118,7 +120,8 @@ func (p *dispatch) holdDue(sr *subscriber) {
 	}
 }
 
-// releaseHeld makes due the held deliveries of sr that are blocked no longer.
+// releaseHeld makes those deliveries of sr due that backed off because of a circuit
+// breaker and are no longer blocked.
 func (p *dispatch) releaseHeld(sr *subscriber) {
 	for _, q := range sr.queues {
 		if d := q.deliveries[0]; d.state == backingOff && d.backoff.reason == byBreaker {
@@ -128,7 +131,7 @@ func (p *dispatch) releaseHeld(sr *subscriber) {
 	}
 }
 
-// scheduleProbe has the open breakers checked at the time at, or earlier.
+// scheduleProbe makes RunDue look for open breakers to probe at the time at, or earlier.
 func (p *dispatch) scheduleProbe(at time.Time) {
 	if p.nextProbe.IsZero() || at.Before(p.nextProbe) {
 		p.nextProbe = at

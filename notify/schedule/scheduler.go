@@ -1,30 +1,31 @@
 // Package schedule decides which delivery of an event is attempted next, and when.
 //
-// A [Scheduler] holds the pending deliveries of all subscriptions. It does no I/O, starts no
-// goroutine and never reads the clock: every method takes the time and what has happened,
-// and the methods that return something return what is to be done: the next attempt
-// ([Scheduler.NextAttempt]), the next page of the event log to read ([Scheduler.NextPage]),
-// the writes to the outbox ([Scheduler.Updates]), and when to call again
-// ([Scheduler.NextWake]).
+// A [Scheduler] holds the pending deliveries of all subscriptions. It does no I/O, starts
+// no goroutine and never reads the clock. The caller passes it the time and reports what
+// has happened. The scheduler returns what the caller must do: the next attempt to make
+// ([Scheduler.NextAttempt]), the next page of the event log to read
+// ([Scheduler.NextPage]), the writes to the outbox ([Scheduler.Updates]), and when to
+// call again ([Scheduler.NextWake]).
 //
 // # Order
 //
-// The deliveries of one subscription and one call form a queue, of which only the first is
-// attempted. Replayed events have queues of their own, and are attempted when no other
-// delivery of their subscription is due. Endpoints take turns, and at each endpoint its
-// subscriptions do.
+// The deliveries of one subscription and one call form a queue. Only the first delivery
+// of a queue is attempted. Replayed events have queues of their own, and are attempted
+// when no other delivery of their subscription is due. Endpoints take turns, and so do
+// the subscriptions of each endpoint.
 //
 // # Circuit breakers
 //
-// Endpoints and subscriptions have circuit breakers. While one is open only its probes are
-// attempted; see [Fault] for what opens which.
+// Endpoints and subscriptions have circuit breakers. While a breaker is open, only its
+// probes are attempted. [Fault] describes which failures each breaker counts.
 //
 // # What survives a crash
 //
-// A delivery that lasts longer than a second or fails is written to the outbox. The cursor,
-// which is written there too, is the position of the log up to which every event is settled
-// or in the outbox: from there on the log is read again. A subscription with too many
-// pending deliveries lags: its further events are read from the log as it has room.
+// A delivery that fails or takes longer than a second is written to the outbox. The
+// outbox also has the cursor. Every event up to the cursor is settled: each of its
+// deliveries has ended or is in the outbox. After a crash, the log is read again from the
+// event after the cursor. A subscription with too many pending deliveries lags: its
+// further events are read from the log when it has room for them.
 package schedule
 
 import (
@@ -36,8 +37,8 @@ import (
 	"bellhop/notify/subscription"
 )
 
-// A Scheduler decides which delivery is attempted next, and when. It belongs to one
-// goroutine.
+// A Scheduler decides which delivery is attempted next, and when. It is not safe for
+// concurrent use.
 type Scheduler struct {
 	subscribers map[string]*subscriber // by subscription id
 	extensions  extensionIndex
@@ -51,7 +52,7 @@ type Scheduler struct {
 	lastRead uint64 // position of the last event added
 
 	catchUp    catchUp
-	maxPending int // deliveries of one subscriber
+	maxPending int // pending deliveries of one subscriber at which it lags
 
 	hooks Hooks
 }
@@ -77,17 +78,21 @@ func (s *Scheduler) Pending() int { return s.pending }
 // Lagging returns how many subscriptions lag.
 func (s *Scheduler) Lagging() int { return s.catchUp.lagging }
 
-// Cursor returns the position up to which every event is settled or in the outbox.
+// Cursor returns the position up to which every event is settled: each of its deliveries
+// has ended or is in the outbox.
 func (s *Scheduler) Cursor() uint64 { return s.outbox.cursor }
 
-// LastRead returns the position of the last event added, or the cursor of Start.
+// LastRead returns the position of the last event added. Before the first it returns the
+// cursor that was passed to Start.
 func (s *Scheduler) LastRead() uint64 { return s.lastRead }
 
 // Has reports whether a subscription is active.
 func (s *Scheduler) Has(subscription string) bool { return s.subscribers[subscription] != nil }
 
-// ApplySubscription applies the current form of a subscription; one that is not active is
-// removed. failing is since when a new one has failed, as an earlier process stored it.
+// ApplySubscription adds a subscription or applies its changes. If the subscription is
+// not active, it is removed and its pending deliveries are canceled. failing matters only
+// for a subscription that is added: it is since when all its attempts fail, as an earlier
+// process stored it.
 func (s *Scheduler) ApplySubscription(sub subscription.Subscription, failing time.Time) {
 	sr := s.subscribers[sub.ID]
 	if sr != nil && !sub.Active {
@@ -122,8 +127,9 @@ func (s *Scheduler) ApplySubscription(sub subscription.Subscription, failing tim
 	s.dispatch.enqueueSubscriber(sr)
 }
 
-// cancelSubscriber cancels all deliveries of sr. An attempt in flight is finished, and its
-// result counts.
+// cancelSubscriber removes sr and cancels its pending deliveries. An attempt in flight
+// continues, and its delivery ends with it: as canceled if it fails, so that it would
+// have to be retried.
 func (s *Scheduler) cancelSubscriber(sr *subscriber) {
 	sr.gone = true
 	s.extensions.remove(sr)
@@ -153,10 +159,12 @@ func (s *Scheduler) Health(subscription string) (h Health, ok bool) {
 	return sr.health(), true
 }
 
-// Full reports whether no event can be added for now.
+// Full reports whether no event can be added for now, because maxRecentEvents were added
+// since the oldest one that is not settled.
 func (s *Scheduler) Full() bool { return s.outbox.recent.len() >= maxRecentEvents }
 
-// AddEvent queues the next event of the log for its subscribers.
+// AddEvent enqueues a delivery of e, the next event of the log, to each subscription that
+// matches it. An event that was added before is ignored.
 func (s *Scheduler) AddEvent(now time.Time, seq uint64, e *dialog.Event) {
 	if seq <= s.lastRead {
 		return
@@ -194,8 +202,9 @@ func (s *Scheduler) enqueueDelivery(q *queue, d *delivery) {
 	}
 }
 
-// scheduleFirst makes the first delivery of a queue due, or has it wait if it was attempted
-// before. A delivery that is not owed expires.
+// scheduleFirst makes d, the first delivery of its queue, due. If d was attempted before,
+// it backs off until its next attempt instead. If d is not owed (see notOwedReason), it
+// expires.
 func (s *Scheduler) scheduleFirst(d *delivery) {
 	switch why := d.queue.subscriber.notOwedReason(d); {
 	case why != "":
@@ -225,8 +234,8 @@ func (s *Scheduler) NextAttempt(now time.Time) (a Attempt, ok bool) {
 	return a, false
 }
 
-// startAttempt returns an attempt at the first due delivery of sr; ok is false if there is
-// none.
+// startAttempt removes the first due delivery of sr and returns an attempt at it. ok is
+// false if no delivery is due, or if that delivery has ended or expires now.
 func (s *Scheduler) startAttempt(now time.Time, e *endpoint, sr *subscriber) (a Attempt, ok bool) {
 	if sr.endpoint != e {
 		return a, false // it has moved to another endpoint and is enqueued there
@@ -239,7 +248,7 @@ func (s *Scheduler) startAttempt(now time.Time, e *endpoint, sr *subscriber) (a 
 	d := sr.popDue()
 	switch {
 	case d.state != due:
-		return a, false // it was canceled
+		return a, false // it has ended since it became due
 	case d.expired(now):
 		s.endDelivery(d, Expired)
 		return a, false
@@ -261,7 +270,7 @@ func (s *Scheduler) startAttempt(now time.Time, e *endpoint, sr *subscriber) (a 
 	return a, true
 }
 
-// FinishAttempt applies the result of an attempt, and returns what it means for its
+// FinishAttempt applies the result of an attempt, and returns what becomes of its
 // delivery.
 func (s *Scheduler) FinishAttempt(now time.Time, a *Attempt, r *Result) Verdict {
 	d, sr, e := a.delivery, a.delivery.queue.subscriber, a.endpoint
@@ -292,9 +301,10 @@ func (s *Scheduler) FinishAttempt(now time.Time, a *Attempt, r *Result) Verdict 
 	return d.verdict()
 }
 
-// ApplyRedelivery ends a pending delivery that was delivered outside the scheduler. An
-// attempt in flight is finished. It counts as a success of the endpoint, unless it went to
-// a URL that the receiver of its newCall had named.
+// ApplyRedelivery ends a delivery, if it is pending, that was delivered outside the
+// scheduler. If an attempt at it is in flight, the delivery ends with that attempt. The
+// redelivery counts as a success of the subscription and of its endpoint, unless it went
+// to a URL that the receiver had named in a response to a newCall.
 func (s *Scheduler) ApplyRedelivery(now time.Time, r Redelivery) {
 	sr := s.subscribers[r.Subscription]
 	if sr == nil {
@@ -318,7 +328,9 @@ func (s *Scheduler) ApplyRedelivery(now time.Time, r Redelivery) {
 	s.dispatch.enqueueSubscriber(sr)
 }
 
-// postponeDelivery schedules d for later, once; the attempt does not count.
+// postponeDelivery postpones the attempt at d, because other events of its call may
+// follow until then. The attempt that found this does not count. A delivery is postponed
+// only once.
 func (s *Scheduler) postponeDelivery(now time.Time, d *delivery, until time.Time) {
 	d.attempts--
 	d.dependency.postponed = true
@@ -326,9 +338,9 @@ func (s *Scheduler) postponeDelivery(now time.Time, d *delivery, until time.Time
 	s.dispatch.backOff(d, byGroup)
 }
 
-// scheduleRetry schedules the next attempt, or ends the delivery. A probe that leaves its
-// breaker open, or is made before the delivery is due, does not count in the retry
-// schedule.
+// scheduleRetry schedules the next attempt at d after one that failed. If the retry
+// schedule of d is over, or d has expired, d ends instead. A failed probe does not count
+// in the retry schedule if d was not due yet, or if a breaker still blocks d.
 func (s *Scheduler) scheduleRetry(now time.Time, d *delivery, retryAfter time.Duration, probe bool) {
 	b := &d.backoff
 	switch {
@@ -369,7 +381,8 @@ func (s *Scheduler) scheduleRetry(now time.Time, d *delivery, retryAfter time.Du
 	s.outbox.saveQueue(d.queue)
 }
 
-// endDelivery removes d from its queue; the next delivery becomes the first.
+// endDelivery ends d with outcome o and removes it from its queue. If d was the first of
+// its queue, the next delivery is scheduled.
 func (s *Scheduler) endDelivery(d *delivery, o Outcome) {
 	s.hooks.Ended(d.end(o))
 	q := d.queue
@@ -399,8 +412,8 @@ func (s *Scheduler) endDelivery(d *delivery, o Outcome) {
 	}
 }
 
-// settleDelivery detaches d, which has ended or reached the outbox, from its event in
-// memory.
+// settleDelivery settles d, which has ended or is in the outbox: it releases the event of
+// d and counts d in its checkpoint.
 func (s *Scheduler) settleDelivery(d *delivery) {
 	d.event = nil
 	if c := d.checkpoint; c != nil {
@@ -409,7 +422,8 @@ func (s *Scheduler) settleDelivery(d *delivery) {
 	}
 }
 
-// settle records that one delivery of c is settled.
+// settle counts one settled delivery of c. It then moves the cursor if c is an event, or
+// finishes the page if c is a page and all its deliveries are settled.
 func (s *Scheduler) settle(c *checkpoint) {
 	c.unsettled--
 	switch {
@@ -420,7 +434,8 @@ func (s *Scheduler) settle(c *checkpoint) {
 	}
 }
 
-// RunDue does all that is due at now: retries, expiries, probes, and writes to the outbox.
+// RunDue does all that is due at now: it ends expired deliveries, makes retries and
+// probes due, and enqueues the deliveries of old events to be written to the outbox.
 func (s *Scheduler) RunDue(now time.Time) {
 	for d := s.dispatch.firstBackoff(); d != nil && !d.backoffEnd().After(now); d = s.dispatch.firstBackoff() {
 		if d.expired(now) {
@@ -436,8 +451,8 @@ func (s *Scheduler) RunDue(now time.Time) {
 	s.outbox.saveOld(now)
 }
 
-// NextWake returns when RunDue or Updates will have something to do, besides what is due at
-// now; ok is false if never.
+// NextWake returns when RunDue or Updates will next have something to do, provided that
+// both have done all that is due at now. ok is false if nothing is scheduled.
 func (s *Scheduler) NextWake(now time.Time) (at time.Time, ok bool) {
 	earlier := func(t time.Time) {
 		if !ok || t.Before(at) {
@@ -454,5 +469,6 @@ func (s *Scheduler) NextWake(now time.Time) (at time.Time, ok bool) {
 	return at, ok
 }
 
-// SaveCursor has the next Updates write the cursor, however recently it was written.
+// SaveCursor makes the next Updates write the cursor if it has moved, even if the last
+// write was less than cursorSaveInterval ago.
 func (s *Scheduler) SaveCursor() { s.outbox.saveCursorAt = time.Time{} }

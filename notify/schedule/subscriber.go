@@ -32,13 +32,13 @@ type subscriber struct {
 	enqueued   bool            // in dueSubscribers of its endpoint
 
 	failing      time.Time // since when all attempts fail; zero: the last one succeeded
-	breaker                // of the statuses of its own URL, and of missing responses
+	breaker                // counts the statuses and the missing responses of its own URL
 	missedAnswer bool      // its last attempt got no response
 
-	reads []*logRead // ranges of the log that are read again for it
-	lag   *logRead   // the one that catches up; nil: it does not lag
+	reads []*logRead // that are not complete
+	lag   *logRead   // the read by which it catches up; nil: it does not lag
 
-	newCalls map[string]NewCall // by party or group, of the dialect cti
+	newCalls map[string]NewCall // by party or groupKey; for the dialect cti only
 }
 
 // apply sets the current form of the subscription.
@@ -46,9 +46,9 @@ func (sr *subscriber) apply(sub *subscription.Subscription) {
 	sr.sub, sr.filter, sr.url = sub, sub.Filter(), sub.BaseURL()
 }
 
-// maxAttempts returns how many attempts of sr may be in flight. One of several subscribers
-// of an endpoint takes at most half of the slots of the endpoint: a slow URL leaves room
-// for the others.
+// maxAttempts returns how many attempts of sr may be in flight. If its endpoint has
+// several subscribers, each may take at most half of the slots of the endpoint, so that a
+// slow URL leaves room for the others.
 func (sr *subscriber) maxAttempts() int {
 	limit := sr.sub.MaxInFlight
 	if limit == 0 {
@@ -80,7 +80,8 @@ func (sr *subscriber) popDue() *delivery {
 // hasDue reports whether a delivery of sr is due.
 func (sr *subscriber) hasDue() bool { return sr.due.len()+sr.dueReplays.len() > 0 }
 
-// queueNamed returns a queue of sr, and creates it if it has no deliveries yet.
+// queueNamed returns the queue of sr called name, and creates it if it does not exist.
+// replays says whether a new queue is for replayed events.
 func (sr *subscriber) queueNamed(name string, replays bool) *queue {
 	q := sr.queues[name]
 	if q == nil {
@@ -101,8 +102,9 @@ func (sr *subscriber) pendingSeqs() map[uint64]bool {
 	return pending
 }
 
-// blockedByEndpoint reports whether the circuit breaker of its endpoint keeps sr from
-// attempts.
+// blockedByEndpoint reports whether the circuit breaker of the endpoint blocks sr. A
+// breaker that opened for missing responses blocks only a subscriber whose last attempt
+// got none.
 func (sr *subscriber) blockedByEndpoint() bool {
 	e := sr.endpoint
 	return e.open() && (sr.missedAnswer || !e.noAnswers)
@@ -133,13 +135,13 @@ func (sr *subscriber) health() Health {
 type endpoint struct {
 	key            string
 	subscribers    map[*subscriber]bool // none: it is no longer used
-	dueSubscribers fifo[*subscriber]    // take turns
+	dueSubscribers fifo[*subscriber]    // that can start an attempt; they take turns
 	inFlight       int                  // attempts
 	enqueued       bool                 // in dueEndpoints
 
-	breaker                     // of failed connections, and of missing responses
-	suspect         *subscriber // had the first failure since the last response
-	severalSuspects bool        // another subscriber has failed since then too
+	breaker                     // counts failed connections and missing responses
+	suspect         *subscriber // the first subscriber without a response since the last response
+	severalSuspects bool        // another subscriber got no response since then
 	noAnswers       bool        // the breaker opened for a missing response, not for a failed connection
 }
 
@@ -152,8 +154,8 @@ func EndpointKey(u *url.URL) string {
 	return u.Scheme + "://" + host
 }
 
-// noteSuspect records which subscribers of e have failed since its last response, for a
-// missing response or a failed connection.
+// noteSuspect records that sr got no response from e. If it is the first failure of e
+// since the last response, sr becomes the suspect.
 func (e *endpoint) noteSuspect(sr *subscriber) {
 	if e.failures == 0 {
 		e.suspect, e.severalSuspects = sr, false
@@ -180,7 +182,7 @@ func (s *Scheduler) attachEndpoint(sr *subscriber) {
 	s.dispatch.releaseHeld(sr)
 	s.dispatch.holdDue(sr)
 	if old.open() {
-		s.dispatch.scheduleProbe(old.nextProbe) // its probe may have been a delivery of sr
+		s.dispatch.scheduleProbe(old.nextProbe) // the probe of old may have been a delivery of sr
 	}
 	s.leaveEndpoint(sr, old)
 	if old.open() || e.open() {
@@ -188,7 +190,7 @@ func (s *Scheduler) attachEndpoint(sr *subscriber) {
 	}
 }
 
-// leaveEndpoint removes sr from an endpoint, and the endpoint with its last subscriber.
+// leaveEndpoint removes sr from e, and removes e if it has no other subscriber.
 func (s *Scheduler) leaveEndpoint(sr *subscriber, e *endpoint) {
 	delete(e.subscribers, sr)
 	if len(e.subscribers) == 0 && s.endpoints[e.key] == e {
@@ -199,8 +201,8 @@ func (s *Scheduler) leaveEndpoint(sr *subscriber, e *endpoint) {
 
 // An extensionIndex finds the subscribers of an extension.
 type extensionIndex struct {
-	byUser  map[string][]*subscriber           // those that name one extension, by its user
-	byRegex []*subscriber                      // those that name a regular expression
+	byUser  map[string][]*subscriber           // subscribers of one extension, by its user part
+	byRegex []*subscriber                      // subscribers of a regular expression
 	cache   map[dialog.Extension][]*subscriber // cleared whenever a subscription changes
 }
 
