@@ -9,32 +9,36 @@ import (
 	"bellhop/notify/subscription"
 )
 
-// MaxPending is how many deliveries of one subscription may be pending, and a tenth of
-// those of all.
+// MaxPending is how many deliveries of one subscription may be pending. Of all
+// subscriptions together, ten times as many may be pending before their room shrinks (see
+// roomFor).
 const MaxPending = 100_000
 
-// pageSize is how many positions of the log a page has at most.
+// pageSize is the maximum number of log positions in a page.
 const pageSize = 1024
 
-// A logRead is a range of the log that is read again for one subscriber, page by page, as
-// it has room. A subscriber lags when it has more pending deliveries than memory should
-// hold: from there on it gets no event as it is published, until its logRead has caught up.
-// Any other logRead is a replay: it delivers events again, as durable ones and in queues of
-// their own, unless their delivery is pending anyway. The subscription as it is now decides
-// which events match.
+// A logRead reads a range of the log again for one subscriber. It reads page by page,
+// whenever the subscriber has room. There are two kinds:
+//
+//   - A subscriber lags when it has more pending deliveries than memory should hold. From
+//     then on, it gets no event as it is published, until a logRead has caught up.
+//   - A replay delivers events again, except those whose delivery is still pending. The
+//     deliveries are durable and have queues of their own.
+//
+// The current form of the subscription decides which events match.
 //
 //	noRoom ──subscriber has room──▶ dueRead ──▶ reading ──page settled──▶ noRoom, or readEnded
 //
-// It also ends when the subscription goes. A page is settled when each of its deliveries
-// has ended or is in the outbox. Only then the progress is written to the outbox, so a
-// crash loses nothing.
+// A logRead also ends when its subscription is deleted or disabled. A page is settled
+// when each of its deliveries has ended or is in the outbox. Only then is the progress
+// written to the outbox, so that a crash loses nothing.
 type logRead struct {
 	subscriber *subscriber
 	name       string      // of its outbox entry: LaggingName, or unique to a replay
-	after      uint64      // reading goes on after this position; earlier events are settled, or above the cursor
-	to         uint64      // of a replay: its last position
+	after      uint64      // reading continues after this position; AddEvent or earlier pages added the events up to it
+	to         uint64      // last position of a replay
 	types      []string    // of a replay
-	cursorHold *checkpoint // keeps the cursor below its start until it is in the outbox
+	cursorHold *checkpoint // keeps the cursor below its start until the outbox has the entry of the logRead
 
 	state readState
 	entry outboxEntry
@@ -56,7 +60,7 @@ const LaggingName = "behind"
 // isReplay reports whether r is a replay.
 func (r *logRead) isReplay() bool { return r.name != LaggingName }
 
-// A Page is a part of the log that is to be read again for one subscription.
+// A Page is a part of the log that must be read again for one subscription.
 type Page struct {
 	From, To uint64 // positions
 	read     *logRead
@@ -65,7 +69,8 @@ type Page struct {
 // Subscription returns the id of the subscription for which p is read.
 func (p *Page) Subscription() string { return p.read.subscriber.sub.ID }
 
-// Wanted reports whether the subscription still exists.
+// Wanted reports whether p is still needed. It is not if its subscription was deleted or
+// disabled.
 func (p *Page) Wanted() bool { return p.read.state != readEnded }
 
 // catchUp reads the log again for subscribers that lag, and for replays.
@@ -75,8 +80,9 @@ type catchUp struct {
 	lagging int            // subscribers that lag
 }
 
-// roomFor returns how many deliveries of sr may be pending: maxPending. While ten times
-// maxPending are pending in all, it is an equal share of these, if that is less.
+// roomFor returns how many deliveries of sr may be pending. That is maxPending, unless
+// all subscribers together have ten times maxPending or more pending. Then it is an equal
+// share of ten times maxPending, but not more than maxPending.
 func (s *Scheduler) roomFor(sr *subscriber) int {
 	if all := 10 * s.maxPending; s.pending >= all {
 		return min(s.maxPending, all/len(s.subscribers))
@@ -84,10 +90,12 @@ func (s *Scheduler) roomFor(sr *subscriber) int {
 	return s.maxPending
 }
 
-// hasReadRoom reports whether a page may be read for sr: at most half of its room is taken.
+// hasReadRoom reports whether a page may be read for sr. It may if at most half of its
+// room is taken.
 func (u *catchUp) hasReadRoom(sr *subscriber) bool { return sr.pending <= u.roomFor(sr)/2 }
 
-// startLagging makes sr lag from the event of c on, for which it has no room.
+// startLagging makes sr lag from the event of c on, because it has no room for that
+// event.
 func (u *catchUp) startLagging(sr *subscriber, c *checkpoint) {
 	c.unsettled++
 	r := &logRead{subscriber: sr, name: LaggingName, after: c.seq - 1, cursorHold: c}
@@ -117,7 +125,7 @@ func (u *catchUp) setLag(sr *subscriber, r *logRead) {
 	}
 }
 
-// settledPosition returns the position up to which the log is not read again for sr.
+// settledPosition returns the position up to which the log need not be read again for sr.
 func (s *Scheduler) settledPosition(sr *subscriber) uint64 {
 	if sr.lag != nil {
 		return sr.lag.after
@@ -125,7 +133,8 @@ func (s *Scheduler) settledPosition(sr *subscriber) uint64 {
 	return s.outbox.cursor
 }
 
-// enqueueRead has the next page of r read if its subscriber has room.
+// enqueueRead enqueues r, if it waits for room and its subscriber has room, so that
+// NextPage returns its next page.
 func (u *catchUp) enqueueRead(r *logRead) {
 	if r.state == noRoom && u.hasReadRoom(r.subscriber) {
 		r.state = dueRead
@@ -133,8 +142,8 @@ func (u *catchUp) enqueueRead(r *logRead) {
 	}
 }
 
-// NextPage returns the page to read next; ok is false if there is none. AddPage must be
-// called with it once it was read.
+// NextPage returns the page to read next; ok is false if there is none. After reading it,
+// the caller must call AddPage.
 func (s *Scheduler) NextPage() (p Page, ok bool) {
 	for s.catchUp.due.len() > 0 {
 		r := s.catchUp.due.pop()
@@ -152,8 +161,9 @@ func (s *Scheduler) NextPage() (p Page, ok bool) {
 	return p, false
 }
 
-// AddPage queues the events of a page: all that the log has up to p.To, which may be later
-// than NextPage has set it. Each event has its position in the log.
+// AddPage enqueues deliveries of the events of a page. events are all events that the log
+// has from p.From to p.To, each with its position. The caller may have moved p.To to a
+// later position.
 func (s *Scheduler) AddPage(now time.Time, p Page, events iter.Seq2[uint64, *dialog.Event]) {
 	r := p.read
 	c := &checkpoint{seq: p.To, read: r, unsettled: 1}
@@ -173,8 +183,8 @@ func (s *Scheduler) AddPage(now time.Time, p Page, events iter.Seq2[uint64, *dia
 	s.settle(c)
 }
 
-// addCatchUpEvent queues an event for the one subscriber that catches up. A live event that
-// is too old expires at once.
+// addCatchUpEvent enqueues an event of a page for the subscriber that catches up by it. A
+// live event that is too old expires at once.
 func (u *catchUp) addCatchUpEvent(now time.Time, page *checkpoint, seq uint64, e *dialog.Event) {
 	sr := page.read.subscriber
 	if !sr.filter.Matches(e) || u.outbox.takeRestored(seq, sr) {
@@ -193,8 +203,9 @@ func (u *catchUp) addCatchUpEvent(now time.Time, page *checkpoint, seq uint64, e
 	u.enqueueFromPage(page, sr.queueNamed(name, false), d)
 }
 
-// addReplayEvent queues an event of a replay, unless its delivery is pending: in a queue,
-// or in a part of the log that is still to be read for its subscriber.
+// addReplayEvent enqueues an event of a replay, unless the event is owed to the
+// subscriber anyway: its position is in pending, or the subscriber has yet to get the
+// event from the log.
 func (u *catchUp) addReplayEvent(page *checkpoint, seq uint64, e *dialog.Event, pending map[uint64]bool) {
 	r := page.read
 	sr, bit := r.subscriber, subscription.EventMask(e)
@@ -205,8 +216,8 @@ func (u *catchUp) addReplayEvent(page *checkpoint, seq uint64, e *dialog.Event, 
 	u.enqueueFromPage(page, sr.queueNamed(replayQueueName(e.OrderKey()), true), newDelivery(seq, e, page))
 }
 
-// enqueueFromPage appends a delivery of a page to its queue, and has it and those before it
-// written to the outbox.
+// enqueueFromPage appends d, a delivery of a page, to q. It enqueues d, and the
+// deliveries before it in q, to be written to the outbox.
 func (u *catchUp) enqueueFromPage(page *checkpoint, q *queue, d *delivery) {
 	page.unsettled++
 	u.enqueueDelivery(q, d)
@@ -227,7 +238,8 @@ func (u *catchUp) finishPage(page *checkpoint) {
 	u.continueRead(r)
 }
 
-// readEnd returns the last position of r, as far as it is known.
+// readEnd returns the last position that r must read. For a lagging subscriber, that is
+// the last event added so far.
 func (u *catchUp) readEnd(r *logRead) uint64 {
 	if r.isReplay() {
 		return r.to
@@ -235,7 +247,7 @@ func (u *catchUp) readEnd(r *logRead) uint64 {
 	return u.lastRead
 }
 
-// continueRead has r read its next page, or ends it.
+// continueRead enqueues r for its next page, or ends r if it has read all.
 func (u *catchUp) continueRead(r *logRead) {
 	if r.after >= u.readEnd(r) {
 		u.endRead(r)
@@ -244,7 +256,8 @@ func (u *catchUp) continueRead(r *logRead) {
 	u.enqueueRead(r)
 }
 
-// endRead ends r: its subscriber has caught up, or is gone, or the replay is complete.
+// endRead ends r, because its subscriber has caught up, the replay is complete, or the
+// subscription is no longer active.
 func (u *catchUp) endRead(r *logRead) {
 	sr := r.subscriber
 	r.state = readEnded
@@ -256,7 +269,7 @@ func (u *catchUp) endRead(r *logRead) {
 	u.outbox.saveRead(r)
 }
 
-// releaseCursor lets the cursor move over the start of r.
+// releaseCursor lets the cursor move past the start of r.
 func (u *catchUp) releaseCursor(r *logRead) {
 	if c := r.cursorHold; c != nil {
 		r.cursorHold = nil
@@ -264,8 +277,8 @@ func (u *catchUp) releaseCursor(r *logRead) {
 	}
 }
 
-// finishReadUpdate applies the result of a write of r. A failed one is repeated, unless the
-// subscriber lags with a newer logRead under the same name.
+// finishReadUpdate applies the result of a write of r. A write that failed is repeated,
+// unless the subscriber lags with a newer logRead, whose entry has the same name.
 func (u *catchUp) finishReadUpdate(r *logRead, gone bool, err error) {
 	if err == nil {
 		if !gone {

@@ -9,16 +9,16 @@ import (
 )
 
 // A receiver of the dialect cti keeps an entry for each party, which the newCall of that
-// party opens. Without the entry it refuses answer and hangup, however often they are sent.
-// Answer and hangup are therefore owed only if the newCall was delivered; otherwise they
+// party opens. Without the entry it refuses answer and hangup, however often they are
+// sent. So answer and hangup are owed only if the newCall was delivered; otherwise they
 // expire.
 //
-// A subscriber remembers the newCall of each party whose deliveries it has seen. What it
-// does not know, such as after a restart, the sender looks up before the attempt, and so
-// does it for subscriptions that group the parties of a call (see [subscription.Group]).
+// A subscriber records the newCall of each party. If it has no record, as after a
+// restart, the sender looks the newCall up before the attempt. The sender also does so
+// for subscriptions that group the parties of a call (see [subscription.Group]).
 
 // A dependency is how a delivery of the dialect cti depends on the newCall of its party.
-// The zero value is that of the other dialects: it depends on nothing.
+// Deliveries of other dialects have the zero value: they depend on nothing.
 type dependency struct {
 	party     string    // whose newCall this is, or depends on
 	unknown   bool      // this process has not seen the newCall on which it depends
@@ -49,10 +49,11 @@ const (
 // maxNewCalls is how many parties are remembered for one subscriber.
 const maxNewCalls = 100_000
 
-// IsNewCall reports whether the dialect cti sends a type as newCall.
+// IsNewCall reports whether the dialect cti sends events of type t as newCall.
 func IsNewCall(t dialog.Type) bool { return t == dialog.DialIn || t == dialog.DialOut }
 
-// NewCallType returns the type of the event that an answer or hangup of a flow follows.
+// NewCallType returns the event type that the dialect cti sends as the newCall before an
+// answer or hangup with flow f.
 func NewCallType(f dialog.Flow) dialog.Type {
 	if f == dialog.In {
 		return dialog.DialIn
@@ -66,7 +67,7 @@ type CallURLs struct {
 	Answer, Hangup *url.URL
 }
 
-// For returns the URL for events of a type; nil: none is named.
+// For returns the URL that is named for events of type t, or nil.
 func (u *CallURLs) For(t dialog.Type) *url.URL {
 	switch {
 	case u == nil:
@@ -108,8 +109,9 @@ func ParseCallURLs(onAnswer, onHangup string) *CallURLs {
 	return u
 }
 
-// dependsOnNewCall reports whether the receiver keeps an entry for the party of an event.
-// It keeps none if the subscription does not include the type of the newCall.
+// dependsOnNewCall reports whether the receiver must have got a newCall before it can use
+// e, or e is that newCall. This is so if the dialect is cti, e has a party, and the
+// subscription includes the event type that is sent as newCall.
 func (sr *subscriber) dependsOnNewCall(e *dialog.Event) bool {
 	return sr.sub.Dialect == payload.CTI && e.Party != "" && sr.filter.Types&subscription.MaskOf(string(NewCallType(e.Flow))) != 0
 }
@@ -137,7 +139,8 @@ func (sr *subscriber) linkNewCall(d *delivery) {
 	}
 }
 
-// setNewCall records the newCall of a party; beyond maxNewCalls all others are forgotten.
+// setNewCall records the newCall of a party. If maxNewCalls are recorded, it first evicts
+// all of them.
 func (sr *subscriber) setNewCall(party string, c NewCall) {
 	if sr.newCalls == nil || len(sr.newCalls) >= maxNewCalls {
 		sr.newCalls = make(map[string]NewCall)
@@ -162,11 +165,11 @@ func (sr *subscriber) noteEnd(d *delivery, o Outcome) {
 	}
 }
 
-// groupKey is the key in newCalls for the groups of a queue's call.
+// groupKey returns the key in newCalls for the groups of the call of q.
 func groupKey(q *queue) string { return "call " + liveQueueName(q.name) }
 
-// noteGroupEnd records how a newCall or hangup of a group ended. An event that was merged
-// into another changes nothing.
+// noteGroupEnd records how a newCall or hangup of a group ended. An answer changes
+// nothing, nor does an event that was canceled because it was merged into another.
 func (sr *subscriber) noteGroupEnd(d *delivery, o Outcome) {
 	switch {
 	case o == Canceled, d.kind == dialog.Answer:
@@ -189,7 +192,7 @@ func (sr *subscriber) noteNewCallDelivered(seq uint64, urls *CallURLs) {
 	}
 }
 
-// notOwedReason returns why d is not owed, or "" as far as sr knows.
+// notOwedReason returns why d is not owed, or "" if it is owed as far as sr knows.
 func (sr *subscriber) notOwedReason(d *delivery) string {
 	party := d.dependency.party
 	if party != "" && sr.sub.Dialect == payload.CTI && !IsNewCall(d.kind) && sr.newCalls[party].State == NewCallFailed {
@@ -198,7 +201,9 @@ func (sr *subscriber) notOwedReason(d *delivery) string {
 	return ""
 }
 
-// noteURLs records the URLs that an attempt at d found for its party.
+// noteURLs records the URLs that the receiver has named for the party of d: in the
+// response to this attempt, if d is a newCall, or else in the delivery log, if they were
+// looked up there.
 func (sr *subscriber) noteURLs(d *delivery, r *Result) {
 	dep := &d.dependency
 	switch {
@@ -211,7 +216,8 @@ func (sr *subscriber) noteURLs(d *delivery, r *Result) {
 	}
 }
 
-// clearURLs forgets all named URLs: the subscription has changed.
+// clearURLs removes all URLs that the receiver has named, because the subscription has
+// changed.
 func (sr *subscriber) clearURLs() {
 	for key, c := range sr.newCalls {
 		c.URLs = nil
@@ -219,8 +225,8 @@ func (sr *subscriber) clearURLs() {
 	}
 }
 
-// namedFor returns the URL that the receiver has named for d, as far as sr knows; the
-// attempt may find another.
+// namedFor returns the URL that the receiver has named for d, or nil if sr knows none.
+// The attempt may find another one in the delivery log.
 func (sr *subscriber) namedFor(d *delivery) *url.URL {
 	if !sr.sub.FollowsURLs() || IsNewCall(d.kind) {
 		return nil

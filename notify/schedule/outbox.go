@@ -11,7 +11,7 @@ import (
 const (
 	outboxDelay        = time.Second            // a delivery that takes longer is written to the outbox, failed or not
 	cursorSaveInterval = 100 * time.Millisecond // between two writes of the cursor
-	maxRecentEvents    = 16_384                 // events whose deliveries are not in the outbox
+	maxRecentEvents    = 16_384                 // events from the oldest that is not settled to the last added
 )
 
 // An outboxEntry is the state of the outbox entry of a delivery or a log read.
@@ -20,10 +20,10 @@ const (
 //	                      ▲                  │ save
 //	                      └─────finish─── outdated
 //
-// A write that fails goes to upToDate or unsaved too, and the item is saved again.
+// finish is the same for a write that failed: the item is saved again afterwards.
 type outboxEntry struct {
 	state  entryState
-	stored bool // the outbox has the entry, or may have it: only an acknowledgement was lost
+	stored bool // the outbox has the entry, or may have it although no acknowledgement came
 }
 
 // entryState is the state of an outboxEntry; see its diagram.
@@ -50,8 +50,8 @@ func (e *outboxEntry) save() (enqueue bool) {
 	return false
 }
 
-// start begins a write of the enqueued item, and reports whether there is one: an item that
-// has ended and was never stored needs none.
+// start begins a write of the enqueued item. If the item has ended and was never stored,
+// no write is needed: start reports false.
 func (e *outboxEntry) start(ended bool) bool {
 	if ended && !e.stored {
 		e.state = upToDate
@@ -61,7 +61,8 @@ func (e *outboxEntry) start(ended bool) bool {
 	return true
 }
 
-// finish ends a write. A failed one may have been stored nevertheless.
+// finish ends a write; ended says whether it was to delete the entry. A write that failed
+// may have been stored nevertheless.
 func (e *outboxEntry) finish(ended, failed bool) {
 	e.stored = failed || !ended
 	switch e.state {
@@ -94,10 +95,11 @@ type Update struct {
 	cursor uint64
 }
 
-// CursorName is the name of the entry of the cursor. It is stored.
+// CursorName is the name of the outbox entry of the cursor. It is stored: never change
+// it.
 const CursorName = "cursor"
 
-// newUpdate returns the write of an item.
+// newUpdate returns the write of an item to the outbox.
 func newUpdate(item storedItem) Update {
 	u := Update{Name: item.outboxName(), Repeated: item.outboxEntry().stored, item: item}
 	if !item.hasEnded() {
@@ -113,8 +115,8 @@ type StoredDelivery struct {
 	Event    string      `json:"event,omitempty"` // its id
 	Type     dialog.Type `json:"type"`
 	At       time.Time   `json:"at"`
-	Failures int         `json:"attempts,omitempty"` // that count in the retry schedule
-	Attempts int         `json:"tries,omitempty"`    // all
+	Failures int         `json:"attempts,omitempty"` // failed attempts that count in the retry schedule
+	Attempts int         `json:"tries,omitempty"`    // all attempts begun
 	Due      time.Time   `json:"due,omitzero"`
 	Replay   bool        `json:"replay,omitempty"`
 
@@ -148,15 +150,15 @@ func (r *logRead) hasEnded() bool            { return r.state == readEnded }
 func (r *logRead) outboxName() string        { return r.subscriber.sub.ID + "." + r.name }
 func (r *logRead) encode() any               { return StoredRead{r.after, r.to, r.types} }
 
-// A checkpoint is a position of the log that counts as passed once its deliveries are
-// settled: each has ended or is in the outbox. It is an event that was just read, or the
-// end of a page of a log read.
+// A checkpoint counts the unsettled deliveries of one event, or of one page of a log
+// read. A delivery is settled once it has ended or is in the outbox. When all are
+// settled, the cursor or the log read may move past seq.
 type checkpoint struct {
-	seq        uint64
-	readAt     time.Time   // of an event
-	deliveries []*delivery // of an event
-	unsettled  int         // deliveries that are not settled
-	read       *logRead    // of a page; nil: it is an event
+	seq        uint64      // position of the event, or of the end of the page
+	readAt     time.Time   // when the event was read
+	deliveries []*delivery // of the event, until saveOld has enqueued them
+	unsettled  int         // deliveries; a lag that begins here and an incomplete page count as one more
+	read       *logRead    // the log read of the page; nil: this is an event
 }
 
 // deliveryKey identifies a delivery.
@@ -165,12 +167,13 @@ type deliveryKey struct {
 	sub string
 }
 
-// outbox tracks which deliveries and log reads must be written to the outbox, and up to
-// which position, the cursor, the log need not be read after a crash.
+// outbox tracks which deliveries and log reads must be written to the outbox. It also
+// tracks the cursor: the position up to which the log need not be read again after a
+// crash.
 type outbox struct {
 	recent   fifo[*checkpoint]    // of events, in the order of the log
-	moving   int                  // how many of recent, from the front, are being written to the outbox
-	restored map[deliveryKey]bool // deliveries that will be met again when the log is read
+	moving   int                  // how many of recent, from the front, saveOld has handled
+	restored map[deliveryKey]bool // restored deliveries whose events will be read from the log again
 
 	unsavedReads      fifo[storedItem] // written first
 	unsavedDeliveries fifo[storedItem]
@@ -186,7 +189,7 @@ func (o *outbox) addEvent(c *checkpoint) {
 	o.advanceCursor()
 }
 
-// advanceCursor moves the cursor over all events that are settled.
+// advanceCursor moves the cursor up to the first event that is not settled.
 func (o *outbox) advanceCursor() {
 	for o.recent.len() > 0 && o.recent.at(0).unsettled == 0 {
 		o.cursor = o.recent.pop().seq
@@ -194,22 +197,22 @@ func (o *outbox) advanceCursor() {
 	}
 }
 
-// saveDelivery has the outbox entry of d updated.
+// saveDelivery enqueues d to be written to the outbox, unless it is enqueued already.
 func (o *outbox) saveDelivery(d *delivery) {
 	if d.entry.save() {
 		o.unsavedDeliveries.push(d)
 	}
 }
 
-// saveRead has the outbox entry of r updated.
+// saveRead enqueues r to be written to the outbox, unless it is enqueued already.
 func (o *outbox) saveRead(r *logRead) {
 	if r.entry.save() {
 		o.unsavedReads.push(r)
 	}
 }
 
-// saveQueue has all deliveries of q written to the outbox that are not there, in their
-// order: none of them will end within outboxDelay.
+// saveQueue enqueues those deliveries of q to be written that are not in the outbox, in
+// order. It does not wait for outboxDelay, because none of them will end within it.
 func (o *outbox) saveQueue(q *queue) {
 	for _, d := range q.deliveries {
 		if d.checkpoint != nil {
@@ -218,7 +221,8 @@ func (o *outbox) saveQueue(q *queue) {
 	}
 }
 
-// saveOld has the deliveries of events older than outboxDelay written to the outbox.
+// saveOld enqueues the deliveries of events older than outboxDelay to be written to the
+// outbox, unless they have ended, are there, or are being written.
 func (o *outbox) saveOld(now time.Time) {
 	for o.moving < o.recent.len() && now.Sub(o.recent.at(o.moving).readAt) >= outboxDelay {
 		c := o.recent.at(o.moving)
@@ -232,8 +236,8 @@ func (o *outbox) saveOld(now time.Time) {
 	}
 }
 
-// nextWake calls earlier with each time at which saveOld or updates has something to do
-// that is not due at now.
+// nextWake calls earlier with the time at which saveOld has something to do next, and
+// with the time at which Updates may write the cursor, if that is after now.
 func (o *outbox) nextWake(now time.Time, earlier func(time.Time)) {
 	if o.moving < o.recent.len() {
 		earlier(o.recent.at(o.moving).readAt.Add(outboxDelay))
@@ -243,9 +247,9 @@ func (o *outbox) nextWake(now time.Time, earlier func(time.Time)) {
 	}
 }
 
-// Updates returns writes to the outbox that are due at now: at most limit, and that of the
-// cursor. FinishUpdate must be called with the result of each, in their order, before
-// Updates is called again.
+// Updates returns the writes to the outbox that are due at now: at most limit writes of
+// deliveries and log reads, and that of the cursor. Before the next call of Updates,
+// FinishUpdate must be called with the result of each write, in order.
 func (s *Scheduler) Updates(now time.Time, limit int) (updates []Update) {
 	o := &s.outbox
 	for _, unsaved := range [...]*fifo[storedItem]{&o.unsavedReads, &o.unsavedDeliveries} {
@@ -262,7 +266,8 @@ func (s *Scheduler) Updates(now time.Time, limit int) (updates []Update) {
 	return updates
 }
 
-// FinishUpdate applies the result of a write to the outbox; a failed one is repeated.
+// FinishUpdate applies the result of a write to the outbox. A write that failed is
+// repeated.
 func (s *Scheduler) FinishUpdate(u Update, err error) {
 	if u.item == nil {
 		if err == nil {
@@ -280,8 +285,8 @@ func (s *Scheduler) FinishUpdate(u Update, err error) {
 	}
 }
 
-// finishDeliveryUpdate applies the result of a write of d; gone says that its entry was
-// deleted.
+// finishDeliveryUpdate applies the result of a write of d. gone says that the write was
+// to delete the entry of d.
 func (s *Scheduler) finishDeliveryUpdate(d *delivery, gone bool, err error) {
 	if err == nil {
 		if !gone {
@@ -296,7 +301,7 @@ func (s *Scheduler) finishDeliveryUpdate(d *delivery, gone bool, err error) {
 	s.outbox.saveDelivery(d)
 }
 
-// replayOf returns the pending replay of the event of d, or nil.
+// replayOf returns the pending replayed delivery of the same event as d, or nil.
 func (s *Scheduler) replayOf(d *delivery) *delivery {
 	if q := d.queue.subscriber.queues[replayQueueName(d.queue.name)]; q != nil {
 		for _, r := range q.deliveries {

@@ -6,16 +6,17 @@ import (
 	"bellhop/notify/subscription"
 )
 
-// Start sets the position up to which the log is settled or in the outbox.
+// Start sets the cursor: each delivery of the events up to it has ended or is in the
+// outbox. The log is read from the next event on.
 func (s *Scheduler) Start(cursor uint64) {
 	s.outbox.cursor, s.outbox.savedCursor, s.lastRead = cursor, cursor, cursor
 }
 
-// RestoreDelivery queues a delivery of the outbox, of the event at position seq. stored.Due
-// is converted to the clock of now, and observed is the time of the event on the monotonic
-// clock, or zero. Deliveries are restored in the order of the log, after Start and before
-// the first AddEvent. A delivery without a subscription, or whose event the log has lost, is
-// canceled.
+// RestoreDelivery enqueues a delivery that the outbox has, of the event at position seq.
+// stored.Due must be converted to the clock of now. observed is the time of the event on
+// the monotonic clock, or zero. Deliveries are restored in the order of the log, after
+// Start and before the first AddEvent. A delivery is canceled if its subscription is not
+// active, or if the log has lost its event.
 func (s *Scheduler) RestoreDelivery(subscription string, seq uint64, stored StoredDelivery, observed time.Time, eventLost bool) {
 	d := &delivery{
 		seq: seq, id: stored.Event, kind: stored.Type, at: stored.At, observed: observed,
@@ -32,14 +33,15 @@ func (s *Scheduler) RestoreDelivery(subscription string, seq uint64, stored Stor
 		return
 	}
 	if seq > s.settledPosition(sr) {
-		s.outbox.restored[deliveryKey{seq, subscription}] = true // AddEvent or addCatchUpEvent will meet the event again
+		s.outbox.restored[deliveryKey{seq, subscription}] = true // AddEvent or addCatchUpEvent will get the event again
 	}
 	s.enqueueDelivery(sr.queueNamed(stored.Queue, stored.Replay), d)
 }
 
-// RestoreRead restores a log read of the outbox, or starts a replay that was stored there.
-// The entry of one without a subscriber is deleted. It must be called after Start and,
-// unless it is a replay, before RestoreDelivery.
+// RestoreRead continues a log read that the outbox has, or starts a replay that was
+// written there. If the subscription is not active, the entry is deleted. RestoreRead
+// must be called after Start and, unless the log read is a replay, before
+// RestoreDelivery.
 func (s *Scheduler) RestoreRead(subscription, name string, stored StoredRead) {
 	r := &logRead{subscriber: s.subscribers[subscription], name: name, after: stored.After, to: stored.To, types: stored.Types}
 	r.entry.stored = true
@@ -49,11 +51,11 @@ func (s *Scheduler) RestoreRead(subscription, name string, stored StoredRead) {
 		return
 	}
 	s.catchUp.attachRead(r)
-	s.catchUp.continueRead(r) // ends a lag that begins above the cursor: AddEvent adds the events from the cursor on
+	s.catchUp.continueRead(r) // this ends a lag that begins above the cursor, because AddEvent will add those events
 }
 
 // RestorePause opens the circuit breaker that paused a subscription when an earlier
-// process, or another node, stopped delivering. Its first probe is due at once.
+// process, or another node, stopped delivering. The first probe is due at once.
 func (s *Scheduler) RestorePause(now time.Time, subscription string, h Health) {
 	sr := s.subscribers[subscription]
 	if sr == nil {
@@ -75,13 +77,15 @@ func (s *Scheduler) RestorePause(now time.Time, subscription string, h Health) {
 	s.breakers.openEndpoint(sr.endpoint)
 }
 
-// goneSubscriber returns a subscriber for restored items whose subscription is gone.
+// goneSubscriber returns a subscriber for restored deliveries and log reads whose
+// subscription is not active.
 func goneSubscriber(id string) *subscriber {
 	return &subscriber{sub: &subscription.Subscription{ID: id}, gone: true}
 }
 
-// takeRestored reports whether a delivery was restored from the outbox, the first time that
-// its event is met in the log.
+// takeRestored reports whether the delivery of the event at seq to sr was restored from
+// the outbox, so that it must not be enqueued again. It reports true only once, because
+// the event is read from the log only once more.
 func (o *outbox) takeRestored(seq uint64, sr *subscriber) bool {
 	key := deliveryKey{seq, sr.sub.ID}
 	restored := o.restored[key]
