@@ -31,12 +31,12 @@ func jitter(d time.Duration) time.Duration { return d + rand.N(d/5+1) }
 // A backoff is why and until when a delivery waits for its next attempt.
 type backoff struct {
 	reason backoffReason
-	until  time.Time     // when the delivery is due by its own attempts; zero: at once, it was not attempted
+	until  time.Time     // when the next attempt is due if no breaker blocks it; zero: at once, as none was made
 	wait   time.Duration // from the last attempt to until
 }
 
-// backoffReason is why a delivery waits, and so when it is due and whether it may be sent
-// before that as a probe.
+// backoffReason is why a delivery waits. It decides when the delivery is due, and whether
+// it may be sent earlier as a probe.
 //
 //	reason         due                            probe
 //	noBackoff      at once                        -
@@ -54,7 +54,8 @@ const (
 	byBreaker                         // a circuit breaker is open
 )
 
-// backoffEnd returns when the wait of d ends by itself.
+// backoffEnd returns when d stops waiting: when it is due or expires. A delivery that
+// waits for a breaker to close has no due time, so that only its expiry counts.
 func (d *delivery) backoffEnd() time.Time {
 	deadline, ok := d.deadline()
 	held := d.backoff.reason == byBreaker

@@ -6,7 +6,7 @@ const (
 	maxFailuresInRow    = 5                // failures in a row that open a circuit breaker
 	minTrippingAttempts = 20               // or at least so many attempts within failureWindow, half of which failed
 	failureWindow       = 60 * time.Second // see minTrippingAttempts
-	minProbeInterval    = time.Second      // from opening to the first probe; doubled after each failed one
+	minProbeInterval    = time.Second      // from opening to the first probe; doubled after each failed probe
 	MaxProbeInterval    = 30 * time.Second // limit of the doubling
 )
 
@@ -16,16 +16,18 @@ const (
 	SubscriptionBreaker = "subscription"
 )
 
-// Fault is the kind of a failed attempt; it decides whose circuit breaker counts it.
+// Fault is the kind of a failed attempt. It decides which circuit breakers count the
+// failure.
 //
-//	NoConnection   no connection was made       the endpoint's
-//	NoAnswer       connected, but no response   the subscription's and the endpoint's
-//	BadStatus      an HTTP status but 2xx       the subscription's
+//	fault          meaning                      counted by the breaker of
+//	NoConnection   no connection was made       the endpoint
+//	NoAnswer       connected, but no response   the subscription and the endpoint
+//	BadStatus      an HTTP status but 2xx       the subscription
 //
 // A missing response may be the fault of one URL, such as a script that hangs, or of the
-// whole endpoint. At an endpoint with several subscriptions it opens the endpoint's breaker
-// only if two of them miss a response and none gets one. A subscription that misses none is
-// still attempted then.
+// whole endpoint. If an endpoint has several subscriptions, missing responses open its
+// breaker only if two of these subscriptions miss one and none gets one. While it is open
+// for that reason, a subscription whose last attempt got a response is still attempted.
 type Fault int
 
 const (
@@ -43,7 +45,7 @@ type breaker struct {
 	openSince     time.Time     // zero: it is closed
 	reason        string        // the failure that opened it, or that of the last probe
 	probeInterval time.Duration // between two probes
-	nextProbe     time.Time     // when to probe
+	nextProbe     time.Time     // time of the next probe
 	probe         *delivery     // the delivery picked as the last probe
 }
 
@@ -72,7 +74,7 @@ func (b *breaker) countAttempt(now time.Time, failed bool) {
 	b.failures++
 }
 
-// mustOpen reports whether the counted attempts open the breaker.
+// mustOpen reports whether the counted attempts must open the breaker.
 func (b *breaker) mustOpen(now time.Time) bool {
 	if b.failures >= maxFailuresInRow {
 		return true
@@ -80,7 +82,7 @@ func (b *breaker) mustOpen(now time.Time) bool {
 	sixth := now.Unix() / int64(failureWindow/time.Second/6)
 	var failed, ended int
 	for _, t := range b.tallies {
-		if t.sixth > sixth-6 && t.sixth <= sixth { // a tally dated in the future is old: the clock was set back since
+		if t.sixth > sixth-6 && t.sixth <= sixth { // a tally of the future is old: the clock was set back after it
 			failed += t.failed
 			ended += t.total
 		}
@@ -88,7 +90,7 @@ func (b *breaker) mustOpen(now time.Time) bool {
 	return ended >= minTrippingAttempts && failed*2 >= ended
 }
 
-// trip opens the breaker. retryAfter is the Retry-After of the receiver.
+// trip opens the breaker. retryAfter is the Retry-After of the response, or 0.
 func (b *breaker) trip(now time.Time, why string, retryAfter time.Duration) {
 	b.openSince, b.reason, b.probeInterval = now, why, minProbeInterval
 	b.nextProbe = now.Add(max(minProbeInterval, min(retryAfter, maxRetryAfter)))
@@ -114,8 +116,8 @@ func (b *breaker) probing() bool {
 	return false
 }
 
-// blocked reports whether an open circuit breaker keeps d from being attempted. A probe is
-// not blocked by its breaker.
+// blocked reports whether an open circuit breaker keeps d from being attempted. A breaker
+// does not block its own probe.
 func (d *delivery) blocked() bool {
 	sr := d.queue.subscriber
 	switch {
@@ -127,7 +129,9 @@ func (d *delivery) blocked() bool {
 	return d != sr.probe
 }
 
-// exempt reports whether d goes to a named URL that no open circuit breaker covers.
+// exempt reports whether open circuit breakers do not apply to d, because it goes to a
+// URL that the receiver has named. The breaker of the endpoint applies if that URL has
+// the same endpoint.
 func (d *delivery) exempt() bool {
 	sr := d.queue.subscriber
 	u := sr.namedFor(d)

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// breakers knows the open circuit breakers. It counts the results of attempts, opens and
+// breakers holds the open circuit breakers. It counts the results of attempts, opens and
 // closes the breakers, and picks the deliveries to probe with.
 type breakers struct {
 	*dispatch
@@ -62,9 +62,10 @@ func (b *breakers) countOutcome(now time.Time, p *Attempt, r *Result) (probe boo
 	return ofEndpoint || ofSubscriber
 }
 
-// countNamedOutcome counts an attempt at a URL that the receiver has named. The
-// subscription's breaker does not count it: that is about the subscription's own URL. The
-// endpoint's breaker counts it only if the named URL has the same endpoint.
+// countNamedOutcome counts an attempt at a URL that the receiver has named. The breaker
+// of the subscription does not count it, because that breaker concerns the subscription's
+// own URL. The breaker of the endpoint counts it only if the named URL has the same
+// endpoint.
 func (b *breakers) countNamedOutcome(now time.Time, p *Attempt, r *Result, ofEndpoint, ofSubscriber bool) {
 	e, sr := p.endpoint, p.delivery.queue.subscriber
 	if ofSubscriber {
@@ -103,7 +104,8 @@ func (b *breakers) noteSuccess(now time.Time, sr *subscriber, e *endpoint) {
 	}
 }
 
-// blameEndpoint counts an attempt without a response in the breaker of its endpoint.
+// blameEndpoint counts an attempt without a response in the breaker of its endpoint, and
+// opens the breaker if it must.
 func (b *breakers) blameEndpoint(now time.Time, p *Attempt, r *Result, probe bool) {
 	e, sr := p.endpoint, p.delivery.queue.subscriber
 	shared := len(e.subscribers) > 1
@@ -139,8 +141,8 @@ func (b *breakers) blameEndpoint(now time.Time, p *Attempt, r *Result, probe boo
 	}
 }
 
-// blameSubscriber counts a failed attempt in the breaker of its subscriber, if the URL may
-// be at fault.
+// blameSubscriber counts a failed attempt in the breaker of its subscriber, if the URL
+// may be at fault, and opens the breaker if it must.
 func (b *breakers) blameSubscriber(now time.Time, p *Attempt, r *Result, probe bool) {
 	sr := p.delivery.queue.subscriber
 	if p.Sub.URL != sr.sub.URL || sr.gone {
@@ -192,7 +194,8 @@ func (b *breakers) openSubscriber(sr *subscriber) {
 	b.scheduleProbe(sr.nextProbe)
 }
 
-// closeSubscriber resets the own breaker of sr and makes due the deliveries that it held.
+// closeSubscriber closes the subscriber's own breaker, resets its counts, and makes due
+// the deliveries that it held.
 func (b *breakers) closeSubscriber(sr *subscriber) {
 	was := sr.open()
 	sr.breaker = breaker{}
@@ -203,14 +206,14 @@ func (b *breakers) closeSubscriber(sr *subscriber) {
 	}
 }
 
-// reportHealth reports that the health of sr may have changed.
+// reportHealth calls the hook HealthChanged, because the health of sr may have changed.
 func (b *breakers) reportHealth(sr *subscriber) {
 	if !sr.gone {
 		b.hooks.HealthChanged(sr.health())
 	}
 }
 
-// replaceProbe schedules another probe if d, which has ended, was one.
+// replaceProbe schedules another probe if d, which has ended, was the probe of a breaker.
 func (b *breakers) replaceProbe(d *delivery) {
 	sr := d.queue.subscriber
 	if e := sr.endpoint; e.probe == d && e.open() {
@@ -221,7 +224,7 @@ func (b *breakers) replaceProbe(d *delivery) {
 	}
 }
 
-// startProbes makes a probe due for each open breaker whose time has come.
+// startProbes makes a probe due for each open breaker that may be probed at now.
 func (b *breakers) startProbes(now time.Time) {
 	b.nextProbe = time.Time{}
 	for e := range b.endpoints {
@@ -236,8 +239,8 @@ func (b *breakers) startProbes(now time.Time) {
 	}
 }
 
-// mayProbe reports whether a breaker may be probed at now, and else schedules the next
-// check.
+// mayProbe reports whether an open breaker may be probed at now. If it is too early,
+// mayProbe schedules the next check.
 func (b *breakers) mayProbe(now time.Time, open *breaker) bool {
 	if open.probing() {
 		return false // countOutcome schedules the next probe
@@ -249,8 +252,8 @@ func (b *breakers) mayProbe(now time.Time, open *breaker) bool {
 	return true
 }
 
-// startProbe makes d the probe of a breaker. If d is nil, backOff schedules the probe once
-// a delivery waits.
+// startProbe makes d the probe of a breaker, and due. If d is nil, it does nothing:
+// backOff schedules the probe once a delivery backs off.
 func (b *breakers) startProbe(open *breaker, d *delivery) {
 	if d == nil {
 		return
@@ -263,9 +266,9 @@ func (b *breakers) startProbe(open *breaker, d *delivery) {
 	b.makeDue(d)
 }
 
-// pickProbe picks the delivery to probe with: of a subscriber whose own breaker is closed
-// before one of another, a held one before one that backs off, and then the one with the
-// fewest attempts. It returns nil if none may be sent.
+// pickProbe picks the delivery to probe with. It prefers deliveries of subscribers whose
+// own breaker is closed, among these the ones that a breaker holds, and among these the
+// one with the fewest attempts. It returns nil if none may be sent.
 func pickProbe(subscribers iter.Seq[*subscriber]) (best *delivery) {
 	for sr := range subscribers {
 		for _, q := range sr.queues {
