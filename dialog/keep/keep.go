@@ -1,41 +1,41 @@
-// Package keep stores snapshots of live calls, so that a tracker can restore them
-// after a restart of the process.
+// Package keep stores snapshots of live calls, so that a tracker can restore them after a
+// restart of the process.
 //
-// A [Keeper] takes the changes of the tracker and writes them to a JetStream bucket
-// in the background: it never makes the tracker wait. At the start, the tracker is
-// restored from the bucket and from the events that the event log has beyond it.
+// A [Keeper] takes the changes of the tracker and writes them to a JetStream bucket in
+// the background, so that the tracker never waits. At the start, the tracker is restored
+// from the bucket and from the later events of the event log.
 //
 // # Order
 //
-// A change is written only after the event log has acknowledged the events before
-// it. So the bucket is never ahead of the event log: a call is removed from the
+// A change is written only after the event log has acknowledged the events before the
+// change. So the bucket is never ahead of the event log: a call is removed from the
 // bucket only when its hangups are in the log.
 //
 // # Crashes
 //
-// A crash loses nothing that is in the event log. Changes that are not in the bucket
-// yet, as a rule less than a second's, are rebuilt from the log: the checkpoint that
-// Load returns is the position to read it from. It is a position and not a time,
-// because clocks are set. A power cut loses what the store had not synced, of the
+// A crash loses nothing that is in the event log. Changes that are not in the bucket yet,
+// as a rule those of less than a second, are rebuilt from the log. Load returns a
+// checkpoint: the position to read the log from. The checkpoint is a position and not a
+// time, because clocks are set. A power cut loses what the store had not synced, of the
 // bucket and of the log alike.
 //
 // # Ended calls
 //
-// An ended call leaves a purge marker in the bucket, which expires. The snapshot
-// before the marker may still be in a file of the store, and a server that was
-// killed finds it again once the marker is gone. The checkpoint of a node therefore
-// has a floor too: a snapshot with a revision below the floor is of an ended call.
-// Snapshots of live calls that have not changed for some minutes are written again,
-// which gives them a new revision, and then the floor rises.
+// An ended call leaves a purge marker in the bucket, which expires. A file of the store
+// may still have the last snapshot of that call. If the server is killed after the marker
+// has expired, it may find that snapshot again. To detect this, the checkpoint of each
+// node also has a floor: a snapshot with a revision below the floor is of an ended call.
+// Snapshots of live calls that have not changed for some minutes are written again. This
+// gives them new revisions, so that the floor can rise.
 //
 // # Memory
 //
-// While the store is slow or unreachable, a Keeper holds the newest snapshot of each
-// live call, and the ids of the ended calls that are still in the bucket.
+// While the store is slow or unreachable, a Keeper holds the newest snapshot of each live
+// call, and the ids of the ended calls that are still in the bucket.
 //
 // # Nodes
 //
-// Nodes that share a store share the bucket. Each node restores its own calls only.
+// Nodes that share a store share the bucket. Each node restores only its own calls.
 package keep
 
 import (
@@ -148,17 +148,17 @@ func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Keeper, error
 type Checkpoint struct {
 	Exists   bool
 	Position uint64    // of the last event that the bucket covers: the log is read from the next one on
-	Time     time.Time // read the log from this time of the store on: older versions wrote no position; zero: use Position
+	Time     time.Time // from this time of the store on the log is read, if an older version wrote no position; zero: use Position
 }
 
-// clockSkew is subtracted from the time in a checkpoint of an older version. Times in
-// the event log are the store's, and calls do not change in the exact order of their
-// times.
+// clockSkew is subtracted from the time in a checkpoint of an older version. It is needed
+// because the times in the event log are those of the store, and because calls do not
+// change in the exact order of their times.
 const clockSkew = 5 * time.Second
 
-// Load returns the calls of this node, and the checkpoint from which the event log
-// must be read to complete them. A checkpoint beyond LogEnd, as after the loss of
-// the log or of its end, is returned as LogEnd. Load is called once, before Put.
+// Load returns the calls of this node, and the checkpoint from which the event log must
+// be read to complete them. If the log has lost events, the checkpoint may be beyond
+// LogEnd; Load then returns LogEnd. It is called once, before Put.
 func (k *Keeper) Load(ctx context.Context) (calls []dialog.Change, checkpoint Checkpoint, err error) {
 	status, err := k.bucket.Status(ctx)
 	if err != nil {
@@ -204,10 +204,10 @@ func (k *Keeper) Load(ctx context.Context) (calls []dialog.Change, checkpoint Ch
 func (k *Keeper) callKey(id string) string { return "call." + k.config.Node + "." + id }
 func (k *Keeper) checkpointKey() string    { return "mark." + k.config.Node }
 
-// Put enqueues changes that were collected from the tracker at now. The changes of
-// this Put and of those before it are complete up to upTo: with them, the bucket
-// covers the event log as it was at upTo. Both times are on the clock of
-// [dialog.Message.At]. Put never waits for the store.
+// Put enqueues changes that the tracker returned at time now. Together with earlier
+// changes, they reflect all events up to time upTo. Once all are stored, the checkpoint
+// may advance to the end that the log had at the last Put not later than upTo. Both times
+// are on the clock of [dialog.Message.At]. Put never waits for the store.
 func (k *Keeper) Put(changes []dialog.Change, now, upTo time.Time) {
 	end := k.config.LogEnd()
 	k.mu.Lock()
@@ -321,8 +321,8 @@ type callChange struct {
 	*change
 }
 
-// collectBatch returns the changes that can be written now, and the position up to
-// which the bucket covers the event log after that.
+// collectBatch returns the changes that can be written now, and the position up to which
+// the bucket covers the event log once they are written.
 func (k *Keeper) collectBatch() (batch []callChange, position int64) {
 	oldest, unpublished := k.config.OldestUnpublished()
 	k.mu.Lock()
@@ -355,8 +355,8 @@ func (k *Keeper) writeBatchRecovered(ctx context.Context, batch []callChange, po
 	return k.writeBatch(ctx, batch, position)
 }
 
-// dropBatch removes the changes of a batch from the pending ones and counts them as
-// dropped, except those that a newer change has replaced.
+// dropBatch removes the changes of a batch from the pending changes and counts them as
+// dropped. It skips a change that a newer one has replaced.
 func (k *Keeper) dropBatch(batch []callChange) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -376,9 +376,10 @@ func (k *Keeper) Dropped() uint64 {
 	return k.dropped
 }
 
-// writeBatch publishes the next stale snapshots, a batch and the checkpoint, and
-// waits for the acknowledgement of the checkpoint only: the stream stores messages of
-// one connection in order. The revisions show whether it has stored all of them.
+// writeBatch publishes the next snapshots that are due for a rewrite (see refresher),
+// then batch, then the checkpoint. It waits only for the acknowledgement of the
+// checkpoint, because the stream stores the messages of one connection in order. It
+// returns an error if the revision has risen by less than the number of messages.
 func (k *Keeper) writeBatch(ctx context.Context, batch []callChange, position int64) error {
 	refreshed, err := k.readStaleSnapshots(ctx)
 	if err != nil {

@@ -23,8 +23,9 @@ const (
 	purgeMarkerTTL = 10 * time.Minute
 )
 
-// A refresher holds the stale snapshots, which must be written again, and the floor
-// of this node: see the package comment. Floors and revisions are of the bucket.
+// A refresher holds the ids of the calls with a stale snapshot, which must be written
+// again, and the floor of this node: see the package comment. Floors are revisions of the
+// bucket.
 type refresher struct {
 	floor        uint64    // a snapshot with a revision below it is of an ended call
 	storedFloor  uint64    // the floor in the checkpoint of the bucket
@@ -72,9 +73,9 @@ func (k *Keeper) readStaleSnapshots(ctx context.Context) (snapshots []callChange
 	return snapshots, nil
 }
 
-// finishStale removes the first n stale calls, whose snapshots are in the bucket now.
-// The checkpoint was written with them, so the floor in it is stored too. The caller
-// holds mu.
+// finishStale removes the first n stale calls, because their snapshots were written. It
+// also records that the floor is stored, because the checkpoint was written with them.
+// The caller holds mu.
 func (k *Keeper) finishStale(n int) {
 	r := &k.refresher
 	r.storedFloor = r.floor
@@ -118,10 +119,10 @@ func (k *Keeper) readSnapshot(ctx context.Context, call string) ([]byte, error) 
 	return answer.Message.Data, nil
 }
 
-// HasFloor reports whether the checkpoint that Load has read has a floor. Older
-// versions wrote none. Without a floor, the bucket may have ended calls again after a
-// crash, whose hangups are in the event log before the position of the checkpoint.
-// HasFloor must not be called after Run has begun.
+// HasFloor reports whether the checkpoint that Load has read has a floor. Older versions
+// wrote none. Without a floor, ended calls may be in the bucket again after a crash.
+// Reading the log from the checkpoint does not end them, because their hangups are before
+// it. HasFloor must not be called after Run has begun.
 func (k *Keeper) HasFloor() bool { return k.refresher.floor > 0 }
 
 // dropBelowFloor removes from calls those below the floor, which have ended, and

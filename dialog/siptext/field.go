@@ -21,8 +21,9 @@ func PartFields(section string) iter.Seq2[string, string] {
 	return func(yield func(name, value string) bool) { eachField(section, yield) }
 }
 
-// eachField calls yield with each header field of a section until it returns false. It is
-// no part of the iterators so that the compiler inlines these, and they allocate nothing.
+// eachField calls yield with each header field of a section until yield returns false. It
+// is a function of its own, so that the compiler inlines the iterators and they allocate
+// nothing.
 func eachField(section string, yield func(name, value string) bool) {
 	for rest := section; rest != ""; {
 		line, next, _ := strings.Cut(rest, "\n")
@@ -86,11 +87,12 @@ func unfold(value string) string {
 	}
 }
 
-// SameName reports whether two long header field names are the same, ignoring case.
+// SameName reports whether two header field names in long form are the same, ignoring
+// case.
 func SameName(a, b string) bool { return len(a) == len(b) && EqualFold(a, b) }
 
-// LongName returns the long form of a compact header field name, and any other name
-// unchanged (RFC 3261 §7.3.3 and the registry of header fields).
+// LongName returns the long form of a compact header field name (RFC 3261 §7.3.3 and the
+// registry of header fields). It returns any other name unchanged.
 func LongName(name string) string {
 	if len(name) != 1 {
 		return name

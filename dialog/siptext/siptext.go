@@ -2,13 +2,14 @@
 // names and folded lines, comma-separated lists, quoted strings, name-addr and addr-spec,
 // parameters, Via, CSeq, media types, and the URI schemes sip, sips and tel.
 //
-// The proxy, the tracker, the traces and the flow tests read messages by it. The proxy's
-// index of a message is a second, faster form of the same rules; a fuzz test in package sip
-// holds the two equal.
+// The proxy, the tracker, the traces and the flow tests parse messages with it. The
+// proxy's index of a message is a second, faster implementation of the same rules; a fuzz
+// test in package sip checks that both give the same results.
 //
-// Parsers never fail and never panic: of malformed text they return what can be read.
-// Results are parts of the input and share its memory. A copy is made only where the text
-// differs from the input: of folded lines, quoted pairs and escapes.
+// Parsers never panic. From malformed text they return what can be read; ParseVia and
+// ParseCSeq report false if a required part is malformed. Results are parts of the input
+// and share its memory. A copy is made only where the text differs from the input: of
+// folded lines, quoted pairs, escapes, and letters put into lower case.
 package siptext
 
 // tokenChar marks the characters of a token.
@@ -82,7 +83,7 @@ func lower(s string) string {
 }
 
 // closingQuote returns the index of the quote that ends the quoted string at the start of
-// s, or -1.
+// s, or -1 if none does.
 func closingQuote(s string) int {
 	for i := 1; i < len(s); i++ {
 		switch s[i] {

@@ -21,9 +21,10 @@ type URI struct {
 // ParseURI splits a SIP, SIPS or tel URI (RFC 3261 §25.1, RFC 3966 §3). Text without a
 // scheme yields the zero URI.
 //
-// A user may contain a question mark and a semicolon, a host may not: so the user ends at
-// the last @ before the parameters and headers. Slashes after the scheme, as in
-// sip://101@pbx.example, are no part of the user or host.
+// A user may contain a question mark and a semicolon, but a host may not. So the user
+// ends at the last @ before the first semicolon or question mark that follows an @.
+// Slashes after the scheme, as in sip://101@pbx.example, are not part of the user or
+// host.
 func ParseURI(s string) (u URI) {
 	scheme, rest, ok := strings.Cut(s, ":")
 	if !ok {
@@ -71,7 +72,8 @@ func (u *URI) Param(name string) (value string, ok bool) {
 	return "", false
 }
 
-// IsTel reports whether the user is a telephone-subscriber (RFC 3261 §19.1.6).
+// IsTel reports whether the user is a telephone number: a telephone-subscriber (RFC 3261
+// §19.1.6).
 func (u *URI) IsTel() bool {
 	if u.Scheme == "tel" {
 		return true
@@ -80,7 +82,8 @@ func (u *URI) IsTel() bool {
 	return EqualFold(user, "phone")
 }
 
-// DefaultPort returns the port of a URI that names none (RFC 3261 §19.1.2, RFC 7118 §7).
+// DefaultPort returns the port that applies if the URI has none (RFC 3261 §19.1.2, RFC
+// 7118 §7).
 func (u *URI) DefaultPort() string {
 	switch u.Transport() {
 	case "wss":
@@ -93,8 +96,8 @@ func (u *URI) DefaultPort() string {
 	return "5060"
 }
 
-// Transport returns the transport of a URI in lower case: udp if it names none, and of a
-// SIPS URI a secure one.
+// Transport returns the transport of a URI in lower case: udp if the URI names none. For
+// a SIPS URI it returns wss if the URI names ws or wss, and otherwise tls.
 func (u *URI) Transport() string {
 	transport, _ := u.Param("transport")
 	transport = lower(transport)
@@ -110,8 +113,8 @@ func (u *URI) Transport() string {
 	return transport
 }
 
-// LowerHost returns a host in lower case, for comparison (RFC 3261 §19.1.4), and an IPv6
-// address in its canonical form (RFC 5952).
+// LowerHost returns a host in the form in which hosts are compared: in lower case (RFC
+// 3261 §19.1.4), and an IPv6 address in its canonical form (RFC 5952).
 func LowerHost(host string) string {
 	if len(host) > 2 && host[0] == '[' && host[len(host)-1] == ']' {
 		if a, err := netip.ParseAddr(host[1 : len(host)-1]); err == nil {

@@ -97,10 +97,11 @@ func ParseNameAddr(value string) (a NameAddr) {
 	return a
 }
 
-// Param returns the value of the first parameter called name in "a=b;c", and whether it is
-// present. White space around names and values is ignored, and names are compared without
-// case. A value is a quoted string, which is returned without quotes, or ends at white space,
-// a comma or a semicolon. After a quote that is not closed there are no parameters.
+// Param returns the value of the first parameter called name in "a=b;c", and whether it
+// is present. White space around names and values is ignored, and names are compared
+// without case. A quoted string is returned without quotes; any other value ends at white
+// space, a comma or a semicolon. The parameters end at a comma, and at a quote that is
+// not closed.
 func Param(params, name string) (value string, ok bool) {
 	for {
 		n := 0
@@ -152,8 +153,8 @@ type Via struct {
 	Params    string // after the first semicolon; see [Param]
 }
 
-// ParseVia parses the first value of a Via header field. It reports false if the sent-by
-// cannot be read: then no response can be sent to it.
+// ParseVia parses the first value of a Via header field. It reports false if the protocol
+// or the sent-by is malformed: then no response can be sent to it.
 func ParseVia(value string) (v Via, ok bool) {
 	value = value[:elementLength(value, false)]
 	for i := range 3 { // SIP / 2.0 / UDP
@@ -196,7 +197,8 @@ func ParseVia(value string) (v Via, ok bool) {
 	return v, true
 }
 
-// splitHost splits the host from the start of s.
+// splitHost splits s after the host at its start. The host is "" if s does not begin with
+// one.
 func splitHost(s string) (host, rest string) {
 	n := 0
 	if s != "" && s[0] == '[' {
@@ -209,7 +211,8 @@ func splitHost(s string) (host, rest string) {
 	return s[:n], s[n:]
 }
 
-// ParseCSeq parses a CSeq value (RFC 3261 §20.16).
+// ParseCSeq parses a CSeq value (RFC 3261 §20.16). It reports false if the value is
+// malformed.
 func ParseCSeq(value string) (number uint32, method string, ok bool) {
 	value = TrimSpace(value)
 	n := strings.IndexFunc(value, func(r rune) bool { return r < '0' || r > '9' })
@@ -221,8 +224,8 @@ func ParseCSeq(value string) (number uint32, method string, ok bool) {
 	return uint32(u), method, err == nil && IsToken(method)
 }
 
-// MediaType returns the type of a Content-Type in lower case, without parameters and
-// without blanks around the slash; the parameters come after the first semicolon.
+// MediaType splits a Content-Type at the first semicolon into the media type and the
+// parameters. The media type is in lower case and has no blanks around the slash.
 func MediaType(contentType string) (kind, params string) {
 	kind, params, _ = strings.Cut(contentType, ";")
 	kind = TrimSpace(kind)
