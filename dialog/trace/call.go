@@ -94,8 +94,8 @@ func (m *Message) arrowLabel() string {
 // hasSDP reports whether the body of the message is SDP.
 func (m *Message) hasSDP() bool { return strings.HasPrefix(m.Body, "v=") }
 
-// methodName returns the name of a method in memory of its own: name may be part of a
-// message, which would stay in memory with it.
+// methodName returns a copy of the name of a method. Without a copy, name could keep a
+// whole message in memory.
 func methodName(name string) string {
 	for _, m := range [...]string{"INVITE", "ACK", "BYE", "CANCEL", "PRACK", "UPDATE", "INFO", "REFER", "NOTIFY", "SUBSCRIBE", "MESSAGE", "OPTIONS"} {
 		if m == name {
@@ -113,8 +113,9 @@ func truncateName(name string) string {
 	return strings.Clone(name[:min(len(name), maxName)])
 }
 
-// initialName returns the name of an end after the first message of its leg: the user
-// in From for a caller; for a callee the user of its registration, else the user in To.
+// initialName returns the name for an end from the first message of its leg. The name of
+// a caller is the user in From. The name of a callee is the user of its registration, or
+// else the user in To.
 func initialName(m *dialog.Message, calls bool) string {
 	if calls {
 		return truncateName(headerUser(m.Head, "From"))

@@ -8,22 +8,23 @@ import (
 	"bellhop/dialog/siptext"
 )
 
-// This file masks everything that would let a reader impersonate a party or decrypt
-// its media:
+// This file masks everything that would let a reader impersonate a party or decrypt its
+// media:
 //
-//   - Digest credentials and challenges, except the parameters in publicParams; of the
-//     schemes Basic, Bearer, NTLM and Negotiate everything after the scheme; the whole
-//     value of any other scheme
-//   - header fields with a name of tokens, keys, secrets, passwords, PINs, digits,
-//     signatures, cookies or authentication; Identity (RFC 8224); the header fields of
-//     [dialog.CarriesCredentials]
-//   - passwords in URIs, and such header fields in URIs
+//   - credentials and challenges of HTTP authentication: the parameters of Digest that are
+//     not in publicParams; everything after the scheme of Basic, Bearer, NTLM and
+//     Negotiate; the whole value of any other scheme
+//   - header fields whose name has a word for tokens, keys, secrets, passwords, PINs,
+//     digits, signatures, cookies or authentication; Identity (RFC 8224); the header
+//     fields of [dialog.CarriesCredentials]
+//   - passwords in URIs, and header fields with such names in URIs
 //   - in SDP the keys of a=crypto, a=key-mgmt and k=, and a=ice-pwd
 //   - bodies of a [body.IsSecret] type, such as DTMF digits, which may be a PIN
 //
 // Parts of multipart bodies and messages within bodies are masked like messages. A body
 // is masked as a whole if it is encoded, or if its type is in doubt because the
-// Content-Type is missing, malformed or repeated or has no boundary.
+// Content-Type is missing, malformed or repeated or has no boundary. A body without a
+// Content-Type that begins with v= is taken as SDP.
 
 // publicParams are the Digest parameters that are not secret (RFC 7616, RFC 3310).
 var publicParams = []string{"username", "realm", "uri", "algorithm", "qop", "nc", "stale", "domain", "charset", "userhash"}
@@ -100,8 +101,8 @@ func (k *masker) maskHeaders(from, to int, first bool) (c bodyType) {
 	return c
 }
 
-// maskField masks the value text[from:to] of the header field called name, and
-// records in c what it says of the body.
+// maskField masks the value text[from:to] of the header field called name. If the field
+// describes the body, maskField records that in c.
 func (k *masker) maskField(c *bodyType, name string, from, to int) {
 	if name = siptext.LongName(strings.Trim(name, " \t")); name == "" {
 		k.maskRange(from, to)
@@ -205,9 +206,10 @@ func (k *masker) maskPart(from, to, depth int) {
 	k.maskNestedMessage(from, to, depth, false)
 }
 
-// readBoundary returns the line before each part of a multipart body, from the parameters of
-// its Content-Type. It fails if receivers may find another boundary: if the parameter is
-// missing or too long, if its name stands there twice, or if there are escapes.
+// readBoundary returns the line before each part of a multipart body, from the parameters
+// of its Content-Type. It reports false if receivers may find another boundary, because
+// the parameter is missing or too long, its name occurs twice, or the parameters have
+// escapes.
 func readBoundary(params string) (line string, ok bool) {
 	boundary, _ := siptext.Param(params, "boundary")
 	if boundary == "" || len(boundary) > 70 || strings.ContainsAny(boundary, "\"\r\n") ||
@@ -274,9 +276,9 @@ func hasPrefixFold(s, prefix string) bool {
 	return len(s) >= len(prefix) && s[0]|0x20 == prefix[0] && s[1]|0x20 == prefix[1] && strings.EqualFold(s[:len(prefix)], prefix)
 }
 
-// maskCredentials masks the value text[from:to] of a header field with credentials or
-// a challenge: everything after a known scheme, or the secret parameters of Digest. The
-// whole value is masked if the scheme is unknown.
+// maskCredentials masks the value text[from:to] of a header field with credentials or a
+// challenge. Of Digest it masks the secret parameters, of another known scheme everything
+// after the scheme, and of an unknown scheme the whole value.
 func (k *masker) maskCredentials(from, to int) {
 	for from < to && (k.text[from] == ' ' || k.text[from] == '\t') {
 		from++
@@ -324,7 +326,7 @@ func (k *masker) maskDigest(from, to int) {
 }
 
 // isSingleValue reports whether the value of a parameter is one quoted string or one
-// token. It is not if a missing quote has joined two parameters.
+// token. It reports false if a missing quote may have joined two parameters.
 func isSingleValue(value string) bool {
 	inner, quoted := strings.CutPrefix(value, `"`)
 	if !quoted {
@@ -351,8 +353,8 @@ func isPublicParam(name string) bool {
 }
 
 // maskURIs masks passwords, between the user and the @, and secret header fields in all
-// URIs in text[from:to]. Within angle brackets, characters that a URI may not have are
-// taken as part of it.
+// URIs in text[from:to]. Within angle brackets, it takes all characters as part of the
+// URI, also those that a URI may not have.
 func (k *masker) maskURIs(from, to int) {
 	for from < to {
 		at := strings.IndexAny(k.text[from:to], "@?")

@@ -47,8 +47,8 @@ func (c *Call) PCAP() []byte {
 	return b
 }
 
-// unifyFamilies converts two addresses to the same family: they differ for a socket on
-// [::], which also receives IPv4. An unknown address becomes 0.0.0.0.
+// unifyFamilies converts two addresses to the same family. Their families differ if the
+// socket is on [::], which also receives IPv4. An unknown address becomes 0.0.0.0.
 func unifyFamilies(a, b netip.AddrPort) (netip.AddrPort, netip.AddrPort) {
 	known := func(p netip.AddrPort) netip.Addr {
 		if !p.IsValid() {
@@ -139,8 +139,8 @@ func sumWords(b []byte) (s uint32) {
 	return s
 }
 
-// checksum returns the Internet checksum of b and of words with the sum before
-// (RFC 1071).
+// checksum returns the Internet checksum (RFC 1071) of b and of other data, whose sum is
+// before.
 func checksum(b []byte, before uint32) uint16 {
 	s := before + sumWords(b)
 	for s > 0xffff {

@@ -45,10 +45,10 @@ const svgStyle = `
 a:hover .row,a:focus-visible .row{fill-opacity:.08}
 `
 
-// SVG draws a call as a picture. Content from the network appears in it as escaped
-// text only; the picture has no script and loads nothing. The link of each message is the
-// prefix links followed by the message's index in the call; it opens in the parent of the
-// frame that shows the picture. With links "" there are no links.
+// SVG draws a call as a picture. Content from the network appears in it as escaped text
+// only. The picture has no script and loads nothing. Each message links to links followed
+// by the index of the message in the call, or has no link if links is "". A link opens in
+// the parent of the frame that shows the picture.
 func (c *Call) SVG(links string) string {
 	var b strings.Builder
 	l := c.buildLadder()
@@ -107,8 +107,8 @@ func (c *Call) SVG(links string) string {
 	return b.String()
 }
 
-// hasPauseBefore reports whether message i follows its predecessor after a second or
-// more. The drawing shows that as a gap.
+// hasPauseBefore reports whether a second or more passed between message i and the
+// message before it. The drawing shows a gap there.
 func (c *Call) hasPauseBefore(i int) bool {
 	return i > 0 && (c.Messages[i].After-c.Messages[i-1].After).Seconds() >= 1
 }

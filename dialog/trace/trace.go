@@ -1,29 +1,29 @@
-// Package trace records the SIP messages of the last calls, and draws each call as
-// a ladder diagram.
+// Package trace records the SIP messages of the last calls, and draws each call as a
+// ladder diagram.
 //
-// A [Recorder] receives each message together with the tracker, after the proxy has
-// handled it: it records what was observed, and delays no message. Each message is
-// recorded as bellhop received it. The forwarded message is the same, except for
-// bellhop's own Via, Record-Route and the like. Of the messages that bellhop creates
-// itself, only its own responses in place of a silent party are recorded. A CANCEL
-// and the ACK of a rejected INVITE are drawn from end to end, although each hop sends
-// its own.
+// A [Recorder] gets each message when the tracker observes it, after the proxy has
+// handled it. So recording delays no message. Each message is recorded as bellhop
+// received it. The forwarded message is the same, except for bellhop's own Via,
+// Record-Route and the like. Of the messages that bellhop creates itself, only its own
+// responses in place of a silent party are recorded. A CANCEL and the ACK of a rejected
+// INVITE are drawn from end to end, although each hop sends its own.
 //
 // # Secrets
 //
-// Secrets are masked before a message is stored: see mask.go. Each byte of a secret
-// is replaced by an x, so that lengths stay the same.
+// Secrets are masked before a message is stored: see mask.go. Each byte of a secret is
+// replaced by an x, so that lengths stay the same.
 //
 // # Memory
 //
-// A Recorder holds a configured number of live calls and the same number of ended
-// calls, of which the oldest is evicted first. While the number of live calls is
-// reached, new calls are not recorded. Calls without any event, which is all that a
-// scanner causes, have a list of their own: a quarter as many, 1 MiB at most, and
-// they evict no other call. A call has at most 256 messages, 256 KiB and 32 ends, a
-// message at most 16 KiB. All calls together have at most 64 MiB: when that is full,
-// ended calls are evicted first, and then messages are left out. A call counts the
-// messages that are left out.
+// A Recorder holds up to a configured number of live calls. If that many are live, new
+// calls are not recorded. It holds up to the same number of ended calls, and evicts the
+// oldest first. Calls that ended without any event, such as those of a scanner, are in a
+// list of their own. That list holds a quarter as many, and 1 MiB at most, so that they
+// evict no other call.
+//
+// A call has at most 256 messages, 256 KiB and 32 ends; a message has at most 16 KiB. All
+// calls together have at most 64 MiB. If that is full, ended calls are evicted first, and
+// then messages are left out. A call counts the messages that are left out.
 package trace
 
 import (
@@ -56,8 +56,8 @@ const (
 type Recorder struct {
 	maxCalls  int                // live calls, and as many ended ones; 0: nothing is recorded
 	live      map[string]*record // by call id
-	ended     *endedCalls        // with events
-	eventless *endedCalls        // ended, without any event
+	ended     *endedCalls        // ended calls with events
+	eventless *endedCalls        // ended calls without any event
 	byCallID  map[string]*record // all calls, by the Call-IDs of their legs
 	bytes     int                // memory of all calls
 	lastSweep time.Time
@@ -74,16 +74,16 @@ type Recorder struct {
 // [Recorder.Call] returns a copy with wall clock times.
 type record struct {
 	Call
-	list     *endedCalls // that the call is in; nil: the call is live
+	list     *endedCalls // the list that has the call; nil: the call is live
 	hasEvent bool        // the tracker has emitted an event of the call
 	bytes    int
 }
 
-// endedCalls are ended calls in the order of their ends. Lookups use Peek, which
-// keeps that order.
+// endedCalls are ended calls in the order in which they ended. Lookups use Peek, because
+// it keeps that order.
 type endedCalls = simplelru.LRU[string, *record]
 
-// New returns a Recorder of so many live calls, and as many ended ones.
+// New returns a Recorder of up to calls live calls, and as many ended ones.
 func New(calls int) *Recorder {
 	const unbounded = 1 << 30                                     // evictExcess bounds the lists
 	ended, _ := simplelru.NewLRU[string, *record](unbounded, nil) // an error means a size of 0
@@ -142,8 +142,8 @@ func (r *Recorder) removeFromList(c *record) {
 	}
 }
 
-// moveToList moves a call to the live calls if up, else to the list of ended calls
-// that it belongs to.
+// moveToList moves a call to the live calls if up. Otherwise it moves the call to the
+// ended calls with events or to those without.
 func (r *Recorder) moveToList(c *record, up bool) {
 	to := r.eventless
 	switch {
@@ -272,9 +272,9 @@ func (r *Recorder) findRecord(id string) *record {
 	return c
 }
 
-// sweepEnded moves calls that ended at a deadline, without a message, from the live
-// calls to the ended ones. It does nothing more than once in sweepInterval, and leaves
-// the call except alone.
+// sweepEnded moves calls that ended at a deadline, without a message, from the live calls
+// to the ended ones. It does not move the call except. It does nothing if it ran less
+// than sweepInterval ago.
 func (r *Recorder) sweepEnded(t *dialog.Tracker, now time.Time, except *record) {
 	if now.Sub(r.lastSweep) < sweepInterval {
 		return
@@ -294,8 +294,8 @@ func (c *record) isLive(t *dialog.Tracker) bool {
 	})
 }
 
-// makeRoom evicts ended calls until there is room for n bytes, and reports whether
-// there is. The call except, which the room is for, is not evicted.
+// makeRoom evicts ended calls until there is room for n bytes, and reports whether there
+// is. except, if not nil, is the call that the room is for; it is not evicted.
 func (r *Recorder) makeRoom(t *dialog.Tracker, n int, now time.Time, except *record) bool {
 	for r.bytes+n > maxTotalBytes {
 		if r.eventless.Len() == 0 && r.ended.Len() == 0 {
@@ -384,8 +384,8 @@ func edgeAddress(m *dialog.Message) netip.AddrPort {
 	return m.From
 }
 
-// requestSender returns the address of the end that sent the request that m is, or
-// that m answers.
+// requestSender returns the address of the sender of m if m is a request, or of the
+// request that m answers.
 func requestSender(m *dialog.Message) netip.AddrPort {
 	if m.Request() {
 		return m.From
@@ -406,8 +406,8 @@ func (c *record) addLeg(m *dialog.Message) int {
 	return len(c.Legs) - 1
 }
 
-// findEnd returns the index of the end with the side and address, and adds a missing
-// one.
+// findEnd returns the index of the end that sent or received m on side with the address
+// at. It adds a missing end.
 func (c *record) findEnd(m *dialog.Message, side dialog.Side, at netip.AddrPort) int {
 	if side == dialog.PBX {
 		if e := &c.Ends[0]; !e.Address.IsValid() {
@@ -433,8 +433,9 @@ func (c *record) findEdgeEnd(trunk string, at netip.AddrPort, calls bool) int {
 	return len(c.Ends) - 1
 }
 
-// applyEvents marks the calls that have events, and names ends after the extensions in
-// them: the caller's end after that of a dial-out, the callee's after that of a dial-in.
+// applyEvents marks the calls that have events. It also names ends after the extensions
+// in the events: the caller's end after the extension of a dial-out, the callee's end
+// after that of a dial-in.
 func (r *Recorder) applyEvents(events []dialog.Event) {
 	for i := range events {
 		e := &events[i]
@@ -452,8 +453,8 @@ func (r *Recorder) applyEvents(events []dialog.Event) {
 	}
 }
 
-// nameEnd names the end of the newest leg of e that began on the side origin after the
-// extension of e. Trunks keep their names.
+// nameEnd names an end after the extension of e: the end of the newest leg that has the
+// Call-ID of e and that began on the side origin. Trunks keep their names.
 func (c *record) nameEnd(e *dialog.Event, origin dialog.Side) {
 	for _, l := range slices.Backward(c.Legs) {
 		if l.CallID == e.Leg.CallID && l.Origin == origin && l.End != 0 {
