@@ -1,8 +1,8 @@
-// Package body reads the bodies of SIP messages: the parts of multipart ones (RFC 2046), and
-// the text of a MESSAGE, which may be wrapped in CPIM (RFC 3862).
+// Package body reads the bodies of SIP messages: the parts of multipart bodies (RFC
+// 2046), and the text of a MESSAGE, which may be wrapped in CPIM (RFC 3862).
 //
-// All results share the body's memory, unless they were decoded. Invalid bodies are no
-// error: a part that cannot be found is empty.
+// All results share the memory of the body, unless they were decoded. Invalid bodies are
+// no error: a part that cannot be found is empty.
 package body
 
 import (
@@ -18,7 +18,7 @@ import (
 )
 
 // Part returns the part of a body that has the type kind: the body itself, or the first
-// such part of a multipart body (RFC 2046 §5.1). "": there is none.
+// such part of a multipart body (RFC 2046 §5.1). It returns "" if there is none.
 func Part(contentType, body, kind string) string {
 	switch got, _ := siptext.MediaType(contentType); {
 	case got == kind:
@@ -75,8 +75,8 @@ func splitEntity(s string) (head, body string) {
 	return s, ""
 }
 
-// IsReport reports whether a body of that type is a report about a message and not a
-// message: that somebody types (RFC 3994), or that a message was delivered (RFC 5438).
+// IsReport reports whether a body of that type is not a message but a report: that
+// somebody is typing (RFC 3994), or that a message was delivered (RFC 5438).
 func IsReport(contentType string) bool {
 	switch kind, _ := siptext.MediaType(contentType); kind {
 	case "application/im-iscomposing+xml", "message/imdn+xml":
@@ -85,12 +85,13 @@ func IsReport(contentType string) bool {
 	return false
 }
 
-// maxWrapped is the depth to which the text of a MESSAGE may be wrapped.
+// maxWrapped is how many layers of CPIM or multipart are removed from the text of a
+// MESSAGE.
 const maxWrapped = 4
 
-// Text returns the text of a MESSAGE and its type: of the inner message, if the body is
-// CPIM (RFC 3862 §3), or of the part that is text, if it is multipart. The text is in
-// UTF-8, even if its type is ISO 8859-1.
+// Text returns the text of a MESSAGE and its type. If the body is CPIM (RFC 3862 §3),
+// this is the text of the inner message. If it is multipart, it is the part that textPart
+// chooses. Text whose type is ISO 8859-1 is converted to UTF-8.
 func Text(contentType, body string) (kind, text string) {
 	kind, text = unwrapText(contentType, body)
 	if utf8.ValidString(text) {
@@ -130,7 +131,8 @@ func unwrapText(contentType, body string) (kind, text string) {
 
 // textPart chooses one part of a multipart body for the event: the first plain text, else
 // the first text of another kind, else the first part that wraps a text, else the first
-// report or secret, whose text the caller leaves out.
+// report or secret, whose text the caller leaves out. ok is false if there is none of
+// these.
 func textPart(contentType, body string) (kind, text string, ok bool) {
 	best := 0
 	for head, part := range bodyParts(contentType, body) {

@@ -1,8 +1,9 @@
 // Package sdp reads from a session description (RFC 8866) in which direction its sender
-// wants voice to flow: a phone that puts the other end on hold asks for none.
+// wants voice to flow. A phone that puts the other end on hold does not want to receive
+// voice.
 //
-// It accepts any text, allocates little and never fails: what it does not understand it
-// ignores.
+// The package accepts any text, allocates little and never fails. It ignores what it does
+// not understand.
 package sdp
 
 import (
@@ -23,7 +24,7 @@ const (
 // A description is the parts of a session description that decide the direction.
 type description struct {
 	session level
-	stream  level // the last one so far
+	stream  level // the stream that is being read
 	first   level // the first stream
 	voice   level // the first audio stream in use, or else the first audio stream
 	streams int
@@ -42,10 +43,12 @@ type level struct {
 }
 
 // Read returns the direction in a session description: that of the first audio stream in
-// use, or of the first stream if there is no audio. A stream has the direction of the
-// session unless it has its own. It is held with sendonly or inactive (RFC 3264 §8.4), with
-// the null address, and with port 0 unless an image replaces the voice, as for fax. silent
-// reports whether the sender of the description sends no voice.
+// use, or of the first stream if there is no audio. A stream without a direction has that
+// of the session.
+//
+// A stream with sendonly or inactive is held (RFC 3264 §8.4). A stream with the null
+// address is held too, and so is one with port 0, unless an image replaces the voice, as
+// for fax. silent reports whether the sender of the description sends no voice.
 func Read(text string) (way Direction, silent bool) {
 	var d description
 	at := &d.session
@@ -91,7 +94,7 @@ func (d *description) endStream() {
 	}
 }
 
-// direction returns the direction of the stream that counts.
+// direction returns the results of Read, once all streams were added.
 func (d *description) direction() (way Direction, silent bool) {
 	voice := d.voice
 	if voice.kind == "" {
@@ -133,9 +136,9 @@ func (l *level) readAttribute(value string) {
 	}
 }
 
-// hasNullAddress reports whether a stream has the null address, 0.0.0.0 or ::. With ICE
-// that address with port 9 is that of a sender without a candidate yet (RFC 8839 §4.1, RFC
-// 8840 §4.3.1).
+// hasNullAddress reports whether a stream has the null address, 0.0.0.0 or ::. With ICE,
+// the null address with port 9 does not count, because it is that of a sender without a
+// candidate yet (RFC 8839 §4.1, RFC 8840 §4.3.1).
 func (l *level) hasNullAddress(session *level) bool {
 	address := l.address
 	if address == "" {

@@ -22,8 +22,8 @@ type URI struct {
 // scheme yields the zero URI.
 //
 // A user may contain a question mark and a semicolon, but a host may not. So the user
-// ends at the last @ before the first semicolon or question mark that follows an @.
-// Slashes after the scheme, as in sip://101@pbx.example, are not part of the user or
+// ends at the last @ before the first semicolon or question mark that follows the first
+// @. Slashes after the scheme, as in sip://101@pbx.example, are not part of the user or
 // host.
 func ParseURI(s string) (u URI) {
 	scheme, rest, ok := strings.Cut(s, ":")
