@@ -94,7 +94,7 @@ type userAgent struct {
 	receivedRequests  []*transaction // requests
 	receivedMessages  []*message     // requests and responses
 	lastSent          []byte         // last message sent
-	registeredContact string         // the one registered last; "": none
+	registeredContact string         // contact that it registered last; "": none
 	bindings          []binding      // contacts that are bound, if it is the PBX
 }
 
@@ -109,7 +109,7 @@ type dialogState struct {
 	lastInvite       *message // last INVITE sent
 	finalResponse    *message // of lastInvite; nil: none yet
 	acked            bool
-	challenge        *message // 401 or 407 without a request with credentials after it
+	challenge        *message // 401 or 407 that no request with credentials has followed yet
 	confirmed, ended bool
 }
 
@@ -135,8 +135,8 @@ func (r *peerSet) nextNumber() int {
 	return r.lastNumber
 }
 
-// findAgent returns the peer called name. The addresses of the PBX are one peer, which
-// from then on sends from the named address.
+// findAgent returns the peer called name. All addresses of the PBX belong to one peer. If
+// name is one of them, that peer sends from it from now on.
 func (r *peerSet) findAgent(name string) *userAgent {
 	p := peerByName(name)
 	if p.Side != dialog.PBX {
@@ -188,7 +188,8 @@ func (r *peerSet) composeStep(s Step) ([]byte, error) {
 	return a.lastSent, nil
 }
 
-// receiveMessage updates the peer called to with a message from bellhop.
+// receiveMessage hands a message from bellhop to the user agent called to, which updates
+// its dialogs and transactions.
 func (r *peerSet) receiveMessage(to string, raw []byte) error {
 	m, err := parseMessage(string(raw))
 	if err != nil {
@@ -207,7 +208,8 @@ func (r *peerSet) receiveMessage(to string, raw []byte) error {
 	return nil
 }
 
-// receiveRequest adds the transaction of a request, and the dialog that it begins.
+// receiveRequest adds the transaction of a request and, if it begins a dialog, the
+// dialog. It ignores a retransmission and an ACK.
 func (a *userAgent) receiveRequest(m *message) {
 	for _, e := range a.receivedRequests {
 		if e.request.branch() == m.branch() && e.request.method() == m.method() {
@@ -273,7 +275,7 @@ func (a *userAgent) receiveResponse(m *message) {
 // opensDialog reports whether the request that began l opens a dialog.
 func (l *dialogState) opensDialog() bool { return l.method == "INVITE" || l.method == "SUBSCRIBE" }
 
-// updateDialog updates a dialog with a response to the INVITE or SUBSCRIBE of it.
+// updateDialog updates a dialog with a response to its INVITE or SUBSCRIBE.
 func (a *userAgent) updateDialog(l *dialogState, m *message) {
 	if m.status() >= 300 {
 		l.finalResponse, l.acked, l.ended = m, false, !l.confirmed
@@ -301,7 +303,8 @@ func (a *userAgent) updateDialog(l *dialogState, m *message) {
 	}
 }
 
-// completeRequest returns the request that the user agent sends for the given part m.
+// completeRequest completes the request m, of which the flow gives only a part, and
+// records it as sent.
 func (a *userAgent) completeRequest(m *message) (*message, error) {
 	method, uri := m.method(), m.requestURI()
 	l := a.findDialogOf(m)
@@ -426,9 +429,9 @@ func (a *userAgent) contactURI() string {
 	return "sip:" + a.User + "@" + a.Addr.String()
 }
 
-// findRoutes returns the Route values for a request to uri: the route set of a dialog, or
-// the Path of a registered contact. Leading routes to the user agent itself, from its
-// time as a proxy, are left out.
+// findRoutes returns the Route values for a request to uri: the route set of the dialog,
+// or the Path of a registered contact. It leaves out leading routes to the user agent
+// itself, which it added as a proxy.
 func (a *userAgent) findRoutes(l *dialogState, uri string) []string {
 	if l.confirmed || l.remoteTag() != "" {
 		set := l.routeSet
@@ -494,8 +497,9 @@ func (a *userAgent) findDialogOf(m *message) *dialogState {
 	return stale
 }
 
-// completeHopByHop returns the CANCEL, or the ACK of a rejected INVITE, for the given
-// part m. It returns nil for the ACK of a 2xx, which is a request within the dialog.
+// completeHopByHop completes m, of which the flow gives only a part, if m is a CANCEL or
+// the ACK of a rejected INVITE. It returns nil for the ACK of a 2xx, because that is a
+// request within the dialog.
 func (a *userAgent) completeHopByHop(m *message, l *dialogState) *message {
 	if m.method() == "ACK" && l.finalResponse.status() < 300 {
 		return nil
@@ -519,7 +523,8 @@ func (a *userAgent) completeHopByHop(m *message, l *dialogState) *message {
 	return d
 }
 
-// completeResponse returns the response that the user agent sends for the given part m.
+// completeResponse completes the response m, of which the flow gives only a part, and
+// records it as sent.
 func (a *userAgent) completeResponse(m *message) (*message, error) {
 	e := a.findAnsweredRequest(m)
 	if e == nil {
@@ -570,7 +575,9 @@ func (a *userAgent) completeResponse(m *message) (*message, error) {
 	return m, nil
 }
 
-// findAnsweredRequest returns the transaction that a response answers, or nil.
+// findAnsweredRequest returns the transaction that a response answers: the newest that
+// fits and has no final response, or else the newest that fits. It returns nil if none
+// fits.
 func (a *userAgent) findAnsweredRequest(m *message) *transaction {
 	var stale *transaction
 	for _, e := range slices.Backward(a.receivedRequests) {
@@ -587,8 +594,8 @@ func (a *userAgent) findAnsweredRequest(m *message) *transaction {
 	return stale
 }
 
-// updateBindings applies the REGISTER q to the bindings, and lists those of its address
-// of record in the response d.
+// updateBindings applies the REGISTER q to the bindings. It then lists the bindings of
+// the same address of record in the response d.
 func (a *userAgent) updateBindings(q, d *message) {
 	aor := addressURI(q.fieldValue("To"))
 	expires := 3600
@@ -699,9 +706,9 @@ func (a *userAgent) sdpBody() string {
 	return fmt.Sprintf("v=0\r\no=- 1 1 IN IP4 %s\r\ns=-\r\nc=IN IP4 %s\r\nt=0 0\r\nm=audio 40000 RTP/AVP 0\r\na=rtpmap:0 PCMU/8000\r\n", ip, ip)
 }
 
-// mergeMessage returns draft with the start line, header fields and body of given in
-// place of its own. A header field that given has without a value is left out. A From or
-// To of given without a tag gets the tag of draft.
+// mergeMessage returns draft, with its start line, header fields and body replaced by
+// those that given has. A header field that given has without a value is left out. A From
+// or To of given without a tag gets the tag of draft.
 func mergeMessage(draft, given *message) *message {
 	m := &message{start: draft.start, body: given.body}
 	if len(strings.Fields(given.start)) > 1 {

@@ -14,7 +14,7 @@ import (
 // A Hop is the SIP hop that a flow is played against: bellhop's proxy with its tracker, and
 // perhaps with all that comes after them.
 type Hop interface {
-	// Send delivers a message from a peer. It returns after everything that the
+	// Send delivers a message from a peer. It returns once everything is done that the
 	// message causes without the passing of time.
 	Send(from Peer, msg []byte) error
 
@@ -24,7 +24,7 @@ type Hop interface {
 	// Unread returns the messages to peers that Receive has not returned.
 	Unread() []string
 
-	// Sleep lets d pass, with everything that becomes due meanwhile.
+	// Sleep lets the time d pass, and does everything that becomes due meanwhile.
 	Sleep(d time.Duration)
 
 	// SetClock sets the wall clock forward; a negative by sets it back.
@@ -162,8 +162,8 @@ func (p *player) checkMessage(msg []byte, text string) error {
 	return nil
 }
 
-// nextEvents returns the events since its previous call, without those of types that
-// this flow does not list.
+// nextEvents returns the events since the previous call of nextEvents, except those of
+// types that the flow does not list.
 func (p *player) nextEvents() (events []dialog.Event, err error) {
 	for _, e := range p.hop.Events() {
 		if err := p.formatter.checkSequence(e); err != nil {
