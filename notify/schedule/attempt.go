@@ -68,7 +68,7 @@ type End struct {
 	Queue        string
 	Failures     int     // failed attempts that count in the retry schedule
 	Outcome      Outcome // never WillRetry
-	Reason       string  // why; "": the last attempt or the outcome tells
+	Reason       string  // why; "": the last attempt or the outcome explains it
 	Recorded     bool    // an attempt or a redelivery ended it: the delivery log has the record of that
 }
 
@@ -95,6 +95,6 @@ type Health struct {
 type Hooks struct {
 	Ended           func(End)                                          // just before a delivery ends
 	EndpointChanged func(endpoint string, open bool, why string)       // the circuit breaker of an endpoint opens or closes
-	HealthChanged   func(Health)                                       // the breaker that pauses a subscription changes, or the subscription resumes
+	HealthChanged   func(Health)                                       // a subscription is paused or resumed, or another breaker pauses it now
 	LagChanged      func(subscription string, lagging bool, owing int) // a subscription begins to lag, or has caught up; owing is how many of its deliveries are pending
 }

@@ -30,7 +30,7 @@ type delivery struct {
 	failures    int     // failed attempts that count in the retry schedule
 	redelivered bool    // delivered by a redelivery
 	outcome     Outcome // set when it has ended
-	reason      string  // why it ended; "": the last attempt or the outcome tells
+	reason      string  // why it ended; "": the last attempt or the outcome explains it
 
 	dependency dependency
 

@@ -20,7 +20,8 @@ const (
 //	                      ▲                  │ save
 //	                      └─────finish─── outdated
 //
-// finish is the same for a write that failed: the item is saved again afterwards.
+// After a write that failed, the state changes in the same way, and then the item is
+// saved again.
 type outboxEntry struct {
 	state  entryState
 	stored bool // the outbox has the entry, or may have it although no acknowledgement came
@@ -157,7 +158,7 @@ type checkpoint struct {
 	seq        uint64      // position of the event, or of the end of the page
 	readAt     time.Time   // when the event was read
 	deliveries []*delivery // of the event, until saveOld has enqueued them
-	unsettled  int         // deliveries; a lag that begins here and an incomplete page count as one more
+	unsettled  int         // unsettled deliveries, plus 1 for each lag that begins here, plus 1 while a page is being added
 	read       *logRead    // the log read of the page; nil: this is an event
 }
 

@@ -12,8 +12,8 @@ import (
 // are attempted when no other delivery of the subscription is due.
 type queue struct {
 	subscriber *subscriber
-	name       string // stored: never change the form
-	replays    bool   // of replayed events
+	name       string // stored: never change its format
+	replays    bool   // its deliveries are of replayed events
 	deliveries []*delivery
 	heapIndex  int // in backoffHeap; -1: not in it
 }
@@ -25,8 +25,8 @@ const replayPrefix = "replay "
 // queue is called name.
 func replayQueueName(name string) string { return replayPrefix + liveQueueName(name) }
 
-// liveQueueName is the inverse of replayQueueName. It returns a name that is not of a
-// queue of replayed events as it is.
+// liveQueueName is the inverse of replayQueueName. It returns the name of a queue without
+// replayed events unchanged.
 func liveQueueName(name string) string { return strings.TrimPrefix(name, replayPrefix) }
 
 // remove removes d from q, and reports whether d was the first.
@@ -52,7 +52,8 @@ type dispatch struct {
 	outbox       *outbox
 }
 
-// makeDue makes d due, or holds it while a circuit breaker is open.
+// makeDue makes d due. If a circuit breaker blocks d, d backs off until the breaker
+// closes instead, and the deliveries of its queue are written to the outbox.
 func (p *dispatch) makeDue(d *delivery) {
 	if d.blocked() {
 		p.backOff(d, byBreaker)

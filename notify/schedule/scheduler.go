@@ -90,9 +90,9 @@ func (s *Scheduler) LastRead() uint64 { return s.lastRead }
 func (s *Scheduler) Has(subscription string) bool { return s.subscribers[subscription] != nil }
 
 // ApplySubscription adds a subscription or applies its changes. If the subscription is
-// not active, it is removed and its pending deliveries are canceled. failing matters only
-// for a subscription that is added: it is since when all its attempts fail, as an earlier
-// process stored it.
+// not active, it is removed and its pending deliveries are canceled. failing is used only
+// for a subscription that is added. It is the time since when all attempts failed, as an
+// earlier process stored it, or zero.
 func (s *Scheduler) ApplySubscription(sub subscription.Subscription, failing time.Time) {
 	sr := s.subscribers[sub.ID]
 	if sr != nil && !sub.Active {
@@ -128,8 +128,8 @@ func (s *Scheduler) ApplySubscription(sub subscription.Subscription, failing tim
 }
 
 // cancelSubscriber removes sr and cancels its pending deliveries. An attempt in flight
-// continues, and its delivery ends with it: as canceled if it fails, so that it would
-// have to be retried.
+// continues, and its delivery ends with the result. If the result is that the attempt
+// must be retried, the delivery is canceled.
 func (s *Scheduler) cancelSubscriber(sr *subscriber) {
 	sr.gone = true
 	s.extensions.remove(sr)
@@ -235,7 +235,8 @@ func (s *Scheduler) NextAttempt(now time.Time) (a Attempt, ok bool) {
 }
 
 // startAttempt removes the first due delivery of sr and returns an attempt at it. ok is
-// false if no delivery is due, or if that delivery has ended or expires now.
+// false if no delivery is due, if that delivery has ended or expires now, or if sr has
+// moved to another endpoint.
 func (s *Scheduler) startAttempt(now time.Time, e *endpoint, sr *subscriber) (a Attempt, ok bool) {
 	if sr.endpoint != e {
 		return a, false // it has moved to another endpoint and is enqueued there
@@ -301,10 +302,11 @@ func (s *Scheduler) FinishAttempt(now time.Time, a *Attempt, r *Result) Verdict 
 	return d.verdict()
 }
 
-// ApplyRedelivery ends a delivery, if it is pending, that was delivered outside the
-// scheduler. If an attempt at it is in flight, the delivery ends with that attempt. The
-// redelivery counts as a success of the subscription and of its endpoint, unless it went
-// to a URL that the receiver had named in a response to a newCall.
+// ApplyRedelivery applies a redelivery that succeeded outside the scheduler. If the
+// delivery is pending, it ends as delivered; if an attempt at it is in flight, it ends
+// with that attempt. The redelivery counts as a success of the subscription and of its
+// endpoint, unless it went to a URL that the receiver had named in a response to a
+// newCall.
 func (s *Scheduler) ApplyRedelivery(now time.Time, r Redelivery) {
 	sr := s.subscribers[r.Subscription]
 	if sr == nil {
@@ -328,9 +330,9 @@ func (s *Scheduler) ApplyRedelivery(now time.Time, r Redelivery) {
 	s.dispatch.enqueueSubscriber(sr)
 }
 
-// postponeDelivery postpones the attempt at d, because other events of its call may
-// follow until then. The attempt that found this does not count. A delivery is postponed
-// only once.
+// postponeDelivery postpones the attempt at d to the time until, because other events of
+// its call may follow before then. The attempt that was postponed does not count. A
+// delivery is postponed only once.
 func (s *Scheduler) postponeDelivery(now time.Time, d *delivery, until time.Time) {
 	d.attempts--
 	d.dependency.postponed = true
@@ -375,7 +377,7 @@ func (s *Scheduler) scheduleRetry(now time.Time, d *delivery, retryAfter time.Du
 	if b.until.After(now) {
 		s.dispatch.backOff(d, reason)
 	} else {
-		s.dispatch.makeDue(d) // a blocked one becomes held
+		s.dispatch.makeDue(d) // makeDue holds d if a breaker blocks it
 	}
 	s.outbox.saveDelivery(d)
 	s.outbox.saveQueue(d.queue)

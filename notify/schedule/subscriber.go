@@ -26,7 +26,7 @@ type subscriber struct {
 
 	queues     map[string]*queue
 	pending    int             // deliveries that have not ended
-	due        fifo[*delivery] // first deliveries of their queues
+	due        fifo[*delivery] // due deliveries, each the first of its queue
 	dueReplays fifo[*delivery] // likewise, of queues of replayed events; attempted when due is empty
 	inFlight   int             // attempts
 	enqueued   bool            // in dueSubscribers of its endpoint
@@ -35,7 +35,7 @@ type subscriber struct {
 	breaker                // counts the statuses and the missing responses of its own URL
 	missedAnswer bool      // its last attempt got no response
 
-	reads []*logRead // that are not complete
+	reads []*logRead // its log reads that have not ended
 	lag   *logRead   // the read by which it catches up; nil: it does not lag
 
 	newCalls map[string]NewCall // by party or groupKey; for the dialect cti only
@@ -140,8 +140,8 @@ type endpoint struct {
 	enqueued       bool                 // in dueEndpoints
 
 	breaker                     // counts failed connections and missing responses
-	suspect         *subscriber // the first subscriber without a response since the last response
-	severalSuspects bool        // another subscriber got no response since then
+	suspect         *subscriber // the subscriber of the first failure since the last response
+	severalSuspects bool        // another subscriber has failed since then too
 	noAnswers       bool        // the breaker opened for a missing response, not for a failed connection
 }
 
@@ -154,8 +154,9 @@ func EndpointKey(u *url.URL) string {
 	return u.Scheme + "://" + host
 }
 
-// noteSuspect records that sr got no response from e. If it is the first failure of e
-// since the last response, sr becomes the suspect.
+// noteSuspect records that sr got no response from e. If this is the first failure of e
+// since the last response, sr becomes the suspect. If another subscriber is the suspect,
+// e has several suspects from now on.
 func (e *endpoint) noteSuspect(sr *subscriber) {
 	if e.failures == 0 {
 		e.suspect, e.severalSuspects = sr, false
