@@ -11,8 +11,8 @@ import (
 	"bellhop/dialog"
 )
 
-// A Hop is the SIP hop that a flow is played against: bellhop's proxy with its tracker, and
-// perhaps with all that comes after them.
+// A Hop is the SIP hop that a flow is played against: bellhop's proxy with its tracker,
+// and in some tests also the event log and the deliveries.
 type Hop interface {
 	// Send delivers a message from a peer. It returns once everything is done that the
 	// message causes without the passing of time.

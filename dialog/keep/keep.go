@@ -13,11 +13,11 @@
 //
 // # Crashes
 //
-// A crash loses nothing that is in the event log. Changes that are not in the bucket yet,
-// as a rule those of less than a second, are rebuilt from the log. Load returns a
-// checkpoint: the position to read the log from. The checkpoint is a position and not a
-// time, because clocks are set. A power cut loses what the store had not synced, of the
-// bucket and of the log alike.
+// A crash loses nothing that is in the event log. Changes that are not in the bucket yet
+// are rebuilt from the log. As a rule, these are the changes of less than a second. Load
+// returns a checkpoint: the position to read the log from. The checkpoint is a position
+// and not a time, because a clock may be set. A power cut loses what the store had not
+// synced, of the bucket and of the log alike.
 //
 // # Ended calls
 //
@@ -85,7 +85,7 @@ type Keeper struct {
 	pending         map[string]*change // changes that are not in the bucket yet, by call
 	revisions       map[string]uint64  // of each call that the bucket has or may have: its snapshot has this revision or a later one
 	coveredPosition int64              // position in the event log: bucket and pending changes cover the log up to it
-	writtenPosition int64              // position in the event log: the bucket alone covers the log up to it; noPosition: no checkpoint is written
+	writtenPosition int64              // position in the event log: the bucket alone covers the log up to it; noPosition: no checkpoint was written yet
 	logEnds         []logEnd           // of each Put whose now is after the last upTo, oldest first
 	dropped         uint64
 
@@ -148,7 +148,7 @@ func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Keeper, error
 type Checkpoint struct {
 	Exists   bool
 	Position uint64    // of the last event that the bucket covers: the log is read from the next one on
-	Time     time.Time // from this time of the store on the log is read, if an older version wrote no position; zero: use Position
+	Time     time.Time // in a checkpoint of an older version: the time of the store from which the log is read; zero: use Position
 }
 
 // clockSkew is subtracted from the time in a checkpoint of an older version. It is needed
@@ -158,7 +158,7 @@ const clockSkew = 5 * time.Second
 
 // Load returns the calls of this node, and the checkpoint from which the event log must
 // be read to complete them. If the log has lost events, the checkpoint may be beyond
-// LogEnd; Load then returns LogEnd. It is called once, before Put.
+// LogEnd; Load then returns LogEnd. Load is called once, before Put.
 func (k *Keeper) Load(ctx context.Context) (calls []dialog.Change, checkpoint Checkpoint, err error) {
 	status, err := k.bucket.Status(ctx)
 	if err != nil {
@@ -247,7 +247,7 @@ const (
 	pollInterval       = 50 * time.Millisecond  // between two checks whether the event log has acknowledged more
 	checkpointInterval = time.Second            // the least time between two writes of the checkpoint alone
 	retryDelay         = 250 * time.Millisecond // after a write that failed
-	drainTimeout       = 2 * time.Second        // for the pending changes after the end of Run's context
+	drainTimeout       = 2 * time.Second        // to write the pending changes after the end of Run's context
 	batchSize          = 500                    // most changes before one acknowledgement
 )
 

@@ -125,8 +125,8 @@ func (k *Keeper) readSnapshot(ctx context.Context, call string) ([]byte, error) 
 // it. HasFloor must not be called after Run has begun.
 func (k *Keeper) HasFloor() bool { return k.refresher.floor > 0 }
 
-// dropBelowFloor removes from calls those below the floor, which have ended, and
-// enqueues their removal from the bucket.
+// dropBelowFloor removes from calls those whose snapshot has a revision below the floor,
+// because they have ended. It enqueues their removal from the bucket.
 func (k *Keeper) dropBelowFloor(calls []dialog.Change) []dialog.Change {
 	return slices.DeleteFunc(calls, func(c dialog.Change) bool {
 		if k.revisions[c.Call] >= k.refresher.floor {
