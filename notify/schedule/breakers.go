@@ -252,8 +252,8 @@ func (b *breakers) mayProbe(now time.Time, open *breaker) bool {
 	return true
 }
 
-// startProbe makes d the probe of a breaker, and due. If d is nil, it does nothing:
-// backOff schedules the probe once a delivery backs off.
+// startProbe makes d the probe of a breaker and makes it due. If d is nil, it does
+// nothing: backOff schedules the probe once a delivery backs off.
 func (b *breakers) startProbe(open *breaker, d *delivery) {
 	if d == nil {
 		return

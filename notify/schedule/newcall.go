@@ -46,7 +46,7 @@ const (
 	NewCallFailed                        // it expired, or was refused or canceled
 )
 
-// maxNewCalls is how many parties are remembered for one subscriber.
+// maxNewCalls is how many newCalls are recorded for one subscriber.
 const maxNewCalls = 100_000
 
 // IsNewCall reports whether the dialect cti sends events of type t as newCall.
@@ -116,8 +116,9 @@ func (sr *subscriber) dependsOnNewCall(e *dialog.Event) bool {
 	return sr.sub.Dialect == payload.CTI && e.Party != "" && sr.filter.Types&subscription.MaskOf(string(NewCallType(e.Flow))) != 0
 }
 
-// linkNewCall records that a delivery depends on the newCall of its party, or that it is
-// that newCall.
+// linkNewCall sets the dependency of d on the newCall of its party or group. If d is
+// itself the newCall of a party, linkNewCall records that it is pending, unless an
+// earlier one has ended.
 func (sr *subscriber) linkNewCall(d *delivery) {
 	dep := &d.dependency
 	if d.event != nil && sr.dependsOnNewCall(d.event) {
@@ -148,7 +149,8 @@ func (sr *subscriber) setNewCall(party string, c NewCall) {
 	sr.newCalls[party] = c
 }
 
-// noteEnd records how a delivery ended, for the deliveries that depend on it.
+// noteEnd records the end of a newCall, for the deliveries that depend on it. A hangup
+// removes the record, because no event of its party follows.
 func (sr *subscriber) noteEnd(d *delivery, o Outcome) {
 	party := d.dependency.party
 	switch {
