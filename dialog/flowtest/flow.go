@@ -21,7 +21,7 @@
 // pbx (192.0.2.1). bellhop is 192.0.2.5. All ports are 5060, all transport
 // is UDP, and the domain of the PBX is pbx.example.
 //
-// The PBX has two more addresses, which can stand in a section in place of pbx: pbx:5080
+// The PBX has two more addresses, which a section can name instead of pbx: pbx:5080
 // is its second port (192.0.2.1:5080), pbx2 its second address (192.0.2.2). Messages
 // from there have that address in Via and Contact; the PBX has the same dialogs and
 // registrations at all its addresses. bellhop takes the further addresses for phones
@@ -160,7 +160,7 @@ type Action int
 const (
 	Send     Action = iota + 1 // a peer sends Text
 	Forward                    // the PBX, as a proxy, forwards a message; Text lists its changes
-	Expect                     // bellhop has sent Text
+	Expect                     // bellhop has sent a message that matches Text
 	Callback                   // Text lists the events that were emitted
 	Wait                       // time passes
 	SetClock                   // the wall clock is set

@@ -303,8 +303,8 @@ func (a *userAgent) updateDialog(l *dialogState, m *message) {
 	}
 }
 
-// completeRequest completes the request m, of which the flow gives only a part, and
-// records it as sent.
+// completeRequest completes the request m, of which the flow gives only a part. It
+// updates the dialog of the request as if the request was sent.
 func (a *userAgent) completeRequest(m *message) (*message, error) {
 	method, uri := m.method(), m.requestURI()
 	l := a.findDialogOf(m)
@@ -400,8 +400,8 @@ func (a *userAgent) beginDialog(m *message) *dialogState {
 	return l
 }
 
-// defaultFrom returns the From of a request that gives none: the address of record. The
-// PBX uses the From of the last INVITE or MESSAGE that it received.
+// defaultFrom returns the From of a request for which the flow gives none: the address of
+// record. The PBX uses the From of the last INVITE or MESSAGE that it received.
 func (a *userAgent) defaultFrom() string {
 	if a.Side == dialog.PBX {
 		for _, e := range slices.Backward(a.receivedRequests) {
@@ -523,8 +523,8 @@ func (a *userAgent) completeHopByHop(m *message, l *dialogState) *message {
 	return d
 }
 
-// completeResponse completes the response m, of which the flow gives only a part, and
-// records it as sent.
+// completeResponse completes the response m, of which the flow gives only a part. It
+// updates the transaction and the dialog of m as if m was sent.
 func (a *userAgent) completeResponse(m *message) (*message, error) {
 	e := a.findAnsweredRequest(m)
 	if e == nil {
@@ -622,8 +622,8 @@ func (a *userAgent) updateBindings(q, d *message) {
 	d.addField("Path", q.fieldValues("Path")...)
 }
 
-// forwardAsProxy returns the received message that m describes, changed as a proxy
-// changes it.
+// forwardAsProxy returns the newest received message of the kind that m describes, with
+// the changes that a proxy makes and those that m lists.
 func (a *userAgent) forwardAsProxy(m *message) (*message, error) {
 	kind := func(h *message) bool {
 		if m.hasField("Call-ID") && m.fieldValue("Call-ID") != h.fieldValue("Call-ID") || m.hasField("CSeq") && m.fieldValue("CSeq") != h.fieldValue("CSeq") {

@@ -27,7 +27,7 @@ type End struct {
 	Trunk   string // name of the [[trunk]] in the config; "": no trunk
 	Address netip.AddrPort
 	Side    dialog.Side
-	Calls   bool // it sent the first request that it takes part in
+	Calls   bool // it is the sender of the first request that it sent or received
 }
 
 func (e *End) matches(trunk string, at netip.AddrPort) bool {
@@ -38,7 +38,7 @@ func (e *End) matches(trunk string, at netip.AddrPort) bool {
 type Leg struct {
 	CallID string
 	Origin dialog.Side
-	End    int // index in Call.Ends; 0: the PBX, at both ends
+	End    int // index in Call.Ends; 0: both ends are the PBX
 }
 
 // A Message is one message of a call.

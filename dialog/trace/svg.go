@@ -46,9 +46,9 @@ a:hover .row,a:focus-visible .row{fill-opacity:.08}
 `
 
 // SVG draws a call as a picture. Content from the network appears in it as escaped text
-// only. The picture has no script and loads nothing. Each message links to links followed
-// by the index of the message in the call, or has no link if links is "". A link opens in
-// the parent of the frame that shows the picture.
+// only. The picture has no script and loads nothing. The link of a message is the text
+// links followed by the index of the message in the call. It opens in the parent of the
+// frame that shows the picture. If links is "", there are no links.
 func (c *Call) SVG(links string) string {
 	var b strings.Builder
 	l := c.buildLadder()

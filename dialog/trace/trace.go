@@ -180,8 +180,8 @@ func (r *Recorder) Observe(t *dialog.Tracker, m dialog.Message) []dialog.Event {
 	return events
 }
 
-// recordMessage records a message that t has observed. id is the call of its Call-ID
-// before that, or "".
+// recordMessage records a message that t has observed. id is the call that its Call-ID
+// belonged to before t observed it, or "".
 func (r *Recorder) recordMessage(t *dialog.Tracker, id string, m *dialog.Message, events []dialog.Event) {
 	now, up := t.CallOf(m.CallID)
 	if now != "" {
@@ -357,8 +357,8 @@ func (r *Recorder) addMessage(t *dialog.Tracker, c *record, m *dialog.Message) {
 	c.Messages = append(c.Messages, k)
 }
 
-// findLeg returns the leg of a message: the one with its Call-ID and with its end that
-// is not the PBX.
+// findLeg returns the leg of a message: the leg that has the same Call-ID and the same
+// end besides the PBX. known is false if there is none.
 func (c *record) findLeg(m *dialog.Message) (leg int, known bool) {
 	at := edgeAddress(m)
 	for i := range c.Legs {
@@ -371,9 +371,9 @@ func (c *record) findLeg(m *dialog.Message) (leg int, known bool) {
 	return 0, false
 }
 
-// edgeAddress returns the address of the end of m that is not the PBX. If neither end
-// is the PBX, it returns the address of the receiver of the request; if both are, the
-// zero AddrPort.
+// edgeAddress returns the address of the end of m that is not the PBX. If both ends are
+// the PBX, it returns the zero AddrPort. If neither is, it returns the address of the
+// receiver of the request.
 func edgeAddress(m *dialog.Message) netip.AddrPort {
 	switch {
 	case m.Src == dialog.PBX && m.Dst == dialog.PBX:
@@ -453,8 +453,8 @@ func (r *Recorder) applyEvents(events []dialog.Event) {
 	}
 }
 
-// nameEnd names an end after the extension of e: the end of the newest leg that has the
-// Call-ID of e and that began on the side origin. Trunks keep their names.
+// nameEnd names the end of a leg after the extension of e. The leg is the newest one with
+// the Call-ID of e that began on the side origin. Trunks keep their names.
 func (c *record) nameEnd(e *dialog.Event, origin dialog.Side) {
 	for _, l := range slices.Backward(c.Legs) {
 		if l.CallID == e.Leg.CallID && l.Origin == origin && l.End != 0 {
