@@ -149,8 +149,8 @@ func (sr *subscriber) setNewCall(party string, c NewCall) {
 	sr.newCalls[party] = c
 }
 
-// noteEnd records the end of a newCall, for the deliveries that depend on it. A hangup
-// removes the record, because no event of its party follows.
+// noteEnd records how a newCall ended, for the deliveries that depend on it. The end of a
+// hangup removes the record of its party. The end of any other event changes nothing.
 func (sr *subscriber) noteEnd(d *delivery, o Outcome) {
 	party := d.dependency.party
 	switch {
