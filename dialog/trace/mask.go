@@ -11,8 +11,8 @@ import (
 // This file masks everything that would let a reader impersonate a party or decrypt its
 // media:
 //
-//   - credentials and challenges of HTTP authentication: the parameters of Digest that are
-//     not in publicParams; everything after the scheme of Basic, Bearer, NTLM and
+//   - credentials and challenges of HTTP authentication: the parameters of Digest that
+//     are not in publicParams; everything after the scheme of Basic, Bearer, NTLM and
 //     Negotiate; the whole value of any other scheme
 //   - header fields whose name has a word for tokens, keys, secrets, passwords, PINs,
 //     digits, signatures, cookies or authentication; Identity (RFC 8224); the header
