@@ -8,10 +8,10 @@ import (
 	"bellhop/dialog"
 )
 
-// blockSize is how many positions of the log a block has, and one request to the store asks
-// for. cachedBlocks is how many of the newest blocks are cached, and how many older ones:
-// 4,096 events each, about 4 MB. The newest are limited to maxRecentBytes; an older block
-// larger than maxBlockBytes is not cached.
+// blockSize is the number of positions in a block, and the most that one request to the
+// store asks for. The cache holds cachedBlocks of the newest blocks and cachedBlocks
+// older ones: 4,096 events each, about 4 MB. The newest blocks together have at most
+// maxRecentBytes. An older block larger than maxBlockBytes is not cached.
 const (
 	blockSize      = 256
 	cachedBlocks   = 16
@@ -19,20 +19,20 @@ const (
 	maxBlockBytes  = 1 << 20
 )
 
-// A block is blockSize positions of the log, of which the first is one more than a multiple
-// of blockSize. Its events do not change; they only expire.
+// A block holds blockSize consecutive positions of the log. Block n begins at position
+// n*blockSize + 1. Events in it never change, but they may expire from the log.
 type block struct {
-	known  [blockSize]bool          // whether the event at a position, or that there is none, is in the block
-	events [blockSize]*dialog.Event // nil: not known, or gone from the log
-	bytes  int                      // see eventSize
+	known  [blockSize]bool          // the position was read: events has its event, or the log has none there
+	events [blockSize]*dialog.Event // nil: not known, or not in the log
+	bytes  int                      // sum of eventSize
 }
 
-// A cache holds blocks of the log: the newest, as far as their events were published by
-// this node or read, and the older ones that pages have read last.
+// A cache holds blocks of the log: the newest, with the events that this node has
+// published or read, and the older blocks that pages have read last.
 type cache struct {
 	mu     sync.Mutex
 	recent map[uint64]*block // the newest blocks, by number
-	newest uint64            // the highest number of a block
+	newest uint64            // the highest block number seen
 	bytes  int               // of the events of recent
 	older  *lru.Cache[uint64, *block]
 }
@@ -50,7 +50,7 @@ func blockOf(seq uint64) (number uint64, index int) {
 	return (seq - 1) / blockSize, int((seq - 1) % blockSize)
 }
 
-// get returns the block of a number, or nil. mu is locked.
+// get returns the block with a number, or nil if it is not cached. mu is locked.
 func (c *cache) get(number uint64) *block {
 	if b := c.recent[number]; b != nil {
 		return b
@@ -59,7 +59,7 @@ func (c *cache) get(number uint64) *block {
 	return b
 }
 
-// event returns the event at a position, if the cache has it.
+// event returns the event at a position, or nil if the cache does not have it.
 func (c *cache) event(seq uint64) *dialog.Event {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -70,8 +70,8 @@ func (c *cache) event(seq uint64) *dialog.Event {
 	return nil
 }
 
-// entries returns the events of the positions from to to, as far as the cache knows them
-// without a gap, and the first position that it does not know.
+// entries returns the events at the positions from..to that precede the first position
+// unknown to the cache. next is that position, or to+1 if all are known.
 func (c *cache) entries(from, to uint64) (entries []Entry, next uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -94,8 +94,8 @@ func (c *cache) entries(from, to uint64) (entries []Entry, next uint64) {
 	return entries, next
 }
 
-// add records that the events of the positions from to to are entries. Only the newest
-// blocks take them.
+// add records that entries are all the events at the positions from..to. It ignores
+// positions that are older than the newest blocks.
 func (c *cache) add(from, to uint64, entries []Entry) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -110,8 +110,8 @@ func (c *cache) add(from, to uint64, entries []Entry) {
 	c.limitBytes()
 }
 
-// addPublished records events that this node has published, which are in the order of the
-// log.
+// addPublished records events that this node has published. entries are in the order of
+// the log.
 func (c *cache) addPublished(entries []Entry) {
 	if len(entries) == 0 {
 		return
@@ -125,7 +125,8 @@ func (c *cache) addPublished(entries []Entry) {
 	c.limitBytes()
 }
 
-// raiseNewest makes room for the block of a position, if it is newer than all. mu is locked.
+// raiseNewest records that the log has reached position seq. If seq begins a newer block,
+// it evicts the blocks that are no longer among the newest. mu is locked.
 func (c *cache) raiseNewest(seq uint64) {
 	if number, _ := blockOf(seq); number > c.newest {
 		c.newest = number
@@ -137,8 +138,8 @@ func (c *cache) raiseNewest(seq uint64) {
 	}
 }
 
-// put stores the event of a position; nil: the log has none there. A position in a block that
-// is no longer cached is ignored. mu is locked.
+// put stores the event at a position. A nil e means that the log has no event there. put
+// ignores positions that are older than the newest blocks. mu is locked.
 func (c *cache) put(seq uint64, e *dialog.Event) {
 	number, i := blockOf(seq)
 	if number+cachedBlocks <= c.newest {
@@ -158,7 +159,8 @@ func (c *cache) put(seq uint64, e *dialog.Event) {
 	}
 }
 
-// clear forgets the event at an index of one of the newest blocks. mu is locked.
+// clear removes the event at index i of b, one of the newest blocks. The position is then
+// unknown. mu is locked.
 func (c *cache) clear(b *block, i int) {
 	if e := b.events[i]; e != nil {
 		b.bytes -= eventSize(e)
@@ -167,8 +169,9 @@ func (c *cache) clear(b *block, i int) {
 	b.known[i], b.events[i] = false, nil
 }
 
-// limitBytes evicts the oldest events of the newest blocks while they are too large. mu is
-// locked.
+// limitBytes evicts the oldest of the newest blocks while together they exceed
+// maxRecentBytes. If the last block alone exceeds it, its oldest events are removed. mu
+// is locked.
 func (c *cache) limitBytes() {
 	for number := c.newest - min(c.newest, cachedBlocks-1); c.bytes > maxRecentBytes && number < c.newest; number++ {
 		c.evict(number)
@@ -179,7 +182,7 @@ func (c *cache) limitBytes() {
 	}
 }
 
-// evict removes one of the newest blocks. mu is locked.
+// evict removes a block from recent. mu is locked.
 func (c *cache) evict(number uint64) {
 	if b := c.recent[number]; b != nil {
 		c.bytes -= b.bytes
@@ -187,8 +190,8 @@ func (c *cache) evict(number uint64) {
 	}
 }
 
-// addOlder caches a whole block that a page has read, unless it is too large or one of the
-// newest.
+// addOlder caches a whole block that was read for a page. It ignores a block that is
+// larger than maxBlockBytes or already in recent.
 func (c *cache) addOlder(number uint64, entries []Entry) {
 	b := new(block)
 	for i := range b.known {

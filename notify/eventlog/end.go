@@ -9,21 +9,22 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// endSubject is the NATS subject on which a node announces the end of the log to other nodes
-// and to tails. The message is not stored: a node that misses it asks the stream, every
-// endPollInterval.
+// endSubject is the NATS subject on which a node announces the end of the log to other
+// nodes. The message is not stored, so a node may miss it. Therefore followEnd also asks
+// the stream for the end every endPollInterval.
 const (
 	endSubject      = "bellhop.said"
 	endPollInterval = time.Second
 )
 
-// announceEnd announces how far this node knows the log to reach.
+// announceEnd sends the last position of the log that this node knows to the other nodes.
 func (l *Log) announceEnd() {
 	l.js.Conn().Publish(endSubject, strconv.AppendUint(nil, l.End(), 10)) // a lost message only delays the others
 }
 
-// followEnd keeps the end of the log known, whichever node publishes, until ctx ends. It
-// calls f whenever raised has a signal.
+// followEnd updates the known end of the log until ctx ends, from the announcements of
+// all nodes and by asking the stream every endPollInterval. It calls f whenever raised
+// has a signal.
 func (l *Log) followEnd(ctx context.Context, raised <-chan struct{}, f func()) {
 	sub, err := l.js.Conn().Subscribe(endSubject, func(m *nats.Msg) {
 		defer l.config.RecoverPanic("receive " + endSubject)
@@ -70,7 +71,8 @@ func (l *Log) End() uint64 {
 	return l.end
 }
 
-// raiseEnd records that the log reaches seq or farther.
+// raiseEnd raises the known end of the log to seq, unless it is higher already. If the
+// log is not shared, it raises Released as well.
 func (l *Log) raiseEnd(seq uint64) {
 	l.mu.Lock()
 	if l.end = max(l.end, seq); l.reader != nil {
@@ -87,17 +89,19 @@ func (l *Log) raiseEnd(seq uint64) {
 	}
 }
 
-// Released returns the position of the last event that may be delivered. On a node that
-// shares the log it rises while ReleaseEvents runs.
+// Released returns the position of the last event that may be delivered. If the log is
+// shared, it rises only while ReleaseEvents runs; otherwise it rises with the end of the
+// log.
 func (l *Log) Released() uint64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.released
 }
 
-// ReleaseEvents raises Released as the log grows, until ctx ends. It first calls sync, which
-// returns when this node knows every subscription that was stored before those events. A
-// node that does not share the log need not run it.
+// ReleaseEvents raises Released to the end of the log whenever the end has risen, until
+// ctx ends. Before, it calls sync, which returns when this node knows every subscription
+// that was stored before the new events. If sync fails, the events are released all the
+// same. A node that does not share the log need not call ReleaseEvents.
 func (l *Log) ReleaseEvents(ctx context.Context, sync func(context.Context) error) error {
 	l.followEnd(ctx, l.endRaised, func() {
 		seq := l.End()

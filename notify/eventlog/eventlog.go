@@ -1,27 +1,30 @@
 // Package eventlog is the event log: the JetStream stream of all events that the nodes of a
 // store publish.
 //
-// A [Log] buffers events until the stream has acknowledged them, and reads them. It never
-// blocks who appends. Each event has a subject of its own and is published as the first
-// message of that subject, so the stream refuses a second publish of it however late.
+// A [Log] buffers events until the stream has acknowledged them, and reads them.
+// Appending never blocks. Each event has its own subject and is published on the
+// condition that this subject has no message. So the stream never stores an event twice,
+// however late it is published again.
 //
 // # Order
 //
-// The events of one call are in the log in the order in which they were appended: a batch
-// has at most one event of a call.
+// The events of one call are in the log in the order in which they were appended, because
+// a batch has at most one event of a call, and a batch is written only after the results
+// of the one before are known.
 //
 // # Memory
 //
-// At most 10,000 events wait to be published; beyond, the oldest live ones are dropped and
-// counted. The last 4,096 events, and as many that were read last for pages, are cached:
-// delivery, tails and pages read them without the store. One cache holds both, in blocks of
-// 256 positions.
+// At most 10,000 events wait to be published. If more are appended, the oldest live ones
+// are dropped and counted. The cache holds the last 4,096 events of the log, and as many
+// older ones that pages have read last. Delivery, tails and pages read cached events
+// without the store. The cache is divided into blocks of 256 positions.
 //
 // # What a crash loses
 //
-// Kill -9 loses the events that the stream has not acknowledged: those of the last 2 ms, or
-// 40 ms above 2,000 events a second, and those of the batch that is being written. A regular
-// stop writes them to the [Spool], from which the next start publishes them first.
+// Kill -9 loses the events that the stream has not acknowledged: those of the last 2 ms
+// (40 ms above 2,000 events a second), and those of the batch that is being written. A
+// regular stop writes unpublished events to the [Spool], and the next start publishes
+// them first.
 package eventlog
 
 import (
@@ -38,13 +41,13 @@ import (
 	"bellhop/notify/stream"
 )
 
-// Config sets how long events are kept, and what the log needs of its node.
+// Config holds the settings of a Log, and the functions that the Log calls.
 type Config struct {
-	Retention     time.Duration // events expire after it
+	Retention     time.Duration // how long events are kept
 	Replicas      int           // copies of the stream
 	Shared        bool          // other nodes publish too
-	PublishAtOnce bool          // do not gather events for 2 to 40 ms
-	Spool         Spool         // nil: events that are unpublished at the end are lost
+	PublishAtOnce bool          // do not wait 2 to 40 ms to gather a batch
+	Spool         Spool         // nil: events that are unpublished when Run ends are lost
 	Log           *slog.Logger
 
 	// Wanted reports whether an event is published at all.
@@ -74,11 +77,11 @@ type Log struct {
 
 	publisher publisher
 	cache     cache
-	readSlot  chan struct{} // capacity 1: held by the tail or query that reads the log itself
+	readSlot  chan struct{} // capacity 1: held by a tail or query while it reads from the store
 
-	// ReleasedRaised, of capacity 1, has a signal when Released has risen.
+	// ReleasedRaised, of capacity 1, receives a signal when Released may have risen.
 	ReleasedRaised chan struct{}
-	endRaised      chan struct{} // capacity 1: end has risen, on a node that shares the log
+	endRaised      chan struct{} // capacity 1: end may have risen; used only if the log is shared
 
 	mu       sync.Mutex
 	end      uint64      // position of the last event known to be in the log
@@ -87,14 +90,15 @@ type Log struct {
 	reader   *tailReader // nil: no tail is open
 }
 
-// Open opens the log, creates it if it is missing, and takes the events of the Spool.
+// Open opens the log, creates it if it is missing, and buffers the events of the Spool
+// for publishing.
 func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Log, error) {
 	l := &Log{
 		config: c, log: c.Log, js: js, publisher: newPublisher(), cache: newCache(),
 		readSlot: make(chan struct{}, 1), ReleasedRaised: make(chan struct{}, 1), endRaised: make(chan struct{}, 1),
 	}
-	// Limits retention, not a work queue: an event stays readable after all its deliveries,
-	// for replay and the page.
+	// The retention policy is limits, not work queue, because replay and the page read
+	// events after their deliveries have ended.
 	var err error
 	l.events, err = js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
 		Name:        "bellhop_events",
@@ -135,7 +139,8 @@ func (l *Log) Stats() Stats {
 	return Stats{Published: p.published, Dropped: p.dropped, Unpublished: len(p.buffer) + len(p.batch)}
 }
 
-// Health returns why events cannot be published as they should, or nil.
+// Health returns an error if the last batch failed, if more than half of the permitted
+// unpublished events wait, or if the store is not connected. Otherwise it returns nil.
 func (l *Log) Health() error {
 	p := &l.publisher
 	p.mu.Lock()

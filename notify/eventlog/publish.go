@@ -18,12 +18,12 @@ import (
 	"bellhop/notify/stream"
 )
 
-// maxUnpublished is how many events wait in memory while the store is slow or gone.
+// maxUnpublished limits the events that wait in memory while the store is slow or gone.
 const maxUnpublished = 10_000
 
 // publisher buffers events until the event log has acknowledged them.
 type publisher struct {
-	wakeup chan struct{} // capacity 1: buffer is not empty
+	wakeup chan struct{} // capacity 1: signaled when events are buffered
 
 	mu             sync.Mutex
 	buffer         []*dialog.Event
@@ -40,10 +40,10 @@ func newPublisher() publisher {
 	return publisher{wakeup: make(chan struct{}, 1), batchCalls: make(map[string]bool)}
 }
 
-// Append buffers events for the log, in their order, and keeps the slice. It never blocks:
-// when 10,000 events wait already, the oldest live one is dropped and counted, or the oldest
-// if all are durable. Events that are not Wanted are discarded. The events of one call must
-// come from one goroutine.
+// Append buffers events for publishing, in their order. It retains the slice. It never
+// blocks: if 10,000 events already wait, it drops and counts the oldest live one, or the
+// oldest of all if all are durable. It discards events that are not Wanted. The events of
+// one call must be appended by one goroutine.
 func (l *Log) Append(events []dialog.Event) {
 	p := &l.publisher
 	p.mu.Lock()
@@ -57,9 +57,9 @@ func (l *Log) Append(events []dialog.Event) {
 	signal(p.wakeup)
 }
 
-// bufferEvent appends an event to the buffer. It drops an event that the log could never
-// store: too long a name would make a protocol line that ends the NATS connection each time
-// the event is published.
+// bufferEvent appends an event to the buffer. It drops an event that has too long a name,
+// because the log could never store it: its NATS protocol line would exceed the limit of
+// the server, which then closes the connection.
 func (p *publisher) bufferEvent(e *dialog.Event) {
 	if len(e.Extension.User) > dialog.MaxName || len(e.Call) > dialog.MaxName || len(e.ID) > dialog.MaxName {
 		p.dropped++
@@ -85,8 +85,9 @@ func (p *publisher) dropOldest() {
 	p.dropped++
 }
 
-// fillBatch moves events from the buffer to the batch, at most one event of a call and the
-// oldest of each call first, and returns the batch.
+// fillBatch moves events from the buffer to the batch, in order, until the batch is full.
+// It skips an event if the batch has an event of the same call. It returns the batch,
+// which begins with the events that the last batch failed to publish.
 func (p *publisher) fillBatch() []*dialog.Event {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -112,9 +113,10 @@ func (p *publisher) fillBatch() []*dialog.Event {
 	return p.batch
 }
 
-// settleBatch removes acknowledged events from the batch and returns them as log entries.
-// repeated reports whether the stream had some event already. failed is the error of the
-// events that stay in the batch.
+// settleBatch removes from the batch the events that the stream has stored or can never
+// store. published are the events stored by this batch, as log entries. repeated reports
+// whether the stream already had one of the others. failed is the error of the events
+// that stay in the batch, or nil if none stays.
 func (p *publisher) settleBatch(results []stream.Result) (published []Entry, repeated bool, failed error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -160,8 +162,8 @@ func (p *publisher) unpublished() int {
 	return len(p.buffer) + len(p.batch)
 }
 
-// OldestUnpublished returns when the oldest unpublished event was observed. Events without
-// an observation time do not count; ok is false if there is no other.
+// OldestUnpublished returns when the oldest unpublished event was observed. It ignores
+// events without an observation time. ok is false if no other event is unpublished.
 func (l *Log) OldestUnpublished() (oldest time.Time, ok bool) {
 	p := &l.publisher
 	p.mu.Lock()
@@ -176,7 +178,8 @@ func (l *Log) OldestUnpublished() (oldest time.Time, ok bool) {
 	return oldest, ok
 }
 
-// Unpublished returns the events that are not in the log, those of each call in order.
+// Unpublished returns the events that are not published yet. Those of one call are in
+// order.
 func (l *Log) Unpublished() []dialog.Event {
 	p := &l.publisher
 	p.mu.Lock()
@@ -188,14 +191,14 @@ func (l *Log) Unpublished() []dialog.Event {
 	return events
 }
 
-// batchPace is the least time between two batches. A batch costs more than its events, so
-// under load events share one; but a kill loses the events that wait. The first event
-// after a quiet moment does not wait. A call has three to eight events: 200 calls a second
-// stay below the rate, 1,000 calls a second exceed it.
+// batchPace sets the minimum time between two batches. With a longer time, more events
+// share a batch, which is cheaper, but a kill loses more of them. An event does not wait
+// if the last batch was written longer ago than the minimum. A call has three to eight
+// events, so 200 calls a second stay below the rate, and 1,000 exceed it.
 var batchPace = Pace{Rate: 2000, Burst: 500, Quiet: 2 * time.Millisecond, Busy: 40 * time.Millisecond}
 
-// Run publishes events until ctx ends, and then the rest of them for at most 2 s. One
-// goroutine calls it.
+// Run publishes events until ctx ends, and then the remaining ones for at most 2 s. Only
+// one goroutine may call it.
 func (l *Log) Run(ctx context.Context) error {
 	w, err := stream.NewWriter(l.js.Conn(), l.config.RecoverPanic)
 	if err != nil {
@@ -252,11 +255,12 @@ func (l *Log) Run(ctx context.Context) error {
 	}
 }
 
-// expectNoMessage is the header by which a stream refuses a second message of a subject.
+// expectNoMessage is the header that makes a stream refuse a message if its subject
+// already has one.
 var expectNoMessage = nats.Header{jetstream.ExpectedLastSubjSeqHeader: {"0"}}
 
-// encodeBatch encodes the events of a batch into msgs, reusing their memory. It drops an
-// event that cannot be encoded.
+// encodeBatch encodes the events of a batch into msgs, reusing their memory. It drops
+// events that cannot be encoded.
 func (l *Log) encodeBatch(msgs []*nats.Msg, batch []*dialog.Event) []*nats.Msg {
 	for i := 0; i < len(batch); {
 		if e := l.encodeEvent(msgs[i], batch[i]); e != nil {
@@ -269,16 +273,19 @@ func (l *Log) encodeBatch(msgs []*nats.Msg, batch []*dialog.Event) []*nats.Msg {
 	return msgs[:len(batch)]
 }
 
-// eventEncoder writes the stored form of events. Every event of every call is encoded by it.
+// eventEncoder encodes events for the log. It is faster than json.Marshal, which matters
+// because it encodes every event of every call.
 var eventEncoder = jsontext.NewEncoder[dialog.Event]()
 
-// encodeEvent writes an event into a message and returns the event as the log stores it, or
-// nil if encoding panics.
+// encodeEvent encodes an event into m. It returns the event as the log stores it: e
+// itself, or a copy with U+FFFD in place of invalid UTF-8. It returns nil if encoding
+// panics.
 func (l *Log) encodeEvent(m *nats.Msg, e *dialog.Event) (encoded *dialog.Event) {
 	defer l.config.RecoverPanic("encode event")
 	body := eventEncoder.Append(m.Data[:0], e)
 	if bytes.Contains(body, []byte(`\ufffd`)) {
-		// Invalid UTF-8 becomes U+FFFD in the log: the event is delivered so from the start.
+		// The log stores U+FFFD in place of invalid UTF-8. Deliveries that do not read
+		// the log must send the same.
 		e = &dialog.Event{Observed: e.Observed}
 		if err := json.Unmarshal(body, e); err != nil {
 			panic(err) // it was encoded just now

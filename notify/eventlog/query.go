@@ -29,8 +29,8 @@ type Query struct {
 	Limit      int    // 0: 100; at most 1000
 }
 
-// subjects returns the narrowest subject filters that cover all events of q. A name that is
-// too long has no events and yields no filter.
+// subjects returns the narrowest subject filters that cover all events that q selects. It
+// returns no filter for a name that is too long, because the log has no events of it.
 func (q *Query) subjects() []string {
 	call := "*"
 	switch {
@@ -58,7 +58,8 @@ func (q *Query) subjects() []string {
 	return slices.Compact(subjects) // filters must not overlap
 }
 
-// matches reports whether q selects an event, wherever it is in the log.
+// matches reports whether q selects an event. It ignores Since, Position, After and
+// Limit.
 func (q *Query) matches(e *dialog.Event) bool {
 	return (q.Type == "" || subscription.EventMask(e)&subscription.MaskOf(q.Type) != 0) &&
 		(q.Call == "" || e.Call == q.Call) &&
@@ -71,11 +72,13 @@ func (q *Query) matchesExtensions(e *dialog.Event) bool {
 	return q.Extensions == nil || slices.ContainsFunc(q.Extensions, e.Extension.Is)
 }
 
-// ErrNoEvent reports that Query.After names no event of the log.
+// ErrNoEvent reports that the log does not have the event Query.After, or that this event
+// is not of one of Query.Extensions.
 var ErrNoEvent = errors.New("no such event in the log")
 
-// Find returns the events that q selects, oldest first. more reports that further events
-// match: query again with After set to the id of the last one, or Position behind it.
+// Find returns the events that q selects, oldest first. If more is true, further events
+// match: query again with After set to the id of the last event, or with Position set to
+// the position after it.
 func (l *Log) Find(ctx context.Context, q Query) (found []Entry, more bool, err error) {
 	limit := q.Limit
 	if limit <= 0 {
@@ -102,7 +105,8 @@ func (l *Log) Find(ctx context.Context, q Query) (found []Entry, more bool, err 
 	return found[:min(limit, len(found))], len(found) > limit, nil
 }
 
-// firstPosition returns the position at which q begins; 0: behind the last event.
+// firstPosition returns the position at which q begins, or 0 if no event was published
+// since q.Since.
 func (l *Log) firstPosition(ctx context.Context, q *Query) (uint64, error) {
 	switch {
 	case q.After != "":
@@ -116,7 +120,8 @@ func (l *Log) firstPosition(ctx context.Context, q *Query) (uint64, error) {
 	return 1, nil
 }
 
-// positionOf returns the position of the event q.After in the log.
+// positionOf returns the position of the event q.After. It returns ErrNoEvent if the log
+// does not have this event, or it is not of one of q.Extensions.
 func (l *Log) positionOf(ctx context.Context, q *Query) (uint64, error) {
 	m, err := l.Lookup(ctx, q.After)
 	if err == ErrEventGone {
@@ -135,8 +140,8 @@ func (l *Log) positionOf(ctx context.Context, q *Query) (uint64, error) {
 	return m.Seq, nil
 }
 
-// PositionAt returns the position of the first event published at or after a time; 0: there
-// is none.
+// PositionAt returns the position of the first event published at or after a time, or 0
+// if there is none.
 func (l *Log) PositionAt(ctx context.Context, since time.Time) (uint64, error) {
 	m, err := l.getMessage(ctx, readRequest{Since: &since, Subject: "bellhop.event.>"})
 	if err != nil && err != ErrEventGone {
@@ -145,8 +150,8 @@ func (l *Log) PositionAt(ctx context.Context, since time.Time) (uint64, error) {
 	return m.Seq, nil
 }
 
-// scanSubject returns at most limit events under a subject that q selects, from a position
-// on.
+// scanSubject returns the first events that q selects, at most limit, among those under a
+// subject from a position on.
 func (l *Log) scanSubject(ctx context.Context, subject string, position uint64, q *Query, limit int) (found []Entry, err error) {
 	p := readRequest{Seq: position, Subject: subject, Batch: min(limit, blockSize)}
 	for more := true; more && len(found) < limit; p.Batch = blockSize {
@@ -167,8 +172,9 @@ func (l *Log) scanSubject(ctx context.Context, subject string, position uint64, 
 	return found, nil
 }
 
-// readSubject calls f for each event of one request, until f returns false, and moves the
-// request behind them. more reports that the log may have more events.
+// readSubject sends request p, calls f for each event of the response until f returns
+// false, and moves p.Seq behind the last of these events. more reports whether the log
+// may have more events.
 func (l *Log) readSubject(ctx context.Context, p *readRequest, f func(Entry) bool) (more bool, err error) {
 	received := 0
 	err = l.requestEvents(ctx, *p, func(seq uint64, e *dialog.Event) bool {
@@ -179,8 +185,8 @@ func (l *Log) readSubject(ctx context.Context, p *readRequest, f func(Entry) boo
 	return received == p.Batch, err
 }
 
-// Call returns all events of a call, in the order of the log, from any server with a copy,
-// which may lack the last ones.
+// Call returns all events of a call, in the order of the log. Any server with a copy may
+// answer. If its copy lags, the last events are missing.
 func (l *Log) Call(ctx context.Context, call string) (events []Entry, err error) {
 	p := readRequest{Seq: 1, Subject: (&Query{Call: call}).subjects()[0], Batch: blockSize}
 	for more := true; more; {
@@ -198,10 +204,11 @@ func (l *Log) Call(ctx context.Context, call string) (events []Entry, err error)
 // pageReadTimeout is how long reading a block for a page may take.
 const pageReadTimeout = 10 * time.Second
 
-// readPage returns events from position on, a block at most, and the position after them.
-// If the cache lacks them, and many events of a full block are wanted, it reads and caches
-// the whole block: the next small page is then in memory. Otherwise it reads the wanted
-// number of positions only.
+// readPage returns events from position on, at most to the end of their block, and the
+// position after them. If the cache lacks the event at position, readPage reads from the
+// store. It reads and caches the whole block if the block is full and at least a quarter
+// of its size is wanted, so that the next small page is in memory. Otherwise it reads
+// only the wanted number of positions.
 func (l *Log) readPage(ctx context.Context, position, end uint64, wanted int) (entries []Entry, next uint64, err error) {
 	number, _ := blockOf(position)
 	first, last := number*blockSize+1, (number+1)*blockSize
@@ -235,8 +242,8 @@ func (l *Log) readPage(ctx context.Context, position, end uint64, wanted int) (e
 	return entries, next, nil
 }
 
-// scanBlocks returns at most limit events that q selects, from a position on, by reading
-// the log block by block.
+// scanBlocks returns the first events that q selects from a position on, at most limit.
+// It reads the log block by block.
 func (l *Log) scanBlocks(ctx context.Context, position uint64, q *Query, limit int) (found []Entry, err error) {
 	oldest, end, err := l.Bounds(ctx) // from the leader: another server's copy may lag
 	if err != nil {
@@ -259,8 +266,8 @@ func (l *Log) scanBlocks(ctx context.Context, position uint64, q *Query, limit i
 	return found, nil
 }
 
-// acquireRead waits for the one slot to read the log, so that many readers do not take the
-// CPU from calls. After success the caller must call releaseRead.
+// acquireRead waits for the only slot to read the log. There is one slot so that many
+// readers do not take the CPU from calls. After success the caller must call releaseRead.
 func (l *Log) acquireRead(ctx context.Context) error {
 	select {
 	case l.readSlot <- struct{}{}:
@@ -273,9 +280,9 @@ func (l *Log) acquireRead(ctx context.Context) error {
 // releaseRead frees the slot taken by acquireRead.
 func (l *Log) releaseRead() { <-l.readSlot }
 
-// Latest returns the newest events that q selects, newest first, at most Limit. It ignores
-// Since, Position and After. If few of very many events match, it searches only the end of
-// the log.
+// Latest returns the newest events that q selects, newest first, at most Limit. It
+// ignores Since, Position and After. It stops after about [stream.MaxScanned] messages,
+// so it may miss older events if few match.
 func (l *Log) Latest(ctx context.Context, q Query) (events []*dialog.Event, err error) {
 	subjects := q.subjects()
 	if len(subjects) == 0 {

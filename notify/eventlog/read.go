@@ -16,15 +16,16 @@ import (
 	"bellhop/notify/stream"
 )
 
-// Cached returns the events of the positions from to to, as far as the cache knows them
-// without a gap, and the first position that it does not know. It waits for nothing.
+// Cached returns the events at the positions from..to that precede the first position
+// unknown to the cache. next is that position, or to+1 if all are known. Cached never
+// reads the store.
 func (l *Log) Cached(from, to uint64) (entries []Entry, next uint64) {
 	return l.cache.entries(from, to)
 }
 
-// Read returns the events of the positions from to to, or those read when ctx ends. Events
-// that expire meanwhile are left out. Any server with a copy may answer. A server whose copy
-// lags, or that does not answer, is asked again.
+// Read returns the events at the positions from..to, or, if ctx ends, those read until
+// then. Events that expire meanwhile are left out. Any server with a copy of the stream
+// may answer. If a server does not answer, or its copy lags, Read asks again.
 func (l *Log) Read(ctx context.Context, from, to uint64) (entries []Entry) {
 	for from <= to && ctx.Err() == nil {
 		cached, next := l.cache.entries(from, to)
@@ -39,8 +40,9 @@ func (l *Log) Read(ctx context.Context, from, to uint64) (entries []Entry) {
 	return entries
 }
 
-// readBlock reads the events of the positions from to to, at most blockSize, from the store
-// into the cache. It returns the position after the last that was read before ctx ended.
+// readBlock reads the events at the positions from..to, at most blockSize, from the store
+// and caches them. It asks again until all are read or ctx ends. next is the position
+// after the last one read.
 func (l *Log) readBlock(ctx context.Context, from, to uint64) (entries []Entry, next uint64) {
 	next = from
 	for wait := time.Millisecond; next <= to && ctx.Err() == nil; {
@@ -49,7 +51,7 @@ func (l *Log) readBlock(ctx context.Context, from, to uint64) (entries []Entry, 
 			if next = min(seq, to) + 1; seq <= to && e != nil {
 				entries = append(entries, Entry{seq, e})
 			}
-			return seq < to // otherwise the events up to there are gone
+			return seq < to // beyond to: the events before seq are gone
 		})
 		if next > before {
 			wait = time.Millisecond
@@ -75,8 +77,8 @@ func (l *Log) readBlock(ctx context.Context, from, to uint64) (entries []Entry, 
 	return entries, next
 }
 
-// decodeEvent decodes an event of the log, unless the cache has it. It returns nil for one
-// that cannot be decoded.
+// decodeEvent returns the event at position seq from the cache, or decodes it from m. It
+// returns nil if m cannot be decoded.
 func (l *Log) decodeEvent(seq uint64, m *nats.Msg) *dialog.Event {
 	if e := l.cache.event(seq); e != nil {
 		return e
@@ -90,7 +92,7 @@ func (l *Log) decodeEvent(seq uint64, m *nats.Msg) *dialog.Event {
 	return e
 }
 
-// decode decodes an event; a panic is an error.
+// decode decodes an event. If decoding panics, it returns errUnreadable.
 func (l *Log) decode(data []byte) (e *dialog.Event, err error) {
 	err = errUnreadable // if it panics
 	defer l.config.RecoverPanic("decode event")
@@ -108,7 +110,7 @@ type readRequest struct {
 	Since   *time.Time `json:"start_time,omitempty"`
 	Subject string     `json:"next_by_subj,omitempty"`
 	Last    string     `json:"last_by_subj,omitempty"`
-	Batch   int        `json:"batch,omitempty"` // events at most, of a direct get
+	Batch   int        `json:"batch,omitempty"` // maximum number of events; for a direct get only
 }
 
 var (
@@ -117,9 +119,10 @@ var (
 )
 
 // requestEvents requests a batch of events from any server with a copy of the log, and
-// calls f for each until f returns false; e is nil if it cannot be decoded. It needs no
-// consumer on the server. If a message of the response is lost, as when the connected server
-// dies, the error is errGap, and f has had all events before the gap.
+// calls f for each until f returns false. e is nil if the event cannot be decoded. The
+// request needs no consumer on the server. If a message of the response is lost, for
+// example because the connected server died, f is called for all events before the gap,
+// and the error is errGap.
 func (l *Log) requestEvents(ctx context.Context, p readRequest, f func(seq uint64, e *dialog.Event) bool) error {
 	nc := l.js.Conn()
 	answers := make(chan *nats.Msg, p.Batch+1) // and the message that ends the batch
@@ -176,8 +179,8 @@ type Message struct {
 	Data []byte    `json:"data"` // JSON
 }
 
-// getMessage requests one message from the server that leads the stream: the copy of
-// another server may lag. The error is ErrEventGone, or of the store.
+// getMessage requests one message from the server that leads the stream, because the copy
+// of another server may lag. The error is ErrEventGone if no message matches.
 func (l *Log) getMessage(ctx context.Context, p readRequest) (m Message, err error) {
 	ctx, cancel := context.WithTimeout(ctx, stream.Timeout)
 	defer cancel()
@@ -203,8 +206,9 @@ func (l *Log) getMessage(ctx context.Context, p readRequest) (m Message, err err
 	return *got.Message, nil
 }
 
-// Event reads one event by its position, from any server with a copy, and if that copy lacks
-// it, from the server that leads the stream. The error is ErrEventGone, or of the store.
+// Event reads the event at position seq from any server with a copy. If that copy does
+// not have it, Event asks the server that leads the stream. The error is ErrEventGone if
+// the log does not have the event.
 func (l *Log) Event(ctx context.Context, seq uint64) (*dialog.Event, error) {
 	var data []byte
 	m, err := l.events.GetMsg(ctx, seq)
@@ -226,8 +230,8 @@ func (l *Log) Event(ctx context.Context, seq uint64) (*dialog.Event, error) {
 	return e, nil
 }
 
-// Lookup returns the message of an event by the id of the event. The error is ErrEventGone,
-// or of the store.
+// Lookup returns the message of the event with the given id. The error is ErrEventGone if
+// the log does not have the event.
 func (l *Log) Lookup(ctx context.Context, id string) (Message, error) {
 	if len(id) > dialog.MaxName {
 		return Message{}, ErrEventGone

@@ -2,9 +2,9 @@ package eventlog
 
 import "bellhop/dialog"
 
-// A Spool stores events that could not be published from the end of one process to the
-// start of the next. An event that the log already has does no harm in it: the stream
-// refuses a second publish.
+// A Spool stores unpublished events from the end of one process to the start of the next.
+// It may hold events that the log already has, because the stream refuses to store them
+// again.
 type Spool interface {
 	// Load returns the events that Save was given. With an error it returns the events that
 	// could be read.
@@ -37,8 +37,8 @@ func (l *Log) loadSpool() {
 	signal(l.publisher.wakeup)
 }
 
-// clearSpool empties the Spool once its events are published. The publisher calls it
-// whenever its buffer is empty.
+// clearSpool empties the Spool if all events are published. Run calls it whenever it has
+// nothing to publish.
 func (l *Log) clearSpool() {
 	if !l.publisher.spooled || l.publisher.unpublished() > 0 {
 		return
@@ -49,8 +49,9 @@ func (l *Log) clearSpool() {
 	l.publisher.spooled = false
 }
 
-// SaveSpool stores the unpublished events in the Spool once Run has ended and nothing is
-// appended any more. Events that cannot be stored are dropped.
+// SaveSpool stores the unpublished events in the Spool, or empties it if there are none.
+// It must be called after Run has ended and after the last Append. Events that cannot be
+// stored are dropped and counted.
 func (l *Log) SaveSpool() {
 	events := l.Unpublished()
 	if len(events) == 0 {

@@ -6,19 +6,20 @@ import (
 	"bellhop/dialog"
 )
 
-// maxTailBytes limits the events that one call of Tail.Next returns, as a slow reader keeps
-// them in memory. A single event may be larger.
+// maxTailBytes limits the events that one call of Tail.Next returns, because a slow
+// reader holds them in memory. A single event may be larger.
 const maxTailBytes = 256 << 10
 
-// A tailReader reads the events that this node has not published into the cache, for all
-// tails, from the opening of the first tail to the closing of the last.
+// A tailReader reads new events of the log that are not cached, which are those of other
+// nodes, into the cache for all tails. It runs from the opening of the first tail until
+// the closing of the last.
 type tailReader struct {
 	stop      context.CancelFunc
 	done      chan struct{} // closed when it has ended
 	endRaised chan struct{} // capacity 1: the end of the log has risen
 
 	// Log.mu guards the fields below.
-	read  uint64        // the events up to here were read
+	read  uint64        // position up to which events were read
 	grown chan struct{} // closed when read rises
 }
 
@@ -59,7 +60,7 @@ func (l *Log) closeReader() {
 }
 
 // readNew reads the events up to the end of the log into the cache, and wakes the tails.
-// Only the reader changes r.read.
+// It reads r.read without the lock, because nothing else changes it.
 func (l *Log) readNew(ctx context.Context, r *tailReader) {
 	defer l.config.RecoverPanic("tail")
 	for end := l.End(); r.read < end; end = l.End() {
@@ -75,22 +76,23 @@ func (l *Log) readNew(ctx context.Context, r *tailReader) {
 	}
 }
 
-// A Tail reads the log as it grows: every event that its query selects once, in the order
-// of the log, whichever node published it. It belongs to one goroutine.
+// A Tail reads the log as it grows. It returns every event that its query selects, once
+// and in log order, whichever node published it. Only one goroutine may use a Tail.
 //
-// All tails of a node share one reader of the log. A tail that is thousands of events
-// behind reads the log itself to catch up. Nothing waits for a tail.
+// All tails of a node share one reader of the log. A tail whose next event is no longer
+// cached reads the log itself to catch up. Other tails, and the publisher, never wait
+// until a slow tail has caught up.
 type Tail struct {
 	log      *Log
 	query    Query
 	reader   *tailReader
 	position uint64 // of the last event read
-	readSize int    // how many positions it reads itself at once
+	readSize int    // positions per read from the store, to catch up
 }
 
-// Tail returns a Tail that begins at After or Since of the query; without either, or with a
-// Since in the future, it begins at the end of the log. Limit is ignored. The caller must
-// close it.
+// Tail returns a Tail that begins after the event q.After, or at the time q.Since. If
+// neither is set, or Since is in the future, it begins at the end of the log. Limit is
+// ignored. The caller must close the Tail.
 func (l *Log) Tail(ctx context.Context, q Query) (*Tail, error) {
 	_, position, err := l.Bounds(ctx)
 	if err != nil {
@@ -108,9 +110,9 @@ func (l *Log) Tail(ctx context.Context, q Query) (*Tail, error) {
 	return &Tail{log: l, query: q, reader: l.openReader(), position: position, readSize: blockSize}, nil
 }
 
-// Next returns the next events: at least one, and at most some hundreds or 256 KiB of them.
-// It waits for them until ctx ends, and may be called again afterwards: no event is missed.
-// Readers share the events and must not change them.
+// Next waits for the next events until ctx ends. It returns at least one, and at most
+// some hundreds or 256 KiB of them. It may be called again after an error, and misses no
+// event. Readers share the events and must not change them.
 func (t *Tail) Next(ctx context.Context) (events []*dialog.Event, err error) {
 	for ctx.Err() == nil {
 		t.log.mu.Lock()

@@ -44,7 +44,8 @@ func fieldsOf(t reflect.Type) (fields []field) {
 	return fields
 }
 
-// appendStruct appends an object. v must be addressable: so no value is copied to the heap.
+// appendStruct appends an object. v must be addressable, so that no value is copied to
+// the heap.
 func appendStruct(dst []byte, v reflect.Value, fields []field) []byte {
 	dst = append(dst, '{')
 	for i := range fields {

@@ -8,8 +8,8 @@ import (
 	"unicode/utf8"
 )
 
-// An Object appends the members of a JSON object to B, which begins with a brace. The caller
-// ends it.
+// An Object appends the members of a JSON object to B. B must begin with the opening
+// brace. The caller appends the closing brace.
 type Object struct{ B []byte }
 
 // WriteKey writes the key of a member and the separator before it.
@@ -41,7 +41,7 @@ func (w *Object) WriteNonZero(k string, v int64) {
 	}
 }
 
-// WriteTrue writes true, or nothing.
+// WriteTrue writes a member true if v is true, and nothing otherwise.
 func (w *Object) WriteTrue(k string, v bool) {
 	if v {
 		w.WriteKey(k)
@@ -74,7 +74,9 @@ var plain, plainInHTML = func() (plain, inHTML [256]bool) {
 	return plain, inHTML
 }()
 
-// appendEscaped appends s as a JSON string with escapes for the ASCII that is not plain.
+// appendEscaped appends s as a JSON string. It escapes the ASCII characters that isPlain
+// does not mark, and for plainInHTML also U+2028 and U+2029. Invalid UTF-8 becomes
+// U+FFFD.
 func appendEscaped[T string | []byte](dst []byte, s T, isPlain *[256]bool) []byte {
 	const hex = "0123456789abcdef"
 	dst = append(dst, '"')

@@ -10,11 +10,12 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// ErrStop, returned by the function that Read calls, ends Read without an error.
+// ErrStop ends Read without an error if the function that Read calls returns it.
 var ErrStop = errors.New("reading stopped")
 
-// Read calls f for every message that consumer c would read now, until f returns an error.
-// If a message is lost on its way, it continues after the last message that f has seen.
+// Read calls f for every message that is in the stream now and that c selects, until f
+// returns an error. If a message is lost on its way, Read continues after the last
+// message that f accepted.
 func Read(ctx context.Context, s jetstream.Stream, c jetstream.OrderedConsumerConfig, f func(jetstream.Msg) error) error {
 	for {
 		last, err := readOnce(ctx, s, c, f)
@@ -31,8 +32,8 @@ func Read(ctx context.Context, s jetstream.Stream, c jetstream.OrderedConsumerCo
 // again unless another message follows.
 var errLostMessage = errors.New("a message of the store did not arrive")
 
-// readOnce reads like Read with a single consumer, and returns the position of the last
-// message. It fails with errLostMessage if the rest does not arrive.
+// readOnce reads like Read, with a single consumer. It returns the position of the last
+// message read. The error is errLostMessage if the remaining messages do not arrive.
 func readOnce(ctx context.Context, s jetstream.Stream, c jetstream.OrderedConsumerConfig, f func(jetstream.Msg) error) (last uint64, err error) {
 	consumer, err := s.OrderedConsumer(ctx, c)
 	if err != nil {
@@ -84,8 +85,9 @@ func readOnce(ctx context.Context, s jetstream.Stream, c jetstream.OrderedConsum
 	}
 }
 
-// readPollInterval is how long a reading waits for a message before it asks the server
-// whether there is one. After maxReadPolls such waits it starts again with a new consumer.
+// readPollInterval is how long readOnce waits for a message before it asks the server
+// whether there is one. After maxReadPolls such waits, Read continues with a new
+// consumer.
 const (
 	readPollInterval = time.Second
 	maxReadPolls     = 3
@@ -94,8 +96,8 @@ const (
 // ConsumerIdleTimeout is how long the server keeps a consumer that nobody reads.
 const ConsumerIdleTimeout = 30 * time.Second
 
-// MaxScanned is how many messages ReadBackwards looks at, and maxChunkMessages how many it
-// holds at once.
+// ReadBackwards stops after it has read more than MaxScanned messages. It holds at most
+// maxChunkMessages in memory.
 const (
 	MaxScanned       = 20_000
 	maxChunkMessages = 4096
@@ -104,9 +106,10 @@ const (
 // errTooMany reports that a chunk has more than maxChunkMessages.
 var errTooMany = errors.New("too many messages at once")
 
-// ReadBackwards calls f for the messages of a stream before a position, newest first, until
-// f returns false. A before of 0 is the end of the stream. rest is the position before which
-// more messages may match, because the reading stopped after MaxScanned; 0: there are none.
+// ReadBackwards calls f for the messages of a stream that match filters, newest first,
+// until f returns false. It starts with the last message before position before, or at
+// the end of the stream if before is 0. If it stops after MaxScanned messages, rest is
+// the position before which more may match; otherwise rest is 0.
 func ReadBackwards(ctx context.Context, s jetstream.Stream, filters []string, before uint64, f func(uint64, jetstream.Msg) (bool, error)) (rest uint64, err error) {
 	info, err := s.Info(ctx)
 	if err != nil {

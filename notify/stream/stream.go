@@ -1,5 +1,5 @@
-// Package stream reads and writes JetStream streams: batches of messages, a whole stream,
-// its end backwards, and the tokens of its subjects.
+// Package stream writes batches of messages to JetStream streams, reads streams forwards
+// and backwards, and encodes names as tokens of subjects.
 package stream
 
 import (
@@ -11,16 +11,17 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// BatchSize is how many messages a batch has at most. Timeout is how long a request to the
-// store may take, and Backoff the wait after one that failed.
+// BatchSize is the maximum number of messages in a batch. Timeout limits a request to the
+// store, and Backoff is the wait after a failed one.
 const (
 	BatchSize = 256
 	Timeout   = 5 * time.Second
 	Backoff   = 250 * time.Millisecond
 )
 
-// WithDrainTime returns a context that ends two seconds after ctx, or together with it if
-// the store is not connected then: nothing more can be written.
+// WithDrainTime returns a context that ends two seconds after ctx, so that messages can
+// still be written. If the store is not connected when ctx ends, it ends together with
+// ctx.
 func WithDrainTime(ctx context.Context, nc *nats.Conn) (context.Context, context.CancelFunc) {
 	drain, end := context.WithCancel(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, func() {
@@ -45,7 +46,8 @@ func Token(s string) string {
 
 var base32Names = base32.StdEncoding.WithPadding(base32.NoPadding)
 
-// Base32Token encodes any name as a token of a subject or key.
+// Base32Token encodes any name as a token of a subject or key. The empty name becomes
+// "-".
 func Base32Token(s string) string {
 	if s == "" {
 		return "-"

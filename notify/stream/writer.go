@@ -15,7 +15,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// ErrDuplicate reports that the stream has a message of this subject already.
+// ErrDuplicate reports that the stream already has a message of this subject.
 var ErrDuplicate = errors.New("already stored")
 
 // A Writer writes messages to streams in batches: it publishes all messages of a batch
@@ -28,7 +28,7 @@ type Writer struct {
 	recoverPanic func(part string) // deferred where acknowledgements are parsed
 
 	mu          sync.Mutex
-	batchNumber int      // in the reply subjects, tells late acknowledgements apart; rises only after a batch with missing ones, as the server caches reply subjects
+	batchNumber int      // part of the reply subjects, to recognize late acknowledgements; rises only after a batch with missing ones, because the server caches reply subjects
 	results     []Result // by index in the batch; ErrUnanswered until acknowledged
 	unanswered  int      // messages without an acknowledgement
 	done        chan struct{}
@@ -66,7 +66,9 @@ func NewWriter(nc *nats.Conn, recoverPanic func(part string)) (*Writer, error) {
 // Close ends the Writer.
 func (w *Writer) Close() { w.sub.Unsubscribe() }
 
-// Write publishes msgs and returns the result of each. It takes at most Timeout.
+// Write publishes msgs and returns the result of each. It waits for acknowledgements for
+// at most Timeout, or until ctx ends. The error of an unacknowledged message is
+// ErrUnanswered.
 func (w *Writer) Write(ctx context.Context, msgs []*nats.Msg) []Result {
 	w.mu.Lock()
 	w.unanswered = len(msgs)
@@ -99,7 +101,8 @@ func (w *Writer) Write(ctx context.Context, msgs []*nats.Msg) []Result {
 	return w.results
 }
 
-// handleAck takes one acknowledgement of the stream.
+// handleAck sets the result of a message from its acknowledgement. It ignores late
+// acknowledgements of earlier batches.
 func (w *Writer) handleAck(m *nats.Msg) {
 	defer w.recoverPanic("read acknowledgement")
 	batch, index, _ := strings.Cut(m.Subject[len(w.prefix):], ".")
