@@ -6,8 +6,8 @@ import (
 	"bellhop/notify/send"
 )
 
-// An attempt is one HTTP request for a delivery: what the scheduler plans, what comes back,
-// and what the delivery log records of it.
+// An attempt is one HTTP request for a delivery. It holds the plan of the scheduler, the
+// result, and the record for the delivery log.
 type attempt struct {
 	schedule.Attempt
 	schedule.Result

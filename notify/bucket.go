@@ -17,8 +17,9 @@ func openBucket(ctx context.Context, js jetstream.JetStream, c Config, b jetstre
 	return kv, nil
 }
 
-// watchBucket calls f for every key of a bucket and, with forever, for every change. It
-// ends early with the error of f, of the store or of ctx.
+// watchBucket calls f for every key of a bucket. If forever is true, it then calls f for
+// every change until ctx ends. It stops at the first error of f, of the store or of ctx,
+// and returns it.
 func watchBucket(ctx context.Context, kv jetstream.KeyValue, forever bool, f func(jetstream.KeyValueEntry) error) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()

@@ -24,8 +24,8 @@ import (
 //
 // If the subscription has FollowURLs, answer and hangup of that call go to these URLs,
 // each event to one URL only; an event without a named URL goes to the subscription's.
-// Order, retries and signature are the same. The response to the attempt that delivered
-// the newCall counts; after several deliveries of it, the last response does.
+// Order, retries and signature are the same. The URLs are those of the response that
+// delivered the newCall, and after several deliveries those of the last such response.
 //
 // The delivery log stores the URLs in the record of that attempt, which is written before
 // the newCall counts as delivered. A process that has not made the attempt reads them
@@ -39,9 +39,9 @@ import (
 // byteOrderMark may precede a document in UTF-8.
 var byteOrderMark = []byte("\ufeff")
 
-// readCallURLs reads the URLs of the XML that answers a newCall; nil: none. A response
-// without XML, as most receivers send, names none. If one URL cannot be used, the error
-// says why, and the other may still be returned.
+// readCallURLs reads the URLs from the XML that answers a newCall, or returns nil if it
+// names none. Most receivers respond without XML. cut reports that answer is incomplete.
+// If one URL cannot be used, the error says why, and the other may still be returned.
 func readCallURLs(answer []byte, cut bool) (*schedule.CallURLs, error) {
 	if !bytes.Contains(answer, []byte("<Response")) {
 		return nil, nil
@@ -142,9 +142,9 @@ func (n *Notifier) recordURLs(ctx context.Context, a *attempt) {
 	a.recorded = true
 }
 
-// findNamedURL returns the URL that the receiver has named for an answer or hangup; nil:
-// none. It reads the delivery log if this process has not delivered the newCall. The error
-// is of the store.
+// findNamedURL returns the URL that the receiver has named for an answer or hangup, or
+// nil if it has named none. It reads the delivery log if this process has not delivered
+// the newCall. The error is of the store.
 func (n *Notifier) findNamedURL(ctx context.Context, a *attempt, e *dialog.Event, g *group) (*url.URL, error) {
 	if !a.Sub.FollowsURLs() || e.Party == "" || schedule.IsNewCall(e.Type) || a.Seq == 0 {
 		return nil, nil
@@ -166,8 +166,9 @@ func (n *Notifier) findNamedURL(ctx context.Context, a *attempt, e *dialog.Event
 	return c.URLs.For(e.Type), nil
 }
 
-// lastURLs returns the URLs that the response to the last delivery of a newCall named, as
-// far as the delivery log has it; nil: none.
+// lastURLs returns the URLs that the response to the last delivery of a newCall named, by
+// the delivery log. It returns nil if there are none, or the subscription was changed
+// since.
 func (n *Notifier) lastURLs(ctx context.Context, s *Subscription, newCall string) (urls *schedule.CallURLs, err error) {
 	err = n.deliveryLog.ReadRecords(ctx, s.ID, newCall, func(r *deliverylog.Stored) {
 		if r.Outcome == Delivered {

@@ -9,7 +9,8 @@ import (
 	"bellhop/notify/schedule"
 )
 
-// A page is a range of the log that is read again.
+// A page is a range of the log that is read again, for a lagging subscription or a
+// replay.
 type page struct {
 	schedule.Page
 	entries []eventlog.Entry
@@ -25,7 +26,8 @@ func (p *page) events(yield func(uint64, *dialog.Event) bool) {
 	}
 }
 
-// startPageRead has the next page read in the background, one page at a time.
+// startPageRead starts reading the next page in the background, unless a page is already
+// being read.
 func (l *deliveryLoop) startPageRead(ctx context.Context) {
 	if l.readingPage {
 		return
@@ -43,8 +45,9 @@ func (l *deliveryLoop) startPageRead(ctx context.Context) {
 	})
 }
 
-// readLogPage reads the events of a page. If the log begins after the page, the page is
-// extended up to the first event.
+// readLogPage reads the events of a page. If all of them have left the log, the page is
+// extended up to the first event of the log, at most to newest, so that all lost events
+// are counted at once.
 func (n *Notifier) readLogPage(ctx context.Context, p *page, newest uint64) error {
 	first, _, err := n.events.Bounds(ctx)
 	if err != nil {
@@ -57,8 +60,8 @@ func (n *Notifier) readLogPage(ctx context.Context, p *page, newest uint64) erro
 	return ctx.Err() // the events are incomplete if ctx has ended
 }
 
-// takePage queues the events of a page that was read, and counts events that the log no
-// longer has.
+// takePage adds the events of a page to the scheduler, and counts those that had left the
+// log before they were read.
 func (l *deliveryLoop) takePage(now time.Time, p page) error {
 	l.readingPage = false
 	if p.err != nil {

@@ -16,14 +16,14 @@ import (
 // declares it.
 var ErrDeclared = errors.New("the subscription is declared in the config file: change it there, and send SIGHUP")
 
-// Declare replaces the declared subscriptions by those that the config file now declares.
-// They are normalized and valid, and their Declared field names the place in the file. They are
-// not stored: every node has its own.
+// Declare replaces the declared subscriptions by subs, those that the config file now
+// declares. They must be normalized and valid, and their Declared field names the place
+// in the file. They are not stored: each node has those of its own config file.
 //
 // The ID of each is derived from its extension and its URL, so its pending deliveries
-// survive a restart and changes of other fields. One that is no longer declared is removed,
-// and its pending deliveries are canceled. One whose receiver has answered 410 stays
-// disabled until the next Declare.
+// survive a restart and changes of other fields. A subscription that is no longer
+// declared is removed, and its pending deliveries are canceled. One that was disabled
+// because its receiver refused or failed stays disabled until the next Declare.
 func (n *Notifier) Declare(subs []Subscription) {
 	declared := make(map[string]Subscription, len(subs))
 	for _, s := range subs {
@@ -65,8 +65,8 @@ func (r *registry) replaceDeclared(declared map[string]Subscription) {
 	r.declaredOnce = true
 }
 
-// disableDeclared disables a declared subscription until the next Declare, unless it has
-// another URL meanwhile.
+// disableDeclared disables a declared subscription until the next Declare. It does
+// nothing if the subscription has another URL meanwhile.
 func (r *registry) disableDeclared(id, url, why string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -80,8 +80,8 @@ func (r *registry) disableDeclared(id, url, why string) {
 	r.markChanged(id)
 }
 
-// declaredID returns 30 characters of [A-Za-z0-9] for a declared subscription. twin counts
-// those before it with the same extension and URL.
+// declaredID returns 30 characters of [A-Za-z0-9] for a declared subscription. twin is
+// the number of subscriptions before it with the same extension and URL.
 func declaredID(s *Subscription, twin int) string {
 	// Never change this: the outbox stores deliveries under this id.
 	sum := sha256.Sum256([]byte(strings.Join([]string{s.Extension, s.ExtensionRegex, s.URL, fmt.Sprint(twin)}, "\x00")))
@@ -92,8 +92,8 @@ func declaredID(s *Subscription, twin int) string {
 	return string(id)
 }
 
-// declaredRevision returns a revision for a declared subscription: it changes whenever a
-// visible field does.
+// declaredRevision returns a revision for a declared subscription. It changes whenever a
+// visible field changes.
 func declaredRevision(s *Subscription) uint64 {
 	h := fnv.New64a()
 	json.NewEncoder(h).Encode(s.Redacted()) // cannot fail: strings and numbers only

@@ -164,8 +164,8 @@ func (n *Notifier) readEnded(ctx context.Context, subscriptions []string, state 
 	return kept, next, nil
 }
 
-// addAttempts adds to the deliveries of a page their attempts, as far as they have messages
-// of their own, and the details of the event that are still unknown.
+// addAttempts adds to the deliveries of a page the attempts that have their own messages
+// in the delivery log, and the call details that the records lack.
 func (n *Notifier) addAttempts(ctx context.Context, page []Delivery) error {
 	if err := n.deliveryLog.AddAttempts(ctx, page); err != nil {
 		return err
@@ -178,8 +178,8 @@ func (n *Notifier) addAttempts(ctx context.Context, page []Delivery) error {
 	return nil
 }
 
-// addCallDetails takes call and extension from the event if the records lack them: an end
-// without an attempt has neither.
+// addCallDetails sets call and extension from the event if the records lack them, as the
+// record of an end without an attempt does.
 func (n *Notifier) addCallDetails(ctx context.Context, d *Delivery) error {
 	if d.Extension != "" || d.Seq == 0 {
 		return nil
@@ -194,8 +194,8 @@ func (n *Notifier) addCallDetails(ctx context.Context, d *Delivery) error {
 	return err
 }
 
-// pendingIn returns which deliveries of a page are in the outbox: they have not ended, or
-// are pending again.
+// pendingIn returns the ids of the deliveries of a page that are pending in the outbox.
+// They have not ended, or became pending again.
 func (n *Notifier) pendingIn(ctx context.Context, page []Delivery) (map[string]bool, error) {
 	if len(page) == 0 {
 		return nil, nil

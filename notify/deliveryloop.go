@@ -15,17 +15,17 @@ import (
 	"bellhop/notify/stream"
 )
 
-// A deliveryLoop delivers events: it feeds the scheduler from the log, hands attempts to
-// senders, and writes the outbox. Its goroutine owns the scheduler; all others communicate
-// with it by channels.
+// A deliveryLoop reads events from the log into the scheduler, hands attempts to sender
+// goroutines, and writes the outbox. Only its own goroutine uses the scheduler. All other
+// goroutines communicate with it by channels.
 type deliveryLoop struct {
 	*Notifier
 	scheduler *schedule.Scheduler
 
-	nextSeq    uint64              // position of the first event that the scheduler has not seen
+	nextSeq    uint64              // position of the next event to read
 	logEntries chan eventlog.Entry // events read from the log; closed when all are read; nil: nothing is being read
 
-	pages       chan page       // pages that were read again
+	pages       chan page       // pages of the log that were read again, for lagging subscriptions and replays
 	readingPage bool            // a page is being read
 	replays     chan storedRead // newly requested replays
 
@@ -35,7 +35,7 @@ type deliveryLoop struct {
 	abort             context.CancelFunc // cancels attemptCtx
 	attemptCtx        context.Context
 
-	redeliveries  chan *nats.Msg    // announcements of other goroutines and nodes
+	redeliveries  chan *nats.Msg    // announcements that any node has redelivered an event
 	updates       []schedule.Update // being written to the outbox; nil: none
 	updateBatches chan []*nats.Msg
 	updateResults chan []stream.Result
@@ -46,9 +46,9 @@ type deliveryLoop struct {
 	helpers sync.WaitGroup
 }
 
-// runDelivery delivers the events of the log, from the stored cursor on, until ctx ends. It
-// returns early only if the store fails. Attempts in flight are finished, unless leased has
-// ended: then another node may make them.
+// runDelivery delivers the events of the log, from the stored cursor on, until ctx ends.
+// It returns early only if the store fails. After ctx has ended, it finishes the attempts
+// in flight. If leased ends, it aborts them, because another node may make them.
 func (n *Notifier) runDelivery(ctx, leased context.Context) error {
 	l := &deliveryLoop{
 		Notifier: n, signers: make(map[string]*send.Signer), disabling: make(map[string]bool),
@@ -109,7 +109,9 @@ func (n *Notifier) runDelivery(ctx, leased context.Context) error {
 	return l.runLoop(ctx)
 }
 
-// runLoop does all that is due, and waits for the next thing to happen.
+// runLoop runs the scheduler until ctx ends. In each round it does everything that is
+// due, and then waits for an event, a result, a change or the next due time. It returns
+// early if the log cannot be read.
 func (l *deliveryLoop) runLoop(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -165,8 +167,8 @@ func (l *deliveryLoop) runLoop(ctx context.Context) error {
 	}
 }
 
-// takeNewEvents queues the events that the log has in its cache, and starts reading further
-// ones.
+// takeNewEvents adds the released events that are in the cache to the scheduler, and
+// starts reading the further ones from the store.
 func (l *deliveryLoop) takeNewEvents(ctx context.Context, now time.Time) {
 	limit := l.events.Released()
 	entries, next := l.events.Cached(l.nextSeq, limit)
@@ -199,13 +201,13 @@ func (l *deliveryLoop) takeNewEvents(ctx context.Context, now time.Time) {
 // readAhead is how many events are read from the log before the scheduler has taken them.
 const readAhead = 256
 
-// addEvent queues an event; a panic loses only that event.
+// addEvent adds an event to the scheduler. If that panics, only this event is lost.
 func (l *deliveryLoop) addEvent(now time.Time, e eventlog.Entry) {
 	defer l.recoverPanic("queue event")
 	l.scheduler.AddEvent(now, e.Seq, e.Event)
 }
 
-// applySubscriptions applies the subscriptions that have changed.
+// applySubscriptions applies the changed subscriptions to the scheduler.
 func (l *deliveryLoop) applySubscriptions() {
 	for _, s := range l.registry.takeChanged() {
 		delete(l.disabling, s.ID)
@@ -221,9 +223,9 @@ func (l *deliveryLoop) applySubscriptions() {
 	}
 }
 
-// restorePause opens the circuit breaker that the stored health of a subscription names, if
-// this node did not deliver to it before. A subscription that was edited since starts
-// unpaused.
+// restorePause opens the circuit breaker that has paused s by its stored health, unless
+// this process already delivered to s (known). If s was edited since the pause, it
+// publishes instead that s is resumed.
 func (l *deliveryLoop) restorePause(s Subscription, st healthState, known bool) {
 	h, ok := l.scheduler.Health(s.ID)
 	if !ok || known || st.Paused.IsZero() {
@@ -280,8 +282,9 @@ func (l *deliveryLoop) takeResult(a *attempt) {
 	}
 }
 
-// updateHealth stores since when a subscription fails, or that it no longer does, and
-// disables it after disableAfter.
+// updateHealth stores when a subscription began to fail, once it has failed for
+// healthDelay, and clears it when the subscription recovers. After disableAfter of
+// failures it disables the subscription.
 func (l *deliveryLoop) updateHealth(now time.Time, h schedule.Health, why string) {
 	id := h.Subscription.ID
 	st, known := l.health.get(id)
@@ -297,7 +300,8 @@ func (l *deliveryLoop) updateHealth(now time.Time, h schedule.Health, why string
 	}
 }
 
-// reportBreaker logs and counts that the circuit breaker of an endpoint opens or closes.
+// reportBreaker logs that the circuit breaker of an endpoint has opened or closed, and
+// counts the openings.
 func (l *deliveryLoop) reportBreaker(endpoint string, open bool, why string) {
 	if open {
 		l.stats.paused.Add(1)
@@ -307,7 +311,8 @@ func (l *deliveryLoop) reportBreaker(endpoint string, open bool, why string) {
 	}
 }
 
-// publishHealth publishes and stores whether a subscription is paused, if that has changed.
+// publishHealth publishes and stores that a subscription was paused or resumed. If
+// another circuit breaker pauses a paused subscription, it only stores that.
 func (l *deliveryLoop) publishHealth(h schedule.Health) {
 	id := h.Subscription.ID
 	st, _ := l.health.get(id)
@@ -337,7 +342,8 @@ func (l *deliveryLoop) publishHealth(h schedule.Health) {
 	}
 }
 
-// disableSubscription disables a subscription in the store, retrying until that succeeds.
+// disableSubscription publishes that a subscription is disabled, and disables it in the
+// store in the background. It tries again until that succeeds.
 func (l *deliveryLoop) disableSubscription(s *Subscription, why string) {
 	if l.disabling[s.ID] {
 		return
@@ -362,7 +368,8 @@ func (l *deliveryLoop) disableSubscription(s *Subscription, why string) {
 	})
 }
 
-// saveUpdates hands the next updates to the outbox writer, one batch at a time.
+// saveUpdates hands the next batch of updates to the outbox writer, unless a batch is
+// still being written.
 func (l *deliveryLoop) saveUpdates(now time.Time) {
 	if l.updates != nil {
 		return
@@ -377,7 +384,7 @@ func (l *deliveryLoop) saveUpdates(now time.Time) {
 	l.updateBatches <- msgs
 }
 
-// takeUpdateResults applies the results of a batch of updates.
+// takeUpdateResults applies the results of the written batch to the scheduler.
 func (l *deliveryLoop) takeUpdateResults(results []stream.Result) {
 	for i, u := range l.updates {
 		l.scheduler.FinishUpdate(u, results[i].Err)
@@ -419,7 +426,7 @@ func (l *deliveryLoop) sweepOutbox(writer *stream.Writer, sweeper *sweeper) {
 }
 
 // drainAttempts waits up to five seconds for the attempts in flight, and writes their
-// results to the outbox. Aborted attempts are made again after a restart.
+// results to the outbox. It aborts the others; they are made again after a restart.
 func (l *deliveryLoop) drainAttempts() {
 	timer := time.AfterFunc(5*time.Second, l.abort)
 	defer timer.Stop()
@@ -444,7 +451,8 @@ func (l *deliveryLoop) drainAttempts() {
 	l.abort()
 }
 
-// countEnd counts, records and logs the end of a delivery.
+// countEnd counts and records the end of a delivery, and logs it if the delivery expired
+// or was refused.
 func (n *Notifier) countEnd(e schedule.End) {
 	n.stats.ended[e.Outcome].Add(1)
 	n.recordEnd(e)

@@ -13,11 +13,12 @@ import (
 	"bellhop/notify/subscription"
 )
 
-// A receiver that counts missed calls sees a call that rings at several extensions as one
-// call: one newCall with all ringing extensions, one answer, one hangup. The event log
-// alone decides which events of a call are sent, when the attempt is made: a restart,
-// another node, a replay and a redelivery come to the same result. All other events are
-// canceled, and the delivery log tells why.
+// A subscription may group calls. A call that rings at several extensions is then sent as
+// one call: one newCall with all ringing extensions, one answer, one hangup. Otherwise a
+// receiver would count a missed call at each extension. Which events of the call are sent
+// is decided when the attempt is made, by the event log alone. So a restart, another
+// node, a replay and a redelivery come to the same result. All other events are canceled,
+// and the delivery log tells why.
 
 const (
 	// groupGather is how long a newCall waits for others that ring at the same time. The legs
@@ -35,7 +36,8 @@ const (
 var errMerged = errors.New("not sent")
 
 // A group is the parties that are called in one call, at once or one after another, until
-// one of them answers. A party that rings later begins another group.
+// one of them answers. A party that rings after the answer, or more than groupGap after
+// the last party has ended, begins another group.
 type group struct {
 	first       *dialog.Event // the dial-in that is sent as newCall
 	seq         uint64        // position of first in the log
@@ -46,9 +48,9 @@ type group struct {
 	lastEnded   time.Time // when the last of openParties ended
 }
 
-// findGroup returns the group of a party. events are the events of its call in the order of
-// the log; names selects the extensions that count. It returns nil if the party's dial-in
-// is missing.
+// findGroup returns the group of a party, or nil if the party's dial-in is missing.
+// events are the events of its call in the order of the log. names reports whether an
+// extension counts.
 func findGroup(party string, events []eventlog.Entry, names func(dialog.Extension) bool) *group {
 	of := make(map[string]*group)
 	var last *group
@@ -95,8 +97,8 @@ func (g *group) applyEvent(e *dialog.Event) {
 	}
 }
 
-// eventToSend returns the event of g that is sent for events of e's type; nil: not decided
-// yet.
+// eventToSend returns the one event of g that is sent among the events of e's type, or
+// nil if that is not decided yet.
 func (g *group) eventToSend(e *dialog.Event) *dialog.Event {
 	switch e.Type {
 	case dialog.DialIn:
@@ -107,10 +109,10 @@ func (g *group) eventToSend(e *dialog.Event) *dialog.Event {
 	return g.end
 }
 
-// joinGroup returns the group of an event, for a subscription that groups calls; nil if the
-// event is in none. It postpones the attempt if events may follow that decide which event
-// is sent. The error is errMerged if another event of the group is sent instead,
-// errNotOwed, or of the store.
+// joinGroup returns the group of event e. It returns nil if the subscription does not
+// group calls, or e is in no group. It postpones the attempt if events may follow that
+// decide which event is sent. The error is errMerged if another event of the group is
+// sent instead, errNotOwed, or of the store.
 func (n *Notifier) joinGroup(ctx context.Context, a *attempt, e *dialog.Event) (*group, error) {
 	if !a.Sub.GroupsCalls() || e.Flow != dialog.In || e.Party == "" || a.Seq == 0 { // samples are in no log
 		return nil, nil
@@ -143,8 +145,9 @@ func (n *Notifier) joinGroup(ctx context.Context, a *attempt, e *dialog.Event) (
 	return g, err
 }
 
-// postponeAttempt postpones a until wait has passed since its event, and reports whether it
-// did. It waits at most that long from now, as the clock of another node may be ahead.
+// postponeAttempt postpones a until wait has passed since its event, and reports whether
+// it did. It does not if that time has passed, or a was postponed before. It waits at
+// most wait from now, because the clock of another node may be ahead.
 func (a *attempt) postponeAttempt(wait time.Duration) bool {
 	since := a.Observed
 	if since.IsZero() {
@@ -158,9 +161,9 @@ func (a *attempt) postponeAttempt(wait time.Duration) bool {
 	return true
 }
 
-// checkGroupNewCall checks that the newCall of g was delivered. The scheduler's state in
-// the attempt is newer than the delivery log and is used first. The error is errNotOwed, or
-// of the store.
+// checkGroupNewCall checks that the newCall of g was delivered. It uses the state that
+// the scheduler has set in the attempt, which is newer than the delivery log, if that
+// state is of this newCall. The error is errNotOwed, or of the store.
 func (n *Notifier) checkGroupNewCall(ctx context.Context, a *attempt, g *group) error {
 	s := a.Sub
 	switch {

@@ -26,7 +26,7 @@ type healthState struct {
 
 const (
 	healthDelay  = time.Minute        // how long a subscription fails before its healthState is stored
-	disableAfter = 5 * 24 * time.Hour // of failures without a success: the subscription is disabled
+	disableAfter = 5 * 24 * time.Hour // a subscription that fails this long without a success is disabled
 )
 
 // healthStates holds the health of all subscriptions that fail. The delivering node writes
@@ -41,9 +41,9 @@ type healthStates struct {
 	unsaved map[string]*healthState // to be written; nil: to be deleted
 }
 
-// openHealthStates opens the bucket of health: subscription id to JSON. A deleted entry
-// leaves a marker, which stays: without it, a server that was killed could restore the
-// deleted entry.
+// openHealthStates opens the bucket of health: JSON by subscription id. The marker of a
+// deleted entry is never removed, because without it a server that was killed could
+// restore the deleted entry.
 func openHealthStates(ctx context.Context, js jetstream.JetStream, c Config) (jetstream.KeyValue, error) {
 	return openBucket(ctx, js, c, jetstream.KeyValueConfig{
 		Bucket:      "bellhop_standings",
@@ -59,7 +59,8 @@ func (h *healthStates) get(id string) (healthState, bool) {
 	return st, ok
 }
 
-// set records the health of a subscription and has it written; nil: healthy.
+// set records the health of a subscription and marks it for writing. A nil st means
+// healthy.
 func (h *healthStates) set(id string, st *healthState) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -73,13 +74,15 @@ func (h *healthStates) set(id string, st *healthState) {
 	signal(h.wakeup)
 }
 
-// watch applies the entries of the bucket and, with forever, every change until ctx ends.
-// Entries still to be written are newer and stay.
+// watch applies all entries of the bucket. If forever is true, it then applies every
+// change until ctx ends. It ignores an entry if a newer state of the subscription is
+// still to be written.
 func (h *healthStates) watch(ctx context.Context, forever bool) error {
 	return watchBucket(ctx, h.kv, forever, h.applyEntry)
 }
 
-// applyEntry applies one entry of the bucket.
+// applyEntry applies one entry of the bucket, unless a newer state is still to be
+// written.
 func (h *healthStates) applyEntry(e jetstream.KeyValueEntry) error {
 	var st healthState
 	if e.Operation() == jetstream.KeyValuePut {
@@ -98,7 +101,8 @@ func (h *healthStates) applyEntry(e jetstream.KeyValueEntry) error {
 	return nil
 }
 
-// saveChanges writes changes until ctx ends, and then the rest for at most 2 s.
+// saveChanges writes changed states until ctx ends, and then the remaining ones for at
+// most 2 s.
 func (h *healthStates) saveChanges(ctx context.Context) error {
 	last, cancel := stream.WithDrainTime(ctx, h.nc)
 	defer cancel()
@@ -154,8 +158,8 @@ func (st *healthState) pauseReason(s *Subscription) string {
 	return "the URL of the subscription fails: " + st.Why
 }
 
-// withHealth returns s. If s is paused, it has that state and the reason, which also says
-// since when only probes are sent.
+// withHealth returns s with the state paused and its reason if s is active and a circuit
+// breaker pauses it. Otherwise it returns s unchanged.
 func (h *healthStates) withHealth(s Subscription) Subscription {
 	if st, ok := h.get(s.ID); ok && s.Active && !st.Paused.IsZero() {
 		s.State = StatePaused

@@ -21,9 +21,10 @@ func openLeases(ctx context.Context, js jetstream.JetStream, c Config) (jetstrea
 // leaseKey is the key of the lease to deliver.
 const leaseKey = "deliver"
 
-// The owner of the lease writes it again every leaseRenew. Another node may take a lease
-// that it has seen unchanged for leaseExpiry. An owner whose last write began leaseValid
-// ago has stopped by then. Other nodes look at the lease every leasePoll.
+// The owner renews the lease every leaseRenew. It stops delivering if its last successful
+// renewal began leaseValid ago. Another node takes the lease only after it has seen the
+// same revision for leaseExpiry, which is longer, so the old owner has stopped by then.
+// Nodes that do not own the lease read it every leasePoll.
 const (
 	leaseRenew  = time.Second
 	leaseValid  = 3 * time.Second
@@ -46,13 +47,13 @@ type lease struct {
 	startID string // differs after every start
 
 	revision   uint64    // of the last write
-	validUntil time.Time // no other node takes it before
+	validUntil time.Time // no other node takes the lease before this time
 
-	seenRevision uint64    // of another owner
+	seenRevision uint64    // last revision read while waiting for the lease
 	seenSince    time.Time // when seenRevision was first seen
 }
 
-// newLease returns the lease of a node that has just started and does not own it.
+// newLease returns the lease for a node that does not own it.
 func newLease(kv jetstream.KeyValue, node string) lease {
 	return lease{kv: kv, node: node, startID: rand.Text()}
 }
@@ -63,8 +64,8 @@ func (l *lease) value() []byte { return []byte(l.node + " " + l.startID) }
 // errLeaseLost reports that another node may deliver now.
 var errLeaseLost = errors.New("the lease is lost")
 
-// acquireLease returns once this node owns the lease, or ctx has ended. It takes at once a
-// lease that is free, or that this node had owned before it was killed.
+// acquireLease returns once this node owns the lease, or ctx has ended. It takes a lease
+// at once if the lease is free, or if this node owned it before it was killed.
 func (l *lease) acquireLease(ctx context.Context) error {
 	for {
 		began := time.Now()
@@ -82,8 +83,8 @@ func (l *lease) acquireLease(ctx context.Context) error {
 	}
 }
 
-// tryAcquire takes the lease if it is free or expired, and returns its revision; 0 if
-// another node owns it.
+// tryAcquire takes the lease if it is free, expired or owned under the name of this node,
+// and returns its revision. It returns 0 if another node owns the lease.
 func (l *lease) tryAcquire(ctx context.Context) (revision uint64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, leaseValid)
 	defer cancel()
@@ -104,7 +105,8 @@ func (l *lease) tryAcquire(ctx context.Context) (revision uint64, err error) {
 	return l.kv.Update(ctx, leaseKey, l.value(), e.Revision())
 }
 
-// keepRenewing renews the lease until ctx ends. It returns early with errLeaseLost.
+// keepRenewing renews the lease until ctx ends. If the lease is lost, it returns
+// errLeaseLost at once.
 func (l *lease) keepRenewing(ctx context.Context) error {
 	for wait := leaseRenew; ; {
 		sleep(ctx, min(wait, time.Until(l.validUntil)))
@@ -127,7 +129,8 @@ func (l *lease) keepRenewing(ctx context.Context) error {
 	}
 }
 
-// renewOnce writes the lease again.
+// renewOnce renews the lease. The error is errLeaseLost if another node has written it or
+// it is gone; after any other error, the renewal may be repeated.
 func (l *lease) renewOnce(ctx context.Context) error {
 	deadline := time.Now().Add(leaseRenew)
 	if l.validUntil.Before(deadline) {
@@ -172,9 +175,9 @@ func (l *lease) releaseLease(ctx context.Context) error {
 	return nil
 }
 
-// deliverWithLease delivers until ctx ends, while this node owns the lease. A node that
-// does not share its store needs no lease. It returns early if the store fails or the lease
-// is lost.
+// deliverWithLease waits until this node owns the lease, and then delivers until ctx
+// ends. It needs no lease if the store is not shared. It returns early if the store fails
+// or the lease is lost.
 func (n *Notifier) deliverWithLease(ctx context.Context) error {
 	owned, endLease := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer endLease(nil)

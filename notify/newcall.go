@@ -12,24 +12,26 @@ import (
 	"bellhop/notify/schedule"
 )
 
-// A receiver of the dialect cti keeps an entry for each party, which the newCall of that
-// party opens. Without the entry it refuses answer and hangup, however often they are
-// sent. Answer and hangup are therefore owed only if the newCall was delivered; otherwise
+// A receiver of the dialect cti opens an entry for a party when it gets the newCall of
+// that party. Without the entry it refuses answer and hangup, however often they are
+// sent. Answer and hangup are therefore owed only if the newCall was delivered. Otherwise
 // they expire, and the delivery log tells why. For subscriptions that group calls,
 // group.go decides which newCall counts.
 //
-// The scheduler remembers the newCall of each party whose deliveries it has seen. After a
-// restart or a failover, its outcome is read from the delivery log. A newCall published
-// before the last change of what the subscription asks for was never owed.
+// The scheduler holds the outcome of each newCall whose delivery it has seen. After a
+// restart or a failover, the outcome is read from the delivery log. A newCall was never
+// owed if it was published before the subscription was created or last changed.
 
 // errNotOwed reports that an answer or hangup is not to be delivered.
 var errNotOwed = errors.New("not sent")
 
-// reasonTooEarly is why an answer or hangup is not owed; see [schedule.ReasonUndelivered].
+// reasonTooEarly is the reason of an answer or hangup that is not owed because its
+// newCall was not owed; see [schedule.ReasonUndelivered] for the other reason.
 const reasonTooEarly = "its newCall was published before the subscription was created or last changed"
 
-// checkNewCall checks in the delivery log that an answer or hangup is owed if this process
-// has not seen its newCall. The error is errNotOwed, or of the store.
+// checkNewCall checks that an answer or hangup is owed, by the outcome of its newCall in
+// the delivery log. It is called if this process has not seen the newCall. The error is
+// errNotOwed, or of the store.
 func (n *Notifier) checkNewCall(ctx context.Context, s *Subscription, e *dialog.Event) error {
 	if s.Dialect != CTI {
 		return nil
@@ -43,7 +45,7 @@ func (n *Notifier) checkNewCall(ctx context.Context, s *Subscription, e *dialog.
 	case ended != "":
 		return nil
 	}
-	// The newCall succeeded at once, or the delivery log does not have it.
+	// The newCall succeeded at the first attempt, or the delivery log does not have it.
 	switch m, err := n.events.Lookup(ctx, id); {
 	case err == ErrEventGone:
 		return nil
@@ -55,8 +57,9 @@ func (n *Notifier) checkNewCall(ctx context.Context, s *Subscription, e *dialog.
 	return nil
 }
 
-// lastOutcome returns the last outcome in the delivery log of a delivery that did not
-// succeed at once; "" if there is none.
+// lastOutcome returns the last outcome of a delivery that the delivery log has under the
+// delivery's own subject, or "" if it has none. It has none for most deliveries that
+// succeeded at the first attempt.
 func (n *Notifier) lastOutcome(ctx context.Context, subscription, event string) (string, error) {
 	last, err := n.deliveryLog.LastRecord(ctx, subscription, event)
 	if err != nil || last == nil {

@@ -15,16 +15,17 @@
 // # At least once
 //
 // An event is published once the stream has acknowledged it. From then on it is delivered
-// at least once or visibly expires, whatever is killed when. A repeated delivery has the
-// same webhook-id header. After a kill, the deliveries of the last 100 ms may be repeated;
-// with a slow receiver, those of the last second.
+// at least once or visibly expires, even if processes are killed. A repeated delivery has
+// the same webhook-id header. After a kill, the deliveries of the last 100 ms may be
+// repeated; with a slow receiver, those of the last second.
 //
 // # Clocks
 //
-// The age of an event and the time of its next attempt are measured on the monotonic clock:
-// setting the wall clock neither expires an event nor delays it. Only deliveries that a
-// restart reads from the store are aged by the wall clock. They are never dated in the
-// future, and wait no longer than they were scheduled to.
+// The age of an event and the time of its next attempt are measured on the monotonic
+// clock: setting the wall clock neither expires an event nor delays it. Only the age of a
+// delivery that was read from the store after a restart is computed from the wall clock.
+// A time in the future counts as now, and no delivery waits longer than its retry
+// schedule has set.
 //
 // # Circuit breakers
 //
@@ -33,10 +34,10 @@
 // counts the HTTP statuses and missing responses of its own URL. A URL that fails therefore
 // delays no other URL of its host.
 //
-// While a breaker is open, only probes are sent. Waiting deliveries keep their time to
-// live, and a probe uses up no attempt. The first success closes the breaker and makes due
-// the deliveries that it held; a delivery that backs off after its own failures keeps its
-// schedule.
+// While a breaker is open, only probes are sent. Waiting live deliveries still expire,
+// and a failed probe does not count in the retry schedule. The first success closes the
+// breaker and makes due the deliveries that it held. A delivery that backs off after its
+// own failures keeps its schedule.
 //
 // A subscription is disabled when its receiver answers 410, or after five days of failures
 // without a success. Each pause, resumption and disabling is published as an event of type
@@ -47,16 +48,17 @@
 // Every attempt has the header fields of the Standard Webhooks specification: webhook-id,
 // webhook-timestamp (the time of the attempt), and webhook-signature, an HMAC-SHA256 over
 // both and the payload. The payload is the body. The specification does not cover GET:
-// there the payload is the query as on the wire, including the query of the URL itself. A
-// subscription without a secret, stored by an old version or declared without one, is not
-// signed: nobody could verify a signature of a secret that was never shown.
+// there the payload is the query as sent, including the query of the URL itself. The
+// requests of a subscription without a secret, stored by an old version or declared
+// without one, are not signed, because its receiver knows no secret to verify with.
 //
 // # What a crash loses
 //
 // Kill -9 loses the events that Publish has accepted and the stream has not acknowledged:
-// those of the last 2 ms, or 40 ms above 2,000 events a second, and those of the batch that
+// those of the last 2 ms (40 ms above 2,000 events a second), and those of the batch that
 // is being written. A power cut also loses what the store had not synced. A regular stop
-// loses none: unpublished events go to the [Spool], and the next Run publishes them first.
+// loses none: unpublished events go to the [Spool], and the next Run publishes them
+// first.
 //
 // # Memory
 //
@@ -88,12 +90,12 @@
 //
 // # Nodes
 //
-// Nodes that share a store, and say so by [Config].Node, share subscriptions and the event
-// log: a subscription made on one node applies to the events that any node publishes next.
-// One node, the owner of the lease, delivers the events of all. Another node takes over at
-// once when the owner stops, and within about five seconds when it dies. Attempts in flight
-// at that moment may be repeated under the same webhook-id. A node that cannot renew its
-// lease stops before another may begin, so the order within a queue holds.
+// Nodes that share a store, and set [Config].Node, share subscriptions and the event log:
+// a subscription created on one node applies to the events that any node publishes next.
+// One node, the owner of the lease, delivers the events of all. Another node takes over
+// at once when the owner stops, and within about five seconds when it dies. Attempts that
+// are in flight then may be repeated under the same webhook-id. A node that cannot renew
+// its lease stops before another may begin, so the order within a queue holds.
 package notify
 
 import (
@@ -261,9 +263,9 @@ func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Notifier, err
 }
 
 // Run publishes and delivers events until ctx ends, and then returns nil. After ctx has
-// ended, unpublished events get two more seconds, attempts in flight five, and their
-// results two. Events that are still unpublished then go to the Spool. A part that fails is
-// logged and restarted.
+// ended, unpublished events get two more seconds to be published, attempts in flight five
+// to end, and their records two to be written. Events that are still unpublished go to
+// the Spool. If a part of Run fails, its error is logged and the part is restarted.
 func (n *Notifier) Run(ctx context.Context) error {
 	defer n.sender.Close()
 	defer n.deliveryLog.Start(ctx)()
@@ -325,7 +327,7 @@ type Stats struct {
 	Panics uint64 // panics recovered; each is a bug and has cost the work in progress
 }
 
-// counters are the live values behind Stats.
+// counters hold the counts of deliveries, breakers and panics that Stats returns.
 type counters struct {
 	failed           atomic.Uint64
 	paused, disabled atomic.Uint64
@@ -361,14 +363,14 @@ func (n *Notifier) Stats() Stats {
 	}
 }
 
-// Health returns why events cannot be published or delivered as they should, or nil.
+// Health returns why events cannot be published to the event log as they should, or nil.
 func (n *Notifier) Health() error { return n.events.Health() }
 
 // Publish buffers events for the event log, see [eventlog.Log.Append]. Events of an opt-in
 // type are discarded while no subscription names it.
 func (n *Notifier) Publish(events []dialog.Event) { n.events.Append(events) }
 
-// The event log, as the API, the page and the config use it.
+// Aliases of the event log's types for the API, the page and the config.
 type (
 	Query = eventlog.Query
 	Tail  = eventlog.Tail
@@ -402,7 +404,8 @@ func (n *Notifier) Tail(ctx context.Context, q Query) (*Tail, error) { return n.
 // LogEnd returns the position of the last event known to be in the log.
 func (n *Notifier) LogEnd() uint64 { return n.events.End() }
 
-// Unpublished returns the events that are not in the log, those of each call in order.
+// Unpublished returns the events that are not published yet. Those of one call are in
+// order.
 func (n *Notifier) Unpublished() []dialog.Event { return n.events.Unpublished() }
 
 // OldestUnpublished returns when the oldest unpublished event was observed, see
@@ -412,9 +415,9 @@ func (n *Notifier) OldestUnpublished() (oldest time.Time, ok bool) {
 }
 
 // monotonicTime converts a wall clock time from the store into a time on the monotonic
-// clock of this process: as long ago as the wall clock says now. Setting the wall clock
-// afterwards does not change its age. A time in the future becomes now; the zero time stays
-// zero.
+// clock of this process. The result is as far in the past as at is by the wall clock now,
+// and its age does not change if the wall clock is set afterwards. A time in the future
+// becomes now. The zero time stays zero.
 func (n *Notifier) monotonicTime(at time.Time) time.Time {
 	if at.IsZero() {
 		return at

@@ -12,7 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// numberTable allots numbers to extensions.
+// numberTable allots numbers to extensions, for the dialects that send numbers.
 type numberTable struct {
 	kv     jetstream.KeyValue
 	stream jetstream.Stream // of kv
@@ -21,8 +21,8 @@ type numberTable struct {
 	known map[string]uint64 // by user
 }
 
-// Numbers returns all extensions that have a number, and their numbers. A callback that
-// needs a number allots it.
+// Numbers returns all extensions that have a number, and their numbers. The first
+// callback that needs the number of an extension allots it.
 func (n *Notifier) Numbers(ctx context.Context) (map[string]uint64, error) {
 	all := make(map[string]uint64)
 	err := watchBucket(ctx, n.numbers.kv, false, func(e jetstream.KeyValueEntry) error {
@@ -32,16 +32,16 @@ func (n *Notifier) Numbers(ctx context.Context) (map[string]uint64, error) {
 	return all, err
 }
 
-// KnownNumber returns the number of an extension without allotting one; 0 if it has none,
-// or this node has not learned of it yet. It reads memory only.
+// KnownNumber returns the number of an extension from memory, without allotting one. It
+// returns 0 if the extension has none, or this node has not learned it yet.
 func (n *Notifier) KnownNumber(user string) uint64 {
 	n.numbers.mu.RLock()
 	defer n.numbers.mu.RUnlock()
 	return n.numbers.known[user]
 }
 
-// watch keeps the numbers allotted by all nodes in memory until ctx ends: a reader of
-// events must not ask the store for each name.
+// watch reads the numbers allotted by all nodes into memory until ctx ends, so that a
+// reader of events need not ask the store for each extension.
 func (t *numberTable) watch(ctx context.Context) error {
 	return watchBucket(ctx, t.kv, true, func(e jetstream.KeyValueEntry) error {
 		t.mu.Lock()
@@ -51,7 +51,7 @@ func (t *numberTable) watch(ctx context.Context) error {
 	})
 }
 
-// ExtensionNumbered returns the extension with a number, as callbacks carry it; "" if there
+// ExtensionNumbered returns the extension that has a number in callbacks, or "" if there
 // is none. The number is the position of the name in the stream of the bucket.
 func (n *Notifier) ExtensionNumbered(ctx context.Context, number uint64) (user string, err error) {
 	if number == 0 {
@@ -67,7 +67,8 @@ func (n *Notifier) ExtensionNumbered(ctx context.Context, number uint64) (user s
 	return string(m.Data), nil
 }
 
-// ExtensionNumber returns the number of an extension; 0 if no callback has needed one yet.
+// ExtensionNumber returns the number of an extension, or 0 if no callback has needed one
+// yet.
 func (n *Notifier) ExtensionNumber(ctx context.Context, user string) (uint64, error) {
 	if len(user) > dialog.MaxName {
 		return 0, nil
@@ -88,8 +89,9 @@ func (n *Notifier) NumberExtension(ctx context.Context, user string) (uint64, er
 	return n.numbers.allotNumber(ctx, user)
 }
 
-// allotNumber returns the number of an extension, allotted on first use and never changed.
-// The same user in two domains has one number, as one bellhop serves one PBX.
+// allotNumber returns the number of an extension. It allots the number on first use, and
+// never changes it. The same user in two domains has one number, because one bellhop
+// serves one PBX.
 func (t *numberTable) allotNumber(ctx context.Context, user string) (uint64, error) {
 	t.mu.RLock()
 	id, ok := t.known[user]

@@ -18,9 +18,11 @@ import (
 	"bellhop/notify/stream"
 )
 
-// openOutbox opens the outbox: the state of each delivery that lasts longer than
-// a second, under a subject of its own, and the cursor of the log. An empty message says
-// that a delivery has ended. Messages that are no longer needed are removed by a [sweeper].
+// openOutbox opens the stream of the outbox. Under one subject each it stores the state
+// of every delivery that fails or lasts longer than a second, every read of the log for a
+// lagging subscription or a replay, and the cursor of the log. An empty message says that
+// the delivery or the read has ended. A [sweeper] removes messages that are no longer
+// needed.
 func openOutbox(ctx context.Context, js jetstream.JetStream, c Config) (jetstream.Stream, error) {
 	return js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
 		Name:     "bellhop_outbox",
@@ -42,7 +44,7 @@ func outboxSubject(subscription string, seq uint64) string {
 var updateHeader = nats.Header{"Again": {"1"}}
 
 // restoreDue returns the due time of a stored delivery. It is never later than a whole
-// backoff from now, whatever the wall clock was set to since.
+// backoff from now, even if the wall clock was set since.
 func (n *Notifier) restoreDue(r *schedule.StoredDelivery) time.Time {
 	if r.Due.IsZero() {
 		return r.Due
@@ -63,14 +65,15 @@ func outboxMessage(u schedule.Update) *nats.Msg {
 	return m
 }
 
-// A storedRead is a log read of the outbox.
+// A storedRead is a read of the log, as the outbox stores it, for a lagging subscription
+// or a replay.
 type storedRead struct {
 	subscription, name string
 	schedule.StoredRead
 }
 
-// restoreOutbox reads the outbox into s and sw, and returns the position of its last
-// message.
+// restoreOutbox restores cursor, log reads and deliveries from the outbox into s, and
+// records the messages of the outbox in sw. It returns the position of the last message.
 func (n *Notifier) restoreOutbox(ctx context.Context, s *schedule.Scheduler, sw *sweeper) (lastSeq uint64, err error) {
 	type pending struct {
 		subscription string
@@ -133,9 +136,9 @@ func (n *Notifier) restoreOutbox(ctx context.Context, s *schedule.Scheduler, sw 
 	return lastSeq, nil
 }
 
-// waitForLogEnd returns the end of the event log. The outbox may know later events: a power
-// cut cost the log more than the outbox, or the server that leads the log has just taken
-// over. It therefore waits up to a second for the log to reach newest.
+// waitForLogEnd returns the end of the event log. It waits up to a second for the log to
+// reach newest, the last event that the outbox knows. The outbox is ahead of the log if a
+// power cut cost the log more, or if the server that leads the log has just taken over.
 func (n *Notifier) waitForLogEnd(ctx context.Context, newest uint64) (last uint64, err error) {
 	for begin := time.Now(); ; sleep(ctx, stream.Backoff) {
 		if _, last, err = n.events.Bounds(ctx); err != nil {

@@ -11,7 +11,7 @@ import (
 	"bellhop/notify/schedule"
 )
 
-// The types and words of the delivery log, see there.
+// Aliases of the types and states of the delivery log.
 type (
 	Delivery = deliverylog.Delivery
 	Attempt  = deliverylog.Attempt
@@ -28,9 +28,10 @@ const (
 	Failed    = deliverylog.Failed
 )
 
-// fillRecord completes the record of an attempt and returns it. Two kinds of deliveries
-// that succeed at once need a message of their own: a newCall that is replayed, see
-// checkNewCall, and one whose receiver named URLs, see lastURLs.
+// fillRecord completes the record of an attempt and returns it. The record of a delivery
+// that succeeds at the first attempt shares a message with others, except in two cases in
+// which it must be found by the subject of the delivery: a replay in the dialect cti, see
+// checkNewCall, and a response that named URLs, see lastURLs.
 func (a *attempt) fillRecord(outcome string, next time.Time) *deliverylog.Record {
 	r := &a.record
 	r.Subscription, r.Event, r.Seq, r.Type, r.EventTime = a.Sub.ID, a.EventID, a.Seq, a.Type, a.At
@@ -45,8 +46,9 @@ func (a *attempt) fillRecord(outcome string, next time.Time) *deliverylog.Record
 	return r
 }
 
-// recordAttempt records an attempt that the scheduler has just finished. If the outbox did
-// not know the event id, it is taken from the event that was read.
+// recordAttempt records an attempt that the scheduler has just finished. If the event id
+// was unknown, because the outbox did not have it, it is taken from the event that was
+// read.
 func (n *Notifier) recordAttempt(a *attempt, v schedule.Verdict) {
 	if a.recorded {
 		return
@@ -59,8 +61,8 @@ func (n *Notifier) recordAttempt(a *attempt, v schedule.Verdict) {
 	n.deliveryLog.Add(a.fillRecord(word, v.Next))
 }
 
-// recordEnd records the end of a delivery that neither an attempt nor a redelivery brought
-// about.
+// recordEnd records the end of a delivery, unless the record of an attempt or a
+// redelivery already contains it.
 func (n *Notifier) recordEnd(e schedule.End) {
 	if e.Recorded {
 		return

@@ -21,7 +21,8 @@ func (n *Notifier) reportPanic(doing string, v any) {
 	n.log.Error("panic recovered: this is a bug", "part", doing, "err", fmt.Sprint(v), "stack", string(debug.Stack()))
 }
 
-// runRecovering runs a part and returns its error; a panic is an error too.
+// runRecovering runs a part and returns its error. It reports a panic and returns it as
+// an error.
 func (n *Notifier) runRecovering(ctx context.Context, part string, run func(context.Context) error) (err error) {
 	defer func() {
 		if v := recover(); v != nil {

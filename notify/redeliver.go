@@ -15,11 +15,12 @@ import (
 	"bellhop/notify/schedule"
 )
 
-// manualTimeout limits a redelivery or test, for which a user waits.
+// manualTimeout limits a redelivery or a test, because a user waits for it.
 const manualTimeout = 15 * time.Second
 
-// redeliveredSubject is the NATS subject on which the delivering node learns of
-// redeliveries. It is not stored: after a lost message the event is delivered again.
+// redeliveredSubject is the NATS subject on which a successful redelivery is announced to
+// the delivering node. The message is not stored. If it is lost, the event is delivered
+// again.
 const redeliveredSubject = "bellhop.delivered"
 
 // redelivery announces that Redeliver has delivered an event.
@@ -28,18 +29,18 @@ type redelivery struct {
 	Queue        string `json:"lane"`
 	Seq          uint64 `json:"seq"` // position of the event in the log
 
-	OnAnswer string `json:"on_answer,omitempty"` // of a newCall: see [schedule.CallURLs]
+	OnAnswer string `json:"on_answer,omitempty"` // named by the response to a newCall, see [schedule.CallURLs]
 	OnHangup string `json:"on_hangup,omitempty"`
 	Named    bool   `json:"named,omitempty"` // it went to a URL that the receiver had named
 }
 
 // Redeliver makes one attempt at a delivery now, whatever its state: outside the order of
-// its call, and even while it is paused or its subscription disabled. The webhook-id is the
-// same. If the attempt succeeds, the delivery is delivered; else its state does not change.
-// The attempt takes at most 15 seconds and is recorded.
+// its call, and even while it is paused or its subscription disabled. The webhook-id is
+// the same. If the attempt succeeds, the state becomes delivered; otherwise the state
+// does not change. The attempt takes at most 15 seconds and is recorded.
 //
-// The error is ErrNoDelivery, ErrNotFound if the subscription is gone, ErrEventGone, or of
-// the store. A failed attempt is no error.
+// The error is ErrNoDelivery, ErrNotFound if the subscription is gone, ErrEventGone, or
+// of the store. A failed attempt is no error.
 func (n *Notifier) Redeliver(ctx context.Context, id string) (Attempt, error) {
 	d, err := n.Delivery(ctx, id)
 	if err != nil {
@@ -87,7 +88,7 @@ func (n *Notifier) attemptNow(ctx context.Context, s *Subscription, e *dialog.Ev
 	return a
 }
 
-// applyRedelivery applies the announcement of a redelivery.
+// applyRedelivery applies the announcement of a redelivery to the scheduler.
 func (l *deliveryLoop) applyRedelivery(m *nats.Msg) {
 	var h redelivery
 	if err := json.Unmarshal(m.Data, &h); err != nil {
@@ -109,11 +110,11 @@ type SampleResult struct {
 // maxSamples is how many samples are in flight at once.
 const maxSamples = 4
 
-// Test sends a subscription one sample of each of its types, now and once, signed as usual,
-// even if it is disabled or paused. The ids of samples begin with "test-". Samples are in
-// no log, and their results change nothing. The dials are sent first, and the rest once
-// they are answered: receivers refuse events of a call whose beginning they do not know.
-// All samples together take at most 15 seconds.
+// Test sends a subscription one sample of each of its types, now and once, signed as
+// usual, even if it is disabled or paused. The ids of samples begin with "test-". Samples
+// are in no log, and their results change nothing. The dials are sent first, and the
+// other samples after the responses to the dials, because receivers refuse events of a
+// call whose beginning they do not know. All samples together take at most 15 seconds.
 //
 // The error is ErrNotFound. A failed attempt is no error.
 func (n *Notifier) Test(ctx context.Context, id string) ([]SampleResult, error) {

@@ -16,7 +16,7 @@ import (
 	"bellhop/notify/subscription"
 )
 
-// The types of a subscription that the API, the page and the config use.
+// Aliases of the types of a subscription for the API, the page and the config.
 type (
 	Subscription = subscription.Subscription
 	Dialect      = payload.Dialect
@@ -48,13 +48,13 @@ var (
 	ErrLimit    = errors.New("the extension has reached its limit of subscriptions")
 )
 
-// openSubscriptions opens the bucket of subscriptions: id to JSON.
+// openSubscriptions opens the bucket of subscriptions: JSON by subscription id.
 func openSubscriptions(ctx context.Context, js jetstream.JetStream, c Config) (jetstream.KeyValue, error) {
 	return openBucket(ctx, js, c, jetstream.KeyValueConfig{Bucket: "bellhop_subscriptions"})
 }
 
-// openExtensions opens the bucket that numbers extensions: the revision at which a name was
-// created is its number. Nothing in it is ever rewritten or deleted.
+// openExtensions opens the bucket that numbers extensions. The number of an extension is
+// the revision at which its name was created, so no entry is ever rewritten or deleted.
 func openExtensions(ctx context.Context, js jetstream.JetStream, c Config) (jetstream.KeyValue, error) {
 	return openBucket(ctx, js, c, jetstream.KeyValueConfig{Bucket: "bellhop_extensions"})
 }
@@ -79,7 +79,8 @@ type registry struct {
 	namedTypes atomic.Uint32 // [subscription.Mask] of all types that any subscription has named since the start
 }
 
-// watch applies the entries of the bucket and, with forever, every change until ctx ends.
+// watch applies all entries of the bucket. If forever is true, it then applies every
+// change until ctx ends.
 func (r *registry) watch(ctx context.Context, forever bool) error {
 	return watchBucket(ctx, r.kv, forever, r.applyEntry)
 }
@@ -134,7 +135,8 @@ func (r *registry) removeSubscription(id string, revision uint64) {
 	delete(r.deleted, id) // the watch has seen the deletion too: no older entry follows
 }
 
-// markChanged has the delivery loop apply a subscription. mu is locked.
+// markChanged marks a subscription for the delivery loop to apply, unless no loop runs.
+// mu is locked.
 func (r *registry) markChanged(id string) {
 	if r.idle {
 		return
@@ -143,7 +145,8 @@ func (r *registry) markChanged(id string) {
 	signal(r.changedSignal)
 }
 
-// setIdle discards changes until markAllChanged: no delivery loop runs.
+// setIdle discards all changes until markAllChanged is called, because no delivery loop
+// runs.
 func (r *registry) setIdle() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -151,7 +154,8 @@ func (r *registry) setIdle() {
 	clear(r.changed)
 }
 
-// markAllChanged marks every subscription as changed, for a delivery loop that starts.
+// markAllChanged marks every subscription as changed. A delivery loop calls it when it
+// starts.
 func (r *registry) markAllChanged() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -187,8 +191,8 @@ func (r *registry) get(id string) (Subscription, error) {
 	return s.Clone(), nil
 }
 
-// countSiblings returns how many subscriptions name the extension, or the regular
-// expression, that s names.
+// countSiblings returns how many subscriptions have the same Extension and ExtensionRegex
+// as s.
 func (r *registry) countSiblings(s *Subscription) (n int) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -200,8 +204,9 @@ func (r *registry) countSiblings(s *Subscription) (n int) {
 	return n
 }
 
-// saveSubscription writes s over the revision that it came from; revision 0 creates it. The
-// error is ErrDeclared, ErrConflict, or of the store.
+// saveSubscription stores s, with its state and time of change, and returns it as stored.
+// s.Revision must be the stored revision, or 0 for a new subscription; otherwise the
+// error is ErrConflict. For a declared subscription the error is ErrDeclared.
 func (r *registry) saveSubscription(ctx context.Context, s Subscription) (Subscription, error) {
 	if s.Declared != "" {
 		return s, fmt.Errorf("%w (%s)", ErrDeclared, s.Declared)
@@ -234,14 +239,14 @@ func wrongRevision(err error) bool {
 	return errors.Is(err, jetstream.ErrKeyExists) || errors.Is(err, jetstream.ErrKeyRevisionMismatch)
 }
 
-// wanted reports whether an event is published: those of an opt-in type are not while no
-// subscription names it.
+// wanted reports whether an event is published. An event of an opt-in type is published
+// only if a subscription has named its type since the start.
 func (r *registry) wanted(e *dialog.Event) bool {
 	return !e.Type.OptIn() || subscription.EventMask(e)&subscription.Mask(r.namedTypes.Load()) != 0
 }
 
-// syncTimeout is how long events wait at most for the subscriptions that were stored before
-// them.
+// syncTimeout limits how long events wait until the subscriptions stored before them are
+// known.
 const syncTimeout = 2 * time.Second
 
 // syncSubscriptions returns once this node knows every subscription that was stored when it
@@ -286,7 +291,8 @@ func (r *registry) hasSeen(revision uint64) bool {
 	return r.seen >= revision
 }
 
-// refreshSubscription reads one subscription from the store.
+// refreshSubscription reads one subscription from the store into the registry. The error
+// is ErrNotFound if the store does not have it.
 func (r *registry) refreshSubscription(ctx context.Context, id string) error {
 	e, err := r.kv.Get(ctx, id)
 	if errors.Is(err, jetstream.ErrKeyNotFound) {

@@ -23,14 +23,16 @@ var ErrInactive = errors.New("the subscription is disabled: activate it first")
 // maxReplay is how many events one replay may have.
 const maxReplay = 100_000
 
-// Replay delivers events of a time range again to one subscription: those published at from
-// or later, and before to; a zero to is now. It replays the given types; without any, those
-// of the subscription. It returns the number of events; those whose delivery is pending are
-// not delivered twice. Each delivery has its original webhook-id, is durable,
-// and follows the order of its call, independently of new events.
+// Replay delivers events of a time range again to one subscription: those published at or
+// after from, and before to. A zero to means now. types are the event types to replay;
+// without any, they are those of the subscription. Replay returns the number of events,
+// including those whose delivery is pending, which are not delivered twice. Each delivery
+// has its original webhook-id, is durable, and follows the order of its call,
+// independently of new events.
 //
-// Once Replay returns, the replay survives any crash, and the delivering node carries it
-// out. The error is an *Invalid, ErrNotFound, ErrInactive, or of the store.
+// Once Replay returns, the replay is stored and survives any crash. The delivering node
+// makes its deliveries. The error is an *Invalid, ErrNotFound, ErrInactive, or of the
+// store.
 func (n *Notifier) Replay(ctx context.Context, id string, from, to time.Time, types []string) (count int, err error) {
 	s, err := n.registry.get(id)
 	if err != nil {
@@ -111,16 +113,16 @@ func (n *Notifier) planReplay(ctx context.Context, s *Subscription, from, to tim
 	return plan, count, nil
 }
 
-// replaySubject is the NATS subject on which the delivering node learns that the outbox has
-// a new replay. The message is not stored; every replayPollInterval that node looks into
-// the outbox itself.
+// replaySubject is the NATS subject on which a new replay is announced to the delivering
+// node. The message is not stored, so that node also reads the outbox every
+// replayPollInterval.
 const (
 	replaySubject      = "bellhop.replay"
 	replayPollInterval = time.Minute
 )
 
 // watchReplays passes every new replay in the outbox to the delivery loop until ctx ends.
-// Replays up to the position known were restored before.
+// Replays up to position *known were restored before; watchReplays advances it.
 func (l *deliveryLoop) watchReplays(ctx context.Context, known *uint64) error {
 	asked := make(chan struct{}, 1)
 	sub, err := l.js.Conn().Subscribe(replaySubject, func(*nats.Msg) { signal(asked) })
@@ -146,7 +148,8 @@ func (l *deliveryLoop) watchReplays(ctx context.Context, known *uint64) error {
 	return nil
 }
 
-// readReplays passes the replays after the position known to the delivery loop.
+// readReplays passes the replays after position *known of the outbox to the delivery
+// loop, and advances *known.
 func (l *deliveryLoop) readReplays(ctx context.Context, known *uint64) error {
 	for {
 		m, err := l.outbox.GetMsg(ctx, *known+1, jetstream.WithGetMsgSubject("bellhop.delivery.*.replay.*"))

@@ -16,7 +16,7 @@ import (
 // maxSenders is how many attempts are in flight at once.
 const maxSenders = 512
 
-// liveTimeout and durableTimeout limit an attempt.
+// liveTimeout and durableTimeout limit an attempt if the subscription sets no timeout.
 const (
 	liveTimeout    = 5 * time.Second
 	durableTimeout = 15 * time.Second

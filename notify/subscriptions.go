@@ -34,9 +34,10 @@ func (n *Notifier) Subscription(id string) (Subscription, error) {
 	return n.health.withHealth(s.Redacted()), err
 }
 
-// Subscribe stores a new subscription and returns it as stored, with its secret. ID, times,
-// state and revision are set here, and a secret if it has none. The error is an *Invalid,
-// ErrLimit, or of the store. The subscription applies from the next event on.
+// Subscribe stores a new subscription and returns it as stored, with its secret. It sets
+// ID, times, state and revision, and generates a secret if s has none. The subscription
+// applies from the next published event on. The error is an *Invalid, ErrLimit, or of the
+// store.
 func (n *Notifier) Subscribe(ctx context.Context, s Subscription) (Subscription, error) {
 	s = s.Clone()
 	s.Normalize()
@@ -57,11 +58,12 @@ func (n *Notifier) Subscribe(ctx context.Context, s Subscription) (Subscription,
 	return shown, err
 }
 
-// Edit changes a subscription. edit gets it with its secret and header values, and may
-// change all but ID, times, state and revision; a new secret is a rotation, see
-// [Notifier.RotateSecret]. An error of edit ends Edit and is returned. If revision is not 0
-// and the subscription has another, the error is ErrConflict. edit may be called again
-// after another node has changed the subscription.
+// Edit changes a subscription. edit gets the subscription with its secret and header
+// values, and may change everything but ID, times, state and revision. A new secret is a
+// rotation, see [Notifier.RotateSecret]. If edit returns an error, Edit changes nothing
+// and returns it. If revision is not 0 and the subscription has another, the error is
+// ErrConflict. If revision is 0 and another node changes the subscription meanwhile, edit
+// is called again.
 func (n *Notifier) Edit(ctx context.Context, id string, revision uint64, edit func(*Subscription) error) (Subscription, error) {
 	for {
 		old, err := n.registry.get(id)
@@ -99,8 +101,8 @@ func (n *Notifier) Edit(ctx context.Context, id string, revision uint64, edit fu
 	}
 }
 
-// disableSubscription disables a subscription whose receiver refuses or fails, unless it
-// has another URL meanwhile.
+// disableSubscription disables a subscription whose receiver refuses or fails. It does
+// nothing if the subscription was deleted or disabled, or has another URL meanwhile.
 func (n *Notifier) disableSubscription(ctx context.Context, id, url, why string) error {
 	for {
 		s, err := n.registry.get(id)
@@ -149,9 +151,9 @@ func (n *Notifier) Unsubscribe(ctx context.Context, id string, revision uint64) 
 	return nil
 }
 
-// RotateSecret gives a subscription a new secret and returns the subscription with it. The
-// previous secret signs too for 24 hours; the one before that stops. If revision is not 0
-// and the subscription has another, the error is ErrConflict.
+// RotateSecret gives a subscription a new secret and returns the subscription with it.
+// For 24 hours requests are also signed with the previous secret; any older one no longer
+// signs. If revision is not 0 and the subscription has another, the error is ErrConflict.
 func (n *Notifier) RotateSecret(ctx context.Context, id string, revision uint64) (Subscription, error) {
 	secret := subscription.NewSecret()
 	s, err := n.Edit(ctx, id, revision, func(s *Subscription) error {

@@ -11,21 +11,21 @@ import (
 	"bellhop/notify/stream"
 )
 
-// A sweeper removes messages from the outbox: each one that a later message of its subject
-// supersedes, once that is stored, and then each one that says that a delivery has ended. A
-// crash may leave some of either; the last message of a subject counts.
+// A sweeper removes messages from the outbox: first those that a stored later message of
+// the same subject supersedes, and then those that say that a delivery has ended. A crash
+// may leave messages of both kinds, so only the last message of a subject counts.
 //
-// JetStream's own ways do not suffice (nats-server 2.15.2). With a limit of one message per
-// subject, nothing of the removed message stays on disk: once the last message is gone, a
-// server that was killed finds the one before it again
-// (https://github.com/nats-io/nats-server/issues/8505). A roll-up, or a purge, while the
-// disk is full makes the server wait for itself forever; removing by position does not.
+// JetStream's own ways do not suffice (nats-server 2.15.2). A limit of one message per
+// subject leaves no trace of the removed message on disk. If the last message is then
+// removed and the server is killed, the server restores the message before it
+// (https://github.com/nats-io/nats-server/issues/8505). A roll-up or a purge while the
+// disk is full makes the server deadlock; removing by position does not.
 type sweeper struct {
 	lastSeq   map[string]uint64 // positions of the messages that count, by subject
 	uncertain map[string]bool   // subjects that may have other messages, at unknown positions
 
-	superseded, ended []uint64 // positions to remove; those of ended follow once none is left
-	purge             []string // subjects whose messages but the last are to be removed
+	superseded, ended []uint64 // positions to remove; ended only when superseded and purge are empty
+	purge             []string // subjects of which all messages but the last are to be removed
 }
 
 // newSweeper returns a sweeper that knows no message.
@@ -33,7 +33,8 @@ func newSweeper() *sweeper {
 	return &sweeper{lastSeq: make(map[string]uint64), uncertain: make(map[string]bool)}
 }
 
-// noteMessage records a message of the stream; ended says that its delivery has ended.
+// noteMessage records a message of the stream. ended reports whether it marks the end of
+// a delivery.
 func (s *sweeper) noteMessage(subject string, seq uint64, ended bool) {
 	if before, ok := s.lastSeq[subject]; ok {
 		s.superseded = append(s.superseded, before)
@@ -59,8 +60,8 @@ func (s *sweeper) noteResult(m *nats.Msg, r stream.Result) {
 	s.noteMessage(m.Subject, r.Seq, len(m.Data) == 0)
 }
 
-// removeMessages asks the store to remove what it can. Failed removals are repeated the
-// next time.
+// removeMessages requests the removal of all messages that may be removed now. It repeats
+// failed requests at its next call.
 func (s *sweeper) removeMessages(ctx context.Context, w *stream.Writer) {
 	s.purge = requestEach(ctx, w, s.purge, func(subject string) *nats.Msg {
 		return &nats.Msg{Subject: "$JS.API.STREAM.PURGE.bellhop_outbox", Data: fmt.Appendf(nil, `{"filter":%q,"keep":1}`, subject)}
@@ -74,8 +75,8 @@ func (s *sweeper) removeMessages(ctx context.Context, w *stream.Writer) {
 	}
 }
 
-// requestEach sends a request for each item of all, in batches, and returns the items whose
-// request failed.
+// requestEach sends a request for each item of all, in batches, until a request of a
+// batch fails. It returns the items whose request failed or was not sent.
 func requestEach[T any](ctx context.Context, w *stream.Writer, all []T, of func(T) *nats.Msg) (left []T) {
 	for len(all) > 0 {
 		batch := all[:min(stream.BatchSize, len(all))]
@@ -96,8 +97,8 @@ func requestEach[T any](ctx context.Context, w *stream.Writer, all []T, of func(
 	return nil
 }
 
-// alreadyRemoved reports whether err says that the message is gone already. For positions
-// before the first or after the last message the store has an error of its own.
+// alreadyRemoved reports whether err says that the message is gone already. The store has
+// a different error for positions before the first or after the last message.
 func alreadyRemoved(err error) bool {
 	var api *jetstream.APIError
 	if !errors.As(err, &api) {

@@ -162,8 +162,8 @@ func (p *publisher) unpublished() int {
 	return len(p.buffer) + len(p.batch)
 }
 
-// OldestUnpublished returns when the oldest unpublished event was observed. It ignores
-// events without an observation time. ok is false if no other event is unpublished.
+// OldestUnpublished returns when the oldest unpublished event was observed. It considers
+// only events with an observation time; ok is false if there is none.
 func (l *Log) OldestUnpublished() (oldest time.Time, ok bool) {
 	p := &l.publisher
 	p.mu.Lock()
