@@ -9,8 +9,7 @@ import (
 	"github.com/klauspost/compress/s2"
 )
 
-// The words for the state of a delivery. They are stored and shown: never change one, only
-// add.
+// The states of a delivery. They are stored and shown: never change one, only add.
 const (
 	Waiting   = "waiting"   // there will be another attempt
 	Delivered = "delivered" // the receiver answered 2xx
@@ -18,7 +17,7 @@ const (
 	Refused   = "refused"   // the receiver answered 410
 	Canceled  = "canceled"  // the subscription is deleted or disabled, or another event of its group was sent instead
 
-	Failed = "failed" // only of an attempt by Redeliver or Test: it changed nothing
+	Failed = "failed" // of an attempt only: it failed and did not change the state, as by Redeliver or Test
 )
 
 // An Attempt is one HTTP request for a delivery, or the end of a delivery without one.

@@ -8,12 +8,12 @@ import (
 const (
 	maxBufferedRecords = 16 << 20               // bytes of records that wait to be written, about
 	recordOverhead     = 700                    // bytes of a record beside its texts
-	recordInterval     = 200 * time.Millisecond // records made within it are written together
+	recordInterval     = 200 * time.Millisecond // records made within this time are written together
 	recordBatchSize    = 256                    // records
 	maxMessageText     = 128 << 10              // bytes of a message after which no record is added to it
 )
 
-// A buffer holds records until they are in the delivery log.
+// A buffer holds records until they are taken for writing.
 type buffer struct {
 	wakeup chan struct{} // capacity 1: there are records
 
@@ -27,8 +27,8 @@ type buffer struct {
 // size estimates the bytes of a record.
 func (r *Record) size() int { return recordOverhead + len(r.Body) + len(r.ResponseBody) }
 
-// add adds a record. It never blocks: beyond maxBufferedRecords, the oldest records are
-// dropped.
+// add adds a record. It never blocks: if the records exceed maxBufferedRecords, it drops
+// the oldest.
 func (b *buffer) add(r *Record) {
 	b.mu.Lock()
 	b.records = append(b.records, r)

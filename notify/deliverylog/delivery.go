@@ -27,8 +27,8 @@ type Delivery struct {
 // ID returns the webhook-id of a delivery.
 func ID(event, subscription string) string { return event + "-" + subscription }
 
-// EndedAt returns when the last attempt that ended d began; a delivery can end more than
-// once, by redelivery.
+// EndedAt returns when the last attempt that ended d began, or zero if none ended it. A
+// redelivery may end d once more.
 func (d *Delivery) EndedAt() (at time.Time) {
 	for _, a := range d.Attempts {
 		if a.Ended() {
@@ -69,8 +69,9 @@ func (d *Delivery) SortAttempts() {
 	}
 }
 
-// HasQueueAttempt reports whether an attempt of the scheduler is among the attempts.
-// Otherwise the delivery succeeded at once, or was redelivered before its first attempt.
+// HasQueueAttempt reports whether the attempts include one that the scheduler made. If
+// not, the delivery succeeded at the first attempt, which is not read yet, or was
+// redelivered before its first attempt.
 func (d *Delivery) HasQueueAttempt() bool {
 	return slices.ContainsFunc(d.Attempts, func(a Attempt) bool { return !a.ByHand })
 }

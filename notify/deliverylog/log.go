@@ -1,12 +1,14 @@
 // Package deliverylog records the attempts at deliveries.
 //
-// A [Log] buffers records and writes them to the stream bellhop_attempts, within a fifth of
-// a second, with request and response but without secrets. Recording never waits for the
-// store: while that is slow or gone, 16 MB of records wait in memory; beyond, the oldest are
-// dropped and counted. A kill loses the records that were not written.
+// A [Log] buffers records and writes them to the stream bellhop_attempts, within a fifth
+// of a second, with request and response but without secrets. Recording never waits for
+// the store. While the store is slow or gone, 16 MB of records wait in memory; if there
+// are more, the oldest are dropped and counted. A kill loses the records that were not
+// written.
 //
-// The Log reads the records of one delivery, and pages of ended deliveries, newest first. A
-// [Delivery] is what they tell of it: whether it is still pending is in the outbox.
+// The Log also reads the records of one delivery, and pages of ended deliveries, newest
+// first. A [Delivery] is built from its records. Whether it is still pending is in the
+// outbox only.
 package deliverylog
 
 import (
@@ -34,10 +36,10 @@ type Config struct {
 	ReportPanic func(part string, v any) // called with a recovered panic
 }
 
-// A Log is the delivery log: every attempt, and every end of a delivery. Deliveries that
-// succeed at once, nearly all, share messages, one for each subscription. All other records
-// have a message of their own under the subject of their delivery, by which they are found.
-// Any number of goroutines may use it.
+// A Log is the delivery log: every attempt, and every end of a delivery. Most deliveries
+// succeed at the first attempt. Their records share messages, each with records of one
+// subscription. Every other record is a message of its own, and is found by its subject,
+// which names the delivery. Any number of goroutines may use a Log.
 type Log struct {
 	jetstream.Stream // bellhop_attempts
 
@@ -69,8 +71,8 @@ func (l *Log) Add(r *Record) {
 	}
 }
 
-// Dropped returns how many records were not written: the buffer was full while the store
-// was slow or gone.
+// Dropped returns how many records were lost: the buffer was full while the store was
+// slow or gone, or the record could not be written.
 func (l *Log) Dropped() uint64 { return l.buffer.droppedCount() }
 
 // Write writes a record at once, and returns when the store has it.
@@ -80,8 +82,8 @@ func (l *Log) Write(ctx context.Context, r *Record) error {
 	return err
 }
 
-// Start writes records until the returned func is called, and then the rest for at most two
-// seconds.
+// Start writes records until the returned func is called, and then the remaining ones for
+// at most two seconds. The end of ctx does not stop it.
 func (l *Log) Start(ctx context.Context) (stop func()) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	ended := make(chan struct{})
@@ -99,7 +101,8 @@ func (l *Log) recoverPanic(part string) {
 	}
 }
 
-// writeAllRecords writes records to the delivery log until ctx ends, and then the rest.
+// writeAllRecords writes records to the delivery log until ctx ends, and then the
+// remaining ones for at most two seconds.
 func (l *Log) writeAllRecords(ctx context.Context) {
 	w, err := stream.NewWriter(l.js.Conn(), l.recoverPanic)
 	for err != nil {
@@ -197,7 +200,8 @@ type logMessage struct {
 }
 
 // A recordBatch encodes records into messages, reusing its memory. A message is a JSON
-// array, compressed with S2 as the store itself would: callbacks resemble each other.
+// array. It is compressed with S2, as NATS would do it, because callbacks resemble each
+// other.
 type recordBatch struct {
 	records  []*Record
 	text     []byte // of one message
@@ -249,10 +253,12 @@ func (p *recordBatch) addMessage(subject string, count int) {
 	p.messages = append(p.messages, logMessage{&nats.Msg{Subject: subject, Data: data}, count})
 }
 
-// sharedSubject returns the subject for the records of deliveries that succeeded at once.
+// sharedSubject returns the subject for the records of deliveries that succeeded at the
+// first attempt, see Record.AtOnce.
 func sharedSubject(subscription string) string { return "bellhop.attempt." + subscription }
 
-// Subject returns the subject for the records of a delivery that did not succeed at once.
+// Subject returns the subject of a delivery, for all its records that do not share
+// messages.
 func Subject(subscription, event string) string {
 	return "bellhop.attempt." + subscription + "." + stream.Token(event)
 }

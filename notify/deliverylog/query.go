@@ -15,14 +15,14 @@ import (
 	"bellhop/notify/stream"
 )
 
-// ErrCursor reports that a cursor is none that a page has given.
+// ErrCursor reports a cursor that no page has returned.
 var ErrCursor = errors.New("unknown cursor: use next from the previous page")
 
 // A Cursor is where a page begins: before a message of the outbox, or before a record
 // of the delivery log.
 type Cursor struct {
 	Ended bool   // of the delivery log
-	Seq   uint64 // 0: the newest
+	Seq   uint64 // position of the message; 0: behind the newest
 	Index int    // how many records of message Seq are still to be listed
 }
 
@@ -34,7 +34,7 @@ func (c Cursor) String() string {
 	return fmt.Sprintf("e%d.%d", c.Seq, c.Index)
 }
 
-// ParseCursor parses a cursor; the error is ErrCursor.
+// ParseCursor parses a cursor. An empty one is the first page. The error is ErrCursor.
 func ParseCursor(s string) (c Cursor, err error) {
 	if s == "" {
 		return c, nil
@@ -50,10 +50,10 @@ func ParseCursor(s string) (c Cursor, err error) {
 	return c, nil
 }
 
-// ReadEnded returns a page of at most limit records that ended a delivery to one of some
-// subscriptions ("*": to any), newest first, each as a Delivery with one attempt. A state of
-// "" is any. next is the cursor of the next page, "" on the last one. A delivery that ended
-// more than once, by redelivery, is in it as often.
+// ReadEnded returns a page of at most limit records that ended deliveries of some
+// subscriptions ("*": of all), newest first, each as a Delivery with one attempt. An
+// empty state selects any state. next is the cursor of the next page, "" on the last one.
+// A delivery that ended more than once, by redelivery, is listed once for each end.
 func (l *Log) ReadEnded(ctx context.Context, subscriptions []string, state string, at Cursor, limit int) (page []Delivery, next string, err error) {
 	var filters []string
 	for _, id := range subscriptions {
@@ -97,7 +97,7 @@ func (l *Log) ReadEnded(ctx context.Context, subscriptions []string, state strin
 }
 
 // AddAttempts adds to the deliveries of a page the attempts that have a message of their
-// own.
+// own, and sorts the attempts.
 func (l *Log) AddAttempts(ctx context.Context, page []Delivery) error {
 	if len(page) == 0 {
 		return nil
@@ -126,18 +126,21 @@ func (l *Log) AddAttempts(ctx context.Context, page []Delivery) error {
 	return err
 }
 
-// AddOwnAttempts is AddAttempts for one delivery, whose attempts are not sorted yet.
+// AddOwnAttempts adds to d the attempts that have a message of their own. It does not
+// sort them.
 func (l *Log) AddOwnAttempts(ctx context.Context, d *Delivery) error {
 	return l.addMatching(ctx, Subject(d.Subscription, d.Event), time.Time{}, d)
 }
 
-// AddFirstAttempt adds to d the attempt by which it succeeded at once, if there is one.
+// AddFirstAttempt adds to d its first attempt if that succeeded and its record shares a
+// message with others.
 func (l *Log) AddFirstAttempt(ctx context.Context, d *Delivery) error {
 	return l.addMatching(ctx, sharedSubject(d.Subscription), d.EventTime, d)
 }
 
-// addMatching adds to d its records under a subject since a time, up to the record of a
-// delivery that succeeded at once. It looks at stream.MaxScanned messages at most.
+// addMatching adds to d its records under a subject since a time. Under the shared
+// subject it stops after one record, because a delivery has only one there. It reads
+// stream.MaxScanned messages at most.
 func (l *Log) addMatching(ctx context.Context, subject string, since time.Time, d *Delivery) error {
 	scanned := 0
 	return l.read(ctx, []string{subject}, since, func(_ string, all []Stored) error {
@@ -157,8 +160,8 @@ func (l *Log) addMatching(ctx context.Context, subject string, since time.Time, 
 	})
 }
 
-// ReadRecords calls f for the records of a delivery that did not succeed at once, oldest
-// first.
+// ReadRecords calls f for the records of a delivery that have a message of their own,
+// oldest first.
 func (l *Log) ReadRecords(ctx context.Context, subscription, event string, f func(*Stored)) error {
 	return l.read(ctx, []string{Subject(subscription, event)}, time.Time{}, func(_ string, all []Stored) error {
 		for i := range all {
@@ -168,8 +171,8 @@ func (l *Log) ReadRecords(ctx context.Context, subscription, event string, f fun
 	})
 }
 
-// LastRecord returns the last record of a delivery that did not succeed at once; nil: there
-// is none.
+// LastRecord returns the last record of a delivery that has a message of its own, or nil
+// if there is none.
 func (l *Log) LastRecord(ctx context.Context, subscription, event string) (*Stored, error) {
 	m, err := l.GetLastMsgForSubject(ctx, Subject(subscription, event))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
@@ -185,8 +188,8 @@ func (l *Log) LastRecord(ctx context.Context, subscription, event string) (*Stor
 	return &all[len(all)-1], nil
 }
 
-// read calls f for each message under some subjects, from a minute before a time on: the
-// clocks of nodes differ. It ends when f returns an error.
+// read calls f for each message under some subjects, until f returns an error. It starts
+// a minute before the time since, because the clocks of nodes differ.
 func (l *Log) read(ctx context.Context, subjects []string, since time.Time, f func(subject string, all []Stored) error) error {
 	c := jetstream.OrderedConsumerConfig{FilterSubjects: subjects, InactiveThreshold: stream.ConsumerIdleTimeout}
 	if since = since.Add(-time.Minute); since.Unix() > 0 {

@@ -13,8 +13,9 @@ import (
 	"time"
 )
 
-// A Record is what is recorded of an attempt, or of the end of a delivery without one. It
-// shares memory with the request and the response, which must not change any more.
+// A Record describes an attempt, or the end of a delivery without one, for the delivery
+// log. It shares memory with the request and the response, which must not change any
+// more.
 type Record struct {
 	Subscription string
 	Event        string // id of the event; "": unknown, and nothing is recorded
@@ -26,11 +27,11 @@ type Record struct {
 	Number  int       // 1, 2, 3 …; 0: it is not the scheduler's
 	At      time.Time // when the attempt began, or the delivery ended
 	Took    time.Duration
-	Error   string    // why it failed; not recorded of one that delivered
+	Error   string    // why the attempt failed; not recorded if Outcome is Delivered
 	Outcome string    // Waiting, Delivered …
 	Next    time.Time // when the next attempt is due; zero: there is none
 	ByHand  bool      // made by Redeliver or Test
-	AtOnce  bool      // the first attempt delivered: the record may share a message with others
+	AtOnce  bool      // the first attempt succeeded, and the record may share a message with others
 
 	Method        string
 	URL           *url.URL // nil: no request was sent
@@ -52,7 +53,7 @@ type Record struct {
 // recordedResponseHeaders are the header fields of a response that are recorded.
 var recordedResponseHeaders = []string{"Content-Type", "Location", "Retry-After", "Server", "Www-Authenticate"}
 
-// Redacted stands for a value that is not recorded.
+// Redacted replaces a value that is not recorded.
 const Redacted = "[redacted]"
 
 // redactedHeaders are the header fields of a request whose values are not recorded, beside
@@ -169,7 +170,7 @@ func (r *Record) appendResponse(w *jsontext.Object) {
 	w.B = append(w.B, '}')
 }
 
-// MaskURL returns a URL as it is shown: its query may be secret and is redacted.
+// MaskURL returns a URL with a redacted query, which may be secret.
 func MaskURL(u *url.URL) string {
 	masked := *u
 	if masked.RawQuery != "" {
@@ -181,7 +182,7 @@ func MaskURL(u *url.URL) string {
 // namedAttribute matches an XML attribute that names a URL.
 var namedAttribute = regexp.MustCompile(`(onAnswer|onHangup)(\s*=\s*)("[^"]*"?|'[^']*'?)`)
 
-// MaskResponse returns the response to a newCall as it is recorded, with masked URLs.
+// MaskResponse returns the response to a newCall with masked URLs, for the delivery log.
 func MaskResponse(answer []byte) []byte {
 	return namedAttribute.ReplaceAllFunc(answer, func(attribute []byte) []byte {
 		part := namedAttribute.FindSubmatch(attribute)

@@ -7,8 +7,8 @@ import (
 	"bellhop/dialog"
 )
 
-// ctiEvents maps event types to the events of sipgate's push API and Zammad's Generic CTI,
-// which have no others.
+// ctiEvents maps event types to the events of sipgate's push API and Zammad's Generic
+// CTI. These APIs have no other events.
 var ctiEvents = map[dialog.Type]string{
 	dialog.DialIn:  "newCall",
 	dialog.DialOut: "newCall",
@@ -16,11 +16,11 @@ var ctiEvents = map[dialog.Type]string{
 	dialog.Hangup:  "hangup",
 }
 
-// writeCTI writes the fields of a Generic CTI event. Receivers keep one entry for each
-// callId, which its newCall opens and its hangup closes, and refuse a second newCall. A
-// callId is therefore a party, and origCallId is the call, as sipgate has it when a call
-// rings at several phones or is passed on. For a subscription that groups calls, the callId
-// is the party that rang first.
+// writeCTI writes the fields of a Generic CTI event. A receiver opens an entry at the
+// newCall of a callId, closes it at the hangup, and refuses a second newCall. So callId
+// is the party, and origCallId is the call, as in sipgate's API if a call rings at
+// several phones or is passed on. For a subscription that groups calls, callId is the
+// party that rang first.
 func (v *View) writeCTI(f *fieldWriter) {
 	f.writeText("event", ctiEvents[v.Type])
 	f.writeText("from", ctiNumber(cmp.Or(v.CallerNum, "anonymous"), v.CallerE164))
@@ -50,8 +50,7 @@ func (v *View) writeCTI(f *fieldWriter) {
 	f.writeText("diversion", ctiNumber(v.divertingNumber(), ""))
 }
 
-// ctiCallID returns the callId. A receiver keeps one entry for each newCall: the callId is the
-// party that newCall was sent for.
+// ctiCallID returns the callId, which is the party of the newCall that was sent.
 func (v *View) ctiCallID() string {
 	if v.GroupParty != "" {
 		return v.GroupParty
@@ -77,7 +76,8 @@ func ctiNumber(number, e164 string) string {
 	return dialog.Clean(number, dialog.MaxText)
 }
 
-// ctiTo returns the called number: the public one, if the call came in by it.
+// ctiTo returns the called number. For an incoming call it is the public number that was
+// called, if known.
 func (v *View) ctiTo() string {
 	switch {
 	case v.Flow == dialog.Out:
@@ -98,8 +98,8 @@ func (v *View) answeringNumber() string {
 	return ctiNumber(v.CalledNumber, v.CalledE164)
 }
 
-// divertingNumber returns the number that forwarded the call. A call that an extension's
-// forwarding makes is forwarded by the extension.
+// divertingNumber returns the number that forwarded the call. If an extension's
+// forwarding made the call and no diversion is known, it is the extension.
 func (v *View) divertingNumber() string {
 	if v.Transferred {
 		return cmp.Or(v.Diversion, v.Extension.User)
@@ -107,8 +107,8 @@ func (v *View) divertingNumber() string {
 	return v.Diversion
 }
 
-// hangupCause returns why a party's call ended. A call that another party took is
-// forwarded: receivers count any other unanswered call as missed.
+// hangupCause returns why the call of a party ended. A call that another party took has
+// the cause forwarded, because receivers count any other unanswered call as missed.
 func (v *View) hangupCause() string {
 	switch {
 	case v.Elsewhere, v.Bridged != nil && *v.Bridged, v.Status == dialog.Forwarded, v.Status != dialog.Answered && v.SipCode/100 == 3:

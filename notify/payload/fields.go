@@ -10,8 +10,8 @@ import (
 	"bellhop/notify/jsontext"
 )
 
-// fieldWriter writes names and values: a form, the members of a JSON object, or template
-// variables.
+// fieldWriter writes the fields of an event as a form, as the members of a JSON object,
+// or as template variables.
 type fieldWriter struct {
 	b          []byte
 	json       bool
@@ -78,14 +78,14 @@ func (f *fieldWriter) writeBool(name string, b bool) {
 	f.b = strconv.AppendBool(f.b, b)
 }
 
-// writeIfTrue writes true, or nothing.
+// writeIfTrue writes true if b is true, and nothing otherwise.
 func (f *fieldWriter) writeIfTrue(name string, b bool) {
 	if b {
 		f.writeBool(name, b)
 	}
 }
 
-// writeYes writes "yes", or nothing.
+// writeYes writes "yes" if b is true, and nothing otherwise.
 func (f *fieldWriter) writeYes(name string, b bool) {
 	if b {
 		f.writeText(name, "yes")
@@ -103,8 +103,8 @@ func (f *fieldWriter) writeYesNo(name string, b *bool) {
 	}
 }
 
-// writeList writes a field with a text for each extension: one value, or name[] for each in
-// a form, or a list in a template.
+// writeList writes a text for each extension. In a form, each text is a field name[]. In
+// a template, the variable is a list, or a single value if there is only one.
 func (f *fieldWriter) writeList(name string, extensions []dialog.Extension, text func(*dialog.Extension) string) {
 	var values []string
 	for i := range extensions {

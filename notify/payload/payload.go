@@ -62,21 +62,21 @@ type Format struct {
 type View struct {
 	*dialog.Event
 	format         Format
-	Called, Caller *dialog.Extension // nil: no extension, or unknown
+	Called, Caller *dialog.Extension // extensions at both ends of the call; nil: none, or unknown
 	OwnID          uint64            // numbers of the extensions; 0: not looked up
 	CalledID       uint64
 	CallerID       uint64
 
-	// GroupParty is the party that rang first, and Ringing the extensions that rang, in a group
-	// of parties that is reported as one call. "": the event is of the party's own call.
+	// If a group of parties is reported as one call, GroupParty is the party that rang
+	// first, and Ringing are the extensions that rang. Otherwise GroupParty is "".
 	GroupParty string
 	Ringing    []dialog.Extension
 
 	uncut bool // texts are as in the event, see AppendEvent
 }
 
-// New returns the view of an event in a format. It completes the two ends of a call: the event's
-// extension is one of them.
+// New returns the view of an event in a format. If the event does not name its own
+// extension as caller or called extension, New sets it at its end of the call.
 func New(e *dialog.Event, f Format) View {
 	v := View{Event: e, format: f, Called: e.CalledExtension, Caller: e.CallerExtension}
 	if e.Type == dialog.SubscriptionState {
@@ -172,9 +172,9 @@ func eventName(t dialog.Type) string {
 	return "call." + strings.ReplaceAll(string(t), "-", "_")
 }
 
-// ResolveURL returns the URL of the request. base is the URL of the format up to its first
-// variable; payload is what Append has returned. A template is expanded; a GET without one
-// has the payload appended to its query.
+// ResolveURL returns the URL of the request. base is the URL of the format up to its
+// first variable. payload is the result of Append. If the URL is a template, it is
+// expanded. Otherwise the payload is appended to the query of a GET.
 func (v *View) ResolveURL(base *url.URL, payload []byte) (*url.URL, error) {
 	switch {
 	case IsTemplate(v.format.URL):
@@ -201,7 +201,7 @@ func (v *View) SetHeader(h http.Header) {
 	}
 }
 
-// clean cleans a text of a SIP message.
+// clean cleans a text of a SIP message, unless texts stay as they are in the event.
 func (v *View) clean(s string) string {
 	if v.uncut {
 		return s
@@ -209,7 +209,7 @@ func (v *View) clean(s string) string {
 	return dialog.Clean(s, dialog.MaxText)
 }
 
-// cleanMessage cleans the text of a MESSAGE.
+// cleanMessage cleans the text of a MESSAGE, unless texts stay as they are in the event.
 func (v *View) cleanMessage() string {
 	if v.uncut {
 		return v.MessageText
@@ -243,8 +243,8 @@ func (v *View) flowWord() string {
 }
 
 // statusWord returns the status word of the event. With status_words = unified a hangup
-// without a response is UNKNOWN, as in the UnifiedAPI. The form dialects have the six words
-// of DIALSTATUS only: a forwarded call is canceled there, and not missed.
+// without a response is UNKNOWN, as in the UnifiedAPI. The form dialects have only the
+// six words of DIALSTATUS, so a forwarded call is canceled there, and not missed.
 func (v *View) statusWord() string {
 	if v.format.StatusWords == "unified" && v.Type == dialog.Hangup && v.Status != dialog.Answered {
 		return string(dialog.Unknown)
@@ -255,7 +255,8 @@ func (v *View) statusWord() string {
 	return string(v.Status)
 }
 
-// joinQuery appends a form to the query of a URL, which stays as it is.
+// joinQuery appends an encoded form to a query string. It does not re-encode the existing
+// query.
 func joinQuery(query string, form []byte) string {
 	if query == "" || strings.HasSuffix(query, "&") {
 		return query + string(form)

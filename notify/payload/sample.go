@@ -11,8 +11,8 @@ import (
 	"bellhop/dialog"
 )
 
-// A Sampler makes up events of an extension. It knows one call of each flow, between the
-// extension and an outside number.
+// A Sampler makes up events of an extension. They belong to one call of each flow,
+// between the extension and an outside number.
 type Sampler struct {
 	words     []string // of the types that are asked for, in order
 	extension dialog.Extension
@@ -37,7 +37,7 @@ func NewSampler(extension string, words []string, state dialog.Event, salt strin
 	return p
 }
 
-// makeID returns an id as long as a real one, the same for the same words.
+// makeID returns an id as long as a real one. The same words give the same id.
 func (p *Sampler) makeID(of ...string) string {
 	sum := sha256.Sum256([]byte(p.salt + strings.Join(of, " ")))
 	return "test-" + hex.EncodeToString(sum[:])[:27]

@@ -28,10 +28,10 @@ func (v *View) writeUnified(f *fieldWriter) {
 	v.writeCallFields(f, v.CallerName, v.userName)
 }
 
-// writeTelphin writes all known values under the names of Telphin's documentation, which
-// spells Transfered so. Receivers require a name and a CallerExtension: an outside caller
-// without a name is named by the number, and the CallerExtension of such a call is the
-// queue or menu that distributed it.
+// writeTelphin writes all known values under the names of Telphin's documentation,
+// including its spelling Transfered. Receivers require a name and a CallerExtension. If
+// an outside caller has no name, the name is the number. The CallerExtension of such a
+// call is the queue or menu that distributed it.
 func (v *View) writeTelphin(f *fieldWriter) {
 	name := v.CallerName
 	if v.Flow == dialog.In && v.CallerExtension == nil || v.Transferred {
@@ -71,7 +71,8 @@ func (v *View) writeTelphin(f *fieldWriter) {
 	}
 }
 
-// writeExtended writes values that the originals did not have, under names in their style.
+// writeExtended writes values that the original API does not have, under names in its
+// style.
 func (v *View) writeExtended(f *fieldWriter) {
 	f.writeText("EventID", v.ID)
 	f.writeNonZero("Sequence", int64(v.Seq))

@@ -17,13 +17,13 @@ import (
 )
 
 // IsTemplate reports whether a URL is a URI template (RFC 6570). Its variables are the
-// fields of the dialect; a field that an event lacks is undefined. A GET with a template
-// sends nothing else: no query is appended.
+// fields of the dialect; a field that an event lacks is undefined. With a template, no
+// query is appended to the URL of a GET.
 func IsTemplate(s string) bool { return strings.ContainsAny(s, "{}") }
 
 // ExpandExample expands the URL template with a value for every variable. It refuses a
-// template in which a value of a SIP message could choose where the callback goes, or fill
-// more than one value. The error continues a sentence that begins with the URL.
+// template in which a value from a SIP message could change the destination of the
+// callback, or be split or cut. The error continues a sentence that begins with the URL.
 func (f Format) ExpandExample() (string, error) {
 	t, err := uritemplate.New(f.URL)
 	if err != nil {
@@ -115,7 +115,8 @@ func fill(v reflect.Value) {
 	}
 }
 
-// expandURL returns the URL of a callback whose subscription has a template.
+// expandURL returns the URL of a callback whose subscription has a template. It returns
+// an error if the URL has another scheme or host than at.
 func (v *View) expandURL(at *url.URL) (*url.URL, error) {
 	f := fieldWriter{values: make(uritemplate.Values)}
 	v.writeFields(&f)
@@ -202,9 +203,10 @@ func isDotSegment(segment string) bool {
 	return false
 }
 
-// variableValue returns a text as the value of a variable. The library escapes a character
-// as its code point instead of its UTF-8, so each byte is passed as a character. A value of
-// dots alone would climb the path: it becomes empty.
+// variableValue returns a text as the value of a variable. Each byte is passed as a
+// character, because the library escapes a character as its code point instead of its
+// UTF-8. A value that consists only of dots becomes empty, because it would change the
+// path.
 func variableValue(s string) uritemplate.Value {
 	if strings.Trim(s, ".") == "" {
 		s = ""

@@ -67,7 +67,8 @@ func newEgressGuard(c Config) *egressGuard {
 	}
 }
 
-// checkDial is the control function of the dialer: address is numeric.
+// checkDial is the control function of the dialer. It returns an error if address, which
+// is numeric, may not be connected to.
 func (g *egressGuard) checkDial(network, address string, _ syscall.RawConn) error {
 	to, err := netip.ParseAddrPort(address)
 	if err != nil {
@@ -110,8 +111,8 @@ func (g *egressGuard) denyReason(addr netip.Addr, port uint16) string {
 	return ""
 }
 
-// embeddedIPv4 returns the IPv4 address that a gateway makes of an IPv6 address; ok is
-// false if it makes none.
+// embeddedIPv4 returns the IPv4 address into which a gateway translates an IPv6 address.
+// ok is false if there is none.
 func embeddedIPv4(addr netip.Addr) (netip.Addr, bool) {
 	b := addr.As16()
 	v4 := [4]byte(b[12:])
@@ -145,8 +146,8 @@ func (g *egressGuard) isOwn(addr netip.Addr, port uint16) bool {
 	})
 }
 
-// isLocalAddr reports whether addr belongs to this machine. It reports true if that cannot
-// be read.
+// isLocalAddr reports whether addr belongs to this machine. It also reports true if the
+// addresses of the machine cannot be read.
 func isLocalAddr(addr netip.Addr) bool {
 	if addr.IsLoopback() || addr.IsUnspecified() {
 		return true
@@ -164,9 +165,9 @@ func isLocalAddr(addr netip.Addr) bool {
 }
 
 // newTransport returns the HTTP client: guarded, without proxy, redirects, cookies or
-// decompression, on kept connections. The connections of http URLs are in httpConns and
-// those of https URLs in httpsConns; both are nil with Config.Transport. The transport
-// itself connects only to hosts whose names are not ASCII.
+// decompression, on kept connections. httpConns has the connections of http URLs, and
+// httpsConns those of https URLs. Both are nil with Config.Transport. The transport uses
+// connections of its own only for hosts whose names are not ASCII.
 func newTransport(c Config) (_ http.RoundTripper, httpConns, httpsConns *connPool) {
 	if c.Transport != nil {
 		return c.Transport, nil, nil

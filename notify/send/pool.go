@@ -25,25 +25,27 @@ const (
 	maxResponseHead = 16 << 10         // bytes of the head of a response, including 1xx before it
 	connIdleTimeout = 90 * time.Second // after which an idle connection is closed
 	maxIdleConns    = 1000             // idle connections of a pool
-	maxIdlePerHost  = 64               // idle connections to one address: the scheduler makes no more requests at once to an endpoint
+	maxIdlePerHost  = 64               // idle connections to one address; the scheduler never has more requests in flight to an endpoint
 	connBufferSize  = 4 << 10          // bytes that a connection reads and writes at once
-	strayDuration   = 10 * time.Minute // after a stray response, in which no connection to its receiver is kept
+	strayDuration   = 10 * time.Minute // how long no connection to a receiver is kept after its stray response
 
 	handshakeTime = 5 * time.Second
 )
 
-// A connPool sends requests on kept connections, like [http.Transport], but without its two
-// goroutines for each connection: the goroutine of the request writes it and reads the
-// response. BenchmarkTransport measures what that saves.
+// A connPool sends requests on kept connections, like [http.Transport], but without its
+// two goroutines for each connection. The goroutine of the request writes the request and
+// reads the response. BenchmarkTransport measures what that saves.
 //
-// The status line of a response decides. An error behind it, in the header or after the
-// end, closes the connection, but neither fails the request nor affects the next one. Bytes
-// that belong to no request (RFC 9112 §9.2, §6.3) are looked for before a kept connection
-// is used, and skipped before the status line of the next response.
+// Only the status line decides whether there is a response. An error after it, in the
+// header or after the end, closes the connection, but neither fails the request nor
+// affects the next one. The pool looks for bytes that belong to no request (RFC 9112
+// §9.2, §6.3) before it uses a kept connection, and skips them before the status line of
+// the next response.
 //
-// A complete stray response that arrives after the next request was written cannot be told
-// from the response to that request. A receiver that sends one does so again, and often
-// early enough to be noticed: then no connection to it is kept for strayDuration.
+// A complete stray response that arrives after the next request was written cannot be
+// told from the response to that request. A receiver that sends one usually does so
+// again, and often early enough for the pool to notice. Then no connection to it is kept
+// for strayDuration.
 type connPool struct {
 	dial   func(ctx context.Context, network, address string) (net.Conn, error)
 	config *tls.Config // nil: for http URLs; else for https URLs
@@ -81,8 +83,8 @@ type ConnectError struct {
 func (e *ConnectError) Error() string { return e.Err.Error() }
 func (e *ConnectError) Unwrap() error { return e.Err }
 
-// RoundTrip sends a request. A kept connection that turns out to be closed before any
-// response is no failure: the request is sent again on a new one.
+// RoundTrip sends a request. If a kept connection turns out to be closed before any
+// response, RoundTrip sends the request again on a new connection.
 func (cp *connPool) RoundTrip(req *http.Request) (*http.Response, error) {
 	if !dialog.IsPrintableASCII(req.URL.Host) {
 		return nil, http.ErrSkipAltProtocol // http.Transport converts such a name to ASCII
@@ -134,8 +136,8 @@ func (cp *connPool) acquireConn(ctx context.Context, req *http.Request) (*conn, 
 }
 
 // hasUnread reports whether a kept connection has bytes that belong to no request, or was
-// closed by the receiver. On TLS some bytes may have been read from the kernel with the
-// record before them: those are looked for first.
+// closed by the receiver. With TLS, bytes may have been read from the kernel together
+// with the previous record, so hasUnread looks for these first.
 func (c *conn) hasUnread() bool {
 	if _, ok := c.Conn.(*tls.Conn); ok {
 		c.SetReadDeadline(time.Unix(1, 0))
@@ -179,7 +181,8 @@ func (cp *connPool) isStray(address string) bool {
 	return seen
 }
 
-// takeIdle removes and returns the idle connection that was used last; nil: there is none.
+// takeIdle removes and returns the idle connection to address that was used last, or
+// returns nil if there is none.
 func (cp *connPool) takeIdle(address string) *conn {
 	cp.mu.Lock()
 	defer cp.mu.Unlock()
@@ -271,7 +274,8 @@ func (cp *connPool) keepConn(c *conn) {
 	})
 }
 
-// close closes the idle connections; those in use are closed when their exchange ends.
+// close closes the idle connections. Connections in use are closed when their exchange
+// ends.
 func (cp *connPool) close() {
 	cp.mu.Lock()
 	defer cp.mu.Unlock()
@@ -286,8 +290,8 @@ func (cp *connPool) close() {
 	cp.kept = 0
 }
 
-// roundTrip sends a request and reads the head of the response. The end of ctx ends the
-// connection too.
+// roundTrip sends a request and reads the head of the response. If ctx ends meanwhile,
+// the connection is closed.
 func (c *conn) roundTrip(cp *connPool, req *http.Request) (*http.Response, error) {
 	ctx := req.Context()
 	stop := context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })
@@ -342,7 +346,7 @@ func (c *conn) exchangeMessages(req *http.Request) (*http.Response, error) {
 	}
 }
 
-// responseError returns why the bytes received are no response.
+// responseError returns why the received bytes are no response.
 func (c *conn) responseError(err error) error {
 	if c.limit.N <= 0 {
 		return fmt.Errorf("read response: its head is longer than %d bytes", maxResponseHead)
@@ -418,8 +422,8 @@ func parseStatusLine(line string, req *http.Request) *http.Response {
 	}
 }
 
-// announcesBody reports whether a response that has no body (RFC 9112 §6.3) announces one
-// in its header: a body may come all the same.
+// announcesBody reports whether a response that must not have a body (RFC 9112 §6.3)
+// announces one in its header. Then a body may follow all the same.
 func announcesBody(res *http.Response) bool {
 	if res.StatusCode != http.StatusNoContent && res.StatusCode != http.StatusNotModified {
 		return false
@@ -429,7 +433,8 @@ func announcesBody(res *http.Response) bool {
 		res.Header.Get("Transfer-Encoding") != "" || res.Header.Get("Content-Type") != ""
 }
 
-// A responseBody returns its connection to the pool after it was read to its end.
+// A responseBody is a body that returns its connection to the pool when it is closed
+// after its end.
 type responseBody struct {
 	io.ReadCloser
 	pool     *connPool
@@ -445,7 +450,8 @@ func (b *responseBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Close ends the exchange; a second call does nothing.
+// Close returns the connection to the pool if the body was read to its end; otherwise it
+// closes the connection. A second call does nothing.
 func (b *responseBody) Close() error {
 	if b.conn == nil {
 		return nil

@@ -1,14 +1,14 @@
 // Package send makes the HTTP requests of callbacks.
 //
-// A [Sender] signs and sends one prepared [Request] and returns one [Result]. It does not
-// retry, except on a kept connection that the receiver had closed before it responded, and
-// it follows no redirect. It uses no proxy, cookie, compression or HTTP/2.
+// A [Sender] signs and sends one prepared [Request] and returns one [Result]. It retries
+// only on a kept connection that the receiver closed before it responded. It follows no
+// redirect, and uses no proxy, cookie, compression or HTTP/2.
 //
 // # The response
 //
-// The status line decides. A header that cannot be parsed, or a body that ends early,
-// changes nothing. At most [MaxBody] bytes of the body are read, for at most [BodyTimeout].
-// The head of a response is limited to 16 KiB.
+// Only the status line decides the result. A header that cannot be parsed, or a body that
+// ends early, changes nothing. At most [MaxBody] bytes of the body are read, for at most
+// [BodyTimeout]. The head of a response is limited to 16 KiB.
 //
 // # Destinations
 //
@@ -38,10 +38,10 @@ import (
 
 const (
 	MaxBody     = 4 << 10     // bytes of a response body that are read
-	BodyTimeout = time.Second // for the body of a response; the status alone decides
+	BodyTimeout = time.Second // limits reading the body of a response
 )
 
-// Config says where requests may be sent, and by whom.
+// Config sets where a Sender may send requests, and how it connects.
 type Config struct {
 	// Addresses of receivers. Deny is checked first, then Own, then Allow, then the defaults:
 	// public and private networks are allowed, all others are denied, such as loopback,
@@ -52,8 +52,9 @@ type Config struct {
 	Resolver *net.Resolver // resolves the host names of receivers; nil: the resolver of the machine
 	Version  string        // the User-Agent is bellhop/<version>
 
-	// Transport makes the requests in tests, instead of the network and without the egress
-	// guard. An error that is no *ConnectError is a missing response. nil: the network.
+	// Transport makes the requests in tests, instead of the network and without the
+	// egress guard. An error other than a *ConnectError counts as a missing response.
+	// nil: the network.
 	Transport http.RoundTripper
 }
 
@@ -84,8 +85,8 @@ func (s *Sender) Close() {
 	}
 }
 
-// A Request is an HTTP request that is ready to be sent. Send adds User-Agent, unless it is
-// set, Webhook-Timestamp and Webhook-Signature to its header.
+// A Request is an HTTP request that is ready to be sent. Send adds Webhook-Timestamp,
+// Webhook-Signature and, unless it is set, User-Agent to its header.
 type Request struct {
 	Method string // GET has no body
 	URL    *url.URL
@@ -95,7 +96,7 @@ type Request struct {
 	TLS    TLS
 }
 
-// A Result is what came of a request: a response, or an error.
+// A Result is the response to a request, or the error if there is none.
 type Result struct {
 	StatusCode int    // 0: no response
 	Status     string // status code and reason, such as 503 Service Unavailable
@@ -105,11 +106,11 @@ type Result struct {
 	RetryAfter time.Duration // of a response of 429 or 503; 0: none
 
 	Err          error // why there is no response; nil: there is one
-	NoConnection bool  // Err came before there was a connection, for a reason that is not in the TLS settings of the request
+	NoConnection bool  // no connection was made, and not because of the request's own TLS settings
 }
 
-// Send sends a request and reads the response. ctx limits both. cancel must cancel ctx:
-// Send calls it to give up a body that arrives too slowly.
+// Send sends a request and reads the response. ctx limits both. cancel must cancel ctx.
+// Send calls cancel if the body arrives too slowly.
 func (s *Sender) Send(ctx context.Context, cancel context.CancelFunc, r *Request) (result Result) {
 	r.sign(time.Now())
 	res, err := s.roundTrip(r.newRequest(ctx, s.userAgent), &r.TLS)
@@ -126,7 +127,7 @@ func (s *Sender) Send(ctx context.Context, cancel context.CancelFunc, r *Request
 	return result
 }
 
-// newRequest returns the request for a transport. It uses the header of r.
+// newRequest returns the request for a transport. It changes and shares the header of r.
 func (r *Request) newRequest(ctx context.Context, userAgent string) *http.Request {
 	req := new(http.Request).WithContext(ctx)
 	req.Method, req.URL, req.Host, req.Header = r.Method, r.URL, r.URL.Host, r.Header
@@ -158,8 +159,9 @@ func (s *Sender) roundTrip(req *http.Request, settings *TLS) (*http.Response, er
 // bodyBuffers are buffers for the bodies of responses.
 var bodyBuffers = sync.Pool{New: func() any { return new([MaxBody]byte) }}
 
-// readBody reads at most MaxBody of a body, after which the connection can be kept. cancel
-// cuts off a receiver that sends it slower than BodyTimeout.
+// readBody reads at most MaxBody of the body and closes it. The connection can be reused
+// only if the body has ended by then. cancel is called if reading takes longer than
+// BodyTimeout.
 func (r *Result) readBody(res *http.Response, cancel context.CancelFunc) {
 	defer res.Body.Close()
 	if res.Body == http.NoBody || res.StatusCode == http.StatusSwitchingProtocols { // cancel would not end reading after 101
@@ -178,8 +180,8 @@ func (r *Result) readBody(res *http.Response, cancel context.CancelFunc) {
 	r.Body, r.Truncated = bytes.Clone(buffer[:n]), err != io.EOF
 }
 
-// parseRetryAfter parses the header field Retry-After (RFC 9110 §10.2.3): seconds or a date.
-// An invalid value is no wait.
+// parseRetryAfter parses the header field Retry-After (RFC 9110 §10.2.3): seconds or a
+// date. It returns 0 for an invalid value.
 func parseRetryAfter(s string, now time.Time) time.Duration {
 	if n, err := strconv.ParseUint(s, 10, 31); err == nil {
 		return time.Duration(n) * time.Second

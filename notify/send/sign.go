@@ -11,15 +11,16 @@ import (
 	"time"
 )
 
-// A Signer signs the requests of one subscription, as the Standard Webhooks specification
-// says. Any number of goroutines may use it.
+// A Signer signs the requests of one subscription by the Standard Webhooks specification.
+// Any number of goroutines may use it.
 type Signer struct {
 	keys  []*macPool // one, or the new one and the old one
 	until time.Time  // when the old key stops signing; zero: never
 }
 
-// NewSigner returns a Signer for a key. After a rotation, old is the key before it, which
-// signs too until a time; a zero time is no limit. A nil old signs nothing.
+// NewSigner returns a Signer for a key. After a rotation, old is the previous key, which
+// also signs until the time until, or without limit if that is zero. A nil old means that
+// there is none.
 func NewSigner(key, old []byte, until time.Time) *Signer {
 	s := &Signer{keys: []*macPool{newMACPool(key)}, until: until}
 	if old != nil {
@@ -28,7 +29,8 @@ func NewSigner(key, old []byte, until time.Time) *Signer {
 	return s
 }
 
-// A macPool holds unused HMACs of a key. To create one costs more than to sign with it.
+// A macPool holds unused HMACs of a key, because creating one costs more than signing
+// with it.
 type macPool struct{ sync.Pool }
 
 // newMACPool returns the pool of a key.
@@ -52,8 +54,8 @@ func (m *macPool) appendSignature(dst, content []byte) []byte {
 // signBuffers are buffers for the signed content.
 var signBuffers = sync.Pool{New: func() any { return new([]byte) }}
 
-// sign adds the time of the attempt, and the signatures, to a request that is otherwise
-// complete. The signed payload is the body; of a GET, the query.
+// sign adds the timestamp and the signatures to a request that is otherwise complete. The
+// signed payload is the body, or the query of a GET.
 func (r *Request) sign(now time.Time) {
 	timestamp := strconv.FormatInt(now.Unix(), 10)
 	r.Header["Webhook-Timestamp"] = []string{timestamp}

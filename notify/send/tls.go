@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// TLS holds the TLS settings of a request, in PEM. The zero value is the CAs that the
+// TLS holds the TLS settings of a request, in PEM. The zero value means the CAs that the
 // machine trusts, and no client certificate.
 type TLS struct {
 	CA   string // CAs of which one must have signed the receiver's certificate; "": those of the machine
@@ -17,10 +17,10 @@ type TLS struct {
 	Key  string // private key of Cert
 }
 
-// transportIdle is how long a transport is kept that no request uses.
+// transportIdle is how long an unused transport is kept.
 const transportIdle = 10 * time.Minute
 
-// tlsTransports holds the HTTP clients of the requests with TLS settings of their own.
+// tlsTransports holds the HTTP clients for requests that have their own TLS settings.
 // Requests with the same settings share a client. The zero value is empty.
 type tlsTransports struct {
 	mu        sync.Mutex
@@ -60,7 +60,7 @@ func (ts *tlsTransports) transportFor(common *http.Transport, settings TLS, now 
 	return t, nil
 }
 
-// apply sets the CAs and the client certificate of a configuration.
+// apply sets the CAs and the client certificate in c.
 func (s TLS) apply(c *tls.Config) error {
 	if s.CA != "" {
 		c.RootCAs = x509.NewCertPool()
@@ -78,8 +78,8 @@ func (s TLS) apply(c *tls.Config) error {
 	return nil
 }
 
-// closeWhere closes and removes the transports that unused selects. A request in flight is
-// finished, and its connection closed after its idle timeout.
+// closeWhere closes and removes the transports that unused selects. Requests in flight
+// are finished.
 func (ts *tlsTransports) closeWhere(unused func(*tlsTransport) bool) {
 	for id, t := range ts.all {
 		if unused(t) {

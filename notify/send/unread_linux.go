@@ -7,8 +7,8 @@ import (
 )
 
 // hasUnreadBytes reports whether a kept connection has bytes that belong to no request,
-// or was closed by the receiver: it must not be used again. On TLS these may be bytes of
-// any record, such as a closing alert.
+// or was closed by the receiver. Such a connection must not be used again. With TLS the
+// bytes may be of any record, such as a closing alert.
 func hasUnreadBytes(c net.Conn) (unread bool) {
 	if t, ok := c.(*tls.Conn); ok {
 		c = t.NetConn()

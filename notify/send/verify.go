@@ -13,15 +13,15 @@ import (
 	"bellhop/notify/subscription"
 )
 
-// A Callback is the signed part of a received request, and its signature.
+// A Callback has the signed parts of a received request, and its signatures.
 type Callback struct {
 	ID, Timestamp, Signature string // the fields webhook-id, webhook-timestamp and webhook-signature
 	Payload                  []byte // the body; of a GET, the query as received, without the ?
 }
 
-// Verify checks that secret signed the callback and that its timestamp differs from now by
-// at most tolerance. A tolerance of 0 allows any age. The error of a callback that is not
-// genuine gives the reason.
+// Verify checks that secret signed the callback and that its timestamp differs from now
+// by at most tolerance. A tolerance of 0 allows any age. If the callback is not genuine,
+// the error gives the reason.
 func (c Callback) Verify(secret subscription.Secret, now time.Time, tolerance time.Duration) error {
 	key, err := secret.Key()
 	if err != nil {

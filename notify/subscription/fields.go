@@ -10,13 +10,14 @@ import (
 	"strings"
 )
 
-// A Field is a field of a [Subscription] that a request, a config file and the command line
-// may set. The tags of Subscription are the only list of them: toml names a field, and has
-// the option ref if a config file may refer to the value; set describes it in a request,
-// where doc does not fit, and is "-" if only a config file may set it.
+// A Field is a field of a [Subscription] that a request, a config file or the command
+// line may set. The tags of Subscription are the only list of these fields. The tag toml
+// names the field; its option ref allows a config file to refer to the value. The tag set
+// describes the field in a request if the tag doc does not fit. A set tag of "-" means
+// that only a config file may set the field.
 type Field struct {
 	Name   string // in JSON and TOML
-	Doc    string // of a request
+	Doc    string // description in a request
 	Secret bool   // the API never returns it
 	reflect.StructField
 }
@@ -43,11 +44,12 @@ func (f *Field) Value(s *Subscription) reflect.Value {
 	return reflect.ValueOf(s).Elem().FieldByIndex(f.Index)
 }
 
-// A Change has the fields that a request sets, by their JSON names: those of a new
-// subscription, or of a merge patch (RFC 7396) of an existing one.
+// A Change holds the fields that a request sets, by their JSON names. The request creates
+// a subscription, or is a merge patch (RFC 7396) of an existing one.
 type Change map[string]json.RawMessage
 
-// UnmarshalJSON takes the names of fields in any case, as [json.Unmarshal] does for structs.
+// UnmarshalJSON accepts the names of fields in any case, as [json.Unmarshal] does for
+// structs.
 func (c *Change) UnmarshalJSON(b []byte) error {
 	var given map[string]json.RawMessage
 	if err := json.Unmarshal(b, &given); err != nil {
@@ -64,9 +66,10 @@ func (c *Change) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-// ApplyTo sets the fields in s and leaves the others. An empty secret changes nothing, an
-// empty duration is the default, a header without a value keeps the one of s, and an empty
-// tls_cert removes tls_key. The error is an [*Invalid].
+// ApplyTo sets the fields of c in s. A field that is absent or null does not change. An
+// empty secret changes nothing, an empty duration sets the default, a header field
+// without a value keeps its value in s, and an empty tls_cert removes tls_key. The error
+// is an [*Invalid].
 func (c Change) ApplyTo(s *Subscription) error {
 	for _, f := range Fields {
 		raw, given := c[f.Name]
@@ -102,13 +105,13 @@ func (c Change) ApplyTo(s *Subscription) error {
 	return nil
 }
 
-// Headers are header fields of HTTP by name. Their values are never printed.
+// Headers are HTTP header fields by name. Their values are never printed.
 type Headers map[string]string
 
 func (h Headers) String() string   { return fmt.Sprint(slices.Sorted(maps.Keys(h))) }
 func (h Headers) GoString() string { return h.String() }
 
-// keepValues gives each field without a value the one of old.
+// keepValues sets each field that has no value to its value in old.
 func (h Headers) keepValues(old Headers) {
 	for name, value := range h {
 		if value == "" {

@@ -9,13 +9,13 @@ import (
 	"bellhop/notify/payload"
 )
 
-// A Mask is a set of event types. The answer of a called and that of a calling extension
-// are two.
+// A Mask is a set of event types. The answer of a called extension and the answer of a
+// calling extension are different types.
 type Mask uint32
 
-// masks has the types that each word of [Subscription].Types names, types the same without
-// regard to the flow, and words those words
-// in the order of [dialog.Types].
+// masks maps each word of [Subscription].Types to the types that it names. types maps the
+// word to its event type, whatever the flow. words lists these words in the order of
+// [dialog.Types].
 var (
 	masks           = make(map[string]Mask)
 	types           = make(map[string]dialog.Type)
@@ -56,8 +56,8 @@ func Words() []string { return slices.Clone(words) }
 // OptIn returns the types that are published only while a subscription names them.
 func OptIn() Mask { return optIn }
 
-// MaskOf returns the types that words of [Subscription].Types name. A word that is none
-// names no type.
+// MaskOf returns the types that words of [Subscription].Types name. It ignores unknown
+// words.
 func MaskOf(words ...string) (m Mask) {
 	for _, word := range words {
 		m |= masks[word]
@@ -77,8 +77,8 @@ func EventMask(e *dialog.Event) Mask {
 	return m
 }
 
-// A Filter is what a subscription asks for. It never changes: any number of goroutines may
-// use it.
+// A Filter selects the events of a subscription. It never changes, so any number of
+// goroutines may use it.
 type Filter struct {
 	Types     Mask
 	extension string
@@ -94,7 +94,7 @@ func (s *Subscription) Filter() Filter {
 	return f
 }
 
-// Covers reports whether the subscription is one of an extension.
+// Covers reports whether the subscription names extension e.
 func (f *Filter) Covers(e dialog.Extension) bool {
 	if f.regex != nil {
 		return f.regex.MatchString(e.User) || f.regex.MatchString(e.String())
@@ -102,7 +102,7 @@ func (f *Filter) Covers(e dialog.Extension) bool {
 	return e.Is(f.extension)
 }
 
-// Matches reports whether the subscription asks for an event.
+// Matches reports whether the subscription selects event e.
 func (f *Filter) Matches(e *dialog.Event) bool {
 	return f.Types&EventMask(e) != 0 && f.Covers(e.Extension)
 }
@@ -115,7 +115,7 @@ func compileAnchored(expr string) (*regexp.Regexp, error) {
 	return regexp.Compile(`\A(?:` + expr + `)\z`)
 }
 
-// AskedSince returns since when s asks for what it asks for now.
+// AskedSince returns when s began to ask for its current events, see Began.
 func (s *Subscription) AskedSince() time.Time {
 	if s.Began.IsZero() {
 		return s.Created
@@ -123,13 +123,14 @@ func (s *Subscription) AskedSince() time.Time {
 	return s.Began
 }
 
-// AsksAnew reports whether s asks for other events than old did, or at another URL.
+// AsksAnew reports whether the change from old to s is one that sets Began: an
+// activation, or a change of types, extension, dialect or URL.
 func (s *Subscription) AsksAnew(old *Subscription) bool {
 	return s.Active && !old.Active || s.Dialect != old.Dialect || s.URL != old.URL || MaskOf(s.Types...) != MaskOf(old.Types...) ||
 		s.Extension != old.Extension || s.ExtensionRegex != old.ExtensionRegex
 }
 
-// FollowsURLs reports whether s lets its receiver name URLs.
+// FollowsURLs reports whether the response to a newCall may name URLs for s.
 func (s *Subscription) FollowsURLs() bool { return s.FollowURLs && s.Dialect == payload.CTI }
 
 // GroupsCalls reports whether the parties that ring in a call form one call for s.

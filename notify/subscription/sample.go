@@ -26,8 +26,8 @@ func (s *Subscription) StateEvent(state State, why string, at time.Time) dialog.
 	}
 }
 
-// SampleWords returns the words for the types of s of which there are samples: those that
-// its dialect carries, in the order in which they are sent.
+// SampleWords returns the types of s that its dialect carries, as words of Types, in the
+// order in which their samples are sent.
 func (s *Subscription) SampleWords() []string {
 	return slices.DeleteFunc(Words(), func(word string) bool { return !slices.Contains(s.Types, word) || !s.Carries(word) })
 }

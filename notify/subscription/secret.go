@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// SecretOverlap is how long the secret before a rotation signs too.
+// SecretOverlap is how long after a rotation the old secret also signs.
 const SecretOverlap = 24 * time.Hour
 
 // A Secret is shared by a subscription and its receiver: whsec_ and the base64 of 24 to 64
@@ -43,8 +43,9 @@ func NewSecret() Secret {
 	return Secret("whsec_" + base64.StdEncoding.EncodeToString(key[:]))
 }
 
-// InheritSecrets takes over the secrets of old, the previous form of s. A new secret in s
-// is a rotation; an empty one keeps the secret of old.
+// InheritSecrets completes the secrets of s from old, the subscription before the change.
+// If s has no secret, it keeps that of old. If s has another secret, that is a rotation:
+// the secret of old also signs for SecretOverlap.
 func (s *Subscription) InheritSecrets(old *Subscription, now time.Time) {
 	if s.Secret == "" {
 		s.Secret = old.Secret

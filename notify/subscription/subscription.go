@@ -1,9 +1,9 @@
-// Package subscription defines what a receiver asks for: which events of which extensions,
-// and where and in which form they are sent.
+// Package subscription defines subscriptions: which events of which extensions a receiver
+// gets, at which URL and in which form.
 //
-// A [Subscription] has one form for the store, the API and the page. [Subscription.Normalize]
-// sets the defaults and [Subscription.Validate] only checks: neither needs a store, network or
-// clock. A [Filter] tells which events a subscription covers. Nothing here does I/O.
+// A [Subscription] has one form for the store, the API and the page.
+// [Subscription.Normalize] sets defaults, and [Subscription.Validate] only checks. A
+// [Filter] selects the events of a subscription. Nothing in this package does I/O.
 package subscription
 
 import (
@@ -50,9 +50,9 @@ type Subscription struct {
 	TLSCert string     `json:"tls_cert,omitempty" toml:"tls_cert,ref" doc:"PEM: client certificate that bellhop presents to the receiver, followed by its intermediates"`
 	TLSKey  PrivateKey `json:"tls_key,omitempty" toml:"tls_key,ref" hidden:"true" set:"PEM: private key of tls_cert. Never returned; deleted when tls_cert is set to the empty string"`
 
-	// Secret signs every attempt. OldSecret, the secret before a rotation, signs too until
-	// OldSecretUntil; a zero time is no limit. Redacted removes both. A subscription without a
-	// secret gets callbacks without a signature.
+	// Secret signs every attempt. OldSecret, the secret before a rotation, also signs
+	// until OldSecretUntil, or without limit if that is zero. Redacted removes both.
+	// Callbacks of a subscription without a secret are not signed.
 	Secret         Secret    `json:"secret,omitempty" toml:"secret,ref" doc:"Signing secret; returned only when it is new" set:"Signing secret: whsec_ followed by the base64 of 24 to 64 bytes; generated if absent. A change rotates it"`
 	OldSecret      Secret    `json:"old_secret,omitempty" toml:"old_secret,ref" set:"-" hidden:"true"`
 	OldSecretUntil time.Time `json:"old_secret_until,omitzero" doc:"After a rotation: time until which callbacks are also signed with the old secret"`
@@ -67,8 +67,9 @@ type Subscription struct {
 	Timeout     Duration `json:"timeout,omitempty" toml:"timeout" doc:"Timeout of one attempt; default 5s for live events such as a dial or answer, else 15s" set:"Timeout of one attempt; default 5s, and 15s for hangup, message and other durable events"`
 	MaxInFlight int      `json:"max_in_flight,omitempty" toml:"max_in_flight" doc:"Maximum number of requests in flight; default 4"`
 
-	// Began is since when the subscription asks for what it asks for now: its creation, its
-	// activation, or its last change of types, extension, dialect or URL. Zero: use Created.
+	// Began is when the subscription began to ask for its current events: at its
+	// creation, its activation, or its last change of types, extension, dialect or URL.
+	// Zero: use Created.
 	Began time.Time `json:"began,omitzero" hidden:"true"`
 
 	Created  time.Time `json:"created,omitzero" doc:"Time of creation"`
@@ -76,12 +77,13 @@ type Subscription struct {
 	State    State     `json:"state" doc:"active; paused while its endpoint or URL fails; disabled: switched off, or its receiver answered 410 or failed for five days"`
 	Why      string    `json:"why,omitempty" doc:"Reason of the state, if it is paused or disabled"`
 
-	// Owner is the id of the token that created it, or that set its ExtensionRegex: the number
-	// of subscriptions of a token is limited. "": unknown, or created without a token.
+	// Owner is the id of the token that created the subscription, or that set its
+	// ExtensionRegex. It is needed to limit the number of subscriptions of a token. "":
+	// unknown, or created without a token.
 	Owner string `json:"owner,omitempty" doc:"ID of the token that created the subscription, or that set its extension_regex"`
 
-	// Declared is the place in the config file that declares it; "": it is not declared. A
-	// declared subscription can be changed only there.
+	// Declared is the place in the config file that declares the subscription, or "" if
+	// it is not declared. A declared subscription can be changed only there.
 	Declared string `json:"declared,omitempty" doc:"Place in the config file that declares the subscription, which can be changed only there"`
 
 	Revision uint64 `json:"-"` // of the stored form; changes with every write
@@ -92,7 +94,7 @@ func New() Subscription {
 	return Subscription{Method: http.MethodPost, Dialect: payload.JSON, Active: true}
 }
 
-// State is the state of a subscription. The text is stored: never change one, only add.
+// State is the state of a subscription. States are stored: never change one, only add.
 type State string
 
 const (
@@ -101,14 +103,14 @@ const (
 	StateDisabled State = "disabled" // by a user, after a response of 410, or after five days of failures
 )
 
-// The words of Subscription.Group. They are stored: never change one, only add.
+// The values of Subscription.Group. They are stored: never change one, only add.
 const (
 	GroupOne  = "one"  // all parties that ring in a call form one call
 	GroupEach = "each" // each party is a call of its own
 )
 
-// The words of the fields of a Subscription; a field may be empty too. Those of
-// StateEventWords are in events of type subscription-state.
+// The values that fields of a Subscription may have; some fields may also be empty.
+// StateEventWords are the states in events of type subscription-state.
 var (
 	FlowCases       = []string{"lower", "upper"}
 	StatusSets      = []string{"unified"}
@@ -136,8 +138,8 @@ func (s *Subscription) Format() payload.Format {
 	return payload.Format{Dialect: s.Dialect, Method: s.Method, URL: s.URL, Extended: s.Extended, FlowCase: s.FlowCase, StatusWords: s.StatusWords}
 }
 
-// BaseURL returns the URL up to its first variable; scheme, host and port have none. It is
-// nil if the URL is not valid.
+// BaseURL returns the URL up to its first variable. It has the scheme, host and port,
+// because these contain no variable. It is nil if the URL is not valid.
 func (s *Subscription) BaseURL() *url.URL {
 	before, _, _ := strings.Cut(s.URL, "{")
 	u, _ := url.Parse(before) // Validate has parsed it

@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-const maxPEM = 32 << 10 // bytes of each of the three texts
+const maxPEM = 32 << 10 // bytes of each of tls_ca, tls_cert and tls_key
 
 func checkTLS(s *Subscription) *Invalid {
 	if _, err := s.caPool(); err != nil {
@@ -39,8 +39,8 @@ func checkTLS(s *Subscription) *Invalid {
 // hasOwnTLS reports whether s has a CA or a client certificate of its own.
 func (s *Subscription) hasOwnTLS() bool { return s.TLSCA != "" || s.TLSCert != "" }
 
-// caPool returns the CAs of which one must have signed the receiver's certificate; nil:
-// those that the machine trusts.
+// caPool returns the CAs in TLSCA, or nil if it is empty: then the CAs that the machine
+// trusts apply.
 func (s *Subscription) caPool() (*x509.CertPool, error) {
 	if s.TLSCA == "" {
 		return nil, nil

@@ -32,7 +32,8 @@ const (
 )
 
 // Normalize sets the default method and dialect, cleans the note, and writes the names of
-// header fields in their canonical form. It changes the slices and maps of no copy of s.
+// header fields in their canonical form. It does not change slices and maps that s shares
+// with a copy.
 func (s *Subscription) Normalize() {
 	s.Method = cmp.Or(s.Method, http.MethodPost)
 	s.Dialect = cmp.Or(s.Dialect, payload.JSON)
@@ -122,7 +123,7 @@ func checkURL(s *Subscription) *Invalid {
 	case strings.ContainsAny(s.URL, "<>\"\\^`|"):
 		return &Invalid{"url", "has a character that no URL may have: percent-encode it"}
 	case payload.IsTemplate(s.URL):
-		return nil // checkTemplate knows
+		return nil // checkTemplate checks it
 	}
 	return checkAddress(s.URL)
 }
@@ -169,7 +170,8 @@ func checkChoices(s *Subscription) *Invalid {
 	return nil
 }
 
-// Carries reports whether the dialect of s has events of a type, by a word of Types.
+// Carries reports whether the dialect of s has events of the type that a word of Types
+// names.
 func (s *Subscription) Carries(word string) bool { return s.Dialect.Carries(types[word]) }
 
 // checkUnified rejects event types that the ten fields of unified cannot express.
