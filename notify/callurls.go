@@ -27,9 +27,10 @@ import (
 // Order, retries and signature are the same. The URLs are those of the response that
 // delivered the newCall, and after several deliveries those of the last such response.
 //
-// The delivery log stores the URLs in the record of that attempt, which is written before
+// The delivery log stores the URLs in the record of the attempt, which is written before
 // the newCall counts as delivered. A process that has not made the attempt reads them
-// there. They lapse when the URL of the subscription, or what it asks for, changes.
+// there. The URLs lapse when the subscription is activated, or its types, extension,
+// dialect or URL change.
 //
 // A named URL has no more rights than the URL of a subscription: the egress guard checks
 // each connection, and redirects are not followed. The header fields of the subscription
@@ -118,9 +119,9 @@ func readRoot(document []byte) (root xml.StartElement, err error) {
 	}
 }
 
-// recordURLs sets the URLs that the response to a delivered newCall names, and writes them
-// to the delivery log before the attempt counts. If the store does not accept them in time,
-// they are written like any record.
+// recordURLs sets the URLs that the response to a delivered newCall names, and writes
+// them to the delivery log before the newCall counts as delivered. If the store does not
+// accept them in time, they are written like any record.
 func (n *Notifier) recordURLs(ctx context.Context, a *attempt) {
 	if !a.Sub.FollowsURLs() || !schedule.IsNewCall(a.Type) || a.Seq == 0 || outcomeOf(a.Status) != schedule.Delivered {
 		return

@@ -198,7 +198,8 @@ func (l *deliveryLoop) takeNewEvents(ctx context.Context, now time.Time) {
 	})
 }
 
-// readAhead is how many events are read from the log before the scheduler has taken them.
+// readAhead is how many events one read of the log returns at most, and how many of them
+// may wait for the scheduler.
 const readAhead = 256
 
 // addEvent adds an event to the scheduler. If that panics, only this event is lost.
@@ -223,9 +224,9 @@ func (l *deliveryLoop) applySubscriptions() {
 	}
 }
 
-// restorePause opens the circuit breaker that has paused s by its stored health, unless
-// this process already delivered to s (known). If s was edited since the pause, it
-// publishes instead that s is resumed.
+// restorePause opens the circuit breaker by which s is paused in its stored health st,
+// unless this process already delivered to s (known). If s was edited since the pause,
+// restorePause publishes instead that s is resumed.
 func (l *deliveryLoop) restorePause(s Subscription, st healthState, known bool) {
 	h, ok := l.scheduler.Health(s.ID)
 	if !ok || known || st.Paused.IsZero() {

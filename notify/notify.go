@@ -62,24 +62,25 @@
 //
 // # Memory
 //
-// At most 10,000 events wait to be published; beyond, the oldest live events are dropped
-// and counted. A delivery that fails, or takes longer than a second, is written to the
-// outbox and keeps about 450 bytes in memory. The last 4,096 events of the log are in
-// memory, and as many older ones that pages have read.
+// At most 10,000 events wait to be published. If there are more, the oldest live events
+// are dropped and counted. A delivery that fails, or takes longer than a second, is
+// written to the outbox and keeps about 450 bytes in memory. The last 4,096 events of the
+// log are in memory, and as many older ones that pages have read.
 //
 // A subscription with 100,000 pending deliveries lags: further events stay in the log and
 // are read again for that subscription as its deliveries end. It delays no other
-// subscription. While a million deliveries are pending in all, every subscription above its
-// share lags. A live event that is too old when it is read again expires then; events that
-// have left the log by then are lost and counted.
+// subscription. While a million deliveries are pending in all, every subscription above
+// its share lags. A live event that is too old when it is read again expires then. Events
+// that have left the log by then are lost and counted.
 //
 // # The delivery log
 //
 // Every attempt, and every end of a delivery, is written to the stream bellhop_attempts
 // within a fifth of a second, with request and response but without secrets. Delivering
 // never waits for it. While the store is slow or gone, 16 MB of records wait in memory;
-// beyond, the oldest are dropped and counted. A kill loses the records that were not
-// written: such an event is delivered again, or was delivered without a record.
+// if there are more, the oldest are dropped and counted. A kill loses the records that
+// were not written. The events of these records are delivered again, or were delivered
+// without a record.
 //
 // # Redeliver, test and replay
 //
@@ -131,8 +132,8 @@ type Config struct {
 	Version string       // the User-Agent is bellhop/<version>
 	Log     *slog.Logger // nil: slog.Default()
 
-	// PublishAtOnce publishes each event at once. By default it is published together with those of
-	// the next 2 to 40 ms, which is cheaper under load.
+	// PublishAtOnce publishes each event at once. By default an event is published
+	// together with the events of the next 2 to 40 ms, which is cheaper under load.
 	PublishAtOnce bool
 
 	// Spool stores the events that are not published when Run ends. nil: they are lost.
@@ -195,8 +196,8 @@ type Notifier struct {
 	sender     *send.Sender
 	stats      counters
 
-	maxPending int // deliveries of one subscription in memory
-	maxReplay  int // events of one replay
+	maxPending int // maximum deliveries of one subscription in memory
+	maxReplay  int // maximum events of one replay
 }
 
 // Open opens the streams and buckets, creates what is missing, and reads the subscriptions.
@@ -366,8 +367,8 @@ func (n *Notifier) Stats() Stats {
 // Health returns why events cannot be published to the event log as they should, or nil.
 func (n *Notifier) Health() error { return n.events.Health() }
 
-// Publish buffers events for the event log, see [eventlog.Log.Append]. Events of an opt-in
-// type are discarded while no subscription names it.
+// Publish buffers events for the event log, see [eventlog.Log.Append]. It discards events
+// of an opt-in type that no subscription has named since the start.
 func (n *Notifier) Publish(events []dialog.Event) { n.events.Append(events) }
 
 // Aliases of the event log's types for the API, the page and the config.
@@ -415,9 +416,9 @@ func (n *Notifier) OldestUnpublished() (oldest time.Time, ok bool) {
 }
 
 // monotonicTime converts a wall clock time from the store into a time on the monotonic
-// clock of this process. The result is as far in the past as at is by the wall clock now,
-// and its age does not change if the wall clock is set afterwards. A time in the future
-// becomes now. The zero time stays zero.
+// clock of this process. The age of the result is the age that at has by the wall clock
+// now. Setting the wall clock afterwards does not change it. A time in the future becomes
+// now. The zero time stays zero.
 func (n *Notifier) monotonicTime(at time.Time) time.Time {
 	if at.IsZero() {
 		return at

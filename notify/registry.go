@@ -59,8 +59,8 @@ func openExtensions(ctx context.Context, js jetstream.JetStream, c Config) (jets
 	return openBucket(ctx, js, c, jetstream.KeyValueConfig{Bucket: "bellhop_extensions"})
 }
 
-// A registry holds all subscriptions that this node knows in memory. A watch of the bucket
-// and the node's own writes keep it current.
+// A registry holds in memory all subscriptions that this node knows. A watch of the
+// bucket, the node's own writes, and Declare keep it current.
 type registry struct {
 	kv            jetstream.KeyValue
 	stream        jetstream.Stream // of kv

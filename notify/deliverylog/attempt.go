@@ -55,8 +55,8 @@ type Answer struct {
 	Cut    bool              `json:"cut,omitempty" doc:"The body was longer, or not complete in time"`
 }
 
-// A Stored is a record as it is read from the delivery log. Times are
-// microseconds. Fields are only ever added.
+// A Stored is a record as it is read from the delivery log. Times are in microseconds.
+// Fields are only ever added.
 type Stored struct {
 	Event     string      `json:"event"`
 	Seq       uint64      `json:"seq"` // position of the event in the log

@@ -9,7 +9,7 @@ const (
 	maxBufferedRecords = 16 << 20               // bytes of records that wait to be written, about
 	recordOverhead     = 700                    // bytes of a record beside its texts
 	recordInterval     = 200 * time.Millisecond // records made within this time are written together
-	recordBatchSize    = 256                    // records
+	recordBatchSize    = 256                    // maximum records of a batch
 	maxMessageText     = 128 << 10              // bytes of a message after which no record is added to it
 )
 

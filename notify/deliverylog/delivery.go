@@ -70,7 +70,7 @@ func (d *Delivery) SortAttempts() {
 }
 
 // HasQueueAttempt reports whether the attempts include one that the scheduler made. If
-// not, the delivery succeeded at the first attempt, which is not read yet, or was
+// not, the delivery succeeded at the first attempt, whose record is not read yet, or was
 // redelivered before its first attempt.
 func (d *Delivery) HasQueueAttempt() bool {
 	return slices.ContainsFunc(d.Attempts, func(a Attempt) bool { return !a.ByHand })

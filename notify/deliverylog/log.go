@@ -7,8 +7,8 @@
 // written.
 //
 // The Log also reads the records of one delivery, and pages of ended deliveries, newest
-// first. A [Delivery] is built from its records. Whether it is still pending is in the
-// outbox only.
+// first. A [Delivery] is built from its records. They do not tell whether it is still
+// pending; only the outbox does.
 package deliverylog
 
 import (

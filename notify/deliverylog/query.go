@@ -21,7 +21,7 @@ var ErrCursor = errors.New("unknown cursor: use next from the previous page")
 // A Cursor is where a page begins: before a message of the outbox, or before a record
 // of the delivery log.
 type Cursor struct {
-	Ended bool   // of the delivery log
+	Ended bool   // in the delivery log; false: in the outbox
 	Seq   uint64 // position of the message; 0: behind the newest
 	Index int    // how many records of message Seq are still to be listed
 }
@@ -171,8 +171,8 @@ func (l *Log) ReadRecords(ctx context.Context, subscription, event string, f fun
 	})
 }
 
-// LastRecord returns the last record of a delivery that has a message of its own, or nil
-// if there is none.
+// LastRecord returns the last of the records of a delivery that have a message of their
+// own, or nil if there is none.
 func (l *Log) LastRecord(ctx context.Context, subscription, event string) (*Stored, error) {
 	m, err := l.GetLastMsgForSubject(ctx, Subject(subscription, event))
 	if errors.Is(err, jetstream.ErrMsgNotFound) {

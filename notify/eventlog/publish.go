@@ -27,7 +27,7 @@ type publisher struct {
 
 	mu             sync.Mutex
 	buffer         []*dialog.Event
-	leadingDurable int             // how many events at the front of buffer are known to be durable
+	leadingDurable int             // how many events at the front of buffer are known to be durable (not live)
 	batch          []*dialog.Event // being written; at most one event of a call, so that none overtakes one that failed
 	batchCalls     map[string]bool // calls with an event in batch; empty between calls of fillBatch
 	lastErr        error           // error of the last batch; nil after a success

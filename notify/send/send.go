@@ -18,7 +18,8 @@
 // # Connections
 //
 // Idle connections are kept for 90 seconds, up to 64 of a host, and 1,000 of a scheme and
-// [TLS]. Requests with the same TLS settings share connections; TLS 1.2 is the least version.
+// [TLS]. Requests with the same TLS settings share connections. The minimum version is
+// TLS 1.2.
 package send
 
 import (

@@ -107,9 +107,9 @@ const (
 var errTooMany = errors.New("too many messages at once")
 
 // ReadBackwards calls f for the messages of a stream that match filters, newest first,
-// until f returns false. It starts with the last message before position before, or at
-// the end of the stream if before is 0. If it stops after MaxScanned messages, rest is
-// the position before which more may match; otherwise rest is 0.
+// until f returns false. It starts with the last message whose position is below before,
+// or at the end of the stream if before is 0. If it stops after MaxScanned messages,
+// further messages may match below position rest; otherwise rest is 0.
 func ReadBackwards(ctx context.Context, s jetstream.Stream, filters []string, before uint64, f func(uint64, jetstream.Msg) (bool, error)) (rest uint64, err error) {
 	info, err := s.Info(ctx)
 	if err != nil {

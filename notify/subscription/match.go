@@ -53,7 +53,7 @@ func init() {
 // answer-in and answer-out.
 func Words() []string { return slices.Clone(words) }
 
-// OptIn returns the types that are published only while a subscription names them.
+// OptIn returns the types that are published only if a subscription has named them.
 func OptIn() Mask { return optIn }
 
 // MaskOf returns the types that words of [Subscription].Types name. It ignores unknown
@@ -94,7 +94,8 @@ func (s *Subscription) Filter() Filter {
 	return f
 }
 
-// Covers reports whether the subscription names extension e.
+// Covers reports whether the subscription covers extension e: it names e, or its regular
+// expression matches e.
 func (f *Filter) Covers(e dialog.Extension) bool {
 	if f.regex != nil {
 		return f.regex.MatchString(e.User) || f.regex.MatchString(e.String())
@@ -130,7 +131,8 @@ func (s *Subscription) AsksAnew(old *Subscription) bool {
 		s.Extension != old.Extension || s.ExtensionRegex != old.ExtensionRegex
 }
 
-// FollowsURLs reports whether the response to a newCall may name URLs for s.
+// FollowsURLs reports whether the response to a newCall may name the URLs for answer and
+// hangup.
 func (s *Subscription) FollowsURLs() bool { return s.FollowURLs && s.Dialect == payload.CTI }
 
 // GroupsCalls reports whether the parties that ring in a call form one call for s.
