@@ -22,7 +22,7 @@ import (
 // A DeliveryQuery selects deliveries. The zero value selects all.
 type DeliveryQuery struct {
 	Subscriptions []string // of these; nil: of all
-	State         string
+	State         string   // Waiting, Delivered, Expired, Refused or Canceled; "": any
 	Cursor        string // next of the previous page
 	Limit         int    // 0: 50; at most 200
 }

@@ -169,9 +169,9 @@ func (c *cache) clear(b *block, i int) {
 	b.known[i], b.events[i] = false, nil
 }
 
-// limitBytes evicts the oldest of the newest blocks while together they exceed
-// maxRecentBytes. If the last block alone exceeds it, its oldest events are removed. mu
-// is locked.
+// limitBytes evicts the oldest blocks of recent while all of them together exceed
+// maxRecentBytes. If the newest block alone exceeds it, limitBytes clears the oldest
+// events of that block. mu is locked.
 func (c *cache) limitBytes() {
 	for number := c.newest - min(c.newest, cachedBlocks-1); c.bytes > maxRecentBytes && number < c.newest; number++ {
 		c.evict(number)

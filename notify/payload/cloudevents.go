@@ -25,8 +25,8 @@ func escapeSIPUser(s string) string { return percentEncode(s, "%\"<>\\^`{|}#[]/?
 // escapeAttribute escapes the value of an attribute for its header field.
 func escapeAttribute(s string) string { return percentEncode(s, "%\"") }
 
-// percentEncode writes as %XX the bytes of s that are not printable ASCII, spaces, and
-// those in special.
+// percentEncode writes as %XX the bytes of s that are spaces, not printable ASCII, or in
+// special.
 func percentEncode(s, special string) string {
 	const hex = "0123456789ABCDEF"
 	var b strings.Builder

@@ -131,7 +131,7 @@ func (f *fieldWriter) writePairs(name string, pairs [][2]string) {
 	f.values.Set(name, uritemplate.KV(kv...))
 }
 
-// openObject begins a JSON object; the caller ends it.
+// openObject begins a JSON object. The caller must end it.
 func (f *fieldWriter) openObject(name string) {
 	f.writeName(name)
 	f.b = append(f.b, '{')

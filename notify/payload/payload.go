@@ -75,8 +75,10 @@ type View struct {
 	uncut bool // texts are as in the event, see AppendEvent
 }
 
-// New returns the view of an event in a format. If the event does not name its own
-// extension as caller or called extension, New sets it at its end of the call.
+// New returns the view of an event in a format. The extension of the event is one end of
+// the call. New sets it as Caller or Called if the event names no extension for that end.
+// For telphin, New sets the queue or menu that distributed the call as the Caller if the
+// caller is outside.
 func New(e *dialog.Event, f Format) View {
 	v := View{Event: e, format: f, Called: e.CalledExtension, Caller: e.CallerExtension}
 	if e.Type == dialog.SubscriptionState {
@@ -95,8 +97,8 @@ func New(e *dialog.Event, f Format) View {
 	return v
 }
 
-// Append appends the payload in the dialect: a form, the Standard Webhooks envelope for
-// json, or its data alone for cloudevents.
+// Append appends the payload: a form with GET and for the form dialects, the Standard
+// Webhooks envelope for json, or only the data of that envelope for cloudevents.
 func (v *View) Append(b []byte) []byte {
 	f := fieldWriter{b: b}
 	switch {
@@ -242,9 +244,10 @@ func (v *View) flowWord() string {
 	return string(v.Flow)
 }
 
-// statusWord returns the status word of the event. With status_words = unified a hangup
-// without a response is UNKNOWN, as in the UnifiedAPI. The form dialects have only the
-// six words of DIALSTATUS, so a forwarded call is canceled there, and not missed.
+// statusWord returns the status word of the event. With status_words = unified the status
+// of a hangup is UNKNOWN unless the call was answered, as in the UnifiedAPI. The form
+// dialects have only the six words of DIALSTATUS, so they report a forwarded call as
+// canceled.
 func (v *View) statusWord() string {
 	if v.format.StatusWords == "unified" && v.Type == dialog.Hangup && v.Status != dialog.Answered {
 		return string(dialog.Unknown)
