@@ -23,8 +23,8 @@ import (
 type DeliveryQuery struct {
 	Subscriptions []string // of these; nil: of all
 	State         string   // Waiting, Delivered, Expired, Refused or Canceled; "": any
-	Cursor        string // next of the previous page
-	Limit         int    // 0: 50; at most 200
+	Cursor        string   // next of the previous page
+	Limit         int      // 0: 50; at most 200
 }
 
 var (
