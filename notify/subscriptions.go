@@ -62,7 +62,7 @@ func (n *Notifier) Subscribe(ctx context.Context, s Subscription) (Subscription,
 // values, and may change everything but ID, times, state and revision. A new secret is a
 // rotation, see [Notifier.RotateSecret]. If edit returns an error, Edit changes nothing
 // and returns it. If revision is not 0 and the subscription has another, the error is
-// ErrConflict. If revision is 0 and another node changes the subscription meanwhile, edit
+// ErrConflict. If revision is 0 and the subscription is changed elsewhere meanwhile, edit
 // is called again.
 func (n *Notifier) Edit(ctx context.Context, id string, revision uint64, edit func(*Subscription) error) (Subscription, error) {
 	for {
