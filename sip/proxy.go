@@ -3,39 +3,42 @@
 //
 // A [Proxy] has two sides: the edge side, with phones and trunks, and the PBX side. It is
 // a transaction-stateful proxy (RFC 3261 §16, with RFC 3581, 4320, 5393, 5658 and 6026).
-// It forwards the bytes that it received. It adds a Via, a Record-Route and the header
-// fields of the registration mode, decrements Max-Forwards, removes its own Route, and
-// changes nothing else.
+// It forwards the bytes that it received. It edits only what a proxy must edit (Via,
+// Record-Route, Route, Request-URI and Max-Forwards) and the header fields that [Config]
+// names. It adds a missing Content-Length on a stream, and forwards a 503 as 500.
 //
 // # Order and waiting
 //
 // A worker owns the transactions and timers of the calls whose Call-ID hashes to it, and
 // handles one message or timer at a time. The messages of a call therefore keep their
-// order. No message waits for a disk, a peer or another call: a message for a full queue
-// is dropped and counted.
+// order. A worker never waits for a disk or a peer. If its queue is full, a datagram is
+// dropped and counted, and a stream is not read until there is room.
 //
 // Known sources are the PBX, trunks, and addresses that got a 2xx to a REGISTER or INVITE
-// within the last hour. New requests of unknown sources wait until those of known sources
-// are handled, and are dropped first.
+// within the last hour. New requests of unknown sources wait until all other queued
+// messages are handled, and are dropped first.
 //
 // # Memory
 //
-// A Proxy keeps live transactions only, within a limit: see [Stats]. After a final
-// response a transaction keeps what a retransmission needs. Requests within a dialog are
-// routed by a token in our Record-Route and Path URIs, authenticated with [Config.Key].
-// A process that has just started routes the BYE of a call that an earlier one set up.
+// A Proxy keeps transactions, up to a limit of memory (see Shed in [Stats]), but no
+// dialogs. After a final response a transaction keeps what a retransmission needs. A
+// request within a dialog is routed by a token in our Record-Route URI, and a request to
+// a registered phone by a token in our Path or Contact URI. [Config.Key] authenticates
+// the tokens. Therefore a process that has just started can route the BYE of a call that
+// an earlier process set up.
 //
 // # Panics
 //
-// A panic is logged and counted. It costs the message that caused it, or the connection
-// if nothing can be read after that message.
+// A panic is logged and counted. The message that caused it is lost. Its connection is
+// closed if nothing can be read after that message.
 //
 // # Reflection
 //
-// The source address of a UDP datagram may be forged. Until a source proves that it gets
-// our responses, its INVITE causes at most each response of the PBX once, two repetitions
-// of a 2xx, and no more bytes of our own responses and of other repetitions than the
-// source sent.
+// The source address of a UDP datagram may be forged. Until a source has proved that it
+// gets our responses, its INVITE causes these responses in any case: each provisional
+// response of the PBX once, the final response after a provisional one, a 2xx, and two
+// further 2xx. Any other response is sent only if all responses together are then no
+// larger than the INVITE and its retransmissions.
 package sip
 
 import (
@@ -59,7 +62,7 @@ type Proxy struct {
 	log             *slog.Logger
 	epoch           time.Time
 	branchSalt      branchSalt
-	hashSeed        maphash.Seed // of loop hashes; secret, so that no response can be forged
+	hashSeed        maphash.Seed // of loop hashes and of the choice of a worker; secret
 	listeners       listeners
 	peers           peers
 	workers         []*worker
@@ -168,9 +171,9 @@ func (px *Proxy) Drain(ctx context.Context) {
 	}
 }
 
-// Backlog returns a channel that receives a value when the queues of a worker are an
-// eighth full: more processors would help. It holds at most one value, and nothing waits
-// for it to be read.
+// Backlog returns a channel that receives a value whenever the queues of a worker are an
+// eighth full, because more processors would help then. The channel holds at most one
+// value. The proxy never waits for a reader.
 func (px *Proxy) Backlog() <-chan struct{} { return px.backlog }
 
 // recoverPanic, when deferred, recovers a panic, logs it and counts it. what names the
@@ -209,10 +212,10 @@ func (px *Proxy) Close() {
 func (px *Proxy) now() instant { return instant(time.Since(px.epoch)) }
 
 // Clock returns the steady clock by which messages are stamped (see [dialog.Message]),
-// and how far the wall clock is ahead of it. The steady clock starts as the wall clock
-// in Listen and is never adjusted. Clock may be called from any goroutine.
+// and how far the wall clock is ahead of it. Listen sets the steady clock to the time of
+// the wall clock; it is never adjusted later. Clock may be called from any goroutine.
 func (px *Proxy) Clock() (now time.Time, wallOffset time.Duration) {
-	wall := time.Now() // it reads both clocks
+	wall := time.Now() // reads the wall clock and the monotonic clock
 	since := wall.Sub(px.epoch)
 	if px.cfg.WallClock != nil {
 		wall = px.cfg.WallClock()

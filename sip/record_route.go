@@ -49,7 +49,7 @@ func (c *composer) routeToken(p *packet, r *routeDecision) token {
 				t.next = newRouteID(&top)
 			}
 		case r.dst == edgeSide:
-			// The PBX has added no Record-Route on top of ours: it leaves the dialog.
+			// The PBX has added no Record-Route on top of ours, so it leaves the dialog.
 			before, ok := c.sealer.openRouteToken(top.User, &p.msg)
 			t.direct = ok && !before.unbound
 		}
@@ -57,10 +57,10 @@ func (c *composer) routeToken(p *packet, r *routeDecision) token {
 	return t
 }
 
-// bindNextRoute edits our Record-Route in a response of the PBX: its token then names
-// the Route of the PBX that follows ours in the caller's requests, unless that is a
-// configured PBX (RFC 3261 §16.7 item 8). Without this binding a caller could put any
-// Route after ours.
+// bindNextRoute edits our Record-Route in a response of the PBX (RFC 3261 §16.7 item 8).
+// The Record-Route above ours becomes the Route after ours in the caller's requests. The
+// token of ours gets the id of that Route, unless it names a configured PBX. Without the
+// id, a caller could put any Route after ours.
 func (c *composer) bindNextRoute(m *message) {
 	if f := m.firstField(hRecordRoute); f == nil || valueEnd(m.b, f.value) == f.value.to && m.fieldAfter(f) == nil {
 		return // ours alone: the PBX has added no Record-Route

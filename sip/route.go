@@ -23,8 +23,8 @@ type routeDecision struct {
 	stranger bool   // the request comes from neither PBX nor trunk
 }
 
-// Responses to requests that cannot be routed. An unreachable next hop counts as 503, which
-// is forwarded as 500 (RFC 3261 §16.7, §16.9).
+// Responses to requests that cannot be routed. An unreachable next hop has status 500,
+// because it counts as 503, and a proxy forwards 503 as 500 (RFC 3261 §16.7, §16.9).
 var (
 	forgedRoute       = &fault{403, "Forged Route"}
 	routeNotAllowed   = &fault{403, "Route Not Allowed"}
@@ -38,22 +38,23 @@ var (
 	nextHopNotAllowed = &fault{403, "Next Hop Not Allowed"}
 )
 
-// router decides where requests go (RFC 3261 §16.4–16.6). It looks up nothing but
-// listeners and open connections, and keeps nothing of a request for the next one:
-// everything else is in the message (RFC 5626 §5.3).
+// router decides where requests go (RFC 3261 §16.4–16.6). It uses the message, the
+// configuration, the PBXs that are up, the open connections, and the dialogs of
+// [Proxy.RestoreDialogs]. It keeps nothing of a request for the next one, because the
+// tokens in the messages contain the routing state (RFC 5626 §5.3).
 type router struct {
 	proxy      *Proxy
 	peers      *peers
 	listeners  *listeners
 	sealer     *sealer
 	oldDialogs oldDialogs
-	routes     routeSet // of the request that was routed last
+	routes     routeSet // of the request that was read last
 	edits      *splice  // of that request
 }
 
-// routeRequest decides where the request of p goes. It notes what changes: our own Route
-// values are removed, and the Request-URI is replaced where a strict router or our Contact
-// token requires it.
+// routeRequest decides where the request of p goes. It notes two kinds of edits in
+// rt.edits: it removes our own Routes, and it replaces the Request-URI if a strict router,
+// our Contact token or our maddr requires it.
 func (rt *router) routeRequest(p *packet) (r routeDecision, f *fault) {
 	m := &p.msg
 	rt.edits.reset()
@@ -88,7 +89,7 @@ func (rt *router) routeRequest(p *packet) (r routeDecision, f *fault) {
 		}
 	}
 	if p.side == edgeSide {
-		r.aor = "" // only the PBX names the binding of a request
+		r.aor = "" // only requests of the PBX are sent to a binding
 		f = rt.routeFromEdge(p, &r, next, routed, &tokens)
 		return r, f
 	}
@@ -99,9 +100,10 @@ func (rt *router) routeRequest(p *packet) (r routeDecision, f *fault) {
 	return r, f
 }
 
-// restoreTarget replaces a Request-URI that names the proxy by the one that it stands for
-// (RFC 3261 §16.4): a strict router has put our Record-Route into it, a PBX calls our
-// Contact, or its maddr is our address.
+// restoreTarget replaces a Request-URI that names the proxy by the URI of the real target
+// (RFC 3261 §16.4). There are three cases: a strict router has put our Record-Route into
+// the Request-URI, a PBX calls a Contact that we have rewritten, or maddr is our address.
+// Any other Request-URI stays.
 func (rt *router) restoreTarget(p *packet, r *routeDecision, target *siptext.URI, tokens *poppedTokens) *fault {
 	if !rt.listeners.areNamedBy(target) {
 		return nil
@@ -157,8 +159,9 @@ func (rt *router) popOwnRoutes(p *packet, r *routeDecision, tokens *poppedTokens
 	return nil
 }
 
-// openOwnRoute opens the token in a Route that names the proxy: that of a Record-Route in
-// p's dialog, or that of a Path, which names the binding that the request is sent to.
+// openOwnRoute opens the token in a Route that names the proxy. The token comes from our
+// Record-Route in p's dialog, or from our Path. A Path token gives the address-of-record
+// of the binding that the request is sent to.
 func (rt *router) openOwnRoute(p *packet, r *routeDecision, text string) (t token, ok bool) {
 	if t, ok = rt.sealer.openRouteToken(text, &p.msg); ok {
 		return t, true
@@ -170,14 +173,15 @@ func (rt *router) openOwnRoute(p *packet, r *routeDecision, text string) (t toke
 	if p.side == pbxSide {
 		rt.proxy.notePathUse(p)
 		rt.proxy.sources.rememberBinding(p, &t)
-	} else if t.flow.peer != p.peer { // only a registrar uses a Path
+	} else if t.flow.peer != p.peer { // only a PBX uses the Path of another peer
 		rt.proxy.diagnoseSource(p.receivedAt, p.peer, true)
 	}
 	return t, true
 }
 
 // allRoutesOpen reports whether each remaining Route of m that names us has a token of
-// m's dialog. A Route without one would lead back to us through a PBX that is a proxy.
+// m's dialog. With any other such Route, the sender could make a PBX that is a proxy send
+// the request back to us.
 func (rt *router) allRoutesOpen(m *message) bool {
 	for i := range rt.routes.remaining() {
 		u := &rt.routes.remaining()[i].uri
@@ -192,8 +196,8 @@ func (rt *router) allRoutesOpen(m *message) bool {
 }
 
 // hasOwnRoute reports whether a Route of m carries a token that the proxy issued in the
-// dialog of m. The sender of such a request is known in that dialog, however long the
-// call lasts.
+// dialog of m. Such a request is not forged, even if its source is no longer known because
+// the call has lasted for more than an hour.
 func (rt *router) hasOwnRoute(m *message) bool {
 	if rt.routes.read(m, nil) != nil {
 		return false
@@ -208,8 +212,9 @@ func (rt *router) hasOwnRoute(m *message) bool {
 	return false
 }
 
-// poppedTokenNames reports whether a removed Route of m, the request that was routed last,
-// has a token of m's dialog for the flow to an address.
+// poppedTokenNames reports whether a Route that was removed from m has a token whose flow
+// leads to the address ip. The token must be bound to m's dialog. m must be the request
+// that was routed last.
 func (rt *router) poppedTokenNames(ip netip.Addr, m *message) bool {
 	for i := range rt.routes.values {
 		if user := rt.routes.values[i].uri.User; rt.routes.isRemoved(i) && user != "" {
@@ -221,12 +226,14 @@ func (rt *router) poppedTokenNames(ip netip.Addr, m *message) bool {
 	return false
 }
 
-// routeFromEdge routes a request of a phone or trunk: to the PBX.
+// routeFromEdge routes a request of a phone or trunk to a PBX. A request with our token
+// goes to the PBX of its dialog. Otherwise an initial request goes to the configured PBX
+// that its Route names. A request without Route goes to the first PBX that is up. No
+// Route or Request-URI can choose another next hop, because any stranger can write them.
 //
-// Neither Route nor Request-URI can choose another next hop, within a dialog neither,
-// because any stranger can write them. The one exception is a dialog that the PBX has
-// left to its two ends: a request in it goes to the other end, at the address to which
-// the PBX sent the INVITE.
+// There are two exceptions. If the PBX has left the dialog to its two ends, a request
+// goes to the other end: see routeToOtherEnd. Tokens of version 1 are valid in the dialogs
+// of [Proxy.RestoreDialogs]: see routeUnboundFromEdge.
 func (rt *router) routeFromEdge(p *packet, r *routeDecision, next *siptext.URI, routed bool, tokens *poppedTokens) *fault {
 	r.dst = pbxSide
 	r.edgeFlow, r.byURI = p.flow()
@@ -254,7 +261,9 @@ func (rt *router) routeFromEdge(p *packet, r *routeDecision, next *siptext.URI, 
 	return rt.routeToPBX(p, r, pbx)
 }
 
-// routeToDialogPBX sends a request within a dialog to the PBX of that dialog.
+// routeToDialogPBX routes a request within a dialog to the PBX in the dialog's token t. If
+// that PBX is no longer configured, the request goes to the configured PBX that next
+// names, or else to the first PBX that is up.
 func (rt *router) routeToDialogPBX(p *packet, r *routeDecision, next *siptext.URI, t *token) *fault {
 	if t.fromPBX && !t.direct && t.target.IsValid() && rt.peers.isPBXHost(t.target.Addr()) {
 		return rt.routeToAddr(p, r, t.target)
@@ -270,7 +279,7 @@ func (rt *router) routeToDialogPBX(p *packet, r *routeDecision, next *siptext.UR
 	return rt.routeToAnyPBX(p, r)
 }
 
-// routeToAnyPBX sends a request to the first PBX that answers.
+// routeToAnyPBX routes a request to the first PBX that is up.
 func (rt *router) routeToAnyPBX(p *packet, r *routeDecision) *fault {
 	pbx, ok := rt.peers.firstAlivePBX()
 	if !ok {
@@ -279,14 +288,14 @@ func (rt *router) routeToAnyPBX(p *packet, r *routeDecision) *fault {
 	return rt.routeToPBX(p, r, pbx)
 }
 
-// routeToPBX sends a request to a configured PBX.
+// routeToPBX routes a request to a configured PBX.
 func (rt *router) routeToPBX(p *packet, r *routeDecision, pbx *pbx) *fault {
 	r.pbx = pbx.id
 	return rt.routeToAddr(p, r, pbx.addr)
 }
 
-// routeToOtherEnd sends a request within a dialog that the PBX has left to the other end
-// of the dialog. t is the token of the Record-Route between the PBX and that end.
+// routeToOtherEnd routes a request within a dialog directly to the other end, because the
+// PBX is no longer in the dialog. t is our Record-Route token between the PBX and that end.
 func (rt *router) routeToOtherEnd(p *packet, r *routeDecision, next *siptext.URI, t *token) *fault {
 	r.dst, r.edgeFlow, r.byURI = edgeSide, t.flow, t.byURI
 	if t.byURI {
@@ -295,8 +304,9 @@ func (rt *router) routeToOtherEnd(p *packet, r *routeDecision, next *siptext.URI
 	return rt.routeOverFlow(p, r, nil)
 }
 
-// routeUnboundFromEdge routes a request with tokens of version 1 in a dialog that was up
-// when this process started. It routes as the version did that made those tokens.
+// routeUnboundFromEdge routes an edge-side request with tokens of version 1 in a dialog
+// that was up when this process started. It follows the rules of the earlier versions of
+// bellhop that made such tokens.
 func (rt *router) routeUnboundFromEdge(p *packet, r *routeDecision, next *siptext.URI, tokens *poppedTokens) *fault {
 	last := &tokens.last
 	if last.flow.peer.IsValid() && last.flow != tokens.first.flow && last.flow.peer != p.peer {
@@ -317,13 +327,14 @@ func (rt *router) routeUnboundFromEdge(p *packet, r *routeDecision, next *siptex
 	return rt.routeToEdge(p, r, a)
 }
 
-// routeFromPBX routes a request of the PBX: over the flow in our token, else by Route,
-// else by the Request-URI.
+// routeFromPBX routes a request of the PBX: over the flow in our token, else to the
+// address in the first Route that is not ours, else to the address in the Request-URI.
 //
-// Within a dialog the Request-URI is the remote target, chosen by the other end. It is
-// followed without limit only if the PBX has called that end. If that end has called the
-// PBX, or if the PBX is a proxy that passes on a request of the edge side, the request
-// goes no farther than the end's host.
+// If our token says byURI, the URI gives the address, but within a dialog the other end
+// has chosen that URI as its Contact. So the URI may lead to any address only if the PBX
+// has called that end. It is limited to the end's host or trunk (see limitTarget) if the
+// end has called the PBX, or if the PBX is a proxy and passes on a request of the edge
+// side.
 func (rt *router) routeFromPBX(p *packet, r *routeDecision, next *siptext.URI, t *token) *fault {
 	r.dst = edgeSide
 	passedOn := !p.msg.initial() && passedBefore(&p.msg)
@@ -357,8 +368,8 @@ func (rt *router) routeFromPBX(p *packet, r *routeDecision, next *siptext.URI, t
 	return f
 }
 
-// passedBefore reports whether m has passed this proxy before: a Via below the topmost
-// is ours.
+// passedBefore reports whether m has passed a bellhop before, because one of its Vias has
+// a branch of the form that bellhop makes.
 func passedBefore(m *message) bool {
 	for i := range m.fields {
 		if f := &m.fields[i]; f.name == hVia && bytes.Contains(m.text(f.value), []byte(cookie+"bh")) {
@@ -368,7 +379,7 @@ func passedBefore(m *message) bool {
 	return false
 }
 
-// routeToEdge sends a request to an edge-side address that a URI names. A loopback or
+// routeToEdge routes a request to an edge-side address that a URI names. A loopback or
 // link-local address is refused, unless the sender has such an address too or a trunk is
 // at it. Unspecified and multicast addresses, and our own listeners, are always refused.
 func (rt *router) routeToEdge(p *packet, r *routeDecision, a Addr) *fault {
@@ -386,9 +397,10 @@ func (rt *router) routeToEdge(p *packet, r *routeDecision, a Addr) *fault {
 // or link-local.
 func isLocalOnly(ip netip.Addr) bool { return ip.IsLoopback() || ip.IsLinkLocalUnicast() }
 
-// routeOverFlow sends a request to the peer of r.edgeFlow, over the flow's listener or
-// connection (RFC 5626 §5.3). If the connection is closed, another one may be opened to
-// the same host at the port that uri names; with a nil uri the flow has failed.
+// routeOverFlow routes a request to the peer of r.edgeFlow, over the flow's listener or
+// connection (RFC 5626 §5.3). If the connection is closed, it opens another one to the
+// address that uri names at the same host. It returns flowFailed if uri is nil or names
+// no such address.
 func (rt *router) routeOverFlow(p *packet, r *routeDecision, uri *siptext.URI) *fault {
 	fl := r.edgeFlow
 	switch fl.proto {
@@ -416,8 +428,8 @@ func (rt *router) routeOverFlow(p *packet, r *routeDecision, uri *siptext.URI) *
 	return flowFailed
 }
 
-// routeToAddr sends a request to an address, and opens a stream for TCP if there is
-// none.
+// routeToAddr makes an address the next hop of a request. For TCP it opens a stream to the
+// address if there is none.
 func (rt *router) routeToAddr(p *packet, r *routeDecision, a Addr) *fault {
 	l := rt.listeners.find(a.Proto, a.Addr(), p.listener)
 	if l == nil {

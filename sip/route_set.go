@@ -2,8 +2,9 @@ package sip
 
 import "bellhop/dialog/siptext"
 
-// routeSet is the Route values of one request, in order, also several in one field. Values
-// are removed at its ends only: values[from:to] remain. edits is what removes them from m.
+// routeSet holds all Route values of request m in order. One field may have several
+// values. Values are removed at either end only, so that values[from:to] remain. edits
+// gets the edits that remove them from m.
 type routeSet struct {
 	m        *message
 	edits    *splice
@@ -19,7 +20,8 @@ type routeValue struct {
 	field   int  // index in message.fields
 }
 
-// read reads the Route values of m. What is removed later is noted in edits.
+// read reads the Route values of m. Later removals are noted in edits, which may be nil if
+// nothing is removed.
 func (rs *routeSet) read(m *message, edits *splice) *fault {
 	*rs = routeSet{m: m, edits: edits, values: rs.values[:0]}
 	list := m.listValues(hRoute)
@@ -63,8 +65,8 @@ func (rs *routeSet) removeLast() {
 	rs.to--
 }
 
-// cut notes the edit that removes a value: the whole field if it is the last value in it,
-// else the value with one neighboring comma.
+// cut notes the edit that removes a value. It removes the whole field if no other value of
+// the field remains, else the value with one neighboring comma.
 func (rs *routeSet) cut(r *routeValue) {
 	f := &rs.m.fields[r.field]
 	if rs.countInField(r.field) == 1 {
@@ -106,7 +108,8 @@ func (rs *routeSet) moveFirstToURI() {
 	rs.removeFirst()
 }
 
-// poppedTokens are the tokens of the own Routes that were removed from a request.
+// poppedTokens are the first and the last of our tokens that were removed from a request,
+// from its Request-URI and then from its Routes. Without any, both are zero.
 type poppedTokens struct {
 	first, last token
 	n           int

@@ -16,12 +16,12 @@ import (
 
 // token is the routing state that the proxy writes into its own Record-Route, Path and
 // Contact URIs: the flow to the peer on the edge side (RFC 5626 §5.3) and, within a
-// dialog, the PBX. A process that has just started routes by it. A MAC authenticates it,
-// so that nobody else chooses a next hop with it.
+// dialog, the PBX. A process that has just started can route by the tokens of an earlier
+// one. A MAC authenticates each token, so that nobody else can choose a next hop.
 //
-// A Record-Route token is bound to its dialog: the MAC covers the Call-ID and the From
-// tag of the request that got it, neither of which is in the token. It opens in requests
-// of that dialog alone, from either end.
+// A Record-Route token is bound to its dialog, because its MAC covers the Call-ID and the
+// From tag of the request to which the token was added. The token itself contains neither.
+// It is valid only in requests of that dialog, from either end.
 //
 // The encoding before base64url is version 1 in Path and Contact, and version 2 in
 // Record-Route:
@@ -32,8 +32,8 @@ import (
 //	version | use | flags | proto | listener | local port | peer port | peer address | connection | pbx | next | target | mac
 //	      1 |   1 |     1 |     1 |        1 |          2 |         2 |  1 + 4 or 16 |          4 |   8 | 0, 8 |    ... |   8
 //
-// Record-Route tokens of version 1 come from earlier versions of bellhop, which bound
-// them to no dialog.
+// Record-Route tokens of version 1 were made by earlier versions of bellhop. They are
+// bound to no dialog.
 type token struct {
 	flow flow
 	use  tokenUse
@@ -43,14 +43,14 @@ type token struct {
 	byURI   bool    // the URI gives the address on the edge side, limited to the flow's host (see limitTarget)
 	pbx     pbxID   // PBX of the dialog; zero: target is its address
 	target  Addr    // address of the PBX, if it is not a configured one
-	next    routeID // Route after ours that leads into the PBX; zero: a configured PBX
+	next    routeID // the only Route allowed after ours, if not zero, besides configured PBXs
 	fromPBX bool    // the PBX sent the request
 	direct  bool    // the PBX sent the request and left the dialog: later requests go from phone to phone
-	unbound bool    // version 1: valid only in a call that was up before the upgrade
+	unbound bool    // version 1: the edge side may use it only in dialogs of RestoreDialogs
 }
 
-// tokenUse is the header field in which a token stands. A token is valid in that field
-// only.
+// tokenUse is the header field that a token was made for. Requests return the token in a
+// Route or in the Request-URI. A token made for one use is not valid for another.
 type tokenUse byte
 
 const (
@@ -81,8 +81,8 @@ func newRouteID(u *siptext.URI) (id routeID) {
 }
 
 // flow is the connection or socket pair over which a peer is reached: our listener, the
-// peer's address and, for a stream, the connection. The zero flow is none: the URI
-// decides.
+// peer's address and, for a stream, the connection. With the zero flow, the URI of the
+// request gives the address.
 type flow struct {
 	proto         Proto
 	listenerIndex uint8  // position of the listener in the configuration
@@ -92,7 +92,7 @@ type flow struct {
 }
 
 const (
-	unboundVersion = 1 // Path, Contact; Record-Route of builds before version 2
+	unboundVersion = 1 // Path, Contact; Record-Route of earlier versions of bellhop
 	boundVersion   = 2 // Record-Route
 	macLen         = 8
 
@@ -173,8 +173,8 @@ func flagIf(set bool, bit byte) byte {
 	return 0
 }
 
-// openToken reads a Path or Contact token; ok reports whether it is one of ours for that
-// use.
+// openToken reads a Path or Contact token. ok reports whether the token is ours and was
+// made for use u.
 func (s *sealer) openToken(text string, u tokenUse) (t token, ok bool) {
 	b, mac, ok := s.decodeToken(text)
 	if !ok || len(b) < 2 || b[0] != unboundVersion || b[1] != byte(u) || !hmac.Equal(mac, s.computeMAC(macLen, b)) {
@@ -188,8 +188,8 @@ func (s *sealer) openToken(text string, u tokenUse) (t token, ok bool) {
 	return t, true
 }
 
-// openRouteToken reads the Record-Route token in a Route of m; ok reports whether it is
-// one of ours that was issued in m's dialog, or one of version 1.
+// openRouteToken reads the Record-Route token in a Route of m. ok reports whether the
+// token is ours, and either was made in m's dialog or is of version 1.
 func (s *sealer) openRouteToken(text string, m *message) (t token, ok bool) {
 	b, mac, ok := s.decodeToken(text)
 	if !ok || len(b) < 3 || b[1] != byte(inRoute) {
@@ -298,11 +298,11 @@ func appendIP(b []byte, ip netip.Addr) []byte {
 }
 
 // cidLen is the length of the correlation id in an X-CID value, in hex digits. 16 more
-// digits authenticate it: only our own values correlate.
+// digits authenticate it, because only our own values may correlate calls.
 const cidLen = 32
 
 // appendCID appends the X-CID value of the INVITE with this Call-ID and From tag to dst.
-// All nodes make the same value.
+// All nodes make the same value, because they have the same [Config.Key].
 func (s *sealer) appendCID(dst, callID, fromTag []byte) []byte {
 	id := s.computeMAC(cidLen/2, []byte("cid"), callID, []byte{0}, fromTag)
 	start := len(dst)
