@@ -47,9 +47,10 @@ type transactionUser interface {
 	// handleResponse is called for each new response. Repetitions are left out, except
 	// those of a 2xx to INVITE.
 	handleResponse(now instant, c *clientTx, m *message, p *packet)
-	// handleFailure is called at most once for a timeout or a transport error, when no
-	// final response will come. After ringTimeout the transaction goes on until the user
-	// terminates it.
+	// handleFailure is called when a timeout or a transport error ends the wait for the
+	// final response. The transaction then terminates, except after ringTimeout: the user
+	// terminates it, or sends CANCEL and gets ringTimeout again if no final response
+	// comes within 64*T1.
 	handleFailure(now instant, c *clientTx, why failureReason)
 }
 
@@ -98,8 +99,8 @@ func (c *clientTx) handleResponse(now instant, m *message, p *packet) {
 	}
 }
 
-// advanceState moves the transaction to the state that a first final or provisional
-// response brings, and passes the response to the user.
+// advanceState handles a provisional response or the first final response. It moves the
+// transaction to the next state and passes the response to the user.
 func (c *clientTx) advanceState(now instant, m *message, p *packet) {
 	user := c.user // on a stream the final response terminates the transaction and clears c.user
 	if sent := c.request; m.status >= 200 {
@@ -176,9 +177,9 @@ func (c *clientTx) retransmitRequest(now instant) {
 	}
 }
 
-// fail reports to the user that no final response will come, and terminates the
-// transaction. After ringTimeout the user decides: it may send CANCEL and wait further,
-// or terminate.
+// fail reports a failure to the user and terminates the transaction. After ringTimeout it
+// does not terminate the transaction, because the user may send CANCEL and wait further.
+// After a final response fail does nothing.
 func (c *clientTx) fail(now instant, why failureReason) {
 	if c.state != clientCalling && c.state != clientProceeding {
 		return
@@ -255,10 +256,10 @@ func (w *worker) handleSendFailure(now instant, id uint64) {
 
 // endsTransaction reports whether a transport error of the request of c ends c.
 //
-// An error of a stream does. An ICMP error does not: a next hop that restarts is back
-// before Timer B, so the datagram counts as lost, and Timers A and E retransmit it. An
-// ICMP error does end a probe, and a new request while another PBX answers: its sender
-// gets a failure at once and can try again.
+// An error of a stream ends it. An ICMP error ends a probe, and also a new request to a
+// PBX if another PBX is up, because its sender gets a failure at once and can try again.
+// After any other ICMP error the datagram counts as lost: Timers A and E retransmit it,
+// and a next hop that restarts is back before Timer B.
 func (w *worker) endsTransaction(c *clientTx) bool {
 	if _, forwarded := c.user.(*responseContext); c.nextHop.reliable() || !forwarded {
 		return true

@@ -37,8 +37,8 @@ func (px *Proxy) dispatch(p *packet, idle bool) {
 }
 
 // workerFor returns the worker of a message. A request belongs to the worker of its
-// Call-ID. A response belongs to the worker whose id is in our branch; nil if the branch
-// is not ours.
+// Call-ID. A response belongs to the worker that made the transaction id in its branch.
+// workerFor returns nil for a response if this process did not make its branch.
 func (px *Proxy) workerFor(m *message) *worker {
 	n := uint64(len(px.workers))
 	if m.isRequest() {
@@ -57,7 +57,7 @@ func (px *Proxy) workerOfCallID(callID []byte) *worker {
 }
 
 // reportFailedTx informs the worker of a client transaction that its request could not
-// be sent. id 0 is none.
+// be sent. It does nothing if id is 0.
 func (px *Proxy) reportFailedTx(id uint64) {
 	if id == 0 {
 		return

@@ -12,12 +12,14 @@ import (
 // refuseTowards.
 func (w *worker) refuseRequest(p *packet, f *fault, extra string) { w.refuseTowards(p, 0, f, extra) }
 
-// refuseTowards refuses a request that was to go to the side dst; 0 is unknown.
+// refuseTowards refuses a request that was to go to the side dst, or to an unknown side if
+// dst is 0.
 //
 // A refused request within a dialog is observed: the sender of a BYE has left the dialog
 // even if the BYE reaches nobody (RFC 3261 §15.1.1). A refused CANCEL is observed too:
-// it may be the only trace of a call that rang when bellhop restarted. Requests of
-// unknown sources are not observed: they end nothing unless the PBX accepts them.
+// it may be the only trace of a call that rang when bellhop restarted. A request of an
+// unknown source is observed only if it carries a Route that we issued in its dialog; any
+// other could be forged.
 func (w *worker) refuseTowards(p *packet, dst dialog.Side, f *fault, extra string) {
 	m := &p.msg
 	if !m.answerable() {
@@ -68,8 +70,9 @@ func (c *composer) makeResponseTo(sent []byte, status int, phrase string) []byte
 	return c.outBuf
 }
 
-// appendResponse appends a response to m without a body to dst. It copies Via, From, To,
-// Call-ID and CSeq, without the first skipVias Via fields.
+// appendResponse appends to dst a response to m that has no body. It copies From, To,
+// Call-ID, CSeq, and the Vias after the first skipVias Via fields. It adds ownTag to a To
+// without a tag, unless status is 100. extra holds further header field lines.
 func (c *composer) appendResponse(dst []byte, m *message, skipVias, status int, phrase, extra string) []byte {
 	dst = append(dst, "SIP/2.0 "...)
 	dst = strconv.AppendInt(dst, int64(status), 10)

@@ -23,12 +23,12 @@ type responseContext struct {
 
 // handleResponse forwards a response of the next hop (RFC 3261 §16.7).
 //
-// A 100 is not forwarded: it is hop by hop, and sofia-sip gives it our Via alone. A final
-// response without a second Via is forwarded all the same: our branch identifies its
-// request, and rewriteResponse puts the Vias of that request back.
+// A 100 is not forwarded, because it is hop by hop. A final response without a second Via
+// is forwarded, because our branch identifies its request and rewriteResponse restores
+// the Vias of that request. A provisional response without a second Via is dropped.
 //
-// The response is observed before it is sent, so that every message it causes, on
-// another leg of the call too, is observed after it.
+// The response is observed before it is sent, so that every message that it causes, even
+// on another leg of the call, is observed later.
 func (t *responseContext) handleResponse(now instant, c *clientTx, m *message, p *packet) {
 	if t.worker.proxy.cfg.Register == RegisterContact && m.status/100 == 2 && m.isMethod("REGISTER") {
 		t.worker.composer.restoreContacts(p)
@@ -51,7 +51,9 @@ func (t *responseContext) handleResponse(now instant, c *clientTx, m *message, p
 	}
 }
 
-// handleFailure answers the sender when the next hop gives no final response.
+// handleFailure handles a next hop that gives no final response. The first ringTimeout
+// sends CANCEL. A non-INVITE request that timed out gets no response. In all other cases
+// the sender gets a final response of the proxy.
 func (t *responseContext) handleFailure(now instant, c *clientTx, why failureReason) {
 	if why != ringTimeout || c.canceled {
 		t.cancelFields = t.worker.memory.releaseCopy(t.cancelFields)

@@ -61,12 +61,14 @@ func (s *serverTx) handleRetransmission(p *packet) {
 	}
 }
 
-// sendResponse sends a response and moves to the state it brings. b is not kept.
+// sendResponse sends the response b and moves the transaction to the next state. It does
+// nothing after a final response, unless both are a 2xx to an INVITE. It copies b if b may
+// be sent again.
 func (s *serverTx) sendResponse(now instant, status int, b []byte) {
 	owed := s.state == serverProceeding && status > 100 && (status < 300 || s.sent1xx)
 	switch {
 	case s.state == serverAccepted && status/100 == 2:
-		// A 2xx of another fork, or a repetition: the first may have been lost.
+		// A 2xx of another fork, or a repetition, because the first may have been lost.
 		if owed = s.repeated2xx < maxRepeated2xx; owed {
 			s.repeated2xx++
 		}
@@ -102,19 +104,21 @@ func (s *serverTx) retainResponse(b []byte) {
 	s.lastResponse = s.worker.memory.retainCopy(s.lastResponse, b)
 }
 
-// maxRepeated2xx is how many repetitions of a 2xx go to a source that has not proved its
-// address. One 2xx alone may be lost, and with it the call. All eleven repetitions of
-// RFC 3261 §13.3.1.4 would amplify a reflection.
+// maxRepeated2xx is the number of repetitions of a 2xx that are sent to a source that has
+// neither proved its address nor enough credit (see sendWithinCredit). With one 2xx alone,
+// its loss would end the call. All eleven repetitions of RFC 3261 §13.3.1.4 would amplify
+// a reflection.
 const maxRepeated2xx = 2
 
-// sendWithinCredit sends a response, unless it would reflect more bytes to a forged
-// source than the source sent.
+// sendWithinCredit sends the response b, unless the source of the INVITE may be forged and
+// has no credit left.
 //
-// Until the source has proved its address, all responses to an INVITE together are no
-// larger than the INVITE and its retransmissions. A larger failure waits for the next
-// retransmission. An owed response is always sent, once: a 1xx or 2xx, because the PBX
-// has taken the call, and the final response after a 1xx, because the client retransmits
-// its INVITE no more.
+// A source that has not proved its address gets b only if all responses to the INVITE
+// together are then no larger than the INVITE and its retransmissions. A response that is
+// withheld may be sent after a retransmission, which raises the credit. An owed response
+// is sent in any case. The first 1xx or 2xx is owed, because the PBX has taken the call.
+// The final response after a 1xx is owed, because the client no longer retransmits its
+// INVITE.
 func (s *serverTx) sendWithinCredit(b []byte, owed bool) {
 	if s.invite && !owed && s.creditBytes < len(b) && !s.worker.proxy.sources.isProven(s.worker.now(), s.upstream) {
 		s.worker.proxy.stats.withheld.Add(1)
@@ -183,9 +187,9 @@ func (s *serverTx) terminate() {
 // process.
 type serverKey [16]byte
 
-// makeServerKey returns the key of the server transaction that a request with the given
-// method belongs to. An ACK belongs to its INVITE. A CANCEL has a transaction of its
-// own.
+// makeServerKey returns the key of the server transaction for m's Via and the given method.
+// With the method of m, it is the transaction that m belongs to; an ACK belongs to that of
+// its INVITE. With method INVITE and a CANCEL m, it is the transaction to cancel.
 func (w *worker) makeServerKey(m *message, method []byte) serverKey {
 	k := append(w.keyBuf[:0], w.proxy.serverKeySecret[:]...)
 	if m.via.hasCookie(m.b) {

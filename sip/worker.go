@@ -11,9 +11,9 @@ import (
 // worker owns the transactions of the calls whose Call-ID hashes to it. It handles one
 // message or timer at a time.
 //
-// The goroutine of run handles queued work items. To wake it costs as much as to forward
-// a message. A reader that finds no queued work, and reads no backlog from its socket,
-// therefore handles its message inline (see [worker.tryInline]).
+// The goroutine of run handles queued work items. Waking it costs as much as forwarding a
+// message. Therefore the goroutine that reads a UDP socket handles a message inline if
+// the worker has no queued work and the socket no backlog (see [worker.tryInline]).
 //
 // mu guards the fields below it.
 type worker struct {
@@ -127,8 +127,8 @@ func (w *worker) tryInline(in workItem) bool {
 	return true
 }
 
-// resetTimer sets the worker's timer to the next tick at which a timer of the wheel is
-// due.
+// resetTimer sets the worker's timer to the next tick of the wheel that has a timer, unless
+// it is already set to that tick or an earlier one.
 func (w *worker) resetTimer() {
 	at, ok := w.wheel.next()
 	if !ok || w.timerSetTo != 0 && w.timerSetTo <= at {
@@ -168,8 +168,8 @@ func (w *worker) handleMessage(now instant, p *packet) {
 	}
 }
 
-// fireTimers fires the due timers. A panic costs the timer that caused it: the others of
-// its tick stay due.
+// fireTimers fires the due timers. If a timer panics, only that timer is lost. The other
+// timers of its tick stay due.
 func (w *worker) fireTimers() {
 	defer func() {
 		if r := recover(); r != nil {
