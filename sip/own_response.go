@@ -12,8 +12,8 @@ import (
 // refuseTowards.
 func (w *worker) refuseRequest(p *packet, f *fault, extra string) { w.refuseTowards(p, 0, f, extra) }
 
-// refuseTowards refuses a request that was to go to the side dst, or to an unknown side if
-// dst is 0.
+// refuseTowards refuses a request that was to go to the side dst, or to an unknown side
+// if dst is 0.
 //
 // A refused request within a dialog is observed: the sender of a BYE has left the dialog
 // even if the BYE reaches nobody (RFC 3261 §15.1.1). A refused CANCEL is observed too:

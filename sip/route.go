@@ -53,8 +53,8 @@ type router struct {
 }
 
 // routeRequest decides where the request of p goes. It notes two kinds of edits in
-// rt.edits: it removes our own Routes, and it replaces the Request-URI if a strict router,
-// our Contact token or our maddr requires it.
+// rt.edits: it removes our own Routes, and it replaces the Request-URI if a strict
+// router, our Contact token or our maddr requires it.
 func (rt *router) routeRequest(p *packet) (r routeDecision, f *fault) {
 	m := &p.msg
 	rt.edits.reset()
@@ -196,8 +196,8 @@ func (rt *router) allRoutesOpen(m *message) bool {
 }
 
 // hasOwnRoute reports whether a Route of m carries a token that the proxy issued in the
-// dialog of m. Such a request is not forged, even if its source is no longer known because
-// the call has lasted for more than an hour.
+// dialog of m. Such a request is not forged, even if its source is no longer known
+// because the call has lasted for more than an hour.
 func (rt *router) hasOwnRoute(m *message) bool {
 	if rt.routes.read(m, nil) != nil {
 		return false
@@ -232,8 +232,8 @@ func (rt *router) poppedTokenNames(ip netip.Addr, m *message) bool {
 // Route or Request-URI can choose another next hop, because any stranger can write them.
 //
 // There are two exceptions. If the PBX has left the dialog to its two ends, a request
-// goes to the other end: see routeToOtherEnd. Tokens of version 1 are valid in the dialogs
-// of [Proxy.RestoreDialogs]: see routeUnboundFromEdge.
+// goes to the other end: see routeToOtherEnd. Tokens of version 1 are valid in the
+// dialogs of [Proxy.RestoreDialogs]: see routeUnboundFromEdge.
 func (rt *router) routeFromEdge(p *packet, r *routeDecision, next *siptext.URI, routed bool, tokens *poppedTokens) *fault {
 	r.dst = pbxSide
 	r.edgeFlow, r.byURI = p.flow()
@@ -261,8 +261,8 @@ func (rt *router) routeFromEdge(p *packet, r *routeDecision, next *siptext.URI, 
 	return rt.routeToPBX(p, r, pbx)
 }
 
-// routeToDialogPBX routes a request within a dialog to the PBX in the dialog's token t. If
-// that PBX is no longer configured, the request goes to the configured PBX that next
+// routeToDialogPBX routes a request within a dialog to the PBX in the dialog's token t.
+// If that PBX is no longer configured, the request goes to the configured PBX that next
 // names, or else to the first PBX that is up.
 func (rt *router) routeToDialogPBX(p *packet, r *routeDecision, next *siptext.URI, t *token) *fault {
 	if t.fromPBX && !t.direct && t.target.IsValid() && rt.peers.isPBXHost(t.target.Addr()) {
@@ -295,7 +295,8 @@ func (rt *router) routeToPBX(p *packet, r *routeDecision, pbx *pbx) *fault {
 }
 
 // routeToOtherEnd routes a request within a dialog directly to the other end, because the
-// PBX is no longer in the dialog. t is our Record-Route token between the PBX and that end.
+// PBX is no longer in the dialog. t is our Record-Route token between the PBX and that
+// end.
 func (rt *router) routeToOtherEnd(p *packet, r *routeDecision, next *siptext.URI, t *token) *fault {
 	r.dst, r.edgeFlow, r.byURI = edgeSide, t.flow, t.byURI
 	if t.byURI {
@@ -428,8 +429,8 @@ func (rt *router) routeOverFlow(p *packet, r *routeDecision, uri *siptext.URI) *
 	return flowFailed
 }
 
-// routeToAddr makes an address the next hop of a request. For TCP it opens a stream to the
-// address if there is none.
+// routeToAddr makes an address the next hop of a request. For TCP it opens a stream to
+// the address if there is none.
 func (rt *router) routeToAddr(p *packet, r *routeDecision, a Addr) *fault {
 	l := rt.listeners.find(a.Proto, a.Addr(), p.listener)
 	if l == nil {

@@ -20,8 +20,8 @@ type routeValue struct {
 	field   int  // index in message.fields
 }
 
-// read reads the Route values of m. Later removals are noted in edits, which may be nil if
-// nothing is removed.
+// read reads the Route values of m. Later removals are noted in edits, which may be nil
+// if nothing is removed.
 func (rs *routeSet) read(m *message, edits *splice) *fault {
 	*rs = routeSet{m: m, edits: edits, values: rs.values[:0]}
 	list := m.listValues(hRoute)
@@ -65,8 +65,8 @@ func (rs *routeSet) removeLast() {
 	rs.to--
 }
 
-// cut notes the edit that removes a value. It removes the whole field if no other value of
-// the field remains, else the value with one neighboring comma.
+// cut notes the edit that removes a value. It removes the whole field if no other value
+// of the field remains, else the value with one neighboring comma.
 func (rs *routeSet) cut(r *routeValue) {
 	f := &rs.m.fields[r.field]
 	if rs.countInField(r.field) == 1 {

@@ -62,8 +62,8 @@ func (s *serverTx) handleRetransmission(p *packet) {
 }
 
 // sendResponse sends the response b and moves the transaction to the next state. It does
-// nothing after a final response, unless both are a 2xx to an INVITE. It copies b if b may
-// be sent again.
+// nothing after a final response, unless both are a 2xx to an INVITE. It copies b if b
+// may be sent again.
 func (s *serverTx) sendResponse(now instant, status int, b []byte) {
 	owed := s.state == serverProceeding && status > 100 && (status < 300 || s.sent1xx)
 	switch {
@@ -105,13 +105,13 @@ func (s *serverTx) retainResponse(b []byte) {
 }
 
 // maxRepeated2xx is the number of repetitions of a 2xx that are sent to a source that has
-// neither proved its address nor enough credit (see sendWithinCredit). With one 2xx alone,
-// its loss would end the call. All eleven repetitions of RFC 3261 §13.3.1.4 would amplify
-// a reflection.
+// neither proved its address nor enough credit (see sendWithinCredit). With one 2xx
+// alone, its loss would end the call. All eleven repetitions of RFC 3261 §13.3.1.4 would
+// amplify a reflection.
 const maxRepeated2xx = 2
 
-// sendWithinCredit sends the response b, unless the source of the INVITE may be forged and
-// has no credit left.
+// sendWithinCredit sends the response b, unless the source of the INVITE may be forged
+// and has no credit left.
 //
 // A source that has not proved its address gets b only if all responses to the INVITE
 // together are then no larger than the INVITE and its retransmissions. A response that is
@@ -187,9 +187,10 @@ func (s *serverTx) terminate() {
 // process.
 type serverKey [16]byte
 
-// makeServerKey returns the key of the server transaction for m's Via and the given method.
-// With the method of m, it is the transaction that m belongs to; an ACK belongs to that of
-// its INVITE. With method INVITE and a CANCEL m, it is the transaction to cancel.
+// makeServerKey returns the key of the server transaction for m's Via and the given
+// method. With the method of m, it is the transaction that m belongs to; an ACK belongs
+// to that of its INVITE. With method INVITE and a CANCEL m, it is the transaction to
+// cancel.
 func (w *worker) makeServerKey(m *message, method []byte) serverKey {
 	k := append(w.keyBuf[:0], w.proxy.serverKeySecret[:]...)
 	if m.via.hasCookie(m.b) {

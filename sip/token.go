@@ -20,8 +20,8 @@ import (
 // one. A MAC authenticates each token, so that nobody else can choose a next hop.
 //
 // A Record-Route token is bound to its dialog, because its MAC covers the Call-ID and the
-// From tag of the request to which the token was added. The token itself contains neither.
-// It is valid only in requests of that dialog, from either end.
+// From tag of the request to which the token was added. The token itself contains
+// neither. It is valid only in requests of that dialog, from either end.
 //
 // The encoding before base64url is version 1 in Path and Contact, and version 2 in
 // Record-Route:

@@ -127,8 +127,8 @@ func (w *worker) tryInline(in workItem) bool {
 	return true
 }
 
-// resetTimer sets the worker's timer to the next tick of the wheel that has a timer, unless
-// it is already set to that tick or an earlier one.
+// resetTimer sets the worker's timer to the next tick of the wheel that has a timer,
+// unless it is already set to that tick or an earlier one.
 func (w *worker) resetTimer() {
 	at, ok := w.wheel.next()
 	if !ok || w.timerSetTo != 0 && w.timerSetTo <= at {
