@@ -11,8 +11,8 @@ import (
 	"bellhop/dialog/siptext"
 )
 
-// This file detects a PBX that is configured in a way that calls fail or bypass the proxy.
-// No single message shows an error, so an operator would not find the cause.
+// This file detects a PBX that is configured so that calls fail or bypass the proxy. No
+// single message shows an error, so an operator would not find the cause.
 
 // symptom is a misconfiguration of a PBX that shows in its messages.
 type symptom uint8
@@ -24,7 +24,7 @@ const (
 	unknownPort                         // requests from its address, but from another port, are refused
 	strangerAccepted                    // it accepts an unknown source's INVITE without a challenge
 	bindingLost                         // it calls a phone at our address, without our Path or Contact
-	phoneTakenForPBX                    // a phone with the same address as it and bellhop is taken for it
+	phoneTakenForPBX                    // PBX, bellhop and a phone share an address; the phone is taken for the PBX
 	symptomCount                        // number of symptoms
 )
 
@@ -59,8 +59,8 @@ type finding struct {
 	at      instant
 }
 
-// explainSymptom describes a symptom and its remedy to an operator. subject is where it
-// showed.
+// explainSymptom describes a symptom and its remedy to an operator. subject is the
+// address or user at which the symptom showed.
 func explainSymptom(s symptom, pbx *pbx, subject string) string {
 	switch s {
 	case pathIgnored:
@@ -153,8 +153,9 @@ func (px *Proxy) diagnose(now instant, t *responseContext, m *message) {
 	}
 }
 
-// diagnoseRegister examines the response to a REGISTER. A PBX that knows its users
-// challenges or registers each of them.
+// diagnoseRegister looks in the response to a REGISTER for signs of a wrong PBX
+// configuration: a 404 to a REGISTER without credentials, from a PBX that has neither
+// challenged nor accepted one; and a 2xx that ignores our Path.
 func (px *Proxy) diagnoseRegister(now instant, t *responseContext, m *message, pbx *pbx) {
 	d := &pbx.diagnosis
 	switch {
@@ -185,9 +186,11 @@ func (px *Proxy) diagnoseRegister(now instant, t *responseContext, m *message, p
 	}
 }
 
-// diagnoseInvite examines the response to an INVITE. A 404 is a sign only from a PBX
-// that challenges phones, and only if a phone has registered from the address of the
-// INVITE. Other PBXs answer a wrong number with 404.
+// diagnoseInvite looks in the response to an INVITE without credentials for signs of a
+// wrong PBX configuration: a 404 to an address from which a phone has registered, and an
+// accepted call from any other address. Both are signs only from a PBX that challenges
+// other requests. A PBX that challenges nobody answers a wrong number with 404, and
+// accepts the calls of everybody.
 func (px *Proxy) diagnoseInvite(now instant, t *responseContext, m *message, pbx *pbx) {
 	d, ip := &pbx.diagnosis, t.server.upstream.peer().Addr()
 	switch {
@@ -227,8 +230,8 @@ func acceptsCall(status int) bool {
 	return 180 <= status && status < 300 || status == 486 || status == 600 || status == 603
 }
 
-// notePathUse notes that a PBX sent a request along our Path: it stores Path, even if it
-// does not state so in its 2xx as RFC 3327 §5.3 demands.
+// notePathUse notes that a PBX sent a request along our Path. So the PBX stores Path,
+// even if it does not state so in its 2xx as RFC 3327 §5.3 demands.
 func (px *Proxy) notePathUse(p *packet) {
 	pbx := px.peers.pbxAt(p.peer)
 	if pbx == nil {
@@ -249,9 +252,9 @@ func (px *Proxy) noteCallToUs(p *packet) {
 	}
 }
 
-// diagnoseSource examines a request that was refused as a phone's. It may be the PBX's,
-// if it comes from the PBX's IP address and another port. sure means that no phone would
-// have sent such a request. Otherwise nothing is noted if a phone has registered from
+// diagnoseSource notes unknownPort for a request that was refused as a phone's, if it
+// comes from the IP address of a PBX and so may be the PBX's. sure reports that no phone
+// sends such a request. If sure is false, nothing is noted if a phone has registered from
 // that address, or if bellhop has the address too.
 func (px *Proxy) diagnoseSource(now instant, source netip.AddrPort, sure bool) {
 	for _, pbx := range px.peers.pbx {
@@ -262,8 +265,9 @@ func (px *Proxy) diagnoseSource(now instant, source netip.AddrPort, sure bool) {
 	}
 }
 
-// diagnosePhone examines a REGISTER that was taken for the PBX's and refused. If the PBX
-// has the same IP address as bellhop, a phone at that address has sent it.
+// diagnosePhone notes phoneTakenForPBX for a REGISTER that was taken for the PBX's and
+// refused, if the PBX has the same IP address as bellhop. A phone at that address must
+// have sent it.
 func (px *Proxy) diagnosePhone(p *packet) {
 	for _, pbx := range px.peers.pbx {
 		if pbx.sharesOurAddr && pbx.addr.Addr() == p.peer.Addr() && pbx.isSource(p.listener.proto, p.peer) {

@@ -23,8 +23,8 @@ func (w *worker) updateShedding(now instant) {
 	}
 }
 
-// admitRequest reports whether a request may start a transaction; a request that is not
-// ok is answered with f, or dropped if f is nil.
+// admitRequest reports whether a request may start a transaction. If ok is false, the
+// request is answered with f, or dropped if f is nil.
 //
 // At 80 % of the memory limit, new requests of unknown sources are dropped; at 90 %, their
 // requests within a dialog too, because a To tag is easily made up. At 95 %, new requests
@@ -50,8 +50,8 @@ func (w *worker) admitRequest(now instant, p *packet) (f *fault, ok bool) {
 // memory.
 var overloaded = &fault{503, "Overloaded"}
 
-// proveByACK accepts the ACK of a failure as proof of its source's address, if the ACK
-// comes from the address of the INVITE and has the To tag of the failure.
+// proveByACK accepts the ACK of a 3xx‥6xx as proof of its source's address, if the ACK
+// comes from the address of the INVITE and has the To tag of the 3xx‥6xx.
 func (w *worker) proveByACK(now instant, s *serverTx, p *packet) {
 	ip := p.peer.Addr()
 	if s.state != serverCompleted || p.conn != nil || ip != s.upstream.addr.Addr() || w.proxy.sources.proven.has(ip, now) {
@@ -63,9 +63,9 @@ func (w *worker) proveByACK(now instant, s *serverTx, p *packet) {
 	}
 }
 
-// proveByRoute accepts the ACK of a 2xx as proof of its source's address, if it returns
-// our Record-Route token for this address: only the response contained it. It is called
-// after routing has removed our Routes.
+// proveByRoute accepts the ACK of a 2xx as proof of its source's address, if the ACK
+// returns our Record-Route token for this address, because only the response contained
+// that token. It is called after routing has removed our Routes.
 func (w *worker) proveByRoute(now instant, p *packet) {
 	ip := p.peer.Addr()
 	if p.side != edgeSide || p.conn != nil || w.proxy.sources.proven.has(ip, now) {

@@ -6,8 +6,8 @@ type Dialog struct {
 	Tag    string // tag of one of its ends
 }
 
-// oldDialogs are a worker's dialogs, by Call-ID, in which tokens of version 1 are valid.
-// They began under an earlier version of bellhop, which made such tokens.
+// oldDialogs holds the tags of a worker's dialogs, by Call-ID, in which the edge side may
+// use tokens of version 1. Earlier versions of bellhop made such tokens.
 type oldDialogs map[string][]string
 
 // contains reports whether m belongs to one of the old dialogs.
@@ -30,9 +30,9 @@ func (o oldDialogs) remove(callID []byte) {
 	}
 }
 
-// RestoreDialogs sets the dialogs that are up at the start. Tokens of version 1, which
-// are bound to no dialog, are valid in these dialogs alone, until they end. It must be
-// called before Run.
+// RestoreDialogs adds dialogs that were up when this process started. Tokens of version 1
+// are bound to no dialog. Until a dialog ends, the edge side may use them in it, and in
+// no other dialog. RestoreDialogs must be called before Run.
 func (px *Proxy) RestoreDialogs(dialogs []Dialog) {
 	for _, d := range dialogs {
 		w := px.workerOfCallID([]byte(d.CallID))

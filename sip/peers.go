@@ -27,12 +27,13 @@ type pbx struct {
 	diagnosis diagnosis
 }
 
-// isSource reports whether a message from peer comes from this PBX.
+// isSource reports whether a message that came from peer over proto comes from this PBX.
 //
-// The IP address decides, whatever transport the PBX is configured with: some PBXs
-// choose another one, for a large request for example (RFC 3261 §18.1.1). The source
-// port must match as well where other senders may have the same address: over UDP unless
-// the PBX is reached over TCP, and where the proxy has the address too.
+// The IP address must match. The transport may differ from the configured one, because
+// some PBXs send a large request over another (RFC 3261 §18.1.1). The source port must
+// match too if other senders may have the same IP address. It must match if both
+// transports are UDP. If the proxy has the address too, it must match unless both are
+// TCP.
 func (p *pbx) isSource(proto Proto, peer netip.AddrPort) bool {
 	switch {
 	case p.addr.AddrPort == peer:
@@ -45,8 +46,9 @@ func (p *pbx) isSource(proto Proto, peer netip.AddrPort) bool {
 	return p.addr.Proto == TCP || proto == TCP
 }
 
-// pbxOfAddr returns the configured PBX at an address, or nil. One with the same
-// transport is preferred: a URI seldom names the transport, the configuration does.
+// pbxOfAddr returns the configured PBX at an address, or nil. A PBX with the same
+// transport is preferred. One with another transport matches too, because a URI seldom
+// names it.
 func (ps *peers) pbxOfAddr(a Addr) (found *pbx) {
 	for _, p := range ps.pbx {
 		if p.addr.AddrPort == a.AddrPort {
@@ -69,7 +71,8 @@ func (ps *peers) firstAlivePBX() (*pbx, bool) {
 	return nil, false
 }
 
-// isPBXHost reports whether a PBX is configured at an IP address, on any port.
+// isPBXHost reports whether an IP address is that of a configured PBX, on any port, or is
+// in [Config.PBXSources].
 func (ps *peers) isPBXHost(ip netip.Addr) bool {
 	for _, p := range ps.pbx {
 		if p.addr.Addr() == ip {
@@ -80,8 +83,8 @@ func (ps *peers) isPBXHost(ip netip.Addr) bool {
 }
 
 // sideOf returns the side that the message p came from. Phones may share the address of
-// a PBX that is reached over UDP, for example behind one NAT: a connection from that
-// address on which a phone registers is on the edge side.
+// a PBX that is reached over UDP, for example behind one NAT. Therefore a connection from
+// that address is on the edge side from its first REGISTER on.
 func (ps *peers) sideOf(p *packet) dialog.Side {
 	for _, pbx := range ps.pbx {
 		if !pbx.isSource(p.listener.proto, p.peer) {
@@ -177,8 +180,8 @@ func (ps *peers) trunkName(p *packet, r *routeDecision) string {
 }
 
 // limitTarget returns the address that a URI names if it is at the flow's host or at the
-// flow's trunk, else the peer of the flow. It is for URIs that the PBX has not vouched
-// for.
+// flow's trunk, else the peer of the flow. It is for URIs that somebody other than the
+// PBX has chosen.
 func (ps *peers) limitTarget(u *siptext.URI, fl flow) Addr {
 	if a, ok := uriAddr(u); ok {
 		trunk := ps.trunkAt(a.Addr())
@@ -189,11 +192,11 @@ func (ps *peers) limitTarget(u *siptext.URI, fl flow) Addr {
 	return Addr{fl.proto, fl.peer}
 }
 
-// dialogPBX returns the PBX for requests within the dialog of p, which the PBX has sent:
-// the id of a configured PBX, or else an address.
+// dialogPBX returns the PBX to which later requests in the dialog of p are sent. p comes
+// from a PBX. The result is the id of a configured PBX, or else an address.
 //
-// The Contact decides if it is the PBX's own. A PBX that is a proxy forwards the
-// caller's Contact; then the source of p decides.
+// The Contact of p decides if it has the address of a PBX and p has passed only one hop.
+// A PBX that is a proxy forwards the caller's Contact; then the source of p decides.
 func (ps *peers) dialogPBX(p *packet) (id pbxID, target Addr) {
 	contact, known := p.msg.contactAddr()
 	known = known && !p.msg.hasNextVia()

@@ -41,8 +41,9 @@ func (c *composer) addPath(m *message, fl flow, ourURI string) {
 }
 
 // rewriteContacts replaces the host of each Contact by ours, and adds a token that
-// contains the phone's own URI. A Contact whose new form would make the field too long
-// stays: the response lists it.
+// contains the phone's own URI. A Contact stays unchanged if it already has our token for
+// the same address-of-record, if its URI is malformed or ambiguous, or if its new form
+// would make the header field too long.
 func (c *composer) rewriteContacts(m *message, fl flow, ourURI string) {
 	aor := m.registeredAOR()
 	room := maxFieldLen // by which the longest Contact field may grow
@@ -87,9 +88,10 @@ func (c *composer) rewriteContacts(m *message, fl flow, ourURI string) {
 // Contacts that the phones wrote. It is called before the 2xx is observed, because the
 // observer knows bindings by these Contacts, as the phones do.
 //
-// A binding of the same Contact that another flow from the same host made is removed
-// from the list: the phone would take it for the new one. The same Contact from another
-// host is another phone's behind another NAT, and stays as the PBX lists it.
+// If the phone has registered the same Contact over another flow from the same host, the
+// Contact of that binding is removed from the list, because the phone would take it for
+// the new one. If another host has registered the same Contact, it belongs to a phone
+// behind another NAT, and it stays as the PBX lists it.
 func (c *composer) restoreContacts(p *packet) {
 	m, s := &p.msg, &c.edits
 	own := c.ownContacts()

@@ -100,8 +100,8 @@ func (w *worker) checkRequest(m *message) (f *fault, extra string) {
 	return nil, ""
 }
 
-// unsupportedTags lists every option tag of Proxy-Require: the proxy supports none (RFC
-// 3261 §16.3 item 5). A Proxy-Require without a tag requires nothing.
+// unsupportedTags lists every option tag of Proxy-Require, because the proxy supports
+// none (RFC 3261 §16.3 item 5). It returns "" if there is no tag.
 func unsupportedTags(m *message) string {
 	var tags []string
 	for i := range m.fields {
@@ -112,8 +112,9 @@ func unsupportedTags(m *message) string {
 	return strings.Join(tags, ", ")
 }
 
-// forwardStateless forwards a request without a transaction. Its branch is a function of
-// the Via it came with, so that retransmissions get the same branch (RFC 3261 §16.11).
+// forwardStateless forwards a request without a transaction. The new branch is a hash of
+// the request's topmost Via and Call-ID, so that a retransmission gets the same branch
+// (RFC 3261 §16.11).
 func (w *worker) forwardStateless(p *packet, r *routeDecision, hash uint32) {
 	m := &p.msg
 	w.hash.Reset()

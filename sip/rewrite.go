@@ -23,8 +23,8 @@ type composer struct {
 	tagBuf          [16]byte
 }
 
-// rewriteRequest returns the request as it is forwarded (RFC 3261 §16.6). The router has
-// noted its edits before.
+// rewriteRequest returns the request as it is forwarded (RFC 3261 §16.6). c.edits must
+// already contain the edits of the router.
 func (c *composer) rewriteRequest(p *packet, r *routeDecision, branch []byte) []byte {
 	m, s := &p.msg, &c.edits
 	top := m.firstField(hVia).line.from
@@ -56,9 +56,10 @@ func (c *composer) rewriteRequest(p *packet, r *routeDecision, branch []byte) []
 // configured trunk. Its value is the trunk's secret.
 const trunkMark = "X-Bellhop-Trunk"
 
-// applyTrust adds trunkMark to requests of trunks and removes it from all others. From
-// requests of strangers it also removes the header fields that only a trusted peer may
-// set, as the PBX trusted its network before the proxy stood in front of it.
+// applyTrust removes a received trunkMark, and adds the trunk's to a request of a
+// trunk. If [Config.StripIdentity] is set, it also removes from requests of strangers the
+// header fields that only a trusted peer may set, because the PBX may trust all requests
+// that come from the proxy.
 func (c *composer) applyTrust(p *packet, r *routeDecision) {
 	m, s := &p.msg, &c.edits
 	strip := c.cfg.StripIdentity && r.stranger
@@ -81,15 +82,15 @@ func (c *composer) applyTrust(p *packet, r *routeDecision) {
 	}
 }
 
-// addsCID reports whether an INVITE towards the PBX gets an X-CID of ours: it has none,
-// or a stranger has made one up.
+// addsCID reports whether an INVITE towards the PBX gets our X-CID. It does if
+// [Config.AddCID] is set and the INVITE has no X-CID, or one that applyTrust removes.
 func (c *composer) addsCID(p *packet, r *routeDecision) bool {
 	f := p.msg.firstField(hXCID)
 	return c.cfg.AddCID && (f == nil || c.cfg.StripIdentity && r.stranger && c.sealer.openCID(p.msg.text(f.value)) == "")
 }
 
-// correlationID returns the id in the X-CID of a request, which a proxy made earlier or
-// this one is about to add; "" if there is none.
+// correlationID returns the correlation id of a request: that of the X-CID of ours that
+// it already has, else that of the X-CID that rewriteRequest adds to it, else "".
 func (c *composer) correlationID(p *packet, r *routeDecision) (id string) {
 	m := &p.msg
 	if f := m.firstField(hXCID); f != nil {
@@ -101,9 +102,9 @@ func (c *composer) correlationID(p *packet, r *routeDecision) (id string) {
 	return id
 }
 
-// rewriteResponse returns the response of p as it is forwarded, and its status: without
-// our Via, and a 503 as a 500 (RFC 3261 §16.7 items 3 and 6). A response without another
-// Via gets the Vias of the request it answers.
+// rewriteResponse returns the response of p as it is forwarded, and its status. It
+// removes our Via and turns a 503 into a 500 (RFC 3261 §16.7 items 3 and 6). A final
+// response without another Via gets the Vias of the request that it answers.
 func (c *composer) rewriteResponse(p *packet, to destination) ([]byte, int) {
 	m, s := &p.msg, &c.edits
 	s.reset()

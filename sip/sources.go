@@ -6,8 +6,8 @@ import (
 	"sync/atomic"
 )
 
-// sources is what is known of the addresses that messages come from. Workers share it
-// without a lock.
+// sources records which addresses have had a request accepted and which have proved that
+// they get our responses. Workers share it without a lock.
 type sources struct {
 	peers    *peers
 	accepted *sourceSet // their REGISTER or INVITE was accepted
@@ -15,7 +15,7 @@ type sources struct {
 	proven   *sourceSet // they have proved their address: they know the content of a response
 }
 
-// newSources returns sources of which only the configured peers are known.
+// newSources returns sources in which only the configured peers ps are known.
 func newSources(ps *peers) sources {
 	return sources{peers: ps, accepted: newSourceSet(acceptedLifetime), phones: newSourceSet(phoneLifetime), proven: newSourceSet(acceptedLifetime)}
 }
@@ -51,7 +51,8 @@ func (ss *sources) isProven(now instant, to destination) bool {
 }
 
 // rememberAccepted makes the source of a REGISTER or INVITE that got a 2xx a known source. A
-// 2xx to a REGISTER also proves the source's address: the credentials answer a challenge.
+// 2xx to a REGISTER also proves the source's address, because the credentials answer a
+// challenge.
 func (ss *sources) rememberAccepted(now instant, t *responseContext, m *message) {
 	if t.src != edgeSide || m.status/100 != 2 {
 		return
