@@ -85,8 +85,8 @@ func (w *worker) loopHash(m *message) uint32 {
 	return uint32(h.Sum64())
 }
 
-// isLoop reports whether a Via of m is ours and has this loop hash: the same request has
-// passed before.
+// isLoop reports whether the same request has passed this process before, because a Via
+// of m is ours and has the same loop hash.
 func (s branchSalt) isLoop(m *message, hash uint32) bool {
 	for i := range m.fields {
 		f := &m.fields[i]

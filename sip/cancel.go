@@ -28,9 +28,9 @@ func (w *worker) handleCancel(now instant, p *packet, key serverKey) {
 	}
 }
 
-// requeueCancel moves a CANCEL without an INVITE after the new requests of unknown
-// sources, once, and reports whether it did. The INVITE may wait there: its source may
-// have become known only after it came.
+// requeueCancel queues a CANCEL without an INVITE behind the new requests of unknown
+// sources, at most once, and reports whether it did. Its INVITE may be one of them, if
+// the source has become known after the INVITE came.
 func (w *worker) requeueCancel(p *packet) bool {
 	if p.requeued || len(w.queue.strangers) == 0 {
 		return false
@@ -58,8 +58,8 @@ func (c *composer) makeCancel(invite, fields []byte) []byte {
 }
 
 // cancelFields returns the header field lines of a received CANCEL that our CANCEL
-// repeats: those that routing does not use, Reason above all (RFC 3326 §2), and
-// credentials. strip removes the fields that strangers may not set.
+// repeats: all that the proxy does not read, such as Reason (RFC 3326 §2), and Supported,
+// Expires, the credentials, X-AUTH-IP and X-AUTH-PORT. strip omits the last two.
 func cancelFields(m *message, strip bool) []byte {
 	var keep []byte
 	pos := int32(bytes.Index(m.b, crlf) + 2)

@@ -32,8 +32,9 @@ type Config struct {
 	// live call and binding.
 	Key []byte
 
-	// Observations gets a copy of every message; nil: no copies. The proxy never waits
-	// for it: if it is full, the message is forwarded and counted as unobserved.
+	// Observations gets a copy of each message that the proxy forwards, of its own final
+	// responses to them, and of refused requests within a dialog; nil: no copies. The
+	// proxy never waits for it. If it is full, the message is counted as unobserved.
 	Observations chan<- dialog.Message
 
 	Workers   int              // 0: one per CPU

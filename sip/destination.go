@@ -24,11 +24,11 @@ type destination struct {
 	conn     *stream // nil over UDP
 }
 
-// reliable reports whether the transport is a stream: nothing is retransmitted.
+// reliable reports whether the transport is a stream, so that nothing is retransmitted.
 func (d destination) reliable() bool { return d.conn != nil }
 
 // peer returns the address of the peer that receives the message. On a stream it may
-// differ from addr, to which a new stream is opened when the old one has ended.
+// differ from addr, because a new stream to addr is opened when conn is closed.
 func (d destination) peer() netip.AddrPort {
 	if d.conn != nil {
 		return d.conn.peer
@@ -37,8 +37,8 @@ func (d destination) peer() netip.AddrPort {
 }
 
 // responseDestination returns where responses to p go: to its connection, or to its
-// source address, at the port that rport or sent-by names (RFC 3261 §18.2.2, RFC 3581
-// §4).
+// source IP address. The port is the source port if the request has rport, else that of
+// sent-by (RFC 3261 §18.2.2, RFC 3581 §4).
 func (p *packet) responseDestination() destination {
 	v := &p.msg.via
 	to := p.peer
@@ -49,11 +49,10 @@ func (p *packet) responseDestination() destination {
 }
 
 // sendMessage sends b and reports whether the transport accepted it. tx is the id of the
-// client transaction that gets a later transport error; 0 is none.
+// client transaction that gets a later transport error, or 0.
 //
-// If the stream is closed, another one is opened to the same address. For a response
-// that is the source address of its request, at the port of sent-by, and no other (RFC
-// 3261 §18.2.2).
+// If to.conn is closed, another stream is opened to to.addr. For a response, to.addr is
+// the source IP address of the request with the port of sent-by (RFC 3261 §18.2.2).
 func (w *worker) sendMessage(to destination, b []byte, tx uint64) bool {
 	if to.conn == nil {
 		return to.listener.writeDatagram(b, to.addr) == nil
@@ -61,9 +60,9 @@ func (w *worker) sendMessage(to destination, b []byte, tx uint64) bool {
 	return to.conn.queueMessage(b, tx) || w.proxy.streams.openTo(to.addr, to.listener).queueMessage(b, tx)
 }
 
-// flow returns the flow on which p was received. byURI reports that requests cannot go
-// back over it: the peer is a proxy in front of the client, or does not receive at the
-// address it sends from.
+// flow returns the flow on which p was received. byURI reports that requests to the
+// client cannot be sent over this flow, because the peer is a proxy in front of the
+// client or does not receive at the address from which it sends.
 func (p *packet) flow() (fl flow, byURI bool) {
 	m := &p.msg
 	fl = flow{proto: p.listener.proto, listenerIndex: p.listener.index, listenerPort: p.listener.addr.Port(), peer: p.peer}

@@ -18,10 +18,10 @@ var (
 // it arrives byte by byte.
 type framer struct {
 	stream   *stream
-	buf      []byte    // read bytes of no message that was dispatched
+	buf      []byte    // bytes that were read and not dispatched
 	deadline time.Time // of the next read
 	pings    pingDetector
-	scanned  int // bytes of buf without the end of a header section
+	scanned  int // bytes at the start of buf that were searched for the end of a header section
 
 	// The fields below are of the message at the start of buf.
 	head   message // its header section; complete if length is not 0
@@ -112,8 +112,9 @@ func (fr *framer) skipCRLFs(b []byte, at instant) []byte {
 	return b
 }
 
-// indexHead indexes the header section b[:end]. It returns false if it is not one of SIP
-// and the stream cannot be read after it.
+// indexHead indexes the header section b[:end]. It returns false if the stream must be
+// closed: the section is not SIP, and either its start line does not contain SIP/2.0 or
+// the length of its message is not certain.
 func (fr *framer) indexHead(b []byte, end int) bool {
 	fr.pings, fr.scanned = pingDetector{}, 0
 	fr.known = fr.head.indexHead(b[:end])
@@ -131,8 +132,8 @@ func (fr *framer) dispatchFirst(b []byte, at instant) {
 	s.dispatchMessage(p, fr.known)
 }
 
-// keepRest moves the bytes that are left to the start of the buffer. An empty buffer
-// shrinks, and its stream may be idle.
+// keepRest moves the bytes that are left to the start of the buffer. If none are left, it
+// shrinks the buffer and allows the stream to be idle for idleTimeout.
 func (fr *framer) keepRest(rest []byte) {
 	if len(rest) < len(fr.buf) {
 		fr.buf = fr.buf[:copy(fr.buf, rest)]
@@ -203,10 +204,11 @@ func (ss *streamTable) resizeReadBuffer(from, to int) bool {
 	return true
 }
 
-// messageLength returns the length of the message whose header section is m, and whether
-// it is certain. If it is not, the stream cannot be read further, and the header section
-// is all there is to answer. Every message on a stream has a Content-Length (RFC 3261
-// §20.14); only a response without a body may lack it.
+// messageLength returns the length of the message whose header section is m. sane reports
+// whether that length is certain and allowed. Otherwise the stream cannot be read
+// further, and the length is that of the header section. Every message on a stream must
+// have a Content-Length (RFC 3261 §20.14); only a response without Content-Type may lack
+// it.
 func messageLength(m *message) (whole int, sane bool) {
 	lengths := 0
 	for i := range m.fields {
@@ -225,8 +227,8 @@ func messageLength(m *message) (whole int, sane bool) {
 	return whole, true
 }
 
-// hasContentType reports whether a header section has a Content-Type, as that of every
-// message with a body does (RFC 3261 §20.15).
+// hasContentType reports whether a header section has a Content-Type. Every message with
+// a body has one (RFC 3261 §20.15).
 func hasContentType(head []byte) bool {
 	for line := range bytes.Lines(head) {
 		n, _, _ := bytes.Cut(line, []byte(":"))

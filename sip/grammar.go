@@ -6,8 +6,9 @@ import (
 	"bellhop/dialog/siptext"
 )
 
-// This file is the grammar of package siptext on the bytes of a message: its results are
-// places, and it copies nothing. FuzzGrammar holds the two equal.
+// This file implements the grammar of package siptext on the bytes of a message. Its
+// functions return places in the message and copy nothing. FuzzGrammar checks that both
+// packages read the same.
 
 // valueEnd returns the index after the first of several comma-separated values, or -1
 // if a quote is not closed.
@@ -29,8 +30,8 @@ func valueEnd(b []byte, v span) int32 {
 	return v.to
 }
 
-// cutValue cuts the first of several comma-separated values off v. ok is false if none is
-// left, or if a quote is not closed: then v is not empty.
+// cutValue cuts the first of several comma-separated values off v. ok is false if v is
+// empty, or if a quote is not closed; then v stays and is not empty.
 func cutValue(b []byte, v *span) (value span, ok bool) {
 	if v.from >= v.to {
 		return span{}, false
@@ -55,8 +56,8 @@ type valueList struct {
 	unclosed bool // a quote was not closed
 }
 
-// listValues returns the list of the values of the fields with that name. Its next returns
-// the first one.
+// listValues returns the list of the values of the fields with that name. It stands
+// before the first value.
 func (m *message) listValues(name fieldName) valueList { return valueList{m: m, name: name} }
 
 // next moves to the next value, and reports whether there is one.
@@ -92,8 +93,8 @@ func trimSpan(b []byte, v span) span {
 }
 
 // splitNameAddr returns the URI of a name-addr or addr-spec, and the parameters after it
-// without the first semicolon: as siptext.ParseNameAddr does. ok is false if a quote or
-// bracket is not closed.
+// without the first semicolon, like siptext.ParseNameAddr. ok is false if v is empty or
+// if a quote or bracket is not closed.
 func splitNameAddr(b []byte, v span) (uri, params span, ok bool) {
 	start := v.from // of an addr-spec: after a quoted string
 	for i := v.from; i < v.to; i++ {

@@ -13,7 +13,7 @@ const (
 	maxFieldLen     = 8 << 10 // one header field, folds included
 	maxStartLine    = 2 << 10 // start line; the Request-URI is most of it
 	maxHeaderFields = 256
-	maxRoutes       = 64 // Via and Route header fields, each
+	maxRoutes       = 64 // Via, Route and Record-Route header fields, each; Route values
 )
 
 // span is a range of a message's bytes.
@@ -82,9 +82,9 @@ var (
 func malformedFault(what string) *fault { return &fault{400, what} }
 
 // message is an index of a SIP message: the bytes as received, and the places of the
-// parts that a proxy needs. It changes nothing and copies nothing. It is the fast form of
-// the grammar in package siptext, by which the tracker reads the same message: FuzzGrammar
-// holds the two equal.
+// parts that a proxy needs. Indexing changes and copies no bytes, so it is faster than
+// package siptext, with which the tracker reads the same message. FuzzGrammar checks that
+// both read the same.
 type message struct {
 	b             []byte // header section and body; bytes after the body are cut off
 	headLen       int    // length of start line and header section, with the empty line
@@ -161,8 +161,8 @@ func (m *message) fieldAfter(f *field) *field {
 	return nil
 }
 
-// index reads b into m and reports whether b is SIP at all. It makes one pass over the
-// header section, and allocates nothing once m.fields has grown.
+// index indexes b in m and reports whether the start line is one of SIP. It makes one
+// pass over the header section, and allocates nothing once m.fields has grown.
 //
 // It is strict where the next element might read the message differently (RFC 3261
 // §7.3.1, §18.3, §25.1): line ends, doubled fields, lengths. It does not look at parts
@@ -383,7 +383,8 @@ func (m *message) checkFields() {
 	m.checkCounts(&seen)
 }
 
-// checkCounts records the error of a field that is missing or that is there too often.
+// checkCounts records an error if a required field is missing, the topmost Via is
+// malformed, or there are more than maxRoutes Via, Route or Record-Route fields.
 func (m *message) checkCounts(seen *[fieldNameCount]int) {
 	switch {
 	case seen[hVia] == 0 || !m.via.ok || m.via.malformed:
@@ -401,8 +402,8 @@ func (m *message) checkCounts(seen *[fieldNameCount]int) {
 	}
 }
 
-// cutBody sets b to the whole message, header section and body, and cuts off the bytes
-// after the body. An error of the body's length is recorded after all others.
+// cutBody sets m.b to the message in b, without the bytes after the body. A message on a
+// stream without Content-Length has no body. cutBody records a body that is too short.
 func (m *message) cutBody(b []byte, stream bool) {
 	m.b = b
 	switch body := len(m.b) - m.headLen; {

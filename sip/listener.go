@@ -135,9 +135,9 @@ func (ls *listeners) haveAddr(a netip.AddrPort) bool {
 	return false
 }
 
-// find returns the listener from which to reach an address: came, on which the
-// message was received, if it can, else the first with the right transport and address
-// family. It returns nil if there is none.
+// find returns a listener of transport proto from which the address ip can be reached. It
+// prefers came, the listener on which the message was received; came may be nil. It
+// returns nil if there is no such listener.
 func (ls *listeners) find(proto Proto, ip netip.Addr, came *listener) *listener {
 	if came != nil && came.proto == proto && came.canReach(ip) {
 		return came
@@ -150,8 +150,9 @@ func (ls *listeners) find(proto Proto, ip netip.Addr, came *listener) *listener 
 	return nil
 }
 
-// findForFlow returns the UDP listener that a flow names: by index and port or, after
-// a change of the configuration, by port alone.
+// findForFlow returns the UDP listener that a flow names. If the configuration has
+// changed and no listener has the flow's index and port, it returns one with the port, or
+// else the result of find.
 func (ls *listeners) findForFlow(fl flow, came *listener) *listener {
 	ip := fl.peer.Addr()
 	var found *listener
@@ -184,8 +185,8 @@ func (ls *listeners) areNamedBy(u *siptext.URI) bool {
 	return ls.isName(h, uriPort(u))
 }
 
-// areAskedBy reports whether an OPTIONS is addressed to the proxy itself. One to a Contact
-// that the proxy has rewritten is addressed to a phone, even if the phone's Contact has
+// areAskedBy reports whether an OPTIONS is addressed to the proxy itself. An OPTIONS to a
+// Contact that the proxy has rewritten is addressed to a phone, even if the Contact has
 // no user.
 func (ls *listeners) areAskedBy(m *message) bool {
 	var u siptext.URI

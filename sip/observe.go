@@ -92,9 +92,9 @@ func localEnd(on *listener, conn *stream) (at netip.AddrPort, isStream bool) {
 	return on.local, false
 }
 
-// makeObservation copies a message for the observer, in one allocation that all its
-// strings share. It reads the wall clock again, because somebody may have set it since
-// the message was received.
+// makeObservation copies a message for the tracker, in one allocation that all its
+// strings share. at is the time of the message. The offset of the wall clock is read
+// anew, because the wall clock may have been set since.
 func (ob *observer) makeObservation(m *message, at instant) dialog.Message {
 	_, offset := ob.proxy.Clock()
 	text := string(m.b[:min(len(m.b), m.headLen+maxObservedBody)])
@@ -113,8 +113,8 @@ func (ob *observer) makeObservation(m *message, at instant) dialog.Message {
 	}
 }
 
-// maxObservedBytes limits the bytes that wait for the observer. Their number is
-// estimated: all waiting messages count as large as the one to be added.
+// maxObservedBytes limits the bytes of the observations that wait in the channel. Their
+// number is estimated, as if all of them were as large as the one to be added.
 const maxObservedBytes = 32 << 20
 
 // sendObservation sends an observation without waiting. If too many are waiting, it is
