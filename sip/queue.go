@@ -44,9 +44,9 @@ func (in workItem) queuedSize() int64 {
 	return int64(max(cap(in.packet.buf), 1))
 }
 
-// workQueue holds the work items of a worker that wait. A reading goroutine adds them,
-// the worker's goroutine takes them out. bytes counts a work item until it is handled: if
-// bytes is 0, the worker has no queued work.
+// workQueue holds the work items that wait for a worker. Any goroutine adds them, and the
+// worker's goroutine takes them out. bytes counts a work item until it has been handled,
+// so the worker has no queued work if bytes is 0.
 type workQueue struct {
 	items          chan workItem
 	strangers      chan workItem // new requests of unknown sources
@@ -115,7 +115,8 @@ func (q *workQueue) signalBacklog() {
 	}
 }
 
-// finishItem takes a work item of the given queuedSize off bytes after it was handled.
+// finishItem subtracts the queuedSize of a handled work item from bytes, and wakes a
+// stream that waits for room.
 func (q *workQueue) finishItem(size int64) {
 	q.bytes.Add(-size)
 	if q.blockedStreams.Load() > 0 {

@@ -69,8 +69,9 @@ type stream struct {
 	conn net.Conn // nil until it is open
 }
 
-// outgoing is one message to write. tx is the client transaction that is informed if it
-// cannot be written. Without bytes it closes the stream.
+// outgoing is one message to write. tx is the id of the client transaction that is
+// informed if the message cannot be written, or 0. An outgoing without bytes closes the
+// stream.
 type outgoing struct {
 	b  []byte
 	tx uint64
@@ -88,8 +89,9 @@ func (ss *streamTable) findStream(peer netip.AddrPort, id uint32) *stream {
 	return nil
 }
 
-// openTo returns the stream to a peer. If there is none, it starts to open one: messages
-// wait in its queue until then.
+// openTo returns the stream to a peer. If there is none, it starts to open one. Messages
+// wait in the queue of the stream until it is open. If a limit of connections is reached,
+// the returned stream is closed.
 func (ss *streamTable) openTo(peer netip.AddrPort, l *listener) *stream {
 	if s := ss.findStream(peer, 0); s != nil {
 		return s
@@ -183,8 +185,9 @@ func (ss *streamTable) serveConn(c net.Conn, peer netip.AddrPort, l *listener) {
 	ss.addStream(c, peer, l).serve(c, first[:])
 }
 
-// markSilent notes whether a connection has sent nothing so far, so that close can close
-// it too. It returns false if the table is closed.
+// markSilent records whether a connection has sent nothing so far, so that
+// streamTable.close also closes the connections that are not yet streams. It returns
+// false if the table is closed.
 func (ss *streamTable) markSilent(c net.Conn, silent bool) bool {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
@@ -196,8 +199,9 @@ func (ss *streamTable) markSilent(c net.Conn, silent bool) bool {
 	return !ss.closed
 }
 
-// admitConn counts a connection and reports whether it may stay. The limit for one
-// address does not apply to PBX and trunks, the limit of all connections does.
+// admitConn counts a connection and returns true if it is within the limits, else refuses
+// it. The limit for one address does not apply to PBX and trunks, but the limit of all
+// connections does.
 func (ss *streamTable) admitConn(peer netip.AddrPort) bool {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
@@ -262,8 +266,9 @@ func (ss *streamTable) close() {
 	ss.goroutines.Wait()
 }
 
-// queueMessage queues a copy of b and reports whether there was room. A stream without
-// room is closed: its peer does not read.
+// queueMessage queues a copy of b. It returns false if the stream is closed, or if there
+// is no room. It closes a stream without room, because its peer does not read. id is the
+// id of the client transaction that is informed if b cannot be written, or 0.
 func (s *stream) queueMessage(b []byte, id uint64) bool {
 	select {
 	case <-s.done:
@@ -343,8 +348,8 @@ func (s *stream) serve(c net.Conn, first []byte) {
 	s.failQueued()
 }
 
-// failQueued informs the transactions whose requests are still queued that they were not
-// sent.
+// failQueued informs the client transactions whose requests are still queued that the
+// requests were not sent.
 func (s *stream) failQueued() {
 	for {
 		select {

@@ -19,8 +19,9 @@ const (
 )
 
 // txMemory is the memory of a worker's transactions: the messages that they retain, and
-// released buffers for reuse. heldBytes is the sum over all transactions and all retained
-// messages that are not released. Without transactions it is 0, and no buffer is kept.
+// released buffers for reuse. heldBytes is the size of all transactions and all retained
+// messages. If the last message is released and no transaction is left, the buffers for
+// reuse are freed.
 type txMemory struct {
 	heldBytes    int
 	maxHeldBytes int                                  // limit of heldBytes
@@ -34,8 +35,9 @@ func (t *txMemory) addTransaction() { t.heldBytes += transactionSize }
 // removeTransaction uncounts a transaction that ends.
 func (t *txMemory) removeTransaction() { t.heldBytes -= transactionSize }
 
-// retainCopy copies b into old, if old is large enough and not wastefully large, else
-// into a free or new buffer. The buffer is held until releaseCopy.
+// retainCopy returns a copy of b, which counts as held until releaseCopy. It reuses old,
+// a buffer of an earlier retainCopy or nil, if its size fits. Otherwise it releases old
+// and takes a free or new buffer.
 func (t *txMemory) retainCopy(old, b []byte) []byte {
 	if c := cap(old); old != nil && len(b) <= c && c <= max(2*len(b), bufferStep) {
 		return append(old[:0], b...)

@@ -68,8 +68,8 @@ func (l *listener) readPackets(ctx context.Context) {
 	}
 }
 
-// receiveDatagrams passes datagrams on until the socket fails or the handling of one
-// panics.
+// receiveDatagrams passes datagrams to handleDatagram until the socket fails. It recovers
+// a panic, and then returns nil.
 func (l *listener) receiveDatagrams() error {
 	defer l.proxy.recoverPanic("socket")
 	return receiveDatagrams(l.packet, l.handleDatagram)
@@ -117,8 +117,8 @@ func receiveDatagrams(c PacketConn, handle func(b []byte, from netip.AddrPort, i
 	}
 }
 
-// emptySocketRead is the duration above which a read has waited for a datagram: the
-// socket was empty.
+// emptySocketRead is the duration of a read above which the socket was empty and the read
+// waited for a datagram.
 const emptySocketRead = 10 * time.Microsecond
 
 // writeDatagram sends one datagram. The socket's error queue is on, so a write may

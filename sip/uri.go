@@ -12,12 +12,12 @@ import (
 // parseURI reads a URI of the schemes sip, sips and tel. It refuses what the next element
 // could read differently: header fields in a URI, of which it could make a Route (RFC 3261
 // §19.1.5), a second @ before the host, characters that have no place in a user or host,
-// and a colon without a valid port. Port 0 is reserved (RFC 6335 §6), and 5060 would be a
-// guess.
+// and a colon without a valid port. Port 0 is not valid, because it is reserved (RFC 6335
+// §6).
 func parseURI(s string, u *siptext.URI) *fault {
 	scheme, rest, found := strings.Cut(s, ":")
 	if !found || !siptext.IsToken(scheme) || strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r == '\x7f' || r == '<' || r == '>' || r == '"' }) {
-		return badURI // as a Request-URI it would be cut into pieces
+		return badURI // such a character would end a Request-URI or a URI in brackets
 	}
 	switch *u = siptext.ParseURI(s); u.Scheme {
 	case "tel":
@@ -86,8 +86,8 @@ func hasParam(u *siptext.URI, name string) bool {
 	return ok
 }
 
-// stripMaddr removes maddr, and the port and transport that go with it, from a URI whose
-// maddr names us (RFC 3261 §16.4).
+// stripMaddr returns a URI whose maddr names us without maddr, without transport, and
+// without its port unless that is 5060 (RFC 3261 §16.4). port is the port of the URI.
 func stripMaddr(uri string, port int) string {
 	at := strings.LastIndexByte(uri, '@') + 1 // the user part may contain semicolons
 	parts := strings.Split(uri[at:], ";")

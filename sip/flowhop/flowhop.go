@@ -1,7 +1,7 @@
 // Package flowhop plays flows against the real proxy, in virtual time and on a network in
-// memory. Every message that a flow's tracker observes is the proxy's own observation of it.
+// memory. The tracker of a flow gets the messages that the proxy observes.
 //
-// A [Proxy] runs in a synctest bubble, as [testing/synctest.Test] makes one.
+// A [Proxy] must run in a bubble of [testing/synctest.Test].
 package flowhop
 
 import (
@@ -34,7 +34,8 @@ type Proxy struct {
 	stop         func()
 }
 
-// New starts a proxy with the settings of a flow. It fails the test if it cannot.
+// New starts a proxy with the settings of a flow. It fails the test if the proxy cannot
+// start.
 func New(t testing.TB, c flowtest.Config) *Proxy {
 	t.Helper()
 	network := siptest.NewNetwork()
@@ -90,14 +91,16 @@ func (p *Proxy) Close() {
 	p.Peers.Close()
 }
 
-// Send sends a message of a peer, and returns after all that it causes at once.
+// Send sends a message of a peer. It returns when everything has happened that the
+// message causes without a timer.
 func (p *Proxy) Send(from flowtest.Peer, msg []byte) error {
 	err := p.Peers.Send(from, msg)
 	p.settle()
 	return err
 }
 
-// Sleep lets d pass.
+// Sleep waits for d in virtual time, and shows the tracker the messages and the time that
+// have passed.
 func (p *Proxy) Sleep(d time.Duration) {
 	time.Sleep(d)
 	p.settle()
@@ -105,8 +108,8 @@ func (p *Proxy) Sleep(d time.Duration) {
 	p.show(Input{At: now, WallOffset: offset})
 }
 
-// settle waits until nothing more happens without the passing of time, and shows the tracker
-// what the proxy has observed.
+// settle waits until nothing more happens without a timer, and shows the tracker what the
+// proxy has observed.
 func (p *Proxy) settle() {
 	synctest.Wait()
 	for len(p.observations) > 0 {
@@ -136,22 +139,22 @@ func (p *Proxy) Events() []dialog.Event {
 	return events
 }
 
-// An Input is what a tracker is shown: the passing of time, and then perhaps a message.
+// An Input is what a tracker is shown: the time and, if Message is not nil, a message.
 type Input struct {
 	At         time.Time
 	WallOffset time.Duration
 	Message    *dialog.Message // nil: only time has passed
 }
 
-// An Observer shows inputs to a tracker, which may be replaced between two of them.
+// An Observer shows inputs to a tracker. Tracker may be replaced between two inputs.
 type Observer struct {
 	Tracker *dialog.Tracker
 	Events  []dialog.Event // all events that were emitted
 	Now     time.Time      // time of the last input or timer
 }
 
-// Show runs the timers of the tracker that are due by the time of the input, in order, and
-// then shows it the message.
+// Show runs the timers of the tracker that are due by the time of the input, in order.
+// Then it shows the tracker the message, if there is one.
 func (o *Observer) Show(in Input) {
 	for {
 		next, ok := o.Tracker.Next()

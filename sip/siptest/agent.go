@@ -27,7 +27,7 @@ type userAgent struct {
 	done             chan struct{}
 	mu               sync.Mutex
 	responseChans    map[string]chan *msg.Response // of client transactions, by branch and CSeq method
-	receivedRequests map[string]*Request           // by branch and method: a retransmission gets the last response again
+	receivedRequests map[string]*Request           // by branch and method, to answer retransmissions
 }
 
 var serial atomic.Uint64
@@ -172,9 +172,10 @@ type clientTransaction struct {
 	stop      func()
 }
 
-// sendRequest sends a request to an address, and retransmits it until the first response;
-// an ACK is sent once and returns nil. With branch "" a new branch is used. head is the
-// header lines and the body, without Via, Max-Forwards and Content-Length.
+// sendRequest sends a request to an address, and retransmits it until the first response.
+// It sends an ACK only once and then returns nil. If branch is "", it makes a new branch.
+// start is the start line without the version. head is the header lines and the body,
+// without Via, Max-Forwards and Content-Length.
 func (a *userAgent) sendRequest(to netip.AddrPort, branch, start, head string) *clientTransaction {
 	method, _, _ := strings.Cut(start, " ")
 	if branch == "" {

@@ -15,7 +15,7 @@ import (
 )
 
 // A Network is a network in memory. Datagrams and streams arrive at once and in order. In
-// a synctest bubble, a goroutine that waits for it is durably blocked.
+// a synctest bubble, a goroutine that waits for data or a connection is durably blocked.
 type Network struct {
 	mu        sync.Mutex
 	packets   map[netip.AddrPort]*PacketConn

@@ -9,9 +9,9 @@ import (
 	"bellhop/sip"
 )
 
-// A PBX is a registrar and a back-to-back user agent: a call between two phones
-// is two dialogs with Call-IDs of their own, as in Asterisk. It stores Path
-// (RFC 3327) and passes X-CID on.
+// A PBX is a registrar and a back-to-back user agent. A call between two phones is two
+// dialogs with different Call-IDs, as in Asterisk. The PBX stores Path (RFC 3327) and
+// copies X-CID into the outgoing INVITE.
 type PBX struct {
 	ua *userAgent
 

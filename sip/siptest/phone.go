@@ -16,7 +16,7 @@ const sdpOffer = "Content-Type: application/sdp\r\n\r\nv=0\r\no=- 1 1 IN IP4 127
 
 // A Behavior is the reaction of a phone to incoming calls.
 type Behavior struct {
-	Busy   bool          // send 486 instead of 200; at once if Answer is 0
+	Busy   bool          // send 486 instead of 200, without ringing if Answer is 0
 	Answer time.Duration // ring this long, then send 200; 0: ring until the caller gives up
 }
 
@@ -82,8 +82,9 @@ func (p *Phone) Dial(number string) *Call {
 	return &Call{p, p.ua.sendInvite(p.proxy, parseURI(to), from, to, nil, sdpOffer)}
 }
 
-// WaitRinging waits for the first 18x, and reports whether it came before a final response and
-// before the end of ctx. A final response that it has received is lost for Wait.
+// WaitRinging waits for the first provisional response above 179. It returns false if a
+// final response comes first or ctx ends. It consumes that final response, so a later
+// Wait does not get it.
 func (c *Call) WaitRinging(ctx context.Context) bool {
 	for {
 		select {
