@@ -63,9 +63,9 @@ func readHex(b []byte) (v uint64, ok bool) {
 	return v, true
 }
 
-// loopHash hashes everything that decides where a request goes. A request that comes
-// back with the same hash is in a loop; one with another hash is in a spiral (RFC 5393
-// §4.2).
+// loopHash hashes the fields that identify a request and those that decide where it goes.
+// A request that comes back with the same hash is in a loop; one with another hash is in
+// a spiral (RFC 5393 §4.2).
 func (w *worker) loopHash(m *message) uint32 {
 	h := &w.hash
 	h.Reset()

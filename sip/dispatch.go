@@ -3,7 +3,8 @@ package sip
 import "hash/maphash"
 
 // dispatch passes an indexed packet to its worker. If the queue is full, a datagram is
-// dropped and counted; a stream waits.
+// dropped and counted, and a stream waits for room. A response whose branch is not ours
+// is dropped, and so is a new request of an unknown source while the worker sheds.
 //
 // idle reports that the socket has no backlog. The worker may then handle p inline, on
 // this goroutine. Messages in a backlog are queued, so that several workers share them.

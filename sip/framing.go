@@ -23,7 +23,7 @@ type framer struct {
 	pings    pingDetector
 	scanned  int // bytes at the start of buf that were searched for the end of a header section
 
-	// The fields below are of the message at the start of buf.
+	// The fields below describe the message at the start of buf.
 	head   message // its header section; complete if length is not 0
 	known  bool    // it is a SIP message
 	length int     // of the message if sane, else of its header section

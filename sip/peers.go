@@ -9,8 +9,8 @@ import (
 )
 
 // peers are the configured elements that the proxy exchanges messages with: the PBXs and
-// the trunks. All others are strangers or phones. Only pbx.down and pbx.diagnosis change
-// after Listen, so any goroutine may use them.
+// the trunks. All other senders, phones too, are strangers. Only pbx.down and
+// pbx.diagnosis, which are atomic, change after Listen, so any goroutine may use peers.
 type peers struct {
 	pbx        []*pbx
 	pbxSources []netip.Prefix // further sources on the PBX side

@@ -5,7 +5,8 @@ import (
 	"time"
 )
 
-// The times of the OPTIONS to each of several PBXs.
+// Each of several PBXs gets OPTIONS every probeInterval. A PBX counts as down if it gives
+// no response within probeTimeout.
 const (
 	probeInterval = instant(10 * time.Second)
 	probeTimeout  = instant(4 * time.Second)

@@ -146,7 +146,7 @@ func (c *composer) restoreContact(m *message, one span, own []ownContact) bool {
 	return true
 }
 
-// ownContact is a Contact of the REGISTER that is answered.
+// ownContact is a Contact of the REGISTER whose 2xx is being handled.
 type ownContact struct {
 	uri   string // as the phone wrote it
 	token string // token that the proxy put into it

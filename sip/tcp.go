@@ -26,7 +26,7 @@ const (
 	maxLargeReadBytes  = 64 << 20                        // bytes of all read buffers beyond that size
 	maxPingGap         = instant(250 * time.Millisecond) // longest time between the two CRLFs of a ping
 	refusalLogInterval = time.Minute
-	maxRefusedAddrs    = 1024 // addresses whose refusal was logged within refusalLogInterval
+	maxRefusedAddrs    = 1024 // addresses whose refusals are logged in one refusalLogInterval
 )
 
 // streamTable holds the open connections. Workers look them up without a lock.
