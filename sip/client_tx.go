@@ -48,7 +48,7 @@ type transactionUser interface {
 	// those of a 2xx to INVITE.
 	handleResponse(now instant, c *clientTx, m *message, p *packet)
 	// handleFailure is called when a timeout or a transport error ends the wait for the
-	// final response. The transaction then terminates, except after ringTimeout: the user
+	// final response. The transaction then terminates, except after ringTimeout. The user
 	// terminates it, or sends CANCEL and gets ringTimeout again if no final response
 	// comes within 64*T1.
 	handleFailure(now instant, c *clientTx, why failureReason)

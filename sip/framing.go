@@ -112,9 +112,9 @@ func (fr *framer) skipCRLFs(b []byte, at instant) []byte {
 	return b
 }
 
-// indexHead indexes the header section b[:end]. It returns false if the stream must be
-// closed: the section is not SIP, and either its start line does not contain SIP/2.0 or
-// the length of its message is not certain.
+// indexHead indexes the header section b[:end]. It returns false if the section is not
+// SIP and, besides, its start line does not contain SIP/2.0 or the length of the message
+// is not certain. The stream then cannot be read further.
 func (fr *framer) indexHead(b []byte, end int) bool {
 	fr.pings, fr.scanned = pingDetector{}, 0
 	fr.known = fr.head.indexHead(b[:end])

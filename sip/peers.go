@@ -195,8 +195,9 @@ func (ps *peers) limitTarget(u *siptext.URI, fl flow) Addr {
 // dialogPBX returns the PBX to which later requests in the dialog of p are sent. p comes
 // from a PBX. The result is the id of a configured PBX, or else an address.
 //
-// The Contact of p decides if it has the address of a PBX and p has passed only one hop.
-// A PBX that is a proxy forwards the caller's Contact; then the source of p decides.
+// The Contact of p decides if it has the address of a PBX and p has only one Via. With
+// more Vias, the PBX is a proxy that forwards the caller's Contact. So the source of p
+// decides.
 func (ps *peers) dialogPBX(p *packet) (id pbxID, target Addr) {
 	contact, known := p.msg.contactAddr()
 	known = known && !p.msg.hasNextVia()

@@ -59,8 +59,8 @@ func (c *composer) routeToken(p *packet, r *routeDecision) token {
 
 // bindNextRoute edits our Record-Route in a response of the PBX (RFC 3261 §16.7 item 8).
 // The Record-Route above ours becomes the Route after ours in the caller's requests. The
-// token of ours gets the id of that Route, unless it names a configured PBX. Without the
-// id, a caller could put any Route after ours.
+// token of ours gets the id of that Route, unless that Route names a configured PBX.
+// Without the id, a caller could put any Route after ours.
 func (c *composer) bindNextRoute(m *message) {
 	if f := m.firstField(hRecordRoute); f == nil || valueEnd(m.b, f.value) == f.value.to && m.fieldAfter(f) == nil {
 		return // ours alone: the PBX has added no Record-Route

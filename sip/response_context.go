@@ -51,9 +51,9 @@ func (t *responseContext) handleResponse(now instant, c *clientTx, m *message, p
 	}
 }
 
-// handleFailure handles a next hop that gives no final response. The first ringTimeout
-// sends CANCEL. A non-INVITE request that timed out gets no response. In all other cases
-// the sender gets a final response of the proxy.
+// handleFailure handles a next hop that gives no final response. After a ringTimeout it
+// sends CANCEL, if none has been sent. It sends no response to a non-INVITE request that
+// timed out. In all other cases it sends a final response of the proxy.
 func (t *responseContext) handleFailure(now instant, c *clientTx, why failureReason) {
 	if why != ringTimeout || c.canceled {
 		t.cancelFields = t.worker.memory.releaseCopy(t.cancelFields)

@@ -335,7 +335,7 @@ func (rt *router) routeUnboundFromEdge(p *packet, r *routeDecision, next *siptex
 // has chosen that URI as its Contact. So the URI may lead to any address only if the PBX
 // has called that end. It is limited to the end's host or trunk (see limitTarget) if the
 // end has called the PBX, or if the PBX is a proxy and passes on a request of the edge
-// side.
+// side. Such a request within a dialog is refused if it has no token of ours.
 func (rt *router) routeFromPBX(p *packet, r *routeDecision, next *siptext.URI, t *token) *fault {
 	r.dst = edgeSide
 	passedOn := !p.msg.initial() && passedBefore(&p.msg)

@@ -118,7 +118,7 @@ const maxRepeated2xx = 2
 // withheld may be sent after a retransmission, which raises the credit. An owed response
 // is sent in any case. The first 1xx or 2xx is owed, because the PBX has taken the call.
 // The final response after a 1xx is owed, because the client no longer retransmits its
-// INVITE.
+// INVITE. A response to a request other than INVITE is always sent.
 func (s *serverTx) sendWithinCredit(b []byte, owed bool) {
 	if s.invite && !owed && s.creditBytes < len(b) && !s.worker.proxy.sources.isProven(s.worker.now(), s.upstream) {
 		s.worker.proxy.stats.withheld.Add(1)
@@ -187,10 +187,9 @@ func (s *serverTx) terminate() {
 // process.
 type serverKey [16]byte
 
-// makeServerKey returns the key of the server transaction for m's Via and the given
-// method. With the method of m, it is the transaction that m belongs to; an ACK belongs
-// to that of its INVITE. With method INVITE and a CANCEL m, it is the transaction to
-// cancel.
+// makeServerKey returns the key of a server transaction. If method is that of m, it is
+// the transaction that m belongs to; an ACK belongs to the transaction of its INVITE. If
+// method is INVITE and m is a CANCEL, it is the transaction to cancel.
 func (w *worker) makeServerKey(m *message, method []byte) serverKey {
 	k := append(w.keyBuf[:0], w.proxy.serverKeySecret[:]...)
 	if m.via.hasCookie(m.b) {

@@ -2,7 +2,7 @@ package sip
 
 import "slices"
 
-// splice is a list of edits to a message. Bytes that no edit covers leave as they came.
+// splice is a list of edits to a message. Bytes that no edit covers stay unchanged.
 // A worker reuses one splice for all its messages.
 type splice struct {
 	edits []spliceEdit

@@ -117,8 +117,8 @@ func receiveDatagrams(c PacketConn, handle func(b []byte, from netip.AddrPort, i
 	}
 }
 
-// emptySocketRead is the duration of a read above which the socket was empty and the read
-// waited for a datagram.
+// A read that takes longer than emptySocketRead found the socket empty and waited for a
+// datagram.
 const emptySocketRead = 10 * time.Microsecond
 
 // writeDatagram sends one datagram. The socket's error queue is on, so a write may

@@ -86,8 +86,8 @@ func hasParam(u *siptext.URI, name string) bool {
 	return ok
 }
 
-// stripMaddr returns a URI whose maddr names us without maddr, without transport, and
-// without its port unless that is 5060 (RFC 3261 §16.4). port is the port of the URI.
+// stripMaddr returns uri without its maddr, its transport and, unless it is 5060, its
+// port (RFC 3261 §16.4). The maddr of uri must name us. port is the port of uri.
 func stripMaddr(uri string, port int) string {
 	at := strings.LastIndexByte(uri, '@') + 1 // the user part may contain semicolons
 	parts := strings.Split(uri[at:], ";")
