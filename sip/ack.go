@@ -4,7 +4,7 @@ import "strconv"
 
 // forwardACK forwards the ACK of a 2xx, which has no transaction (RFC 3261 §17.1,
 // §13.2.2.4). The ACK of a final response that the proxy made without state is absorbed.
-// An ACK that cannot be routed is dropped: an ACK is never answered.
+// An ACK that cannot be routed is dropped, because an ACK is never answered.
 func (w *worker) forwardACK(now instant, p *packet) {
 	m := &p.msg
 	if m.maxForwards == 0 || string(m.text(m.toTag)) == string(w.composer.ownTag(m)) {

@@ -41,7 +41,7 @@ const (
 	clientTerminated
 )
 
-// transactionUser is the owner of a client transaction (RFC 3261 §5): it gets the
+// transactionUser is the owner of a client transaction (RFC 3261 §5). It gets the
 // responses or the failure.
 type transactionUser interface {
 	// handleResponse is called for each new response. Repetitions are left out, except

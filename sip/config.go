@@ -27,9 +27,9 @@ type Config struct {
 	// neither PBX nor trunk. FreeSWITCH trusts the last two when a proxy sends them.
 	StripIdentity bool
 
-	// Key authenticates Route and Path tokens and X-CID. It is at least 32 bytes long,
-	// and the same in every node and after every restart: another key cuts off every
-	// live call and binding.
+	// Key authenticates Record-Route, Path and Contact tokens and X-CID. It is at least
+	// 32 bytes long. It must be the same in every node and after every restart, because
+	// another key cuts off every live call and binding.
 	Key []byte
 
 	// Observations gets a copy of each message that the proxy forwards, of its own final
@@ -107,8 +107,8 @@ type Addr struct {
 // String returns the form that UnmarshalText reads.
 func (a Addr) String() string { return a.Proto.String() + "://" + a.AddrPort.String() }
 
-// UnmarshalText reads proto://address:port; port 5060 may be left out. The
-// address is numeric: names are not looked up.
+// UnmarshalText reads proto://address:port; port 5060 may be left out. The address must
+// be numeric, because names are not looked up.
 func (a *Addr) UnmarshalText(b []byte) error {
 	s := string(b)
 	scheme, rest, ok := strings.Cut(s, "://")

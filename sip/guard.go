@@ -9,8 +9,8 @@ import "bytes"
 // requests.
 const shedLogInterval = instant(60e9)
 
-// updateShedding turns shedding on or off: new requests of unknown sources are dropped
-// while transactions hold at least 80 % of their memory limit.
+// updateShedding turns shedding on while transactions hold at least 80 % of their memory
+// limit, and off otherwise. While it is on, new requests of unknown sources are dropped.
 func (w *worker) updateShedding(now instant) {
 	full := w.memory.heldBytes >= w.memory.maxHeldBytes/10*8
 	if full == w.shedding.Load() {

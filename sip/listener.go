@@ -82,8 +82,9 @@ func (px *Proxy) reachableAddr(ip netip.Addr) netip.Addr {
 	return addrPortOf(c.LocalAddr()).Addr()
 }
 
-// canReach reports whether packets from l can reach ip: the address families are the
-// same, and a loopback address reaches loopback only.
+// canReach reports whether packets from l can reach ip. The address families must be the
+// same. If either address is a loopback address, both must be, unless l listens on an
+// unspecified address.
 func (l *listener) canReach(ip netip.Addr) bool {
 	own := l.addr.Addr()
 	return own.Is4() == ip.Is4() && (own.IsUnspecified() || own.IsLoopback() == ip.IsLoopback())

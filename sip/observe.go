@@ -11,7 +11,7 @@ import (
 const maxObservedBody = 8 << 10
 
 // observer passes copies of messages to the tracker (see [Config.Observations]). It never
-// waits: an observation for which there is no room is dropped and counted.
+// waits. If there is no room for an observation, the observation is dropped and counted.
 type observer struct {
 	proxy    *Proxy
 	composer *composer

@@ -7,9 +7,9 @@ import (
 	"bellhop/dialog"
 )
 
-// refuseRequest answers a request that is not forwarded. It keeps no state: a
-// retransmission is refused again, and the ACK is recognized by its To tag. See
-// refuseTowards.
+// refuseRequest answers a request that is not forwarded, and keeps no state of it. A
+// retransmission is refused again. The ACK of the response is recognized by its To tag.
+// See refuseTowards.
 func (w *worker) refuseRequest(p *packet, f *fault, extra string) { w.refuseTowards(p, 0, f, extra) }
 
 // refuseTowards refuses a request that was to go to the side dst, or to an unknown side

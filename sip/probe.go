@@ -13,7 +13,7 @@ const (
 )
 
 // probe sends OPTIONS to one of several PBXs to see whether it is up. A single PBX is
-// not probed: there is no other to send calls to.
+// not probed, because there is no other PBX to send calls to.
 type probe struct {
 	worker  *worker
 	pbx     *pbx
@@ -62,8 +62,8 @@ func (b *probe) handleTimer(now instant) {
 	c.start(now)
 }
 
-// handleResponse handles the final response to an OPTIONS: any response means that the
-// PBX is up, except 503, with which it refuses calls.
+// handleResponse handles a response to an OPTIONS. Any final response means that the PBX
+// is up, except 503, with which a PBX refuses calls.
 func (b *probe) handleResponse(now instant, c *clientTx, m *message, p *packet) {
 	if m.status >= 200 {
 		b.handleAnswer(now, m.status == 503)

@@ -26,8 +26,8 @@ const (
 	fromStranger                 // a new request of an unknown source
 )
 
-// priority is the order of work under load: a higher value waits longer and is dropped
-// first.
+// priority is the order of work under load. A work item with a higher value waits longer
+// and is dropped first.
 type priority uint8
 
 // workItem is one unit of work: a received message, or a request that could not be sent.

@@ -7,9 +7,9 @@ import (
 	"bellhop/dialog/siptext"
 )
 
-// composer writes the messages that a worker sends: those that it forwards, as edits of
-// the bytes that came in, and the proxy's own. A message is valid until the next one is
-// written.
+// composer writes the messages that a worker sends. It edits the received bytes of a
+// message that is forwarded, and makes the proxy's own messages. A message that it
+// returns is valid until it writes the next one.
 type composer struct {
 	cfg             *Config
 	peers           *peers

@@ -130,7 +130,7 @@ func (s *serverTx) sendWithinCredit(b []byte, owed bool) {
 }
 
 // handleACK handles an ACK with the transaction's branch, and reports whether the
-// transaction absorbs it. The ACK of a 2xx is not absorbed: it goes on to the UAS.
+// transaction absorbs it. The ACK of a 2xx is not absorbed, because it goes to the UAS.
 func (s *serverTx) handleACK(now instant) bool {
 	switch s.state {
 	case serverCompleted:

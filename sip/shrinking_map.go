@@ -1,7 +1,7 @@
 package sip
 
-// shrinkingMap is a map that frees memory: once it has held 4,096 entries or more, and has
-// shrunk to an eighth of its largest length, it is copied into a new map.
+// shrinkingMap is a map that frees memory. It is copied into a new map if it has held at
+// least 4,096 entries and has shrunk to an eighth of its largest length.
 type shrinkingMap[K comparable, V any] struct {
 	m       map[K]V
 	peakLen int // largest length since m was made

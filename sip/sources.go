@@ -120,7 +120,8 @@ func (s *sourceSet) findBucket(ip netip.Addr) (bucket []atomic.Uint64, tag uint6
 	return s.slots[i*sourceWays:][:sourceWays], sum &^ (1<<32 - 1)
 }
 
-// secondOf returns the lower half of a slot: the second of a time, at least 1.
+// secondOf returns the lower half of a slot for an address that is added at now: the
+// seconds since the proxy was made, plus 1.
 func secondOf(now instant) uint64 { return uint64(now/1e9) + 1 }
 
 // has reports whether an address was added within the set's lifetime.

@@ -109,8 +109,8 @@ func (ss *streamTable) openTo(peer netip.AddrPort, l *listener) *stream {
 	return s
 }
 
-// addStream adds a stream to the table; c is nil if its connection is still to be
-// opened.
+// addStream adds a stream to the table. c is nil if the connection of the stream is still
+// to be opened.
 func (ss *streamTable) addStream(c net.Conn, peer netip.AddrPort, l *listener) *stream {
 	s := &stream{
 		table: ss, id: ss.lastID.Add(1), listener: l, peer: peer, conn: c,

@@ -16,8 +16,8 @@ const (
 	timerK = t4      // absorb further non-INVITE responses; 0 on a stream
 	timerL = 64 * t1 // forward further 2xx, absorb further INVITEs; also Timer M of the client side
 
-	// timerC ends an INVITE that rings without further provisional responses: more than
-	// three minutes (RFC 3261 §16.6).
+	// timerC ends an INVITE that rings without further provisional responses. It must be
+	// more than three minutes (RFC 3261 §16.6).
 	timerC = instant(185 * time.Second)
 
 	// tryingDelay is how long the next hop has to send a response of its own before the

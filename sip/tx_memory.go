@@ -1,7 +1,7 @@
 package sip
 
-// maxHeldPerWorker times the number of workers is the limit of the bytes that the
-// transactions of all workers hold together; a single worker counts as two. It is the
+// maxHeldPerWorker is the number of bytes that the transactions of each worker may hold.
+// If there is only one worker, its transactions may hold twice as many. The number is the
 // memory of 2,500 calls a second on each processor. See [worker.admitRequest].
 const maxHeldPerWorker = 96 << 20
 

@@ -60,7 +60,7 @@ func (l *listener) readPackets(ctx context.Context) {
 		if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
 			return
 		}
-		// An ICMP error for an earlier datagram, or a temporary lack of resources: the
+		// An ICMP error for an earlier datagram, or a temporary lack of resources. The
 		// socket stays usable.
 		if !l.drainErrorQueue() {
 			time.Sleep(time.Millisecond)
@@ -122,9 +122,10 @@ func receiveDatagrams(c PacketConn, handle func(b []byte, from netip.AddrPort, i
 const emptySocketRead = 10 * time.Microsecond
 
 // writeDatagram sends one datagram. The socket's error queue is on, so a write may
-// return the error of an earlier datagram and send nothing: it is tried up to three
-// times. If the destination is unreachable each time, the datagram counts as lost, and
-// the transaction of its request is informed. Any other error is returned.
+// return the error of an earlier datagram and send nothing. Therefore the write is tried
+// up to three times. If the destination is still unreachable, the datagram counts as
+// lost, the client transaction of its request is informed, and writeDatagram returns nil.
+// Any other error is returned.
 func (l *listener) writeDatagram(b []byte, to netip.AddrPort) (err error) {
 	if l.packet == nil {
 		return net.ErrClosed

@@ -23,7 +23,7 @@ type udpSocket struct {
 }
 
 // receiveBatch is the largest number of datagrams that one system call receives. A call
-// that returns fewer has emptied the socket: there is no backlog.
+// that returns fewer has emptied the socket, so there is no backlog.
 const receiveBatch = 16
 
 // newPacketConn requests a large receive buffer and turns the error queue on. Without
@@ -130,8 +130,8 @@ type sendCall struct {
 	trySend func(fd uintptr) (done bool)
 }
 
-// sendCalls are reused: each has its trySend bound once, so that a write allocates
-// nothing.
+// sendCalls holds values of sendCall for reuse. The trySend of each is bound only once,
+// so that a write allocates nothing.
 var sendCalls = sync.Pool{New: func() any {
 	s := new(sendCall)
 	s.trySend = s.send

@@ -49,7 +49,7 @@ func isURIHost(h string) bool {
 	return h != "" && !strings.ContainsAny(h, "[]?&=@")
 }
 
-// uriPort returns the port of a URI; 0 if it names none, or none that is valid.
+// uriPort returns the port of a URI, or 0 if the URI names no valid port.
 func uriPort(u *siptext.URI) int {
 	port, err := strconv.ParseUint(u.Port, 10, 16)
 	if err != nil {

@@ -130,9 +130,10 @@ func (r *viaValue) hasCookie(b []byte) bool {
 	return len(r.branch.of(b)) > len(cookie) && siptext.EqualFold(b[r.branch.from:r.branch.from+int32(len(cookie))], "z9hg4bk")
 }
 
-// fixVia notes the edits that write the source address into the topmost Via: received if
-// it differs from sent-by, and both received and rport if the request has rport (RFC
-// 3261 §18.2.1, RFC 3581 §4).
+// fixVia notes the edits that write the source address into the topmost Via. If the Via
+// has rport, it gets received and the value of rport (RFC 3581 §4). Otherwise it gets
+// received if the source address differs from sent-by (RFC 3261 §18.2.1). A wrong
+// received is corrected.
 func fixVia(s *splice, m *message, peer netip.AddrPort) {
 	v := &m.via
 	ip := peer.Addr()

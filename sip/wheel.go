@@ -101,7 +101,7 @@ func (w *wheel) advance(now instant) {
 			if t.at <= at {
 				w.stop(t)
 				t.owner.handleTimer(at)
-				// handleTimer may have changed the list: start again.
+				// handleTimer may have changed the list, so start again.
 				next = w.slots[at/tickLength%slotCount]
 			}
 			t = next
