@@ -24,7 +24,7 @@ const (
 	unknownPort                         // requests from its address, but from another port, are refused
 	strangerAccepted                    // it accepts an unknown source's INVITE without a challenge
 	bindingLost                         // it calls a phone at our address, without our Path or Contact
-	phoneTakenForPBX                    // PBX, bellhop and a phone share an address; the phone is taken for the PBX
+	phoneTakenForPBX                    // it has bellhop's address, and a phone there is taken for it
 	symptomCount                        // number of symptoms
 )
 

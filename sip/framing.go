@@ -21,7 +21,7 @@ type framer struct {
 	buf      []byte    // bytes that were read and not dispatched
 	deadline time.Time // of the next read
 	pings    pingDetector
-	scanned  int // bytes at the start of buf that were searched for the end of a header section
+	scanned  int // first bytes of buf, in which no header section ends
 
 	// The fields below describe the message at the start of buf.
 	head   message // its header section; complete if length is not 0
