@@ -17,9 +17,9 @@ var ErrBodyTooLarge = errors.New("body too large")
 // byteOrderMark starts the UTF-8 bodies of some clients (RFC 8259 §8.1).
 var byteOrderMark = []byte("\uFEFF")
 
-// ReadBody reads the body of a request, without a byte order mark. Of a body that is too
-// large it discards up to a megabyte, because a client that is still writing would not
-// see the response.
+// ReadBody returns the body of a request, without a byte order mark. If the body is too
+// large, it returns ErrBodyTooLarge. It first reads and discards up to another megabyte,
+// because a client that is still writing would not see the response.
 func ReadBody(r *http.Request) ([]byte, error) {
 	body, err := io.ReadAll(io.LimitReader(r.Body, MaxBody+1))
 	if err == nil && len(body) > MaxBody {
@@ -31,7 +31,7 @@ func ReadBody(r *http.Request) ([]byte, error) {
 
 type bodyKey struct{}
 
-// WithBody returns a request whose body is in memory.
+// WithBody returns the request r with the given body, which is in memory. See Body.
 func WithBody(r *http.Request, body []byte) *http.Request {
 	r = r.WithContext(context.WithValue(r.Context(), bodyKey{}, body))
 	r.Body = io.NopCloser(bytes.NewReader(body))

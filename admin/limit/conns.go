@@ -65,7 +65,8 @@ func (cs *Conns) admit(c net.Conn) bool {
 	return true
 }
 
-// StateChanged is the ConnState of the server: it stops counting closed connections.
+// StateChanged is the ConnState of the [http.Server]. It stops counting a connection
+// that is closed or hijacked.
 func (cs *Conns) StateChanged(c net.Conn, state http.ConnState) {
 	if state != http.StateClosed && state != http.StateHijacked {
 		return
@@ -103,7 +104,7 @@ type boundedListener struct {
 }
 
 // Listener returns a listener that accepts l's connections within the limits. The
-// server that uses it calls StateChanged.
+// [http.Server] that uses it must have StateChanged as its ConnState.
 func (cs *Conns) Listener(l net.Listener) net.Listener { return boundedListener{l, cs} }
 
 func (l boundedListener) Accept() (net.Conn, error) {

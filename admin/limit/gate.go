@@ -13,28 +13,32 @@ import (
 	"time"
 )
 
-// Reading requests get only the processor time that SIP leaves: they are served one at
-// a time, and under strain with a pause before each. At most MaxWaiting requests wait
-// for their turn, MaxWaitingPerToken of one token; a further one is answered 503.
-// Requests that open a stream have a gate of their own, which does not pause: opening
-// costs little, and page requests that wait would keep streams out.
+// MaxWaiting is the maximum number of requests that wait for their turn at a [Gate], and
+// MaxWaitingPerToken the maximum of one token. A further request is answered 503.
 const (
 	MaxWaiting         = 32
 	MaxWaitingPerToken = 24
 )
 
-// StrainPause is the pause before each reading request under strain, which limits them
-// to 10 a second.
+// StrainPause is the pause before each reading request while SIP waits for processors.
+// It limits these requests to 10 a second.
 const StrainPause = 100 * time.Millisecond
 
-// MaxTurn ends the turn of a request that is still being served: it waits for the store
-// or for a slow client, and takes no processor time from SIP.
+// MaxTurn is the maximum length of a turn. A longer request is still served, while the
+// next one already has its turn: the longer one waits for the store or for a slow client,
+// and takes no processor time from SIP.
 const MaxTurn = time.Second
 
 // yieldEvery is the number of events that are encoded before other goroutines run.
 const yieldEvery = 16
 
-// Gate queues requests and lets one at a time have its turn.
+// Gate queues requests and gives one at a time its turn, so that requests get only the
+// processor time that SIP leaves. While SIP waits for processors, it pauses before each
+// turn.
+//
+// Reading requests wait at one Gate. Requests that open a stream wait at another, which
+// does not pause: opening a stream costs little, and waiting page requests would keep
+// streams out.
 type Gate struct {
 	strained func() bool   // reports whether SIP waits for processors
 	turn     chan struct{} // full while a request has its turn
@@ -45,7 +49,8 @@ type Gate struct {
 	refused      uint64
 }
 
-// NewGate returns a gate that pauses while strained reports true; nil: it never does.
+// NewGate returns a gate that pauses before each turn while strained reports true. If
+// strained is nil, it never pauses.
 func NewGate(strained func() bool) *Gate {
 	if strained == nil {
 		strained = func() bool { return false }
@@ -53,8 +58,9 @@ func NewGate(strained func() bool) *Gate {
 	return &Gate{strained: strained, turn: make(chan struct{}, 1), waiting: make(map[string]int)}
 }
 
-// Acquire waits for the turn of a request with a token. The caller calls leave when it
-// is done, once or more. Acquire returns false if too many requests wait, or ctx ends.
+// Acquire waits for the turn of a request; token is the id of its token. The caller ends
+// the turn with leave, which may be called several times. Acquire returns false if too
+// many requests wait or ctx ends.
 func (g *Gate) Acquire(ctx context.Context, token string) (leave func(), ok bool) {
 	if !g.startWaiting(token) {
 		return nil, false
@@ -121,9 +127,9 @@ func Sleep(ctx context.Context, d time.Duration) {
 
 type turnKey struct{}
 
-// Serve lets next serve a request with a token in its turn, which ends after MaxTurn at
-// the latest. It returns false, without an answer, if too many requests wait or the
-// client disconnects.
+// Serve waits for the turn of a request, and then lets next serve it; token is the id of
+// its token. The turn ends when next returns, or after MaxTurn. Serve returns false
+// without answering if too many requests wait or the client disconnects.
 func (g *Gate) Serve(next http.Handler, w http.ResponseWriter, r *http.Request, token string) bool {
 	leave, ok := g.Acquire(r.Context(), token)
 	if !ok {
@@ -135,15 +141,16 @@ func (g *Gate) Serve(next http.Handler, w http.ResponseWriter, r *http.Request, 
 	return true
 }
 
-// ReleaseTurn ends the turn of the request of ctx, which is served on without one.
+// ReleaseTurn ends the turn of the request with context ctx, so that the [Gate] gives
+// the next request its turn. The request itself continues.
 func ReleaseTurn(ctx context.Context) {
 	if leave, ok := ctx.Value(turnKey{}).(func()); ok {
 		leave()
 	}
 }
 
-// YieldAfter lets other goroutines run after every yieldEvery-th event; the first event
-// is 1.
+// YieldAfter lets other goroutines run if event is a multiple of yieldEvery. event
+// counts the encoded events from 1.
 func YieldAfter(event int) {
 	if event%yieldEvery == 0 {
 		runtime.Gosched()

@@ -11,16 +11,17 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// Rate limits: requests that are allowed at once, and requests a second after that. The
-// holder of the config's token could stop bellhop anyway: its limit only stops runaway
-// clients.
+// Rate limits: the burst of requests, and the requests a second after it. The limit of
+// the config's token (Config) only stops runaway clients, because the holder of that
+// token could stop bellhop anyway.
 const (
 	TokenBurst, TokenRate     = 1000, 100
 	ConfigBurst, ConfigRate   = 10_000, 1000
 	FailureBurst, failureRate = 300, 1 // of one address, without a valid token
 )
 
-// maxPeers is the number of addresses whose failures are counted, the last to fail.
+// maxPeers is the maximum number of addresses whose failures are counted. The least
+// recently used one is evicted.
 const maxPeers = 10_000
 
 // Failures counts the requests of each address that had no valid token.
@@ -37,7 +38,7 @@ func NewFailures() Failures {
 	return Failures{peers}
 }
 
-// Limiter returns the limiter of an address, with a new one if it has none.
+// Limiter returns the limiter of an address, and creates it if there is none.
 func (f Failures) Limiter(peer netip.Addr) *rate.Limiter {
 	if l, ok := f.peers.Get(peer); ok {
 		return l

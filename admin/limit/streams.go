@@ -10,30 +10,31 @@ import (
 	"time"
 )
 
-// MaxStreams is the number of event streams at a time, beside those with the exempt
-// token, which are not limited by others. MaxStreamsPerToken is the number with one
-// token.
+// MaxStreams is the maximum number of streams that are open at a time with all tokens
+// but the exempt one. MaxStreamsPerToken is the maximum with one token, the exempt one
+// included.
 const (
 	MaxStreams         = 200
 	MaxStreamsPerToken = 100
 )
 
 // maxBufferedBytes limits the bytes that are encoded for all streams together and not
-// sent yet: beyond it, the stream of the slowest client is closed.
+// sent yet. If there are more, the stream of the slowest client is closed.
 const maxBufferedBytes = 64 << 20
 
-// ErrSlowestClient ends the stream of the slowest client.
+// ErrSlowestClient is the error of a stream that was closed to bound the buffered bytes,
+// because its client was the slowest.
 var ErrSlowestClient = errors.New("the client is the slowest, and all send buffers are full")
 
 // Streams counts the open streams and bounds their memory. Its exported fields have
-// defaults, and change before the first stream is opened only.
+// defaults, and may be set only before the first stream is opened.
 type Streams struct {
-	KeepAlive    time.Duration    // interval of comments while there is no event; 15 s
-	WriteTimeout time.Duration    // a client that does not read for so long is disconnected; 10 s
-	MaxBuffered  int              // bytes buffered for all streams, see maxBufferedBytes
-	Now          func() time.Time // the clock that ages buffered bytes
+	KeepAlive    time.Duration    // interval of comments while there is no event; default 15 s
+	WriteTimeout time.Duration    // after which a client that does not read is disconnected; default 10 s
+	MaxBuffered  int              // maximum bytes buffered for all streams; default maxBufferedBytes
+	Now          func() time.Time // clock for the age of buffered bytes; default [time.Now]
 
-	exempt   string          // the token whose streams those of others do not limit
+	exempt   string          // id of the token whose streams do not count for MaxStreams
 	strained func() bool     // reports whether SIP waits for processors; nil: never
 	closing  context.Context // ends all streams
 	closeAll context.CancelFunc
@@ -44,8 +45,8 @@ type Streams struct {
 	buffered int // bytes
 }
 
-// NewStreams returns Streams of which none is open. exempt is the id of a token whose
-// streams those of others do not limit. strained reports whether SIP waits for
+// NewStreams returns Streams without an open stream. exempt is the id of the token whose
+// streams do not count for MaxStreams. strained reports whether SIP waits for
 // processors; nil: it never does.
 func NewStreams(exempt string, strained func() bool) *Streams {
 	s := &Streams{
@@ -57,33 +58,33 @@ func NewStreams(exempt string, strained func() bool) *Streams {
 	return s
 }
 
-// Stream is a response with server-sent events. Its handler writes them, blocking;
-// [Streams] counts the bytes that are still to be written.
+// Stream is a response with server-sent events. Its handler writes the events with
+// Send, which blocks. [Streams] counts the bytes that are not written yet.
 type Stream struct {
 	all  *Streams
 	rc   *http.ResponseController
 	w    io.Writer
-	ctx  context.Context // see context
+	ctx  context.Context // see Context
 	stop func()
 
 	// all.mu guards the fields below.
-	bytes  int
+	bytes  int       // buffered
 	since  time.Time // time at which the bytes were buffered
-	closed bool      // closed to make room
+	closed bool      // closed to bound the buffered bytes, see setSize
 }
 
-// weight is the share of the common room that a stream takes from others: its bytes
-// times the seconds they have waited. A client that reads is thus not taken for the
-// slowest because much came at once.
+// weight returns the buffered bytes of a stream times the seconds since they were
+// buffered. The stream with the greatest weight has the slowest client. The age counts
+// because a fast client, too, has many bytes buffered after many events at once.
 func (q *Stream) weight(now time.Time) float64 {
 	return float64(q.bytes) * max(now.Sub(q.since), time.Millisecond).Seconds()
 }
 
-// CloseAll ends all streams, for good.
+// CloseAll ends all streams, also those that are opened later.
 func (s *Streams) CloseAll() { s.closeAll() }
 
-// Open makes the response to a request a stream, which the caller closes. The turn of
-// the request at the [Gate] ends.
+// Open starts a stream as the response to a request, and ends the request's turn at the
+// [Gate]. The caller closes the stream.
 func (s *Streams) Open(w http.ResponseWriter, r *http.Request) (*Stream, error) {
 	q := &Stream{all: s, rc: http.NewResponseController(w), w: w}
 	if err := q.rc.SetReadDeadline(time.Time{}); err != nil { // the server's deadline is for requests that end
@@ -116,7 +117,7 @@ func (q *Stream) Close() {
 
 // Send writes b to the client and returns when the kernel has accepted all of it. It
 // returns [os.ErrDeadlineExceeded] if the client does not read, and ErrSlowestClient if
-// the stream was closed to make room.
+// the stream was closed to bound the buffered bytes.
 func (q *Stream) Send(b []byte) error {
 	defer q.setSize(0)
 	if q.setSize(len(b)) {
@@ -138,8 +139,9 @@ func (q *Stream) Send(b []byte) error {
 	return err
 }
 
-// setSize sets the number of buffered bytes. While all streams together exceed the
-// limit, it closes the one with the greatest weight. It reports whether q is closed.
+// setSize sets the number of buffered bytes of q. While all streams together have more
+// than MaxBuffered, it closes the one with the greatest weight. It reports whether q is
+// closed.
 func (q *Stream) setSize(bytes int) (closed bool) {
 	s := q.all
 	s.mu.Lock()
@@ -164,18 +166,18 @@ func (q *Stream) setSize(bytes int) (closed bool) {
 	return q.closed
 }
 
-// isClosed reports whether the stream was closed to make room.
+// isClosed reports whether setSize has closed the stream.
 func (q *Stream) isClosed() bool {
 	q.all.mu.Lock()
 	defer q.all.mu.Unlock()
 	return q.closed
 }
 
-// strainFactor multiplies the waits of streams under strain.
+// strainFactor multiplies the waits of streams while SIP waits for processors.
 const strainFactor = 8
 
-// Pace returns how long a stream waits under the current strain if it waits for d
-// without.
+// Pace returns how long a stream waits: strainFactor times d while SIP waits for
+// processors, else d.
 func (s *Streams) Pace(d time.Duration) time.Duration {
 	if s.strained != nil && s.strained() {
 		return strainFactor * d
@@ -193,8 +195,8 @@ func (s *Streams) Sizes() (sizes []int) {
 	return sizes
 }
 
-// Acquire counts one more stream of a token, and reports whether there is room for
-// it.
+// Acquire counts one more stream of a token and returns true. If the limits allow no
+// more, it returns false.
 func (s *Streams) Acquire(token string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -221,7 +223,7 @@ func (s *Streams) Count() int {
 	return s.countLocked()
 }
 
-// countLocked is count for a caller that holds mu.
+// countLocked is Count for a caller that holds mu.
 func (s *Streams) countLocked() (n int) {
 	for _, of := range s.perToken {
 		n += of
@@ -232,8 +234,8 @@ func (s *Streams) countLocked() (n int) {
 // EventStream is the media type of server-sent events.
 const EventStream = "text/event-stream"
 
-// AcceptsStream reports whether an Accept names server-sent events, and does not name
-// JSON.
+// AcceptsStream reports whether an Accept header field names server-sent events and does
+// not name JSON.
 func AcceptsStream(accept string) bool {
 	found := false
 	for entry := range strings.SplitSeq(accept, ",") {
