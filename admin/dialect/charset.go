@@ -24,7 +24,7 @@ func DecodeCharset(h http.Handler) http.Handler {
 var upper1251 = []rune("ЂЃ‚ѓ„…†‡€‰Љ‹ЊЌЋЏђ‘’“”•–—\uFFFD™љ›њќћџ\u00A0ЎўЈ¤Ґ¦§Ё©Є«¬\u00AD®Ї°±Ііґµ¶·ё№є»јЅѕї" +
 	"АБВГДЕЖЗИЙКЛМНОПРСТУФХЦЧШЩЪЫЬЭЮЯабвгдежзийклмнопрстуфхцчшщъыьэюя")
 
-// decodeWindows1251 returns a text in UTF-8.
+// decodeWindows1251 converts a text from windows-1251 to UTF-8.
 func decodeWindows1251(b []byte) []byte {
 	var text bytes.Buffer
 	for _, c := range b {

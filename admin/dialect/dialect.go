@@ -1,12 +1,12 @@
-// Package dialect has what the dialects of the originals, package uapi and package
-// telphin, have in common.
+// Package dialect is the common code of packages uapi and telphin, the two dialects of
+// the HTTP API that imitate the APIs of other products.
 //
-// In these an event has one type, while a subscription may have several. A dialect
-// therefore shows a subscription as one [Event] for each of its types that the dialect
-// knows. It neither shows nor changes other types. The events of one subscription share
-// its extension, URL, method and note. An event can be changed while it is the only one
-// of its subscription, and deleted at any time. The subscription is deleted with its last
-// type.
+// In these APIs an "event" is a subscription to one event type, but a
+// [notify.Subscription] may have several types. A dialect therefore shows a subscription
+// as one [Event] for each of its types that the dialect knows. It neither shows nor
+// changes other types. The events of one subscription share its extension, URL, method
+// and note. An event can be changed only if its subscription has no other type. It can
+// be deleted at any time; the subscription is deleted with its last type.
 package dialect
 
 import (
@@ -33,7 +33,7 @@ type Type struct {
 	Word string // word in [notify.Subscription.Types]
 }
 
-// Event is a subscription, seen through one of its types.
+// Event is one type of a subscription, as a dialect shows it.
 type Event struct {
 	Type
 	Subscription notify.Subscription
@@ -41,10 +41,12 @@ type Event struct {
 	Sole         bool // the subscription has no other type
 }
 
-// Selector is the extension, or the expression, of a subscription.
+// Selector selects the subscriptions to an extension, or those with an extension_regex.
+// The other field is "".
 type Selector struct{ Extension, Regex string }
 
-// Selects reports whether a subscription has the extension or the expression of s.
+// Selects reports whether a subscription has exactly the extension and the
+// extension_regex of s.
 func (s Selector) Selects(sub notify.Subscription) bool {
 	return sub.Extension == s.Extension && sub.ExtensionRegex == s.Regex
 }
@@ -52,7 +54,8 @@ func (s Selector) Selects(sub notify.Subscription) bool {
 // errLastType ends an edit that would leave no types.
 var errLastType = errors.New("the subscription has no other type")
 
-// expandType returns the types that a word of a subscription stands for.
+// expandType returns the types that a word of a subscription stands for: answer stands
+// for answer-in and answer-out, every other word for itself.
 func expandType(word string) []string {
 	if word == string(dialog.Answer) {
 		return []string{"answer-in", "answer-out"}
@@ -60,7 +63,8 @@ func expandType(word string) []string {
 	return []string{word}
 }
 
-// RemoveType returns types without word.
+// RemoveType returns types without those that word stands for. If it removes answer-in
+// from answer, answer-out is left, and vice versa.
 func RemoveType(types []string, word string) (left []string) {
 	gone := expandType(word)
 	for _, t := range types {
@@ -84,8 +88,8 @@ func EventsOf(sub notify.Subscription, types []Type) (es []Event) {
 	return es
 }
 
-// Events returns the events of a dialect for one selector that the client may see,
-// oldest subscription first.
+// Events returns the events, in a dialect with these types, of the subscriptions that
+// the selector selects and the client may see, oldest subscription first.
 func Events(ctx context.Context, o *ops.Operations, to Selector, types []Type) (es []Event) {
 	for _, sub := range o.Subscriptions(ctx) {
 		if to.Selects(sub) {
@@ -95,8 +99,8 @@ func Events(ctx context.Context, o *ops.Operations, to Selector, types []Type) (
 	return es
 }
 
-// Change changes the subscription of an event. It returns [ops.ErrShared] if that has
-// other types too.
+// Change changes the subscription of an event. It returns [ops.ErrShared] if the
+// subscription has other types too.
 func Change(ctx context.Context, o *ops.Operations, e Event, change func(*notify.Subscription) error) (Event, error) {
 	sub, err := o.ChangeSubscription(ctx, e.Subscription.ID, 0, func(sub *notify.Subscription) error {
 		if len(RemoveType(sub.Types, e.Word)) > 0 {
@@ -109,7 +113,8 @@ func Change(ctx context.Context, o *ops.Operations, e Event, change func(*notify
 }
 
 // Remove removes the type of an event from its subscription, or deletes the
-// subscription if there is no other type.
+// subscription if there is no other type. It tries again if another request changes the
+// subscription meanwhile.
 func Remove(ctx context.Context, o *ops.Operations, e Event) (err error) {
 	for range 20 {
 		if err = removeOnce(ctx, o, e); err != notify.ErrConflict {
@@ -120,7 +125,7 @@ func Remove(ctx context.Context, o *ops.Operations, e Event) (err error) {
 	return err
 }
 
-// removeOnce is Remove, but returns [notify.ErrConflict] if the
+// removeOnce is Remove without the retry: it returns [notify.ErrConflict] if the
 // subscription changes meanwhile.
 func removeOnce(ctx context.Context, o *ops.Operations, e Event) error {
 	var last uint64
@@ -142,8 +147,9 @@ func removeOnce(ctx context.Context, o *ops.Operations, e Event) error {
 	return err
 }
 
-// RemoveAll removes the events that can be removed, and returns them. It
-// returns an error if it removed none because the config declares them.
+// RemoveAll removes events, and returns those that it removed. It skips the events of
+// subscriptions that the config declares, and returns [notify.ErrDeclared] if it removed
+// no other event. Any other error ends it.
 func RemoveAll(ctx context.Context, o *ops.Operations, es []Event) (removed []Event, err error) {
 	var declared error
 	for _, e := range es {
@@ -163,8 +169,9 @@ func RemoveAll(ctx context.Context, o *ops.Operations, es []Event) (removed []Ev
 	return removed, nil
 }
 
-// IsBare reports whether a request has neither a query nor a body. A request that
-// deletes many events must be bare: with anything else it may mean fewer.
+// IsBare reports whether a request has neither a query nor a body. A request to delete
+// all events must be bare, because a client that sends a query or a body may mean only
+// some of them.
 func IsBare(r *http.Request) bool {
 	return r.URL.RawQuery == "" && len(bytes.TrimSpace(limit.Body(r))) == 0
 }
@@ -181,15 +188,16 @@ func Path(u *url.URL) []string {
 	return all
 }
 
-// CheckExtension returns an error if name cannot be an extension, as package notify
-// does.
+// CheckExtension returns the error with which package notify refuses name as the
+// extension of a subscription, or nil.
 func CheckExtension(name string) error {
 	sub := notify.NewSubscription()
 	sub.Extension, sub.Types, sub.URL = name, []string{string(dialog.Hangup)}, "http://any"
 	return sub.Validate()
 }
 
-// IntParam parses an integer of a query between low and high; without one it is unset.
+// IntParam parses the parameter key of a query as an integer from low to high. If the
+// parameter is missing, it returns unset.
 func IntParam(v url.Values, key string, low, high, unset int) (n int, ok bool) {
 	text := v.Get(key)
 	if text == "" {
