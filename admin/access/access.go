@@ -1,10 +1,11 @@
 // Package access authenticates the clients of the HTTP API, and decides which routes each
 // may use and which extensions it may see.
 //
-// A [Client] stands behind a [Token], whose secret only its holder knows: the store keeps
-// a hash. Access tokens of OAuth and sessions of the page stand for a token, are in
-// memory, and end with it at the latest. Nodes that share a store share tokens; a node
-// that has lost the store keeps using those that it knows.
+// A [Client] sends the secret of a [Token], of which the store has only a hash. Instead
+// it may send an access token of OAuth or the cookie of a session of the page. Both stand
+// for a Token, are kept in memory, and end when their Token does, if not before. Nodes
+// that share a store share tokens. A node that has lost the store keeps using the tokens
+// that it knows.
 package access
 
 import (
@@ -28,14 +29,14 @@ const (
 	PermitRead                      // see the extensions that the token is bound to
 	PermitWrite                     // and change their subscriptions
 	PermitReadAll                   // see data of all extensions
-	PermitAll                       // open; the handler behind it may need more
+	PermitAll                       // open to all; the handler may itself require more
 )
 
 // Client is the identity behind a request, and what it may do. nil is an
 // unauthenticated client.
 type Client struct {
 	ID         string        // token id, or ConfigID
-	Extensions []string      // the token is bound to these; nil: to none
+	Extensions []string      // to which the token is bound; nil: it is not bound
 	Limit      *rate.Limiter // rate limit of its requests
 
 	scope   Scope
@@ -46,8 +47,8 @@ type Client struct {
 // start.
 const ConfigID = "config"
 
-// Permits reports whether c may use a route that needs do. CanSee then limits what it
-// sees there.
+// Permits reports whether c may use a route that needs the permission do. CanSee limits
+// what c sees there.
 func (c *Client) Permits(do Permission) bool {
 	switch {
 	case do == PermitAll:
@@ -64,13 +65,13 @@ func (c *Client) Permits(do Permission) bool {
 	return c.scope == Admin && c.Extensions == nil
 }
 
-// CanSee reports whether c may see an extension and everything of it. The name is 101
-// or 101@pbx.example, as in a subscription or of a [dialog.Extension]. "" stands for
-// all extensions, as in a subscription with an extension_regex. A token bound to 101
-// sees that user in every domain.
+// CanSee reports whether c may see an extension with all its subscriptions, events, calls
+// and deliveries. extension is 101 or 101@pbx.example. "" stands for all extensions, as
+// in a subscription with an extension_regex. A token that is bound to 101 sees user 101
+// in every domain.
 //
-// A request that names something by its id and may not see it is answered 404, as if it
-// did not exist.
+// If a request names an object that its client may not see, the object is reported as
+// not found.
 func (c *Client) CanSee(extension string) bool {
 	if c == nil || c.Extensions == nil {
 		return c != nil
@@ -106,7 +107,7 @@ func ClientOf(ctx context.Context) *Client {
 	return a
 }
 
-// Missing is the error text for a token without the permission of a route.
+// Missing has the error text for a token that lacks a permission.
 var Missing = map[Permission]string{
 	PermitAdmin:   "use a token with scope admin",
 	PermitWrite:   "this token is read-only: use one with scope write",

@@ -53,8 +53,8 @@ func New(ctx context.Context, js jetstream.JetStream, replicas int, config strin
 	return a, a.Tokens.loadAll(ctx)
 }
 
-// FailureLimiter returns the limiter of requests without a valid token from the address
-// of a request.
+// FailureLimiter returns the rate limiter for requests without a valid token from the
+// address of r, see network.
 func (a *Authenticator) FailureLimiter(r *http.Request) *rate.Limiter {
 	return a.failures.Limiter(network(r))
 }
@@ -64,10 +64,10 @@ func (a *Authenticator) IdentifyBearer(r *http.Request, now time.Time) (client *
 	return a.Identify(r, Bearer(r), now)
 }
 
-// Identify returns the client with a token; nil: the token is not valid. If the address
-// of the request has failed too often, ok is false and the token is not accepted. This
-// protects a token of the config that is short enough to be guessed: any other valid
-// token is accepted even from such an address.
+// Identify returns the client of a token, nil if the token is not valid. ok is false if
+// the address of the request has sent too many invalid tokens: the caller answers 429.
+// Even then a valid token is accepted, unless it is the token of the config and short
+// enough to be guessed.
 func (a *Authenticator) Identify(r *http.Request, credential string, now time.Time) (client *Client, ok bool) {
 	client = a.Tokens.Find(credential, now)
 	if client != nil && !(client.ID == ConfigID && a.guessable) {
@@ -86,14 +86,14 @@ func (a *Authenticator) Identify(r *http.Request, credential string, now time.Ti
 	return client, true
 }
 
-// network returns the address that a request comes from. Of an IPv6 address it is
-// the /64 network, because one client usually has all of its addresses.
+// network returns the address that a request comes from. If it is an IPv6 address,
+// network returns its /64, because all addresses of a /64 usually belong to one client.
 func network(r *http.Request) netip.Addr {
 	peer, _ := netip.ParseAddrPort(r.RemoteAddr)
 	return limit.Network(peer.Addr())
 }
 
-// WriteTooMany answers 429 with the state of a rate limit.
+// WriteTooMany answers 429, with the state of the rate limit l in the header.
 func WriteTooMany(w http.ResponseWriter, l *rate.Limiter, now time.Time, refuse ErrorWriter, detail string) {
 	limit.SetRetryHeaders(w.Header(), l, now)
 	refuse(w, http.StatusTooManyRequests, detail)

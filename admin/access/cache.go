@@ -12,8 +12,8 @@ type Hash = [sha256.Size]byte
 // sweepEvery is the interval at which expired values are removed.
 const sweepEvery = time.Minute
 
-// Cache keeps values by the hashes of their secrets until they expire. Of each
-// owner it keeps the max newest: no owner evicts the values of another.
+// Cache keeps values until they expire, each by the hash of a secret. Each owner may have
+// max values. A further value evicts the owner's oldest, never one of another owner.
 type Cache[V any] struct {
 	max int
 
@@ -29,12 +29,12 @@ type ownedEntry[V any] struct {
 	until time.Time
 }
 
-// NewCache returns a cache of at most most values for each owner.
+// NewCache returns an empty cache. most is the maximum number of values of each owner.
 func NewCache[V any](most int) *Cache[V] {
 	return &Cache[V]{max: most, values: make(map[Hash]ownedEntry[V]), keysOf: make(map[string][]Hash)}
 }
 
-// Add adds a value for an owner, and evicts the owner's oldest if that is one too many.
+// Add adds a value for an owner, and evicts the owner's oldest if there is no room.
 func (o *Cache[V]) Add(owner string, key Hash, v V, now, until time.Time) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -79,7 +79,7 @@ func (o *Cache[V]) Len() int {
 	return len(o.values)
 }
 
-// removeLocked is remove for a caller that holds mu.
+// removeLocked is Remove for a caller that holds mu.
 func (o *Cache[V]) removeLocked(key Hash) {
 	owner := o.values[key].owner
 	delete(o.values, key)

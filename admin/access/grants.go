@@ -12,10 +12,10 @@ const (
 	GrantTTL  = time.Hour // lifetime of an access token
 )
 
-// Grants keeps the access tokens that were issued for API tokens (RFC 6749 §4.4).
-// They are in memory, by their hashes: after a restart, clients request new ones.
+// Grants keeps the hashes of the access tokens that were issued for API tokens
+// (RFC 6749 §4.4). They are in memory: after a restart, clients request new ones.
 type Grants struct {
-	byHash *Cache[Hash] // access token to its API token, whose permissions and expiry apply
+	byHash *Cache[Hash] // hash of the API token, whose permissions and expiry apply
 }
 
 // newGrantStore returns a store without access tokens.
@@ -30,8 +30,9 @@ func (g Grants) Issue(id string, token Hash, now time.Time) string {
 	return secret
 }
 
-// TokenHash returns the hash of the API token that an access token stands for. A
-// hash of anything else, or of an expired access token, is returned as it is.
+// TokenHash returns the hash of the API token for which an access token was issued. sum
+// is the hash of the access token. If sum is another hash, or that of an expired access
+// token, TokenHash returns sum.
 func (g Grants) TokenHash(sum [sha256.Size]byte, now time.Time) [sha256.Size]byte {
 	if token, ok := g.byHash.Get(sum, now); ok {
 		return token

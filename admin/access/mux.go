@@ -5,11 +5,11 @@ import (
 	"net/http"
 )
 
-// ErrorWriter writes an error in the format of one API. Without a detail, it writes the
-// text of the status.
+// ErrorWriter writes an error in the format of one API or of the page. If detail is "",
+// it writes a default text.
 type ErrorWriter func(w http.ResponseWriter, status int, detail string)
 
-// Mux is a mux with a permission for each of its patterns.
+// Mux is an [http.ServeMux] that checks the permission of each route.
 type Mux struct {
 	mux         *http.ServeMux
 	Permissions map[string]Permission // by pattern
@@ -21,14 +21,14 @@ func NewMux(refuse ErrorWriter) *Mux {
 	return &Mux{http.NewServeMux(), make(map[string]Permission), refuse}
 }
 
-// Handle adds a route that needs the permission asks.
+// Handle adds a route. asks is the permission that it needs.
 func (rs *Mux) Handle(pattern string, asks Permission, h http.Handler) {
 	rs.Permissions[pattern] = asks
 	rs.mux.Handle(pattern, h)
 }
 
-// HandleFunc adds a route whose permission is already in permissions, and panics if
-// there is none. huma calls it.
+// HandleFunc adds a route. It panics if Permissions has no permission for the route. huma
+// calls it.
 func (rs *Mux) HandleFunc(pattern string, h func(http.ResponseWriter, *http.Request)) {
 	if _, known := rs.Permissions[pattern]; !known {
 		panic("admin: route " + pattern + " has no permission")
@@ -36,8 +36,9 @@ func (rs *Mux) HandleFunc(pattern string, h func(http.ResponseWriter, *http.Requ
 	rs.mux.HandleFunc(pattern, h)
 }
 
-// ServeHTTP serves requests that have the permission of their route, and answers 403 to
-// others. A request without a route gets the mux's error in the API's format.
+// ServeHTTP serves a request if its client has the permission of the route, and answers
+// 403 if not. If no route matches, it answers with the status of the [http.ServeMux], 404
+// or 405, in the format of the API.
 func (rs *Mux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h, pattern := rs.mux.Handler(r)
 	switch asks := rs.Permissions[pattern]; {
@@ -55,7 +56,8 @@ func (rs *Mux) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// Response is a response in memory, to be written later, or again.
+// Response is an [http.ResponseWriter] that keeps the response in memory. WriteTo writes
+// it, any number of times.
 type Response struct {
 	header http.Header
 	status int

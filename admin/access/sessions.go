@@ -16,7 +16,7 @@ const (
 // Sessions keeps the sessions of the page, by the hash of the cookie's value. They
 // are in memory: after a restart, people sign in again.
 type Sessions struct {
-	byHash *Cache[Hash] // session to token: a session ends with its token at the latest
+	byHash *Cache[Hash] // hash of the token, without which the session is not valid
 }
 
 // newSessionStore returns a store without sessions.

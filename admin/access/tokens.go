@@ -22,8 +22,8 @@ import (
 	"bellhop/dialog"
 )
 
-// Scope is what a token may do: read, also change subscriptions and send callbacks
-// (write), or everything (admin). The text is stored: never change one, only add.
+// Scope is what a token may do: read; also change subscriptions and send callbacks
+// (write); or everything (admin). The store has these words, so that they must not change.
 type Scope string
 
 const (
@@ -87,8 +87,8 @@ type Tokens struct {
 	unsavedUse map[string]time.Time // time of last use by token id, not stored yet
 }
 
-// newTokens returns a store that knows the token of the config only, or none if
-// that is "".
+// newTokens returns Tokens with only the token of the config, or with none if config is
+// "". loadAll adds those of the bucket.
 func newTokens(kv jetstream.KeyValue, log *slog.Logger, config string) *Tokens {
 	ts := &Tokens{
 		kv: kv, log: log,
@@ -104,8 +104,9 @@ func newTokens(kv jetstream.KeyValue, log *slog.Logger, config string) *Tokens {
 	return ts
 }
 
-// Find returns the client with a secret, or nil if it is unknown or
-// expired. The lookup is by hash, so that its timing reveals nothing about secrets.
+// Find returns the client of a token or of an access token that was issued for one. It
+// returns nil if secret is unknown or expired. The lookup is by hash, so that its timing
+// reveals nothing about secrets. Find notes the time as that of the token's last use.
 func (ts *Tokens) Find(secret string, now time.Time) *Client {
 	return ts.findHash(sha256.Sum256([]byte(secret)), now)
 }
@@ -133,8 +134,8 @@ func (ts *Tokens) StillValid(a *Client, now time.Time) bool {
 	return a.ID == ConfigID || known && (a.expires.IsZero() || now.Before(a.expires))
 }
 
-// apply adds or updates a token, unless the store has a newer revision or the
-// token was revoked here.
+// apply adds or updates a token in memory, unless memory has the same or a newer revision
+// of it, or this node has revoked it.
 func (ts *Tokens) apply(t storedToken) {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
@@ -151,8 +152,8 @@ func (ts *Tokens) apply(t storedToken) {
 	}
 }
 
-// applyRevocation removes a token. seen is true if the watch reports the revocation,
-// and false if this node has just made it.
+// applyRevocation removes a token from memory. seen is true if the watch has reported the
+// revocation, and false if this node has just revoked the token.
 func (ts *Tokens) applyRevocation(id string, seen bool) {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
@@ -174,12 +175,12 @@ func (ts *Tokens) loadAll(ctx context.Context) error {
 	return ts.watchBucket(ctx, false)
 }
 
-// Watch applies every change of the tokens until ctx ends, and writes down every minute
-// which of them were used.
+// Watch applies the changes of the bucket until ctx ends. Every minute it stores when
+// tokens were last used.
 func (ts *Tokens) Watch(ctx context.Context) error { return ts.watchBucket(ctx, true) }
 
-// watchBucket applies the content of the bucket. With goOn it then applies every change
-// until ctx ends, and writes down every minute which tokens were used.
+// watchBucket applies the content of the bucket. If goOn is true, it then applies every
+// change until ctx ends, and stores every minute when tokens were last used.
 func (ts *Tokens) watchBucket(ctx context.Context, goOn bool) error {
 	w, err := ts.kv.WatchAll(ctx)
 	if err != nil {
@@ -226,7 +227,7 @@ func (ts *Tokens) applyEntry(e jetstream.KeyValueEntry) {
 }
 
 // writeLastUsed stores when tokens were last used. If another node has written a token
-// meanwhile, its time stays.
+// meanwhile, the time that the other node wrote stays.
 func (ts *Tokens) writeLastUsed(ctx context.Context) {
 	ts.mu.Lock()
 	var news []storedToken
@@ -315,8 +316,8 @@ func (ts *Tokens) All() []Token {
 	return all
 }
 
-// withLastUsed returns a token with a time of last use that is not stored yet. The
-// caller holds mu.
+// withLastUsed returns a token with the time of its last use, even if that time is not
+// stored yet. The caller holds mu.
 func (ts *Tokens) withLastUsed(t storedToken) Token {
 	if at, ok := ts.unsavedUse[t.ID]; ok {
 		t.LastUsed = at.UTC().Truncate(time.Second)
