@@ -6,32 +6,32 @@
 // Every request below /v1 and to the two other dialects needs a token, sent as
 // Authorization: Bearer, also from this machine. A request without a valid token is
 // answered 401, whether or not its path exists. The token of the [Config] may do
-// everything and creates the others. Each of these has an [access.Scope], and may be bound to
-// extensions: then it sees and changes only subscriptions, events, calls and deliveries
-// of these. Anything of another extension is answered 404, as if it did not exist. A
-// request that needs another scope is answered 403.
+// everything, and creates other tokens. Each other token has an [access.Scope]: a request
+// that needs another scope is answered 403. A token may be bound to extensions: then it
+// sees and changes only their subscriptions, events, calls and deliveries. A request for
+// an object of another extension is answered 404, as if the object did not exist.
 //
 // /healthz and /readyz are open, because their clients have no token. /metrics, and the
 // reasons in /readyz, are for loopback clients without a forwarding header and for
 // tokens that are not bound to extensions. /openapi.json is open: it says nothing about
 // this installation.
 //
-// Nodes that share a store share tokens. A token that is created or revoked on one node
-// is so on all nodes within moments. A node that has lost the store keeps using the
+// Nodes that share a store share tokens. If one node creates or revokes a token, all
+// nodes learn of it almost at once. A node that has lost the store keeps using the
 // tokens it knows.
 //
 // # Streams
 //
-// A client may stream events as they are published. A slow client delays nobody: it is
-// disconnected, and can resume. A stream ends when its token is revoked or expires, and
-// when the server shuts down.
+// A client may stream events as they are published. A slow client is disconnected, so
+// that it delays no other client; it can resume. A stream ends when its token is revoked
+// or expires, and when the server shuts down.
 //
 // # The page
 //
-// People sign in at / with a token. The session cookie stands for that token, with the
-// same permissions. Changes go through the same functions as those of the API. The
-// server renders the page as HTML with the templates of admin/page; a live part of it
-// is rendered again, and sent, when it has changed.
+// People sign in at /login with a token. Their session has the permissions of that token.
+// The page changes objects with the same operations as the API. The server renders the
+// page as HTML with the templates of package page. It renders the live parts of an open
+// page again and again, and sends a part when its HTML has changed.
 //
 // # Limits
 //
@@ -40,9 +40,9 @@
 //
 // # Calls come first
 //
-// Reading requests are served one at a time, and at a lower rate while SIP waits for
-// processors ([Config.Strained]). If too many are queued, further ones are answered
-// 503. Under strain, streams also wait longer between batches of events. /healthz,
+// Reading requests are served one at a time. While SIP waits for processors (see
+// [Config.Strained]), there is a pause before each, and streams send batches of events
+// less often. If too many reading requests wait, further ones are answered 503. /healthz,
 // /readyz, /metrics and changes are served at once.
 //
 // # Audit
@@ -59,10 +59,10 @@
 //
 // # Packages
 //
-// The Server accepts requests, identifies their clients and limits them. Packages v1,
-// uapi, telphin and page each decode a request, call one operation of package ops, and
-// encode its result or its error. Packages access and limit say who a client is, and how
-// much it may take.
+// The Server accepts requests, identifies and limits their clients, and passes the
+// requests on. Packages v1, uapi, telphin and page each decode a request, call operations
+// of package ops, and encode the result or the error. Package access identifies clients
+// and checks their permissions. Package limit bounds what they use.
 //
 // # Errors
 //
@@ -134,8 +134,8 @@ type Server struct {
 }
 
 // Open returns a Server that keeps its tokens and the audit log in the store, and reads
-// the tokens. It panics if two of the collectors have the same name. The Server holds
-// nothing that must be closed.
+// the tokens. It panics if two of the collectors have the same name. The Server need not
+// be closed.
 func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Server, error) {
 	c.Log = cmp.Or(c.Log, slog.Default())
 	s := &Server{
@@ -154,8 +154,8 @@ func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Server, error
 	return s, nil
 }
 
-// Run keeps the tokens up to date with those that other nodes create and revoke, until
-// ctx ends.
+// Run applies the token changes of other nodes, and stores when tokens were last used,
+// until ctx ends.
 func (s *Server) Run(ctx context.Context) {
 	for ctx.Err() == nil {
 		if err := s.watchTokens(ctx); err != nil && ctx.Err() == nil {

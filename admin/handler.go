@@ -23,8 +23,9 @@ import (
 //
 //	accept ── authenticate ── queueReads ── v1, uapi, telphin or page ── an operation
 //
-// accept reads it, authenticate says who sends it (access), queueReads when it is served
-// (limit), and the operation records it if it changes anything (audit).
+// accept reads and checks it. authenticate identifies its client (package access); for
+// the page, RequireSession does. queueReads delays it if it only reads (package limit).
+// The operation records changes in the audit log (package ops).
 func (s *Server) buildHandler() http.Handler {
 	s.v1 = v1.New(s.ops, s.auth, s.streams, s.log)
 	admitted := s.admit(s.auth.IdentifyBearer, v1.WriteError, s.v1)
@@ -58,8 +59,8 @@ func (s *Server) addPage() {
 }
 
 // serveDialects serves the paths of the two dialects, and lets next serve the others.
-// It takes paths as they are, because a client may have a slash in a name; one slash at
-// the end is ignored.
+// It does not clean the paths of the dialects, because a name in them may contain an
+// escaped slash. It ignores one slash at the end.
 func (s *Server) serveDialects(next http.Handler) http.Handler {
 	telphinAPI := telphin.New(s.ops, s.auth)
 	uapiAPI := uapi.New(s.ops, s.auth)
@@ -81,8 +82,9 @@ func (s *Server) serveDialects(next http.Handler) http.Handler {
 	})
 }
 
-// trimSlash removes slashes at the end of the path. It answers 404 to a path that a mux
-// would redirect to a cleaner one, because API clients do not follow redirects.
+// trimSlash removes slashes at the end of the path. If the path has an empty, . or ..
+// segment, it answers 404. A mux would redirect the request to the clean path, but API
+// clients do not follow redirects.
 func trimSlash(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Content-Type-Options", "nosniff")
@@ -103,10 +105,11 @@ func trimSlash(h http.Handler) http.Handler {
 // sameOrigin refuses changes that a browser sends from a page of another origin.
 var sameOrigin = http.NewCrossOriginProtection()
 
-// accept reads a request: h gets its body in memory, see [limit.Body], and its media type
-// in lower case (RFC 9110 §8.3.1). It refuses large bodies, a query with a broken escape,
-// because without the broken filter h would list everything, and cross-origin changes by
-// browsers. A panic of h is answered 500.
+// accept reads the body of a request into memory (see [limit.Body]), converts its media
+// type to lower case (RFC 9110 §8.3.1), and lets h serve it. It refuses bodies of more
+// than limit.MaxBody bytes and changes that a browser sends from another origin. It also
+// refuses malformed queries, because h would not see a malformed filter and would list
+// everything. A panic of h is answered 500.
 func (s *Server) accept(refuse access.ErrorWriter, h http.Handler) http.Handler {
 	return s.recoverPanics(refuse, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := limit.ReadBody(r)
@@ -140,13 +143,13 @@ func (s *Server) accept(refuse access.ErrorWriter, h http.Handler) http.Handler 
 // identifier identifies the client of a request, see [access.Authenticator.Identify].
 type identifier = func(*http.Request, time.Time) (*access.Client, bool)
 
-// admit lets next serve requests with a valid token, in their turn.
+// admit is authenticate followed by queueReads.
 func (s *Server) admit(identify identifier, refuse access.ErrorWriter, next http.Handler) http.Handler {
 	return s.authenticate(identify, refuse, s.queueReads(refuse, next))
 }
 
-// authenticate answers 401 to requests without a valid token, and 429 to those beyond a
-// rate limit. The others reach next with their client in the context.
+// authenticate answers 401 to requests without a valid token, and 429 to requests beyond
+// a rate limit. It lets next serve the others, with their client in the context.
 func (s *Server) authenticate(identify identifier, refuse access.ErrorWriter, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "no-store")
@@ -169,8 +172,9 @@ func (s *Server) authenticate(identify identifier, refuse access.ErrorWriter, ne
 	})
 }
 
-// queueReads lets next serve reading requests one at a time, and answers 503 if too
-// many wait. Changes are served at once: they are rare, and wait for the store anyway.
+// queueReads lets next serve reading requests in turn (see [limit.Gate]), and answers 503
+// if too many wait. Changes are served at once, because they are rare and spend most of
+// their time waiting for the store.
 func (s *Server) queueReads(refuse access.ErrorWriter, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if access.Required(r) != access.PermitRead {
@@ -195,8 +199,9 @@ func opensStream(r *http.Request) bool {
 		(r.URL.Path == "/v1/events" || strings.HasPrefix(r.URL.Path, "/live/"))
 }
 
-// recoverPanics lets h serve, and answers 500 in the API's format if h panics. The
-// panic is logged and counted. If h has begun to answer, the connection is closed.
+// recoverPanics lets h serve. If h panics, the panic is logged and counted, and the
+// request is answered 500 with refuse. If h has already begun to answer, the connection
+// is closed instead.
 func (s *Server) recoverPanics(refuse access.ErrorWriter, h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		watched := &startedWriter{ResponseWriter: w}
@@ -219,7 +224,7 @@ func (s *Server) recoverPanics(refuse access.ErrorWriter, h http.Handler) http.H
 	})
 }
 
-// startedWriter records whether a response has begun.
+// startedWriter records whether the handler has begun to answer.
 type startedWriter struct {
 	http.ResponseWriter
 	started bool

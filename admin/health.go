@@ -14,8 +14,9 @@ func (s *Server) serveHealthz(w http.ResponseWriter, _ *http.Request) {
 	dialect.WriteJSON(w, http.StatusOK, map[string]string{"status": "ok"})
 }
 
-// serveReadyz answers 200 if bellhop is ready, else 503 with the reasons. A degraded
-// bellhop still does its work and must stay in service: 200.
+// serveReadyz answers 200 if bellhop is ready, else 503. If bellhop is only degraded, it
+// answers 200, because a degraded bellhop still does its work and must stay in service.
+// The body has the reasons if isTrusted accepts the request.
 func (s *Server) serveReadyz(w http.ResponseWriter, r *http.Request) {
 	reasons := s.ops.Unready()
 	var body struct {
@@ -48,8 +49,8 @@ func (s *Server) isTrusted(r *http.Request) bool {
 	return client.Permits(access.PermitReadAll)
 }
 
-// requireTrusted lets h serve requests that isTrusted accepts, and refuses others with
-// 401 or 403.
+// requireTrusted lets h serve requests that isTrusted accepts. It refuses others with
+// 401 or 403, or with 429 beyond a rate limit.
 func (s *Server) requireTrusted(h http.Handler) http.Handler {
 	elsewhere := access.NewMux(v1.WriteError)
 	elsewhere.Handle("/", access.PermitReadAll, h)

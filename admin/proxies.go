@@ -9,8 +9,9 @@ import (
 
 // resolveProxies lets h serve requests that a trusted proxy forwards as if the client
 // had sent them: RemoteAddr is the address of the client, and the forwarding header
-// fields are removed. If these are malformed or contradict each other, the request
-// stays as it is, and isLocalRequest does not accept it.
+// fields are removed. If X-Forwarded-For or Forwarded is malformed, or the two contradict
+// each other, the request stays as it is. isLocalRequest then returns false, because the
+// fields are still there.
 func resolveProxies(trusted []netip.Prefix, h http.Handler) http.Handler {
 	if len(trusted) == 0 {
 		return h
@@ -32,7 +33,9 @@ func resolveProxies(trusted []netip.Prefix, h http.Handler) http.Handler {
 }
 
 // forwardedClient returns the address of the client for which trusted proxies forward a
-// request: the last hop that is no trusted proxy, or the first hop if all are.
+// request: the last hop that is no trusted proxy, or the first hop if all are. ok is
+// false if the request comes from no trusted proxy, or if its X-Forwarded-For and
+// Forwarded are missing, malformed or contradictory.
 func forwardedClient(r *http.Request, trusted []netip.Prefix) (client netip.Addr, ok bool) {
 	peer, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil || !containsAddr(trusted, peer.Addr()) {
@@ -63,7 +66,7 @@ func forwardedClient(r *http.Request, trusted []netip.Prefix) (client netip.Addr
 }
 
 // forwardedFor returns the for parameters of Forwarded (RFC 7239), one per element, and
-// "unknown" for an element without one.
+// "unknown" for an element without one. Without the field, it returns a single "".
 func forwardedFor(values []string) []string {
 	if len(values) == 0 {
 		return []string{""}
@@ -112,8 +115,9 @@ func isForwardingHeader(name string) bool {
 	return strings.HasPrefix(name, "X-Forwarded-") || strings.HasPrefix(name, "X-Original-")
 }
 
-// isLocalRequest reports whether a request comes from this machine, and not through a
-// proxy on it.
+// isLocalRequest reports whether a request comes from a client on this machine. A
+// request with a forwarding header field does not: a proxy on this machine may have
+// forwarded it.
 func isLocalRequest(r *http.Request) bool {
 	peer, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil || !peer.Addr().Unmap().IsLoopback() {
