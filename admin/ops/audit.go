@@ -40,9 +40,10 @@ func openAuditLog(ctx context.Context, js jetstream.JetStream, c Config) (jetstr
 
 const auditSubject = "bellhop.audit"
 
-// record records an operation of the client in the audit log. before and
-// after are the object as the API shows it; nil: it did not exist, or no longer exists.
-// If the store does not accept the entry, the process's log still has it.
+// record writes an entry about an operation of the client to the audit log, and a summary
+// to the process's log. before and after are the object as the API shows it; nil: it did
+// not exist before, or no longer exists. If the store does not accept the entry, only
+// the summary remains.
 func (o *Operations) record(ctx context.Context, did, id string, before, after any) {
 	e := Entry{At: time.Now().UTC(), By: "nobody", Did: did, ID: id, Before: before, After: after}
 	if client := access.ClientOf(ctx); client != nil {
@@ -84,7 +85,7 @@ func changedFields(before, after any) []string {
 	return fields
 }
 
-// jsonFields returns the fields of v as JSON.
+// jsonFields returns the fields of the JSON object that v encodes to.
 func jsonFields(v any) (fields map[string]any) {
 	b, _ := json.Marshal(v)
 	json.Unmarshal(b, &fields)

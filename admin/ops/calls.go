@@ -11,8 +11,9 @@ import (
 	"bellhop/notify"
 )
 
-// Calls returns the live calls with a party that the client may see, oldest first, each
-// with these parties only.
+// Calls returns the live calls in which the client may see a party, oldest first. Each
+// has only the parties that the client may see. A client that is not bound to extensions
+// sees all calls.
 func (o *Operations) Calls(ctx context.Context) ([]dialog.Call, error) {
 	if o.config.Calls == nil {
 		return nil, nil
@@ -50,8 +51,8 @@ func (o *Operations) Call(ctx context.Context, id string) (dialog.Call, error) {
 // ErrNoTrace is the error of a call without messages.
 var ErrNoTrace = errors.New("no messages are kept of this call: calls.trace in the config says of how many calls they are")
 
-// Trace returns the messages kept of a call, or ErrNoTrace. Only clients that may see
-// all extensions may have them.
+// Trace returns the messages kept of a call, or ErrNoTrace. It does not check what the
+// client may see: its routes need [access.PermitReadAll].
 func (o *Operations) Trace(ctx context.Context, id string) (trace.Call, error) {
 	if o.config.Trace == nil {
 		return trace.Call{}, ErrNoTrace

@@ -12,8 +12,8 @@ import (
 var errNoReceiver = errors.New("the subscription of the delivery was deleted: there is nowhere to send it")
 
 // Deliveries returns a page of the deliveries that the client may see, and the cursor of
-// the next one. Without subscriptions in the query, it has those of all, deleted ones
-// included if the client may see all extensions.
+// the next page. If q.Subscriptions is nil, it returns the deliveries of all
+// subscriptions; if the client may see all extensions, also those of deleted ones.
 func (o *Operations) Deliveries(ctx context.Context, q notify.DeliveryQuery) (seen []notify.Delivery, next string, err error) {
 	if q.Subscriptions == nil && !access.ClientOf(ctx).CanSee("") {
 		q.Subscriptions = []string{}
@@ -30,8 +30,8 @@ func (o *Operations) Deliveries(ctx context.Context, q notify.DeliveryQuery) (se
 	return seen, next, err
 }
 
-// canSeeDelivery reports whether the client may see a delivery. A bound token must see
-// both its subscription and the extension of its event.
+// canSeeDelivery reports whether the client may see a delivery. If its token is bound to
+// extensions, it must see both the delivery's subscription and the event's extension.
 func (o *Operations) canSeeDelivery(ctx context.Context, d notify.Delivery) bool {
 	client := access.ClientOf(ctx)
 	if client.CanSee("") {
@@ -50,7 +50,7 @@ func (o *Operations) Delivery(ctx context.Context, id string) (notify.Delivery, 
 	return d, err
 }
 
-// Redeliver makes an attempt now, see [notify.Notifier.Redeliver].
+// Redeliver makes an attempt of a delivery now, see [notify.Notifier.Redeliver].
 func (o *Operations) Redeliver(ctx context.Context, id string) (notify.Attempt, error) {
 	if _, err := o.Delivery(ctx, id); err != nil {
 		return notify.Attempt{}, err

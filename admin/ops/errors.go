@@ -16,7 +16,7 @@ const (
 	Failed     Kind = iota // not the client's fault: it is logged, and its text hidden
 	Invalid                // a field is invalid
 	NotFound               // nothing has this id, or the client may not see it
-	NotBound               // the token could not see the object that it creates or changes
+	NotBound               // the token may not see the object as created or changed
 	ReadOnly               // the object cannot be changed here
 	Changed                // the object has another revision
 	Limit                  // there are too many objects
@@ -26,7 +26,8 @@ const (
 	NoEvent                // unknown event
 )
 
-// Dialect is an API whose errors have statuses of its own.
+// Dialect is an API of the server, or its page. The same kind of error may have another
+// HTTP status in each.
 type Dialect int
 
 const (
@@ -52,8 +53,8 @@ var statuses = map[Kind][4]int{
 	NoEvent:    {422, 400, 400, 400},
 }
 
-// causes are the kinds of the errors that operations return. The hint says which
-// setting is behind one.
+// causes are the kinds of the errors that operations return. hint names the setting in
+// the config that led to the error; "": there is none.
 var causes = []struct {
 	err  error
 	kind Kind
@@ -110,11 +111,11 @@ type Refusal struct {
 	Kind   Kind
 	Status int    // HTTP status in the dialect
 	Field  string // Invalid: the name of the field
-	Text   string // for programs with the setting that is behind it
+	Text   string // except on the page, it includes the hint of causes
 }
 
-// Explain returns an error as a dialect answers it. It logs an error that is not the
-// client's fault, and hides its text.
+// Explain returns an error as a dialect answers it. If the status is 5xx, Explain logs
+// the error and hides its text from the client.
 func (o *Operations) Explain(d Dialect, err error) Refusal {
 	kind, hint := classify(err)
 	r := Refusal{Kind: kind, Status: statuses[kind][d], Text: err.Error()}
@@ -131,7 +132,7 @@ func (o *Operations) Explain(d Dialect, err error) Refusal {
 	return r
 }
 
-// logFailure logs an error that is not the client's fault.
+// logFailure logs an error if it is a failure.
 func (o *Operations) logFailure(d Dialect, err error) {
 	switch {
 	case !IsFailure(err):
@@ -142,6 +143,6 @@ func (o *Operations) logFailure(d Dialect, err error) {
 	}
 }
 
-// IsFailure reports whether err is a failure that the log must explain. A client that
-// disconnects cancels its request: that is none.
+// IsFailure reports whether err is a failure that must be logged. A canceled context is
+// no failure, because the client has only disconnected.
 func IsFailure(err error) bool { return !errors.Is(err, context.Canceled) }

@@ -66,9 +66,9 @@ func (es extensionMap) entryOf(user string) *Extension {
 	return e
 }
 
-// mergeExtensions merges the extensions that the tracker knows with their numbers and
-// with the live calls. With a user, only calls of that user count. The result has the
-// extensions that the client may see.
+// mergeExtensions returns the extensions that the client may see, of three sources: known
+// are those that the tracker knows, numbers the numbers of extensions by user, and the
+// live calls have parties. If user is not "", only that user's parties count.
 func (o *Operations) mergeExtensions(ctx context.Context, known []dialog.ExtensionInfo, numbers map[string]uint64, user string) (extensionMap, error) {
 	es := make(extensionMap)
 	for _, k := range known {
@@ -119,7 +119,8 @@ func (o *Operations) TrackedExtensions(ctx context.Context) ([]dialog.ExtensionI
 	return slices.DeleteFunc(slices.Clone(known), func(k dialog.ExtensionInfo) bool { return !client.CanSee(k.Extension.String()) }), nil
 }
 
-// Extensions returns the known extensions that the client may see, by name.
+// Extensions returns the known extensions that the client may see, sorted by name. An
+// extension is known if the tracker knows it, it has a number, or it is in a live call.
 func (o *Operations) Extensions(ctx context.Context) ([]*Extension, error) {
 	var known []dialog.ExtensionInfo
 	if o.config.Extensions != nil {
@@ -169,13 +170,14 @@ func (o *Operations) Extension(ctx context.Context, name string) (*Extension, er
 	return e, nil
 }
 
-// NumberExtension returns the number of an extension, which it allots if there is none,
-// see [notify.Notifier.NumberExtension].
+// NumberExtension returns the number of an extension, and allots one if it has none, see
+// [notify.Notifier.NumberExtension].
 func (o *Operations) NumberExtension(ctx context.Context, user string) (uint64, error) {
 	return o.notifier.NumberExtension(ctx, user)
 }
 
-// KnownNumber returns the number of an extension; 0: none is allotted yet.
+// KnownNumber returns the number of an extension; 0: it has none, or this node does not
+// know it yet, see [notify.Notifier.KnownNumber].
 func (o *Operations) KnownNumber(user string) uint64 { return o.notifier.KnownNumber(user) }
 
 // ExtensionKind returns the kind of an extension: phone, unless the config says otherwise.

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// Loss is a run of records of the store that cannot be read because one of its files is
-// damaged or missing.
+// Loss is a gap in a stream of the store: records that cannot be read because a file of
+// the store is damaged or missing.
 type Loss struct {
 	Stream   string    `json:"stream" doc:"Stream of the store that held the records"`
 	What     string    `json:"what" doc:"Kind of the records"`
@@ -36,8 +36,8 @@ func (l Loss) String() string {
 	return s
 }
 
-// degradedFor is how long bellhop counts as degraded after a loss. It counts from the
-// time the loss was found, over restarts, because most losses are found by a restart.
+// degradedFor is how long bellhop is degraded after it has found a loss. A restart does
+// not end that time: most losses are found at a restart.
 const degradedFor = 24 * time.Hour
 
 // Losses returns the records that the store has lost.
@@ -62,7 +62,7 @@ func (o *Operations) Degraded() (why []string) {
 	return why
 }
 
-// Unready returns the reasons why bellhop is not ready; none: it is.
+// Unready returns the reasons why bellhop is not ready. Without a reason it is ready.
 func (o *Operations) Unready() (reasons []string) {
 	if o.config.Ready != nil {
 		reasons = o.config.Ready()

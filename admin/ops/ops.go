@@ -1,12 +1,12 @@
-// Package ops has every operation of the HTTP API once, for all of its dialects.
+// Package ops implements the operations of the HTTP API, which all of its dialects and
+// the page share.
 //
-// Each operation acts for the client of its context, see [access.WithClient]: it shows
-// and changes only what that client may see. It respects the limits of the client's
-// token, and records every change in the audit log. A dialect decodes a request, calls
-// one operation, and encodes the result, or the error as [Operations.Explain] gives it.
+// Each operation acts for the client of its context, see [access.WithClient]. It shows
+// and changes only what that client may see, respects the limits of the client's token,
+// and records every change in the audit log. A dialect decodes a request, calls an
+// operation, and encodes the result, or the error as [Operations.Explain] returns it.
 //
-// Whether the client may use an operation at all is the permission of its route, which
-// the server checks before.
+// An operation does not check the permission of its route. The caller has done so.
 package ops
 
 import (
@@ -42,12 +42,12 @@ type Config struct {
 	Kind func(user string) dialog.Kind
 
 	// Extensions returns the extensions that the tracker knows. Extension returns the
-	// one of a user, and whether the tracker knows it. nil: it knows none.
+	// extension of a user, and whether the tracker knows it. nil: it knows none.
 	Extensions func(context.Context) ([]dialog.ExtensionInfo, error)
 	Extension  func(ctx context.Context, user string) (dialog.ExtensionInfo, bool, error)
 
 	// Ready returns the reasons why bellhop is not ready, beside the Notifier's health;
-	// nil: no other.
+	// nil: there are no others.
 	Ready func() []string
 
 	// Degraded returns the problems that do not keep bellhop from its work, beside
@@ -80,7 +80,7 @@ type Operations struct {
 	started  time.Time
 }
 
-// Open returns the operations, with the audit log in the store.
+// Open opens the audit log in the store, and returns the operations.
 func Open(ctx context.Context, js jetstream.JetStream, tokens *access.Tokens, c Config) (*Operations, error) {
 	c.Replicas = max(1, c.Replicas)
 	c.KeepEvents = cmp.Or(c.KeepEvents, 30*24*time.Hour)

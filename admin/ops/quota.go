@@ -10,9 +10,9 @@ import (
 	"bellhop/notify"
 )
 
-// Limits of one token. They do not bind the token of the config, whose holder could
-// stop bellhop anyway. A program is the compiled form of an extension_regex; each of
-// its instructions takes about 40 bytes.
+// Limits of one token. Only maxProgramSize binds the token of the config too, whose
+// holder could stop bellhop anyway. A program is the compiled form of an extension_regex;
+// each of its instructions takes about 40 bytes.
 const (
 	MaxSubscriptionsPerToken = 10_000
 	maxProgramSize           = 5_000 // instructions of one expression
@@ -20,7 +20,7 @@ const (
 	MaxTestsPerToken         = 4 // in progress at a time
 )
 
-// quotaError refuses what exceeds the limits of a token.
+// quotaError is the error of a request that would exceed a limit of its token.
 type quotaError struct{ text string }
 
 func (e *quotaError) Error() string { return e.text }
@@ -29,8 +29,8 @@ func (e *quotaError) Error() string { return e.text }
 // progress.
 var errManyTests = fmt.Errorf("at most %d tests and redeliveries may run at a time with one token: wait for one to end", MaxTestsPerToken)
 
-// checkQuota returns an error if a token, given by its id, has no room for a
-// subscription that is created or changed.
+// checkQuota returns an error if creating or changing sub would exceed the limits of a
+// token. token is its id.
 func (o *Operations) checkQuota(token string, sub *notify.Subscription) error {
 	if err := checkComplexity(sub.ExtensionRegex); err != nil || token == access.ConfigID {
 		return err
@@ -60,8 +60,9 @@ func checkComplexity(expr string) error {
 	return nil
 }
 
-// ProgramSize estimates the number of instructions that an expression compiles to, 0 if
-// it is empty or malformed. It does not compile it: that may take 100 MB.
+// ProgramSize estimates the number of instructions that an expression compiles to. It
+// returns 0 if expr is empty or malformed. It does not compile expr, because that may
+// take 100 MB.
 func ProgramSize(expr string) int {
 	if expr == "" {
 		return 0
@@ -99,8 +100,9 @@ type testLimiter struct {
 	running map[string]int
 }
 
-// startTest counts one for the client of ctx, and returns the function that ends it.
-// It returns errManyTests if there is no room.
+// startTest counts a test or redelivery of the client of ctx, and returns the function
+// that ends it. It returns errManyTests if the client's token has MaxTestsPerToken in
+// progress. Those of the config's token are not counted.
 func (ts *testLimiter) startTest(ctx context.Context) (end func(), err error) {
 	client := access.ClientOf(ctx)
 	if client == nil || client.ID == access.ConfigID {

@@ -10,7 +10,8 @@ import (
 	"bellhop/notify"
 )
 
-// errNotBound refuses a subscription that the token creating or changing it could not see.
+// errNotBound is the error of a token that creates a subscription that it may not see, or
+// changes one so that it may no longer see it.
 var errNotBound = errors.New("this token is bound to extensions: subscribe to one of these, by name")
 
 // Subscriptions returns the subscriptions that the client may see, oldest first.
@@ -119,7 +120,8 @@ func (o *Operations) RotateSecret(ctx context.Context, id string, revision uint6
 	return sub, err
 }
 
-// TestSubscription sends sample callbacks now, see [notify.Notifier.Test].
+// TestSubscription sends sample callbacks to a subscription now, see
+// [notify.Notifier.Test].
 func (o *Operations) TestSubscription(ctx context.Context, id string) ([]notify.SampleResult, error) {
 	if _, err := o.Subscription(ctx, id); err != nil {
 		return nil, err
