@@ -102,15 +102,15 @@ type Config struct {
 	// these, the client is the one that X-Forwarded-For or Forwarded names.
 	TrustedProxies []netip.Prefix
 
-	// Listen are the addresses at which phones reach bellhop, for the page's first
-	// steps.
+	// Listen are the addresses at which phones reach bellhop. The page shows them among
+	// the first steps.
 	Listen []string
 
-	// Guides are the page's help.
+	// Guides are the help texts of the page.
 	Guides []page.Guide
 
-	// Strained reports whether SIP waits for processors. Reading requests are served at
-	// a lower rate then. nil: never.
+	// Strained reports whether SIP waits for processors. While it does, reading requests
+	// are served at a lower rate. nil: SIP never waits.
 	Strained func() bool
 
 	Collectors []prometheus.Collector // exported at /metrics beside the Server's own

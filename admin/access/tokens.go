@@ -23,7 +23,7 @@ import (
 )
 
 // Scope is what a token may do: read; also change subscriptions and send callbacks
-// (write); or everything (admin). The store has these words, so that they must not change.
+// (write); or everything (admin). The words are stored: never change one, only add.
 type Scope string
 
 const (
