@@ -66,9 +66,9 @@ func (es extensionMap) entryOf(user string) *Extension {
 	return e
 }
 
-// mergeExtensions returns the extensions that the client may see, of three sources: known
-// are those that the tracker knows, numbers the numbers of extensions by user, and the
-// live calls have parties. If user is not "", only that user's parties count.
+// mergeExtensions returns the extensions that the client may see, by user: those of
+// known, those that have a number in numbers, and the parties of live calls. If user is
+// not "", only parties with this user count.
 func (o *Operations) mergeExtensions(ctx context.Context, known []dialog.ExtensionInfo, numbers map[string]uint64, user string) (extensionMap, error) {
 	es := make(extensionMap)
 	for _, k := range known {

@@ -10,9 +10,9 @@ import (
 	"bellhop/notify"
 )
 
-// Limits of one token. Only maxProgramSize binds the token of the config too, whose
-// holder could stop bellhop anyway. A program is the compiled form of an extension_regex;
-// each of its instructions takes about 40 bytes.
+// Limits of one token. The token of the config has only the limit maxProgramSize, because
+// its holder could stop bellhop anyway. A program is the compiled form of an
+// extension_regex; each of its instructions takes about 40 bytes.
 const (
 	MaxSubscriptionsPerToken = 10_000
 	maxProgramSize           = 5_000 // instructions of one expression

@@ -13,8 +13,8 @@ import (
 	"bellhop/notify"
 )
 
-// user is the user of a token. bellhop has one client and no users: their ids
-// are 1.
+// user is what the dialect shows as the user of a token. bellhop has no users and only
+// one client, so that both ids are always 1.
 type user struct {
 	ID       uint64 `json:"id"`
 	ClientID uint64 `json:"client_id"`
@@ -29,8 +29,8 @@ func userOf(client *access.Client) user {
 	return u
 }
 
-// extension is a known extension. Label is always empty and Status always
-// active: only the PBX knows these.
+// extension is a known extension. Label is always empty and Status always active,
+// because only the PBX knows their values.
 type extension struct {
 	ID       uint64 `json:"id"`
 	ClientID uint64 `json:"client_id"`
@@ -41,15 +41,15 @@ type extension struct {
 	Domain   string `json:"domain"`
 }
 
-// extensionOf returns an extension with its number, which it allots if there is
-// none.
+// extensionOf returns an extension with its number. If the extension has no number yet,
+// extensionOf allots one.
 func (a *API) extensionOf(ctx context.Context, e *ops.Extension) (extension, error) {
 	id, err := a.ops.NumberExtension(ctx, e.Extension)
 	return extension{id, 1, e.Extension, e.Kind, "", "active", e.Domain}, err
 }
 
 // answerExtension answers /client/{client_id}/extension and the paths below it.
-// It ignores the client_id: there is one client.
+// It ignores the client_id, because there is only one client.
 func (a *API) answerExtension(r *http.Request, rest []string) (any, error) {
 	if len(rest) == 0 {
 		return a.listExtensions(r.Context(), r.URL.Query())
@@ -65,7 +65,7 @@ func (a *API) answerExtension(r *http.Request, rest []string) (any, error) {
 	return a.extensionOf(r.Context(), e)
 }
 
-// listExtensions returns a page of the known extensions, by name. It ignores
+// listExtensions returns a page of the known extensions, sorted by name. It ignores
 // unknown query parameters.
 func (a *API) listExtensions(ctx context.Context, q url.Values) ([]extension, error) {
 	page, ok := dialect.IntParam(q, "page", 1, 1<<30, 1)
@@ -101,11 +101,12 @@ func (a *API) listExtensions(ctx context.Context, q url.Values) ([]extension, er
 // dialect.
 const maxPerPage = 1000
 
-// errTwoEvents refuses a number that two events of an extension share. Its probability
-// is 1 in 2^27.
+// errTwoEvents refuses a number that two events of an extension share. Two given
+// subscriptions share their numbers with a probability of 1 in 2^27.
 var errTwoEvents = &apiError{http.StatusConflict, "two events have this id: use /v1/subscriptions instead"}
 
-// soleEvent returns the only event of es. Without one it returns notify.ErrNotFound.
+// soleEvent returns the only event of es. If there is none, it returns
+// [notify.ErrNotFound]; if there are several, errTwoEvents.
 func soleEvent(es []dialect.Event) (dialect.Event, error) {
 	switch len(es) {
 	case 0:

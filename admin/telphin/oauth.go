@@ -11,8 +11,9 @@ import (
 	"bellhop/admin/limit"
 )
 
-// ServeToken issues an access token for the id and secret of an API token, which
-// stand in the form of either kind, in the query, or in Authorization: Basic.
+// ServeToken issues an access token for an API token. The client sends the id and secret
+// of the API token with Basic authentication, or as client_id and client_secret in the
+// query or in a form (URL-encoded or multipart).
 func (a *API) ServeToken(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodPost {
 		w.Header().Set("Allow", http.MethodPost)

@@ -1,9 +1,9 @@
 // Package telphin is the Telphin dialect of the HTTP API: events of extensions, below
 // /api/ver1.0 and at the root, with access tokens of OAuth.
 //
-// It answers and fails like the original. In it an event has one type, see package
-// dialect. A request that is not exactly to a whole collection never deletes more than
-// one event.
+// Its responses and errors are those of the original. An event is a subscription to one
+// event type, see package dialect. A request deletes more than one event only if its path
+// ends with a collection and it has neither a query nor a body.
 package telphin
 
 import (
@@ -39,17 +39,19 @@ var types = []dialect.Type{
 	{Name: "voicemail", Word: "voicemail"},
 }
 
-// API is the dialect. It serves requests whose client is known, and issues access tokens.
+// API serves the Telphin dialect, and issues access tokens. The context of each request
+// to ServeHTTP has its client.
 type API struct {
 	ops  *ops.Operations
 	auth *access.Authenticator
 }
 
-// New returns the dialect of some operations, which identifies the clients that ask for
-// an access token with auth.
+// New returns an API that calls the operations o. With auth, it identifies clients that
+// request an access token.
 func New(o *ops.Operations, auth *access.Authenticator) *API { return &API{o, auth} }
 
-// allPhones selects the events of all phones.
+// allPhones selects the subscriptions with the extension_regex .*: in this dialect, the
+// events of all phones.
 var allPhones = dialect.Selector{Regex: ".*"}
 
 // event is an event in the JSON of the Telphin dialect.
@@ -65,13 +67,13 @@ func renderEvent(e dialect.Event) event {
 }
 
 // eventNumber returns the id of an event in the Telphin dialect, where ids are numbers.
-// It is derived from the id of the subscription, so that every subscription has one in
-// any dialect, and nothing must be stored. With one type it stays when the type
-// changes; each of several types has its own.
+// The number is computed from the id of the subscription, so that a subscription that
+// was created in another dialect has one too, and no number must be stored. If the
+// subscription has one type, the number does not depend on the type, and thus stays
+// when the type is changed. If it has several, the event of each type has another number.
 //
-// A number is below 2^31, because clients keep it in 32 bits. If two subscriptions to
-// one extension have the same number, a request that names it is refused; see
-// errTwoEvents.
+// A number is below 2^31, because clients keep it in 32 bits. If two events of one
+// extension have the same number, a request with it is refused; see errTwoEvents.
 func eventNumber(e dialect.Event) uint64 {
 	if e.Sole {
 		return numberBase(e)
@@ -79,8 +81,8 @@ func eventNumber(e dialect.Event) uint64 {
 	return numberBase(e) + 1 + uint64(e.Place)
 }
 
-// hasNumber reports whether n is the number of an event, or was while its subscription
-// had other types too.
+// hasNumber reports whether n is the number of an event, or was its number while its
+// subscription had other types too. It also accepts the numbers of older versions.
 func hasNumber(e dialect.Event, n uint64) bool {
 	for _, base := range [...]uint64{numberBase(e), legacyNumberBase(e)} {
 		if e.Sole && n == base || n == base+1+uint64(e.Place) {
@@ -90,13 +92,15 @@ func hasNumber(e dialect.Event, n uint64) bool {
 	return false
 }
 
-// numberBase is the number of an event that is alone in its subscription.
+// numberBase returns the number of an event whose subscription has no other type. It is
+// a multiple of 16; the numbers above it are for events of subscriptions with several.
 func numberBase(e dialect.Event) uint64 {
 	// Never change it: clients keep these numbers.
 	return idHash(e) >> 37 << 4 // room for 15 types
 }
 
-// legacyNumberBase is the numberBase of older versions, below 2^44.
+// legacyNumberBase returns the numberBase of older versions, which was below 2^44.
+// Clients may have kept such numbers.
 func legacyNumberBase(e dialect.Event) uint64 { return idHash(e) >> 24 << 4 }
 
 func idHash(e dialect.Event) uint64 {
@@ -208,8 +212,8 @@ func (a *API) answer(w http.ResponseWriter, r *http.Request) (status int, v any,
 	return 0, nil, &apiError{http.StatusMethodNotAllowed, http.StatusText(http.StatusMethodNotAllowed)}
 }
 
-// parsePath returns the extensions that the path of a request is about, and the
-// rest of the path.
+// parsePath returns the selector for the client or extension that the path of a request
+// begins with, and the rest of the path: user, limit, extension or event first.
 func (a *API) parsePath(r *http.Request) (to dialect.Selector, rest []string, err error) {
 	path, _ := Trim(dialect.Path(r.URL))
 	switch {
@@ -228,9 +232,9 @@ func (a *API) parsePath(r *http.Request) (to dialect.Selector, rest []string, er
 
 var errPath = &apiError{http.StatusNotFound, http.StatusText(http.StatusNotFound)}
 
-// resolveExtension returns the extension that a path segment names: by its
-// number, by its name after an @, or by its name alone if that is no extension's
-// number. A segment that is the number of one extension and the name of another is
+// resolveExtension returns the extension that a path segment names. The segment is its
+// number, or its name. A name that may also be a number can be written after an @. A
+// segment without @ that is the number of one extension and the name of another is
 // refused.
 func (a *API) resolveExtension(ctx context.Context, id string) (string, error) {
 	name, named := strings.CutPrefix(id, "@")
@@ -272,7 +276,8 @@ func (a *API) listEvents(ctx context.Context, to dialect.Selector) []event {
 	return events
 }
 
-// limits returns the maximum number of subscriptions, and the current one.
+// limits returns the maximum number of subscriptions to one extension, and the number of
+// those that the selector selects.
 func (a *API) limits(ctx context.Context, to dialect.Selector) any {
 	used := 0
 	for _, sub := range a.ops.Subscriptions(ctx) {
@@ -302,7 +307,7 @@ func parseBody(r *http.Request) (c change, err error) {
 	return c, nil
 }
 
-// apply sets the fields of a body in a subscription.
+// apply sets the fields of the body in a subscription. Absent ones keep their values.
 func (c *change) apply(sub *notify.Subscription, o *ops.Operations) error {
 	if c.EventType != nil {
 		if !slices.ContainsFunc(types, func(t dialect.Type) bool { return t.Name == *c.EventType }) {

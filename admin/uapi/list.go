@@ -9,7 +9,7 @@ import (
 	"bellhop/admin/dialect"
 )
 
-// listEvents returns a page of the events, by URL.
+// listEvents returns a page of the events, sorted by URL; nil: the page is empty.
 func (a *API) listEvents(u *request) (any, error) {
 	q, err := parseQuery(u.URL.Query())
 	if err != nil {
@@ -53,7 +53,7 @@ type listPage struct {
 	Entry    []any `json:"entry"`
 }
 
-// query is the query of a list.
+// query is the query of a list: the filter, the order, the page and the fields to show.
 type query struct {
 	count, start int
 	by, value    string // by "": no filter

@@ -1,8 +1,8 @@
 // Package uapi is the UnifiedAPI dialect of the HTTP API: phoneCallEvents below /uapi.
 //
-// It answers and fails like the original. In it an event has one type, see package
-// dialect. A request that is not exactly to a whole collection never deletes more than
-// one event.
+// Its responses and errors are those of the original. An event is a subscription to one
+// event type, see package dialect. A request deletes more than one event only if its path
+// ends with a collection and it has neither a query nor a body.
 package uapi
 
 import (
@@ -68,7 +68,8 @@ func (e *apiError) write(w http.ResponseWriter) {
 	dialect.WriteJSON(w, e.status, map[string]any{"error": map[string]string{"code": e.code, "message": e.message}})
 }
 
-// WriteError writes an error that no handler of the UnifiedAPI made.
+// WriteError writes an error that did not come from this package, in the format of the
+// UnifiedAPI. It is the [access.ErrorWriter] of the dialect.
 func WriteError(w http.ResponseWriter, status int, detail string) {
 	e := apiError{status, "request_invalid", cmp.Or(detail, http.StatusText(status))}
 	switch status {
@@ -82,18 +83,18 @@ func WriteError(w http.ResponseWriter, status int, detail string) {
 	e.write(w)
 }
 
-// API is the dialect. It serves requests whose client is known.
+// API serves the UnifiedAPI dialect. The context of each request has its client.
 type API struct {
 	ops  *ops.Operations
 	auth *access.Authenticator
 }
 
-// New returns the dialect of some operations, which identifies clients with auth.
+// New returns an API that calls the operations o and identifies clients with auth.
 func New(o *ops.Operations, auth *access.Authenticator) *API { return &API{o, auth} }
 
-// Identify identifies the client by its bearer token, or by the cookie pair of the
-// UnifiedAPI: the cookie vn holds a session of the page, or a token. See
-// [access.Authenticator.Identify].
+// Identify identifies the client by its bearer token. Without one, it uses the cookie vn,
+// which holds the id of a session of the page, or a token; see pairedCookie. The results
+// are those of [access.Authenticator.Identify].
 func (a *API) Identify(r *http.Request, now time.Time) (client *access.Client, ok bool) {
 	vn := pairedCookie(r)
 	if vn == "" || access.Bearer(r) != "" {
@@ -105,9 +106,9 @@ func (a *API) Identify(r *http.Request, now time.Time) (client *access.Client, o
 	return a.auth.Identify(r, vn, now)
 }
 
-// pairedCookie returns the cookie vn if the request proves, with an X-Xsrf-Token header
-// equal to the cookie xsrf-token, that it does not come from a page of another origin;
-// else "".
+// pairedCookie returns the value of the cookie vn if the header field X-Xsrf-Token equals
+// the cookie xsrf-token, else "". A page of another origin cannot send such a request,
+// because it cannot read the cookie.
 func pairedCookie(r *http.Request) string {
 	vn, err := r.Cookie("vn")
 	xsrf, err2 := r.Cookie("xsrf-token")
@@ -126,7 +127,7 @@ type request struct {
 	user, extension string
 	typ             *dialect.Type // nil: any type
 	id              string        // "": any
-	malformed       *apiError     // error of the path after phoneCallEvents
+	malformed       *apiError     // error of the path after phoneCallEvents, or nil
 }
 
 // ServeHTTP serves /uapi.
@@ -216,7 +217,8 @@ func findType(name string) *dialect.Type {
 	return &types[i]
 }
 
-// selectEvents returns the events that a request selects. An unknown id is an error.
+// selectEvents returns the events that the path of a request selects. If the path has an
+// id that no event has, it returns errID.
 func (a *API) selectEvents(u *request) ([]dialect.Event, error) {
 	if u.malformed != nil {
 		return nil, u.malformed
@@ -230,7 +232,8 @@ func (a *API) selectEvents(u *request) ([]dialect.Event, error) {
 	return es, nil
 }
 
-// selectEvent returns the one event that a request changes or deletes.
+// selectEvent returns the only event that the path of a request selects by its id.
+// Without an id, or if several events have it, it returns an error.
 func (a *API) selectEvent(u *request) (dialect.Event, error) {
 	es, err := a.selectEvents(u)
 	switch {
@@ -346,7 +349,7 @@ func (u *request) wrapEvent(e dialect.Event) any {
 	return map[string]phoneCallEvent{"PhoneCallEvent": u.renderEvent(e)}
 }
 
-// selfLink returns the URL of an event, with a readable * in the extension.
+// selfLink returns the URL of an event. A * in the extension is not escaped.
 func (u *request) selfLink(e dialect.Event) string {
 	scheme := "http"
 	if u.TLS != nil {
@@ -366,7 +369,8 @@ func parseBody(r *http.Request) (body fields, err error) {
 	return body, nil
 }
 
-// textField returns a field that must be a string; a number is accepted as one.
+// textField returns a field as a string; a number is converted. given is false if the
+// field is absent or null. ok is false if its value is neither a string nor a number.
 func (f fields) textField(name string) (value string, given, ok bool) {
 	switch v := f[name].(type) {
 	case nil:
@@ -379,7 +383,7 @@ func (f fields) textField(name string) (value string, given, ok bool) {
 	return "", true, false
 }
 
-// apply sets the fields of a body in a subscription.
+// apply sets the fields of the body in a subscription. Absent ones keep their values.
 func (f fields) apply(sub *notify.Subscription) error {
 	switch method, given, ok := f.textField("method"); {
 	case !given:
