@@ -232,10 +232,10 @@ func (a *API) parsePath(r *http.Request) (to dialect.Selector, rest []string, er
 
 var errPath = &apiError{http.StatusNotFound, http.StatusText(http.StatusNotFound)}
 
-// resolveExtension returns the extension that a path segment names. The segment is its
-// number, or its name. A name that may also be a number can be written after an @. A
-// segment without @ that is the number of one extension and the name of another is
-// refused.
+// resolveExtension returns the extension that a path segment names. If the segment begins
+// with @, the rest is the name. Else the segment is the number of an extension, or a name
+// if no extension has this number. A segment that is the number of one extension and the
+// name of another is refused.
 func (a *API) resolveExtension(ctx context.Context, id string) (string, error) {
 	name, named := strings.CutPrefix(id, "@")
 	if err := dialect.CheckExtension(name); err != nil || strings.HasPrefix(name, "@") || named && (name == "me" || name == "self") {

@@ -61,8 +61,8 @@ type DeliveryFilter struct {
 	Limit  int    `query:"limit" minimum:"1" maximum:"200" default:"50" doc:"Maximum number of items"`
 }
 
-// respondDeliveries returns the answer with a page of the deliveries to some
-// subscriptions; nil: to all.
+// respondDeliveries returns the answer with a page of the deliveries to the subscriptions
+// with these ids; nil: to all subscriptions.
 func (a *API) respondDeliveries(ctx context.Context, subscriptions []string, in DeliveryFilter) (*listResponse[Delivery], error) {
 	seen, next, err := a.ops.Deliveries(ctx, notify.DeliveryQuery{
 		Subscriptions: subscriptions, State: in.State, Cursor: in.Cursor, Limit: in.Limit,

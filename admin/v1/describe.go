@@ -32,8 +32,8 @@ var tags = []*huma.Tag{
 	{Name: callbacksTag, Description: "Requests that bellhop sends to the URL of a subscription of dialect json"},
 }
 
-// errorTexts describe each error status of an operation, with an example: its detail, and
-// the location and message of its one error.
+// errorTexts has the description of each error status, and an example of its problem: the
+// detail, and the location and message of the only entry of errors, if there is one.
 var errorTexts = map[int]struct{ doc, detail, location, message string }{
 	http.StatusBadRequest:            {"The request is malformed", "validation failed", "body", "unexpected end of JSON input"},
 	http.StatusUnauthorized:          {doc: "The token is missing, unknown, revoked or expired", detail: "send a valid token as Authorization: Bearer TOKEN; the first one is admin.token in the config, or the file admin.token in store.dir"},
@@ -75,10 +75,10 @@ var headerTexts = map[string]string{
 	"Content-Security-Policy": "Forbids the picture to load anything",
 }
 
-// describe returns the OpenAPI description of the registered operations, as JSON. It
-// completes what huma derives from the Go types: words of fields, tags, examples and texts.
-// The schemas that requests are validated with stay as they are: a field with a wrong word is
-// refused by the operation, whose error tells more.
+// describe returns the OpenAPI description of the registered operations, as JSON. To what
+// huma derives from the Go types, it adds the enums of fields, tags, examples and texts.
+// It does not add the enums to the schemas with which huma validates requests, because
+// the operation's error for an unknown word explains more than huma's.
 func describe(api huma.API) []byte {
 	open := *api.OpenAPI()
 	components := *open.Components
@@ -103,8 +103,8 @@ func describe(api huma.API) []byte {
 	return b
 }
 
-// describeOperation adds texts and examples to the description of an operation. examples are
-// values by the name of their schema.
+// describeOperation adds texts and examples to the description of an operation. examples
+// are those of sampleBodies.
 func describeOperation(op *huma.Operation, examples map[string]any) {
 	if text := operationTexts[op.OperationID]; text != "" {
 		op.Description = text + " " + op.Description
@@ -141,7 +141,8 @@ func describeOperation(op *huma.Operation, examples map[string]any) {
 	}
 }
 
-// addExamples gives each body whose schema has an example that example.
+// addExamples adds to each body the example of its schema, or of its media type if the
+// schema has no name.
 func addExamples(content map[string]*huma.MediaType, examples map[string]any) {
 	for mediaType, body := range content {
 		name := mediaType
@@ -154,7 +155,7 @@ func addExamples(content map[string]*huma.MediaType, examples map[string]any) {
 	}
 }
 
-// fieldWords returns the words that fields of schemas may have, by schema and field.
+// fieldWords returns the enums of fields, by the names of schema and field.
 func fieldWords() map[string]map[string][]any {
 	flows, statuses, sides := anyOf(dialog.Flows), anyOf(dialog.Statuses), []any{dialog.Edge.String(), dialog.PBX.String()}
 	types := make([]any, len(dialog.Types))
@@ -177,7 +178,7 @@ func fieldWords() map[string]map[string][]any {
 	}
 }
 
-// describeSchemas returns copies of the schemas with the words of fieldWords.
+// describeSchemas returns copies of the schemas, with the enums of fieldWords.
 func describeSchemas(from huma.Registry) huma.Registry {
 	to := huma.NewMapRegistry("#/components/schemas/", huma.DefaultSchemaNamer)
 	maps.Copy(to.Map(), from.Map())
@@ -210,7 +211,8 @@ func anyOf[T ~string](words []T) []any {
 	return all
 }
 
-// valueOf returns v as its JSON decodes.
+// valueOf returns the value that the JSON encoding of v decodes to: maps, slices, strings,
+// numbers and booleans.
 func valueOf(v any) (value any) {
 	b, err := json.Marshal(v)
 	if err == nil {

@@ -23,9 +23,9 @@ func writeProblemModel(w http.ResponseWriter, p huma.ErrorModel) {
 	json.NewEncoder(w).Encode(p)
 }
 
-// limitNames refuses requests with a name that is too long for an extension, call,
-// event or subscription, before the name becomes a subject or key of the store: 404 if
-// it is in the path, 422 if it is in the query.
+// limitNames answers 404 if a segment of the path is longer than dialog.MaxName bytes,
+// and 422 if a value of the query is. These may be names of extensions, calls, events or
+// subscriptions, which become subjects and keys of the store.
 func limitNames(next http.Handler) http.Handler {
 	long := func(name string) bool { return len(name) > dialog.MaxName }
 	const detail = "name too long: at most 256 bytes"
@@ -62,7 +62,8 @@ func newConfig(version string) huma.Config {
 	return c
 }
 
-// dropErrorValues removes the values that were sent from a problem: they may be secret.
+// dropErrorValues removes from a problem the values that the client has sent, because
+// they may be secret.
 func dropErrorValues(_ huma.Context, _ string, v any) (any, error) {
 	if m, ok := v.(*huma.ErrorModel); ok {
 		for _, e := range m.Errors {

@@ -24,10 +24,10 @@ type idempotencyCache struct {
 	responses *access.Cache[cachedResponse] // by token and key, see responseKey
 }
 
-// cachedResponse is the response to an idempotency key, or the place of one that is still
-// being made.
+// cachedResponse is the response to a request with an idempotency key. It is cached when
+// the request begins, without an answer yet.
 type cachedResponse struct {
-	request [sha256.Size]byte
+	request [sha256.Size]byte // hash of the URI and the body
 	at      time.Time
 	answer  access.Response // status 0 while the request is in progress
 }
@@ -37,8 +37,10 @@ func newIdempotencyCache() *idempotencyCache {
 	return &idempotencyCache{responses: access.NewCache[cachedResponse](maxCachedResponses)}
 }
 
-// answerOnce lets h answer a POST with an Idempotency-Key once. A repetition gets the
-// same response if that was a success; after a failure it is served again.
+// answerOnce lets h serve requests. If the response to a POST with an Idempotency-Key is
+// a 2xx, it is cached, and a repetition of the request gets it without h. After any other
+// response, h serves a repetition again. A repetition during the first request is
+// answered 409. Another request with the same key is answered 422.
 func (c *idempotencyCache) answerOnce(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		key := r.Header.Get("Idempotency-Key")
@@ -73,8 +75,8 @@ func (c *idempotencyCache) answerOnce(h http.Handler) http.Handler {
 	})
 }
 
-// reserve returns the cached response of a key. If there is none it reserves the key
-// for a first request in progress.
+// reserve returns the cached response of a key. If there is none, it reserves the key for
+// the request, and first is true.
 func (c *idempotencyCache) reserve(token, key string, request access.Hash, now time.Time) (k cachedResponse, first bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -90,8 +92,7 @@ func (c *idempotencyCache) reserve(token, key string, request access.Hash, now t
 // responseKey returns the key of the response to an Idempotency-Key of a token.
 func responseKey(token, key string) access.Hash { return sha256.Sum256([]byte(token + " " + key)) }
 
-// finish caches the response of a first request if it is a success, and frees the key
-// if not.
+// finish caches the response to a first request if it is a 2xx, else it frees the key.
 func (c *idempotencyCache) finish(token, key string, k cachedResponse) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -12,8 +12,8 @@ import (
 	"bellhop/notify/payload"
 )
 
-// sampleBodies returns the examples of bodies by the name of their schema, or by their media
-// type if they have none. They are of one call of the [sampleSubscription].
+// sampleBodies returns the examples of bodies by the name of their schema, or by their
+// media type if the schema has no name. All belong to the [sampleSubscription] and one call.
 func sampleBodies() map[string]any {
 	sub, event := sampleSubscription(), sampleEventView(dialog.DialIn)
 	const token = "k7qm2xtzb4d9wshf"

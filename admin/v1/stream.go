@@ -29,12 +29,13 @@ import (
 // streamRetryAfter is the Retry-After, in seconds, of a refused stream.
 const streamRetryAfter = "10"
 
-// batchDelay is the maximum time that events wait for more of them after a write to the
-// stream. The actual time is random, so that not all streams are written at once.
+// batchDelay is the maximum time that a stream waits after a write, so that it sends
+// several events at once; see also [limit.Streams.Pace]. The actual time is random, so
+// that not all streams are written at the same time.
 const batchDelay = 250 * time.Millisecond
 
-// maxBatchBytes limits the bytes that are encoded for one stream and not sent yet; a
-// single event may be larger.
+// maxBatchBytes is the maximum size of a batch of events that a stream sends at once. A
+// batch of a single event may be larger.
 const maxBatchBytes = 256 << 10
 
 // describeEventStream completes the description of an operation that answers with a
@@ -104,14 +105,15 @@ func (a *API) respondEventPage(ctx context.Context, q notify.Query) (*rawRespons
 	}}, nil
 }
 
-// pageBuffers are buffers to write pages of events to: about 100 KB each, and little
-// more than maxPageBytes at most.
+// pageBuffers are buffers in which pages of events are encoded. Each is usually about
+// 100 KB, at most a little more than maxPageBytes plus one event.
 var pageBuffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
-// maxPageBytes is the size at which a page of events ends early.
+// maxPageBytes is the size from which no further event is added to a page.
 const maxPageBytes = 1 << 20
 
-// writeEventPage writes a list[Event] as JSON, and ends it early at maxPageBytes.
+// writeEventPage writes a page of events as the JSON of a list[Event]. next is the cursor
+// of the next page. If the page exceeds maxPageBytes, it ends early with another cursor.
 func (a *API) writeEventPage(b *bytes.Buffer, events []*dialog.Event, next string) {
 	b.WriteString(`{"items":[`)
 	for i, e := range events {
@@ -138,8 +140,8 @@ const (
 	maxCachedLineBytes = 4 << 10
 )
 
-// lineCache caches events as JSON by their ids. Each is encoded once for all readers,
-// and again when one of its extensions has got a number since.
+// lineCache caches the JSON of events by their ids. An event is encoded once for all
+// readers, and once more after one of its extensions has got a number.
 type lineCache struct {
 	byID   *lru.Cache[string, cachedLine]
 	number func(user string) uint64 // returns 0 if none is allotted

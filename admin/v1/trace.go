@@ -57,7 +57,8 @@ type TraceMessage struct {
 	Cut       bool      `json:"cut,omitempty" doc:"Only the beginning of the text was kept"`
 }
 
-// traceTransports are the words for datagrams and for streams.
+// traceTransports are the words for transports: the first for datagrams, the second for
+// streams (TCP, TLS and WebSocket).
 var traceTransports = []string{"udp", "tcp"}
 
 func traceOf(c *trace.Call) Trace {

@@ -1,3 +1,6 @@
+// Package v1 is bellhop's own dialect of the HTTP API, below /v1, with its OpenAPI
+// description. It decodes a request, calls an operation of package ops, and encodes the
+// result.
 package v1
 
 import (
@@ -22,7 +25,7 @@ import (
 	"bellhop/notify/subscription"
 )
 
-// API is the API below /v1. It serves requests whose client is known.
+// API serves the paths below /v1. The context of each request has its client.
 type API struct {
 	ops     *ops.Operations
 	auth    *access.Authenticator
@@ -35,8 +38,8 @@ type API struct {
 	description []byte
 }
 
-// New returns the API of some operations. A stream ends when auth no longer knows its
-// token.
+// New returns an API that calls the operations o. It ends a stream when auth no longer
+// accepts the token of the stream's client.
 func New(o *ops.Operations, auth *access.Authenticator, streams *limit.Streams, log *slog.Logger) *API {
 	a := &API{ops: o, auth: auth, streams: streams, log: log, lines: newLineCache(o), mux: access.NewMux(WriteError)}
 	api := humago.New(a.mux, newConfig(o.Version()))
@@ -87,8 +90,8 @@ func (a *API) register(api huma.API) {
 	huma.Register(api, operation(access.PermitAdmin, "list-audit", "GET", "/v1/audit", 200, "List changes made over the API, newest first"), a.listAudit)
 }
 
-// describeRoute returns the OpenAPI description of a route. Its error statuses are
-// those that every route of its kind has, and those of also.
+// describeRoute returns the OpenAPI description of a route. also are the error statuses
+// beyond those that every route with this method and path has.
 func describeRoute(asks access.Permission, id, method, path string, status int, summary string, also ...int) huma.Operation {
 	op := huma.Operation{
 		OperationID: id, Method: method, Path: path, DefaultStatus: status, Summary: summary,
@@ -132,8 +135,9 @@ type list[T any] struct {
 // listResponse is the answer with one page of a collection.
 type listResponse[T any] struct{ Body list[T] }
 
-// pageAfter returns up to limit items after a cursor. The items are sorted by their
-// cursors, each of which is unique. The cursor of a page is that of its last item.
+// pageAfter returns up to limit items after a cursor. place returns the cursor of an
+// item. The items are sorted by their cursors, each of which is unique. The cursor of the
+// next page is that of the last item on this page.
 func pageAfter[T any](items []T, cursor string, limit int, place func(T) string) *listResponse[T] {
 	i, found := slices.BinarySearchFunc(items, cursor, func(t T, cursor string) int {
 		return strings.Compare(place(t), cursor)
@@ -154,8 +158,8 @@ func pageAfter[T any](items []T, cursor string, limit int, place func(T) string)
 // cursorOf returns a cursor that sorts as text by time, then by id.
 func cursorOf(t time.Time, id string) string { return fmt.Sprintf("%016x-%s", t.UnixMicro(), id) }
 
-// checkCursor refuses a text that cursorOf has not made: the page after it would be
-// empty, or the first one again.
+// checkCursor refuses a text that cursorOf cannot have returned, because the page after
+// it would be empty, or the first page again.
 func checkCursor(cursor string) error {
 	const digits = len("00063f3c0b1d2a40") // see cursorOf
 	if cursor == "" {
@@ -176,8 +180,8 @@ type change struct{ fields subscription.Change }
 
 func (c *change) UnmarshalJSON(b []byte) error { return c.fields.UnmarshalJSON(b) }
 
-// Schema describes the fields of a subscription that a request may set, under the name
-// Change.
+// Schema describes the fields of a subscription that a request may set. The schema has
+// the name Change.
 func (change) Schema(r huma.Registry) *huma.Schema {
 	ref := &huma.Schema{Ref: "#/components/schemas/Change"}
 	if r.Map()["Change"] != nil {
@@ -211,9 +215,10 @@ func respondSubscription(sub notify.Subscription) *subscriptionResponse {
 	return &subscriptionResponse{ETag: `"` + strconv.FormatUint(sub.Revision, 10) + `"`, Body: sub}
 }
 
-// matchRevision returns the revision of a subscription that If-Match requires, 0 for
-// any. Of several entity tags it returns the one of the stored subscription, and
-// notify.ErrConflict if none matches.
+// matchRevision returns the revision of a subscription that If-Match requires, 0 if it
+// requires none. If there are several entity tags, it returns the stored revision if that
+// is one of them, else notify.ErrConflict. It does not compare a single entity tag with
+// the stored revision: the operation does.
 func (a *API) matchRevision(ctx context.Context, id, ifMatch string) (uint64, error) {
 	if ifMatch == "" || ifMatch == "*" {
 		return 0, nil
@@ -239,8 +244,8 @@ func (a *API) matchRevision(ctx context.Context, id, ifMatch string) (uint64, er
 }
 
 // entityTags returns the entity tags of If-Match without their quotes (RFC 9110
-// §13.1.1). A weak tag, which never matches there, keeps its W/. A tag may contain a
-// comma.
+// §13.1.1). A weak tag keeps its W/, so that it equals no revision: in If-Match it must
+// never match. A tag may contain a comma.
 func entityTags(ifMatch string) (tags []string) {
 	for rest := strings.TrimSpace(ifMatch); rest != ""; {
 		n := strings.IndexByte(rest, ',')
@@ -357,14 +362,14 @@ func (a *API) listCalls(ctx context.Context, in *struct {
 	return pageAfter(calls, in.Cursor, in.Limit, func(c Call) string { return cursorOf(c.Since, c.ID) }), nil
 }
 
-// parseTime parses RFC 3339, also if the query has turned its + into a space.
+// parseTime parses an RFC 3339 time of a query. A + in the query may have been decoded as
+// a space.
 func parseTime(s string) (time.Time, bool) {
 	t, err := time.Parse(time.RFC3339Nano, strings.Replace(s, " ", "+", 1))
 	return t, err == nil
 }
 
-// checkEventType refuses a filter with an unknown event type. Package notify knows
-// them.
+// checkEventType returns a 422 if a filter has an unknown event type; "" is no filter.
 func checkEventType(t string) error {
 	if t == "" {
 		return nil
@@ -375,7 +380,8 @@ func checkEventType(t string) error {
 	return nil
 }
 
-// unprocessable returns a 422 for one field, by its location in the request.
+// unprocessable returns a 422 for one field. location is its place in the request, such
+// as query.type.
 func unprocessable(location, message string) error {
 	return huma.Error422UnprocessableEntity("validation failed", &huma.ErrorDetail{Location: location, Message: message})
 }

@@ -15,10 +15,11 @@ import (
 	"bellhop/notify/subscription"
 )
 
-// describeWebhooks returns the description of the callbacks of dialect json, by the type of
-// their envelope. event is the schema of an [Event]. There is one for each type of event; its
-// example is the sample that a test of a subscription sends. No schema is shared by
-// reference: generators of clients drop the schemas that no path refers to.
+// describeWebhooks returns the descriptions of the callbacks of dialect json, one for each
+// event type, by the type in the callback's envelope. event is the schema of an [Event].
+// The example of a callback is the sample that a test of a subscription sends. The
+// descriptions refer to no shared schema, because generators of clients drop schemas to
+// which no path refers.
 func describeWebhooks(event *huma.Schema) map[string]*huma.PathItem {
 	all := make(map[string]*huma.PathItem)
 	for _, info := range dialog.Types {
@@ -74,8 +75,9 @@ func callbackHeader(name, doc string, required bool) *huma.Param {
 	return &huma.Param{Name: name, In: "header", Description: doc, Required: required, Schema: &huma.Schema{Type: huma.TypeString}}
 }
 
-// callbackData returns the schema of the data of a callback of a type: the fields of an [Event] but
-// timestamp, which is in the envelope. Receivers must expect more fields.
+// callbackData returns the schema of the data in a callback of an event of type t: the
+// fields of an [Event] except timestamp, which is in the envelope. It allows more fields,
+// because receivers must expect them.
 func callbackData(event *huma.Schema, t dialog.Type) *huma.Schema {
 	data := *event
 	data.Properties = maps.Clone(data.Properties)
