@@ -180,8 +180,8 @@ func (o *Operations) NumberExtension(ctx context.Context, user string) (uint64, 
 // know it yet, see [notify.Notifier.KnownNumber].
 func (o *Operations) KnownNumber(user string) uint64 { return o.notifier.KnownNumber(user) }
 
-// ExtensionKind returns the kind of an extension: phone, unless the config says otherwise.
-// "" stands for all extensions, and its kind is phone too.
+// ExtensionKind returns the kind of an extension: phone, unless the config has another.
+// "" stands for all extensions; its kind is phone too.
 func (o *Operations) ExtensionKind(extension string) dialog.Kind {
 	user, _, _ := strings.Cut(extension, "@")
 	if o.config.Kind == nil || user == "" {

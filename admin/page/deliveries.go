@@ -26,7 +26,8 @@ type deliveriesView struct {
 	Subscribed bool   // a subscription matches
 }
 
-// Query returns the query of a list of deliveries.
+// Query returns the query of the URL that shows the deliveries in another state, or from
+// another cursor.
 func (v deliveriesView) Query(state, cursor string) string {
 	q := url.Values{}
 	for name, value := range map[string]string{"extension": v.Extension, "state": state, "cursor": cursor} {
@@ -115,7 +116,8 @@ func (p *Page) deliveryData(r *http.Request) (any, error) {
 	return deliveryView{d, p.deliveryURL(r.Context(), d)}, err
 }
 
-// redeliverFromPage makes an attempt, and answers with the delivery after it.
+// redeliverFromPage makes an attempt of a delivery, and answers with the state of the
+// delivery after the attempt.
 func (p *Page) redeliverFromPage(w http.ResponseWriter, r *http.Request) error {
 	a, err := p.ops.Redeliver(r.Context(), r.PathValue("id"))
 	if err != nil {

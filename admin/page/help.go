@@ -49,7 +49,8 @@ func guidesOf(all []Guide) []guide {
 	return shown
 }
 
-// helpData are the data of the help: all guides, and the one that is shown.
+// helpData are the data of the help: all guides, and the guide that is shown; nil: only
+// the list of guides is shown.
 type helpData struct {
 	All  []guide
 	Here *guide

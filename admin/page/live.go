@@ -20,19 +20,20 @@ import (
 )
 
 const (
-	refreshInterval    = time.Second            // at which parts are rendered without an event too: they show more than events
+	refreshInterval    = time.Second            // after which parts are rendered even without an event
 	minRefreshInterval = 250 * time.Millisecond // minimum time between two renders
 	maxLatestEvents    = 100
 	maxEndedCalls      = 10
 )
 
-// maxRenders is the number of page parts that are rendered at a time. The memory of a
-// render is not counted in its stream's buffer.
+// maxRenders is the maximum number of page parts that are rendered at a time. It bounds
+// the memory of renders, which [limit.Streams] does not count.
 const maxRenders = 4
 
 var errManyStreams = errors.New("too many pages are open: close some")
 
-// wholePage returns a handler that shows a whole page with data.
+// wholePage returns a handler that shows the page with a name. data returns what it
+// shows. at is the path of its entry in the navigation.
 func (p *Page) wholePage(name, at, title string, data func(*http.Request) (any, error)) func(http.ResponseWriter, *http.Request) error {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		d, err := data(r)
@@ -43,8 +44,9 @@ func (p *Page) wholePage(name, at, title string, data func(*http.Request) (any, 
 	}
 }
 
-// livePart returns a handler that streams a part of a page: whenever its HTML changes,
-// it is sent in an event named part. The stream ends with the session.
+// livePart returns a handler that streams a part of a page. It renders the part after an
+// event, or after refreshInterval without one, and sends the HTML as a server-sent event
+// if it has changed. The stream ends with the session.
 func (p *Page) livePart(part string, data func(*http.Request) (any, error)) func(http.ResponseWriter, *http.Request) error {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		client := access.ClientOf(r.Context())
@@ -93,7 +95,8 @@ func (p *Page) livePart(part string, data func(*http.Request) (any, error)) func
 	}
 }
 
-// renderPart renders a part of a page. It waits while maxRenders others are rendered.
+// renderPart renders a part of a page. While maxRenders other parts are being rendered,
+// it waits.
 func (p *Page) renderPart(r *http.Request, part string, data func(*http.Request) (any, error)) ([]byte, error) {
 	select {
 	case p.renders <- struct{}{}:
@@ -178,7 +181,7 @@ type eventsView struct {
 	Events          []*dialog.Event
 }
 
-// Query returns the query of a list of events.
+// Query returns the query of the URL that shows these events.
 func (v eventsView) Query() string {
 	return url.Values{"extension": {v.Extension}, "type": {v.Type}}.Encode()
 }
@@ -203,7 +206,7 @@ type callView struct {
 	Messages []trace.DisplayMessage // of the ladder diagram, if any are kept
 }
 
-// Linked is false: the page is the call's own.
+// Linked returns false, because the page is that of the call.
 func (callView) Linked() bool { return false }
 
 func (p *Page) callPage(w http.ResponseWriter, r *http.Request) error {

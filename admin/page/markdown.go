@@ -91,7 +91,8 @@ func (m *markdown) writeCode(lines []string) {
 	m.html.WriteString(`<pre tabindex="0"><code>` + text + "</code></pre>\n")
 }
 
-// writeTable writes a table. Its second line separates the head.
+// writeTable writes a table. It skips the second row, which separates the head from the
+// body.
 func (m *markdown) writeTable(rows []string) {
 	m.html.WriteString(`<div class="scroll" tabindex="0"><table><thead>`)
 	for i, row := range rows {
@@ -144,7 +145,8 @@ func (m *markdown) writeList() {
 	m.html.WriteString("</" + tag + ">\n")
 }
 
-// inlineMarks are code, images, links, bold and emphasized text, addresses and escapes.
+// inlineMarks matches code, images, links, bold and emphasized text, addresses and
+// escapes.
 var inlineMarks = regexp.MustCompile("(?s)`([^`]+)`" + `|!?\[([^\]]+)\]\(([^)\s]+)\)|\*\*(.+?)\*\*|\*(\w[^*]*)\*|<(https?://[^>]+)>|\\([*|_<>` + "`" + `\\])`)
 
 // inline returns the HTML of text within a block.
@@ -181,7 +183,8 @@ func (m *markdown) inline(text string) string {
 	}
 }
 
-// anchor returns a link, or its text alone if it leads nowhere.
+// anchor returns a link to target with the text html, or only html if m.link returns no
+// href for target.
 func (m *markdown) anchor(html, target string) string {
 	href := m.link(target)
 	if href == "" {

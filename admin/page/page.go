@@ -1,9 +1,10 @@
 // Package page is bellhop's page, rendered on the server from templates that are embedded
 // in the binary, with styles and scripts.
 //
-// People sign in with a token; a session stands for it, with the same permissions. A
-// live part of a page is rendered again, and sent, when its HTML has changed. Nothing
-// that comes from the wire or over the API is ever shown as HTML.
+// People sign in with a token, and their session has its permissions. The live parts of
+// an open page are rendered again and again, and a part is sent when its HTML has
+// changed. Text from SIP messages and from the API is escaped, so that it never becomes
+// HTML.
 //
 // Third-party files are htmx (static/htmx.min.js, 2.0.11) and its extension for
 // server-sent events (static/htmx-sse.min.js, 2.2.4), both as published, with their
@@ -20,9 +21,10 @@ import (
 	"bellhop/admin/ops"
 )
 
-// Page is the page at /: the routes of people who have signed in.
+// Page serves the routes of people who have signed in. RequireSession, ShowLogin, Login
+// and Logout are for its other routes.
 type Page struct {
-	*access.Mux // serves requests whose client is known
+	*access.Mux // the context of each request has its client
 
 	ops     *ops.Operations
 	auth    *access.Authenticator
@@ -33,8 +35,8 @@ type Page struct {
 	renders chan struct{} // slots of parts that are being rendered
 }
 
-// New returns the page of some operations. listen are the addresses at which phones
-// reach bellhop, for the first steps. guides are the help.
+// New returns a page that calls the operations o. listen are the addresses at which
+// phones reach bellhop; the first steps show them. guides are the texts of the help.
 func New(o *ops.Operations, auth *access.Authenticator, streams *limit.Streams, listen []string, guides []Guide, log *slog.Logger) *Page {
 	p := &Page{
 		Mux: access.NewMux(WriteError), ops: o, auth: auth, streams: streams, log: log, listen: listen, guides: guidesOf(guides),
@@ -79,7 +81,8 @@ func New(o *ops.Operations, auth *access.Authenticator, streams *limit.Streams, 
 	return p
 }
 
-// SetHeaders lets the browser load from this origin only, and forbids frames.
+// SetHeaders adds header fields to the responses of h: the browser loads only from this
+// origin, shows the page in no frame, and does not cache it.
 func SetHeaders(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		header := w.Header()
@@ -91,7 +94,8 @@ func SetHeaders(h http.Handler) http.Handler {
 	})
 }
 
-// pageHandler returns a handler for a function that writes a page or returns an error.
+// pageHandler returns a handler that calls h, and answers with a page about the error if
+// h returns one.
 func (p *Page) pageHandler(h func(http.ResponseWriter, *http.Request) error) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if err := h(w, r); err != nil {
@@ -101,7 +105,7 @@ func (p *Page) pageHandler(h func(http.ResponseWriter, *http.Request) error) htt
 	})
 }
 
-// refuse returns the status and text of an error for a person.
+// refuse returns the HTTP status of an error, and its text for people.
 func (p *Page) refuse(err error) (status int, detail string) {
 	switch {
 	case errors.Is(err, errNoPage):

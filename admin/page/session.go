@@ -7,8 +7,9 @@ import (
 	"bellhop/admin/access"
 )
 
-// RequireSession redirects requests without a session to /login. The others reach next
-// with their access in the context.
+// RequireSession lets next serve requests with a session, with the session's client in
+// the context; beyond the client's rate limit it answers 429. Without a session, it
+// redirects requests for a page and requests of htmx to /login, and answers 401 to others.
 func (p *Page) RequireSession(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		now := time.Now()
@@ -43,7 +44,8 @@ func writeLoginPage(w http.ResponseWriter, status int, detail string) {
 	writeHTML(w, status, Whole("login", View{Title: "Sign in", Data: detail}))
 }
 
-// Login signs in: it starts a session for the token of the form.
+// Login starts a session for the token of the form, and ends the former session of the
+// browser.
 func (p *Page) Login(w http.ResponseWriter, r *http.Request) {
 	now := time.Now()
 	token := r.PostFormValue("token")
@@ -75,7 +77,8 @@ func (p *Page) endSession(r *http.Request) {
 	}
 }
 
-// newSessionCookie returns the cookie of a session.
+// newSessionCookie returns the cookie of a session for its lifetime in seconds; with -1
+// the browser deletes the cookie.
 func newSessionCookie(r *http.Request, id string, seconds int) *http.Cookie {
 	return &http.Cookie{
 		Name: access.SessionCookie, Value: id, Path: "/", MaxAge: seconds,

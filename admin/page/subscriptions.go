@@ -18,7 +18,7 @@ import (
 )
 
 // defaultTypes are the event types that are published even if no subscription names
-// them: the page of an extension has a row for each, with or without a subscription.
+// them. The page of an extension has a row for each, even without a subscription.
 // shownTypes are all types, in the order of the page.
 var defaultTypes, shownTypes = func() (published, all []string) {
 	var optIn []string
@@ -36,7 +36,8 @@ var defaultTypes, shownTypes = func() (published, all []string) {
 	return published, slices.Concat(published, optIn)
 }()
 
-// subscriptionTable lists the subscriptions of an extension, or those with a pattern.
+// subscriptionTable lists the subscriptions to an extension, or those with a pattern
+// (extension_regex).
 type subscriptionTable struct {
 	Name     string // the extension
 	Patterns bool   // subscriptions with a pattern instead
@@ -44,7 +45,7 @@ type subscriptionTable struct {
 	Missing  []string // defaultTypes without a subscription
 }
 
-// Query returns the query of the form for a new subscription.
+// Query returns the query of the URL of the form for a new subscription.
 func (t subscriptionTable) Query() string {
 	if t.Patterns {
 		return "patterns=1"
@@ -52,8 +53,8 @@ func (t subscriptionTable) Query() string {
 	return url.Values{"extension": {t.Name}}.Encode()
 }
 
-// readTable returns the subscriptions that the request of ctx may see; name "" selects
-// those with a pattern.
+// readTable returns the subscriptions to an extension that the client of ctx may see;
+// name "": those with a pattern.
 func (p *Page) readTable(ctx context.Context, name string) subscriptionTable {
 	t := subscriptionTable{Name: name, Patterns: name == ""}
 	has := make(map[string]bool)
@@ -104,8 +105,8 @@ type extensionRow struct {
 	Subscriptions, Off int
 }
 
-// extensionsData returns the extensions that have a subscription, are known to the
-// tracker, are in a call, or to which the token is bound.
+// extensionsData returns a homeView. An extension has a row if it has a subscription, the
+// tracker knows it, it is in a live call, or the client's token is bound to it.
 func (p *Page) extensionsData(r *http.Request) (any, error) {
 	client := access.ClientOf(r.Context())
 	known := make(map[string]*extensionRow)
@@ -144,7 +145,8 @@ func (p *Page) extensionsData(r *http.Request) (any, error) {
 	return h, nil
 }
 
-// addKnownRows adds the extensions of the tracker and of live calls to the rows.
+// addKnownRows adds the extensions of the tracker and of live calls to the rows. The
+// function of returns the row with a name, and adds the row if it is missing.
 func (p *Page) addKnownRows(ctx context.Context, of func(name string) *extensionRow) error {
 	client := access.ClientOf(ctx)
 	row := func(e dialog.Extension) *extensionRow {
@@ -203,8 +205,8 @@ type choice struct {
 	On   bool
 }
 
-// Types returns the event types of the form; answer stands for answer-in and
-// answer-out.
+// Types returns the event types of the form. answer, which stands for answer-in and
+// answer-out, is among them only if the subscription has it.
 func (f subscriptionForm) Types() []choice {
 	types := shownTypes
 	if slices.Contains(f.Sub.Types, "answer") {
@@ -239,7 +241,7 @@ func (p *Page) changeForm(w http.ResponseWriter, r *http.Request) error {
 	return p.showPart(w, r, http.StatusOK, "form", subscriptionForm{Sub: sub, Revision: strconv.FormatUint(sub.Revision, 10)})
 }
 
-// readForm sets the fields of a form in a subscription.
+// readForm sets the fields of a subscription to those of the form in a request.
 func readForm(r *http.Request, sub *notify.Subscription) {
 	sub.Types = r.PostForm["types"]
 	sub.URL = strings.TrimSpace(r.PostFormValue("url"))
@@ -249,8 +251,8 @@ func readForm(r *http.Request, sub *notify.Subscription) {
 	sub.Active = r.PostFormValue("active") == "true"
 }
 
-// setErrors sets all errors of a subscription by field. Those of fields that are not in
-// the form become the form's Problem.
+// setErrors sets f.Errors to the errors of a subscription. The first error of a field
+// that is not in the form becomes f.Problem.
 func (f *subscriptionForm) setErrors(sub notify.Subscription) {
 	f.Errors = make(map[string]string)
 	sub.Normalize()

@@ -36,11 +36,11 @@ type Viewer struct {
 	All   bool // is not bound to extensions
 }
 
-// templates are the templates by file name, each with the layout and all parts. "" has
-// the parts alone.
+// templates are the templates by file name, each with the layout and all parts. The
+// template "" has only the layout and the parts.
 var templates map[string]*template.Template
 
-func init() { templates = parseTemplates() } // here, because liveAttrs uses templates
+func init() { templates = parseTemplates() } // not above: liveAttrs would make a cycle
 
 func parseTemplates() map[string]*template.Template {
 	shared := template.Must(template.New("").Funcs(templateFuncs).ParseFS(files, "templates/layout.html", "templates/part-*.html"))
@@ -56,22 +56,23 @@ func parseTemplates() map[string]*template.Template {
 	return all
 }
 
-// Whole renders a view with its layout. It panics if there is no view of that name, or
-// if v does not fit it.
+// Whole renders a whole page: the template with a name, in the layout. It panics if there
+// is no such template, or if v does not fit it.
 func Whole(name string, v View) []byte { return executeTemplate(templates[name], "layout", v) }
 
-// Part renders a part of a page, and panics like Whole.
+// Part renders the part of a page with a name. It panics if there is no such part, or if
+// v does not fit it.
 func Part(name string, v View) []byte { return executeTemplate(templates[""], name, v) }
 
-// Tag returns a short hash of HTML. A client that has a part with the same tag needs no
-// other.
+// Tag returns a short hash of HTML. A part whose tag has not changed need not be sent
+// again.
 func Tag(html []byte) string {
 	sum := sha256.Sum256(html)
 	return hex.EncodeToString(sum[:8])
 }
 
-// liveAttrs returns the attributes of an element whose content is sent again from path
-// whenever it changes.
+// liveAttrs returns attributes of an HTML element. They make the browser replace the
+// content of the element with the parts that path streams, see livePart.
 func liveAttrs(part, path string, v View) template.HTMLAttr {
 	return template.HTMLAttr(`hx-ext="sse" sse-connect="` + template.HTMLEscapeString(path) + `" sse-swap="part" data-tag="` + Tag(Part(part, v)) + `"`)
 }
@@ -116,10 +117,11 @@ var templateFuncs = template.FuncMap{
 	},
 }
 
-// maxShownRunes is the number of characters shown of a text from the wire.
+// maxShownRunes is the maximum number of characters that are shown of a text of a SIP
+// message.
 const maxShownRunes = 500
 
-// truncateText shortens a text from the wire. The API has all of it.
+// truncateText shortens a text of a SIP message. The API returns the whole text.
 func truncateText(s string) string {
 	n := 0
 	for i := range s {

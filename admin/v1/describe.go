@@ -19,7 +19,8 @@ import (
 // callbacksTag is the tag of the webhooks.
 const callbacksTag = "callbacks"
 
-// tags group the operations by the first segment of their path after /v1/, and the webhooks.
+// tags are the groups of operations, by the first segment of the path after /v1/, and the
+// group of the webhooks.
 var tags = []*huma.Tag{
 	{Name: "subscriptions", Description: "Webhook subscriptions: which events of which extension are sent, and where"},
 	{Name: "deliveries", Description: "The delivery log: each callback, its attempts, and the responses"},
@@ -211,8 +212,8 @@ func anyOf[T ~string](words []T) []any {
 	return all
 }
 
-// valueOf returns the value that the JSON encoding of v decodes to: maps, slices, strings,
-// numbers and booleans.
+// valueOf returns the value that the JSON encoding of v decodes to: maps, slices,
+// strings, numbers and booleans.
 func valueOf(v any) (value any) {
 	b, err := json.Marshal(v)
 	if err == nil {

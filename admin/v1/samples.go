@@ -13,7 +13,8 @@ import (
 )
 
 // sampleBodies returns the examples of bodies by the name of their schema, or by their
-// media type if the schema has no name. All belong to the [sampleSubscription] and one call.
+// media type if the schema has no name. All belong to the [sampleSubscription] and to one
+// call.
 func sampleBodies() map[string]any {
 	sub, event := sampleSubscription(), sampleEventView(dialog.DialIn)
 	const token = "k7qm2xtzb4d9wshf"
@@ -93,7 +94,8 @@ func sampleTrace(call Call) Trace {
 	}
 }
 
-// sampleStatus returns the status of a node with the [sampleSubscription] and one live call.
+// sampleStatus returns the status of a node with the [sampleSubscription] and one live
+// call.
 func sampleStatus() ops.Status {
 	calls := 1
 	v := ops.Status{Version: "0.1.0", Started: sampleTime, Uptime: 3600, Delivering: true, Ready: true, Reasons: []string{}, Degraded: []string{}, Calls: &calls}

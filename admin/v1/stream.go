@@ -105,8 +105,8 @@ func (a *API) respondEventPage(ctx context.Context, q notify.Query) (*rawRespons
 	}}, nil
 }
 
-// pageBuffers are buffers in which pages of events are encoded. Each is usually about
-// 100 KB, at most a little more than maxPageBytes plus one event.
+// pageBuffers are buffers in which pages of events are encoded. Each usually has about
+// 100 KB, and at most about maxPageBytes plus one event.
 var pageBuffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
 // maxPageBytes is the size from which no further event is added to a page.

@@ -58,7 +58,7 @@ type TraceMessage struct {
 }
 
 // traceTransports are the words for transports: the first for datagrams, the second for
-// streams (TCP, TLS and WebSocket).
+// byte streams.
 var traceTransports = []string{"udp", "tcp"}
 
 func traceOf(c *trace.Call) Trace {

@@ -15,11 +15,11 @@ import (
 	"bellhop/notify/subscription"
 )
 
-// describeWebhooks returns the descriptions of the callbacks of dialect json, one for each
-// event type, by the type in the callback's envelope. event is the schema of an [Event].
-// The example of a callback is the sample that a test of a subscription sends. The
-// descriptions refer to no shared schema, because generators of clients drop schemas to
-// which no path refers.
+// describeWebhooks returns the descriptions of the callbacks of dialect json, one for
+// each event type, by the type in the callback's envelope. event is the schema of
+// [Event]. The example of a callback is the sample that a test of a subscription sends.
+// The descriptions refer to no shared schema, because generators of clients drop schemas
+// to which no path refers.
 func describeWebhooks(event *huma.Schema) map[string]*huma.PathItem {
 	all := make(map[string]*huma.PathItem)
 	for _, info := range dialog.Types {
@@ -57,8 +57,8 @@ func describeWebhooks(event *huma.Schema) map[string]*huma.PathItem {
 	return all
 }
 
-// describeType returns how long callbacks of a type are sent again, and when its events are
-// published.
+// describeType returns a text about an event type: how long its callbacks are sent again,
+// and whether its events are published only while a subscription names it.
 func describeType(info dialog.TypeInfo) string {
 	text := "Sent again for days until it is delivered."
 	if info.Live {
