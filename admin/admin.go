@@ -3,13 +3,14 @@
 //
 // # Access
 //
-// Every request below /v1 and to the two other dialects needs a token, sent as
-// Authorization: Bearer, also from this machine. A request without a valid token is
-// answered 401, whether or not its path exists. The token of the [Config] may do
-// everything, and creates other tokens. Each other token has an [access.Scope]: a request
-// that needs another scope is answered 403. A token may be bound to extensions: then it
-// sees and changes only their subscriptions, events, calls and deliveries. A request for
-// an object of another extension is answered 404, as if the object did not exist.
+// Every request below /v1 or to the two other dialects needs a token, even from this
+// machine. Clients send the token as Authorization: Bearer; UnifiedAPI's may also send a
+// cookie. A request without a valid token is answered 401, whether or not its path exists.
+// The token of the [Config] may do everything, and creates other tokens. Each other token
+// has an [access.Scope]; a request that needs another scope is answered 403. A token may
+// be bound to extensions. Then it sees and changes only their subscriptions, events, calls
+// and deliveries. If a request to /v1 names an object of another extension, it is answered
+// 404, as if the object did not exist.
 //
 // /healthz and /readyz are open, because their clients have no token. /metrics, and the
 // reasons in /readyz, are for loopback clients without a forwarding header and for
@@ -47,15 +48,16 @@
 //
 // # Audit
 //
-// Every change over the API is recorded in the audit log, a JetStream stream, and in a
-// line of the process's log: the token, the operation, the time, and the object before
-// and after.
+// Every change over the API or the page is recorded in the audit log, a JetStream stream:
+// the token, the operation, the time, and the object before and after. The process's log
+// gets a line about it, without the object.
 //
 // # Dialects
 //
 // Two other APIs manage the same subscriptions, for clients that do not know /v1:
 // UnifiedAPI's phoneCallEvents below /uapi, and Telphin's events below /api/ver1.0 and
-// at the root. Each lists the subscriptions that the others created, see package dialect.
+// at the root. Each API also shows subscriptions that were created with another, see
+// package dialect.
 //
 // # Packages
 //
@@ -66,8 +68,9 @@
 //
 // # Errors
 //
-// Every error of /v1 is a problem of RFC 9457. An error of the request is 4xx and names
-// the field. An error on bellhop's side is 503, or 500 after a panic, and is logged.
+// Every error of /v1 is a problem of RFC 9457. If the request is wrong, the status is 4xx,
+// and the problem names the wrong field. If bellhop fails, the status is 503, or 500 after
+// a panic, and the error is logged.
 package admin
 
 import (

@@ -23,9 +23,9 @@ import (
 //
 //	accept ── authenticate ── queueReads ── v1, uapi, telphin or page ── an operation
 //
-// accept reads and checks it. authenticate identifies its client (package access); for
-// the page, RequireSession does. queueReads delays it if it only reads (package limit).
-// The operation records changes in the audit log (package ops).
+// accept reads and checks the request. authenticate identifies its client; for the page,
+// RequireSession does. queueReads lets a reading request wait for its turn. The operation
+// records changes in the audit log.
 func (s *Server) buildHandler() http.Handler {
 	s.v1 = v1.New(s.ops, s.auth, s.streams, s.log)
 	admitted := s.admit(s.auth.IdentifyBearer, v1.WriteError, s.v1)

@@ -115,9 +115,9 @@ func isForwardingHeader(name string) bool {
 	return strings.HasPrefix(name, "X-Forwarded-") || strings.HasPrefix(name, "X-Original-")
 }
 
-// isLocalRequest reports whether a request comes from a client on this machine. A
-// request with a forwarding header field does not: a proxy on this machine may have
-// forwarded it.
+// isLocalRequest reports whether a request comes from a client on this machine. It
+// returns false if the request has a forwarding header field, because then a proxy on
+// this machine has forwarded it.
 func isLocalRequest(r *http.Request) bool {
 	peer, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil || !peer.Addr().Unmap().IsLoopback() {

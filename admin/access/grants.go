@@ -21,7 +21,8 @@ type Grants struct {
 // newGrantStore returns a store without access tokens.
 func newGrantStore() Grants { return Grants{NewCache[Hash](maxGrants)} }
 
-// Issue creates an access token for the API token with an id and a hash.
+// Issue creates an access token for the API token with an id and a hash, and returns the
+// access token.
 func (g Grants) Issue(id string, token Hash, now time.Time) string {
 	var key [32]byte
 	rand.Read(key[:]) // never fails

@@ -77,7 +77,7 @@ func RemoveType(types []string, word string) (left []string) {
 	return left
 }
 
-// EventsOf returns the events of a subscription in a dialect.
+// EventsOf returns the events of a subscription in a dialect with these types.
 func EventsOf(sub notify.Subscription, types []Type) (es []Event) {
 	for place, t := range types {
 		left := RemoveType(sub.Types, t.Word)
@@ -176,7 +176,7 @@ func IsBare(r *http.Request) bool {
 	return r.URL.RawQuery == "" && len(bytes.TrimSpace(limit.Body(r))) == 0
 }
 
-// Path returns the unescaped segments of a path.
+// Path returns the unescaped segments of a path, without the slash at its end.
 func Path(u *url.URL) []string {
 	path := strings.TrimPrefix(u.EscapedPath(), "/")
 	all := strings.Split(strings.TrimSuffix(path, "/"), "/")
@@ -196,8 +196,8 @@ func CheckExtension(name string) error {
 	return sub.Validate()
 }
 
-// IntParam parses the parameter key of a query as an integer from low to high. If the
-// parameter is missing, it returns unset.
+// IntParam parses the parameter key of a query as an integer from low to high. ok is false
+// if it is something else. If the parameter is missing, IntParam returns unset and true.
 func IntParam(v url.Values, key string, low, high, unset int) (n int, ok bool) {
 	text := v.Get(key)
 	if text == "" {

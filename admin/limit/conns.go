@@ -43,7 +43,8 @@ func NewConns(log *slog.Logger) *Conns {
 	return &Conns{log: log, open: make(map[net.Conn]netip.Addr), perNetwork: make(map[netip.Addr]int)}
 }
 
-// admit counts a connection, and reports whether there is room for it.
+// admit counts a connection as open and returns true. If the limits allow no more, it
+// counts the connection as refused and returns false.
 func (cs *Conns) admit(c net.Conn) bool {
 	peer := Network(connAddr(c))
 	cs.mu.Lock()

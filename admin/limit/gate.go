@@ -1,5 +1,6 @@
-// Package limit bounds what the clients of the HTTP API take from SIP and from each
-// other: connections, requests a second, processor time, and memory of event streams.
+// Package limit bounds what each client of the HTTP API uses, so that enough is left for
+// SIP and for other clients: connections, requests a second, processor time, and memory
+// of event streams.
 //
 // Each limit is in memory and counts on this node only. All types are safe for
 // concurrent use.
@@ -78,7 +79,8 @@ func (g *Gate) Acquire(ctx context.Context, token string) (leave func(), ok bool
 	return leave, true
 }
 
-// startWaiting counts a request as waiting, and reports whether there is room for it.
+// startWaiting counts a request as waiting and returns true. If too many wait, it counts
+// the request as refused and returns false.
 func (g *Gate) startWaiting(token string) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()

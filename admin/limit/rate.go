@@ -24,12 +24,12 @@ const (
 // recently used one is evicted.
 const maxPeers = 10_000
 
-// Failures counts the requests of each address that had no valid token.
+// Failures limits the rate of requests without a valid token, by address.
 type Failures struct {
 	peers *lru.Cache[netip.Addr, *rate.Limiter]
 }
 
-// NewFailures returns Failures without failures.
+// NewFailures returns Failures without any address.
 func NewFailures() Failures {
 	peers, err := lru.New[netip.Addr, *rate.Limiter](maxPeers)
 	if err != nil {

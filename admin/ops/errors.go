@@ -80,8 +80,8 @@ var causes = []struct {
 	{notify.ErrNoEvent, NoEvent, ""},
 }
 
-// ErrShared refuses to change one event because others of the same subscription would
-// change with it.
+// ErrShared is the error of a change to an event of package dialect whose subscription
+// has several events, because the others would change too.
 var ErrShared = errors.New("this event shares a subscription with others: change it at /v1/subscriptions, or delete this event and create another")
 
 // KindOf returns the kind of an error.

@@ -36,8 +36,7 @@ func (l Loss) String() string {
 	return s
 }
 
-// degradedFor is how long bellhop is degraded after it has found a loss. A restart does
-// not end that time: most losses are found at a restart.
+// degradedFor is how long bellhop is degraded after it has found a loss, across restarts.
 const degradedFor = 24 * time.Hour
 
 // Losses returns the records that the store has lost.

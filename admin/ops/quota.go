@@ -25,8 +25,8 @@ type quotaError struct{ text string }
 
 func (e *quotaError) Error() string { return e.text }
 
-// errManyTests refuses a test or redelivery while too many of the token are in
-// progress.
+// errManyTests is the error of a test or redelivery while MaxTestsPerToken others with
+// the same token are in progress.
 var errManyTests = fmt.Errorf("at most %d tests and redeliveries may run at a time with one token: wait for one to end", MaxTestsPerToken)
 
 // checkQuota returns an error if creating or changing sub would exceed the limits of a

@@ -23,8 +23,8 @@ type guide struct {
 	HTML  template.HTML
 }
 
-// guidesOf renders guides. A link to the README of another guide leads to its page; one to
-// another file of the repository is shown as text.
+// guidesOf renders guides. A link to the README of a guide becomes a link to the page of
+// that guide. A link to any other file of the repository becomes text.
 func guidesOf(all []Guide) []guide {
 	shown := make([]guide, len(all))
 	for i, g := range all {

@@ -8,8 +8,8 @@ import (
 )
 
 // RequireSession lets next serve requests with a session, with the session's client in
-// the context; beyond the client's rate limit it answers 429. Without a session, it
-// redirects requests for a page and requests of htmx to /login, and answers 401 to others.
+// the context. Beyond the client's rate limit it answers 429. Without a session, it sends
+// requests for a page and requests of htmx to /login, and answers 401 to others.
 func (p *Page) RequireSession(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		now := time.Now()
@@ -77,8 +77,8 @@ func (p *Page) endSession(r *http.Request) {
 	}
 }
 
-// newSessionCookie returns the cookie of a session for its lifetime in seconds; with -1
-// the browser deletes the cookie.
+// newSessionCookie returns the cookie of a session. seconds is its lifetime; with -1 the
+// browser deletes the cookie.
 func newSessionCookie(r *http.Request, id string, seconds int) *http.Cookie {
 	return &http.Cookie{
 		Name: access.SessionCookie, Value: id, Path: "/", MaxAge: seconds,

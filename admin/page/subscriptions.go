@@ -354,7 +354,8 @@ func (p *Page) toggleActive(w http.ResponseWriter, r *http.Request) error {
 	return p.showPart(w, r, http.StatusOK, "one-row", sub)
 }
 
-// rotateFromPage rotates a secret, and shows the new one this once.
+// rotateFromPage rotates the secret of a subscription, and shows the new secret. It is
+// not shown again.
 func (p *Page) rotateFromPage(w http.ResponseWriter, r *http.Request) error {
 	sub, err := p.ops.RotateSecret(r.Context(), r.PathValue("id"), 0)
 	if err != nil {

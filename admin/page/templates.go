@@ -86,7 +86,7 @@ func executeTemplate(t *template.Template, name string, v View) []byte {
 }
 
 // replaceSteering replaces control characters and characters that change the direction
-// of text, which may come off the wire or over the API; see [dialog.IsControl].
+// of text (see [dialog.IsControl]). They may come from SIP messages and from the API.
 func replaceSteering(html []byte) []byte {
 	return bytes.Map(func(r rune) rune {
 		if dialog.IsControl(r) && r != '\n' && r != '\t' && r != '\r' {
@@ -155,7 +155,8 @@ var assetTags = func() map[string]string {
 	return all
 }()
 
-// assetPath returns the path of a file under static, which changes with its content.
+// assetPath returns the URL path of a file under static. A file with other content has
+// another path, so that browsers may cache it for long.
 func assetPath(name string) string { return "/static/" + name + "?v=" + assetTags[name] }
 
 // Static serves the files under /static/.

@@ -3,7 +3,7 @@
 //
 // Its responses and errors are those of the original. An event is a subscription to one
 // event type, see package dialect. A request deletes more than one event only if its path
-// ends with a collection and it has neither a query nor a body.
+// has no event id, and the request has neither a query nor a body.
 package telphin
 
 import (
@@ -129,8 +129,8 @@ func WriteError(w http.ResponseWriter, status int, detail string) {
 	}
 }
 
-// Trim returns the path of a request below /api/ver1.0 or below the root,
-// and whether it belongs to the Telphin dialect.
+// Trim removes /api/ver1.0 from the segments of a path if it begins with that, and
+// reports whether the path belongs to the Telphin dialect.
 func Trim(path []string) (_ []string, ok bool) {
 	if len(path) > 1 && path[0] == "api" && path[1] == "ver1.0" {
 		return path[2:], true

@@ -2,7 +2,7 @@
 //
 // Its responses and errors are those of the original. An event is a subscription to one
 // event type, see package dialect. A request deletes more than one event only if its path
-// ends with a collection and it has neither a query nor a body.
+// has no event id, and the request has neither a query nor a body.
 package uapi
 
 import (

@@ -7,9 +7,9 @@ import (
 )
 
 // Event is a [dialog.Event] as the API shows it and as the callbacks of dialect json have
-// it: see [payload.View.AppendEvent]. Times are microseconds since 1970-01-01 UTC
-// and durations are microseconds, except timestamp. Unknown values are left out. Fields
-// are only ever added.
+// it, see [payload.View.AppendEvent]. Times except timestamp are in microseconds since
+// 1970-01-01 UTC, durations in microseconds. Unknown values are left out. Fields are only
+// ever added.
 type Event struct {
 	EventID   string    `json:"event_id" doc:"32 hex digits; the same in every delivery of the event"`
 	EventType string    `json:"event_type" doc:"Type of the event, such as hangup"`

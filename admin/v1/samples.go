@@ -79,7 +79,7 @@ func sampleAttempt() Attempt {
 	}
 }
 
-// sampleTrace returns the trace of a call with its first message.
+// sampleTrace returns a trace of a call. It has one message, the INVITE.
 func sampleTrace(call Call) Trace {
 	edge, pbx := dialog.Edge.String(), dialog.PBX.String()
 	return Trace{

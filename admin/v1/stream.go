@@ -109,7 +109,7 @@ func (a *API) respondEventPage(ctx context.Context, q notify.Query) (*rawRespons
 // 100 KB, and at most about maxPageBytes plus one event.
 var pageBuffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
-// maxPageBytes is the size from which no further event is added to a page.
+// maxPageBytes is the size above which no further event is added to a page.
 const maxPageBytes = 1 << 20
 
 // writeEventPage writes a page of events as the JSON of a list[Event]. next is the cursor

@@ -155,7 +155,8 @@ func pageAfter[T any](items []T, cursor string, limit int, place func(T) string)
 	return &out
 }
 
-// cursorOf returns a cursor that sorts as text by time, then by id.
+// cursorOf returns the cursor of an object with a time and an id. Cursors sort as text by
+// time, then by id.
 func cursorOf(t time.Time, id string) string { return fmt.Sprintf("%016x-%s", t.UnixMicro(), id) }
 
 // checkCursor refuses a text that cursorOf cannot have returned, because the page after

@@ -112,7 +112,8 @@ func sampleSubscription() notify.Subscription {
 	return sub
 }
 
-// sampleEvent returns the event of a type that a test of the sampleSubscription sends.
+// sampleEvent returns the sample event of type t, as a test of the sampleSubscription
+// sends it.
 func sampleEvent(t dialog.Type) *dialog.Event {
 	sub := sampleSubscription()
 	return sub.Sampler("example", sampleTime).Event(string(t))
