@@ -4,13 +4,13 @@
 // # Access
 //
 // Every request below /v1 or to the two other dialects needs a token, even from this
-// machine. Clients send the token as Authorization: Bearer; UnifiedAPI's may also send a
-// cookie. A request without a valid token is answered 401, whether or not its path exists.
-// The token of the [Config] may do everything, and creates other tokens. Each other token
-// has an [access.Scope]; a request that needs another scope is answered 403. A token may
-// be bound to extensions. Then it sees and changes only their subscriptions, events, calls
-// and deliveries. If a request to /v1 names an object of another extension, it is answered
-// 404, as if the object did not exist.
+// machine. Clients send the token as Authorization: Bearer; those of UnifiedAPI may send
+// a cookie instead. A request without a valid token is answered 401, whether or not its
+// path exists. The token of the [Config] may do everything, and creates other tokens.
+// Each other token has an [access.Scope]. A request that needs another scope is answered
+// 403. A token may be bound to extensions. Then it sees and changes only their
+// subscriptions, events, calls and deliveries. If a request to /v1 names an object of
+// another extension, it is answered 404, as if the object did not exist.
 //
 // /healthz and /readyz are open, because their clients have no token. /metrics, and the
 // reasons in /readyz, are for loopback clients without a forwarding header and for
@@ -68,9 +68,9 @@
 //
 // # Errors
 //
-// Every error of /v1 is a problem of RFC 9457. If the request is wrong, the status is 4xx,
-// and the problem names the wrong field. If bellhop fails, the status is 503, or 500 after
-// a panic, and the error is logged.
+// Every error of /v1 is a problem of RFC 9457. If the request is wrong, the status is
+// 4xx, and the problem names the field that is wrong. If bellhop fails, the status is
+// 503, or 500 after a panic, and the error is logged.
 package admin
 
 import (

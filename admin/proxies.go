@@ -117,7 +117,7 @@ func isForwardingHeader(name string) bool {
 
 // isLocalRequest reports whether a request comes from a client on this machine. It
 // returns false if the request has a forwarding header field, because then a proxy on
-// this machine has forwarded it.
+// this machine may have forwarded it.
 func isLocalRequest(r *http.Request) bool {
 	peer, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil || !peer.Addr().Unmap().IsLoopback() {

@@ -196,8 +196,8 @@ func CheckExtension(name string) error {
 	return sub.Validate()
 }
 
-// IntParam parses the parameter key of a query as an integer from low to high. ok is false
-// if it is something else. If the parameter is missing, IntParam returns unset and true.
+// IntParam parses the parameter key of a query as an integer from low to high. ok is
+// false if it is something else. If it is missing, IntParam returns unset and true.
 func IntParam(v url.Values, key string, low, high, unset int) (n int, ok bool) {
 	text := v.Get(key)
 	if text == "" {

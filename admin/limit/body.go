@@ -18,8 +18,8 @@ var ErrBodyTooLarge = errors.New("body too large")
 var byteOrderMark = []byte("\uFEFF")
 
 // ReadBody returns the body of a request, without a byte order mark. If the body is too
-// large, ReadBody discards up to another megabyte and returns ErrBodyTooLarge. It discards
-// them because a client that is still writing would not see the response.
+// large, it returns ErrBodyTooLarge. Before that it discards up to another megabyte,
+// because a client that is still writing would not see the response.
 func ReadBody(r *http.Request) ([]byte, error) {
 	body, err := io.ReadAll(io.LimitReader(r.Body, MaxBody+1))
 	if err == nil && len(body) > MaxBody {
