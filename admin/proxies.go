@@ -41,7 +41,7 @@ func forwardedClient(r *http.Request, trusted []netip.Prefix) (client netip.Addr
 	if err != nil || !containsAddr(trusted, peer.Addr()) {
 		return client, false
 	}
-	var found []netip.Addr // by X-Forwarded-For and by Forwarded
+	var found []netip.Addr // the clients that X-Forwarded-For and Forwarded name
 	for _, way := range [...][]string{
 		strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ","),
 		forwardedFor(r.Header.Values("Forwarded")),

@@ -13,9 +13,11 @@ const (
 )
 
 // Grants keeps the hashes of the access tokens that were issued for API tokens
-// (RFC 6749 §4.4). They are in memory: after a restart, clients request new ones.
+// (RFC 6749 §4.4). An access token has the permissions of its API token, and expires with
+// it at the latest. The hashes are in memory: after a restart, clients request new access
+// tokens.
 type Grants struct {
-	byHash *Cache[Hash] // hash of the API token, whose permissions and expiry apply
+	byHash *Cache[Hash] // hash of the API token, by the hash of the access token
 }
 
 // newGrantStore returns a store without access tokens.

@@ -13,10 +13,10 @@ const (
 	maxSessions   = 50 // of one token; the oldest is evicted
 )
 
-// Sessions keeps the sessions of the page, by the hash of the cookie's value. They
-// are in memory: after a restart, people sign in again.
+// Sessions keeps the sessions of the page. A session ends with its token at the latest.
+// Sessions are in memory: after a restart, people sign in again.
 type Sessions struct {
-	byHash *Cache[Hash] // hash of the token, without which the session is not valid
+	byHash *Cache[Hash] // hash of the token, by the hash of the cookie's value
 }
 
 // newSessionStore returns a store without sessions.

@@ -36,7 +36,7 @@ type Streams struct {
 
 	exempt   string          // id of the token whose streams do not count for MaxStreams
 	strained func() bool     // reports whether SIP waits for processors; nil: never
-	closing  context.Context // ends all streams
+	closing  context.Context // when it ends, all streams end
 	closeAll context.CancelFunc
 
 	mu       sync.Mutex
@@ -87,11 +87,11 @@ func (s *Streams) CloseAll() { s.closeAll() }
 // [Gate]. The caller closes the stream.
 func (s *Streams) Open(w http.ResponseWriter, r *http.Request) (*Stream, error) {
 	q := &Stream{all: s, rc: http.NewResponseController(w), w: w}
-	if err := q.rc.SetReadDeadline(time.Time{}); err != nil { // the server's deadline is for requests that end
+	if err := q.rc.SetReadDeadline(time.Time{}); err != nil { // the server's deadline would end the stream
 		return nil, err
 	}
 	w.Header().Set("Content-Type", EventStream)
-	w.Header().Set("X-Accel-Buffering", "no") // nginx would wait for more
+	w.Header().Set("X-Accel-Buffering", "no") // else nginx would buffer the events
 	ReleaseTurn(r.Context())
 	ctx, stop := context.WithCancel(r.Context())
 	stopAtClosing := context.AfterFunc(s.closing, stop)
@@ -126,7 +126,7 @@ func (q *Stream) Send(b []byte) error {
 	if err := q.rc.SetWriteDeadline(time.Now().Add(q.all.WriteTimeout)); err != nil {
 		return err
 	}
-	if q.isClosed() { // closed meanwhile: our deadline has overwritten that of the closing
+	if q.isClosed() { // setSize set an earlier deadline, which the line above may have replaced
 		return ErrSlowestClient
 	}
 	_, err := q.w.Write(b)

@@ -92,7 +92,7 @@ type homeView struct {
 	Extensions []extensionRow
 	Patterns   int // number of subscriptions with a pattern
 
-	First     bool // show the first steps: nothing is known yet
+	First     bool // show the first steps, because there are no extensions and patterns
 	Listen    []string
 	PBX, Curl string // texts of the first steps, to copy
 }
@@ -281,7 +281,7 @@ func (p *Page) explainError(f *subscriptionForm, err error) error {
 	default:
 		return err
 	}
-	if why := f.Errors["extension"]; f.Pattern && why != "" { // the form has this field instead
+	if why := f.Errors["extension"]; f.Pattern && why != "" { // a form for a pattern has no field extension
 		f.Errors["extension_regex"] = why
 	}
 	return nil

@@ -40,7 +40,7 @@ type Viewer struct {
 // template "" has only the layout and the parts.
 var templates map[string]*template.Template
 
-func init() { templates = parseTemplates() } // not above: liveAttrs would make a cycle
+func init() { templates = parseTemplates() } // templateFuncs uses templates through liveAttrs
 
 func parseTemplates() map[string]*template.Template {
 	shared := template.Must(template.New("").Funcs(templateFuncs).ParseFS(files, "templates/layout.html", "templates/part-*.html"))

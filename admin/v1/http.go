@@ -53,7 +53,7 @@ func newConfig(version string) huma.Config {
 	c.Info.Description = "Manage webhook subscriptions to the extensions of a PBX, and read calls, events and deliveries."
 	c.Info.License = &huma.License{Name: "Apache 2.0", Identifier: "Apache-2.0"}
 	c.Info.Contact = &huma.Contact{Name: "Guide to this API: bellhop help api", URL: "/help/api"}
-	c.Servers = []*huma.Server{{URL: "/"}} // the server of the description itself
+	c.Servers = []*huma.Server{{URL: "/"}} // the server that serves the description
 	c.OpenAPIPath, c.DocsPath, c.SchemasPath, c.CreateHooks = "", "", "", nil
 	c.RejectUnknownQueryParameters = true // a misspelt filter must not select everything
 	c.Components.SecuritySchemes = map[string]*huma.SecurityScheme{"token": {Type: "http", Scheme: "bearer", Description: "Token of POST /v1/tokens, of the command bellhop token create, or the first one in the file admin.token of the store"}}

@@ -63,7 +63,7 @@ func (c *idempotencyCache) answerOnce(h http.Handler) http.Handler {
 			defer func() { c.finish(token, key, k) }() // also when h panics
 			var answer access.Response
 			h.ServeHTTP(&answer, r)
-			answer.WriteHeader(http.StatusOK) // no effect after another
+			answer.WriteHeader(http.StatusOK) // no effect if h has written a status
 			k.answer = answer
 			k.answer.WriteTo(w)
 		case k.answer.Status() == 0:

@@ -265,7 +265,7 @@ func (a *API) sendEvents(q *limit.Stream, events []*dialog.Event) error {
 			lines, size = append(lines, line), size+len(line)+len(e.ID)+len(e.Type)+len("id: \nevent: \ndata: \n\n")
 			limit.YieldAfter(len(lines))
 		}
-		text := bytes.NewBuffer(make([]byte, 0, size)) // exactly the bytes that setSize counts
+		text := bytes.NewBuffer(make([]byte, 0, size)) // of the capacity that Send counts
 		for i, line := range lines {
 			fmt.Fprintf(text, "id: %s\nevent: %s\ndata: %s\n\n", events[i].ID, events[i].Type, line)
 		}

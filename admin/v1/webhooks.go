@@ -30,7 +30,7 @@ func describeWebhooks(event *huma.Schema) map[string]*huma.PathItem {
 			Tags:        []string{callbacksTag},
 			Summary:     "Callback of an event of type " + string(info.Type),
 			Description: describeType(info) + " The request is that of dialect json with method POST or PUT, as Standard Webhooks describes it.",
-			Security:    []map[string][]string{{}}, // it is signed
+			Security:    []map[string][]string{{}}, // no token: callbacks are signed
 			Parameters: []*huma.Param{
 				callbackHeader("webhook-id", "ID of the delivery, the same in every attempt", true),
 				callbackHeader("webhook-timestamp", "Time of the attempt, in seconds since 1970-01-01 UTC; absent without a secret", false),
