@@ -148,8 +148,8 @@ func removeOnce(ctx context.Context, o *ops.Operations, e Event) error {
 }
 
 // RemoveAll removes events, and returns those that it removed. It skips the events of
-// subscriptions that the config declares, and returns [notify.ErrDeclared] if it removed
-// no other event. Any other error ends it.
+// subscriptions that the config declares. If that leaves no event to remove, it returns
+// [notify.ErrDeclared]. Any other error ends it.
 func RemoveAll(ctx context.Context, o *ops.Operations, es []Event) (removed []Event, err error) {
 	var declared error
 	for _, e := range es {
