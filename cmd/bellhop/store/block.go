@@ -21,7 +21,7 @@ import (
 //	   subject, length of the header (4) and header if there is one, body
 //	8  HighwayHash-64 of all but the lengths, keyed with stream and block
 //
-// The hash does not cover the lengths; the content that they delimit verifies them.
+// The hash does not cover the lengths. recordAt verifies them by the content that they delimit.
 //
 // The server reads a block only up to the first damaged record, and cuts off or hides
 // the rest. That is why bellhop reads the blocks itself.
@@ -36,8 +36,8 @@ const (
 	tombstoneBit = 1 << 62
 )
 
-// A section is a part of a block: valid records whose messages are numbered without a
-// gap, or bytes that are not a record.
+// A section is a part of a block: either valid records whose messages have consecutive
+// sequence numbers, or bytes that are no valid record.
 type section struct {
 	from, to    int // offsets in the block
 	bad         bool
@@ -59,8 +59,9 @@ func blockHash(stream string, block int) hash.Hash64 {
 	return h
 }
 
-// jsonStreams are the streams whose messages are empty or JSON objects: their first
-// brace is the end of the subject.
+// jsonStreams are the streams whose messages are empty or JSON objects and whose
+// subjects have no brace. So the first brace after the head of a record ends the
+// subject.
 var jsonStreams = map[string]bool{"bellhop_events": true, "bellhop_audit": true, "KV_bellhop_subscriptions": true, "KV_bellhop_tokens": true}
 
 // recordAt returns the length of the valid record at offset i of a block, or 0.
@@ -154,7 +155,7 @@ func lastSection(sections []section) *section {
 }
 
 // badSection returns the section that starts with a damaged record at offset i and ends
-// at the next valid record.
+// at the next valid record or at the end of the block.
 func badSection(stream string, b []byte, i int, h hash.Hash64) section {
 	s := section{from: i, bad: true, records: 1}
 	if n := lengthAt(b, i); n > 0 { // the length may be valid
@@ -176,9 +177,9 @@ func badSection(stream string, b []byte, i int, h hash.Hash64) section {
 	return s
 }
 
-// repairedBlock returns the valid records of a block. A position other than 0 is the
-// last sequence number that the stream has assigned: an erased record at the end keeps
-// the server from assigning it again.
+// repairedBlock returns the valid records of a block. position is the last sequence
+// number that the stream has assigned, or 0. If it is not 0, repairedBlock appends an
+// erased record with that number, so that the server does not assign the number again.
 func repairedBlock(stream string, block int, b []byte, sections []section, position uint64) []byte {
 	var out []byte
 	var last time.Time

@@ -23,16 +23,16 @@ import (
 // destroyed, and keeps the damage from destroying more.
 //
 // Before the embedded server opens a store, the checker reads the blocks of its streams
-// and removes damaged records, so that the server keeps the records behind them. The
-// damaged file is kept in the directory damaged. While bellhop runs, the checker reads
-// all blocks again every hour, slowly enough not to disturb.
+// and removes damaged records, because the server would drop the records behind them.
+// The damaged file is kept in the directory damaged. While bellhop runs, the checker
+// reads all blocks again every hour, slowly enough not to disturb.
 //
-// The file check of store.dir has the last known state of each stream and the losses
-// found. It is written after changes, at most every minute, and at the stop. Messages
-// that a stream gets in the minute before a crash, and loses with the end of its last
-// block, leave no trace.
+// The checker writes the last known state of each stream and the losses to the file
+// check of store.dir: every minute if they have changed, after each check, and at the
+// stop. If a crash cuts off messages that a stream got within the last minute, their
+// loss is not detected.
 //
-// The servers of store.nats check their own files and have replicas: they have no
+// The servers of store.nats check their own files and have replicas. So they have no
 // checker.
 type checker struct {
 	dir           string // store.dir
@@ -45,7 +45,7 @@ type checker struct {
 	mu        sync.Mutex
 	ledger    ledger
 	written   []byte          // content of the file check
-	unchecked map[string]bool // streams too large to be read at the start
+	unchecked map[string]bool // streams of which only the end was read at the start
 }
 
 const (
@@ -73,7 +73,7 @@ func openChecker(c config.Config, log *slog.Logger) *checker {
 func (g *checker) filePath(name string) string { return filepath.Join(g.dir, name) }
 
 // errUnrepaired means that a damaged block was not repaired. The server must not open
-// it: it would cut off the records behind the damage.
+// the block, because it would cut off the records behind the damage.
 var errUnrepaired = errors.New("repair damaged file of the store: make room on the disk and let bellhop write there")
 
 // prepareStore checks and repairs the store before the server opens it. The server must
@@ -114,8 +114,8 @@ func (g *checker) prepareStore() (err error) {
 	return nil
 }
 
-// formatKnown reports whether a block of the store has a valid record, or all are empty.
-// If not, the server may use another format, and nothing must be repaired.
+// formatKnown reports whether a block of the store has a valid record, or all blocks
+// are empty. Otherwise the server may use another format, and nothing must be repaired.
 func (g *checker) formatKnown() bool {
 	empty := true
 	for _, stream := range g.streamNames() {
@@ -163,8 +163,8 @@ func (g *checker) run(ctx context.Context, js jetstream.JetStream) {
 	}
 }
 
-// runPasses reads all blocks every hour until ctx ends. The first pass reads only what
-// was not read at the start.
+// runPasses reads the blocks of all streams every hour until ctx ends. The first pass
+// reads only the streams of which prepareStore has read only the end.
 func (g *checker) runPasses(ctx context.Context) {
 	g.mu.Lock()
 	unread := maps.Clone(g.unchecked)
@@ -175,9 +175,9 @@ func (g *checker) runPasses(ctx context.Context) {
 	}
 }
 
-// checkStreams checks the wanted streams while the server runs. After damage it requests
-// that the store is opened anew: a reader of a damaged stream may wait forever for a
-// message that the server cannot read.
+// checkStreams checks the wanted streams while the server runs. If one is damaged, it
+// requests that the store is opened anew, because a reader of a damaged stream may wait
+// forever for a message that the server cannot read.
 func (g *checker) checkStreams(ctx context.Context, wanted func(stream string) bool) {
 	damaged := false
 	for _, stream := range g.streamNames() {

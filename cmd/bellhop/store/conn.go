@@ -20,11 +20,11 @@ import (
 	"bellhop/cmd/bellhop/config"
 )
 
-// A serverConn is a connection to a server of the store. nats.go closes a connection for
-// good after most errors that a server reports, and then everything that uses it fails
-// until a restart; a connection that only breaks is reestablished with all
-// subscriptions. So Read fails where the server reports an error: nats.go sees the error
-// only as the reason why the connection broke.
+// A serverConn is a connection to a server of the store. After most errors that a
+// server reports, nats.go closes the connection for good, and everything that uses it
+// fails until a restart. After a broken connection, nats.go reconnects and restores all
+// subscriptions. So Read removes a reported error from the data and returns it as the
+// reason why the connection broke.
 type serverConn struct {
 	net.Conn
 	frames *wsFrames // nil: not a WebSocket
@@ -51,8 +51,9 @@ func (c *serverConn) Read(b []byte) (int, error) {
 	return 0, c.err
 }
 
-// natsLines finds errors in the data of a NATS server: protocol lines, of which those of
-// messages end with the size of the payload that follows.
+// natsLines finds errors in the data of a NATS server. The data consists of protocol
+// lines. The line of a message ends with the size of the payload, and the payload
+// follows the line.
 type natsLines struct {
 	op   byte   // first byte of the line; 0: none yet
 	size int    // number at the end of the line so far
@@ -64,8 +65,9 @@ type natsLines struct {
 // configured to accept. nats.go allocates whatever size is announced.
 const maxPayload = 64 << 20
 
-// scanLines scans b up to the first error that makes the connection unusable, and
-// returns the number of bytes before that line.
+// scanLines scans b up to the first line with an error that makes the connection
+// unusable. It returns the error and the number of bytes before that line. Without such
+// a line, it returns len(b).
 func (l *natsLines) scanLines(b []byte) (before int, err error) {
 	for i := 0; i < len(b); i++ {
 		if l.skip > 0 {
@@ -105,8 +107,9 @@ func (l *natsLines) scanLines(b []byte) (before int, err error) {
 }
 
 // reportedError returns the error in a line -ERR '...', or nil if the connection stays
-// usable. A denied publish loses only that message. After a denied subscribe no message
-// would ever come: a new connection subscribes again.
+// usable. A denied publish is no such error, because it loses only that message. A
+// denied subscribe is one, because the subscription would never get a message; a new
+// connection subscribes again.
 func reportedError(line []byte) error {
 	text := strings.Trim(strings.TrimPrefix(string(line), "-ERR"), " \t\r'")
 	if strings.HasPrefix(strings.ToLower(text), "permissions violation for publish") {
@@ -115,8 +118,8 @@ func reportedError(line []byte) error {
 	return fmt.Errorf("server reported %q", text)
 }
 
-// wsFrames finds the data in the frames of a WebSocket (RFC 6455 §5.2), after the
-// response that opens it.
+// wsFrames finds the data in the frames of a WebSocket (RFC 6455 §5.2). It skips the
+// HTTP response that opens the WebSocket.
 type wsFrames struct {
 	blank   int // bytes received of the empty line that ends the response
 	head    []byte
@@ -235,8 +238,9 @@ func (d *serverDialer) Dial(network, address string) (net.Conn, error) {
 	return s, nil
 }
 
-// dialAny connects to one of the addresses of a host. Each gets its share of
-// dialTimeout, so that a dead address does not hide the others.
+// dialAny connects to one of the addresses of a host, in random order. Each address
+// gets an equal share of dialTimeout, so that an unreachable address leaves time for
+// the others.
 func dialAny(network, host, port string) (conn net.Conn, err error) {
 	hosts := []string{host}
 	if net.ParseIP(host) == nil {
@@ -254,8 +258,9 @@ func dialAny(network, host, port string) (conn net.Conn, err error) {
 	return nil, err
 }
 
-// openConn does the TLS handshake where it is wanted: at once for a WebSocket, otherwise
-// after the server's first line.
+// openConn returns conn as a serverConn, with TLS if d or the server requires it. A
+// WebSocket does the TLS handshake with the first write of nats.go. Otherwise openConn
+// does it after the server's first line.
 func (d *serverDialer) openConn(conn net.Conn, host string) (net.Conn, error) {
 	if d.websocket {
 		s := &serverConn{Conn: conn, frames: new(wsFrames)}
@@ -285,8 +290,9 @@ func (d *serverDialer) openConn(conn net.Conn, host string) (net.Conn, error) {
 	return &serverConn{Conn: prefixedConn{secure, io.MultiReader(bytes.NewReader(first), secure)}}, nil
 }
 
-// tlsConfig returns the TLS configuration for a host. A server that was announced by its
-// address has a certificate for the name of a configured server.
+// tlsConfig returns the TLS configuration for a host. An IP address that is not
+// configured was announced by a server. Its certificate is then verified for the first
+// configured host name.
 func (d *serverDialer) tlsConfig(host string) *tls.Config {
 	c := &tls.Config{MinVersion: tls.VersionTLS12}
 	if d.config != nil {

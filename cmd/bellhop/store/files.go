@@ -60,8 +60,8 @@ func (s *Store) AdminToken() (token string, created bool, err error) {
 }
 
 // writePrivate creates or replaces a file, with mode 0600. The file is on the disk when
-// writePrivate returns; after an error or a crash it has all of its old or of its new
-// content.
+// writePrivate returns. After an error or a crash, the file has either its complete old
+// or its complete new content.
 func writePrivate(path string, b []byte) error {
 	f, err := os.CreateTemp(filepath.Dir(path), ".new-*") // of mode 0600
 	if err != nil {
@@ -83,8 +83,8 @@ func writePrivate(path string, b []byte) error {
 	return dir.Sync()
 }
 
-// readSealed decodes a file of writeSealed into v. The error tells if the file is
-// damaged.
+// readSealed decodes a file that writeSealed has written into v. It returns an error if
+// the checksum is wrong.
 func readSealed(path string, v any) error {
 	b, err := config.ReadPrivate(path)
 	if err != nil {
@@ -100,7 +100,8 @@ func readSealed(path string, v any) error {
 	return nil
 }
 
-// writeSealed writes a private file of a SHA-256 checksum and JSON.
+// writeSealed writes a private file: a line with the SHA-256 checksum of body, and then
+// body, which is JSON.
 func writeSealed(path string, body []byte) error {
 	sum := sha256.Sum256(body)
 	return writePrivate(path, append([]byte(hex.EncodeToString(sum[:])+"\n"), body...))

@@ -16,14 +16,15 @@ import (
 
 const keySize = 32
 
-// SharedKey returns the key that authenticates routes: the same in all nodes and after
-// every restart. It is stored in the file key of store.dir and in the bucket
-// bellhop_keys. A missing copy is restored from the other; if both are missing, a key is
-// created.
+// SharedKey returns the key that authenticates routes. The key is the same in all nodes
+// and after every restart. It is stored in the file key of store.dir and in the bucket
+// bellhop_keys. A missing copy is restored from the other. If both are missing, a key
+// is created.
 //
-// It is an error if the two differ or the file cannot be trusted: a wrong key would cut
-// off every live call. It is also an error if both are missing although there is data,
-// which was made with a key.
+// SharedKey returns an error if the two copies differ, if the file has a wrong length,
+// or if other users can access it, because a wrong key would cut off every live call.
+// It also returns an error if both copies are missing but the store has data, because
+// live calls and registrations use the lost key.
 func (s *Store) SharedKey(ctx context.Context) ([]byte, error) {
 	path := s.filePath("key")
 	key, err := readKey(path)
@@ -74,9 +75,9 @@ func (s *Store) SharedKey(ctx context.Context) ([]byte, error) {
 	return key, nil
 }
 
-// refuseNewKey returns an error if a store without a key has data. It looks for data
-// first: nodes that share a store create the key before anything else, so a node that
-// finds data of another node also finds its key.
+// refuseNewKey returns an error if the store has data but no key. It looks for data
+// before it looks for the key. Another node may start at the same time, but it creates
+// the key before any data, so its key is found if its data was.
 func (s *Store) refuseNewKey(ctx context.Context, keys jetstream.KeyValue) error {
 	_, err := os.Stat(s.filePath("node"))
 	data := err == nil

@@ -39,9 +39,10 @@ type loss struct {
 	Repaired bool      `json:"mended,omitempty"`   // the damaged bytes are removed from the block
 }
 
-// contiguousStreams are the streams in which no message is deleted or replaced before it
-// expires: each missing sequence number is a lost message. In other streams a damaged
-// record may have been replaced before. The value describes the messages.
+// contiguousStreams are the streams in which no message is deleted or replaced before
+// it expires, so each missing sequence number is a lost message. In other streams, a
+// missing message may have been deleted, and a damaged record may have been replaced.
+// The value describes the messages.
 var contiguousStreams = map[string]string{
 	"bellhop_events":        "events",
 	"bellhop_attempts":      "records of the delivery log",
@@ -91,14 +92,15 @@ func (g *checker) renameStream(from, to string) {
 	g.saveLedger()
 }
 
-// hasDamage reports whether a stream has found damage that is not repaired.
+// hasDamage reports whether damage was found in a stream and is not repaired.
 func (g *checker) hasDamage(stream string) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return slices.ContainsFunc(g.ledger.Losses, func(l loss) bool { return l.Stream == stream && !l.Repaired })
 }
 
-// addLosses records the losses found in a stream, and logs the new ones.
+// addLosses records the losses found in a stream, and logs the new ones. If repaired is
+// set, it marks all losses of the stream as repaired.
 func (g *checker) addLosses(stream string, found []loss, repaired bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -159,8 +161,8 @@ func (g *ledger) unknownParts(l loss) []loss {
 	return parts
 }
 
-// pruneLosses removes losses past their retention, and merges neighbors where a stream
-// has too many.
+// pruneLosses removes repaired losses that were found longer than retention ago. If a
+// stream has more than maxLosses, it merges neighboring losses.
 func (g *ledger) pruneLosses(now time.Time, retention time.Duration) {
 	g.Losses = slices.DeleteFunc(g.Losses, func(l loss) bool {
 		return l.Repaired && now.Sub(l.Found) > retention
@@ -185,8 +187,8 @@ func (g *ledger) pruneLosses(now time.Time, retention time.Duration) {
 	}
 }
 
-// markRestored records that the lost messages of a stream are restored, up to a sequence
-// number.
+// markRestored records that the repaired losses of a stream up to the sequence number
+// upTo are restored.
 func (g *checker) markRestored(stream string, upTo uint64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -1,15 +1,16 @@
-// Package store opens the store of bellhop, a JetStream: an embedded NATS server with its
-// files in store.dir, or the servers of store.nats.
+// Package store opens the store of bellhop, a JetStream: an embedded NATS server with
+// its files in store.dir, or the servers of store.nats.
 //
-// A [Store] creates and uses only streams that are bellhop's and not of a newer version;
-// opening it migrates those of an older version. store.dir belongs to one process at a
-// time. It also has the key that authenticates routes, the name of the node, the admin
-// token and the events that the store had not accepted before a stop.
+// A [Store] creates and uses only streams that are bellhop's and not of a newer
+// version. [Open] migrates streams of an older version. Only one process at a time can
+// use store.dir. The directory also contains the key that authenticates routes, the
+// name of the node, the admin token if the config has none, and the events that the
+// store had not accepted before a stop.
 //
-// An embedded store survives what happens to its disk: after a failed write it is opened
-// anew as soon as the disk is writable; damaged records are found, cut out and reported,
-// so that the records behind them stay readable; and subscriptions and tokens are
-// restored from a snapshot.
+// An embedded store survives failures of its disk. After a failed write, the store is
+// opened anew once the disk is writable. Damaged records are found, removed and
+// reported, so that the records behind them stay readable. Lost subscriptions and
+// tokens are restored from a snapshot.
 package store
 
 import (
@@ -30,9 +31,10 @@ import (
 	"bellhop/cmd/bellhop/config"
 )
 
-// A Store is an open store. Its JetStream marks the streams and buckets that it creates,
-// and refuses to use those of another owner or of a newer version. A connection that is
-// lost is reestablished without limit, whatever the server reports: see [serverConn].
+// A Store is an open store. CreateOrUpdateStream, CreateOrUpdateKeyValue and
+// CreateKeyValue mark what they create as bellhop's, and fail for a stream of another
+// program or of a newer version. After the connection is lost, the Store reconnects
+// without a limit of attempts, whatever error the server reported (see [serverConn]).
 // The methods may be called concurrently, except Close.
 type Store struct {
 	jetstream.JetStream
@@ -44,9 +46,9 @@ type Store struct {
 	undo       []func()        // close what is open, the last first
 }
 
-// Open opens the store of c. It waits for an answer of the store, but not for servers
-// that are down. It repairs and restores an embedded store, and migrates a store of an
-// older version.
+// Open opens the store of c. It repairs an embedded store and restores its lost
+// subscriptions and tokens. It migrates a store of an older version. It returns an
+// error if no server of store.nats can be reached, and does not wait for one to start.
 func Open(ctx context.Context, c config.Config, log *slog.Logger) (_ *Store, err error) {
 	s := &Store{config: c, log: log}
 	defer func() {
@@ -109,9 +111,9 @@ func (s *Store) Close() {
 	}
 }
 
-// Run checks the files of an embedded store and keeps its snapshot until ctx ends. It
-// returns at once if the store is store.nats. The store must have its key: see
-// [Store.SharedKey].
+// Run checks the files of an embedded store and keeps its snapshot up to date, until
+// ctx ends. It returns at once if the store is store.nats. Call [Store.SharedKey]
+// before Run, because Run assumes that the bucket of the key is complete.
 func (s *Store) Run(ctx context.Context) {
 	if s.supervisor == nil {
 		return
@@ -123,7 +125,8 @@ func (s *Store) Run(ctx context.Context) {
 	stopChecks() // after the last change of a bucket
 }
 
-// startTask runs f in a goroutine. stop cancels f's context and waits for its end.
+// startTask runs f in a goroutine. stop cancels f's context and waits until f has
+// returned.
 func startTask(f func(context.Context)) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var run sync.WaitGroup

@@ -17,21 +17,22 @@ import (
 	"bellhop/cmd/bellhop/config"
 )
 
-// A supervisor runs the embedded server and reopens the store after a failed write. A
-// stream that failed to write once, because the disk was full for example, rejects
-// everything until it is opened again. The supervisor waits until the disk is writable
-// and starts another server in place of the failed one. Clients connect again.
+// A supervisor runs the embedded server. After a failed write, for example on a full
+// disk, a stream rejects every message until it is opened again. The supervisor then
+// waits until the disk is writable, stops the server and starts another. Clients
+// reconnect. The supervisor does the same if the checker finds a damaged file.
 //
-// The server's log is the only place where a failed write shows at once: nats-server
-// 2.15.2 keeps the error in the stream (setWriteErr in its filestore.go) and offers it
-// neither in the stream's info nor in healthz. Its advisory about storage is published
-// when it disables JetStream, which a stream with a failed write does not cause. Publishers
-// get error 10077 at their next message, but a quiet store would stay broken until then.
+// The supervisor detects a failed write in the server's log, because nothing else shows
+// it at once. nats-server 2.15.2 keeps the error in the stream (setWriteErr in its
+// filestore.go), but shows it neither in the stream's info nor in healthz. The server
+// publishes an advisory about storage only when it disables JetStream, which a failed
+// write of a stream does not cause. A publisher gets error 10077 for its next message;
+// without a publisher, the stream would stay broken.
 type supervisor struct {
 	config         config.Config
 	log            *slog.Logger
 	checker        *checker      // repairs the files while no server runs
-	reopenRequests chan struct{} // has room for one: failure is set
+	reopenRequests chan struct{} // has room for one request; failure is its reason
 
 	mu      sync.Mutex
 	srv     *server.Server // nil: no server runs
@@ -95,8 +96,8 @@ func (s *supervisor) writeError() error {
 	return s.failure
 }
 
-// observeLog takes a line of the server's log and requests a new server after a failed
-// write.
+// observeLog takes a line of the server's log. If the line reports a failed write, or
+// that JetStream is being disabled, observeLog requests that the store is opened anew.
 func (s *supervisor) observeLog(line string) {
 	_, why, found := strings.Cut(line, "ritical write error: ")
 	if !found && !strings.Contains(line, "isabling JetStream") {
@@ -131,8 +132,8 @@ func (s *supervisor) requestReopen(why error) {
 }
 
 const (
-	reopenPause    = time.Second      // between two checks of the disk
-	reopenPauseMax = 30 * time.Second // after reopening did not help
+	reopenPause    = time.Second      // first wait before reopening, and between two checks of the disk
+	reopenPauseMax = 30 * time.Second // the wait doubles up to this if reopening does not help
 	minFreeSpace   = 8 << 20          // bytes; less would be full again at once
 )
 
