@@ -21,7 +21,8 @@ import (
 //	   subject, length of the header (4) and header if there is one, body
 //	8  HighwayHash-64 of all but the lengths, keyed with stream and block
 //
-// The hash does not cover the lengths. recordAt verifies them by the content that they delimit.
+// The hash does not cover the lengths. recordAt verifies them by the content that they
+// delimit.
 //
 // The server reads a block only up to the first damaged record, and cuts off or hides
 // the rest. That is why bellhop reads the blocks itself.

@@ -17,17 +17,18 @@ import (
 // one.
 const (
 	migratingMark = "bellhop-migrating" // on KV_bellhop_keys: the migration is not complete
-	copyOfMark    = "bellhop-copy-of"   // on each copy: name and creation time of the older stream
+	copyOfMark    = "bellhop-copy-of"   // on each copy: name and creation time of the source
 )
 
-// A migration copies the streams of version 1 of a store to those of this version.
+// A migration copies the streams of version 1 of the store to the streams of this
+// version.
 //
-// Each older stream is first mirrored, which preserves sequence numbers and times, and
-// stays unchanged: after any failure up to there an older build still starts. Then the
-// older streams are sealed, so that no older build writes to them or starts; the mirrors
-// become independent streams; and the older streams except the bucket keys are deleted.
-// Every step can be repeated: a migration that was killed continues at the next start,
-// and nodes that start together may all run it.
+// First it mirrors each older stream, which preserves sequence numbers and times. The
+// older streams keep their messages, so after a failure in this phase an older build
+// still starts. Then it seals the older streams, so that no older build starts or
+// writes to them. It promotes the mirrors to independent streams, and deletes the older
+// streams except the bucket keys. Every step can be repeated: a migration that was
+// killed continues at the next start, and nodes that start together may all run it.
 type migration struct {
 	js       jetstream.JetStream
 	config   config.Config
@@ -87,8 +88,9 @@ func (g *migration) run(ctx context.Context) error {
 	return nil
 }
 
-// isOlder reports whether there is a store of version 1. A key that differs from that of
-// store.dir is an error, before anything is changed.
+// isOlder reports whether the store is of version 1. Before anything is changed, it
+// returns an error if the key in the store differs from the key in store.dir, or if the
+// store has data but both keys are missing.
 func (g *migration) isOlder(ctx context.Context) (bool, error) {
 	keys := olderStreams[0]
 	older, data := false, false
@@ -191,7 +193,8 @@ func (g *migration) moveStreams(ctx context.Context) error {
 	return g.markMigrated(ctx)
 }
 
-// beforeStep is called before each change.
+// beforeStep must be called before each change. It calls the hook of tests, if there is
+// one.
 func (g *migration) beforeStep(name string) {
 	if g.between != nil {
 		g.between(name)
@@ -204,8 +207,9 @@ func (g *migration) lookupStream(ctx context.Context, name string) (*jetstream.S
 }
 
 // fenceOlderBuilds keeps older builds from starting with an embedded store of this
-// version: it seals the bucket that they open first. In a shared NATS another program
-// may own a bucket of that name.
+// version. It seals the bucket that they open first, and creates that bucket if it does
+// not exist. In a shared NATS it does nothing, because another program may own a bucket
+// of that name.
 func (g *migration) fenceOlderBuilds(ctx context.Context) error {
 	if !g.embedded {
 		return nil
@@ -238,8 +242,10 @@ func (g *migration) sealStream(ctx context.Context, name string) error {
 	return nil
 }
 
-// updateStream changes the configuration of a stream, if it exists and change reports a
-// change. Another node may do the same at the same time.
+// updateStream applies change to the configuration of a stream. It does nothing if the
+// stream does not exist or change returns false. After an error it tries again with the
+// current configuration, because another node may have updated the stream at the same
+// time.
 func (g *migration) updateStream(ctx context.Context, name, step string, change func(*jetstream.StreamConfig) bool) (err error) {
 	for range 5 {
 		info, infoErr := g.lookupStream(ctx, name)

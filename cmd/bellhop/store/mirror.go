@@ -19,7 +19,7 @@ func sourceOf(old *jetstream.StreamInfo) string {
 
 // startMirrors starts to mirror all older streams that are bellhop's, and returns them.
 func (g *migration) startMirrors(ctx context.Context) (copies []olderStream, err error) {
-	ours := make(map[string]bool) // before anything is changed, as it may fail
+	ours := make(map[string]bool) // found before anything is changed, because this may fail
 	for _, f := range olderStreams {
 		if ours[f.name], err = g.ownsStream(ctx, f); err != nil {
 			return nil, err
@@ -37,8 +37,9 @@ func (g *migration) startMirrors(ctx context.Context) (copies []olderStream, err
 	return copies, nil
 }
 
-// startMirror starts to mirror an older stream, and reports whether the older stream
-// exists and is bellhop's.
+// startMirror starts to mirror an older stream, unless a stream of the new name exists.
+// ours reports whether the older stream is bellhop's. startMirror returns true if the
+// stream of the new name is a copy of the older stream.
 func (g *migration) startMirror(ctx context.Context, f olderStream, ours bool) (bool, error) {
 	old, err := g.lookupStream(ctx, f.name)
 	if err != nil {
@@ -116,8 +117,8 @@ func (g *migration) checkSpace(ctx context.Context) error {
 	return nil
 }
 
-// copySize returns how many bytes the copies still need together: they are made at the
-// same time.
+// copySize returns how many more bytes all copies need together, because they are made
+// at the same time.
 func (g *migration) copySize(ctx context.Context) (size uint64, err error) {
 	for _, f := range olderStreams {
 		old, err := g.lookupStream(ctx, f.name)

@@ -7,20 +7,21 @@ import (
 	"strings"
 )
 
-// An olderStream is a stream of version 1 of the store, whose names are not prefixed
-// with bellhop.
+// An olderStream is a stream of version 1 of the store. Its name has no prefix
+// bellhop_.
 type olderStream struct {
 	name, newName       string
 	subject, newSubject string
-	bucket, ttls        bool
+	bucket, ttls        bool // it is a bucket; its messages may have a TTL of their own
 
-	// wrote reports whether bellhop writes messages with this subject or, in a bucket,
-	// this key. A value of nil means deleted.
+	// wrote reports whether a message may be from bellhop. key is the subject of the
+	// message or, in a bucket, its key. If value is nil, the message deletes the key.
 	wrote func(key string, value []byte) bool
 }
 
 // olderStreams are all streams of version 1. The bucket keys is sealed first and never
-// deleted: older builds open it before anything else, and then fail to start.
+// deleted, because older builds open it before anything else, and fail to start if it
+// is sealed.
 var olderStreams = []olderStream{
 	olderBucket("keys", false, func(key string, value []byte) bool { return key == "sip" && (value == nil || len(value) == keySize) }),
 	olderLog("EVENTS", "event.>", func(subject string, value []byte) bool {

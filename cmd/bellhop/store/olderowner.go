@@ -11,9 +11,10 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// ownsStream reports whether an older stream of a shared NATS is bellhop's: it has
-// bellhop's configuration and messages. A stream with messages of another program too is
-// an error.
+// ownsStream reports whether an older stream exists and is bellhop's. In an embedded
+// store, every stream is. In a shared NATS, a stream is bellhop's if its configuration
+// and its messages are. A bucket with entries of both bellhop and another program is an
+// error.
 func (g *migration) ownsStream(ctx context.Context, f olderStream) (bool, error) {
 	info, err := g.lookupStream(ctx, f.name)
 	if err != nil || info == nil || g.embedded {
@@ -71,8 +72,9 @@ func (g *migration) ownsBucket(ctx context.Context, f olderStream) (bool, error)
 	return len(ours) > 0, nil
 }
 
-// refuseOlderNodes returns an error if an older build runs with a shared store: its
-// further writes would be lost. It waits for one that is just stopping.
+// refuseOlderNodes returns an error if an older build uses a shared store, because the
+// further writes of that build would be lost. It first waits up to g.grace for the
+// build to stop.
 func (g *migration) refuseOlderNodes(ctx context.Context) error {
 	if g.embedded {
 		return nil

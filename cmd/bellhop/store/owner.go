@@ -31,8 +31,8 @@ func (s *Store) CreateOrUpdateStream(ctx context.Context, c jetstream.StreamConf
 	return stream, withHint(err)
 }
 
-// CreateOrUpdateKeyValue creates or updates a bucket of bellhop. It has the errors of
-// [Store.CreateOrUpdateStream].
+// CreateOrUpdateKeyValue creates or updates a bucket of bellhop. It fails for the same
+// reasons as [Store.CreateOrUpdateStream].
 func (s *Store) CreateOrUpdateKeyValue(ctx context.Context, c jetstream.KeyValueConfig) (jetstream.KeyValue, error) {
 	if err := checkOwner(ctx, s.JetStream, "KV_"+c.Bucket); err != nil {
 		return nil, err
@@ -107,8 +107,8 @@ func retryLeaderless(ctx context.Context, f func() error) error {
 	}
 }
 
-// withHint adds a hint to an error about a stream of another program with bellhop's
-// subjects.
+// withHint adds a hint to err if it means that a stream of another program has subjects
+// of bellhop.
 func withHint(err error) error {
 	const subjectsOverlap = 10065
 	var api *jetstream.APIError

@@ -93,8 +93,9 @@ func startServer(c config.Config, log *slog.Logger, m *supervisor) (*server.Serv
 	return srv, nil
 }
 
-// A serverLog receives the log of the embedded server. Warnings and errors go to log and
-// to the supervisor; a fatal error is the reason why the server did not start.
+// A serverLog receives the log of the embedded server. It passes warnings and errors to
+// log and to the supervisor. It keeps a fatal error, which is the reason why the server
+// did not start.
 type serverLog struct {
 	log        *slog.Logger
 	supervisor *supervisor

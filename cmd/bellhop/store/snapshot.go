@@ -21,22 +21,22 @@ import (
 )
 
 // A bucketSnapshot is a copy of the buckets of subscriptions and tokens in the file
-// snapshot of store.dir, so that damage to the store loses none of them. The previous
-// copy is kept as snapshot.old.
+// snapshot of store.dir. Entries that damage to the store has destroyed are restored
+// from it. The previous copy is kept in the file snapshot.old.
 //
-// The snapshot is written 50 ms after a change. At the start, each key of a bucket must
-// be at least as new as in the snapshot; an older one is written or deleted again. A
-// deletion leaves a marker in the bucket with a revision like that of a value, and the
-// snapshot has it too. So a snapshot that is older than a deletion never undoes it, and
-// an old value that reappears because the marker was in a damaged block is deleted
-// again.
+// The snapshot is written 50 ms after a change. At the start, an entry of a bucket that
+// is missing, or is older than in the snapshot, is written or deleted again. The
+// revisions of the two tell which is older. A deletion leaves a marker with a revision,
+// both in the bucket and in the snapshot. So a snapshot that is older than a deletion
+// never undoes it. If damage destroys a marker in the bucket and an old value
+// reappears, the value is deleted again.
 //
-// There is no snapshot of store.nats: its servers have replicas, and several bellhops
-// write to it.
+// There is no snapshot of store.nats, because its servers have replicas and several
+// bellhops write to it.
 type bucketSnapshot struct {
 	path     string
 	log      *slog.Logger
-	restored func(stream string, upTo uint64) // called when a stream is restored up to a revision
+	restored func(stream string, upTo uint64) // called after a restore up to a revision
 	prepared <-chan struct{}                  // receives after the store was opened anew; nil: never
 
 	buckets map[string]map[string]bucketEntry // by bucket and key; used by one goroutine at a time
@@ -58,8 +58,8 @@ const (
 	bucketTimeout = 30 * time.Second      // to read and restore the buckets
 )
 
-// openSnapshot reads the snapshot of a store, or else the previous one. It is empty if
-// neither can be read.
+// openSnapshot reads the snapshot of a store. If it cannot be read, openSnapshot reads
+// the previous one. If neither can be read, the result is empty.
 func openSnapshot(c config.Config, restored func(string, uint64), log *slog.Logger) *bucketSnapshot {
 	s := &bucketSnapshot{path: filepath.Join(c.Store.Dir, "snapshot"), log: log, restored: restored}
 	for _, path := range []string{s.path, s.path + ".old"} {
@@ -269,8 +269,8 @@ func (s *bucketSnapshot) watchBuckets(ctx context.Context, js jetstream.JetStrea
 	}
 }
 
-// updateEntry takes an entry of a bucket, and reports whether it is newer than the
-// snapshot's.
+// updateEntry replaces an entry of the snapshot with c if c is newer, and reports
+// whether it was.
 func (s *bucketSnapshot) updateEntry(bucket, key string, c bucketEntry) bool {
 	all := s.buckets[bucket]
 	if all == nil {

@@ -13,11 +13,11 @@ import (
 )
 
 // A Spool is the file of store.dir with the events that the store had not accepted
-// before a stop: one JSON object a line.
+// before a stop. Each line is an event in JSON.
 type Spool struct{ path string }
 
-// Load returns the events of the file. Lines that are not events are skipped, and make
-// an error.
+// Load returns the events of the file. It skips lines that are not events, and then
+// returns an error beside the other events.
 func (s Spool) Load() ([]dialog.Event, error) {
 	b, err := config.ReadPrivate(s.path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -40,8 +40,8 @@ func (s Spool) Load() ([]dialog.Event, error) {
 	return events, err
 }
 
-// Save replaces the file, and has synced it to disk when it returns. Without events it
-// removes the file.
+// Save replaces the content of the file with events and syncs it to disk. Without
+// events it removes the file.
 func (s Spool) Save(events []dialog.Event) error {
 	if len(events) == 0 {
 		if err := os.Remove(s.path); !errors.Is(err, fs.ErrNotExist) {

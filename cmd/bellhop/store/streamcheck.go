@@ -13,7 +13,7 @@ import (
 
 const (
 	checkRate   = 16 << 20    // bytes a second, while the server runs
-	expirySlack = time.Minute // before the end of the retention
+	expirySlack = time.Minute // messages count as expired this long before they are
 	maxDamaged  = 16          // files in the directory damaged
 )
 
@@ -84,7 +84,8 @@ type streamCheck struct {
 	damaged     map[int]bool // numbers of the blocks to repair
 }
 
-// addBlock takes the sections of the next block. end marks the last block of the stream.
+// addBlock records the damaged sections and the sections with messages of the next
+// block. end is set for the last block of the stream.
 func (c *streamCheck) addBlock(number int, sections []section, end bool) {
 	for _, s := range sections {
 		if s.bad {
@@ -102,7 +103,10 @@ func (c *streamCheck) addBlock(number int, sections []section, end bool) {
 	}
 }
 
-// addMessages takes the next section with messages. What is missing before it is lost.
+// addMessages records the next section with messages, and the loss between the section
+// before and this one, unless it has expired. In a contiguous stream, each missing
+// sequence number is a lost record. In other streams, and before the first section,
+// each damaged record is one.
 func (c *streamCheck) addMessages(s section) {
 	l := loss{Stream: c.stream, First: c.last.last + 1, Last: s.first - 1, Records: sumRecords(c.bad), From: c.last.lastAt, To: s.firstAt}
 	if c.last.last == 0 {
@@ -118,8 +122,9 @@ func (c *streamCheck) addMessages(s section) {
 	c.last, c.bad = s, nil
 }
 
-// compareLedger adds the losses of messages that the ledger has and no block, and of
-// damage behind the last message.
+// compareLedger adds the losses that addMessages does not see: messages at the start or
+// the end of the stream that the ledger has but no block has, and damaged records
+// behind the last message.
 func (c *streamCheck) compareLedger() {
 	before, first, last := c.before, c.first, c.last
 	if c.contiguous && c.mode != endBeforeStart && before.First > 0 && first.first > before.First && !c.isExpired(c.stream, before.FirstAt) {
@@ -144,8 +149,9 @@ func (c *streamCheck) compareLedger() {
 	}
 }
 
-// repairBlocks repairs the damaged blocks among those of the stream. The last block keeps
-// the sequence numbers that were assigned, so that the server does not assign one again.
+// repairBlocks repairs the damaged blocks of the stream; numbers are those of all its
+// blocks. If messages at the end were lost, the last block gets the last sequence
+// number that was assigned, so that the server does not assign it again.
 func (c *streamCheck) repairBlocks(numbers []int) (err error) {
 	if len(numbers) == 0 {
 		numbers = []int{1} // only to keep the position
@@ -168,7 +174,8 @@ func (c *streamCheck) repairBlocks(numbers []int) (err error) {
 	return err
 }
 
-// isExpired reports whether messages of a stream from that time are past retention.
+// isExpired reports whether messages of a stream from the time at are past their
+// retention, or less than expirySlack before it. Messages of buckets do not expire.
 func (g *checker) isExpired(stream string, at time.Time) bool {
 	_, contiguous := contiguousStreams[currentName(stream)]
 	return contiguous && currentName(stream) != "KV_bellhop_extensions" && time.Since(at) > g.keep-expirySlack
@@ -182,9 +189,10 @@ func sumRecords(bad []section) (n uint64) {
 	return n
 }
 
-// readBlockFile returns the size and the sections of a block. A block that the server
-// writes to may look damaged for an instant, so without repair only damage that persists
-// for a second counts. end marks the last block of a stream.
+// readBlockFile returns the size and the sections of a block. If repair is false, the
+// server may be writing to the block. A damaged block is then read again after a
+// second, and damage at the end of the last block counts only if both readings show it.
+// end is set for the last block of a stream.
 func (g *checker) readBlockFile(ctx context.Context, stream string, number int, repair, end bool) (size int, sections []section, err error) {
 	b, err := os.ReadFile(g.blockPath(stream, number))
 	if err != nil {
@@ -209,9 +217,9 @@ func (g *checker) readBlockFile(ctx context.Context, stream string, number int, 
 }
 
 // repairBlock rewrites a block without its damaged records, and keeps the damaged file.
-// A position other than 0 is not assigned again; a block that is gone then contains only
-// that. The server afterwards reads all blocks of the stream, as its index does not
-// match.
+// If position is not 0, the block records it as assigned (see repairedBlock). A missing
+// block is created with only that record. repairBlock removes the index of the stream,
+// so that the server reads all blocks.
 func (g *checker) repairBlock(stream string, number int, position uint64) error {
 	path := g.blockPath(stream, number)
 	b, err := os.ReadFile(path)

@@ -132,8 +132,8 @@ func (s *supervisor) requestReopen(why error) {
 }
 
 const (
-	reopenPause    = time.Second      // first wait before reopening, and between two checks of the disk
-	reopenPauseMax = 30 * time.Second // the wait doubles up to this if reopening does not help
+	reopenPause    = time.Second      // first wait before reopening, and between checks
+	reopenPauseMax = 30 * time.Second // to this the wait doubles if reopening did not help
 	minFreeSpace   = 8 << 20          // bytes; less would be full again at once
 )
 

@@ -1,5 +1,5 @@
-// Package storetest makes the stores of tests: new ones, copies, those that older builds
-// have written, and NATS servers.
+// Package storetest provides stores for tests: new ones, copies of running ones, and
+// those that older builds have written. It also starts NATS servers.
 package storetest
 
 import (
@@ -33,8 +33,8 @@ func Config(dir string) config.Config {
 // OlderBuilds are builds with a store in testdata/stores that has all kinds of data.
 var OlderBuilds = []string{"d9dd3e8", "378cfc6-all"}
 
-// Older returns a copy of the store of an older build: its directory, beside which are
-// further files of testdata/stores.
+// Older returns the directory of a copy of the store of an older build. The other files
+// of the build's archive in testdata/stores are beside that directory.
 func Older(t *testing.T, build string) (dir string) {
 	t.Helper()
 	root := "."
@@ -46,9 +46,9 @@ func Older(t *testing.T, build string) (dir string) {
 	return filepath.Join(dir, "data")
 }
 
-// Copy copies the directory of a running store, as a kill leaves it. It starts again if
-// the server, which deletes files of a deleted stream in the background, removes a file
-// meanwhile.
+// Copy copies the directory of a running store, as it would be after a kill. If the
+// server removes a file meanwhile, Copy starts again. The server deletes the files of a
+// deleted stream in the background.
 func Copy(to, from string) error {
 	err := fs.ErrNotExist
 	for tries := 0; errors.Is(err, fs.ErrNotExist) && tries < 1000; tries++ {
