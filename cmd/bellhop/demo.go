@@ -29,8 +29,9 @@ import (
 // users more than that.
 
 // runDemo runs a PBX, two phones, bellhop and a receiver of callbacks in this process.
-// They use real sockets on free ports of loopback. The demo places three calls and fails
-// unless exactly the expected callbacks arrive, in order for each extension.
+// They use real sockets on free ports of loopback. The demo places three calls and
+// fails unless exactly the expected callbacks arrive, in the expected order for each
+// extension. With stay it then goes on until ctx ends.
 func runDemo(ctx context.Context, stay bool, stdout io.Writer) (err error) {
 	d := &demonstration{out: stdout}
 	defer func() {
@@ -170,7 +171,7 @@ func (d *demonstration) setUp(ctx context.Context) error {
 	cfg.SIP.PBX = []sip.Addr{{Proto: sip.UDP, AddrPort: pbx.Addr()}}
 	cfg.Admin.Listen.AddrPort = netip.MustParseAddrPort("127.0.0.1:0")
 	cfg.Store.Dir = dir
-	cfg.Guard.AllConnections = 0 // the limit of open files: its warning would open the demo
+	cfg.Guard.AllConnections = 0 // as many as open files allow, without a warning
 	// Callbacks to loopback are denied by default: allow the receiver of the demo.
 	at := netip.MustParseAddrPort(receiver.Addr().String())
 	cfg.Notify.Allow = []config.CIDR{{Prefix: netip.PrefixFrom(at.Addr(), 32)}}
@@ -254,8 +255,8 @@ type callback struct {
 	} `json:"data"`
 }
 
-// receiveCallback is the HTTP handler of the receiver: it records a callback and prints
-// it.
+// receiveCallback is the HTTP handler of the receiver. It records and prints a
+// callback.
 func (d *demonstration) receiveCallback(w http.ResponseWriter, r *http.Request) {
 	var c callback
 	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, 1<<16)).Decode(&c); err != nil {
@@ -286,8 +287,8 @@ func (d *demonstration) receiveCallback(w http.ResponseWriter, r *http.Request) 
 	}
 }
 
-// compareCallbacks waits for the expected callbacks of a call. Its error lists
-// the missing and the unexpected ones.
+// compareCallbacks waits until exactly the expected callbacks of a call have arrived,
+// or returns an error with the expected and the received ones.
 func (d *demonstration) compareCallbacks(ctx context.Context, c demoCall) error {
 	limit := time.NewTimer(demoTimeout)
 	defer limit.Stop()
@@ -313,7 +314,8 @@ func (d *demonstration) compareCallbacks(ctx context.Context, c demoCall) error 
 	}
 }
 
-// printSummary prints how many callbacks were expected and received, or missing.
+// printSummary prints how many callbacks were expected and received. If missing is not
+// nil, it prints only that.
 func (d *demonstration) printSummary(missing error) {
 	if missing != nil {
 		fmt.Fprintf(d.out, "\nMissing or unexpected callbacks:\n  %s\n", strings.ReplaceAll(missing.Error(), "\n", "\n  "))

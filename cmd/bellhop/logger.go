@@ -13,8 +13,9 @@ import (
 	"bellhop/dialog"
 )
 
-// newLogger returns a logger to w for level and above. It writes JSON if format is json,
-// or else text, in color if w is a terminal. The level may be changed in use.
+// newLogger returns a logger that writes records of level and above to w. It writes
+// JSON if format is json, or else text, in color if w is a terminal. The level may be
+// changed in use.
 func newLogger(w io.Writer, format config.LogFormat, level *slog.LevelVar) *slog.Logger {
 	if format == "json" {
 		return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: escapeAttr}))
@@ -25,9 +26,9 @@ func newLogger(w io.Writer, format config.LogFormat, level *slog.LevelVar) *slog
 	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: escapeAttr}))
 }
 
-// escapeAttr escapes characters in an attribute that would control a terminal or change
-// the direction of text, see [dialog.ReplaceControls]: the text may come from the
-// network. All handlers escape line feeds and tabs themselves.
+// escapeAttr escapes the characters of an attribute that would control a terminal or
+// change the direction of text (see [dialog.ReplaceControls]), because the text may
+// come from the network. All handlers escape line feeds and tabs themselves.
 func escapeAttr(groups []string, a slog.Attr) slog.Attr {
 	if len(groups) == 0 && a.Key == slog.MessageKey { // tint does not escape the message
 		a.Value = slog.StringValue(dialog.ReplaceUnprintable(a.Value.String(), '\uFFFD'))

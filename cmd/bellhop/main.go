@@ -26,7 +26,8 @@ func newProgram() cli.Program {
 	return cli.Program{Version: buildVersion(), Topics: topics, Serve: runServe, Demo: runDemo}
 }
 
-// version is the release that this source is, or leads to. CHANGELOG.md starts with it.
+// version is the release that this source is, or will become. CHANGELOG.md starts with
+// it.
 const version = "0.1.0"
 
 // buildVersion returns the version, followed by the revision if the go command recorded

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// spareFiles is the number of open files that TCP connections leave to the store, the
-// admin API and callbacks.
+// spareFiles is the number of open files that are reserved for the store, the admin API
+// and callbacks. TCP connections of SIP cannot use them.
 const spareFiles = 512
 
 // openFileLimit returns how many files this process may have open.
@@ -22,8 +22,9 @@ func openFileLimit() int {
 	return int(l.Cur)
 }
 
-// capConnections returns the limit of TCP connections in total for a configured limit
-// want, 0 for none. capped reports that the limit of open files allows fewer.
+// capConnections returns the limit of TCP connections in total. want is the configured
+// limit, or 0 for none; files is the limit of open files. capped reports that files
+// allows fewer connections than want.
 func capConnections(want, files int) (n int, capped bool) {
 	room := max(files-spareFiles, files/4, 1)
 	if want > 0 && want <= room {
@@ -33,8 +34,8 @@ func capConnections(want, files int) (n int, capped bool) {
 }
 
 // memoryLimit returns the memory use from which the garbage collector runs more often.
-// Live memory is bounded to less than half of it in a flood; without the limit a flood
-// would use three times as much. It grows with the number of processors, as the memory
+// In a flood, live memory stays below half of it; without the limit a flood would use
+// three times as much. The limit grows with the number of processors, as the memory
 // limit of SIP transactions does.
 func memoryLimit(processors int) int64 { return 224 << 20 * int64(max(processors, 2)) }
 
@@ -42,13 +43,13 @@ func memoryLimit(processors int) int64 { return 224 << 20 * int64(max(processors
 const (
 	memoryInterval   = 10 * time.Second
 	releaseThreshold = 16 << 20 // bytes beyond one and a half times the use at rest
-	maxSkip          = 30       // intervals to skip at most after attempts that released little
+	maxSkip          = 30       // most intervals to skip after attempts that released little
 )
 
 // releaseMemory returns memory to the operating system after a flood, until ctx ends.
-// The garbage collector runs when much was allocated, or else every two minutes, and the
-// runtime returns freed memory over minutes: a process that is quiet after a flood would
-// keep all of it.
+// Without it, a process that is quiet after a flood would keep the memory: the garbage
+// collector runs only after much was allocated or every two minutes, and the runtime
+// returns freed memory over minutes.
 func releaseMemory(ctx context.Context) {
 	samples := []metrics.Sample{
 		{Name: "/memory/classes/total:bytes"},
@@ -86,8 +87,10 @@ type memoryUse struct {
 	backoff   int    // intervals skipped after the last attempt
 }
 
-// canRelease takes the memory in use and the bytes allocated so far, and reports whether
-// much could be released that the garbage collector will not free soon by itself.
+// canRelease takes the memory in use and the bytes allocated so far. It reports whether
+// an attempt to release memory is due: much more is in use than at rest, so little is
+// allocated that the garbage collector will not run soon, and no interval is left to
+// skip.
 func (m *memoryUse) canRelease(used, allocated uint64) bool {
 	since := allocated - m.allocated
 	m.allocated = allocated
@@ -101,7 +104,7 @@ func (m *memoryUse) canRelease(used, allocated uint64) bool {
 }
 
 // recordRelease takes the memory in use before and after a release. If little was
-// released, the memory is needed: the time to the next attempt doubles.
+// released, the memory is needed, and the time to the next attempt doubles.
 func (m *memoryUse) recordRelease(used, left uint64) {
 	m.least = min(m.least, left)
 	if left > used/10*9 {

@@ -15,24 +15,24 @@ import (
 	"bellhop/notify"
 )
 
-// observeQueueSize is the number of messages that may wait for the tracker: more than a
-// second's at 10,000 messages a second.
+// observeQueueSize is the number of messages that may wait for the tracker: the
+// messages of more than a second at 10,000 messages a second.
 const observeQueueSize = 1 << 14
 
-// observePace is the shortest time between two reads of the message queue. Under load
-// one read serves many messages, but a kill loses those that wait. A message that comes
-// after a quiet time does not wait. A call has about 14 messages: 200 calls a second
-// stay below the rate, 1,000 calls a second exceed it.
+// observePace is the shortest time between two reads of the message queue. Under load,
+// one read handles many messages, but a kill loses the messages that wait. After a
+// quiet time, a message does not wait. A call has about 14 messages, so 200 calls a
+// second stay below the rate and 1,000 calls a second exceed it.
 var observePace = notify.Pace{Rate: 5000, Burst: 1000, Quiet: time.Millisecond, Busy: 10 * time.Millisecond}
 
-// snapshotAge is the age at which a changed call is stored: a call that ends earlier is
-// never stored. snapshotInterval is the shortest time between two writes.
+// snapshotAge is how long after a change a call is stored. A call that ends within that
+// time is never stored. snapshotInterval is the shortest time between two writes.
 const (
 	snapshotAge      = 250 * time.Millisecond
 	snapshotInterval = 100 * time.Millisecond
 )
 
-// An observer owns the tracker. It passes the messages that the proxy forwarded to the
+// An observer owns the tracker. It passes each message that the proxy forwarded to the
 // tracker, publishes the resulting events, and stores the changes of live calls.
 type observer struct {
 	tracker      *dialog.Tracker
@@ -60,8 +60,9 @@ func newObserver(t *dialog.Tracker, traces *trace.Recorder, messages <-chan dial
 }
 
 // readClock returns the time on the clock of the messages, and updates the tracker's
-// wall clock. Use it, not time.Now, to compare with times of the tracker: these have no
-// monotonic reading, and a comparison with time.Now would use the wall clock.
+// wall clock. To compare with times of the tracker, use readClock instead of time.Now.
+// The times of the tracker have no monotonic reading, so a comparison with time.Now
+// would use the wall clock.
 func (o *observer) readClock() time.Time {
 	now, offset := o.clock()
 	o.tracker.SetClock(now, offset)
@@ -117,8 +118,8 @@ func (o *observer) run(ctx context.Context) {
 	}
 }
 
-// nextSnapshot returns when to store changed calls next, if they were last stored at
-// lastStored. It returns zero if no call has changed.
+// nextSnapshot returns when to store changed calls next. lastStored is when they were
+// last stored. The result is zero if no call has changed.
 func (o *observer) nextSnapshot(lastStored time.Time) time.Time {
 	changed, ok := o.tracker.OldestChange()
 	if !ok {
@@ -131,7 +132,7 @@ func (o *observer) nextSnapshot(lastStored time.Time) time.Time {
 	return at
 }
 
-// snapshotCalls stores the calls that had changed by upTo.
+// snapshotCalls stores the calls that have changed up to the time upTo.
 func (o *observer) snapshotCalls(now, upTo time.Time) {
 	var remaining []dialog.Event
 	func() {
@@ -141,22 +142,23 @@ func (o *observer) snapshotCalls(now, upTo time.Time) {
 	o.publishEvents(remaining)
 }
 
-// observeMessage passes a message to the tracker. A panic costs that message and its
-// call.
+// observeMessage passes a message to the tracker and returns the events. A panic of the
+// tracker loses that message and its call.
 func (o *observer) observeMessage(m dialog.Message) (events []dialog.Event) {
 	defer o.recoverPanic("message", &events)
 	return o.traces.Observe(o.tracker, m)
 }
 
-// advanceTimers runs the tracker's timers that are due. A panic costs the call whose
-// timer was due.
+// advanceTimers runs the tracker's timers that are due and returns the events. A panic
+// of the tracker loses the call whose timer was due.
 func (o *observer) advanceTimers(now time.Time) (events []dialog.Event) {
 	defer o.recoverPanic("timer", &events)
 	return o.traces.Advance(o.tracker, now)
 }
 
-// recoverPanic is deferred around calls of the tracker. After a panic it sets events to
-// those emitted before, and to the last events of the call that it abandons.
+// recoverPanic is deferred around calls of the tracker. After a panic it abandons the
+// call that the tracker was changing. It sets events to those emitted before the panic,
+// followed by the last events of that call.
 func (o *observer) recoverPanic(what string, events *[]dialog.Event) {
 	r := recover()
 	if r == nil {
@@ -170,12 +172,12 @@ func (o *observer) recoverPanic(what string, events *[]dialog.Event) {
 	}
 }
 
-// maxAbandons is the number of attempts to abandon a call in a tracker that panics
-// again: each attempt abandons more of the call.
+// maxAbandons is the number of attempts to abandon a call. The tracker may panic again
+// in an attempt, but each attempt abandons more of the call.
 const maxAbandons = 8
 
-// abandonCall abandons the call that the tracker panicked in, and sets events to what
-// the tracker still emits. It reports whether that succeeded.
+// abandonCall abandons the call that the tracker was changing when it panicked, and
+// sets events to those that the tracker still returns. It reports whether it succeeded.
 func (o *observer) abandonCall(events *[]dialog.Event) (done bool) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -204,8 +206,8 @@ func (o *observer) drainMessages() (n int) {
 	}
 }
 
-// publishEvents publishes events. It gives their time of observation a monotonic
-// reading, by which the notifier measures their age.
+// publishEvents publishes events. It gives the time Observed of each event a monotonic
+// reading, because the notifier measures the age of events by it.
 func (o *observer) publishEvents(events []dialog.Event) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -223,8 +225,8 @@ func (o *observer) publishEvents(events []dialog.Event) {
 	o.publish(events)
 }
 
-// queryTracker calls do with the tracker, between two messages. It fails when ctx ends
-// first, when the observer is busy for a second, or when do panics.
+// queryTracker calls do with the tracker, between two messages. It returns an error if
+// ctx ends first, if the observer is busy for a second, or if do panics.
 func (o *observer) queryTracker(ctx context.Context, do func(*dialog.Tracker)) (err error) {
 	done := make(chan struct{})
 	guarded := func() {
@@ -263,15 +265,15 @@ func (o *observer) knownExtensions(ctx context.Context) (all []dialog.ExtensionI
 	return all, err
 }
 
-// knownExtension returns what the tracker knows of a user; ok reports whether the user
+// knownExtension returns what the tracker knows of a user. ok reports whether the user
 // is an extension. It may be called from any goroutine.
 func (o *observer) knownExtension(ctx context.Context, user string) (k dialog.ExtensionInfo, ok bool, err error) {
 	err = o.queryTracker(ctx, func(t *dialog.Tracker) { k, ok = t.ExtensionInfo(user, o.readClock()) })
 	return k, ok, err
 }
 
-// callTrace returns the recorded messages of a call. It may be called from any
-// goroutine.
+// callTrace returns the recorded messages of a call. ok reports whether there are any.
+// It may be called from any goroutine.
 func (o *observer) callTrace(ctx context.Context, id string) (call trace.Call, ok bool, err error) {
 	err = o.queryTracker(ctx, func(t *dialog.Tracker) { call, ok = o.traces.Call(t, id) })
 	return call, ok, err

@@ -7,16 +7,17 @@ import (
 )
 
 // An overloadMonitor detects that SIP waits for processors, because this process or the
-// machine has too much to do. While overloaded is being called, its goroutine measures
-// how late a timer fires, as late as messages would be handled.
+// machine has too much to do. Its goroutine measures how late a timer fires, because
+// messages are handled as late. It measures only while overloaded is called again and
+// again.
 type overloadMonitor struct {
 	queried   chan struct{} // has room for one: overloaded was called
 	lastDelay atomic.Int64  // time of the last late timer, in ns since 1970
 }
 
-// A timer of overloadTick that fires overloadDelay late means overload for overloadHold.
-// One late timer of a hundred suffices, as for a p99. overloadIdle after the last call
-// of overloaded the measurement stops and costs nothing.
+// If a timer of overloadTick fires overloadDelay late, there is overload for
+// overloadHold. One late timer of a hundred suffices, as for a p99. The measurement
+// stops overloadIdle after the last call of overloaded, and then costs nothing.
 const (
 	overloadTick  = 10 * time.Millisecond
 	overloadDelay = 2 * time.Millisecond
@@ -42,14 +43,16 @@ func (s *overloadMonitor) overloadedAt(now time.Time) bool {
 	return now.UnixNano()-s.lastDelay.Load() < int64(overloadHold)
 }
 
-// recordDelay records how late the timer fired.
+// recordDelay records that a timer fired at now, if it was late by overloadDelay or
+// more.
 func (s *overloadMonitor) recordDelay(late time.Duration, now time.Time) {
 	if late >= overloadDelay {
 		s.lastDelay.Store(now.UnixNano())
 	}
 }
 
-// run measures until ctx ends, while overloaded is being called.
+// run measures until ctx ends. It pauses if overloaded has not been called for
+// overloadIdle.
 func (s *overloadMonitor) run(ctx context.Context) {
 	timer := time.NewTimer(overloadTick)
 	defer timer.Stop()

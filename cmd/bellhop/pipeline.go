@@ -19,9 +19,10 @@ import (
 	"bellhop/sip"
 )
 
-// A pipeline is the parts that a message passes, in order: the proxy forwards it
-// and passes a copy to the tracker of the observer. The tracker's events go to the
-// notifier, its calls to the keeper.
+// A pipeline has the parts that handle a message, in order. The proxy forwards the
+// message and sends a copy to the observer. The tracker of the observer follows the
+// calls and returns events. The notifier publishes the events, and the keeper stores
+// the live calls.
 type pipeline struct {
 	proxy    *sip.Proxy
 	observer *observer
@@ -31,7 +32,9 @@ type pipeline struct {
 	log      *slog.Logger
 }
 
-// An environment replaces parts of the machine in tests. The zero value is the machine.
+// An environment has what buildPipeline does not take from the config. Tests replace
+// parts of the machine with it. Except for own, a zero field is the part of the
+// machine.
 type environment struct {
 	own       netip.AddrPort    // address of the admin API, which receives no callbacks
 	network   sip.Network       // nil: the machine's
@@ -40,10 +43,10 @@ type environment struct {
 	wall      func() time.Time  // the wall clock; nil: the machine's
 }
 
-// buildPipeline builds the parts and connects them. Sockets are open when it returns,
-// but nothing is read before run.
+// buildPipeline builds the parts and connects them. It opens the sockets of the proxy,
+// but nothing reads from them before run.
 func buildPipeline(ctx context.Context, cfg config.Config, st *store.Store, log *slog.Logger, w environment) (_ *pipeline, err error) {
-	// The key must exist before anything listens: every route needs it.
+	// The key must exist before anything listens, because every route needs it.
 	key, err := st.SharedKey(ctx)
 	if err != nil {
 		return nil, err
@@ -79,8 +82,8 @@ func buildPipeline(ctx context.Context, cfg config.Config, st *store.Store, log 
 	return &pipeline{proxy: proxy, observer: observer, keeper: k, notifier: n, node: node, log: log}, nil
 }
 
-// listenProxy opens the sockets of the proxy, which authenticates routes with key and
-// passes copies of messages to observations.
+// listenProxy opens the sockets of the proxy. The proxy authenticates routes with key
+// and sends copies of messages to observations.
 func listenProxy(cfg config.Config, key []byte, observations chan<- dialog.Message, log *slog.Logger, w environment) (*sip.Proxy, error) {
 	connections, capped := capConnections(cfg.Guard.AllConnections, openFileLimit())
 	proxy, err := sip.Listen(sip.Config{
@@ -111,8 +114,8 @@ func listenProxy(cfg config.Config, key []byte, observations chan<- dialog.Messa
 	return proxy, nil
 }
 
-// openNotifier opens the notifier of a node. It sends no callbacks to the admin API and
-// the proxy.
+// openNotifier opens the notifier of a node. The notifier sends no callbacks to the
+// admin API or to the proxy, so that a subscription cannot make bellhop call itself.
 func openNotifier(ctx context.Context, cfg config.Config, st *store.Store, node string, proxy *sip.Proxy, log *slog.Logger, w environment) (*notify.Notifier, error) {
 	own := []netip.AddrPort{w.own}
 	for _, a := range proxy.Addrs() {
@@ -195,8 +198,9 @@ func restoreTracker(ctx context.Context, cfg config.Config, node string, js jets
 	return k, t, nil
 }
 
-// prependHangups returns events preceded by the other hangups of calls in the event log.
-// They end calls whose records reappeared in a store that was killed.
+// prependHangups returns events, preceded by the hangups of calls that the event log
+// has and events lacks. A store that was killed may have the record of a call that had
+// already ended. The hangup ends such a call.
 func prependHangups(ctx context.Context, n *notify.Notifier, calls []dialog.Change, events []dialog.Event) ([]dialog.Event, error) {
 	known := make(map[string]bool)
 	for _, e := range events {
@@ -217,8 +221,8 @@ func prependHangups(ctx context.Context, n *notify.Notifier, calls []dialog.Chan
 	return append(all, events...), nil
 }
 
-// run runs the parts until ctx ends. It then stops them in the order of the pipeline, so
-// that each still takes what the one before it sends.
+// run runs the parts until ctx ends. It then stops them in the order of the pipeline,
+// so that each part still handles the output of the part before it.
 func (r *pipeline) run(ctx context.Context) {
 	stopProxy := startTask(func(ctx context.Context) { r.proxy.Run(ctx) })
 	stopObserver := startTask(r.observer.run)
@@ -239,7 +243,8 @@ func (r *pipeline) run(ctx context.Context) {
 	stopKeeper() // after the last events
 }
 
-// startTask runs f in a goroutine. stop cancels f's context and waits for its end.
+// startTask runs f in a goroutine. stop cancels f's context and waits until f has
+// returned.
 func startTask(f func(context.Context)) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var run sync.WaitGroup

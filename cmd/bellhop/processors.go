@@ -10,19 +10,20 @@ import (
 	"time"
 )
 
-// loadInterval is the time between two measurements of the load. It is long enough that
-// a garbage collection alone is no load.
+// loadInterval is the time between two measurements of the load. It is so long that a
+// garbage collection alone does not count as load.
 const loadInterval = time.Second
 
 // scaleDownDelay is how long the load must stay lower before GOMAXPROCS shrinks.
 const scaleDownDelay = 5 * time.Second
 
-// scaleUpLoad is the utilization at which GOMAXPROCS grows by one. It is below 1 so that
-// the work that an additional processor causes by its wakeups does not keep it.
+// scaleUpLoad is the utilization at which GOMAXPROCS grows by one. An additional
+// processor itself causes work by its wakeups. scaleUpLoad is below 1 so that this work
+// does not keep it.
 const scaleUpLoad = 0.7
 
-// burstRequests is the number of requests to the admin API within loadInterval that sets
-// GOMAXPROCS to its maximum at once: SIP does not wait for the next measurement.
+// If the admin API gets burstRequests requests within loadInterval, GOMAXPROCS is set
+// to its maximum at once, so that SIP does not wait for the next measurement.
 const burstRequests = 10
 
 // A processorScaler adapts GOMAXPROCS to the load.
@@ -47,14 +48,14 @@ func (p *processorScaler) countRequests(h http.Handler) http.Handler {
 	})
 }
 
-// runScaling keeps GOMAXPROCS near what the load needs, until ctx ends. Each message
-// wakes an idle second processor in vain, which costs a quarter of all work while one
-// processor has most of its time to spare. It does nothing if the environment sets
-// GOMAXPROCS.
+// runScaling keeps GOMAXPROCS near what the load needs, until ctx ends. With a higher
+// value, each message would wake an idle second processor in vain. That costs a quarter
+// of all work while one processor is mostly idle. runScaling does nothing if the
+// environment sets GOMAXPROCS.
 //
-// A value on full means that messages wait for a worker: GOMAXPROCS is set to its
-// maximum at once. It is read once within loadInterval, so that a flood does not wake
-// this goroutine for each message.
+// A value on full means that messages wait for a worker. runScaling then sets
+// GOMAXPROCS to its maximum at once. It receives from full once within loadInterval, so
+// that a flood does not wake this goroutine for each message.
 func (p *processorScaler) runScaling(ctx context.Context, full <-chan struct{}) {
 	most := runtime.GOMAXPROCS(0)
 	if most == 1 || os.Getenv("GOMAXPROCS") != "" {
@@ -90,12 +91,13 @@ func (p *processorScaler) runScaling(ctx context.Context, full <-chan struct{}) 
 // A processorCount computes GOMAXPROCS from the measured load.
 type processorCount struct {
 	limit, now int
-	peak       int       // largest count needed since then
-	since      time.Time // when the load became lower; zero: it is not
+	peak       int       // largest count needed since the time since
+	since      time.Time // when the load became lower; zero: it is not lower
 }
 
-// nextCount takes the load, in processors, and returns the number of processors for
-// which none exceeds scaleUpLoad. It grows at once and shrinks after scaleDownDelay.
+// nextCount takes the load, in processors. It returns a number of processors whose
+// utilization stays below scaleUpLoad, up to limit. The number grows at once and
+// shrinks after scaleDownDelay.
 func (c *processorCount) nextCount(load float64, at time.Time) int {
 	need := min(1+int(load/scaleUpLoad), c.limit)
 	switch {

@@ -9,9 +9,10 @@ import (
 	"bellhop/dialog"
 )
 
-// reloadConfig reads the config again, applies the settings that can change at run time,
-// and logs those that need a restart. A file with problems changes nothing. It returns
-// the config to compare the next one with.
+// reloadConfig reads the config again, applies the settings that can change at run
+// time, and logs those that need a restart. A file with problems changes nothing.
+// reloadConfig returns the config that is now in use, with which the next reload
+// compares.
 func (s *service) reloadConfig(ctx context.Context, path string, old config.Config, level *slog.LevelVar) config.Config {
 	cfg, err := config.Load(path)
 	if err != nil {
@@ -58,7 +59,7 @@ func (s *service) reloadConfig(ctx context.Context, path string, old config.Conf
 	return running
 }
 
-// setKinds gives the admin API the kinds of the configured extensions.
+// setKinds sets the kinds of the configured extensions for the admin API.
 func (s *service) setKinds(cfg config.Config) {
 	kinds := make(map[string]dialog.Kind, len(cfg.Extension))
 	for _, e := range cfg.Extension {

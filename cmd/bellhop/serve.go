@@ -29,9 +29,9 @@ import (
 	"bellhop/sip"
 )
 
-// drainTimeout is how long transactions may take to end after SIGTERM. With the 5 s for
-// callbacks in flight after that, it is less than the 10 s after which docker stop
-// kills.
+// drainTimeout is how long transactions may take to end after SIGTERM. Callbacks in
+// flight may then take another 5 s. The sum is less than the 10 s after which docker
+// stop kills.
 const drainTimeout = 4 * time.Second
 
 // runServe runs bellhop with the config at path until ctx ends.
@@ -44,7 +44,7 @@ func runServe(ctx context.Context, path string, stdout io.Writer) error {
 	level.Set(slog.Level(cfg.Log.Level))
 	log := newLogger(stdout, cfg.Log.Format, &level)
 	if os.Getenv("GOGC") == "" {
-		// Live memory is small compared to the garbage of each message: collect half as often.
+		// Live memory is small and each message makes garbage, so collect half as often.
 		debug.SetGCPercent(200)
 	}
 	if os.Getenv("GOMEMLIMIT") == "" {
@@ -100,11 +100,11 @@ type service struct {
 	processors *processorScaler
 	overload   *overloadMonitor
 
-	kinds atomic.Pointer[map[string]dialog.Kind] // by number of the configured extensions
+	kinds atomic.Pointer[map[string]dialog.Kind] // by number of an extension
 }
 
-// buildService opens the store and builds the pipeline and the admin API. After it
-// returns, nothing can fail to start.
+// buildService opens the store and builds the pipeline and the admin API. Everything
+// that can fail at the start has succeeded when it returns.
 func buildService(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *service, err error) {
 	s := &service{cfg: cfg, log: log, processors: newProcessorScaler(), overload: newOverloadMonitor()}
 	var undo []func()
@@ -165,8 +165,9 @@ func buildService(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *
 	return s, nil
 }
 
-// run runs the service until ctx ends. It then refuses new calls, and returns once the
-// existing transactions have ended or drainTimeout has passed.
+// run runs the service until ctx ends or the admin API fails. It then refuses new
+// calls, and stops once the existing transactions have ended or drainTimeout has
+// passed.
 func (s *service) run(ctx context.Context) error {
 	defer s.store.Close()
 	defer startTask(s.store.Run)()
@@ -255,7 +256,7 @@ func (s *service) listenURIs() (uris []string) {
 	return uris
 }
 
-// notReadyReasons returns why bellhop is not ready; none if it is.
+// notReadyReasons returns the reasons why bellhop is not ready, or none if it is ready.
 func (s *service) notReadyReasons() []string {
 	var why []string
 	if s.stopping.Load() {

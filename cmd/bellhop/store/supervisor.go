@@ -133,7 +133,7 @@ func (s *supervisor) requestReopen(why error) {
 
 const (
 	reopenPause    = time.Second      // first wait before reopening, and between checks
-	reopenPauseMax = 30 * time.Second // to this the wait doubles if reopening did not help
+	reopenPauseMax = 30 * time.Second // the wait doubles up to this if reopening failed
 	minFreeSpace   = 8 << 20          // bytes; less would be full again at once
 )
 
