@@ -8,15 +8,16 @@ import (
 	"bellhop/notify"
 )
 
-// A FileSubscription is a [[subscription]] table of a file to apply.
+// A FileSubscription is a [[subscription]] table of a file for the command bellhop
+// subscriptions apply.
 type FileSubscription struct {
 	ID           string
 	Subscription notify.Subscription // with its secrets
 	Position     Problem             // in the file; Text is empty
 }
 
-// ReadSubscriptions reads the [[subscription]] tables of a file. The error for wrong
-// content is a [Problems] with all of them.
+// ReadSubscriptions reads the [[subscription]] tables of a file. If the content is
+// wrong, the error is a [Problems] with all problems of the file.
 func ReadSubscriptions(file, text string) ([]FileSubscription, error) {
 	doc, r, err := decodeTOML(file, text)
 	if err != nil {
@@ -32,7 +33,7 @@ func ReadSubscriptions(file, text string) ([]FileSubscription, error) {
 		path := indexPath("subscription", i)
 		cert := sub.TLSCert
 		if sub.TLSKey == "" {
-			sub.TLSCert = "" // export writes a certificate without its key
+			sub.TLSCert = "" // export leaves out the key, without which tls_cert is invalid
 		}
 		sub.Normalize() // to the stored form
 		for err := range sub.Invalid() {
@@ -79,7 +80,8 @@ func (r *decoder) takeIDs(doc map[string]any) []string {
 	return ids
 }
 
-// PositionPrefix returns file and line of p with a colon, to put before a message.
+// PositionPrefix returns the file and the line of p, followed by a colon and a space,
+// to put before a message. It returns "" if p has no file.
 func (p Problem) PositionPrefix() string {
 	if p.File == "" {
 		return ""

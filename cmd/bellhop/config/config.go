@@ -30,8 +30,8 @@ import (
 	"bellhop/sip"
 )
 
-// A Config has the settings of config.toml: a struct for each table, a field for each
-// key. The file in the repository is the manual of the keys.
+// A Config has the settings of config.toml: a struct for each table, and a field for
+// each key. The file config.toml in the repository is the manual of the keys.
 type Config struct {
 	SIP struct {
 		Listen     []sip.Addr   `toml:"listen"`
@@ -143,8 +143,8 @@ func Default() Config {
 	return c
 }
 
-// Load reads the file at path over the defaults. The error for wrong content is a
-// [Problems] with all of them.
+// Load reads the file at path over the defaults. If the content is wrong, the error is
+// a [Problems] with all problems of the file.
 func Load(path string) (Config, error) {
 	b, err := readFile(path)
 	if err != nil {
@@ -153,9 +153,9 @@ func Load(path string) (Config, error) {
 	return Parse(path, string(b))
 }
 
-// LoadKeys is Load for a client, which uses some keys only, such as "admin.listen": it reads
-// the values of keys, with their references, and ignores the rest of the file. It does not
-// validate the result.
+// LoadKeys reads the values of keys, such as "admin.listen", from the file at path over
+// the defaults, and resolves their references. It is for a client, which uses only some
+// keys. It ignores the rest of the file and does not validate the result.
 func LoadKeys(path string, keys ...string) (Config, error) {
 	c := Default()
 	b, err := readFile(path)
@@ -191,7 +191,7 @@ func readFile(path string) ([]byte, error) {
 	return b, err
 }
 
-// Parse reads text over the defaults. file is the name of the file in problems.
+// Parse reads text over the defaults. file is the name of the file that problems show.
 func Parse(file, text string) (Config, error) {
 	c := Default()
 	doc, r, err := decodeTOML(file, text)
@@ -207,7 +207,8 @@ func Parse(file, text string) (Config, error) {
 	return c, nil
 }
 
-// decodeTOML parses a document. It returns the document and the decoder for it.
+// decodeTOML parses a document. It returns the document and a decoder that knows the
+// positions of its keys and values.
 func decodeTOML(file, text string) (doc map[string]any, r decoder, err error) {
 	if _, err := toml.Decode(text, &doc); err != nil {
 		p := Problem{File: file, Line: 1, Column: 1, Text: err.Error()}

@@ -12,14 +12,14 @@ import (
 // characters.
 type position struct{ line, column int }
 
-// positions has the positions of all keys and values of a TOML document, by path. The
-// parser gives only the positions of values that it rejects. Elements of arrays have
-// paths like trunk[0].sources[1].
+// positions has the positions of all keys and values of a TOML document, by path. They
+// are needed because the parser gives only the positions of values that it rejects.
+// Elements of arrays have paths like trunk[0].sources[1].
 type positions struct{ keys, values map[string]position }
 
 // valuePosition returns the position of the value at path. If the file has no such
-// value, it returns the position of the key, or of the table or array around it, or the
-// top of the file.
+// value, it returns the position of the key at path, or else of the table or array
+// around it. If the file has none of these, it returns the top of the file.
 func (w positions) valuePosition(path string) position {
 	if at, ok := w.values[path]; ok {
 		return at
@@ -27,8 +27,8 @@ func (w positions) valuePosition(path string) position {
 	return w.keyPosition(path)
 }
 
-// keyPosition returns the position of the key at path, or, like valuePosition, of the
-// value around it.
+// keyPosition returns the position of the key at path. If the file has no such key, it
+// returns the position of the table or array around it, or else the top of the file.
 func (w positions) keyPosition(path string) position {
 	if at, ok := w.keys[path]; ok {
 		return at
@@ -76,7 +76,8 @@ func locateKeys(doc string) positions {
 	return s.positions
 }
 
-// A positionScanner scans a valid document. Each step moves on, whatever the text is.
+// A positionScanner scans a document that the parser has accepted. Each step moves on,
+// whatever the text is, so a scan always ends.
 type positionScanner struct {
 	positions
 	doc    string
@@ -122,8 +123,9 @@ func (s *positionScanner) skipSpace() {
 	}
 }
 
-// readHeader reads the name of a table and the closing brackets. at is the start of the
-// header. Within an array of tables, the name refers to the last element.
+// readHeader reads the header of a table up to and including its closing brackets, and
+// returns the path of the table. at is the start of the header. The name of an array of
+// tables before a dot means the last element of the array so far.
 func (s *positionScanner) readHeader(at position) string {
 	path := ""
 	for _, key := range s.readKey() {
@@ -138,14 +140,14 @@ func (s *positionScanner) readHeader(at position) string {
 	return path
 }
 
-// noteKey records the position where the key at path occurs first.
+// noteKey records the position of the key at path, unless the key has occurred before.
 func (s *positionScanner) noteKey(path string, at position) {
 	if _, ok := s.keys[path]; !ok {
 		s.keys[path] = at
 	}
 }
 
-// readPair reads key = value.
+// readPair reads key = value. The key is relative to the table at path table.
 func (s *positionScanner) readPair(table string) {
 	at := s.positionAt(s.i)
 	path := table
@@ -188,7 +190,7 @@ func (s *positionScanner) readKey() []string {
 	}
 }
 
-// readValue reads the value at path.
+// readValue reads the value at path and records its position.
 func (s *positionScanner) readValue(path string) {
 	s.skipSpace()
 	s.values[path] = s.positionAt(s.i)

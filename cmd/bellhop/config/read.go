@@ -22,7 +22,7 @@ type Problem struct {
 	Key    string `json:"key,omitempty"`
 	Text   string `json:"problem"`
 
-	path string // Key with array indices
+	path string // like Key, but with array indices
 }
 
 func (p Problem) String() string {
@@ -49,8 +49,9 @@ func (ps Problems) Sort() {
 	})
 }
 
-// A decoder decodes a parsed TOML document into a Config. It goes on after a
-// problem: a value that cannot be decoded keeps its default, or is zero in an array.
+// A decoder decodes a parsed TOML document into a Config. It continues after a problem.
+// A value that cannot be decoded keeps its default, or is zero if it is an element of
+// an array.
 type decoder struct {
 	file     string
 	where    positions
@@ -60,12 +61,12 @@ type decoder struct {
 var indices = regexp.MustCompile(`\[\d+\]`)
 
 // addProblem reports a problem with the value at path. Only the first problem of a path
-// is kept: it is nearest to the cause.
+// is kept, because it is nearest to the cause.
 func (r *decoder) addProblem(path, format string, args ...any) {
 	r.addProblemAt(r.where.valuePosition(path), path, fmt.Sprintf(format, args...))
 }
 
-// addProblemAt reports a problem with the value at path, at a position.
+// addProblemAt reports a problem with the value at path. at is the position to show.
 func (r *decoder) addProblemAt(at position, path, text string) {
 	if slices.ContainsFunc(r.problems, func(p Problem) bool { return p.path == path }) {
 		return
@@ -95,15 +96,16 @@ func (r *decoder) decodeTable(path string, doc map[string]any, dst reflect.Value
 	}
 }
 
-// tomlKey returns the key of a field in a config file; "": it has none. With the option ref,
-// the value, or each value of a table, may be a reference that [Resolve] resolves.
+// tomlKey returns the key of a field in a config file, or "" if the field has none.
+// isRef reports that the field has the option ref: its value, or each value of its
+// table, may be a reference that [Resolve] resolves.
 func tomlKey(f reflect.StructField) (key string, isRef bool) {
 	key, option, _ := strings.Cut(f.Tag.Get("toml"), ",")
 	return key, option == "ref"
 }
 
-// resolveStrings returns v with the values that its references name. A reference that
-// cannot be resolved is reported, and becomes "".
+// resolveStrings returns v with each reference replaced by the value that it refers to.
+// A reference that cannot be resolved is reported as a problem and replaced by "".
 func (r *decoder) resolveStrings(path string, v any) any {
 	switch v := v.(type) {
 	case string:
@@ -248,12 +250,14 @@ func describeType(v any) string {
 	return "an array"
 }
 
-// isTable reports whether values of t are written as a table, not as a string.
+// isTable reports whether values of t are written as a table. Other structs are written
+// as a string.
 func isTable(t reflect.Type) bool {
 	return t.Kind() == reflect.Struct && !reflect.PointerTo(t).Implements(reflect.TypeFor[encoding.TextUnmarshaler]())
 }
 
-// suggestKey returns the key that the unknown key probably means, or the known keys.
+// suggestKey suggests the key that is meant by the unknown key of a table. If none is
+// similar, it lists the known keys.
 func suggestKey(key string, table reflect.Type) string {
 	var names []string
 	for i := range table.NumField() {
@@ -308,8 +312,8 @@ func EditDistance(a, b string) int {
 	return d[len(a)][len(b)]
 }
 
-// ReadPrivate reads a file. It is an error if others than the owner may read or write
-// it.
+// ReadPrivate reads a file. It returns an error if other users than the owner may
+// access the file.
 func ReadPrivate(path string) ([]byte, error) {
 	info, err := os.Stat(path)
 	if err != nil {

@@ -43,7 +43,7 @@ func (c *Config) TrackerConfig() dialog.Config {
 }
 
 // e164Formatter returns a function that returns the E.164 form of a number as dialed in
-// a region, or "". It is nil if no region is configured.
+// region r, or "" if it is not a valid number. The function is nil if r is empty.
 func e164Formatter(r Region) func(string) string {
 	if r == "" {
 		return nil
@@ -69,7 +69,7 @@ func (c *Config) Trunks() []sip.Trunk {
 	return ts
 }
 
-// AdminURL returns the URL at which this machine reaches the admin API.
+// AdminURL returns the URL at which programs on this machine reach the admin API.
 func (c *Config) AdminURL() string {
 	scheme, at := "http://", c.Admin.Listen.AddrPort
 	if c.Admin.TLSCert != "" {
@@ -97,8 +97,8 @@ func (c *Config) LoadCertificate() (tls.Certificate, error) {
 	return tls.X509KeyPair(cert, key)
 }
 
-// Summary summarizes the addresses of PBX, listeners and admin API, and the place
-// of the store, in a line.
+// Summary returns a line with the addresses of the PBX, the listeners and the admin
+// API, and the place of the store.
 func (c *Config) Summary() string {
 	scheme := "http"
 	if c.Admin.TLSCert != "" {

@@ -6,7 +6,8 @@ import (
 	"bellhop/notify"
 )
 
-// DeclaredSubscriptions returns the subscriptions that a valid config declares.
+// DeclaredSubscriptions returns the subscriptions that a valid config declares, in
+// their stored form.
 func DeclaredSubscriptions(cfg Config) []notify.Subscription {
 	var subs []notify.Subscription
 	for i, s := range cfg.Subscription {

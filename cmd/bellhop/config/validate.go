@@ -12,7 +12,8 @@ import (
 	"bellhop/sip"
 )
 
-// validateAll reports each value that is invalid by itself or together with others.
+// validateAll reports each value that is invalid by itself or in combination with
+// others.
 func (c *Config) validateAll(report func(path, format string, args ...any)) {
 	c.validateSIP(report)
 	c.validateTrunks(report)
@@ -48,7 +49,8 @@ func (c *Config) validateAll(report func(path, format string, args ...any)) {
 	}
 }
 
-// validateSIP reports listeners and PBXs that conflict or cannot be reached.
+// validateSIP reports listeners and PBX addresses that are invalid or conflict, and PBX
+// addresses that no listener can reach.
 func (c *Config) validateSIP(report func(path, format string, args ...any)) {
 	if len(c.SIP.Listen) == 0 {
 		report("sip.listen", `no address to listen on: set at least one, like ["udp://127.0.0.1:5060"]`)
@@ -86,14 +88,15 @@ func (c *Config) validateSIP(report func(path, format string, args ...any)) {
 	}
 }
 
-// reachesPBX reports whether packets get from a listener to the PBX and back: transport
-// and address family are the same, and loopback only reaches loopback.
+// reachesPBX reports whether packets can get from a listener to the PBX and back.
+// Transport and address family must be the same. If the listener is not on all
+// addresses, both or none of the two must be on loopback.
 func reachesPBX(l, pbx sip.Addr) bool {
 	own, ip := l.Addr(), pbx.Addr()
 	return l.Proto == pbx.Proto && own.Is4() == ip.Is4() && (own.IsUnspecified() || own.IsLoopback() == ip.IsLoopback())
 }
 
-// describeListener describes a listener that reaches the PBX.
+// describeListener describes the listener that would reach the PBX.
 func describeListener(pbx sip.Addr) string {
 	family, all := "IPv4", "0.0.0.0"
 	if !pbx.Addr().Is4() {
@@ -105,8 +108,8 @@ func describeListener(pbx sip.Addr) string {
 	return fmt.Sprintf("a %s:// listener on an %s address other than loopback or on %s", pbx.Proto, family, all)
 }
 
-// socketsConflict reports whether two sockets cannot both be opened: they are the same,
-// or one has all addresses of the other's port.
+// socketsConflict reports whether two sockets cannot both be opened, because they are
+// the same or one is on all addresses and has the port of the other.
 func socketsConflict(a, b sip.Addr) bool {
 	if a.Proto != b.Proto || a.Port() != b.Port() || a.Port() == 0 {
 		return false
@@ -115,13 +118,14 @@ func socketsConflict(a, b sip.Addr) bool {
 	return x == y || coversAddress(x, y) || coversAddress(y, x)
 }
 
-// coversAddress reports whether a socket on the address all also receives for ip. One on
-// [::] also receives IPv4.
+// coversAddress reports whether all is an unspecified address (0.0.0.0 or [::]) and a
+// socket on it also receives packets to ip. A socket on [::] also receives IPv4.
 func coversAddress(all, ip netip.Addr) bool {
 	return all.IsUnspecified() && (all.Is6() || ip.Is4())
 }
 
-// validateTrunks reports incomplete trunks and address ranges that overlap.
+// validateTrunks reports invalid or incomplete trunks, and address ranges that overlap
+// with the PBX or another trunk.
 func (c *Config) validateTrunks(report func(path, format string, args ...any)) {
 	for i, t := range c.Trunk {
 		at := indexPath("trunk", i)
@@ -220,7 +224,7 @@ func (c *Config) validateCalls(report func(path, format string, args ...any)) {
 	}
 }
 
-// validateDIDs reports public numbers that are invalid or lead to two extensions.
+// validateDIDs reports public numbers that are invalid or listed twice.
 func (c *Config) validateDIDs(report func(path, format string, args ...any)) {
 	leads := map[string]string{} // extension by public number
 	for i, e := range c.Extension {
@@ -239,7 +243,8 @@ func (c *Config) validateDIDs(report func(path, format string, args ...any)) {
 	}
 }
 
-// validateAdmin reports an admin API without encryption, and conflicting sockets.
+// validateAdmin reports an invalid certificate, a listener that outsiders would reach
+// without encryption, and a port that conflicts with sip.listen.
 func (c *Config) validateAdmin(report func(path, format string, args ...any)) {
 	a := c.Admin
 	switch {

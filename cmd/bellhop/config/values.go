@@ -40,7 +40,7 @@ func (c *CIDR) UnmarshalText(b []byte) error {
 	return nil
 }
 
-// Prefixes converts address ranges.
+// Prefixes converts address ranges to prefixes.
 func Prefixes(cs []CIDR) []netip.Prefix {
 	ps := make([]netip.Prefix, len(cs))
 	for i, c := range cs {
@@ -87,8 +87,8 @@ func (s *SyncInterval) UnmarshalText(b []byte) error {
 	return nil
 }
 
-// A Secret is a string or a reference to one: env:NAME or file:PATH. It is never
-// printed.
+// A Secret is a secret string. In the file it may be a reference: env:NAME or
+// file:PATH. Its value is never printed.
 type Secret string
 
 func (s Secret) String() string {
@@ -112,8 +112,9 @@ func (s *Secret) UnmarshalText(b []byte) error {
 	return nil
 }
 
-// Resolve returns s, or the value that env:NAME or file:PATH refers to, without
-// surrounding space.
+// Resolve returns s, or if s is env:NAME or file:PATH, the value of the environment
+// variable or the content of the file, without surrounding space. It is an error if
+// that is empty.
 func Resolve(s string) (string, error) {
 	if name, ok := strings.CutPrefix(s, "env:"); ok {
 		v := strings.TrimSpace(os.Getenv(name))
@@ -136,14 +137,15 @@ func Resolve(s string) (string, error) {
 	return s, nil
 }
 
-// A PEM is a certificate or a key: PEM, or a reference to it, which is file:PATH,
-// PATH or env:NAME. It is never printed.
+// A PEM is a certificate or a key in PEM form, or a reference to it: file:PATH, PATH or
+// env:NAME. Its value is never printed.
 type PEM string
 
 func (p PEM) String() string   { return Secret(p).String() }
 func (p PEM) GoString() string { return p.String() }
 
-// ReadPEM returns the PEM. It reads a file anew at each call.
+// ReadPEM returns the PEM text that p contains or refers to. It reads a file anew at
+// each call.
 func (p PEM) ReadPEM() ([]byte, error) {
 	s := string(p)
 	if !strings.Contains(s, "-----BEGIN ") && !strings.HasPrefix(s, "env:") && !strings.HasPrefix(s, "file:") {
@@ -153,8 +155,8 @@ func (p PEM) ReadPEM() ([]byte, error) {
 	return []byte(v), err
 }
 
-// A NATSURL is the URL of a NATS server, or a reference to it: env:NAME or file:PATH. A
-// password in it is not printed.
+// A NATSURL is the URL of a NATS server. In the file it may be a reference: env:NAME or
+// file:PATH. A password in the URL is not printed.
 type NATSURL string
 
 func (n NATSURL) String() string {
@@ -183,7 +185,7 @@ func (n *NATSURL) UnmarshalText(b []byte) error {
 	return nil
 }
 
-// A Socket is a numeric address and a port.
+// A Socket is an IP address and a port. In the file, localhost stands for 127.0.0.1.
 type Socket struct{ netip.AddrPort }
 
 func (s *Socket) UnmarshalText(b []byte) error {
@@ -230,8 +232,8 @@ func (m *CorrelateMethod) UnmarshalText(b []byte) error {
 	return nil
 }
 
-// A Region is the ISO 3166 code of the country whose numbers are dialed without a
-// country code. "" is none.
+// A Region is the ISO 3166 code of a country. Numbers without a country code are taken
+// as numbers of that country. "" is no country.
 type Region string
 
 func (r *Region) UnmarshalText(b []byte) error {
@@ -248,7 +250,7 @@ func (r *Region) UnmarshalText(b []byte) error {
 	return fmt.Errorf("%q is not a region: use the two letters of ISO 3166, like \"GB\", \"DE\" or \"US\"", s)
 }
 
-// A StatusCode is the status of a final response that ends a call: 300 to 699.
+// A StatusCode is the status code of a final response that rejects a call: 300 to 699.
 type StatusCode int
 
 func (s *StatusCode) UnmarshalText(b []byte) error {
@@ -260,8 +262,8 @@ func (s *StatusCode) UnmarshalText(b []byte) error {
 	return nil
 }
 
-// A Privacy setting tells whether events withhold the number of a caller who asks for it
-// (RFC 3323).
+// A Privacy setting decides whether events withhold the number of a caller who asks for
+// privacy (RFC 3323).
 type Privacy string
 
 const (
@@ -278,7 +280,7 @@ func (p *Privacy) UnmarshalText(b []byte) error {
 	return fmt.Errorf(`must be "respect" or "ignore", not %q`, b)
 }
 
-// A StatusWord is a [dialog.Status] of a hangup.
+// A StatusWord is the [dialog.Status] that a hangup shows for a [StatusCode].
 type StatusWord dialog.Status
 
 func (w *StatusWord) UnmarshalText(b []byte) error {
