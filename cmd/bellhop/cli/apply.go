@@ -56,21 +56,22 @@ func exportSubscriptions(w io.Writer, subs []notify.Subscription, ids bool) erro
 	return err
 }
 
-// A reconciliation has the file and the flags of bellhop subscriptions apply.
+// A reconciliation has the subscriptions of the file and the flags of the command
+// bellhop subscriptions apply.
 type reconciliation struct {
 	wanted                 []config.FileSubscription
 	dryRun, prune, secrets bool
 }
 
-// A step changes one subscription. Programs read the words of Action: never change one,
-// only add.
+// A step creates, changes, leaves or removes one subscription. Programs read the words
+// of Action, so never change a word, only add words.
 type step struct {
 	Action    string   `json:"action"` // create, change, leave or remove
 	ID        string   `json:"id,omitempty"`
 	Extension string   `json:"extension"`
 	URL       string   `json:"url"`
 	Fields    []string `json:"fields,omitempty"` // changed ones
-	Secret    string   `json:"secret,omitempty"` // the generated one of a new subscription
+	Secret    string   `json:"secret,omitempty"` // generated secret of a new subscription
 
 	body     map[string]any
 	position config.Problem
@@ -169,8 +170,9 @@ func (r *apiClient) applyStep(ctx context.Context, s *step) error {
 	return nil // unchanged
 }
 
-// planSteps returns the steps that turn the existing subscriptions, had, into those of
-// the file: in the order of the file, and then the removals of a.prune.
+// planSteps returns the steps that turn the existing subscriptions had into those of
+// the file. The steps are in the order of the file. If prune is set, the removals
+// follow. The error for a file that cannot be applied has all its problems.
 func (a *reconciliation) planSteps(had []notify.Subscription) ([]step, error) {
 	if a.prune && len(a.wanted) == 0 {
 		return nil, errors.New("the file has no [[subscription]]: --prune would remove every subscription: to do that, use bellhop subscriptions remove")
@@ -210,9 +212,10 @@ func (a *reconciliation) planSteps(had []notify.Subscription) ([]step, error) {
 	return steps, nil
 }
 
-// matchSubscriptions pairs the subscriptions of the file with existing ones: by id, then
-// by extension, url and types, then by extension and url. An entry is nil if there is no
-// match.
+// matchSubscriptions pairs each subscription of the file with an existing one: by id,
+// or else by extension, url and types, or else by extension and url. An entry of pairs
+// is nil if there is no match. wrong has a problem for each unknown id, and for each
+// subscription with several matches.
 func (a *reconciliation) matchSubscriptions(had []notify.Subscription) (pairs []*notify.Subscription, wrong config.Problems) {
 	pairs = make([]*notify.Subscription, len(a.wanted))
 	taken := map[string]bool{}
@@ -258,7 +261,7 @@ func (a *reconciliation) matchSubscriptions(had []notify.Subscription) (pairs []
 	return pairs, wrong
 }
 
-// didYouMean returns a suggestion of near, or "" if near is empty.
+// didYouMean returns a question that suggests near, or "" if near is empty.
 func didYouMean(near string) string {
 	if near == "" {
 		return ""
@@ -277,9 +280,9 @@ func jsonFields(sub notify.Subscription) map[string]any {
 	return fields
 }
 
-// missingValue returns a problem if w needs a value that export cannot write, of a header
-// or of tls_key, and neither the file nor old has it. old is the existing subscription, or
-// nil.
+// missingValue returns a problem if the value of a header or the tls_key of w is
+// neither in the file nor stored. Export leaves out these values. old is the existing
+// subscription, or nil if w is new.
 func missingValue(w *config.FileSubscription, old *notify.Subscription) string {
 	for _, name := range slices.Sorted(maps.Keys(w.Subscription.Headers)) {
 		has := false
@@ -337,8 +340,8 @@ func (a *reconciliation) changeStep(w config.FileSubscription, old notify.Subscr
 	return s
 }
 
-// setField adds a field with the value v to the request of a step. was is its value
-// before; if v is nil, the field gets the empty value of the type of was.
+// setField adds a field with the value v to the request of a step. was is the old value
+// of the field. If v is nil, the field is set to the empty value of the type of was.
 func (s *step) setField(name string, v, was any) {
 	if v == nil {
 		v = reflect.Zero(reflect.TypeOf(was)).Interface()
@@ -350,7 +353,7 @@ func (s *step) setField(name string, v, was any) {
 	s.Fields = append(s.Fields, name)
 }
 
-// hasValue reports whether a header has a value.
+// hasValue reports whether any of headers has a value.
 func hasValue(headers map[string]string) bool {
 	for _, v := range headers {
 		if v != "" {

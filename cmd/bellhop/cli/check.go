@@ -15,9 +15,9 @@ import (
 // runCheck reads the config at path and prints a summary of it, or returns all its
 // problems. With asJSON it prints one JSON object in both cases.
 //
-// A wrong setup of the PBX shows only in the PBX's responses. If a bellhop runs with
-// this config, runCheck also prints the reasons why that one is degraded, one a line.
-// They do not make the check fail.
+// The config alone does not show a wrong setup of the PBX, only the responses of the
+// PBX do. If a bellhop runs with this config, runCheck also prints the reasons why that
+// bellhop is degraded, one a line. They do not make the check fail.
 func runCheck(ctx context.Context, path string, asJSON bool, stdout io.Writer) error {
 	c, err := config.Load(path)
 	var found []string
@@ -53,7 +53,7 @@ func runCheck(ctx context.Context, path string, asJSON bool, stdout io.Writer) e
 }
 
 // queryDegraded returns the reasons why the bellhop at url is degraded. It returns none
-// if no bellhop answers there, or if that one answers only with a token.
+// if no bellhop answers there, or if that bellhop requires a token.
 func queryDegraded(ctx context.Context, url string) []string {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()

@@ -21,7 +21,8 @@ import (
 	"bellhop/dialog"
 )
 
-// A Program is the bellhop that the command line belongs to.
+// A Program has what the command line needs from the program bellhop: its version, its
+// guides, and the functions that run the commands serve and demo.
 type Program struct {
 	Version string  // that the command version prints
 	Topics  []Topic // in the order in which help lists them
@@ -96,9 +97,9 @@ type usageError struct{ error }
 
 func (u usageError) Unwrap() error { return u.error }
 
-// trackCommandStart sets began when a command of the tree starts to run: an earlier
-// error is about the arguments. It also makes a command that only groups others reject
-// an unknown word.
+// trackCommandStart makes cmd and its subcommands set began when they start to run,
+// because an error before that is about the arguments. It also makes a command that
+// only groups subcommands reject an unknown word.
 func trackCommandStart(cmd *cobra.Command, began *bool) {
 	if do := cmd.RunE; do != nil {
 		cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -206,7 +207,7 @@ SIGHUP reloads the config.`,
 	return root
 }
 
-// addConfigFlag adds --config to cmd and returns its value.
+// addConfigFlag adds --config to cmd and returns a pointer to its value.
 func addConfigFlag(cmd *cobra.Command) *string {
 	file := cmd.Flags().StringP("config", "c", "config.toml", "config `file`")
 	cmd.MarkFlagFilename("config", "toml")

@@ -26,11 +26,11 @@ import (
 	"bellhop/cmd/bellhop/config"
 )
 
-// An apiClient calls the admin API of a running bellhop. It also has the flags for how
-// to print the result.
+// An apiClient calls the admin API of a running bellhop. It also has the flags that set
+// how commands print the result.
 type apiClient struct {
 	server string // http://127.0.0.1:8080
-	config string // the config file to take the server from if server is empty
+	config string // config file from which to take the server if server is empty
 	json   bool   // print JSON
 	utc    bool   // print and parse times in UTC
 
@@ -54,8 +54,8 @@ func addServerFlags(cmd *cobra.Command) *apiClient {
 
 const tokenHint = `set BELLHOP_TOKEN, like BELLHOP_TOKEN="$(cat data/admin.token)"`
 
-// resolveServer finds the server and a token, once. The token of a config is used for
-// the server of that config only.
+// resolveServer sets the server and the token when it is first called. The token of a
+// config is used only for the server of that config.
 func (r *apiClient) resolveServer() error {
 	if r.resolved {
 		return nil
@@ -79,9 +79,10 @@ func (r *apiClient) resolveServer() error {
 	return nil
 }
 
-// resolveLocalServer takes server and token from the config. Without a config file it
-// uses the defaults. It reads only the keys that it needs: those of serve may refer to
-// secrets that the person at the terminal does not have.
+// resolveLocalServer takes the server from the config file, or from the defaults if
+// there is no config file. If no token is set, it takes the token from admin.token of
+// the config, or else from the file admin.token in store.dir. It reads only the keys
+// that it needs, because other keys may refer to secrets that only serve can read.
 func (r *apiClient) resolveLocalServer() error {
 	path := cmp.Or(r.config, "config.toml")
 	cfg := config.Default()
@@ -196,8 +197,9 @@ func (r *apiClient) sendRequest(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// connectFailure returns why a connection failed, followed by a colon, or "" for a
-// refused connection: then the question whether bellhop is running suffices.
+// connectFailure returns the reason why a connection failed, followed by a colon. For a
+// refused connection it returns "", because the question whether bellhop is running
+// suffices.
 func connectFailure(err error) string {
 	if errors.Is(err, syscall.ECONNREFUSED) {
 		return ""
@@ -229,8 +231,8 @@ type responseError struct {
 
 func (e *responseError) Error() string { return e.text }
 
-// newResponseError returns the error for a response: the reason that the server gives,
-// with the fields that are wrong.
+// newResponseError returns the error for a response with an error status. The error has
+// the reason that the server gives, and the fields that are wrong.
 func (r *apiClient) newResponseError(resp *http.Response, answer []byte) error {
 	var problem struct {
 		Detail string
@@ -268,8 +270,8 @@ func (r *apiClient) newResponseError(resp *http.Response, answer []byte) error {
 	return &responseError{resp.StatusCode, text}
 }
 
-// requestItem sends a request about the item of list that has id. If there is none, the
-// error suggests a similar id.
+// requestItem sends a request to the path below the item of list with this id. If there
+// is no such item, the error suggests a similar id.
 func (r *apiClient) requestItem(ctx context.Context, method, list, id, path string, in, out any) error {
 	err := r.doRequest(ctx, method, list+"/"+url.PathEscape(id)+path, in, out)
 	var refused *responseError
@@ -298,8 +300,8 @@ func (r *apiClient) requestItem(ctx context.Context, method, list, id, path stri
 	return fmt.Errorf("%w: see bellhop %s list", err, command)
 }
 
-// deleteItems deletes the items of list that have the ids, and prints a line for each.
-// done is the format of that line.
+// deleteItems deletes the items of list with these ids. It prints a line for each, in
+// the format done, or all ids as JSON.
 func (r *apiClient) deleteItems(cmd *cobra.Command, list string, ids []string, done string) error {
 	for _, id := range ids {
 		if err := r.requestItem(cmd.Context(), "DELETE", list, id, "", nil, nil); err != nil {
@@ -315,8 +317,8 @@ func (r *apiClient) deleteItems(cmd *cobra.Command, list string, ids []string, d
 	return nil
 }
 
-// nearestID returns the id that begins with given, or differs from it by at most 3
-// edits, or "".
+// nearestID returns the id that begins with given. If there is none, it returns the id
+// that differs least from given, by at most 3 edits, or else "".
 func nearestID(given string, ids []string) string {
 	if len(given) < 3 || len(given) > 200 || len(ids) == 0 {
 		return ""
@@ -335,8 +337,8 @@ func nearestID(given string, ids []string) string {
 	return near
 }
 
-// listPages returns the items of a list, page by page. cursor is the query parameter for
-// the start of a page.
+// listPages returns the items of a list. It requests them in pages of the given size.
+// cursor is the name of the query parameter for the start of a page.
 func listPages[T any](ctx context.Context, r *apiClient, path, cursor string, size int, query url.Values) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {
 		query := maps.Clone(query)
@@ -378,8 +380,8 @@ func collectItems[T any](items iter.Seq2[T, error], limit int) (all []T, more bo
 	return all, false, nil
 }
 
-// pageSize returns the number of items to request at a time: limit and one more, to see
-// whether there are more, but not above most.
+// pageSize returns the number of items to request at a time. It is one more than limit,
+// to see whether there are more, but at most most. A limit of 0 is no limit.
 func pageSize(limit, most int) int {
 	if limit <= 0 || limit >= most {
 		return most
@@ -387,7 +389,8 @@ func pageSize(limit, most int) int {
 	return limit + 1
 }
 
-// parseTime parses a time that a person wrote, see timeHint.
+// parseTime parses a time that a person wrote in one of the forms of timeHint. It
+// reports whether s has such a form.
 func (r *apiClient) parseTime(s string) (time.Time, bool) {
 	zone := time.Local
 	if r.utc {

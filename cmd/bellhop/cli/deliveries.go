@@ -166,8 +166,8 @@ func formatOutcome(out terminal, a v1.Attempt) string {
 	return text
 }
 
-// writeMessage writes a request or a response, each line behind mark. With cut, an
-// ellipsis follows the body.
+// writeMessage writes a request or a response, with mark before each line. If cut is
+// set, an ellipsis follows the body.
 func writeMessage(b *strings.Builder, mark, first string, header map[string]string, body string, cut bool) {
 	fmt.Fprintf(b, "  %s %s\n", mark, stripControls(first))
 	for _, name := range slices.Sorted(maps.Keys(header)) {
@@ -198,14 +198,16 @@ status is 0 if the receiver accepted all of them.`,
 	}
 }
 
-// A redelivery is the attempt of a delivery that was sent again.
+// A redelivery is an attempt by hand to send a delivery again. ID is the id of the
+// delivery.
 type redelivery struct {
 	ID string `json:"id"`
 	v1.Attempt
 }
 
 // redeliverAll sends deliveries again, one after another, and prints each attempt. It
-// stops at the first request that fails.
+// stops at the first request to bellhop that fails. It returns an error if a receiver
+// did not accept a delivery.
 func (r *apiClient) redeliverAll(ctx context.Context, out terminal, ids []string) error {
 	var all []redelivery
 	var failed error

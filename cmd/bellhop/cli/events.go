@@ -96,8 +96,8 @@ func (r *apiClient) parseSince(s string) (string, error) {
 	return "", usageError{fmt.Errorf("parse --since: %q is neither a time nor the id of an event: %s", s, timeHint)}
 }
 
-// An eventPrinter prints events as they arrive. Columns grow with the widest value so
-// far.
+// An eventPrinter prints events as they arrive. The column of extensions is as wide as
+// the widest extension so far.
 type eventPrinter struct {
 	terminal
 	client    *apiClient
@@ -124,7 +124,8 @@ func (p *eventPrinter) printEvent(line json.RawMessage) error {
 	return err
 }
 
-// callColumnWidth is the width from which a terminal shows the call of each event.
+// callColumnWidth is the width that a terminal must have to show the call of each
+// event.
 const callColumnWidth = 132
 
 const (
@@ -198,7 +199,8 @@ func statusColor(status string) color {
 	return plain
 }
 
-// describeParties returns caller and callee of an event, or what else identifies it.
+// describeParties returns the caller and the callee of an event. Without them, it
+// returns the subscription and the reason, or else the user agent.
 func describeParties(e v1.Event) string {
 	from, to := cmp.Or(e.CallerIDNum, e.CallerExtension), cmp.Or(e.CalledNumber, e.CalledExtension)
 	switch {
@@ -225,12 +227,12 @@ type eventStream struct {
 
 const maxPause = 10 * time.Second
 
-// errLimitReached ends a stream after the wanted number of events.
+// errLimitReached ends a stream after as many events as the user wants.
 var errLimitReached = errors.New("enough")
 
-// followEvents calls the function each with every event. It ends when each returns an
-// error, when ctx ends, or when bellhop rejects the request. After a lost connection it
-// connects again, and resumes after the last event.
+// followEvents calls each with every event. It returns when each returns an error, when
+// ctx ends, when bellhop rejects the request, or when the first attempt to connect
+// fails. After a lost connection it connects again, and resumes after the last event.
 func (s *eventStream) followEvents(ctx context.Context, each func(json.RawMessage) error) error {
 	pause, told := s.backoff, false
 	for {
@@ -270,7 +272,8 @@ type connectionError struct {
 
 func (e *connectionError) Unwrap() error { return e.error }
 
-// connectOnce connects once, and reads events until the connection ends.
+// connectOnce connects once and calls connected. It then reads events and calls each
+// with them, until the connection ends or each returns an error.
 func (s *eventStream) connectOnce(ctx context.Context, connected func(), each func(json.RawMessage) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -315,7 +318,8 @@ func (s *eventStream) connectOnce(ctx context.Context, connected func(), each fu
 // maxEvent is the size in bytes of the longest line of a stream.
 const maxEvent = 1 << 20
 
-// readStream reads server-sent events. It calls heard for each line.
+// readStream reads server-sent events until body ends or each returns an error. It
+// calls heard for each line, and each with each event.
 func (s *eventStream) readStream(body io.Reader, heard func(), each func(json.RawMessage) error) error {
 	lines := bufio.NewScanner(body)
 	lines.Buffer(nil, maxEvent)

@@ -83,8 +83,7 @@ func subscriptionsListCommand(r *apiClient) *cobra.Command {
 	return cmd
 }
 
-// flagQuery returns a query with the values of those of the named flags that the command
-// line sets.
+// flagQuery returns a query with those named flags that the command line sets.
 func flagQuery(f *pflag.FlagSet, names ...string) url.Values {
 	query := url.Values{}
 	for _, name := range names {
@@ -95,7 +94,8 @@ func flagQuery(f *pflag.FlagSet, names ...string) url.Values {
 	return query
 }
 
-// extensionLabel returns the extension of a subscription, or its expression in slashes.
+// extensionLabel returns the extension of a subscription, or its regular expression in
+// slashes.
 func extensionLabel(sub notify.Subscription) string {
 	if sub.ExtensionRegex != "" {
 		return "/" + sub.ExtensionRegex + "/"
@@ -104,7 +104,7 @@ func extensionLabel(sub notify.Subscription) string {
 }
 
 // subscriptionFlags adds a flag for each field of a subscription to cmd. The returned
-// function returns the fields that were set, for the body of a request.
+// function returns the fields that the command line sets, for the body of a request.
 func subscriptionFlags(cmd *cobra.Command) func() (map[string]any, error) {
 	f := cmd.Flags()
 	f.String("extension", "", "`extension` to subscribe to, like 101 or 101@pbx.example")
@@ -262,7 +262,7 @@ func subscriptionsEditCommand(r *apiClient) *cobra.Command {
 		if len(body) == 0 {
 			return usageError{errors.New("no field given: see bellhop subscriptions edit --help")}
 		}
-		// Setting one clears the other.
+		// Setting one of the two clears the other.
 		if body["extension"] != nil && body["extension_regex"] == nil {
 			body["extension_regex"] = ""
 		} else if body["extension_regex"] != nil && body["extension"] == nil {
@@ -281,8 +281,9 @@ func subscriptionsEditCommand(r *apiClient) *cobra.Command {
 	return cmd
 }
 
-// mergeHeaders returns the headers that a subscription is to have: its own, with empty
-// values to keep them, without the removed ones, and with the given ones.
+// mergeHeaders returns the new headers of a subscription: its existing headers without
+// the removed ones, and the given headers. An existing header has an empty value, for
+// which the server keeps the stored value.
 func (r *apiClient) mergeHeaders(ctx context.Context, id string, given any, removed []string) (map[string]string, error) {
 	var sub notify.Subscription
 	if err := r.requestItem(ctx, "GET", "/v1/subscriptions", id, "", nil, &sub); err != nil {

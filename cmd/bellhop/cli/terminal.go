@@ -23,7 +23,7 @@ type terminal struct {
 	color bool // colors are allowed
 }
 
-// terminalOf returns the terminal that w is. For anything else its width is 0.
+// terminalOf returns w as a terminal. If w is a file or a pipe, the width is 0.
 func terminalOf(w io.Writer) terminal {
 	s := terminal{Writer: w}
 	f, ok := w.(*os.File)
@@ -51,7 +51,7 @@ const (
 	cyan   color = "36"
 )
 
-// colorize returns text in a color, or text itself where colors are off.
+// colorize returns text in color c, or text itself if colors are not allowed.
 func (s terminal) colorize(c color, text string) string {
 	if !s.color || c == plain || text == "" {
 		return text
@@ -148,8 +148,8 @@ func rowWidth(widths []int) int {
 	return total
 }
 
-// narrowColumns cuts the widest cuttable columns until a row fits, or none can be cut
-// further.
+// narrowColumns reduces the widths of cuttable columns, the widest first, until a row
+// fits or no column can be cut further.
 func (t *table) narrowColumns(widths []int, width int) {
 	for rowWidth(widths) > width {
 		widest := -1
@@ -186,8 +186,8 @@ func cutText(text string, width int) string {
 // the direction of text.
 func stripControls(s string) string { return dialog.ReplaceUnprintable(s, -1) }
 
-// escapeControls escapes in JSON or TOML the characters that change the direction of
-// text or control a terminal. Parsers read the same values.
+// escapeControls escapes the characters in JSON or TOML text that control a terminal or
+// change the direction of text. Parsers read the same values from the result.
 func escapeControls(b []byte) []byte {
 	var out []byte // nil: nothing escaped yet
 	for i := 0; i < len(b); {

@@ -9,7 +9,7 @@ import (
 // A Topic is a guide that `bellhop help NAME` prints.
 type Topic struct {
 	Name   string
-	Folder string // of its README.md; its first part names the topic too
+	Folder string // folder of its README.md; the first part is an alias
 	Short  string // one line, for the list of topics
 	Text   string // Markdown
 }
@@ -30,8 +30,8 @@ func addTopics(root *cobra.Command, topics []Topic) {
 	).Replace(root.UsageTemplate()))
 }
 
-// completeHelp returns the completion of help: the commands below those named, and the
-// topics.
+// completeHelp returns the completion function of help. It completes the subcommands of
+// the commands named so far, and for the first word also the topics.
 func completeHelp(topics []Topic) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, words []string, toComplete string) ([]string, cobra.ShellCompDirective) {
 		names, directive := completeCommand(cmd, words, toComplete)

@@ -85,8 +85,8 @@ func (v *verification) verify(stdin io.Reader) (err error) {
 	return v.callback.Verify(subscription.Secret(v.secret), time.Now(), v.tolerance)
 }
 
-// readCallback reads a whole HTTP request. Without a Content-Length the body goes on to
-// the end of stdin.
+// readCallback reads a whole HTTP request. If it has neither a Content-Length nor a
+// Transfer-Encoding, the body ends with stdin.
 func readCallback(stdin io.Reader) (send.Callback, error) {
 	in := bufio.NewReader(stdin)
 	req, err := http.ReadRequest(in)
@@ -113,7 +113,8 @@ func readCallback(stdin io.Reader) (send.Callback, error) {
 	return c, nil
 }
 
-// report prints the result err: a line, or one JSON object in both cases.
+// report prints the result of verify: a line, or a JSON object if asJSON is set. It
+// returns err, or ErrReported if the JSON object has the error.
 func (v *verification) report(err error, asJSON bool, stdout io.Writer) error {
 	c := v.callback
 	var sent time.Time
