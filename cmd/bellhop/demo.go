@@ -25,8 +25,8 @@ import (
 )
 
 // The phones and the PBX are those of the tests, sip/siptest. They add 0.6 MB to a binary
-// of 46 MB (1.2 %, 2026-12-02), and serve runs none of them: a program of its own would cost
-// users more than that.
+// of 46 MB (1.2 %, 2026-12-02), and serve runs none of them. A separate program for the
+// demo would cost users more.
 
 // runDemo runs a PBX, two phones, bellhop and a receiver of callbacks in this process.
 // They use real sockets on free ports of loopback. The demo places three calls and
@@ -226,7 +226,7 @@ func listenLoopback() (*net.UDPConn, error) {
 // needs seconds.
 const demoTimeout = time.Minute
 
-// placeCall places a call and plays it to its end.
+// placeCall places the call c and returns when it has ended.
 func (d *demonstration) placeCall(ctx context.Context, c demoCall) error {
 	d.mu.Lock()
 	fmt.Fprintf(d.out, "\n%s\n", c.title)

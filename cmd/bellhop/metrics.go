@@ -7,7 +7,7 @@ import (
 	"bellhop/sip"
 )
 
-// newCounter returns a counter. Its value is read with read when it is collected.
+// newCounter returns a counter that calls read for its value when it is collected.
 func newCounter(name, help string, read func() uint64) prometheus.Collector {
 	return prometheus.NewCounterFunc(prometheus.CounterOpts{Namespace: "bellhop", Name: name, Help: help},
 		func() float64 { return float64(read()) })

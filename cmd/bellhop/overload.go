@@ -8,16 +8,17 @@ import (
 
 // An overloadMonitor detects that SIP waits for processors, because this process or the
 // machine has too much to do. Its goroutine measures how late a timer fires, because
-// messages are handled as late. It measures only while overloaded is called again and
-// again.
+// messages are handled equally late. It measures only while overloaded is called again
+// and again.
 type overloadMonitor struct {
 	queried   chan struct{} // has room for one: overloaded was called
 	lastDelay atomic.Int64  // time of the last late timer, in ns since 1970
 }
 
-// If a timer of overloadTick fires overloadDelay late, there is overload for
-// overloadHold. One late timer of a hundred suffices, as for a p99. The measurement
-// stops overloadIdle after the last call of overloaded, and then costs nothing.
+// If a timer of overloadTick fires overloadDelay late, SIP counts as overloaded for
+// overloadHold. One late timer among the hundred of a second suffices, because it
+// raises the 99th percentile of the latency. The measurement stops overloadIdle after
+// the last call of overloaded, and then costs nothing.
 const (
 	overloadTick  = 10 * time.Millisecond
 	overloadDelay = 2 * time.Millisecond

@@ -32,9 +32,8 @@ type pipeline struct {
 	log      *slog.Logger
 }
 
-// An environment has what buildPipeline does not take from the config. Tests replace
-// parts of the machine with it. Except for own, a zero field is the part of the
-// machine.
+// An environment has the address of the admin API, and what replaces parts of the
+// machine in tests. Except for the address, a zero field replaces nothing.
 type environment struct {
 	own       netip.AddrPort    // address of the admin API, which receives no callbacks
 	network   sip.Network       // nil: the machine's

@@ -19,7 +19,7 @@ const scaleDownDelay = 5 * time.Second
 
 // scaleUpLoad is the utilization at which GOMAXPROCS grows by one. An additional
 // processor itself causes work by its wakeups. scaleUpLoad is below 1 so that this work
-// does not keep it.
+// alone does not keep the processor.
 const scaleUpLoad = 0.7
 
 // If the admin API gets burstRequests requests within loadInterval, GOMAXPROCS is set

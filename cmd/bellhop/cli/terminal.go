@@ -171,7 +171,8 @@ func padText(text string, width int) string {
 	return text + strings.Repeat(" ", width-utf8.RuneCountInString(text))
 }
 
-// cutText returns text cut to width, with an ellipsis at the end.
+// cutText returns text. If text is longer than width, it is cut and ends with an
+// ellipsis.
 func cutText(text string, width int) string {
 	switch {
 	case utf8.RuneCountInString(text) <= width:

@@ -286,7 +286,7 @@ func suggestKey(key string, table reflect.Type) string {
 	return "known keys are " + strings.Join(names, ", ")
 }
 
-// EditDistance returns the number of characters to insert, delete, replace or swap with
+// EditDistance returns the number of bytes to insert, delete, replace or swap with
 // their neighbor to turn a into b.
 func EditDistance(a, b string) int {
 	d := make([][]int, len(a)+1)

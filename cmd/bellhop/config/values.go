@@ -250,7 +250,8 @@ func (r *Region) UnmarshalText(b []byte) error {
 	return fmt.Errorf("%q is not a region: use the two letters of ISO 3166, like \"GB\", \"DE\" or \"US\"", s)
 }
 
-// A StatusCode is the status code of a final response that rejects a call: 300 to 699.
+// A StatusCode is the status code of a final response with which a call fails: 300 to
+// 699.
 type StatusCode int
 
 func (s *StatusCode) UnmarshalText(b []byte) error {

@@ -76,8 +76,8 @@ func (g *checker) filePath(name string) string { return filepath.Join(g.dir, nam
 // the block, because it would cut off the records behind the damage.
 var errUnrepaired = errors.New("repair damaged file of the store: make room on the disk and let bellhop write there")
 
-// prepareStore checks and repairs the store before the server opens it. The server must
-// not open the store after an error.
+// prepareStore checks and repairs the store before the server opens it. It returns an
+// error if a damaged block cannot be repaired. The server must not open the store then.
 func (g *checker) prepareStore() (err error) {
 	g.mu.Lock()
 	clean := g.ledger.Clean

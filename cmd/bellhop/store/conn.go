@@ -177,12 +177,12 @@ func (f *wsFrames) scanFrames(b []byte, lines *natsLines) error {
 const dialTimeout = 2 * time.Second
 
 // A serverDialer connects to the servers of the store for nats.go. It does the TLS
-// handshake itself, as a serverConn must see the decrypted data.
+// handshake itself, because a serverConn must see the decrypted data.
 type serverDialer struct {
 	websocket bool
 	secure    bool        // always use TLS; otherwise only if the server requires it
 	hosts     []string    // hosts of the configured servers
-	last      net.Conn    // nats.go does not close it after a failed connect
+	last      net.Conn    // previous connection: nats.go may have left it open
 	config    *tls.Config // nil: trust the CAs of the system
 }
 

@@ -16,8 +16,8 @@ import (
 	"bellhop/cmd/bellhop/config"
 )
 
-// NodeName returns the name of this node among those that share the store. It is stored
-// in the file node of store.dir.
+// NodeName returns the name of this node among those that share the store. It is
+// created at the first start and stored in the file node of store.dir.
 func (s *Store) NodeName() (string, error) {
 	path := s.filePath("node")
 	b, err := config.ReadPrivate(path)
@@ -35,9 +35,9 @@ func (s *Store) NodeName() (string, error) {
 	return name, nil
 }
 
-// AdminToken returns the admin token: that of the config, or that in the file
-// admin.token of store.dir. If there is neither it creates one; the caller then shows it
-// to the operator, once.
+// AdminToken returns the admin token of the config, or else the token in the file
+// admin.token of store.dir. If neither exists, it creates a token and reports that it
+// is created. The caller must then show the token to the operator.
 func (s *Store) AdminToken() (token string, created bool, err error) {
 	if s.config.Admin.Token != "" {
 		return string(s.config.Admin.Token), false, nil

@@ -76,8 +76,8 @@ func (s *Store) SharedKey(ctx context.Context) ([]byte, error) {
 }
 
 // refuseNewKey returns an error if the store has data but no key. It looks for data
-// before it looks for the key. Another node may start at the same time, but it creates
-// the key before any data, so its key is found if its data was.
+// before it looks for the key. Another node that starts at the same time creates the
+// key before any data. So if the data of that node is found, its key is found too.
 func (s *Store) refuseNewKey(ctx context.Context, keys jetstream.KeyValue) error {
 	_, err := os.Stat(s.filePath("node"))
 	data := err == nil

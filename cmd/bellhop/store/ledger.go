@@ -18,7 +18,8 @@ type ledger struct {
 	Losses  []loss                 `json:"losses"`
 }
 
-// A streamState is the state of a stream when it was last read.
+// A streamState is the last recorded state of a stream: the sequence numbers and the
+// times of its first and its last message.
 type streamState struct {
 	First   uint64    `json:"first"`
 	FirstAt time.Time `json:"first_at"`

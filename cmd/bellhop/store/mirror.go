@@ -73,8 +73,8 @@ func (g *migration) startMirror(ctx context.Context, f olderStream, ours bool) (
 	if old == nil { // the bucket keys is lost; the key is in store.dir
 		c.Subjects = []string{f.newSubject}
 	} else {
-		// If the source allows direct reads, its mirror answers them too, with other
-		// subjects. An older build allows them again.
+		// If the source allowed direct reads, its mirror would answer them too, with other
+		// subjects. An older build that starts after a failed migration allows them again.
 		if err := g.updateStream(ctx, f.name, "read "+f.name, func(c *jetstream.StreamConfig) bool {
 			direct := c.AllowDirect
 			c.AllowDirect = false

@@ -175,7 +175,8 @@ func (c *streamCheck) repairBlocks(numbers []int) (err error) {
 }
 
 // isExpired reports whether messages of a stream from the time at are past their
-// retention, or less than expirySlack before it. Messages of buckets do not expire.
+// retention, or less than expirySlack before it. It is false for all streams except the
+// event log, the delivery log and the audit log.
 func (g *checker) isExpired(stream string, at time.Time) bool {
 	_, contiguous := contiguousStreams[currentName(stream)]
 	return contiguous && currentName(stream) != "KV_bellhop_extensions" && time.Since(at) > g.keep-expirySlack
