@@ -172,7 +172,7 @@ func (r *apiClient) applyStep(ctx context.Context, s *step) error {
 
 // planSteps returns the steps that turn the existing subscriptions had into those of
 // the file. The steps are in the order of the file. If prune is set, the removals
-// follow. The error for a file that cannot be applied has all its problems.
+// follow. If the file cannot be applied, the error lists all its problems.
 func (a *reconciliation) planSteps(had []notify.Subscription) ([]step, error) {
 	if a.prune && len(a.wanted) == 0 {
 		return nil, errors.New("the file has no [[subscription]]: --prune would remove every subscription: to do that, use bellhop subscriptions remove")

@@ -15,9 +15,9 @@ import (
 // runCheck reads the config at path and prints a summary of it, or returns all its
 // problems. With asJSON it prints one JSON object in both cases.
 //
-// The config alone does not show a wrong setup of the PBX, only the responses of the
-// PBX do. If a bellhop runs with this config, runCheck also prints the reasons why that
-// bellhop is degraded, one a line. They do not make the check fail.
+// Only the responses of the PBX show that the PBX is set up wrongly. So if a bellhop
+// runs with this config, runCheck also prints the reasons why that bellhop is degraded,
+// one a line. They do not make the check fail.
 func runCheck(ctx context.Context, path string, asJSON bool, stdout io.Writer) error {
 	c, err := config.Load(path)
 	var found []string

@@ -270,8 +270,8 @@ func (r *apiClient) newResponseError(resp *http.Response, answer []byte) error {
 	return &responseError{resp.StatusCode, text}
 }
 
-// requestItem sends a request to the path below the item of list with this id. If there
-// is no such item, the error suggests a similar id.
+// requestItem sends a request about the item of list with this id. path follows the id
+// in the URL. If there is no such item, the error suggests a similar id.
 func (r *apiClient) requestItem(ctx context.Context, method, list, id, path string, in, out any) error {
 	err := r.doRequest(ctx, method, list+"/"+url.PathEscape(id)+path, in, out)
 	var refused *responseError
@@ -381,7 +381,8 @@ func collectItems[T any](items iter.Seq2[T, error], limit int) (all []T, more bo
 }
 
 // pageSize returns the number of items to request at a time. It is one more than limit,
-// to see whether there are more, but at most most. A limit of 0 is no limit.
+// to see whether there are more, but never above the parameter most. A limit of 0 is no
+// limit.
 func pageSize(limit, most int) int {
 	if limit <= 0 || limit >= most {
 		return most

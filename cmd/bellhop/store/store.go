@@ -119,7 +119,7 @@ func (s *Store) Run(ctx context.Context) {
 		return
 	}
 	checker := s.supervisor.checker
-	checker.markRestored("KV_bellhop_keys", math.MaxUint64) // the key is in the file key, or bellhop does not start
+	checker.markRestored("KV_bellhop_keys", math.MaxUint64) // the file key has it
 	stopChecks := startTask(func(ctx context.Context) { checker.run(ctx, s) })
 	s.snapshot.run(ctx, s)
 	stopChecks() // after the last change of a bucket
