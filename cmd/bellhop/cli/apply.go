@@ -215,7 +215,7 @@ func (a *reconciliation) planSteps(had []notify.Subscription) ([]step, error) {
 // matchSubscriptions pairs each subscription of the file with an existing one: by id,
 // or else by extension, url and types, or else by extension and url. An entry of pairs
 // is nil if there is no match. wrong has a problem for each unknown id, and for each
-// subscription with several matches.
+// subscription that matches several existing ones by extension and url only.
 func (a *reconciliation) matchSubscriptions(had []notify.Subscription) (pairs []*notify.Subscription, wrong config.Problems) {
 	pairs = make([]*notify.Subscription, len(a.wanted))
 	taken := map[string]bool{}
