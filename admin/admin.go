@@ -157,8 +157,8 @@ func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Server, error
 	return s, nil
 }
 
-// Run applies the token changes of other nodes, and stores when tokens were last used,
-// until ctx ends.
+// Run applies the token changes of other nodes, and stores the time of each token's last
+// use every minute, until ctx ends.
 func (s *Server) Run(ctx context.Context) {
 	for ctx.Err() == nil {
 		if err := s.watchTokens(ctx); err != nil && ctx.Err() == nil {

@@ -18,9 +18,9 @@ const (
 	attemptBurst = 30
 	attemptEvery = 2 * time.Second
 
-	// maxSources is the largest number of sources with attempts in memory, of about 150
-	// bytes each. Beyond that the least recently used source is evicted, and may emit a
-	// full burst again.
+	// maxSources is the largest number of sources whose token buckets are in memory,
+	// at about 150 bytes each. Beyond it the least recently used bucket is removed,
+	// and its source then starts with a full burst again.
 	maxSources = 1 << 14
 
 	maxAttempts = 1 << 14 // largest number of challenged INVITEs in memory

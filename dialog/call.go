@@ -40,7 +40,7 @@ type call struct {
 	shownOutside string    // the caller's number on the first leg to a trunk, kept when that leg is removed; "": none
 }
 
-// live reports whether a leg of the call is not over.
+// live reports whether the call has a leg that is not over.
 func (c *call) live() bool {
 	return slices.ContainsFunc(c.legs, func(l *leg) bool { return l.state != over })
 }

@@ -22,8 +22,9 @@ const (
 	// ms, FreeSWITCH 1.11 6 to 97 ms.
 	promptGap = 100 * time.Millisecond
 
-	// maxListening is how long a caller may listen to an announcement of the PBX, if the
-	// dialed number is not declared as a queue or IVR.
+	// maxListening is how long a caller whom the PBX has answered remains a
+	// candidate: the PBX may play an announcement before it calls somebody. It does
+	// not apply if the dialed number is declared as a queue or IVR.
 	maxListening = time.Minute
 
 	// maxScanned is the largest number of legs that are compared with one INVITE. If

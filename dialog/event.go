@@ -82,8 +82,8 @@ const (
 // Flows are all flows.
 var Flows = []Flow{In, Out}
 
-// Status is the state of a party's call. At a hangup it is a word of Asterisk's
-// DIALSTATUS, FORWARDED or UNKNOWN.
+// Status is the state of a party's call; in a transfer, its outcome. At a hangup it is a
+// word of Asterisk's DIALSTATUS, or FORWARDED, or UNKNOWN.
 type Status string
 
 const (

@@ -118,9 +118,11 @@ func (t *Tracker) addLeg(c *call, i *inviteMatch, f *inviteFacts, joined string)
 	return l
 }
 
-// noteFollowedRefer sets i.refer to the REFER that caused the INVITE of leg l, and
-// l.referredTo to the target of that REFER. If no REFER caused an INVITE of the PBX,
-// l.referredTo becomes the number of the service to which a REFER has sent the caller.
+// noteFollowedRefer sets i.refer to the REFER that the INVITE of leg l follows, nil if
+// none, and l.referredTo to its target. An INVITE of the PBX without such a REFER may
+// come from a service to which an earlier REFER transferred the caller: l.referredTo is
+// then the number of that service. If a phone that had picked the call up transfers it,
+// the pickup ends.
 func (t *Tracker) noteFollowedRefer(l *leg, i *inviteMatch, joined string) {
 	c := l.call
 	if o := i.refer; o != nil && o.leg.call != c && strings.HasPrefix(joined, "replaces") {

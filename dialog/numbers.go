@@ -289,7 +289,8 @@ func (s *numberMatcher) unindexLeg(l *leg) {
 }
 
 // indexLegBy adds a leg to legsByNumber under a further number, or under a key such as
-// indexHidden. It retains the string.
+// indexHidden. It does nothing if the leg is over, or the number identifies no caller. It
+// retains the string.
 func (s *numberMatcher) indexLegBy(l *leg, number string) {
 	if !identifiesCaller(number) || l.hasNumber(number) || l.state == over {
 		return

@@ -13,10 +13,12 @@ import (
 // isService reports whether an extension of this kind is a queue, IVR or conference.
 func (k Kind) isService() bool { return k == Queue || k == IVR || k == Conference }
 
-// referToService applies the REFER r, which the PBX has accepted, to the services of the
-// calls. If r has no Replaces and its target is a service, the party of that service
-// starts. If r has Replaces, the service of each of the two dialogs is handed over (see
-// handOverService).
+// referToService handles the REFER r, which the PBX has accepted, and which may connect a
+// caller with a service (queue, IVR or conference). Without Replaces, if the target is a
+// declared service, the party of that service starts on the leg of the person who is
+// transferred. With Replaces, the services of r's leg and of the leg that Replaces names
+// are handed over to each other's calls, see handOverService. If the PBX forwards REFERs
+// as a proxy, nothing happens.
 func (t *transferTracker) referToService(r *refer, at time.Time) {
 	if r.leg.call.throughProxy(r.leg) {
 		return // the PBX is a proxy: the other phone calls the service by itself

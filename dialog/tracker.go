@@ -260,9 +260,9 @@ func (t *Tracker) findCall(m *Message) *call {
 	return c
 }
 
-// advanceCallTo processes the deadlines of a call that have passed at m's time. If m.At
-// is before the call's last message, it becomes the time of that, because time never
-// decreases within a call. advanceCallTo returns false if the call has ended by then.
+// advanceCallTo processes the deadlines of the call c up to m.At. If m.At is before
+// c.lastHeard, it first sets m.At to c.lastHeard, because time never decreases within a
+// call. It returns false if the call has ended by then.
 func (t *Tracker) advanceCallTo(c *call, m *Message) bool {
 	if m.At.Before(c.lastHeard) {
 		m.At = c.lastHeard

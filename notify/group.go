@@ -109,10 +109,12 @@ func (g *group) eventToSend(e *dialog.Event) *dialog.Event {
 	return g.end
 }
 
-// joinGroup returns the group of event e. It returns nil if the subscription does not
-// group calls, or e is in no group. It postpones the attempt if events may follow that
-// decide which event is sent. The error is errMerged if another event of the group is
-// sent instead, errNotOwed, or of the store.
+// joinGroup returns the group of the event e. It returns nil if the subscription does not
+// group calls, or e is in no group. It also returns nil if it postpones the attempt, so
+// check a.NotBefore: later events may decide which event of the group is sent, or the
+// copy of the log lacks e. The error is errMerged if another event of the group is sent
+// instead of e, and errNotOwed if the newCall of the group is not owed or failed. Any
+// other error is of the store.
 func (n *Notifier) joinGroup(ctx context.Context, a *attempt, e *dialog.Event) (*group, error) {
 	if !a.Sub.GroupsCalls() || e.Flow != dialog.In || e.Party == "" || a.Seq == 0 { // samples are in no log
 		return nil, nil

@@ -254,7 +254,7 @@ func lookUpFieldName(n []byte) fieldName {
 	return otherField
 }
 
-// matchName returns k if n is the name lower, else otherField.
+// matchName returns k if n is the name lower, ignoring case, else otherField.
 func matchName(n []byte, lower string, k fieldName) fieldName {
 	if siptext.EqualFold(n, lower) {
 		return k

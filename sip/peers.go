@@ -136,7 +136,9 @@ func (ps *peers) trunkAt(ip netip.Addr) *Trunk {
 	return nil
 }
 
-// pbxOfURI returns the configured PBX that a URI names, or nil.
+// pbxOfURI returns the configured PBX whose IP address and port a SIP URI names,
+// preferably with the same transport. It returns nil for a host name, a SIPS URI, and a
+// transport other than udp or tcp.
 func (ps *peers) pbxOfURI(u *siptext.URI) *pbx {
 	a, ok := uriAddr(u)
 	if !ok {

@@ -39,8 +39,8 @@ type Authenticator struct {
 // guess.
 const MinSecretLength = 32
 
-// New returns an Authenticator that keeps its tokens in the store, and reads them. config
-// is the token of the config; "": there is none.
+// New returns an Authenticator and loads its tokens from the store. config is the token
+// in the config file, "" if there is none.
 func New(ctx context.Context, js jetstream.JetStream, replicas int, config string, log *slog.Logger) (*Authenticator, error) {
 	kv, err := openTokenBucket(ctx, js, replicas)
 	if err != nil {

@@ -11,9 +11,9 @@ import (
 	"time"
 )
 
-// Limits of the connections to the API: in all, from other machines, and from one
-// network of other machines (an IPv4 address or an IPv6 /64). Remote clients can thus
-// never keep an operator on this machine out.
+// Limits of the connections to the API: in all, from addresses other than loopback, and
+// from one such network (an IPv4 address or an IPv6 /64). The difference stays free for an
+// operator who connects over loopback.
 const (
 	maxConns           = 1024
 	maxConnsRemote     = 768

@@ -10,9 +10,9 @@ import (
 	"time"
 )
 
-// MaxStreams is the maximum number of streams that are open at a time with all tokens
-// but the exempt one. MaxStreamsPerToken is the maximum with one token, the exempt one
-// included.
+// MaxStreams limits the streams that are open at a time with all tokens together, without
+// those of the exempt token, see NewStreams. MaxStreamsPerToken limits the streams of
+// each token, also of the exempt one.
 const (
 	MaxStreams         = 200
 	MaxStreamsPerToken = 100
@@ -173,7 +173,8 @@ func (q *Stream) isClosed() bool {
 	return q.closed
 }
 
-// strainFactor multiplies the waits of streams while SIP waits for processors.
+// strainFactor is the factor by which Pace lengthens the pauses between the writes of a
+// stream while SIP is short of processor time.
 const strainFactor = 8
 
 // Pace returns how long a stream waits: strainFactor times d while SIP waits for

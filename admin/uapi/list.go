@@ -111,7 +111,7 @@ func (q *query) matches(event *phoneCallEvent) bool {
 	return value == q.value
 }
 
-// selectFields returns an event with the requested fields.
+// selectFields returns an event with the requested fields; without any, the whole event.
 func (q *query) selectFields(event *phoneCallEvent) any {
 	if q.fields == nil {
 		return event

@@ -76,8 +76,9 @@ func callbackHeader(name, doc string, required bool) *huma.Param {
 }
 
 // callbackData returns the schema of the data in a callback of an event of type t: the
-// fields of an [Event] except timestamp, which is in the envelope. It allows more fields,
-// because receivers must expect them.
+// fields of an [Event] except timestamp, which is in the envelope. event_type is t, and
+// call_flow may be in upper case. It allows more fields, because receivers must expect
+// them.
 func callbackData(event *huma.Schema, t dialog.Type) *huma.Schema {
 	data := *event
 	data.Properties = maps.Clone(data.Properties)

@@ -57,8 +57,9 @@ type Format struct {
 	StatusWords string // "unified": only ANSWER and UNKNOWN at hangup
 }
 
-// A View is an event in a format. The caller sets the numbers of the extensions, if the
-// dialect has them, and the group, before it uses the methods.
+// A View is an event in a format. Before you call its methods, set OwnID, CalledID and
+// CallerID if the dialect has the numbers of extensions, and GroupParty and Ringing if
+// the event stands for a group.
 type View struct {
 	*dialog.Event
 	format         Format

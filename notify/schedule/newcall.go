@@ -30,7 +30,8 @@ type dependency struct {
 // ReasonUndelivered is why an answer or hangup is not owed.
 const ReasonUndelivered = "its newCall was not delivered"
 
-// A NewCall is what is known of the newCall of a party, or of a group, at one subscription.
+// A NewCall records the delivery of the newCall of one party, or of one group, to one
+// subscription: its state, and the URLs that the response named.
 type NewCall struct {
 	Seq   uint64 // position of its event in the log
 	State NewCallState
@@ -170,8 +171,9 @@ func (sr *subscriber) noteEnd(d *delivery, o Outcome) {
 // groupKey returns the key in newCalls for the groups of the call of q.
 func groupKey(q *queue) string { return "call " + liveQueueName(q.name) }
 
-// noteGroupEnd records how a newCall or hangup of a group ended. An answer changes
-// nothing, nor does an event that was canceled because it was merged into another.
+// noteGroupEnd records how the newCall of a group ended. The end of a hangup removes that
+// record. An answer changes nothing, nor does a canceled delivery, such as one that was
+// merged into another.
 func (sr *subscriber) noteGroupEnd(d *delivery, o Outcome) {
 	switch {
 	case o == Canceled, d.kind == dialog.Answer:

@@ -170,9 +170,10 @@ func (r *apiClient) applyStep(ctx context.Context, s *step) error {
 	return nil // unchanged
 }
 
-// planSteps returns the steps that turn the existing subscriptions had into those of
-// the file. The steps are in the order of the file. If prune is set, the removals
-// follow. If the file cannot be applied, the error lists all its problems.
+// planSteps returns the steps that make the server's subscriptions, had, match the file,
+// in the order of the file. With prune, removals of subscriptions that are not in the
+// file follow, except of those that the server's config declares. If the file cannot be
+// applied, the error lists every problem.
 func (a *reconciliation) planSteps(had []notify.Subscription) ([]step, error) {
 	if a.prune && len(a.wanted) == 0 {
 		return nil, errors.New("the file has no [[subscription]]: --prune would remove every subscription: to do that, use bellhop subscriptions remove")

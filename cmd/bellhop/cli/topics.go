@@ -14,7 +14,8 @@ type Topic struct {
 	Text   string // Markdown
 }
 
-// addTopics makes the help of root list the topics and print them.
+// addTopics adds the topics to root's help: "bellhop help" lists them, and "bellhop help
+// TOPIC" prints one.
 func addTopics(root *cobra.Command, topics []Topic) {
 	for _, t := range topics {
 		room, _, _ := strings.Cut(t.Folder, "/")

@@ -127,7 +127,8 @@ type wsFrames struct {
 	left    uint64
 }
 
-// scanFrames passes the data in b to lines.
+// scanFrames takes the next received bytes b, and passes the payload of data frames to
+// lines. A frame may span calls. It skips the HTTP response and control frames.
 func (f *wsFrames) scanFrames(b []byte, lines *natsLines) error {
 	for len(b) > 0 {
 		if f.left > 0 {

@@ -83,8 +83,8 @@ func writePrivate(path string, b []byte) error {
 	return dir.Sync()
 }
 
-// readSealed decodes a file that writeSealed has written into v. It returns an error if
-// the checksum is wrong.
+// readSealed reads a file that writeSealed has written, and decodes its JSON into v. It
+// returns an error if the checksum is wrong.
 func readSealed(path string, v any) error {
 	b, err := config.ReadPrivate(path)
 	if err != nil {
