@@ -18,7 +18,7 @@ import (
 // from then on. If several nodes share the log, a call without a record is restored only
 // if its dial event names node.
 //
-// What happened between the last snapshot and the restart is only in the event log. A
+// Only the event log has the events between the last snapshot and the restart. A
 // party whose dial is in no snapshot continues from its dial event, and its hangup
 // repeats the fields of its events in the log.
 //
