@@ -32,6 +32,7 @@ func TestStoredEventIsItsJSON(t *testing.T) {
 		fillField(t, typ.Field(i).Name, reflect.ValueOf(&all).Elem().Field(i))
 	}
 	check("everything", all)
+	check("no headers", dialog.Event{Headers: [][2]string{}})
 	for _, text := range []string{`"quoted" \ <b> & 'x'`, "Zoë 张", "\xff\xfe", "a\x00\r\n\u2028\x7f", "\ufffd"} {
 		check(text, dialog.Event{CallerName: text, ID: text})
 	}

@@ -30,6 +30,7 @@ func (e Encoder[T]) Append(dst []byte, v *T) []byte {
 	return appendStruct(dst, reflect.ValueOf(v).Elem(), e.fields)
 }
 
+// fieldsOf returns the fields of a struct type that its JSON has.
 func fieldsOf(t reflect.Type) (fields []field) {
 	for i := range t.NumField() {
 		name, option, _ := strings.Cut(t.Field(i).Tag.Get("json"), ",")
@@ -51,7 +52,7 @@ func appendStruct(dst []byte, v reflect.Value, fields []field) []byte {
 	for i := range fields {
 		f := &fields[i]
 		value := v.Field(f.index)
-		if f.omitEmpty && value.IsZero() {
+		if f.omitEmpty && (value.IsZero() || value.Kind() == reflect.Slice && value.Len() == 0) {
 			continue
 		}
 		if dst[len(dst)-1] != '{' {
