@@ -65,17 +65,17 @@ type End struct {
 	Type         dialog.Type // of the event
 	At           time.Time   // time of the event by the wall clock
 	Subscription string      // its id
-	Queue        string
-	Failures     int     // failed attempts that count in the retry schedule
-	Outcome      Outcome // never WillRetry
-	Reason       string  // why; "": the last attempt or the outcome explains it
-	Recorded     bool    // an attempt or a redelivery ended it: the delivery log has the record of that
+	Queue        string      // as the outbox names it
+	Failures     int         // failed attempts that count in the retry schedule
+	Outcome      Outcome     // never WillRetry
+	Reason       string      // why; "": the last attempt or the outcome explains it
+	Recorded     bool        // an attempt or a redelivery ended it: the delivery log has the record of that
 }
 
 // A Redelivery is a pending delivery that was delivered outside the scheduler.
 type Redelivery struct {
-	Subscription string // its id
-	Queue        string
+	Subscription string    // its id
+	Queue        string    // OrderKey of the event
 	Seq          uint64    // position of the event in the log
 	URLs         *CallURLs // of a newCall
 	Named        bool      // it went to a URL that the receiver had named

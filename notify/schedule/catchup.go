@@ -191,8 +191,8 @@ func (u *catchUp) addCatchUpEvent(now time.Time, page *checkpoint, seq uint64, e
 		return
 	}
 	d := newDelivery(seq, e, page)
-	name := e.OrderKey()
-	d.queue = &queue{subscriber: sr, name: name}
+	k := queueKey{order: e.OrderKey()}
+	d.queue = &queue{queueKey: k, subscriber: sr}
 	if d.expired(now) {
 		sr.linkNewCall(d)
 		sr.noteEnd(d, Expired)
@@ -200,7 +200,7 @@ func (u *catchUp) addCatchUpEvent(now time.Time, page *checkpoint, seq uint64, e
 		d.state, d.outcome = ended, Expired
 		return
 	}
-	u.enqueueFromPage(page, sr.queueNamed(name, false), d)
+	u.enqueueFromPage(page, sr.queueOf(k), d)
 }
 
 // addReplayEvent enqueues an event of a replay, unless the event is owed to the
@@ -213,7 +213,7 @@ func (u *catchUp) addReplayEvent(page *checkpoint, seq uint64, e *dialog.Event, 
 	if subscription.MaskOf(r.types...)&bit == 0 || !sr.filter.Covers(e.Extension) || pending[seq] || unread && sr.filter.Types&bit != 0 {
 		return
 	}
-	u.enqueueFromPage(page, sr.queueNamed(replayQueueName(e.OrderKey()), true), newDelivery(seq, e, page))
+	u.enqueueFromPage(page, sr.queueOf(queueKey{e.OrderKey(), true}), newDelivery(seq, e, page))
 }
 
 // enqueueFromPage appends d, a delivery of a page, to q. It enqueues d, and the

@@ -278,7 +278,7 @@ func TestLagSurvivesCrashes(t *testing.T) {
 		var pages []Page
 		first := map[string][]uint64{} // by subscription and call: events in the order of first arrival
 		answer := func(a *attempt, o Outcome) {
-			if key := a.Sub.ID + " " + a.delivery.queue.name; o == Delivered && !slices.Contains(first[key], a.Seq) {
+			if key := a.Sub.ID + " " + a.delivery.queue.storedName(); o == Delivered && !slices.Contains(first[key], a.Seq) {
 				first[key] = append(first[key], a.Seq)
 			}
 			a.endpoint.breaker = breaker{}

@@ -239,7 +239,7 @@ func TestRetryAfterConcernsOneSubscription(t *testing.T) {
 func TestProbePrefersFewestAttempts(t *testing.T) {
 	s := newSchedulerTest(t, testSubscription("a", "http://host/a"))
 	poison := func(a *attempt) Outcome {
-		if a.Fault = BadStatus; a.delivery.queue.name == "poison" {
+		if a.Fault = BadStatus; a.delivery.queue.order == "poison" {
 			return WillRetry
 		}
 		return Delivered
@@ -252,7 +252,7 @@ func TestProbePrefersFewestAttempts(t *testing.T) {
 	if len(s.breakers.subscribers) != 0 || s.pending != 1 || len(s.ends) != 1 {
 		t.Errorf("%d open, %d pending: %v", len(s.breakers.subscribers), s.pending, attempts)
 	}
-	d := s.subscribers["a"].queues["poison"].deliveries[0]
+	d := s.subscribers["a"].queues[queueKey{order: "poison"}].deliveries[0]
 	if d.failures > 7 {
 		t.Errorf("%d attempts are used up", d.failures)
 	}

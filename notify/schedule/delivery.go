@@ -103,7 +103,7 @@ func (d *delivery) expired(now time.Time) bool {
 // Recorded depends on the state.
 func (d *delivery) end(o Outcome) End {
 	return End{
-		Seq: d.seq, EventID: d.id, Type: d.kind, At: d.at, Subscription: d.queue.subscriber.sub.ID, Queue: d.queue.name,
+		Seq: d.seq, EventID: d.id, Type: d.kind, At: d.at, Subscription: d.queue.subscriber.sub.ID, Queue: d.queue.storedName(),
 		Failures: d.failures, Outcome: o, Reason: d.reason, Recorded: d.state == inFlight || d.redelivered,
 	}
 }

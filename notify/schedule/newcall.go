@@ -169,7 +169,7 @@ func (sr *subscriber) noteEnd(d *delivery, o Outcome) {
 }
 
 // groupKey returns the key in newCalls for the groups of the call of q.
-func groupKey(q *queue) string { return "call " + liveQueueName(q.name) }
+func groupKey(q *queue) string { return "call " + q.order }
 
 // noteGroupEnd records how the newCall of a group ended. The end of a hangup removes that
 // record. An answer changes nothing, nor does a canceled delivery, such as one that was

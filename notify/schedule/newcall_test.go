@@ -32,8 +32,8 @@ func TestBreakerHoldsNamedURLs(t *testing.T) {
 		s := newSchedulerTest(t, one)
 		to := s.subscribers["s"]
 		d := &delivery{kind: dialog.Hangup, dependency: dependency{party: "p"}, state: backingOff}
-		d.queue = &queue{subscriber: to, name: "c", deliveries: []*delivery{d}}
-		to.queues["c"] = d.queue
+		d.queue = &queue{queueKey: queueKey{order: "c"}, subscriber: to, deliveries: []*delivery{d}}
+		to.queues[d.queue.queueKey] = d.queue
 		to.noteURLs(d, &Result{LoggedURLs: ParseCallURLs("", tt.named)})
 		if tt.endpoint {
 			to.endpoint.trip(s.now, "down", 0)

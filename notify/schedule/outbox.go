@@ -134,7 +134,7 @@ func (d *delivery) outboxName() string {
 
 func (d *delivery) encode() any {
 	return StoredDelivery{
-		Queue: d.queue.name, Event: d.id, Type: d.kind, At: d.at, Failures: d.failures, Attempts: d.attempts,
+		Queue: d.queue.storedName(), Event: d.id, Type: d.kind, At: d.at, Failures: d.failures, Attempts: d.attempts,
 		Due: d.backoff.until, Replay: d.queue.replays, Backoff: d.backoff.wait, Party: d.dependency.party,
 	}
 }
@@ -304,7 +304,7 @@ func (s *Scheduler) finishDeliveryUpdate(d *delivery, gone bool, err error) {
 
 // replayOf returns the pending replayed delivery of the same event as d, or nil.
 func (s *Scheduler) replayOf(d *delivery) *delivery {
-	if q := d.queue.subscriber.queues[replayQueueName(d.queue.name)]; q != nil {
+	if q := d.queue.subscriber.queues[queueKey{d.queue.order, true}]; q != nil {
 		for _, r := range q.deliveries {
 			if r.seq == d.seq {
 				return r

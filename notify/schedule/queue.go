@@ -11,23 +11,37 @@ import (
 // is attempted. The replayed events of a call have a queue of their own, whose deliveries
 // are attempted when no other delivery of the subscription is due.
 type queue struct {
+	queueKey
 	subscriber *subscriber
-	name       string // stored: never change its format
-	replays    bool   // its deliveries are of replayed events
 	deliveries []*delivery
 	heapIndex  int // in backoffHeap; -1: not in it
 }
 
-// replayPrefix begins the name of a queue of replayed events. It is stored.
+// A queueKey identifies a queue among those of its subscriber.
+type queueKey struct {
+	order   string // [dialog.Event.OrderKey] of its events
+	replays bool   // its events are replayed
+}
+
+// replayPrefix begins the stored name of a queue of replayed events.
 const replayPrefix = "replay "
 
-// replayQueueName returns the name of the queue for replayed events of the call whose
-// queue is called name.
-func replayQueueName(name string) string { return replayPrefix + liveQueueName(name) }
+// storedName returns the name of the queue in the outbox. Never change its format.
+func (k queueKey) storedName() string {
+	if k.replays {
+		return replayPrefix + k.order
+	}
+	return k.order
+}
 
-// liveQueueName is the inverse of replayQueueName. It returns the name of a queue without
-// replayed events unchanged.
-func liveQueueName(name string) string { return strings.TrimPrefix(name, replayPrefix) }
+// restoreQueueKey is the inverse of storedName. The name alone does not tell whether the
+// queue is of replayed events, because a user may be called "replay x".
+func restoreQueueKey(name string, replays bool) queueKey {
+	if replays {
+		name = strings.TrimPrefix(name, replayPrefix)
+	}
+	return queueKey{name, replays}
+}
 
 // remove removes d from q, and reports whether d was the first.
 func (q *queue) remove(d *delivery) (first bool) {

@@ -72,6 +72,43 @@ func TestReplaySkipsPending(t *testing.T) {
 	s.wantEqual("what is sent", s.labelsOf(s.takeDueAttempts()), "replay c1/1")
 }
 
+// The events of a user who is called "replay x" do not wait for a replay of the user x, and
+// are not taken for replayed ones, before a restart or after it.
+func TestReplayQueueIsNoUser(t *testing.T) {
+	sub := testSubscription("a", "http://a/")
+	sub.Extension, sub.ExtensionRegex, sub.Types = "", ".*", []string{"message-in"}
+	s := newSchedulerTest(t, sub)
+	s.posts = false
+	publish := func(user string) {
+		s.seq++
+		e := &dialog.Event{Type: dialog.MessageIn, At: s.now, Extension: dialog.Extension{User: user}}
+		s.log = append(s.log, entry{Seq: s.seq, Event: e})
+		s.AddEvent(s.now, s.seq, e)
+	}
+	publish("x")
+	s.wantEqual("of x", s.takeAttempts("a"), "x/1")
+	s.replayRange("a", 1, 1, "message-in")
+	s.readPages()
+	replayed := s.takeDueAttempts()
+	s.wantEqual("again", s.labelsOf(replayed), "replay x/1")
+	publish("replay x")
+	live := s.takeDueAttempts()
+	s.wantEqual("of the other user", s.labelsOf(live), "replay x/2")
+	if !replayed[0].Replay || live[0].Replay {
+		t.Errorf("the events of x and of replay x are replays: %v and %v", replayed[0].Replay, live[0].Replay)
+	}
+	s.finish(live[0], WillRetry)
+	s.finish(replayed[0], WillRetry)
+	o := storedOutbox{messages: make(map[string][]byte)}
+	for _, u := range s.Updates(s.now, 256) {
+		o.applyUpdate(u)
+	}
+	s.restartFrom(&o, sub)
+	s.redeliver(s.now, "a", "replay x", 2)
+	s.sleepFor(7 * time.Second)
+	s.wantEqual("after a restart, and a redelivery to the other user", s.takeAttempts("a"), "replay x/1")
+}
+
 // A replay ends with its subscription.
 func TestReplayEndsWithSubscription(t *testing.T) {
 	s := newSchedulerTest(t, testSubscription("a", "http://a/"))

@@ -24,9 +24,9 @@ func (s *Scheduler) RestoreDelivery(subscription string, seq uint64, stored Stor
 	}
 	d.dependency.party = stored.Party
 	d.entry.stored = true
-	sr := s.subscribers[subscription]
+	sr, k := s.subscribers[subscription], restoreQueueKey(stored.Queue, stored.Replay)
 	if sr == nil || eventLost {
-		d.queue = &queue{name: stored.Queue, replays: stored.Replay, subscriber: goneSubscriber(subscription)}
+		d.queue = &queue{queueKey: k, subscriber: goneSubscriber(subscription)}
 		s.hooks.Ended(d.end(Canceled))
 		d.state, d.outcome = ended, Canceled
 		s.outbox.saveDelivery(d)
@@ -35,7 +35,7 @@ func (s *Scheduler) RestoreDelivery(subscription string, seq uint64, stored Stor
 	if seq > s.settledPosition(sr) {
 		s.outbox.restored[deliveryKey{seq, subscription}] = true // AddEvent or addCatchUpEvent will get the event again
 	}
-	s.enqueueDelivery(sr.queueNamed(stored.Queue, stored.Replay), d)
+	s.enqueueDelivery(sr.queueOf(k), d)
 }
 
 // RestoreRead continues a log read that the outbox has, or starts a replay that was

@@ -103,7 +103,7 @@ func (s *Scheduler) ApplySubscription(sub subscription.Subscription, failing tim
 	}
 	edited := false
 	if sr == nil {
-		sr = &subscriber{queues: make(map[string]*queue), failing: failing}
+		sr = &subscriber{queues: make(map[queueKey]*queue), failing: failing}
 		s.subscribers[sub.ID] = sr
 	} else {
 		s.extensions.remove(sr)
@@ -171,7 +171,7 @@ func (s *Scheduler) AddEvent(now time.Time, seq uint64, e *dialog.Event) {
 	}
 	s.lastRead = seq
 	c := &checkpoint{seq: seq, readAt: now}
-	bit, name := subscription.EventMask(e), e.OrderKey()
+	bit, k := subscription.EventMask(e), queueKey{order: e.OrderKey()}
 	for _, sr := range s.extensions.match(e.Extension) {
 		if sr.filter.Types&bit == 0 || sr.lag != nil || s.outbox.takeRestored(seq, sr) {
 			continue
@@ -183,7 +183,7 @@ func (s *Scheduler) AddEvent(now time.Time, seq uint64, e *dialog.Event) {
 		d := newDelivery(seq, e, c)
 		c.deliveries = append(c.deliveries, d)
 		c.unsettled++
-		s.enqueueDelivery(sr.queueNamed(name, false), d)
+		s.enqueueDelivery(sr.queueOf(k), d)
 	}
 	s.outbox.addEvent(c)
 }
@@ -312,7 +312,7 @@ func (s *Scheduler) ApplyRedelivery(now time.Time, r Redelivery) {
 	if sr == nil {
 		return
 	}
-	if q := sr.queues[r.Queue]; q != nil {
+	if q := sr.queues[queueKey{order: r.Queue}]; q != nil {
 		if i := slices.IndexFunc(q.deliveries, func(d *delivery) bool { return d.seq == r.Seq }); i >= 0 {
 			d := q.deliveries[i]
 			d.redelivered, d.dependency.urls = true, r.URLs
@@ -405,7 +405,7 @@ func (s *Scheduler) endDelivery(d *delivery, o Outcome) {
 	first := q.remove(d)
 	switch {
 	case len(q.deliveries) == 0:
-		delete(q.subscriber.queues, q.name)
+		delete(q.subscriber.queues, q.queueKey)
 	case first && !q.subscriber.gone:
 		s.scheduleFirst(q.deliveries[0])
 	}

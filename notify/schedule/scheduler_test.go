@@ -65,7 +65,9 @@ func newSchedulerTest(t *testing.T, subs ...subscription.Subscription) *schedule
 
 func (s *schedulerTest) elapsed() string { return s.now.Sub(s.start).Round(time.Millisecond).String() }
 
-func (s *schedulerTest) labelOf(d *delivery) string { return fmt.Sprintf("%s/%d", d.queue.name, d.seq) }
+func (s *schedulerTest) labelOf(d *delivery) string {
+	return fmt.Sprintf("%s/%d", d.queue.storedName(), d.seq)
+}
 
 func labelOfEnd(e End) string { return fmt.Sprintf("%s/%d", e.Queue, e.Seq) }
 

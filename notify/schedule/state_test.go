@@ -25,13 +25,13 @@ func (r backoffReason) String() string {
 // its state, when it is due and why, and its entry in the outbox.
 func (s *schedulerTest) table() string {
 	var rows []string
-	for _, call := range []string{"c", "replay c"} {
-		q := s.subscribers["a"].queues[call]
+	for _, k := range []queueKey{{"c", false}, {"c", true}} {
+		q := s.subscribers["a"].queues[k]
 		if q == nil {
 			continue
 		}
 		for _, d := range q.deliveries {
-			row := fmt.Sprintf("%s/%d %v", call, d.seq, d.state)
+			row := fmt.Sprintf("%s/%d %v", k.storedName(), d.seq, d.state)
 			if d.state == backingOff {
 				row += fmt.Sprintf(" by %v %v", d.backoff.reason, s.untilEnd(d))
 			}

@@ -24,7 +24,7 @@ type subscriber struct {
 	gone     bool // deleted or disabled
 	endpoint *endpoint
 
-	queues     map[string]*queue
+	queues     map[queueKey]*queue
 	pending    int             // deliveries that have not ended
 	due        fifo[*delivery] // due deliveries, each the first of its queue
 	dueReplays fifo[*delivery] // likewise, of queues of replayed events; attempted when due is empty
@@ -80,13 +80,12 @@ func (sr *subscriber) popDue() *delivery {
 // hasDue reports whether a delivery of sr is due.
 func (sr *subscriber) hasDue() bool { return sr.due.len()+sr.dueReplays.len() > 0 }
 
-// queueNamed returns the queue of sr called name, and creates it if it does not exist.
-// replays says whether a new queue is for replayed events.
-func (sr *subscriber) queueNamed(name string, replays bool) *queue {
-	q := sr.queues[name]
+// queueOf returns the queue of sr with key k, and creates it if it does not exist.
+func (sr *subscriber) queueOf(k queueKey) *queue {
+	q := sr.queues[k]
 	if q == nil {
-		q = &queue{subscriber: sr, name: name, replays: replays, heapIndex: -1}
-		sr.queues[name] = q
+		q = &queue{queueKey: k, subscriber: sr, heapIndex: -1}
+		sr.queues[k] = q
 	}
 	return q
 }
