@@ -42,9 +42,9 @@ func (b *breakers) countOutcome(now time.Time, p *Attempt, r *Result) (probe boo
 		if r.Fault == BadStatus {
 			b.noteAnswer(now, sr, e)
 		} else {
-			b.blameEndpoint(now, p, r, ofEndpoint)
+			b.noteNoAnswer(now, p, r, ofEndpoint)
 		}
-		b.blameSubscriber(now, p, r, ofSubscriber)
+		b.noteFailure(now, p, r, ofSubscriber)
 	case r.Outcome == WillRetry: // tells nothing about the receiver
 		if ofEndpoint {
 			e.nextProbe = now.Add(e.probeInterval)
@@ -79,7 +79,7 @@ func (b *breakers) countNamedOutcome(now time.Time, p *Attempt, r *Result, ofEnd
 	case r.Status != 0:
 		b.noteAnswer(now, sr, e)
 	case r.Outcome == WillRetry && r.Fault == NoConnection && !r.LocalFault:
-		b.blameEndpoint(now, p, r, ofEndpoint)
+		b.noteNoAnswer(now, p, r, ofEndpoint)
 	case ofEndpoint && e.open():
 		e.probeFailed(now, r.Detail, r.RetryAfter)
 	}
@@ -104,46 +104,59 @@ func (b *breakers) noteSuccess(now time.Time, sr *subscriber, e *endpoint) {
 	}
 }
 
-// blameEndpoint counts an attempt without a response in the breaker of its endpoint, and
-// opens the breaker if it must.
-func (b *breakers) blameEndpoint(now time.Time, p *Attempt, r *Result, probe bool) {
+// noteNoAnswer counts an attempt without a response in the breaker of its endpoint, and
+// opens the breaker if it must. probe says that the attempt was its probe.
+//
+// A failed connection is the fault of the endpoint. A missing response may be the fault
+// of one URL if the endpoint has several subscribers. Then it counts only while the
+// subscriber's own breaker is closed, and opens the breaker of the endpoint only if
+// another subscriber has failed too.
+func (b *breakers) noteNoAnswer(now time.Time, p *Attempt, r *Result, probe bool) {
 	e, sr := p.endpoint, p.delivery.queue.subscriber
-	shared := len(e.subscribers) > 1
-	missed := !sr.missedAnswer
-	sr.missedAnswer = true
+	b.blockUnanswered(sr, e, r.Fault)
+	certain := r.Fault == NoConnection || len(e.subscribers) <= 1 // the endpoint is at fault, not one URL
 	switch {
-	case e.noAnswers && r.Fault == NoConnection:
-		e.noAnswers = false
-		for other := range e.subscribers {
-			b.holdDue(other)
-			b.reportHealth(other)
-		}
-	case e.noAnswers && missed && sr.endpoint == e:
-		b.holdDue(sr)
-		b.reportHealth(sr)
-	}
-	switch {
-	case r.Fault == NoConnection || !shared:
-		e.noteSuspect(sr)
+	case certain:
+		e.noteFailed(sr)
 		e.countAttempt(now, true)
-	case !sr.open(): // an open breaker already says that this URL does not respond
-		e.noteSuspect(sr)
+	case !sr.open():
+		e.noteFailed(sr)
 		e.failures++ // not in the tallies: one URL may make most of the attempts
 	}
 	switch {
 	case probe && e.open():
 		e.probeFailed(now, r.Detail, r.RetryAfter)
 	case e.open() || len(e.subscribers) == 0 || !e.mustOpen(now):
-	case r.Fault == NoConnection || !shared || e.severalSuspects && !sr.open():
+	case certain || e.severalFailed && !sr.open():
 		e.noAnswers = r.Fault == NoAnswer
 		e.trip(now, r.Detail, r.RetryAfter)
 		b.openEndpoint(e)
 	}
 }
 
-// blameSubscriber counts a failed attempt in the breaker of its subscriber, if the URL
-// may be at fault, and opens the breaker if it must.
-func (b *breakers) blameSubscriber(now time.Time, p *Attempt, r *Result, probe bool) {
+// blockUnanswered records that sr got no response from e. If the breaker of e is open for
+// missing responses, it blocks sr from now on. After a failed connection, it blocks all
+// subscribers of e.
+func (b *breakers) blockUnanswered(sr *subscriber, e *endpoint, f Fault) {
+	again := sr.missedAnswer
+	sr.missedAnswer = true
+	switch {
+	case e.noAnswers && f == NoConnection:
+		e.noAnswers = false
+		for other := range e.subscribers {
+			b.holdDue(other)
+			b.reportHealth(other)
+		}
+	case e.noAnswers && !again && sr.endpoint == e:
+		b.holdDue(sr)
+		b.reportHealth(sr)
+	}
+}
+
+// noteFailure counts a failed attempt in the breaker of its subscriber, unless no
+// connection was made, and opens the breaker if it must. An attempt at an earlier URL of
+// the subscription does not count. probe says that the attempt was the breaker's probe.
+func (b *breakers) noteFailure(now time.Time, p *Attempt, r *Result, probe bool) {
 	sr := p.delivery.queue.subscriber
 	if p.Sub.URL != sr.sub.URL || sr.gone {
 		return

@@ -138,10 +138,10 @@ type endpoint struct {
 	inFlight       int                  // attempts
 	enqueued       bool                 // in dueEndpoints
 
-	breaker                     // counts failed connections and missing responses
-	suspect         *subscriber // the subscriber of the first failure since the last response
-	severalSuspects bool        // another subscriber has failed since then too
-	noAnswers       bool        // the breaker opened for a missing response, not for a failed connection
+	breaker                   // counts failed connections and missing responses
+	firstFailed   *subscriber // the subscriber of the first failure since the last response
+	severalFailed bool        // another subscriber has failed since then too
+	noAnswers     bool        // the breaker opened for a missing response, not for a failed connection
 }
 
 // EndpointKey returns scheme, host and port of a URL; a default port is left out.
@@ -153,14 +153,13 @@ func EndpointKey(u *url.URL) string {
 	return u.Scheme + "://" + host
 }
 
-// noteSuspect records that sr got no response from e. If this is the first failure of e
-// since the last response, sr becomes the suspect. If another subscriber is the suspect,
-// e has several suspects from now on.
-func (e *endpoint) noteSuspect(sr *subscriber) {
+// noteFailed records that sr got no response from e. Call it before the failure is
+// counted: failures is 0 if this is the first one since the last response.
+func (e *endpoint) noteFailed(sr *subscriber) {
 	if e.failures == 0 {
-		e.suspect, e.severalSuspects = sr, false
+		e.firstFailed, e.severalFailed = sr, false
 	}
-	e.severalSuspects = e.severalSuspects || e.suspect != sr
+	e.severalFailed = e.severalFailed || e.firstFailed != sr
 }
 
 // attachEndpoint moves sr to the endpoint of its URL.
