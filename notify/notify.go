@@ -106,6 +106,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -281,23 +282,11 @@ func (n *Notifier) Run(ctx context.Context) error {
 		{"extensions", n.numbers.watch},
 		{"deliver", n.deliverWithLease},
 	}
-	ended := make(chan struct{})
+	var running sync.WaitGroup
 	for _, p := range parts {
-		go func() {
-			for {
-				err := n.runRecovering(ctx, p.name, p.run)
-				if ctx.Err() != nil {
-					break
-				}
-				n.log.Error("part restarted", "part", p.name, "err", err)
-				sleep(ctx, time.Second)
-			}
-			ended <- struct{}{}
-		}()
+		running.Go(func() { n.runRestarting(ctx, p.name, p.run) })
 	}
-	for range parts {
-		<-ended
-	}
+	running.Wait()
 	n.events.SaveSpool()
 	return nil
 }
