@@ -36,11 +36,11 @@ func TestCanceledRequestIsNoFailure(t *testing.T) {
 			return err
 		},
 		"tail": func(n *notify.Notifier) error {
-			_, err := n.Tail(left, notify.Query{})
+			_, err := n.EventLog.Tail(left, notify.Query{})
 			return err
 		},
 		"number": func(n *notify.Notifier) error {
-			_, err := n.NumberExtension(left, "199")
+			_, err := n.Numbers.Allot(left, "199")
 			return err
 		},
 		"extensions": func(*notify.Notifier) error {

@@ -58,15 +58,15 @@ func TestEventsHaveNumbers(t *testing.T) {
 		}
 	}
 	want(nil, nil)
-	if all, err := r.notifier.Numbers(t.Context()); len(all) != 0 || err != nil {
+	if all, err := r.notifier.Numbers.All(t.Context()); len(all) != 0 || err != nil {
 		t.Fatal(all, err)
 	}
-	called, err := r.notifier.NumberExtension(t.Context(), "102")
+	called, err := r.notifier.Numbers.Allot(t.Context(), "102")
 	if err != nil {
 		t.Fatal(err)
 	}
 	want(nil, float64(called))
-	caller, err := r.notifier.NumberExtension(t.Context(), "101")
+	caller, err := r.notifier.Numbers.Allot(t.Context(), "101")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -45,7 +45,7 @@ func TestTelphinClientsDiscoverExtensions(t *testing.T) {
 	}
 	// An extension has a number as soon as it is known.
 	number := func(user string) uint64 {
-		n, err := r.notifier.ExtensionNumber(t.Context(), user)
+		n, err := r.notifier.Numbers.Number(t.Context(), user)
 		if err != nil || n == 0 || n >= 1<<31 {
 			t.Errorf("the number of %s is %d, %v", user, n, err)
 		}

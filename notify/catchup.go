@@ -49,11 +49,11 @@ func (l *deliveryLoop) startPageRead(ctx context.Context) {
 // extended up to the first event of the log, at most to newest, so that all lost events
 // are counted at once.
 func (n *Notifier) readLogPage(ctx context.Context, p *page, newest uint64) error {
-	first, _, err := n.events.Bounds(ctx)
+	first, _, err := n.EventLog.Bounds(ctx)
 	if err != nil {
 		return err
 	}
-	p.entries = n.events.Read(ctx, max(p.From, first), p.To)
+	p.entries = n.EventLog.Read(ctx, max(p.From, first), p.To)
 	if first > p.To {
 		p.To = min(first-1, newest)
 	}

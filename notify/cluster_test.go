@@ -180,7 +180,7 @@ func waitUntilPublished(t *testing.T, n *Notifier) {
 	t.Helper()
 	for begin := time.Now(); n.Stats().Unpublished > 0; sleep(t.Context(), time.Millisecond) {
 		if time.Since(begin) > longWait {
-			t.Fatalf("%d events unpublished: %v", n.Stats().Unpublished, n.Health())
+			t.Fatalf("%d events unpublished: %v", n.Stats().Unpublished, n.EventLog.Health())
 		}
 	}
 }
@@ -550,7 +550,7 @@ func TestTailsOfACluster(t *testing.T) {
 // openTail opens a Tail, and closes it when the test ends.
 func openTail(t *testing.T, n *Notifier, q Query) *Tail {
 	t.Helper()
-	tail, err := n.Tail(t.Context(), q)
+	tail, err := n.EventLog.Tail(t.Context(), q)
 	if err != nil {
 		t.Fatal(err)
 	}

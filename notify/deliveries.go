@@ -118,7 +118,7 @@ func (n *Notifier) decodePending(ctx context.Context, subject string, data []byt
 	}
 	d := Delivery{Subscription: subscription, Event: r.Event, Type: r.Type, EventTime: r.At, State: Waiting, Next: r.Due, Seq: seq}
 	if d.Event == "" {
-		switch e, err := n.events.Event(ctx, seq); {
+		switch e, err := n.EventLog.Event(ctx, seq); {
 		case err == nil:
 			d.Event = e.ID
 		case err != ErrEventGone:
@@ -184,7 +184,7 @@ func (n *Notifier) addCallDetails(ctx context.Context, d *Delivery) error {
 	if d.Extension != "" || d.Seq == 0 {
 		return nil
 	}
-	e, err := n.events.Event(ctx, d.Seq)
+	e, err := n.EventLog.Event(ctx, d.Seq)
 	if err == ErrEventGone {
 		return nil
 	}
@@ -223,7 +223,7 @@ func (n *Notifier) Delivery(ctx context.Context, id string) (Delivery, error) {
 		return Delivery{}, ErrNoDelivery
 	}
 	d := Delivery{ID: id, Subscription: subscription, Event: event}
-	switch m, err := n.events.Lookup(ctx, event); {
+	switch m, err := n.EventLog.Lookup(ctx, event); {
 	case err == nil:
 		d.Seq, d.EventTime = m.Seq, m.Time
 	case err != ErrEventGone:

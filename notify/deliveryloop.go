@@ -70,7 +70,7 @@ func (n *Notifier) runDelivery(ctx, leased context.Context) error {
 	if err != nil {
 		return err
 	}
-	first, _, err := n.events.Bounds(ctx)
+	first, _, err := n.EventLog.Bounds(ctx)
 	if err != nil {
 		return err
 	}
@@ -95,7 +95,7 @@ func (n *Notifier) runDelivery(ctx, leased context.Context) error {
 	if n.sharesLog() {
 		l.helpers.Go(func() {
 			n.runRestarting(ctx, "release events", func(ctx context.Context) error {
-				return n.events.ReleaseEvents(ctx, n.registry.syncSubscriptions)
+				return n.EventLog.ReleaseEvents(ctx, n.registry.syncSubscriptions)
 			})
 		})
 	}
@@ -150,7 +150,7 @@ func (l *deliveryLoop) runLoop(ctx context.Context) error {
 		case r := <-l.replays:
 			l.applySubscriptions()
 			l.scheduler.RestoreRead(r.subscription, r.name, r.StoredRead)
-		case <-l.events.ReleasedRaised:
+		case <-l.EventLog.ReleasedRaised:
 		case a := <-l.results:
 			l.takeResult(a)
 			for range len(l.results) { // results that came together
@@ -170,8 +170,8 @@ func (l *deliveryLoop) runLoop(ctx context.Context) error {
 // takeNewEvents adds the released events that are in the cache to the scheduler, and
 // starts reading the further ones from the store.
 func (l *deliveryLoop) takeNewEvents(ctx context.Context, now time.Time) {
-	limit := l.events.Released()
-	entries, next := l.events.Cached(l.nextSeq, limit)
+	limit := l.EventLog.Released()
+	entries, next := l.EventLog.Cached(l.nextSeq, limit)
 	if len(entries) > 0 {
 		l.applySubscriptions() // a subscription made before the events were published receives them
 	}
@@ -187,7 +187,7 @@ func (l *deliveryLoop) takeNewEvents(ctx context.Context, now time.Time) {
 	l.helpers.Go(func() {
 		defer close(unread)
 		for from := next; from <= limit && ctx.Err() == nil; from += readAhead {
-			for _, e := range l.events.Read(ctx, from, min(limit, from+readAhead-1)) {
+			for _, e := range l.EventLog.Read(ctx, from, min(limit, from+readAhead-1)) {
 				select {
 				case unread <- e:
 				case <-ctx.Done():

@@ -310,8 +310,8 @@ func TestStoreGone(t *testing.T) {
 			n.Publish(callOf(i))
 		}
 		time.Sleep(time.Second)
-		if n.Health() == nil || n.Stats().Unpublished != 30 {
-			t.Errorf("health: %v, %+v", n.Health(), n.Stats())
+		if n.EventLog.Health() == nil || n.Stats().Unpublished != 30 {
+			t.Errorf("health: %v, %+v", n.EventLog.Health(), n.Stats())
 		}
 		if _, err := Open(t.Context(), n.js, Config{}); err != nil {
 			t.Fatal(err)
@@ -321,7 +321,7 @@ func TestStoreGone(t *testing.T) {
 		if err := checkCalls(w.taken, 0, 10); err != nil {
 			t.Error(err)
 		}
-		if err := n.Health(); err != nil {
+		if err := n.EventLog.Health(); err != nil {
 			t.Errorf("health: %v", err)
 		}
 	})
@@ -434,7 +434,7 @@ func TestMissingEventExpires(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := n.events.Event(t.Context(), 17); !errors.Is(err, ErrEventGone) {
+	if _, err := n.EventLog.Event(t.Context(), 17); !errors.Is(err, ErrEventGone) {
 		t.Errorf("got %v", err)
 	}
 }

@@ -192,7 +192,7 @@ var errNotCopied = errors.New("the copy of the event log lags")
 // eventsOfCall reads all events of the call of e in the order of the log, from any server
 // with a copy. The error is errNotCopied if that copy lacks e, or of the store.
 func (n *Notifier) eventsOfCall(ctx context.Context, e *dialog.Event) ([]eventlog.Entry, error) {
-	events, err := n.events.Call(ctx, e.Call)
+	events, err := n.EventLog.Call(ctx, e.Call)
 	if err == nil && !slices.ContainsFunc(events, func(o eventlog.Entry) bool { return o.Event.ID == e.ID }) {
 		err = fmt.Errorf("read bellhop_events: %w: event %s", errNotCopied, e.ID)
 	}

@@ -46,7 +46,7 @@ func (n *Notifier) checkNewCall(ctx context.Context, s *Subscription, e *dialog.
 		return nil
 	}
 	// The newCall succeeded at the first attempt, or the delivery log does not have it.
-	switch m, err := n.events.Lookup(ctx, id); {
+	switch m, err := n.EventLog.Lookup(ctx, id); {
 	case err == ErrEventGone:
 		return nil
 	case err != nil:

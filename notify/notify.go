@@ -181,6 +181,9 @@ func (c Config) log() *slog.Logger {
 // A Notifier publishes events and delivers them. Its methods may be called from any
 // goroutine unless they say otherwise.
 type Notifier struct {
+	EventLog *eventlog.Log // for reading; Publish appends to it, and Run runs it
+	Numbers  NumberTable   // of extensions, in callbacks
+
 	config Config
 	log    *slog.Logger
 	js     jetstream.JetStream
@@ -190,8 +193,6 @@ type Notifier struct {
 
 	registry   registry
 	health     healthStates
-	numbers    numberTable
-	events     *eventlog.Log
 	lease      lease
 	delivering atomic.Bool
 	sender     *send.Sender
@@ -214,11 +215,11 @@ func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Notifier, err
 	n.health.wakeup = make(chan struct{}, 1)
 	n.health.known = make(map[string]healthState)
 	n.health.unsaved = make(map[string]*healthState)
-	n.numbers.known = make(map[string]uint64)
+	n.Numbers.known = make(map[string]uint64)
 	n.sender = newSender(c)
 
 	var err error
-	n.events, err = eventlog.Open(ctx, js, eventlog.Config{
+	n.EventLog, err = eventlog.Open(ctx, js, eventlog.Config{
 		Retention: c.keepEvents(), Replicas: c.Replicas, Shared: n.sharesLog(),
 		PublishAtOnce: c.PublishAtOnce, Spool: c.Spool, Log: n.log,
 		Wanted: n.registry.wanted, MonotonicTime: n.monotonicTime, RecoverPanic: n.recoverPanic,
@@ -239,10 +240,10 @@ func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Notifier, err
 	if n.registry.stream, err = js.Stream(ctx, "KV_bellhop_subscriptions"); err != nil {
 		return nil, fmt.Errorf("open bucket bellhop_subscriptions: %w", err)
 	}
-	if n.numbers.kv, err = openExtensions(ctx, js, c); err != nil {
+	if n.Numbers.kv, err = openExtensions(ctx, js, c); err != nil {
 		return nil, err
 	}
-	if n.numbers.stream, err = js.Stream(ctx, "KV_bellhop_extensions"); err != nil {
+	if n.Numbers.stream, err = js.Stream(ctx, "KV_bellhop_extensions"); err != nil {
 		return nil, fmt.Errorf("open bucket bellhop_extensions: %w", err)
 	}
 	if n.health.kv, err = openHealthStates(ctx, js, c); err != nil {
@@ -275,11 +276,11 @@ func (n *Notifier) Run(ctx context.Context) error {
 		name string
 		run  func(context.Context) error
 	}{
-		{"publish", n.events.Run},
+		{"publish", n.EventLog.Run},
 		{"subscriptions", func(ctx context.Context) error { return n.registry.watch(ctx, true) }},
 		{"health", func(ctx context.Context) error { return n.health.watch(ctx, true) }},
 		{"save health", n.health.saveChanges},
-		{"extensions", n.numbers.watch},
+		{"extensions", n.Numbers.watch},
 		{"deliver", n.deliverWithLease},
 	}
 	var running sync.WaitGroup
@@ -287,7 +288,7 @@ func (n *Notifier) Run(ctx context.Context) error {
 		running.Go(func() { n.runRestarting(ctx, p.name, p.run) })
 	}
 	running.Wait()
-	n.events.SaveSpool()
+	n.EventLog.SaveSpool()
 	return nil
 }
 
@@ -330,7 +331,7 @@ type counters struct {
 
 // Stats returns the current counts.
 func (n *Notifier) Stats() Stats {
-	log := n.events.Stats()
+	log := n.EventLog.Stats()
 	return Stats{
 		Published:          log.Published,
 		Dropped:            log.Dropped,
@@ -353,12 +354,9 @@ func (n *Notifier) Stats() Stats {
 	}
 }
 
-// Health returns why events cannot be published to the event log as they should, or nil.
-func (n *Notifier) Health() error { return n.events.Health() }
-
 // Publish buffers events for the event log, see [eventlog.Log.Append]. It discards events
 // of an opt-in type that no subscription has named since the start.
-func (n *Notifier) Publish(events []dialog.Event) { n.events.Append(events) }
+func (n *Notifier) Publish(events []dialog.Event) { n.EventLog.Append(events) }
 
 // Aliases of the event log's types for the API, the page and the config.
 type (
@@ -376,32 +374,11 @@ var (
 // Events reads the log, see [eventlog.Log.Find]. Readers share the events and must not
 // change them.
 func (n *Notifier) Events(ctx context.Context, q Query) (events []*dialog.Event, more bool, err error) {
-	found, more, err := n.events.Find(ctx, q)
+	found, more, err := n.EventLog.Find(ctx, q)
 	for _, e := range found {
 		events = append(events, e.Event)
 	}
 	return events, more, err
-}
-
-// Latest returns the newest events of the log, see [eventlog.Log.Latest].
-func (n *Notifier) Latest(ctx context.Context, q Query) ([]*dialog.Event, error) {
-	return n.events.Latest(ctx, q)
-}
-
-// Tail reads the log as it grows, see [eventlog.Log.Tail].
-func (n *Notifier) Tail(ctx context.Context, q Query) (*Tail, error) { return n.events.Tail(ctx, q) }
-
-// LogEnd returns the position of the last event known to be in the log.
-func (n *Notifier) LogEnd() uint64 { return n.events.End() }
-
-// Unpublished returns the events that are not published yet. Those of one call are in
-// order.
-func (n *Notifier) Unpublished() []dialog.Event { return n.events.Unpublished() }
-
-// OldestUnpublished returns when the oldest unpublished event was observed, see
-// [eventlog.Log.OldestUnpublished].
-func (n *Notifier) OldestUnpublished() (oldest time.Time, ok bool) {
-	return n.events.OldestUnpublished()
 }
 
 // monotonicTime converts a wall clock time from the store into a time on the monotonic

@@ -12,8 +12,9 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// numberTable allots numbers to extensions, for the dialects that send numbers.
-type numberTable struct {
+// A NumberTable allots numbers to extensions, for the dialects that send numbers. A number
+// never changes.
+type NumberTable struct {
 	kv     jetstream.KeyValue
 	stream jetstream.Stream // of kv
 
@@ -21,28 +22,34 @@ type numberTable struct {
 	known map[string]uint64 // by user
 }
 
-// Numbers returns all extensions that have a number, and their numbers. The first
-// callback that needs the number of an extension allots it.
-func (n *Notifier) Numbers(ctx context.Context) (map[string]uint64, error) {
+// openExtensions opens the bucket that numbers extensions. The number of an extension is
+// the revision at which its name was created, so no entry is ever rewritten or deleted.
+func openExtensions(ctx context.Context, js jetstream.JetStream, c Config) (jetstream.KeyValue, error) {
+	return openBucket(ctx, js, c, jetstream.KeyValueConfig{Bucket: "bellhop_extensions"})
+}
+
+// All returns all extensions that have a number, and their numbers. The first callback
+// that needs the number of an extension allots it.
+func (t *NumberTable) All(ctx context.Context) (map[string]uint64, error) {
 	all := make(map[string]uint64)
-	err := watchBucket(ctx, n.numbers.kv, false, func(e jetstream.KeyValueEntry) error {
+	err := watchBucket(ctx, t.kv, false, func(e jetstream.KeyValueEntry) error {
 		all[string(e.Value())] = e.Revision()
 		return nil
 	})
 	return all, err
 }
 
-// KnownNumber returns the number of an extension from memory, without allotting one. It
-// returns 0 if the extension has none, or this node has not learned it yet.
-func (n *Notifier) KnownNumber(user string) uint64 {
-	n.numbers.mu.RLock()
-	defer n.numbers.mu.RUnlock()
-	return n.numbers.known[user]
+// Known returns the number of an extension from memory. It returns 0 if the extension has
+// none, or this node has not learned it yet.
+func (t *NumberTable) Known(user string) uint64 {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.known[user]
 }
 
 // watch reads the numbers allotted by all nodes into memory until ctx ends, so that a
 // reader of events need not ask the store for each extension.
-func (t *numberTable) watch(ctx context.Context) error {
+func (t *NumberTable) watch(ctx context.Context) error {
 	return watchBucket(ctx, t.kv, true, func(e jetstream.KeyValueEntry) error {
 		t.mu.Lock()
 		defer t.mu.Unlock()
@@ -51,13 +58,13 @@ func (t *numberTable) watch(ctx context.Context) error {
 	})
 }
 
-// ExtensionNumbered returns the extension that has a number in callbacks, or "" if there
-// is none. The number is the position of the name in the stream of the bucket.
-func (n *Notifier) ExtensionNumbered(ctx context.Context, number uint64) (user string, err error) {
+// Extension returns the extension that has a number, or "" if there is none. The number
+// is the position of the name in the stream of the bucket.
+func (t *NumberTable) Extension(ctx context.Context, number uint64) (user string, err error) {
 	if number == 0 {
 		return "", nil
 	}
-	m, err := n.numbers.stream.GetMsg(ctx, number)
+	m, err := t.stream.GetMsg(ctx, number)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return "", nil
 	}
@@ -67,13 +74,12 @@ func (n *Notifier) ExtensionNumbered(ctx context.Context, number uint64) (user s
 	return string(m.Data), nil
 }
 
-// ExtensionNumber returns the number of an extension, or 0 if no callback has needed one
-// yet.
-func (n *Notifier) ExtensionNumber(ctx context.Context, user string) (uint64, error) {
+// Number returns the number of an extension, or 0 if no callback has needed one yet.
+func (t *NumberTable) Number(ctx context.Context, user string) (uint64, error) {
 	if len(user) > dialog.MaxName {
 		return 0, nil
 	}
-	e, err := n.numbers.kv.Get(ctx, stream.Base32Token(user))
+	e, err := t.kv.Get(ctx, stream.Base32Token(user))
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
 		return 0, nil
 	}
@@ -83,20 +89,10 @@ func (n *Notifier) ExtensionNumber(ctx context.Context, user string) (uint64, er
 	return e.Revision(), nil
 }
 
-// NumberExtension returns the number of an extension, and allots one if it has none. A
-// number never changes.
-func (n *Notifier) NumberExtension(ctx context.Context, user string) (uint64, error) {
-	return n.numbers.allotNumber(ctx, user)
-}
-
-// allotNumber returns the number of an extension. It allots the number on first use, and
-// never changes it. The same user in two domains has one number, because one bellhop
-// serves one PBX.
-func (t *numberTable) allotNumber(ctx context.Context, user string) (uint64, error) {
-	t.mu.RLock()
-	id, ok := t.known[user]
-	t.mu.RUnlock()
-	if ok {
+// Allot returns the number of an extension, and allots one if it has none. The same user
+// in two domains has one number, because one bellhop serves one PBX.
+func (t *NumberTable) Allot(ctx context.Context, user string) (uint64, error) {
+	if id := t.Known(user); id != 0 {
 		return id, nil
 	}
 	key := stream.Base32Token(user)

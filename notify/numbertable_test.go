@@ -17,7 +17,7 @@ func TestKnownNumbers(t *testing.T) {
 			t.Fatal(err)
 		}
 		allot := func(user string) uint64 {
-			id, err := other.NumberExtension(t.Context(), user)
+			id, err := other.Numbers.Allot(t.Context(), user)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -30,7 +30,7 @@ func TestKnownNumbers(t *testing.T) {
 		later := allot("102")
 		synctest.Wait()
 		for user, want := range map[string]uint64{"0003*210": before, "102": later, "103": 0} {
-			if got := n.KnownNumber(user); got != want {
+			if got := n.Numbers.Known(user); got != want {
 				t.Errorf("%s has the number %d, want %d", user, got, want)
 			}
 		}

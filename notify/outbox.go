@@ -141,7 +141,7 @@ func (n *Notifier) restoreOutbox(ctx context.Context, s *schedule.Scheduler, sw 
 // power cut cost the log more, or if the server that leads the log has just taken over.
 func (n *Notifier) waitForLogEnd(ctx context.Context, newest uint64) (last uint64, err error) {
 	for begin := time.Now(); ; sleep(ctx, stream.Backoff) {
-		if _, last, err = n.events.Bounds(ctx); err != nil {
+		if _, last, err = n.EventLog.Bounds(ctx); err != nil {
 			return 0, err
 		}
 		if last >= newest || time.Since(begin) > time.Second {

@@ -50,7 +50,7 @@ func (n *Notifier) Redeliver(ctx context.Context, id string) (Attempt, error) {
 	if err != nil {
 		return Attempt{}, err
 	}
-	e, err := n.events.Event(ctx, d.Seq)
+	e, err := n.EventLog.Event(ctx, d.Seq)
 	if err != nil {
 		return Attempt{}, err
 	}

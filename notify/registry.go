@@ -53,12 +53,6 @@ func openSubscriptions(ctx context.Context, js jetstream.JetStream, c Config) (j
 	return openBucket(ctx, js, c, jetstream.KeyValueConfig{Bucket: "bellhop_subscriptions"})
 }
 
-// openExtensions opens the bucket that numbers extensions. The number of an extension is
-// the revision at which its name was created, so no entry is ever rewritten or deleted.
-func openExtensions(ctx context.Context, js jetstream.JetStream, c Config) (jetstream.KeyValue, error) {
-	return openBucket(ctx, js, c, jetstream.KeyValueConfig{Bucket: "bellhop_extensions"})
-}
-
 // A registry holds in memory all subscriptions that this node knows. A watch of the
 // bucket, the node's own writes, and Declare keep it current.
 type registry struct {

@@ -74,15 +74,15 @@ func (n *Notifier) planReplay(ctx context.Context, s *Subscription, from, to tim
 	plan.Types = types
 	filter := s.Filter()
 	filter.Types = subscription.MaskOf(types...)
-	_, last, err := n.events.Bounds(ctx)
+	_, last, err := n.EventLog.Bounds(ctx)
 	if err != nil {
 		return plan, 0, err
 	}
-	first, err := n.events.PositionAt(ctx, from)
+	first, err := n.EventLog.PositionAt(ctx, from)
 	if err != nil || first == 0 {
 		return plan, 0, err
 	}
-	end, err := n.events.PositionAt(ctx, to)
+	end, err := n.EventLog.PositionAt(ctx, to)
 	if err != nil {
 		return plan, 0, err
 	}
@@ -91,7 +91,7 @@ func (n *Notifier) planReplay(ctx context.Context, s *Subscription, from, to tim
 	}
 	for q, more := (Query{Extension: s.Extension, Position: first, Limit: 1000}), true; more; {
 		var found []eventlog.Entry
-		if found, more, err = n.events.Find(ctx, q); err != nil {
+		if found, more, err = n.EventLog.Find(ctx, q); err != nil {
 			return plan, 0, err
 		}
 		for _, e := range found {

@@ -113,7 +113,7 @@ func outcomeOf(status int) schedule.Outcome {
 func (n *Notifier) prepareRequest(ctx context.Context, a *attempt) (r send.Request, err error) {
 	e := a.Event
 	if e == nil {
-		if e, err = n.events.Event(ctx, a.Seq); err != nil {
+		if e, err = n.EventLog.Event(ctx, a.Seq); err != nil {
 			return r, err
 		}
 	}
@@ -174,15 +174,15 @@ func (n *Notifier) numberExtensions(ctx context.Context, v *payload.View, d Dial
 		return nil
 	}
 	if v.Called != nil {
-		if v.CalledID, err = n.numbers.allotNumber(ctx, v.Called.User); err != nil {
+		if v.CalledID, err = n.Numbers.Allot(ctx, v.Called.User); err != nil {
 			return err
 		}
 	}
 	if v.Caller != nil {
-		if v.CallerID, err = n.numbers.allotNumber(ctx, v.Caller.User); err != nil {
+		if v.CallerID, err = n.Numbers.Allot(ctx, v.Caller.User); err != nil {
 			return err
 		}
 	}
-	v.OwnID, err = n.numbers.allotNumber(ctx, v.Extension.User)
+	v.OwnID, err = n.Numbers.Allot(ctx, v.Extension.User)
 	return err
 }

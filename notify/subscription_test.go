@@ -244,27 +244,27 @@ func TestExtensionNumbersArePermanent(t *testing.T) {
 	first := map[string]uint64{}
 	seen := map[uint64]bool{}
 	for _, user := range []string{"101", "0003*210", "a b@c", "102"} {
-		id, err := n.numbers.allotNumber(t.Context(), user)
+		id, err := n.Numbers.Allot(t.Context(), user)
 		if err != nil || id == 0 || seen[id] {
 			t.Errorf("%s: %d, %v", user, id, err)
 		}
 		first[user], seen[id] = id, true
-		if id2, err := other.numbers.allotNumber(t.Context(), user); id2 != id {
+		if id2, err := other.Numbers.Allot(t.Context(), user); id2 != id {
 			t.Errorf("another node says %d for %s, want %d: %v", id2, user, id, err)
 		}
-		if id2, err := other.ExtensionNumber(t.Context(), user); id2 != id {
+		if id2, err := other.Numbers.Number(t.Context(), user); id2 != id {
 			t.Errorf("ExtensionNumber of %s is %d, want %d: %v", user, id2, id, err)
 		}
-		if name, err := other.ExtensionNumbered(t.Context(), id); name != user {
+		if name, err := other.Numbers.Extension(t.Context(), id); name != user {
 			t.Errorf("number %d is %q, want %q: %v", id, name, user, err)
 		}
 	}
 	for _, number := range []uint64{0, 1000, 1 << 63} {
-		if name, err := n.ExtensionNumbered(t.Context(), number); name != "" || err != nil {
+		if name, err := n.Numbers.Extension(t.Context(), number); name != "" || err != nil {
 			t.Errorf("number %d is %q, %v; want nobody's", number, name, err)
 		}
 	}
-	if id, err := n.ExtensionNumber(t.Context(), "999"); id != 0 || err != nil {
+	if id, err := n.Numbers.Number(t.Context(), "999"); id != 0 || err != nil {
 		t.Errorf("an extension that nobody heard of has number %d, %v", id, err)
 	}
 	stop()
@@ -275,7 +275,7 @@ func TestExtensionNumbersArePermanent(t *testing.T) {
 	n, stop = startNotifier(t, js, Config{})
 	defer stop()
 	for user, want := range first {
-		if id, err := n.numbers.allotNumber(t.Context(), user); id != want {
+		if id, err := n.Numbers.Allot(t.Context(), user); id != want {
 			t.Errorf("after a restart %s is %d, want %d: %v", user, id, want, err)
 		}
 	}

@@ -72,15 +72,15 @@ func (o *Operations) Events(ctx context.Context, q notify.Query) (events []*dial
 }
 
 // LatestEvents returns the newest events that match a query and that the client may
-// see, newest first, see [notify.Notifier.Latest].
+// see, newest first, see [bellhop/notify/eventlog.Log.Latest].
 func (o *Operations) LatestEvents(ctx context.Context, q notify.Query) ([]*dialog.Event, error) {
 	q.Extensions = access.ClientOf(ctx).Extensions
-	return o.notifier.Latest(ctx, q)
+	return o.notifier.EventLog.Latest(ctx, q)
 }
 
 // TailEvents returns the events that match a query and that the client may see, as they
-// are published, see [notify.Notifier.Tail].
+// are published, see [bellhop/notify/eventlog.Log.Tail].
 func (o *Operations) TailEvents(ctx context.Context, q notify.Query) (*notify.Tail, error) {
 	q.Extensions = access.ClientOf(ctx).Extensions
-	return o.notifier.Tail(ctx, q)
+	return o.notifier.EventLog.Tail(ctx, q)
 }

@@ -129,7 +129,7 @@ func (o *Operations) Extensions(ctx context.Context) ([]*Extension, error) {
 			return nil, err
 		}
 	}
-	numbers, err := o.notifier.Numbers(ctx)
+	numbers, err := o.notifier.Numbers.All(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -154,7 +154,7 @@ func (o *Operations) Extension(ctx context.Context, name string) (*Extension, er
 		}
 	}
 	numbers := make(map[string]uint64)
-	if number, err := o.notifier.ExtensionNumber(ctx, user); err != nil {
+	if number, err := o.notifier.Numbers.Number(ctx, user); err != nil {
 		return nil, err
 	} else if number > 0 {
 		numbers[user] = number
@@ -171,14 +171,14 @@ func (o *Operations) Extension(ctx context.Context, name string) (*Extension, er
 }
 
 // NumberExtension returns the number of an extension, and allots one if it has none, see
-// [notify.Notifier.NumberExtension].
+// [notify.NumberTable.Allot].
 func (o *Operations) NumberExtension(ctx context.Context, user string) (uint64, error) {
-	return o.notifier.NumberExtension(ctx, user)
+	return o.notifier.Numbers.Allot(ctx, user)
 }
 
 // KnownNumber returns the number of an extension; 0: it has none, or this node does not
-// know it yet, see [notify.Notifier.KnownNumber].
-func (o *Operations) KnownNumber(user string) uint64 { return o.notifier.KnownNumber(user) }
+// know it yet, see [notify.NumberTable.Known].
+func (o *Operations) KnownNumber(user string) uint64 { return o.notifier.Numbers.Known(user) }
 
 // ExtensionKind returns the kind of an extension: phone, unless the config has another.
 // "" stands for all extensions; its kind is phone too.
@@ -193,7 +193,7 @@ func (o *Operations) ExtensionKind(extension string) dialog.Kind {
 // ExtensionNumbered returns the extension with a number; "": no extension that the client
 // may see has it.
 func (o *Operations) ExtensionNumbered(ctx context.Context, number uint64) (user string, err error) {
-	user, err = o.notifier.ExtensionNumbered(ctx, number)
+	user, err = o.notifier.Numbers.Extension(ctx, number)
 	if err != nil || user != "" && !access.ClientOf(ctx).CanSee(user) {
 		return "", err
 	}
@@ -206,7 +206,7 @@ func (o *Operations) IsKnown(ctx context.Context, name string) (bool, error) {
 	if !access.ClientOf(ctx).CanSee(name) {
 		return false, nil
 	}
-	number, err := o.notifier.ExtensionNumber(ctx, name)
+	number, err := o.notifier.Numbers.Number(ctx, name)
 	return number != 0 || slices.ContainsFunc(o.notifier.Subscriptions(), func(sub notify.Subscription) bool {
 		return sub.Extension == name
 	}), err

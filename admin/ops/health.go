@@ -66,7 +66,7 @@ func (o *Operations) Unready() (reasons []string) {
 	if o.config.Ready != nil {
 		reasons = o.config.Ready()
 	}
-	if err := o.notifier.Health(); err != nil {
+	if err := o.notifier.EventLog.Health(); err != nil {
 		reasons = append(reasons, err.Error())
 	}
 	return reasons

@@ -71,7 +71,7 @@ func (o *Operations) Status(ctx context.Context, streams int) Status {
 	}
 	v.Ready = len(v.Reasons) == 0
 	v.Store.Losses = append([]Loss{}, o.Losses()...)
-	if err := o.notifier.Health(); err != nil {
+	if err := o.notifier.EventLog.Health(); err != nil {
 		v.Store.Why = err.Error()
 	} else {
 		v.Store.OK = true

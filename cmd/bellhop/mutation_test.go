@@ -594,7 +594,7 @@ func (a *attack) checkRest() {
 	if err != nil || len(calls) != 0 {
 		a.t.Errorf("%d calls are up after the attack, %v", len(calls), err)
 	}
-	if err := a.rooms.notifier.Health(); err != nil {
+	if err := a.rooms.notifier.EventLog.Health(); err != nil {
 		a.t.Errorf("the notifier is not well: %v", err)
 	}
 }

@@ -150,7 +150,7 @@ func openNotifier(ctx context.Context, cfg config.Config, st *store.Store, node 
 // restoreTracker returns a tracker with the calls that were live when this node stopped,
 // and the keeper that stores them.
 func restoreTracker(ctx context.Context, cfg config.Config, node string, js jetstream.JetStream, clock func() (time.Time, time.Duration), n *notify.Notifier, log *slog.Logger) (*keep.Keeper, *dialog.Tracker, error) {
-	k, err := keep.Open(ctx, js, keep.Config{Node: node, Replicas: cfg.Store.Replicas, OldestUnpublished: n.OldestUnpublished, LogEnd: n.LogEnd, Log: log})
+	k, err := keep.Open(ctx, js, keep.Config{Node: node, Replicas: cfg.Store.Replicas, OldestUnpublished: n.EventLog.OldestUnpublished, LogEnd: n.EventLog.End, Log: log})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -180,7 +180,7 @@ func restoreTracker(ctx context.Context, cfg config.Config, node string, js jets
 			return nil, nil, err
 		}
 	}
-	events = append(events, n.Unpublished()...) // the event log will contain these
+	events = append(events, n.EventLog.Unpublished()...) // the event log will contain these
 	t := dialog.New(cfg.TrackerConfig())
 	now, offset := clock()
 	t.SetClock(now, offset)

@@ -153,7 +153,7 @@ func upgradeAll(t *testing.T, dir string) {
 	if err := json.Unmarshal(want["numbers"], &numbers); err != nil {
 		t.Fatal(err)
 	}
-	if got := must[map[string]uint64](t)(rooms.notifier.Numbers(t.Context())); len(numbers) < 2 || !maps.Equal(got, numbers) {
+	if got := must[map[string]uint64](t)(rooms.notifier.Numbers.All(t.Context())); len(numbers) < 2 || !maps.Equal(got, numbers) {
 		t.Errorf("extension numbers are %v, want %v", got, numbers)
 	}
 	for _, name := range []string{"read_token", "write_token"} {

@@ -50,7 +50,7 @@ func TestEndedCallsOfOlderStores(t *testing.T) {
 				record["has_legs"], record["has_parties"] = 2, 2
 				must[uint64](t)(bucket.Put(t.Context(), key, must[[]byte](t)(json.Marshal(record))))
 			}
-			place := n.LogEnd()
+			place := n.EventLog.End()
 			for i, p := range record["parties"].([]any)[:tt.left] {
 				place = hangUpOn(t, st, n, call, p.(map[string]any)["id"].(string), 10+i)
 			}

@@ -329,7 +329,7 @@ func TestNamesOfAnyLengthKeepStoreConnected(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(startTask(func(ctx context.Context) { n.Run(ctx) }))
-	keeper, err := keep.Open(t.Context(), st, keep.Config{Node: "N", OldestUnpublished: n.OldestUnpublished, LogEnd: n.LogEnd, Log: quiet()})
+	keeper, err := keep.Open(t.Context(), st, keep.Config{Node: "N", OldestUnpublished: n.EventLog.OldestUnpublished, LogEnd: n.EventLog.End, Log: quiet()})
 	if err != nil {
 		t.Fatal(err)
 	}
