@@ -358,7 +358,7 @@ func (l *deliveryLoop) disableSubscription(s *Subscription, why string) {
 		defer l.recoverPanic("disable subscription")
 		for l.attemptCtx.Err() == nil {
 			ctx, cancel := context.WithTimeout(l.attemptCtx, stream.Timeout)
-			err := l.Notifier.disableSubscription(ctx, id, url, why)
+			err := l.registry.disableSubscription(ctx, id, url, why)
 			cancel()
 			if err == nil {
 				return

@@ -228,6 +228,28 @@ func (r *registry) saveSubscription(ctx context.Context, s Subscription) (Subscr
 	return s, nil
 }
 
+// disableSubscription disables a subscription whose receiver refuses or fails. It does
+// nothing if the subscription was deleted or disabled, or has another URL meanwhile.
+func (r *registry) disableSubscription(ctx context.Context, id, url, why string) error {
+	for {
+		s, err := r.get(id)
+		if err != nil || s.URL != url || !s.Active {
+			return nil // deleted or changed: the response was not meant for it
+		}
+		if s.Declared != "" {
+			r.disableDeclared(id, url, why)
+			return nil
+		}
+		s.Active, s.State, s.Why = false, StateDisabled, why
+		if _, err = r.saveSubscription(ctx, s); err != ErrConflict {
+			return err
+		}
+		if err := r.refreshSubscription(ctx, id); err != nil {
+			return err
+		}
+	}
+}
+
 // wrongRevision reports whether a write failed because the key has another revision.
 func wrongRevision(err error) bool {
 	return errors.Is(err, jetstream.ErrKeyExists) || errors.Is(err, jetstream.ErrKeyRevisionMismatch)

@@ -101,28 +101,6 @@ func (n *Notifier) Edit(ctx context.Context, id string, revision uint64, edit fu
 	}
 }
 
-// disableSubscription disables a subscription whose receiver refuses or fails. It does
-// nothing if the subscription was deleted or disabled, or has another URL meanwhile.
-func (n *Notifier) disableSubscription(ctx context.Context, id, url, why string) error {
-	for {
-		s, err := n.registry.get(id)
-		if err != nil || s.URL != url || !s.Active {
-			return nil // deleted or changed: the response was not meant for it
-		}
-		if s.Declared != "" {
-			n.registry.disableDeclared(id, url, why)
-			return nil
-		}
-		s.Active, s.State, s.Why = false, StateDisabled, why
-		if _, err = n.registry.saveSubscription(ctx, s); err != ErrConflict {
-			return err
-		}
-		if err := n.registry.refreshSubscription(ctx, id); err != nil {
-			return err
-		}
-	}
-}
-
 // Unsubscribe deletes a subscription and cancels its pending deliveries. If revision is not
 // 0 and the subscription has another, the error is ErrConflict.
 func (n *Notifier) Unsubscribe(ctx context.Context, id string, revision uint64) error {
