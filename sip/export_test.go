@@ -11,14 +11,21 @@ func (px *Proxy) Held() (n int) {
 	return n
 }
 
-// Token returns a Record-Route token of ours without a flow, made with key.
+// Token returns a Record-Route token of version 1 without a flow, made with key.
 func Token(key []byte) string {
-	return string(newSealer(key).sealToken(nil, token{use: inRoute}))
+	return sealOldToken(key, token{use: inRoute})
 }
 
 // OldToken returns a Record-Route token of version 1 for a phone over TCP.
 func OldToken(key []byte, listener uint8, port uint16, phone netip.AddrPort, conn uint32) string {
-	return string(newSealer(key).sealToken(nil, token{use: inRoute, flow: flow{TCP, listener, port, phone, conn}}))
+	return sealOldToken(key, token{use: inRoute, flow: flow{proto: TCP, listenerIndex: listener, listenerPort: port, peer: phone, connID: conn}})
+}
+
+// sealOldToken returns a token of version 1.
+func sealOldToken(key []byte, t token) string {
+	b := t.flow.appendTo([]byte{unboundVersion, byte(t.use)})
+	b = append(b, t.text...)
+	return tokenEncoding.EncodeToString(append(b, newSealer(key).computeMAC(macLen, b)...))
 }
 
 // Prove notes a source's address as proven, as an accepted REGISTER does.

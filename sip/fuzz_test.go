@@ -189,9 +189,12 @@ func routeTexts(m *message) (uris []string, fault bool) {
 // FuzzToken checks that only sealed tokens open, and that no text panics.
 func FuzzToken(f *testing.F) {
 	s := newSealer(testKey)
-	f.Add(string(s.sealRouteToken(nil, token{flow: flow{UDP, 0, 5060, barePhone, 7}, target: Addr{UDP, barePBX}}, []byte("call"), []byte("tag"))), "call", "tag")
-	f.Add(string(s.sealToken(nil, token{use: inRoute, flow: flow{UDP, 0, 5060, barePhone, 7}})), "", "")
-	f.Add(string(s.sealToken(nil, token{use: inPath, text: "101@pbx.example"})), "", "")
+	fl := flow{UDP, 0, 5060, barePhone, 7, bareProxy.Addr()}
+	f.Add(string(s.sealRouteToken(nil, token{flow: fl, binding: bindingID{1}, target: Addr{UDP, barePBX}}, []byte("call"), []byte("tag"))), "call", "tag")
+	f.Add(string(s.sealToken(nil, token{use: inPath, flow: fl, binding: bindingID{1}, text: "101@pbx.example"})), "", "")
+	for _, tt := range oldTokens {
+		f.Add(tt.text, "call", "from")
+	}
 	f.Add("AXI", "", "")
 	f.Fuzz(func(t *testing.T, text, callID, tag string) {
 		s.openCID([]byte(text))
@@ -200,7 +203,11 @@ func FuzzToken(f *testing.F) {
 			if !ok {
 				continue
 			}
-			if again, ok := s.openToken(string(s.sealToken(nil, tok)), u); !ok || again != tok {
+			again := sealOldToken(testKey, tok)
+			if u != inRoute {
+				again = string(s.sealToken(nil, tok))
+			}
+			if again, ok := s.openToken(again, u); !ok || again != tok {
 				t.Fatalf("%q opens as %+v, and sealed again as %+v", text, tok, again)
 			}
 		}

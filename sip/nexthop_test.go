@@ -103,10 +103,11 @@ func FuzzNextHop(f *testing.F) {
 		tokens[2] = net.lastRecordRoute(t)
 		initial(profile, "sip:101@"+barePhone.String(), "c3", "")
 		tokens[3] = net.lastRecordRoute(t)
-		path := string(w.composer.sealer.sealToken(nil, token{use: inPath, flow: flow{UDP, 0, 5060, called, 0}, text: "102@x"}))
+		toCalled := flow{proto: UDP, listenerPort: 5060, peer: called}
+		path := string(w.composer.sealer.sealToken(nil, token{use: inPath, flow: toCalled, text: "102@x"}))
 		tokens[4] = "<sip:" + path + "@192.0.2.1;lr>"
-		tokens[5] = "<sip:" + string(w.composer.sealer.sealToken(nil, token{use: inRoute, flow: flow{UDP, 0, 5060, called, 0}})) + "@192.0.2.1;lr>"
-		tokens[6] = string(w.composer.sealer.sealToken(nil, token{use: inContact, flow: flow{UDP, 0, 5060, called, 0}, text: "102@x sip:102@" + called.String()}))
+		tokens[5] = "<sip:" + sealOldToken(testKey, token{use: inRoute, flow: toCalled}) + "@192.0.2.1;lr>"
+		tokens[6] = string(w.composer.sealer.sealToken(nil, token{use: inContact, flow: toCalled, text: "102@x sip:102@" + called.String()}))
 		for i, tok := range tokens {
 			routes = strings.ReplaceAll(routes, "T"+strconv.Itoa(i), tok)
 			user := strings.TrimSuffix(strings.TrimPrefix(tok, "<"), ">")

@@ -15,32 +15,37 @@ import (
 )
 
 // token is the routing state that the proxy writes into its own Record-Route, Path and
-// Contact URIs: the flow to the peer on the edge side (RFC 5626 §5.3) and, within a
-// dialog, the PBX. A process that has just started can route by the tokens of an earlier
-// one. A MAC authenticates each token, so that nobody else can choose a next hop.
+// Contact URIs: the flow to the peer on the edge side (RFC 5626 §5.3), the binding of that
+// peer and, within a dialog, the PBX. A process that has just started can route by the
+// tokens of an earlier one. A MAC authenticates each token, so that nobody else can choose
+// a next hop.
 //
 // A Record-Route token is bound to its dialog, because its MAC covers the Call-ID and the
 // From tag of the request to which the token was added. The token itself contains
 // neither. It is valid only in requests of that dialog, from either end.
 //
-// The encoding before base64url is version 1 in Path and Contact, and version 2 in
-// Record-Route:
+// The encoding before base64url is version 3. Its second line is that of Record-Route, its
+// third line that of Path and Contact:
 //
-//	version | use | proto | listener | local port | peer port | peer address | connection | text | mac
-//	      1 |   1 |     1 |        1 |          2 |         2 |  1 + 4 or 16 |          4 |  ... |   8
+//	version | use | flags | proto | listener | local port | peer port | peer address | connection | binding | local address
+//	    pbx | next | target | mac
+//	   text | mac
+//	      1 |   1 |     1 |     1 |        1 |          2 |         2 |  1 + 4 or 16 |          4 |  0 or 8 | 0, 1 + 4 or 16
+//	      8 | 0, 8 |   ... |   8
+//	    ... |   8
 //
-//	version | use | flags | proto | listener | local port | peer port | peer address | connection | pbx | next | target | mac
-//	      1 |   1 |     1 |     1 |        1 |          2 |         2 |  1 + 4 or 16 |          4 |   8 | 0, 8 |    ... |   8
-//
-// Record-Route tokens of version 1 were made by earlier versions of bellhop. They are
-// bound to no dialog.
+// Earlier versions of bellhop made tokens of versions 1 and 2, which stay readable.
+// Version 2 is Record-Route of version 3 without binding and local address. Version 1 is
+// Path and Contact of version 3 without flags, binding and local address. A Record-Route
+// token of version 1 has an empty text and is bound to no dialog.
 type token struct {
-	flow flow
-	use  tokenUse
-	text string // Path: the address-of-record; Contact: that and the phone's own URI
+	flow    flow
+	use     tokenUse
+	binding bindingID // binding that the flow belongs to; zero: none
+	byURI   bool      // the URI gives the address on the edge side, limited to the flow's host (see limitTarget)
+	text    string    // Path: the address-of-record; Contact: that and the phone's own URI
 
 	// The fields below are of Record-Route tokens only.
-	byURI   bool    // the URI gives the address on the edge side, limited to the flow's host (see limitTarget)
 	pbx     pbxID   // PBX of the dialog; zero: target is its address
 	target  Addr    // address of the PBX, if it is not a configured one
 	next    routeID // the only Route allowed after ours, if not zero, besides configured PBXs
@@ -80,6 +85,9 @@ func newRouteID(u *siptext.URI) (id routeID) {
 	return id
 }
 
+// bindingID is a keyed hash of a binding's address-of-record and instance.
+type bindingID [8]byte
+
 // flow is the connection or socket pair over which a peer is reached: our listener, the
 // peer's address and, for a stream, the connection. With the zero flow, the URI of the
 // request gives the address.
@@ -88,18 +96,22 @@ type flow struct {
 	listenerIndex uint8  // position of the listener in the configuration
 	listenerPort  uint16 // port of the listener
 	peer          netip.AddrPort
-	connID        uint32 // number of the connection; 0 over UDP
+	connID        uint32     // number of the connection; 0 over UDP
+	local         netip.Addr // our address in the flow, if the listener has several; else the zero address
 }
 
 const (
-	unboundVersion = 1 // Path, Contact; Record-Route of earlier versions of bellhop
-	boundVersion   = 2 // Record-Route
+	unboundVersion = 1 // Path, Contact and Record-Route of earlier versions of bellhop
+	boundVersion   = 2 // Record-Route of earlier versions of bellhop
+	tokenVersion   = 3
 	macLen         = 8
 
 	flagFromPBX = 1 << 0
 	flagDirect  = 1 << 1
 	flagByURI   = 1 << 2
 	flagNext    = 1 << 3
+	flagBinding = 1 << 4
+	flagLocal   = 1 << 5
 )
 
 // tokenEncoding is strict, so that each token has exactly one text.
@@ -141,8 +153,7 @@ func (s *sealer) computeBoundMAC(b, callID, tag []byte) []byte {
 
 // sealToken appends the text of a Path or Contact token to dst.
 func (s *sealer) sealToken(dst []byte, t token) []byte {
-	b := append(s.buf[:0], unboundVersion, byte(t.use))
-	b = t.flow.appendTo(b)
+	b := t.appendStart(s.buf[:0])
 	b = append(b, t.text...)
 	b = append(b, s.computeMAC(macLen, b)...)
 	s.buf = b
@@ -152,9 +163,8 @@ func (s *sealer) sealToken(dst []byte, t token) []byte {
 // sealRouteToken appends the text of a Record-Route token to dst, bound to the dialog of
 // callID and fromTag.
 func (s *sealer) sealRouteToken(dst []byte, t token, callID, fromTag []byte) []byte {
-	flags := flagIf(t.fromPBX, flagFromPBX) | flagIf(t.direct, flagDirect) | flagIf(t.byURI, flagByURI) | flagIf(t.next != routeID{}, flagNext)
-	b := append(s.buf[:0], boundVersion, byte(inRoute), flags)
-	b = t.flow.appendTo(b)
+	t.use = inRoute
+	b := t.appendStart(s.buf[:0])
 	b = append(b, t.pbx[:]...)
 	if t.next != (routeID{}) {
 		b = append(b, t.next[:]...)
@@ -163,6 +173,21 @@ func (s *sealer) sealRouteToken(dst []byte, t token, callID, fromTag []byte) []b
 	b = append(b, s.computeBoundMAC(b, callID, fromTag)...)
 	s.buf = b
 	return tokenEncoding.AppendEncode(dst, b)
+}
+
+// appendStart appends the part of the encoding that all tokens have to b.
+func (t *token) appendStart(b []byte) []byte {
+	flags := flagIf(t.fromPBX, flagFromPBX) | flagIf(t.direct, flagDirect) | flagIf(t.byURI, flagByURI) | flagIf(t.next != routeID{}, flagNext) |
+		flagIf(t.binding != bindingID{}, flagBinding) | flagIf(t.flow.local.IsValid(), flagLocal)
+	b = append(b, tokenVersion, byte(t.use), flags)
+	b = t.flow.appendTo(b)
+	if t.binding != (bindingID{}) {
+		b = append(b, t.binding[:]...)
+	}
+	if t.flow.local.IsValid() {
+		b = appendIP(b, t.flow.local)
+	}
+	return b
 }
 
 // flagIf returns bit if set is true, else 0.
@@ -174,14 +199,14 @@ func flagIf(set bool, bit byte) byte {
 }
 
 // openToken reads a Path or Contact token. ok reports whether the token is ours and was
-// made for use u.
+// made for use u. For Record-Route it reads tokens of version 1 alone, because the others
+// are bound to a dialog.
 func (s *sealer) openToken(text string, u tokenUse) (t token, ok bool) {
 	b, mac, ok := s.decodeToken(text)
-	if !ok || len(b) < 2 || b[0] != unboundVersion || b[1] != byte(u) || !hmac.Equal(mac, s.computeMAC(macLen, b)) {
+	if !ok || len(b) < 3 || b[1] != byte(u) || b[0] != unboundVersion && (b[0] != tokenVersion || u == inRoute) || !hmac.Equal(mac, s.computeMAC(macLen, b)) {
 		return token{}, false
 	}
-	t.use = u
-	if b, ok = t.flow.readFrom(b[2:]); !ok {
+	if b, _, ok = t.readStart(b); !ok {
 		return token{}, false
 	}
 	t.text = string(b)
@@ -200,14 +225,13 @@ func (s *sealer) openRouteToken(text string, m *message) (t token, ok bool) {
 		t.unbound = true
 		return t, ok
 	}
-	callID, flags := m.text(m.callID), b[2]
-	if b[0] != boundVersion ||
+	callID := m.text(m.callID)
+	if b[0] != boundVersion && b[0] != tokenVersion ||
 		!hmac.Equal(mac, s.computeBoundMAC(b, callID, m.text(m.fromTag))) && !hmac.Equal(mac, s.computeBoundMAC(b, callID, m.text(m.toTag))) {
 		return token{}, false
 	}
-	t.use = inRoute
-	t.fromPBX, t.direct, t.byURI = flags&flagFromPBX != 0, flags&flagDirect != 0, flags&flagByURI != 0
-	if b, ok = t.flow.readFrom(b[3:]); !ok || len(b) < len(t.pbx) {
+	b, flags, ok := t.readStart(b)
+	if !ok || len(b) < len(t.pbx) {
 		return token{}, false
 	}
 	t.pbx, b = pbxID(b), b[len(t.pbx):]
@@ -219,6 +243,35 @@ func (s *sealer) openRouteToken(text string, m *message) (t token, ok bool) {
 	}
 	t.target, ok = readAddr(b)
 	return t, ok
+}
+
+// readStart reads the part of the encoding b that all tokens have, of any version, and
+// returns the rest of b and the flags. b has at least three bytes.
+func (t *token) readStart(b []byte) (rest []byte, flags byte, ok bool) {
+	version := b[0]
+	t.use, b = tokenUse(b[1]), b[2:]
+	if version != unboundVersion {
+		flags, b = b[0], b[1:]
+	}
+	t.fromPBX, t.direct, t.byURI = flags&flagFromPBX != 0, flags&flagDirect != 0, flags&flagByURI != 0
+	if b, ok = t.flow.readFrom(b); !ok {
+		return nil, 0, false
+	}
+	if flags&flagBinding != 0 {
+		if len(b) < len(t.binding) {
+			return nil, 0, false
+		}
+		t.binding, b = bindingID(b), b[len(t.binding):]
+	}
+	if flags&flagLocal != 0 {
+		if len(b) == 0 || len(b) <= int(b[0]) {
+			return nil, 0, false
+		}
+		end := 1 + int(b[0])
+		t.flow.local, ok = netip.AddrFromSlice(b[1:end])
+		b = b[end:]
+	}
+	return b, flags, ok
 }
 
 // decodeToken splits a token into the bytes that its MAC covers, and the MAC. Both are

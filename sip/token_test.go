@@ -12,7 +12,9 @@ var testKey = bytes.Repeat([]byte("k"), 32)
 func TestTokensOpenAsTheyWereSealed(t *testing.T) {
 	s := newSealer(testKey)
 	for _, tok := range []token{
-		{use: inPath, flow: flow{TCP, 255, 1, netip.MustParseAddrPort("[2001:db8::1]:1"), 1<<32 - 1}, text: "101@pbx.example"},
+		{use: inPath, flow: flow{TCP, 255, 1, netip.MustParseAddrPort("[2001:db8::1]:1"), 1<<32 - 1, netip.MustParseAddr("2001:db8::2")}, binding: bindingID{7: 1}, text: "101@pbx.example"},
+		{use: inPath, flow: flow{UDP, 0, 5060, netip.MustParseAddrPort("192.0.2.1:1"), 0, netip.MustParseAddr("192.0.2.2")}},
+		{use: inPath, flow: flow{TCP, 0, 5060, netip.MustParseAddrPort("192.0.2.1:1"), 1, netip.Addr{}}, byURI: true, binding: bindingID{1}},
 		{use: inContact, text: "101@pbx.example sip:101@10.0.0.5;transport=udp"},
 	} {
 		text := string(s.sealToken(nil, tok))
@@ -62,8 +64,9 @@ func TestRouteTokensOpenInTheirDialogAlone(t *testing.T) {
 	pbx := Addr{UDP, netip.MustParseAddrPort("192.0.2.2:5060")}
 	for _, tok := range []token{
 		{},
-		{flow: flow{UDP, 7, 5060, netip.MustParseAddrPort("192.0.2.1:65535"), 0}, pbx: newPBXID(pbx)},
-		{flow: flow{TCP, 255, 1, netip.MustParseAddrPort("[2001:db8::1]:1"), 1<<32 - 1}, fromPBX: true, target: pbx},
+		{flow: flow{UDP, 7, 5060, netip.MustParseAddrPort("192.0.2.1:65535"), 0, netip.Addr{}}, pbx: newPBXID(pbx)},
+		{flow: flow{TCP, 255, 1, netip.MustParseAddrPort("[2001:db8::1]:1"), 1<<32 - 1, netip.MustParseAddr("2001:db8::2")}, binding: bindingID{1}, fromPBX: true, target: pbx},
+		{flow: flow{UDP, 0, 1, netip.MustParseAddrPort("192.0.2.1:1"), 0, netip.MustParseAddr("192.0.2.2")}, next: routeID{1}},
 		{fromPBX: true, direct: true, byURI: true, next: routeID{1}, target: Addr{TCP, netip.MustParseAddrPort("[2001:db8::1]:5060")}},
 		{byURI: true, next: routeID{2}},
 	} {
@@ -104,6 +107,68 @@ func TestRouteTokensOpenInTheirDialogAlone(t *testing.T) {
 			}
 			if _, ok := s.openRouteToken(text[:i], m); ok {
 				t.Errorf("%d characters of it are enough", i)
+			}
+		}
+	}
+}
+
+// oldTokens were made by earlier versions of bellhop, with testKey.
+var oldTokens = []struct {
+	text string
+	want token
+}{
+	{"AXICARPEnEEEwAACZQAAAAmzxRrQpIXLqw", token{
+		use: inRoute, unbound: true, flow: flow{proto: TCP, listenerIndex: 1, listenerPort: 5060, peer: netip.MustParseAddrPort("192.0.2.101:40001"), connID: 9}}},
+	{"AXABABPEE8YQIAENuAAAAAAAAAAAAAAAAQAAAAAxMDFAcGJ4LmV4YW1wbGWqCUqJzxOHxQ", token{
+		use: inPath, flow: flow{proto: UDP, listenerPort: 5060, peer: netip.MustParseAddrPort("[2001:db8::1]:5062")}, text: "101@pbx.example"}},
+	{"AWMAAAAAAAAAAAAAADEwMUBwYnguZXhhbXBsZSBzaXA6MTAxQDEwLjAuMC41O3RyYW5zcG9ydD11ZHAtnhwlue4kGg", token{
+		use: inContact, text: "101@pbx.example sip:101@10.0.0.5;transport=udp"}},
+	{"AnIAAgETxJxBBMAAAmUAAAAJzwBqFXKQnlnU1BsNSPjguQ", token{
+		use: inRoute, flow: flow{proto: TCP, listenerIndex: 1, listenerPort: 5060, peer: netip.MustParseAddrPort("192.0.2.101:40001"), connID: 9}, pbx: newPBXID(Addr{UDP, barePBX})}},
+	{"AnIPAAAAAAAAAAAAAAAAAAAAAAAAAAEAAAAAAAAAAhPEECABDbgAAAAAAAAAAAAAAAG4WUVoX9urzA", token{
+		use: inRoute, fromPBX: true, direct: true, byURI: true, next: routeID{1}, target: Addr{TCP, netip.MustParseAddrPort("[2001:db8::1]:5060")}}},
+}
+
+func TestTokensOfEarlierVersionsOpen(t *testing.T) {
+	s := newSealer(testKey)
+	for _, tt := range oldTokens {
+		for _, u := range []tokenUse{inRoute, inPath, inContact} {
+			open := func() (token, bool) { return s.openToken(tt.text, u) }
+			if u == inRoute {
+				open = func() (token, bool) { return s.openRouteToken(tt.text, requestWithin("call", "from", "to")) }
+			}
+			if got, ok := open(); ok != (u == tt.want.use) || ok && got != tt.want {
+				t.Errorf("%s opens for %c: %v, as %+v, want %+v", tt.text, u, ok, got, tt.want)
+			}
+		}
+		if tok, ok := s.openRouteToken(tt.text, requestWithin("other", "from", "to")); ok != tt.want.unbound {
+			t.Errorf("%s opens in another dialog: %v, as %+v", tt.text, ok, tok)
+		}
+	}
+}
+
+// A Record-Route token stays bound to its dialog if a stranger writes what its MAC covers
+// beside the token into the token.
+func TestRouteTokenCannotBeUnbound(t *testing.T) {
+	s := newSealer(testKey)
+	for _, old := range []string{"", oldTokens[3].text} {
+		text := old
+		if old == "" {
+			text = string(s.sealRouteToken(nil, token{flow: flow{proto: UDP, peer: barePhone}}, []byte("call"), []byte("from")))
+		}
+		raw, err := tokenEncoding.DecodeString(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, mac := raw[:len(raw)-macLen], raw[len(raw)-macLen:]
+		forged := append(append(bytes.Clone(b), "callfrom"...), 0, 0, 0, byte(len(b)), 0, 0, 0, 4)
+		forged = append(forged, mac...)
+		if tok, ok := s.openRouteToken(tokenEncoding.EncodeToString(forged), requestWithin("another", "x", "y")); ok {
+			t.Errorf("it opens in any dialog, as %+v", tok)
+		}
+		for _, u := range []tokenUse{inRoute, inPath, inContact} {
+			if tok, ok := s.openToken(tokenEncoding.EncodeToString(forged), u); ok {
+				t.Errorf("it opens for %c, as %+v", u, tok)
 			}
 		}
 	}
