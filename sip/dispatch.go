@@ -37,6 +37,58 @@ func (px *Proxy) dispatch(p *packet, idle bool) {
 	p.release()
 }
 
+// tryInline handles a work item on the goroutine of the caller. It never waits: it
+// returns false if the worker has queued work or is busy.
+func (w *worker) tryInline(in workItem) bool {
+	if w.queue.bytes.Load() > 0 || !w.mu.TryLock() {
+		return false
+	}
+	defer w.mu.Unlock()
+	w.handleItem(in)
+	w.resetTimer()
+	return true
+}
+
+// handleQueued handles a work item from a queue.
+func (w *worker) handleQueued(in workItem) {
+	cost := in.queuedSize()
+	w.mu.Lock()
+	w.handleItem(in)
+	w.resetTimer()
+	w.mu.Unlock()
+	w.queue.finishItem(cost)
+}
+
+// handleItem handles a work item. The caller holds mu.
+func (w *worker) handleItem(in workItem) {
+	now := w.now()
+	if w.wheel.count == 0 {
+		w.wheel.advance(now)
+	}
+	if in.packet == nil {
+		w.handleSendFailure(now, in.failedTx)
+		return
+	}
+	w.handleMessage(now, in.packet)
+	w.updateShedding(now)
+}
+
+// handleMessage handles one message and releases its packet. A panic is logged and costs
+// this message only.
+func (w *worker) handleMessage(now instant, p *packet) {
+	defer func() {
+		if r := recover(); r != nil {
+			w.logPanic("message", r)
+		}
+		p.release()
+	}()
+	if p.msg.isRequest() {
+		w.handleRequest(now, p)
+	} else {
+		w.handleResponse(now, p)
+	}
+}
+
 // workerFor returns the worker of a message. A request belongs to the worker of its
 // Call-ID. A response belongs to the worker that made the transaction id in its branch.
 // workerFor returns nil for a response if this process did not make its branch.

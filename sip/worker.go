@@ -95,16 +95,6 @@ func (w *worker) run(ctx context.Context) {
 	}
 }
 
-// handleQueued handles a work item from a queue.
-func (w *worker) handleQueued(in workItem) {
-	cost := in.queuedSize()
-	w.mu.Lock()
-	w.handleItem(in)
-	w.resetTimer()
-	w.mu.Unlock()
-	w.queue.finishItem(cost)
-}
-
 // handleDueTimers fires the due timers and sets the next one.
 func (w *worker) handleDueTimers() {
 	w.mu.Lock()
@@ -113,18 +103,6 @@ func (w *worker) handleDueTimers() {
 	w.fireTimers()
 	w.updateShedding(w.now())
 	w.resetTimer()
-}
-
-// tryInline handles a work item on the goroutine of the caller. It never waits: it
-// returns false if the worker has queued work or is busy.
-func (w *worker) tryInline(in workItem) bool {
-	if w.queue.bytes.Load() > 0 || !w.mu.TryLock() {
-		return false
-	}
-	defer w.mu.Unlock()
-	w.handleItem(in)
-	w.resetTimer()
-	return true
 }
 
 // resetTimer sets the worker's timer to the next tick of the wheel that has a timer,
@@ -136,36 +114,6 @@ func (w *worker) resetTimer() {
 	}
 	w.timerSetTo = at
 	w.timer.Reset(time.Duration(at - w.now()))
-}
-
-// handleItem handles a work item. The caller holds mu.
-func (w *worker) handleItem(in workItem) {
-	now := w.now()
-	if w.wheel.count == 0 {
-		w.wheel.advance(now)
-	}
-	if in.packet == nil {
-		w.handleSendFailure(now, in.failedTx)
-		return
-	}
-	w.handleMessage(now, in.packet)
-	w.updateShedding(now)
-}
-
-// handleMessage handles one message and releases its packet. A panic is logged and costs
-// this message only.
-func (w *worker) handleMessage(now instant, p *packet) {
-	defer func() {
-		if r := recover(); r != nil {
-			w.logPanic("message", r)
-		}
-		p.release()
-	}()
-	if p.msg.isRequest() {
-		w.handleRequest(now, p)
-	} else {
-		w.handleResponse(now, p)
-	}
 }
 
 // fireTimers fires the due timers. If a timer panics, only that timer is lost. The other
