@@ -68,14 +68,37 @@ func (l *listener) readPackets(ctx context.Context) {
 	}
 }
 
-// receiveDatagrams passes datagrams to handleDatagram until the socket fails. It recovers
-// a panic, and then returns nil.
+// receiveDatagrams calls handleDatagram for every datagram until the socket fails. It
+// recovers a panic, and then returns nil.
 func (l *listener) receiveDatagrams() error {
 	defer l.proxy.recoverPanic("socket")
-	return receiveDatagrams(l.packet, l.handleDatagram)
+	if r, ok := l.packet.(batchReceiver); ok {
+		return r.receiveBatches(l.handleDatagram)
+	}
+	buf := make([]byte, maxMessage+1)
+	for {
+		before := time.Now()
+		n, from, err := l.packet.ReadFromUDPAddrPort(buf)
+		if err != nil {
+			return err
+		}
+		l.handleDatagram(buf[:n], from, time.Since(before) > emptySocketRead)
+	}
 }
 
-// handleDatagram indexes a datagram and dispatches it. A panic costs this datagram only.
+// batchReceiver is a PacketConn that receives several datagrams with one system call.
+type batchReceiver interface {
+	// receiveBatches calls handle for every datagram until the socket fails. b is valid
+	// until handle returns.
+	receiveBatches(handle func(b []byte, from netip.AddrPort, idle bool)) error
+}
+
+// A read that takes longer than emptySocketRead found the socket empty and waited for a
+// datagram.
+const emptySocketRead = 10 * time.Microsecond
+
+// handleDatagram indexes a datagram and dispatches it. idle reports that the socket has no
+// backlog. A panic costs this datagram only.
 func (l *listener) handleDatagram(b []byte, from netip.AddrPort, idle bool) {
 	px := l.proxy
 	defer px.recoverPanic("datagram")
@@ -94,32 +117,6 @@ func (l *listener) handleDatagram(b []byte, from netip.AddrPort, idle bool) {
 	}
 	px.dispatch(p, idle)
 }
-
-// batchReceiver is a PacketConn that receives several datagrams with one system call.
-type batchReceiver interface {
-	receiveBatches(handle func(b []byte, from netip.AddrPort, idle bool)) error
-}
-
-// receiveDatagrams calls handle for every datagram until the socket fails. b is valid
-// until handle returns. idle reports that few other datagrams wait in the socket.
-func receiveDatagrams(c PacketConn, handle func(b []byte, from netip.AddrPort, idle bool)) error {
-	if r, ok := c.(batchReceiver); ok {
-		return r.receiveBatches(handle)
-	}
-	buf := make([]byte, maxMessage+1)
-	for {
-		before := time.Now()
-		n, from, err := c.ReadFromUDPAddrPort(buf)
-		if err != nil {
-			return err
-		}
-		handle(buf[:n], from, time.Since(before) > emptySocketRead)
-	}
-}
-
-// A read that takes longer than emptySocketRead found the socket empty and waited for a
-// datagram.
-const emptySocketRead = 10 * time.Microsecond
 
 // writeDatagram sends one datagram. The socket's error queue is on, so a write may
 // return the error of an earlier datagram and send nothing. Therefore the write is tried
