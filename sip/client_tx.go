@@ -264,11 +264,7 @@ func (w *worker) handleResponse(now instant, p *packet) {
 
 // handleSendFailure handles a transport error of the request of a client transaction.
 func (w *worker) handleSendFailure(now instant, id uint64) {
-	defer func() {
-		if r := recover(); r != nil {
-			w.logPanic("failure", r)
-		}
-	}()
+	defer w.proxy.recoverPanic("failure")
 	if c := w.clientTxs.m[id]; c != nil && w.endsTransaction(c) {
 		c.fail(now, unreachable)
 	}

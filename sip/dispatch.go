@@ -76,12 +76,8 @@ func (w *worker) handleItem(in workItem) {
 // handleMessage handles one message and releases its packet. A panic is logged and costs
 // this message only.
 func (w *worker) handleMessage(now instant, p *packet) {
-	defer func() {
-		if r := recover(); r != nil {
-			w.logPanic("message", r)
-		}
-		p.release()
-	}()
+	defer p.release()
+	defer w.proxy.recoverPanic("message")
 	if p.msg.isRequest() {
 		w.handleRequest(now, p)
 	} else {

@@ -121,11 +121,9 @@ func (w *worker) resetTimer() {
 func (w *worker) fireTimers() {
 	defer func() {
 		if r := recover(); r != nil {
-			w.logPanic("timer", r)
+			w.proxy.logPanic("timer", r)
 			w.wheel.firedUntil -= tickLength
 		}
 	}()
 	w.wheel.advance(w.now())
 }
-
-func (w *worker) logPanic(what string, r any) { w.proxy.logPanic(what, r) }
