@@ -112,9 +112,9 @@ func (fr *framer) skipCRLFs(b []byte, at instant) []byte {
 	return b
 }
 
-// indexHead indexes the header section b[:end]. It returns false if the section is not
-// SIP and, besides, its start line does not contain SIP/2.0 or the length of the message
-// is not certain. The stream then cannot be read further.
+// indexHead indexes the header section b[:end]. It returns false if the stream cannot be
+// read further, because the section is not SIP and also has an uncertain length, or a
+// start line without SIP/2.0.
 func (fr *framer) indexHead(b []byte, end int) bool {
 	fr.pings, fr.scanned = pingDetector{}, 0
 	fr.known = fr.head.indexHead(b[:end])
@@ -123,13 +123,27 @@ func (fr *framer) indexHead(b []byte, end int) bool {
 	return fr.known || fr.sane && bytes.Contains(start, version)
 }
 
-// dispatchFirst dispatches the message at the start of b.
+// dispatchFirst dispatches the message at the start of b, or drops it if it is not SIP. A
+// panic costs this message only, and closes the stream if nothing can be read after it.
 func (fr *framer) dispatchFirst(b []byte, at instant) {
-	s, p := fr.stream, newPacket(b[:fr.length])
+	s, px := fr.stream, fr.stream.table.proxy
+	defer func() {
+		if r := recover(); r != nil {
+			px.logPanic("message", r)
+			if !fr.sane {
+				s.close()
+			}
+		}
+	}()
+	if !fr.known {
+		px.stats.malformed.Add(1)
+		return
+	}
+	p := newPacket(b[:fr.length])
 	p.msg, fr.head = fr.head, message{fields: p.msg.fields}
 	p.msg.cutBody(p.buf, true)
 	p.listener, p.conn, p.peer, p.receivedAt, p.endsStream = s.listener, s, s.peer, at, !fr.sane
-	s.dispatchMessage(p, fr.known)
+	px.dispatch(p, false)
 }
 
 // keepRest moves the bytes that are left to the start of the buffer. If none are left, it
@@ -171,26 +185,6 @@ func (p *pingDetector) endCRLF(now instant) bool {
 	ping := p.seenCRLF && p.crAt-p.crlfAt <= maxPingGap
 	*p = pingDetector{seenCRLF: !ping, crlfAt: now}
 	return ping
-}
-
-// dispatchMessage dispatches a message, or drops it if it is not SIP. A panic costs this
-// message only, and closes the stream if nothing can be read after it.
-func (s *stream) dispatchMessage(p *packet, known bool) {
-	defer s.table.proxy.recoverPanic("message")
-	if !known {
-		s.table.proxy.stats.malformed.Add(1)
-		p.release()
-		return
-	}
-	if p.endsStream {
-		defer func() {
-			if r := recover(); r != nil {
-				s.close()
-				panic(r)
-			}
-		}()
-	}
-	s.table.proxy.dispatch(p, false)
 }
 
 // resizeReadBuffer counts the change of a read buffer's size, and reports whether the
