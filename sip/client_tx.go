@@ -46,12 +46,12 @@ const (
 type transactionUser interface {
 	// handleResponse is called for each new response. Repetitions are left out, except
 	// those of a 2xx to INVITE.
-	handleResponse(now instant, c *clientTx, m *message, p *packet)
+	handleResponse(now instant, p *packet)
 	// handleFailure is called when a timeout or a transport error ends the wait for the
 	// final response. The transaction then terminates, except after ringTimeout. The user
 	// terminates it, or sends CANCEL and gets ringTimeout again if no final response
 	// comes within 64*T1.
-	handleFailure(now instant, c *clientTx, why failureReason)
+	handleFailure(now instant, why failureReason)
 }
 
 // failureReason tells why a request gets no final response.
@@ -83,16 +83,16 @@ func (c *clientTx) start(now instant) {
 }
 
 // handleResponse handles a response to the request.
-func (c *clientTx) handleResponse(now instant, m *message, p *packet) {
+func (c *clientTx) handleResponse(now instant, p *packet) {
 	switch c.state {
 	case clientCalling, clientProceeding:
-		c.advanceState(now, m, p)
+		c.advanceState(now, p)
 	case clientAccepted:
-		if m.status/100 == 2 {
-			c.user.handleResponse(now, c, m, p)
+		if p.msg.status/100 == 2 {
+			c.user.handleResponse(now, p)
 		}
 	case clientCompleted:
-		if c.invite && m.status >= 300 {
+		if c.invite && p.msg.status >= 300 {
 			c.worker.sendMessage(c.nextHop, c.ack, 0)
 		}
 	case clientTerminated:
@@ -101,7 +101,8 @@ func (c *clientTx) handleResponse(now instant, m *message, p *packet) {
 
 // advanceState handles a provisional response or the first final response. It moves the
 // transaction to the next state and passes the response to the user.
-func (c *clientTx) advanceState(now instant, m *message, p *packet) {
+func (c *clientTx) advanceState(now instant, p *packet) {
+	m := &p.msg
 	user := c.user // on a stream the final response terminates the transaction and clears c.user
 	if sent := c.request; m.status >= 200 {
 		c.request, c.worker.composer.answeredRequest = nil, sent
@@ -131,7 +132,7 @@ func (c *clientTx) advanceState(now instant, m *message, p *packet) {
 		c.markSettled()
 	}
 	if user != nil {
-		user.handleResponse(now, c, m, p)
+		user.handleResponse(now, p)
 	}
 }
 
@@ -186,12 +187,12 @@ func (c *clientTx) fail(now instant, why failureReason) {
 	}
 	user := c.user
 	if why == ringTimeout {
-		user.handleFailure(now, c, why)
+		user.handleFailure(now, why)
 		return
 	}
 	c.state = clientTerminated
 	if user != nil {
-		user.handleFailure(now, c, why)
+		user.handleFailure(now, why)
 	}
 	c.terminate()
 }
@@ -259,7 +260,7 @@ func (w *worker) handleResponse(now instant, p *packet) {
 		w.proxy.stats.stray.Add(1)
 		return
 	}
-	c.handleResponse(now, m, p)
+	c.handleResponse(now, p)
 }
 
 // handleSendFailure handles a transport error of the request of a client transaction.

@@ -64,13 +64,13 @@ func (b *probe) handleTimer(now instant) {
 
 // handleResponse handles a response to an OPTIONS. Any final response means that the PBX
 // is up, except 503, with which a PBX refuses calls.
-func (b *probe) handleResponse(now instant, c *clientTx, m *message, p *packet) {
-	if m.status >= 200 {
-		b.handleAnswer(now, m.status == 503)
+func (b *probe) handleResponse(now instant, p *packet) {
+	if p.msg.status >= 200 {
+		b.handleAnswer(now, p.msg.status == 503)
 	}
 }
 
-func (b *probe) handleFailure(now instant, c *clientTx, why failureReason) { b.handleAnswer(now, true) }
+func (b *probe) handleFailure(now instant, why failureReason) { b.handleAnswer(now, true) }
 
 // handleAnswer notes the state of the PBX and schedules the next OPTIONS.
 func (b *probe) handleAnswer(now instant, down bool) {

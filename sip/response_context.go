@@ -29,7 +29,8 @@ type responseContext struct {
 //
 // The response is observed before it is sent, so that every message that it causes, even
 // on another leg of the call, is observed later.
-func (t *responseContext) handleResponse(now instant, c *clientTx, m *message, p *packet) {
+func (t *responseContext) handleResponse(now instant, p *packet) {
+	m := &p.msg
 	if t.worker.proxy.cfg.Register == RegisterContact && m.status/100 == 2 && m.isMethod("REGISTER") {
 		t.worker.composer.restoreContacts(p)
 	}
@@ -54,7 +55,8 @@ func (t *responseContext) handleResponse(now instant, c *clientTx, m *message, p
 // handleFailure handles a next hop that gives no final response. After a ringTimeout it
 // sends CANCEL, if none has been sent. It sends no response to a non-INVITE request that
 // timed out. In all other cases it sends a final response of the proxy.
-func (t *responseContext) handleFailure(now instant, c *clientTx, why failureReason) {
+func (t *responseContext) handleFailure(now instant, why failureReason) {
+	c := &t.client
 	if why != ringTimeout || c.canceled {
 		t.cancelFields = t.worker.memory.releaseCopy(t.cancelFields)
 	}
