@@ -69,7 +69,6 @@ func (t *responseContext) handleFailure(now instant, why failureReason) {
 		// A transport error counts as 503, and 503 leaves as 500 (RFC 3261 §16.7, §16.9).
 		t.sendOwnFinal(now, 500, "Next Hop Unreachable")
 	case why == ringTimeout && t.canceled:
-		t.cancelFields = t.worker.memory.releaseCopy(t.cancelFields)
 		t.sendOwnFinal(now, 487, "Request Terminated")
 		c.terminate()
 	case !t.server.invite:
