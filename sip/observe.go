@@ -58,10 +58,10 @@ func (ob *observer) observeOwn(t *responseContext, b []byte) {
 	ob.sendObservation(o)
 }
 
-// observeRefused sends observations of a request that is not forwarded and of the
+// observeRefused sends observations of a request that is not forwarded and of b, the
 // proxy's response to it. dst is the side that the request was to go to; 0 stands for
 // the side opposite to its sender's.
-func (ob *observer) observeRefused(p *packet, dst dialog.Side, f *fault, extra string) {
+func (ob *observer) observeRefused(p *packet, dst dialog.Side, b []byte) {
 	if ob.proxy.cfg.Observations == nil {
 		return
 	}
@@ -74,7 +74,7 @@ func (ob *observer) observeRefused(p *packet, dst dialog.Side, f *fault, extra s
 	t := &responseContext{src: p.side, dst: dst, branch: string(p.msg.text(p.msg.via.branch))}
 	t.server.upstream = p.responseDestination()
 	ob.observe(p, &routeDecision{dst: t.dst}, "")
-	ob.observeOwn(t, ob.composer.makeResponse(p, f.status, f.phrase, extra))
+	ob.observeOwn(t, b)
 }
 
 // fillObservation sets the fields of an observation that all responses to one request

@@ -25,8 +25,9 @@ func (w *worker) refuseTowards(p *packet, dst dialog.Side, f *fault, extra strin
 	if !m.answerable() {
 		return
 	}
+	b := w.composer.makeResponse(p, f.status, f.phrase, extra)
 	if !m.ambiguous && (!m.initial() || m.isMethod("CANCEL")) && (w.proxy.sources.isKnown(p.receivedAt, p) || w.router.hasOwnRoute(m)) {
-		w.observer.observeRefused(p, dst, f, extra)
+		w.observer.observeRefused(p, dst, b)
 	}
 	if f.status == 403 && p.side == edgeSide {
 		w.proxy.diagnoseSource(p.receivedAt, p.peer, true)
@@ -34,14 +35,14 @@ func (w *worker) refuseTowards(p *packet, dst dialog.Side, f *fault, extra strin
 	if p.side == pbxSide && m.isMethod("REGISTER") {
 		w.proxy.diagnosePhone(p)
 	}
-	w.sendOwnResponse(p, f.status, f.phrase, extra)
+	w.sendOwnResponse(p, b)
 }
 
-// sendOwnResponse sends a response that the proxy makes itself, without state. To an
+// sendOwnResponse sends the response b that the proxy makes itself, without state. To an
 // INVITE of a source that has not proved its address it sends no response that is larger
 // than the INVITE.
-func (w *worker) sendOwnResponse(p *packet, status int, phrase, extra string) {
-	to, b := p.responseDestination(), w.composer.makeResponse(p, status, phrase, extra)
+func (w *worker) sendOwnResponse(p *packet, b []byte) {
+	to := p.responseDestination()
 	if p.msg.isMethod("INVITE") && len(b) > len(p.buf) && !w.proxy.sources.isProven(w.now(), to) {
 		w.proxy.stats.withheld.Add(1)
 		return

@@ -49,7 +49,7 @@ func (w *worker) handleRequest(now instant, p *packet) {
 func (w *worker) forwardRequest(now instant, p *packet, key serverKey) {
 	m := &p.msg
 	if m.isMethod("OPTIONS") && w.proxy.listeners.areAskedBy(m) {
-		w.sendOwnResponse(p, 200, "OK", "Allow: INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER, SUBSCRIBE, NOTIFY, REFER, MESSAGE, INFO, UPDATE, PRACK, PUBLISH\r\n")
+		w.sendOwnResponse(p, w.composer.makeResponse(p, 200, "OK", "Allow: INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER, SUBSCRIBE, NOTIFY, REFER, MESSAGE, INFO, UPDATE, PRACK, PUBLISH\r\n"))
 		return
 	}
 	if f, extra := w.checkRequest(m); f != nil {
