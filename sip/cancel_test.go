@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"bellhop/sip"
 )
 
 func TestCancelWhileItRings(t *testing.T) { // RFC 3261 §9, §16.10
@@ -165,4 +167,20 @@ func TestCancelOverTCP(t *testing.T) { // RFC 3261 §9
 		phone.sendACK(invite, phone.expect("the end", "SIP/2.0 487"))
 		s.expectNothing("that was all")
 	}, pbxOverTCP)
+}
+
+// The connection to the called phone is closed, and the limit of connections allows no
+// other.
+func TestCancelThatCannotBeSentEndsTheInvite(t *testing.T) {
+	runScenario(t, func(s *testbed) {
+		phone, invite, got := s.ringPhone()
+		phone.respond(got, "180 Ringing")
+		s.pbx.expect("ringing", "SIP/2.0 180")
+		phone.close()
+		s.advance(0)
+		s.dialTCPPeer(otherAt.Addr())
+		s.pbx.sendCancel(invite)
+		s.pbx.expect("answered", "SIP/2.0 200")
+		s.pbx.sendACK(invite, s.pbx.expect("at once", "SIP/2.0 487"))
+	}, func(c *sip.Config) { c.AllConnections = 1 })
 }

@@ -106,7 +106,9 @@ func (t *responseContext) sendCancel(now instant) {
 	t.worker.wheel.start(&c.timer, c.deadline)
 	k := &clientTx{worker: t.worker, id: c.id, loopHash: c.loopHash, nextHop: c.nextHop, cancel: true, request: t.worker.memory.retainCopy(nil, t.worker.composer.makeCancel(c.request, t.cancelFields))}
 	t.cancelFields = t.worker.memory.releaseCopy(t.cancelFields)
-	k.start(now)
+	if k.start(now); k.state == clientTerminated {
+		t.worker.handleSendFailure(now, c.id) // as after a later error of the stream
+	}
 }
 
 // sendOwnFinal sends a final response that the proxy makes itself.
