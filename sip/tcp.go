@@ -270,14 +270,15 @@ func (ss *streamTable) close() {
 // is no room. It closes a stream without room, because its peer does not read. id is the
 // id of the client transaction that is informed if b cannot be written, or 0.
 func (s *stream) queueMessage(b []byte, id uint64) bool {
-	select {
-	case <-s.done:
+	if s.closed() {
 		return false
-	default:
 	}
 	if s.outBytes.Add(int64(len(b))) <= maxOutBytes {
 		select {
 		case s.outQueue <- outgoing{append([]byte(nil), b...), id}:
+			if s.closed() {
+				s.failQueued() // it was closed meanwhile, and nobody looks into the queue again
+			}
 			return true
 		default:
 		}
@@ -308,6 +309,16 @@ func (s *stream) close() {
 	})
 }
 
+// closed reports whether close has been called.
+func (s *stream) closed() bool {
+	select {
+	case <-s.done:
+		return true
+	default:
+		return false
+	}
+}
+
 // dialPeer opens the connection and serves it.
 func (s *stream) dialPeer() {
 	defer s.close()
@@ -322,10 +333,8 @@ func (s *stream) dialPeer() {
 	s.mu.Lock()
 	s.conn = c
 	s.mu.Unlock()
-	select {
-	case <-s.done:
+	if s.closed() {
 		c.Close()
-	default:
 	}
 	s.serve(c, nil)
 }
