@@ -331,10 +331,7 @@ func TestAStreamWaitsForRoom(t *testing.T) {
 			select {
 			case done = <-found:
 			case in := <-w.queue.strangers: // as run does
-				w.queue.bytes.Add(-in.queuedSize())
-				if w.queue.blockedStreams.Load() > 0 {
-					w.queue.wakeBlocked()
-				}
+				w.queue.finishItem(in.queuedSize())
 			}
 		}
 	}

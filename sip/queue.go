@@ -116,17 +116,13 @@ func (q *workQueue) signalBacklog() {
 }
 
 // finishItem subtracts the queuedSize of a handled work item from bytes, and wakes a
-// stream that waits for room.
+// stream that waits for room. It is called after each work item, so one stream at a time
+// is enough.
 func (q *workQueue) finishItem(size int64) {
 	q.bytes.Add(-size)
-	if q.blockedStreams.Load() > 0 {
-		q.wakeBlocked()
+	if q.blockedStreams.Load() == 0 {
+		return
 	}
-}
-
-// wakeBlocked wakes one stream that waits for room. It is called after each work item, so
-// one stream at a time is enough.
-func (q *workQueue) wakeBlocked() {
 	select {
 	case q.roomFreed <- struct{}{}:
 	default:
