@@ -250,14 +250,10 @@ func headerValues(m msg.Message, name string) (values []string) {
 	return values
 }
 
-// routeLines returns Route header lines with the values, in order or reversed.
-func routeLines(values []string, reverse bool) string {
+// routeLines returns a Route header line for each value.
+func routeLines(values []string) string {
 	var b strings.Builder
-	for i := range values {
-		v := values[i]
-		if reverse {
-			v = values[len(values)-1-i]
-		}
+	for _, v := range values {
 		b.WriteString("Route: " + v + "\r\n")
 	}
 	return b.String()

@@ -35,7 +35,7 @@ type outgoingInvite struct {
 func (a *userAgent) sendInvite(nextHop netip.AddrPort, target, from, to string, route []string, extra string) *outgoingInvite {
 	i := &outgoingInvite{
 		dialog:     dialog{ua: a, callID: newToken() + "@" + a.Addr.Addr().String(), local: from + ";tag=" + newToken(), remote: to, nextHop: nextHop, cseq: 1},
-		routeLines: routeLines(route, false),
+		routeLines: routeLines(route),
 		requestURI: target,
 	}
 	i.tx = a.sendRequest(nextHop, "", "INVITE "+target, i.headerLines("INVITE", i.routeLines)+a.contactLine(from)+extra)
@@ -70,15 +70,13 @@ func (i *outgoingInvite) sendAck(m *msg.Response) {
 		return
 	}
 	i.remote = to
-	i.dialog.remoteTarget = i.requestURI
+	i.remoteTarget = i.requestURI
 	if c := headerValues(m, "Contact"); len(c) > 0 {
-		i.dialog.remoteTarget = parseURI(c[0])
+		i.remoteTarget = parseURI(c[0])
 	}
-	recordRoutes := splitValues(headerValues(m, "Record-Route"))
-	for n := len(recordRoutes) - 1; n >= 0; n-- {
-		i.routeSet = append(i.routeSet, recordRoutes[n])
-	}
-	i.ua.sendRequest(i.nextHop, "", "ACK "+i.dialog.remoteTarget, i.headerLines("ACK", routeLines(i.routeSet, false)))
+	i.routeSet = splitValues(headerValues(m, "Record-Route"))
+	slices.Reverse(i.routeSet)
+	i.ua.sendRequest(i.nextHop, "", "ACK "+i.remoteTarget, i.headerLines("ACK", routeLines(i.routeSet)))
 }
 
 // newDialog returns the dialog of an INVITE that this end accepts.
@@ -105,7 +103,7 @@ func (a *userAgent) newDialog(r *Request, nextHop netip.AddrPort) *dialog {
 // sendBye sends a BYE and waits for the final response; nil means that none came.
 func (d *dialog) sendBye() *msg.Response {
 	d.cseq++
-	return d.ua.waitFinal(d.ua.sendRequest(d.nextHop, "", "BYE "+d.remoteTarget, d.headerLines("BYE", routeLines(d.routeSet, false))))
+	return d.ua.waitFinal(d.ua.sendRequest(d.nextHop, "", "BYE "+d.remoteTarget, d.headerLines("BYE", routeLines(d.routeSet))))
 }
 
 // splitValues splits header field values at commas.
