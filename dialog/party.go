@@ -52,10 +52,10 @@ type partyTracker struct {
 }
 
 // joinParty assigns a leg to the open party of the same extension and direction, or to a
-// new party.
+// new party. The leaving party gets no further leg: its extension has hung up.
 func (t *partyTracker) joinParty(l *leg, ext Extension, flow Flow) {
 	for _, p := range l.call.parties {
-		if !p.over && p.flow == flow && p.ext == ext && p.kind == "" {
+		if !p.over && p != l.call.leavingParty && p.flow == flow && p.ext == ext && p.kind == "" {
 			l.party, p.leftAt = p, time.Time{}
 			return
 		}

@@ -106,3 +106,51 @@ func takenTransfer(rt *rapid.T) (all []Message) {
 	slices.SortStableFunc(all, func(a, b Message) int { return a.At.Compare(b.At) })
 	return all
 }
+
+// showTakenTransfer shows a call of 101 and 102, and after 3 s a REFER of 102 that
+// FreeSWITCH reports as successful at once. 102 hangs up 11 s after that. It returns the leg
+// of 101.
+func showTakenTransfer(show func(...Message)) *line {
+	a, b := caller(), callee()
+	a.peer, b.peer = peerOf("101"), peerOf("102")
+	show(a.invite(), a.response(100), b.invite(), b.response(180), b.response(200), a.response(200))
+	b.later(3 * time.Second)
+	refer := requestInDialog(b, "REFER", false, b.peer, 2, "z9hG4bK-r")
+	refer.Head += "Refer-To: <sip:103@pbx.example>\r\n"
+	notify := requestInDialog(b, "NOTIFY", true, b.peer, 2, "z9hG4bK-n")
+	notify.Head += "Event: refer\r\nUser-Agent: FreeSWITCH\r\n"
+	notify.Body = "SIP/2.0 200 OK\r\n"
+	show(refer, responseTo(refer, 202, 0), notify)
+	b.later(progressWindow + time.Second)
+	bye := b.bye(false)
+	bye.CSeq = 3
+	show(bye)
+	a.at = b.at
+	return a
+}
+
+// TestPhoneRungAgainAfterItsTransfer has the PBX ring the phone that has just left the call
+// with a REFER: this is another party, and the first one ends before it.
+func TestPhoneRungAgainAfterItsTransfer(t *testing.T) {
+	tracker := New(testConfig())
+	var got []string
+	show := func(messages ...Message) {
+		for _, m := range messages {
+			for _, e := range tracker.Observe(m) {
+				got = append(got, string(e.Type)+" "+e.Extension.User+" "+e.At.Sub(start).String())
+			}
+		}
+	}
+	a := showTakenTransfer(show)
+	got = nil
+	again := callee()
+	again.callID, again.from, again.branch, again.peer = "c@pbx", "f3", "z9hG4bK3", peerOf("102b")
+	again.at = a.later(50 * time.Millisecond).at
+	show(again.invite())
+	a.later(50 * time.Millisecond)
+	show(a.bye(true))
+	want := []string{"transfer 102 14s", "hangup 102 14s", "dial-in 102 14.05s", "hangup 101 14.1s"}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
