@@ -60,6 +60,11 @@ func (c *call) encodeSnapshot(refers []*refer, offset time.Duration) []byte {
 			}
 		}
 	}
+	for _, p := range c.parties {
+		if r := p.takenRefer; r != nil && !slices.Contains(refers, r) { // its leg has ended
+			s.Refers = append(s.Refers, w.referSnapshot(r, false, false))
+		}
+	}
 	s.Legs, s.Parties = make([]legSnapshot, 0, len(w.legs)), make([]partySnapshot, 0, len(w.parties))
 	for len(s.Legs) < len(w.legs) || len(s.Parties) < len(w.parties) { // each may refer to removed ones
 		if n := len(s.Legs); n < len(w.legs) {

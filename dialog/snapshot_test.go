@@ -493,3 +493,37 @@ func TestSnapshotNamesArePermanent(t *testing.T) {
 		}
 	}
 }
+
+// TestRestartWhileATransferIsAwaited restarts the tracker while a party stays open for its
+// REFER, which is too old for a new leg to follow.
+func TestRestartWhileATransferIsAwaited(t *testing.T) {
+	tracker := New(testConfig())
+	tracker.Changed(start)
+	show := func(messages ...Message) {
+		for _, m := range messages {
+			tracker.Observe(m)
+		}
+	}
+	x := legFromPhone("105", "106", "x")
+	x.peer = peerOf("105")
+	show(x.invite(), x.response(200))
+	a := showTakenTransfer(show)
+	x.at = a.at
+	refer := requestInDialog(x, "REFER", true, x.peer, 2, "z9hG4bK-x")
+	refer.Head += "Refer-To: <sip:103@pbx.example>\r\n"
+	show(refer) // evicts the older REFER
+	records := tracker.Changed(a.at)
+	tracker = New(testConfig())
+	tracker.SetClock(a.at, 0)
+	if err := tracker.Restore("", records, nil); err != nil {
+		t.Fatal(err)
+	}
+	a.later(50 * time.Millisecond)
+	var got []string
+	for _, e := range tracker.Observe(a.bye(true)) {
+		got = append(got, string(e.Type)+" "+e.Extension.User)
+	}
+	if want := []string{"transfer 102", "hangup 102", "hangup 101"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
