@@ -63,7 +63,7 @@ func (s *numberMatcher) noteRedirect(l *leg, m *Message) {
 			}
 		}
 	}
-	l.redirectUsers = strings.Join(users, "\n")
+	l.redirectUsers = cloneString(strings.Join(users, "\n")) // Join returns a single element itself
 	n := 0
 	for n < len(s.redirectedLegs) && m.At.Sub(s.redirectedLegs[n].ended) > progressWindow {
 		n++

@@ -119,7 +119,7 @@ func (t *legTracker) noteDialogLoss(l *leg, m *Message) bool {
 		t.endDialog(l, m.At, outcome{status: Answered, code: m.Status, phrase: m.Phrase(), by: BySystem})
 		return true
 	case l.loss == nil:
-		l.loss = &dialogLoss{at: m.At, eventSeq: l.call.seq, side: m.Src, code: m.Status, phrase: cloneString(m.Phrase())}
+		l.loss = &dialogLoss{at: m.At, eventSeq: l.call.seq, side: m.Src, code: m.Status, phrase: m.Phrase()}
 	}
 	return false
 }

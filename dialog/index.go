@@ -102,9 +102,10 @@ func (x *callIndex) addKey(c *call, k key) {
 		return
 	}
 	h, known := x.keyHolders[k]
+	k.value = cloneString(k.value)
 	switch {
 	case !known:
-		k.value, h.call = cloneString(k.value), c
+		h.call = c
 	case h.call != nil && !h.call.live():
 		h.call = c // the other call is over
 	default:

@@ -111,7 +111,7 @@ func (m *Message) URI() string {
 	return uri
 }
 
-// Phrase returns the reason phrase, and "" for a request.
+// Phrase returns a copy of the reason phrase, and "" for a request.
 func (m *Message) Phrase() string {
 	if m.Status == 0 {
 		return ""
@@ -119,5 +119,5 @@ func (m *Message) Phrase() string {
 	line, _, _ := strings.Cut(m.Head, "\r\n")
 	_, rest, _ := strings.Cut(line, " ")
 	_, phrase, _ := strings.Cut(rest, " ")
-	return phrase
+	return cloneString(phrase)
 }

@@ -151,7 +151,7 @@ func (t *partyTracker) emitAnswer(p *party, l *leg, m *Message) {
 func (t *partyTracker) emitHangup(p *party, at time.Time) *Event {
 	e := t.emitEvent(p, Hangup, at)
 	o := &p.outcome
-	e.Status, e.SipCode, e.SipReason, e.Q850 = o.status, o.code, cloneString(o.phrase), o.q850
+	e.Status, e.SipCode, e.SipReason, e.Q850 = o.status, o.code, o.phrase, o.q850
 	e.HangupBy, e.Elsewhere, e.RecID = o.by, o.elsewhere, p.recID
 	if p.answered.IsZero() {
 		e.SetupTime, e.RingDuration = p.ringTimes(at)
