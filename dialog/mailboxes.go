@@ -186,7 +186,7 @@ func (b *mailboxes) emitVoicemail(ext Extension, v *voiceMessage, rec, call stri
 		Duration:        v.length,
 		RecID:           f.recID,
 	})
-	e.ID = deriveID(e.Party, string(Voicemail))
+	e.ID = EventID(e.Party, Voicemail)
 	if b.directory.kindOf(f.callerNum, at) != "" {
 		e.CallerExtension = &Extension{User: f.callerNum}
 	}

@@ -108,7 +108,7 @@ func (p *party) eventID(typ Type) string {
 		p.repeatedEvents++
 		return deriveID(p.id, string(typ), strconv.Itoa(p.repeatedEvents))
 	}
-	return deriveID(p.id, string(typ))
+	return EventID(p.id, typ)
 }
 
 // emitDial emits the dial-in or dial-out of a party.

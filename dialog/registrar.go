@@ -215,7 +215,7 @@ func (r *registrar) emitRegistration(g *registration, typ Type, at time.Time) {
 		Extension: g.ext,
 		UserAgent: g.userAgent,
 	})
-	e.ID = deriveID(e.Party, string(typ))
+	e.ID = EventID(e.Party, typ)
 	if typ == Unregistered {
 		e.Seq = 2
 		e.ID = deriveID(e.ID, strconv.FormatInt(e.At.UnixMicro(), 10))

@@ -153,6 +153,6 @@ func (t *textTracker) textEvent(m *Message) (e Event, ok bool) {
 		e.Call = deriveID(m.CallID, m.FromTag, strconv.FormatUint(uint64(m.CSeq), 10), m.Src.String(), ext.User, ext.Domain)
 	}
 	e.Party = deriveID(e.Call, string(e.Flow), ext.User, ext.Domain)
-	e.ID = deriveID(e.Party, string(e.Type))
+	e.ID = EventID(e.Party, e.Type)
 	return e, true
 }
