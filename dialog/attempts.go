@@ -169,11 +169,8 @@ func (a *attempts) allows(l *leg, now time.Time) bool {
 		return true
 	case (p == nil || p.dialed || p.over) && (l.service == nil || l.service.dialed || l.service.over):
 		return true // no event is due, or it was emitted already
-	}
-	for _, o := range l.call.legs {
-		if o.origin == PBX { // the PBX has called somebody for this caller
-			return true
-		}
+	case l.call.hasCallee():
+		return true
 	}
 	source := sourceOf(l.peer)
 	if p != nil {

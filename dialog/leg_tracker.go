@@ -118,7 +118,7 @@ func (t *legTracker) observeInviteResponse(l *leg, m *Message) {
 	case m.Status < 300:
 		t.parties.emitPendingDials(l)
 		t.observeAnswer(l, m)
-	case m.Status == 401 || m.Status == 407 || l.credentialsRefused(m):
+	case isChallenge(m.Status) || l.credentialsRefused(m):
 		t.observeChallenge(l, m)
 	case t.attempts.allows(l, m.At):
 		if l.asksForRetry(m) {

@@ -96,7 +96,7 @@ func (s *numberMatcher) weighDialers(dialed string, now time.Time, weigh func(*l
 		case dialed == "" || !s.awaitsPBX(l, now):
 		case l.calledUser == dialed:
 			weigh(l, rankDialed)
-		case len(l.calledUser) >= similarDigits && len(dialed) >= similarDigits:
+		case similarNumbers(l.calledUser, dialed):
 			weigh(l, rankDialedSimilar)
 		}
 	}
@@ -137,7 +137,7 @@ func (s *numberMatcher) rankLeg(l *leg, i *inviteMatch, number string) rank {
 			return rankCallee
 		}
 		return noRank
-	case !same && (len(l.phoneNumber) < similarDigits || len(number) < similarDigits || numberTail(l.phoneNumber) != numberTail(number)), !s.awaitsPBX(l, i.At):
+	case !same && !similarNumbers(l.phoneNumber, number), !s.awaitsPBX(l, i.At):
 		return noRank
 	case l.origin == PBX:
 		return rankCallee

@@ -86,7 +86,7 @@ func (t *legTracker) redialLeg(l *leg, m *Message, f *inviteFacts) {
 	if l.origin == Edge {
 		l.calledExt = t.directory.dialedExtension(cmp.Or(l.calledDID, l.calledUser), l.calledHost, m.At)
 		if h := l.service; h != nil && !h.dialed {
-			l.call.parties = slices.DeleteFunc(l.call.parties, func(p *party) bool { return p == h })
+			l.call.removeParty(h)
 			l.service = nil
 		}
 		if l.service == nil {
