@@ -62,7 +62,7 @@ func (m *message) bytes() []byte {
 // clone returns a copy of m that can be changed without changing m.
 func (m *message) clone() *message {
 	c := *m
-	c.fields = append([]field(nil), m.fields...)
+	c.fields = slices.Clone(m.fields)
 	return &c
 }
 

@@ -308,15 +308,13 @@ func (a *userAgent) updateDialog(l *dialogState, m *message) {
 func (a *userAgent) completeRequest(m *message) (*message, error) {
 	method, uri := m.method(), m.requestURI()
 	l := a.findDialogOf(m)
-	var given *message
 	switch {
 	case method == "ACK" || method == "CANCEL":
 		if l == nil {
 			return nil, fmt.Errorf("send %[2]s: %[1]s has no INVITE that it belongs to", a.Name, method)
 		}
-		given = a.completeHopByHop(m, l)
-		if given != nil {
-			return given, nil
+		if d := a.completeHopByHop(m, l); d != nil {
+			return d, nil
 		}
 	case l == nil && m.hasField("Call-ID") && m.fromTag() != "" && m.toTag() != "": // a dialog of another peer
 		l = a.beginDialog(m)
