@@ -270,7 +270,7 @@ func (l *modelLeg) noteSession(m *Message) {
 
 // observeInDialog applies a message in a dialog of l.
 func (w *simulation) observeInDialog(l *modelLeg, tag string, m *Message) {
-	by := m.originator()
+	by := m.Originator()
 	counts := m.Origin() == PBX || by == l.peer || m.Trunk != ""
 	usage := m.Method == "INVITE" || m.Method == "UPDATE" || m.Method == "INFO" || m.Method == "BYE"
 	gone := m.Status == 481 && !m.Own && usage

@@ -79,9 +79,9 @@ func (m *Message) Origin() Side {
 	return m.Dst
 }
 
-// originator returns the address of the peer that began the transaction: of a request its
+// Originator returns the address of the peer that began the transaction: of a request its
 // sender, of a response its receiver.
-func (m *Message) originator() netip.AddrPort {
+func (m *Message) Originator() netip.AddrPort {
 	if m.Status == 0 {
 		return m.From
 	}

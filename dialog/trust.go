@@ -54,7 +54,7 @@ func (c *call) fromDialogEnd(m *Message) bool {
 	if m.Origin() != Edge {
 		return true
 	}
-	peer := m.originator()
+	peer := m.Originator()
 	for _, l := range c.legs {
 		if l.inDialog(m) && (l.matchesPeer(peer) || l.trunk && m.Trunk != "") {
 			return true
@@ -161,7 +161,7 @@ func (t *legTracker) observeAcceptance(l *leg, m *Message) {
 	default:
 		return
 	}
-	if peer := m.originator(); m.Origin() == Edge && m.Src == PBX && peer.IsValid() && l.sentByPhone(m) {
+	if peer := m.Originator(); m.Origin() == Edge && m.Src == PBX && peer.IsValid() && l.sentByPhone(m) {
 		l.peer = peer
 	}
 	l.loss = nil // both ends responded: one sent the request, the other accepted it

@@ -384,22 +384,13 @@ func edgeAddress(m *dialog.Message) netip.AddrPort {
 	return m.From
 }
 
-// requestSender returns the address of the sender of m if m is a request, or of the
-// request that m answers.
-func requestSender(m *dialog.Message) netip.AddrPort {
-	if m.Request() {
-		return m.From
-	}
-	return m.To
-}
-
 func (c *record) addLeg(m *dialog.Message) int {
 	l := Leg{CallID: strings.Clone(m.CallID), Origin: m.Origin()}
 	if at := edgeAddress(m); at.IsValid() {
-		l.End = c.findEdgeEnd(m.Trunk, at, at == requestSender(m))
-		e := &c.Ends[l.End]
-		if e.Name == "" {
-			e.Name = initialName(m, at == requestSender(m))
+		calls := at == m.Originator()
+		l.End = c.findEdgeEnd(m.Trunk, at, calls)
+		if e := &c.Ends[l.End]; e.Name == "" {
+			e.Name = initialName(m, calls)
 		}
 	}
 	c.Legs = append(c.Legs, l)
@@ -415,10 +406,11 @@ func (c *record) findEnd(m *dialog.Message, side dialog.Side, at netip.AddrPort)
 		}
 		return 0
 	}
+	trunk := m.Trunk
 	if at != edgeAddress(m) {
-		return c.findEdgeEnd("", at, at == requestSender(m))
+		trunk = ""
 	}
-	return c.findEdgeEnd(m.Trunk, at, at == requestSender(m))
+	return c.findEdgeEnd(trunk, at, at == m.Originator())
 }
 
 // findEdgeEnd returns the index of the end of a trunk or, if trunk is "", of an address
