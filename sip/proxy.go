@@ -25,7 +25,8 @@
 // request within a dialog is routed by a token in our Record-Route URI, and a request to
 // a registered phone by a token in our Path or Contact URI. [Config.Key] authenticates
 // the tokens. Therefore a process that has just started can route the BYE of a call that
-// an earlier process set up.
+// an earlier process set up. A Proxy also remembers over which flow each phone registered
+// last. It needs that memory only for phones that have moved to another flow since.
 //
 // # Panics
 //
@@ -69,6 +70,7 @@ type Proxy struct {
 	streams         *streamTable
 	serverKeySecret [32]byte // part of the keys of server transactions
 	sources         sources
+	bindings        *bindings
 	backlog         chan struct{} // see Backlog
 	draining        atomic.Bool
 	stats           counters
@@ -98,6 +100,7 @@ func Listen(cfg Config) (*Proxy, error) {
 	px.branchSalt = branchSalt(binary.BigEndian.Uint32(salt[:]))
 	rand.Read(px.serverKeySecret[:])
 	px.sources = newSources(&px.peers)
+	px.bindings = newBindings()
 	px.backlog = make(chan struct{}, 1)
 	px.listeners.names = map[hostPort]bool{}
 	px.peers = peers{pbxSources: cfg.PBXSources, trunks: cfg.Trunks}

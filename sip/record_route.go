@@ -35,7 +35,7 @@ func (c *composer) addRecordRoute(p *packet, r *routeDecision) {
 // routeToken returns the token of a request's Record-Route: the flow on the edge side
 // and the PBX of its dialog.
 func (c *composer) routeToken(p *packet, r *routeDecision) token {
-	t := token{use: inRoute, flow: r.edgeFlow, byURI: r.byURI, pbx: r.pbx}
+	t := token{use: inRoute, flow: r.edgeFlow, byURI: r.byURI, binding: r.binding, pbx: r.pbx}
 	if p.side == edgeSide {
 		return t
 	}

@@ -14,10 +14,7 @@ const contactParam = "bellhop"
 // addBinding edits a REGISTER so that calls to the phone come back through the proxy: by
 // Path (RFC 3327 §5.2), or by a rewritten Contact.
 func (c *composer) addBinding(p *packet, r *routeDecision) {
-	fl := r.edgeFlow
-	if r.byURI {
-		fl = flow{}
-	}
+	fl := r.bindingFlow()
 	switch c.cfg.Register {
 	case RegisterNone:
 	case RegisterContact:
@@ -25,6 +22,15 @@ func (c *composer) addBinding(p *packet, r *routeDecision) {
 	default:
 		c.addPath(&p.msg, fl, r.nextHop.listener.uri)
 	}
+}
+
+// bindingFlow returns the flow to the client of a REGISTER; it is the zero flow if the
+// Contact gives the address.
+func (r *routeDecision) bindingFlow() flow {
+	if r.byURI {
+		return flow{}
+	}
+	return r.edgeFlow
 }
 
 // addPath puts our Path on top. A registrar refuses Path from a client that does not
@@ -35,7 +41,11 @@ func (c *composer) addPath(m *message, fl flow, ourURI string) {
 	if f := m.firstField(hPath); f != nil {
 		at = f.line.from
 	}
-	c.tmpBuf = c.sealer.sealToken(c.tmpBuf[:0], token{flow: fl, use: inPath, text: m.registeredAOR()})
+	t := token{flow: fl, use: inPath, text: m.registeredAOR()}
+	if fl.peer.IsValid() {
+		t.binding = c.sealer.firstBinding(m)
+	}
+	c.tmpBuf = c.sealer.sealToken(c.tmpBuf[:0], t)
 	c.edits.insert(at, "Path: <sip:", string(c.tmpBuf), "@", ourURI, ";lr>\r\n")
 	c.edits.insert(top, "Supported: path\r\n")
 }
@@ -52,7 +62,8 @@ func (c *composer) rewriteContacts(m *message, fl flow, ourURI string) {
 			room = min(room, maxFieldLen-int(f.line.to-f.line.from))
 		}
 	}
-	m.eachContact(func(uri span, bare bool) {
+	key := m.appendAOR(nil, m.to)
+	m.eachContact(func(uri, params span, bare bool) {
 		var u siptext.URI
 		text := m.text(uri)
 		if parseURI(string(text), &u) != nil {
@@ -62,7 +73,11 @@ func (c *composer) rewriteContacts(m *message, fl flow, ourURI string) {
 		if t, ok := c.sealer.openToken(sealed, inContact); ok && strings.HasPrefix(t.text, aor+" ") {
 			return // another phone's Contact, as the PBX lists it
 		}
-		c.tmpBuf = c.sealer.sealToken(c.tmpBuf[:0], token{flow: fl, use: inContact, text: aor + " " + string(text)})
+		t := token{flow: fl, use: inContact, text: aor + " " + string(text)}
+		if len(key) > 0 && fl.peer.IsValid() {
+			t.binding, _ = c.sealer.bindingID(key, text, m, params)
+		}
+		c.tmpBuf = c.sealer.sealToken(c.tmpBuf[:0], t)
 		user := ""
 		if u.Scheme != "tel" && u.User != "" {
 			user = string(text[strings.IndexByte(string(text), ':')+1:])
@@ -160,7 +175,7 @@ func (c *composer) ownContacts() (own []ownContact) {
 	}
 	m := &c.scratch
 	m.index(c.answeredRequest, false)
-	m.eachContact(func(uri span, _ bool) {
+	m.eachContact(func(uri, _ span, _ bool) {
 		var u siptext.URI
 		if parseURI(string(m.text(uri)), &u) != nil {
 			return
@@ -174,14 +189,14 @@ func (c *composer) ownContacts() (own []ownContact) {
 	return own
 }
 
-// eachContact calls do with each URI in the Contact fields. bare reports that no angle
-// brackets are around it.
-func (m *message) eachContact(do func(uri span, bare bool)) {
+// eachContact calls do with each URI in the Contact fields and the parameters after it.
+// bare reports that no angle brackets are around the URI.
+func (m *message) eachContact(do func(uri, params span, bare bool)) {
 	for list := m.listValues(hContact); list.next(); {
 		one := list.value
-		if uri, _, ok := splitNameAddr(m.b, one); ok && string(m.text(uri)) != "*" {
+		if uri, params, ok := splitNameAddr(m.b, one); ok && string(m.text(uri)) != "*" {
 			before := bytes.TrimRight(m.b[one.from:uri.from], " \t\r\n") // its display name may have a bracket too
-			do(uri, !bytes.HasSuffix(before, []byte("<")))
+			do(uri, params, !bytes.HasSuffix(before, []byte("<")))
 		}
 	}
 }

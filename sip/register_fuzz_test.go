@@ -25,7 +25,7 @@ func FuzzContacts(f *testing.F) {
 				lines += string(m.text(c.line))
 			}
 		}
-		m.eachContact(func(uri span, _ bool) { uris = append(uris, string(m.text(uri))) })
+		m.eachContact(func(uri, _ span, _ bool) { uris = append(uris, string(m.text(uri))) })
 		return lines, uris
 	}
 	f.Fuzz(func(t *testing.T, one, two string) {

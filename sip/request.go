@@ -72,6 +72,9 @@ func (w *worker) forwardRequest(now instant, p *packet, key serverKey) {
 
 	t := &responseContext{worker: w, src: p.side, dst: r.dst, trunk: w.proxy.peers.trunkName(p, &r), hasCredentials: m.hasField(hAuthorization), inDialog: !m.initial()}
 	t.hasOurPath = w.proxy.cfg.addsPath() && r.dst == pbxSide && m.isMethod("REGISTER") && m.makesBinding()
+	if p.side == edgeSide && r.dst == pbxSide && m.isMethod("REGISTER") {
+		t.registration = &registration{r.bindingFlow(), p.receivedAt}
+	}
 	t.server.context = t
 	t.server.start(w, key, p.responseDestination(), m.isMethod("INVITE"), len(p.buf))
 	if w.proxy.cfg.Observations != nil {

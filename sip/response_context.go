@@ -15,6 +15,8 @@ type responseContext struct {
 	hasOurPath     bool   // a REGISTER that makes a binding and carries our Path
 	cancelFields   []byte // header fields of the received CANCEL that our CANCEL repeats
 
+	registration *registration // of a REGISTER that may set bindings, else nil
+
 	// The fields below go into the observation of each response.
 	branch   string
 	src, dst dialog.Side
@@ -31,6 +33,9 @@ type responseContext struct {
 // on another leg of the call, is observed later.
 func (t *responseContext) handleResponse(now instant, p *packet) {
 	m := &p.msg
+	if t.registration != nil && m.status/100 == 2 {
+		t.worker.composer.rememberBindings(t.worker.proxy.bindings, now, t.registration, m)
+	}
 	if t.worker.proxy.cfg.Register == RegisterContact && m.status/100 == 2 && m.isMethod("REGISTER") {
 		t.worker.composer.restoreContacts(p)
 	}

@@ -14,10 +14,11 @@ import (
 type routeDecision struct {
 	nextHop  destination
 	dst      dialog.Side
-	edgeFlow flow   // to the peer on the edge side, for Record-Route and Path
-	byURI    bool   // edgeFlow gives only the peer's host; the URI gives the port
-	pbx      pbxID  // PBX that an edge-side request goes to
-	aor      string // address-of-record of the binding that the request is sent to
+	edgeFlow flow      // to the peer on the edge side, for Record-Route and Path
+	byURI    bool      // edgeFlow gives only the peer's host; the URI gives the port
+	binding  bindingID // binding that edgeFlow belongs to; zero: none
+	pbx      pbxID     // PBX that an edge-side request goes to
+	aor      string    // address-of-record of the binding that the request is sent to
 
 	trunk    *Trunk // trunk that the request comes from, or nil
 	stranger bool   // the request comes from neither PBX nor trunk
@@ -237,6 +238,10 @@ func (rt *router) poppedTokenNames(ip netip.Addr, m *message) bool {
 func (rt *router) routeFromEdge(p *packet, r *routeDecision, next *siptext.URI, routed bool, tokens *poppedTokens) *fault {
 	r.dst = pbxSide
 	r.edgeFlow, r.byURI = p.flow()
+	if r.trunk == nil && needsRecordRoute(&p.msg) {
+		var buf [128]byte
+		r.binding = rt.proxy.bindings.ofFlow(p.receivedAt, r.edgeFlow, p.msg.appendAOR(buf[:0], p.msg.from), !r.byURI)
+	}
 	within := tokens.last.use == inRoute && !p.msg.initial()
 	switch {
 	case within && tokens.last.unbound && rt.oldDialogs.contains(&p.msg):
@@ -298,7 +303,7 @@ func (rt *router) routeToPBX(p *packet, r *routeDecision, pbx *pbx) *fault {
 // PBX is no longer in the dialog. t is our Record-Route token between the PBX and that
 // end.
 func (rt *router) routeToOtherEnd(p *packet, r *routeDecision, next *siptext.URI, t *token) *fault {
-	r.dst, r.edgeFlow, r.byURI = edgeSide, t.flow, t.byURI
+	r.dst, r.edgeFlow, r.byURI, r.binding = edgeSide, t.flow, t.byURI, t.binding
 	if t.byURI {
 		return rt.routeToEdge(p, r, rt.peers.limitTarget(next, t.flow))
 	}
@@ -311,7 +316,7 @@ func (rt *router) routeToOtherEnd(p *packet, r *routeDecision, next *siptext.URI
 func (rt *router) routeUnboundFromEdge(p *packet, r *routeDecision, next *siptext.URI, tokens *poppedTokens) *fault {
 	last := &tokens.last
 	if last.flow.peer.IsValid() && last.flow != tokens.first.flow && last.flow.peer != p.peer {
-		r.dst, r.edgeFlow = edgeSide, last.flow
+		r.dst, r.edgeFlow, r.binding = edgeSide, last.flow, bindingID{}
 		return rt.routeOverFlow(p, r, nil)
 	}
 	a, known := uriAddr(next)
@@ -337,7 +342,7 @@ func (rt *router) routeUnboundFromEdge(p *packet, r *routeDecision, next *siptex
 // end has called the PBX, or if the PBX is a proxy and passes on a request of the edge
 // side. Such a request within a dialog is refused if it has no token of ours.
 func (rt *router) routeFromPBX(p *packet, r *routeDecision, next *siptext.URI, t *token) *fault {
-	r.dst = edgeSide
+	r.dst, r.binding = edgeSide, t.binding
 	passedOn := !p.msg.initial() && passedBefore(&p.msg)
 	switch {
 	case t.flow.peer.IsValid() && !t.byURI:

@@ -1,0 +1,166 @@
+package sip
+
+import (
+	"bytes"
+	"math"
+	"strings"
+
+	"bellhop/dialog/siptext"
+)
+
+// Limits of what one REGISTER makes the proxy remember.
+const (
+	maxBindingLifetime     = instant(24 * 3600e9)
+	defaultBindingLifetime = instant(3600e9) // RFC 3261 §10.2.1.1
+	maxContactBindings     = 16              // further Contacts have no binding
+)
+
+// registration is a REGISTER of the edge side that waits for its final response.
+type registration struct {
+	flow flow    // zero: the Contact gives the client's address
+	at   instant // time at which it was received
+}
+
+// rememberBindings records the bindings of a REGISTER with the 2xx m. It is called before
+// the 2xx is sent, so that a request that the client or the PBX sends after it finds them
+// on any worker. A Contact that expires at once ends its binding. "*" ends the binding of
+// the address-of-record over this flow.
+func (c *composer) rememberBindings(bs *bindings, now instant, reg *registration, m *message) {
+	if c.answeredRequest == nil {
+		return
+	}
+	sent := &c.scratch
+	sent.index(c.answeredRequest, false)
+	aor := sent.appendAOR(nil, sent.to)
+	if len(aor) == 0 {
+		return
+	}
+	expires := now + m.grantedLifetime()
+	for list, n := sent.listValues(hContact), 0; list.next() && n < maxContactBindings; n++ {
+		uri, params, ok := splitNameAddr(sent.b, list.value)
+		if !ok {
+			continue
+		}
+		b := &binding{flow: reg.flow, since: reg.at, expires: expires}
+		client := sent.text(uri)
+		if string(client) == "*" {
+			b.id = bs.ofFlow(now, reg.flow, aor, false)
+		} else if client, ok = c.writtenContact(client, reg.flow); ok {
+			b.id, b.byContact = c.sealer.bindingID(aor, client, sent, params)
+		}
+		asked, known := sent.lifetimeOf(params)
+		switch {
+		case b.id == bindingID{}:
+		case known && asked == 0 || !reg.flow.peer.IsValid():
+			bs.end(now, b.id, reg.at)
+		case string(client) != "*":
+			bs.set(now, b, aor)
+		}
+	}
+}
+
+// writtenContact returns the Contact URI that a client wrote, given that in the REGISTER
+// as sent to the PBX. ok is false if the URI has our token for another flow: the client
+// repeats the Contact of another one, as the PBX lists it.
+func (c *composer) writtenContact(uri []byte, fl flow) (wrote []byte, ok bool) {
+	if c.cfg.Register != RegisterContact {
+		return uri, true
+	}
+	var u siptext.URI
+	if parseURI(string(uri), &u) != nil {
+		return uri, true
+	}
+	text, _ := u.Param(contactParam)
+	t, ours := c.sealer.openToken(text, inContact)
+	if !ours {
+		return uri, true
+	}
+	_, of, _ := strings.Cut(t.text, " ")
+	return []byte(of), t.flow == fl
+}
+
+// firstBinding returns the id of the binding of the first Contact of a REGISTER, or the
+// zero id if it has none.
+func (s *sealer) firstBinding(m *message) (id bindingID) {
+	list := m.listValues(hContact)
+	if !list.next() {
+		return id
+	}
+	uri, params, ok := splitNameAddr(m.b, list.value)
+	aor := m.appendAOR(nil, m.to)
+	if ok && len(aor) > 0 && string(m.text(uri)) != "*" {
+		id, _ = s.bindingID(aor, m.text(uri), m, params)
+	}
+	return id
+}
+
+// bindingID returns the id of the binding that a Contact of m makes: a hash of the
+// address-of-record and of +sip.instance, or of the Contact URI uri if there is no
+// +sip.instance. params are the Contact's parameters.
+func (s *sealer) bindingID(aor, uri []byte, m *message, params span) (id bindingID, byContact bool) {
+	kind, client := "binding of instance", []byte(nil)
+	if v, found := findParam(m.b, params, "+sip.instance"); found && !v.empty() {
+		client = m.text(v)
+	} else {
+		kind, client, byContact = "binding of contact", uri, true
+	}
+	return bindingID(s.computeMAC(len(id), []byte(kind), []byte{0}, aor, []byte{0}, client)), byContact
+}
+
+// lifetimeOf returns the lifetime of a binding in a REGISTER or in the 2xx to one: that in
+// the parameters of its Contact, else that in Expires. known is false if there is neither.
+func (m *message) lifetimeOf(params span) (lifetime instant, known bool) {
+	v, found := findParam(m.b, params, "expires")
+	if !found {
+		f := m.firstField(hExpires)
+		if f == nil {
+			return 0, false
+		}
+		v = f.value
+	}
+	seconds, ok := parseNumber(m.text(v), math.MaxInt32)
+	return instant(seconds) * 1e9, ok
+}
+
+// grantedLifetime returns the longest lifetime in the 2xx m to a REGISTER. The PBX may
+// list other bindings too, which does no harm: what is remembered for too long is not
+// asked for.
+func (m *message) grantedLifetime() (longest instant) {
+	known := false
+	for list := m.listValues(hContact); list.next(); {
+		_, params, _ := splitNameAddr(m.b, list.value)
+		if lifetime, ok := m.lifetimeOf(params); ok {
+			longest, known = max(longest, lifetime), true
+		}
+	}
+	if !known {
+		return defaultBindingLifetime
+	}
+	return min(longest, maxBindingLifetime)
+}
+
+// appendAOR appends the address-of-record in the From or To value v to dst: user@host, the
+// host in lower case. It appends nothing if v has no user or no host.
+func (m *message) appendAOR(dst []byte, v span) []byte {
+	uri, _, ok := splitNameAddr(m.b, v)
+	_, rest, _ := bytes.Cut(m.text(uri), []byte(":"))
+	user, host, found := bytes.Cut(rest, []byte("@"))
+	if !ok || !found || len(user) == 0 {
+		return dst
+	}
+	end := bytes.IndexByte(host, ']') + 1 // of an IPv6 address
+	if n := bytes.IndexAny(host[end:], ":;?"); n >= 0 {
+		host = host[:end+n]
+	}
+	if len(host) == 0 {
+		return dst
+	}
+	dst = append(append(dst, user...), '@')
+	for _, b := range host {
+		if 'A' <= b && b <= 'Z' {
+			b += 'a' - 'A'
+		}
+		dst = append(dst, b)
+	}
+	return dst
+}
