@@ -228,7 +228,7 @@ func (s *correlator) callToConnect(i *inviteMatch, r *refer) *call {
 		}
 		for _, l := range s.numbers.legsByNumber[numberTail(number)] {
 			if l.hasNumber(number) && l.state == talking && l.call != r.leg.call && !l.call.otherLegTalks(l) {
-				others.add(l.call, 1)
+				others.add(l.call, weakMatch)
 			}
 		}
 	}

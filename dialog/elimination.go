@@ -107,6 +107,12 @@ func (l *leg) rankRedirect(number string) (best rank) {
 	return best
 }
 
+// Ranks of candidates.
+const (
+	weakMatch   = iota + 1 // nothing in the INVITE excludes the call
+	strongMatch            // a number in the INVITE also is one of the call
+)
+
 // candidates collects the calls that an INVITE may belong to. decide returns the call
 // that ranks highest, if there is only one.
 type candidates struct {
@@ -188,7 +194,7 @@ func (s *numberMatcher) matchByElimination(i *inviteMatch) match {
 	if e.all.call == nil && e.all.rival == nil {
 		return e.known.decide()
 	}
-	if e.known.best == 2 { // a caller has dialed this very extension
+	if e.known.best == strongMatch { // a caller has dialed this very extension
 		e.all.rival = e.known.call
 	}
 	return e.all.decide()
@@ -200,7 +206,7 @@ func (s *numberMatcher) addWaitingCallers(e *elimination, i *inviteMatch) {
 	x := &e.all
 	each := func(key string, enter func(*leg)) {
 		for _, l := range s.legsByNumber[key] {
-			if e.scanned++; e.scanned > maxScanned || x.ambiguous && x.best == 2 {
+			if e.scanned++; e.scanned > maxScanned || x.ambiguous && x.best == strongMatch {
 				return
 			}
 			enter(l)
@@ -228,38 +234,43 @@ func (s *numberMatcher) addWaitingCallers(e *elimination, i *inviteMatch) {
 }
 
 // addRecentCandidate adds the call of leg l, whose caller dialed within promptGap, if the
-// INVITE may belong to it.
+// PBX may have sent the INVITE for this caller. A caller for whom the PBX has called
+// somebody already counts only if the INVITE may be a fork. If it is not certain that the
+// INVITE is for this caller, the call becomes the rival.
 func (s *numberMatcher) addRecentCandidate(e *elimination, i *inviteMatch, l *leg) {
 	x := &e.all
 	if !l.awaitsAnswer() || l.state == talking && !e.hidden || !slices.Contains(l.call.legs, l) {
 		return
 	}
 	if i.Trunk == "" && !e.hidden && l.call.mayBeFork(i) && l.call.hasShownNumber(i) {
-		x.add(l.call, 2)
+		x.add(l.call, strongMatch)
 		return
 	}
 	if l.call.hasCallee() {
 		return
 	}
-	field := x
+	shown := x // candidates for an INVITE that shows a number
 	if e.internal && !s.shownNumberUnknown(l, i.At) {
-		field = &e.known
+		shown = &e.known
 	}
 	switch {
 	case i.Trunk != "":
 		if l.calledExt.User == "" {
 			x.rival = l.call // the PBX may call another number than was dialed
 		}
-	case e.hidden && (l.hasNumber(indexHidden) || l.dialedTarget(i) && s.shownNumberKnown(l)):
-	case e.hidden && (l.dialedTarget(i) || !s.targetKnown(l, i.At)):
-		x.add(l.call, 1) // the PBX may hide the number of a caller that shows it
-		x.rival = l.call
-	case e.hidden || e.internal && !s.mayShowUnknown(l, i.At):
+	case e.hidden && l.hasNumber(indexHidden): // addHiddenCandidate decides
+	case e.hidden && l.dialedTarget(i) && s.shownNumberKnown(l): // the PBX would show that number
+	case e.hidden:
+		if l.dialedTarget(i) || !s.targetKnown(l, i.At) {
+			x.add(l.call, weakMatch) // the PBX may hide the number of a caller that shows it
+			x.rival = l.call
+		}
+	case e.internal && !s.mayShowUnknown(l, i.At): // the PBX would show another number
 	case l.dialedTarget(i):
-		field.add(l.call, 2)
+		shown.add(l.call, strongMatch)
 	case e.internal && !s.targetKnown(l, i.At): // the PBX may show a number of the company to anybody
-		field.add(l.call, 1)
-		field.rival = l.call
+		shown.add(l.call, weakMatch)
+		shown.rival = l.call
 	}
 }
 
@@ -285,13 +296,13 @@ func (s *numberMatcher) matchServiceNumber(i *inviteMatch, number string) match 
 		}
 		if p := l.service; p != nil && !p.over && p.ext.User == number {
 			if called = true; s.awaitsPBX(l, i.At) {
-				x.add(l.call, 1)
+				x.add(l.call, weakMatch)
 			}
 		}
 	}
 	for _, l := range s.legsByNumber[numberTail(number)] {
 		if !called && l.origin == PBX && l.callerNum == number && l.state == talking && l.call.caller == nil && !l.call.otherLegTalks(l) {
-			x.add(l.call, 1)
+			x.add(l.call, weakMatch)
 		}
 	}
 	return x.decide()
@@ -358,9 +369,9 @@ func (s *numberMatcher) addOpenCandidate(x *candidates, i *inviteMatch, l *leg) 
 	case l.state != talking && !l.call.hasCallee():
 		return // the target may be outside: the PBX would have called a member of a group
 	}
-	rank := 1
+	rank := weakMatch
 	if i.diversion != "" && slices.ContainsFunc(l.call.parties, func(p *party) bool { return p.flow == In && p.ext.User == i.diversion }) {
-		rank = 2
+		rank = strongMatch
 	}
 	x.add(l.call, rank)
 }
@@ -374,7 +385,7 @@ func (s *numberMatcher) addCallbackCandidate(x *candidates, i *inviteMatch, l *l
 		return
 	}
 	if l.call.isCallbackLeg(l) && l.phoneNumber != i.target && s.awaitsPBX(l, i.At) && !l.call.callback.dialed && i.At.Sub(l.answered) <= progressWindow {
-		x.add(l.call, 1)
+		x.add(l.call, weakMatch)
 	}
 }
 
@@ -385,10 +396,10 @@ func (s *numberMatcher) addHiddenCandidate(x *candidates, i *inviteMatch, l *leg
 	switch {
 	case !s.awaitsPBX(l, i.At) || s.directory.declared[l.calledExt.User] == Conference:
 	case l.dialedTarget(i) && l.state != talking && !l.ambiguous && !l.call.ringsTarget(i.target):
-		x.add(l.call, 2)
+		x.add(l.call, strongMatch)
 	case !l.dialedTarget(i) && s.targetKnown(l, i.At):
 	default:
-		x.add(l.call, 1)
+		x.add(l.call, weakMatch)
 		if l.awaitsNextLeg(i) {
 			x.rival = l.call
 		}
