@@ -209,29 +209,22 @@ func (l *leg) dialedPhoneRings() bool {
 	return false
 }
 
-// awaitsPBX reports whether the PBX may yet connect the person at the leg's phone with
-// somebody. One of these must hold:
-//
-//   - The leg is a caller's, is not answered yet, and the call had a message within
-//     progressWindow.
-//   - The leg is answered and no other leg of the call is: the person waits in a queue,
-//     hears an IVR, or the other end has left.
-//   - The leg is answered, and a phone of the call has sent a REFER within
-//     progressWindow.
-//   - The leg is in a queue whose first agent has answered within forkGap: the queue may
-//     still call other agents.
-//   - The leg is in a queue that no agent has answered yet: the phone that transferred
-//     the person there may still be in the call.
+// awaitsPBX reports whether the PBX may yet connect the person at the phone of leg l with
+// somebody.
 func (s *numberMatcher) awaitsPBX(l *leg, now time.Time) bool {
 	c := l.call
-	switch l.state {
-	case calling, ringing:
+	switch p := l.service; {
+	case l.state == calling, l.state == ringing:
 		return l.origin == Edge && now.Sub(c.lastHeard) <= progressWindow
-	case talking:
-		waits := l.service != nil && (now.Sub(c.bridgedSince) <= forkGap || !l.service.over && c.bridgedSince.IsZero() && !c.wasBridged)
-		return !c.otherLegTalks(l) || waits || s.refers.last(c, now) != nil
+	case l.state != talking:
+		return false
+	case !c.otherLegTalks(l): // the person waits in a queue, hears an IVR, or the other end has left
+	case p != nil && now.Sub(c.bridgedSince) <= forkGap: // an agent has just answered: the queue may still call others
+	case p != nil && !p.over && c.bridgedSince.IsZero() && !c.wasBridged: // no agent has answered: the phone that transferred the person to the queue talks
+	default:
+		return s.refers.last(c, now) != nil // a phone transfers the person
 	}
-	return false
+	return true
 }
 
 // otherLegTalks reports whether a leg other than l is answered.
