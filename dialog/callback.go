@@ -6,8 +6,8 @@ import (
 )
 
 // In a callback, the PBX calls an extension and shows the extension's own number there.
-// When the extension answers, the PBX calls the number that the extension wants. Until
-// that second leg begins the callback is silent: it emits no event. If it does not begin
+// When the extension answers, the PBX calls the wanted number on a second leg. Until that
+// leg begins the callback is silent: it emits no event. If the second leg does not begin
 // within progressWindow after the answer, or before the extension hangs up, the call was
 // an ordinary one, and its events are those of an incoming call. A callback that is not
 // answered emits no event.
@@ -19,8 +19,8 @@ func (c *call) callbackSilent(l *leg) bool {
 		!slices.ContainsFunc(c.legs, func(o *leg) bool { return o != l && o.party == c.callback && o.state != over })
 }
 
-// awaitsCallback reports whether the PBX calls ext back, and has not called the number
-// that ext wants yet.
+// awaitsCallback reports whether the PBX calls ext back, and has not called the wanted
+// number yet.
 func (c *call) awaitsCallback(ext Extension) bool {
 	return c.callback != nil && c.callback.ext == ext && !c.callback.dialed && !c.callback.over
 }
@@ -81,16 +81,16 @@ func (t *partyTracker) giveUpCallback(l *leg) {
 func (l *leg) silentUntil() time.Time { return l.answered.Add(progressWindow) }
 
 // addCallback adds an outgoing party of ext to leg l, on which the PBX calls ext back.
-// Its dial-out is emitted by dialCallback, once the PBX calls the wanted number.
+// dialCallback emits its dial-out once the PBX calls the wanted number.
 func (t *partyTracker) addCallback(l *leg, ext Extension) {
 	l.party = l.newParty(ext, Out)
 	l.call.callback = l.party
 }
 
-// dialCallback emits the dial-out of the extension that the PBX has called back and that
-// has answered. On leg l the PBX calls the wanted number. That number is the name of ext,
-// if the leg goes to an extension, because the Request-URI is then the contact of a
-// phone; otherwise it is the user of the Request-URI.
+// dialCallback emits the dial-out of a callback when its extension has answered and the
+// PBX calls the wanted number on leg l. If l goes to the phone of an extension, ext, the
+// wanted number is that extension: the Request-URI is only the contact of the phone.
+// Otherwise the wanted number is the user of the Request-URI.
 func (t *partyTracker) dialCallback(l *leg, ext Extension) {
 	p := l.call.callback
 	if p == nil || p.dialed || p.over || p.firstLeg == l {

@@ -212,11 +212,11 @@ func (s *correlator) matchTransfer(i *inviteMatch) (v match) {
 	return v
 }
 
-// callToConnect returns the other call that the REFER r transfers, if r does not transfer
-// its own call. The phone that sent r is then alone in its own call, because it has
-// picked up the other call or retrieved it from parking. The number that the INVITE shows
-// identifies the other call. nil: r transfers its own call, or the other call is not
-// known.
+// callToConnect returns the call that the REFER r transfers, if it is not the call of r's
+// phone. A phone that has picked up a call, or retrieved it from parking, is alone in a
+// call of its own, and its REFER transfers the call that it has picked up. The number that
+// the INVITE shows identifies that call. nil: r transfers the call of its phone, or the
+// other call is not known.
 func (s *correlator) callToConnect(i *inviteMatch, r *refer) *call {
 	if i.Src != PBX || len(r.leg.call.legs) > 1 {
 		return nil

@@ -42,8 +42,8 @@ func (x *callIndex) matchKey(k key) match {
 }
 
 // matchOwnID finds the call by the X-CID that bellhop added to the caller's INVITE. The
-// id belongs to one call only. So the call matches even if it is over: the INVITE then is
-// a straggler of it.
+// id belongs to one call only. So the call matches even if it is over: the INVITE is then
+// late.
 func (x *callIndex) matchOwnID(id string) match {
 	if c := x.keyHolders[key{"x-cid", id}].call; c != nil {
 		return match{c, exact}

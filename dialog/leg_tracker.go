@@ -93,7 +93,7 @@ func (t *legTracker) observeInDialog(c *call, m *Message) {
 func (t *legTracker) observeInviteResponse(l *leg, m *Message) {
 	switch l.state {
 	case over, challenged:
-		return // a straggler
+		return // m is late
 	case talking:
 		l.addFork(m) // another fork, or a retransmitted 2xx: the answer was emitted already
 		return
@@ -244,7 +244,7 @@ func (t *legTracker) applyBye(l *leg, m *Message, at time.Time, q850 int, rec st
 			l.party.recID = cloneString(rec)
 		}
 		t.endDialog(l, at, o)
-	case challenged, over: // a straggler, or the repeated BYE
+	case challenged, over: // m is late or repeated
 	}
 }
 

@@ -67,14 +67,14 @@ func (t *partyTracker) emitEvent(p *party, typ Type, at time.Time) *Event {
 	return e
 }
 
-// settleLeavingParty emits the transfer and hangup of the call's leaving party, before an
-// event of another party p. If that event is a hangup, p may be the party that was
-// transferred, so the outcome of the transfer is not known. Otherwise the transfer was
-// successful.
+// settleLeavingParty ends the call's leaving party before another party p emits an event of
+// type typ: it emits the transfer and the hangup of the leaving party. A hangup of p may
+// mean that p was not transferred, so the transfer has no status then. Before any other
+// event it has the status that the PBX has reported.
 func (t *partyTracker) settleLeavingParty(c *call, p *party, typ Type, at time.Time) {
 	switch w := c.leavingParty; {
 	case w == nil || w == p:
-	case typ == Hangup: // this may be the hangup of the transferred party
+	case typ == Hangup:
 		t.emitTransfer(w.takenRefer, at, 0, "", "")
 	default:
 		t.endParty(w)

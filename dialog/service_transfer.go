@@ -16,9 +16,8 @@ func (k Kind) isService() bool { return k == Queue || k == IVR || k == Conferenc
 // referToService handles the REFER r, which the PBX has accepted, and which may connect a
 // caller with a service (queue, IVR or conference). Without Replaces, if the target is a
 // declared service, the party of that service starts on the leg of the person who is
-// transferred. With Replaces, the services of r's leg and of the leg that Replaces names
-// are handed over to each other's calls, see handOverService. If the PBX forwards REFERs
-// as a proxy, nothing happens.
+// transferred. With Replaces, r's phone has two legs, and the service may be on either of
+// them: see handOverService. If the PBX forwards REFERs as a proxy, nothing happens.
 func (t *transferTracker) referToService(r *refer, at time.Time) {
 	if r.leg.call.throughProxy(r.leg) {
 		return // the PBX is a proxy: the other phone calls the service by itself
@@ -35,12 +34,12 @@ func (t *transferTracker) referToService(r *refer, at time.Time) {
 	}
 }
 
-// handOverService hands over the service of leg l when the REFER r connects it with the
-// other end of the leg other. Both legs are of the phone that sent r. If another leg of
-// l's call is answered, the caller talks with an agent and has left the queue, so the
-// party ends with l. Otherwise the callees' legs that are not over get the service (see
-// passService). If there are none, a new party of the service starts on the leg of the
-// person who talks with the phone on other.
+// handOverService keeps the queue, IVR or conference on leg l open for the person whom a
+// phone transfers there with the REFER r. The phone has both legs: it has reached the
+// service on l and talks with the person on other. If an agent has answered, the person
+// talks with the agent and does not wait, so the party of the service ends with l. If the
+// service still rings agents, their legs carry its party on (see passService). Otherwise a
+// new party starts on the leg of the person.
 func (t *transferTracker) handOverService(r *refer, l, other *leg, at time.Time) {
 	p := l.service
 	if p == nil || p.over || l.call.otherLegTalks(l) {
