@@ -2,7 +2,6 @@ package sip
 
 import (
 	"bytes"
-	"net/netip"
 	"strings"
 
 	"bellhop/dialog/siptext"
@@ -153,8 +152,8 @@ func (c *composer) restoreContact(m *message, one span, own []ownContact) bool {
 	}
 	_, wrote, _ := strings.Cut(t.text, " ")
 	for i := range own {
-		if o := &own[i]; o.uri == wrote && o.token != text {
-			return o.host != t.flow.peer.Addr()
+		if o := &own[i]; o.uri == wrote && o.flow != t.flow {
+			return o.flow.peer.Addr() != t.flow.peer.Addr()
 		}
 	}
 	c.edits.replace(uri, wrote)
@@ -163,9 +162,8 @@ func (c *composer) restoreContact(m *message, one span, own []ownContact) bool {
 
 // ownContact is a Contact of the REGISTER whose 2xx is being handled.
 type ownContact struct {
-	uri   string // as the phone wrote it
-	token string // token that the proxy put into it
-	host  netip.Addr
+	uri  string // as the phone wrote it
+	flow flow   // in the token that the proxy put into it
 }
 
 // ownContacts returns the Contacts of the REGISTER whose 2xx is being handled.
@@ -183,7 +181,7 @@ func (c *composer) ownContacts() (own []ownContact) {
 		text, _ := u.Param(contactParam)
 		if t, ok := c.sealer.openToken(text, inContact); ok {
 			_, wrote, _ := strings.Cut(t.text, " ")
-			own = append(own, ownContact{wrote, text, t.flow.peer.Addr()})
+			own = append(own, ownContact{wrote, t.flow})
 		}
 	})
 	return own
