@@ -18,7 +18,7 @@ func TestTransfersReportedBeforeTheCall(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		tracker := New(testConfig())
 		w := eventChecker{t: rt, parties: map[string]*checkedParty{}, seq: map[string]int{}}
-		var last time.Time
+		last := map[string]time.Time{} // by call
 		failed := false
 		hear := func(now time.Time, events []Event) {
 			w.checkEvents(events)
@@ -33,11 +33,11 @@ func TestTransfersReportedBeforeTheCall(t *testing.T) {
 						rt.Fatalf("the hangup of %s is emitted after %v", e.Extension, late)
 					}
 				}
-				if e.Type != DialOut && e.Observed.Before(last) {
-					rt.Fatalf("%s of %s goes back by %v", e.Type, e.Extension, last.Sub(e.Observed))
+				if e.Type != DialOut && e.Observed.Before(last[e.Call]) {
+					rt.Fatalf("%s of %s goes back by %v", e.Type, e.Extension, last[e.Call].Sub(e.Observed))
 				}
 				if e.Type != DialOut {
-					last = e.Observed
+					last[e.Call] = e.Observed
 				}
 			}
 		}
@@ -68,6 +68,8 @@ func takenTransfer(rt *rapid.T) (all []Message) {
 	a, b, c := caller(), callee(), callee()
 	a.peer, b.peer, c.peer = peerOf("101"), peerOf("102"), peerOf("103")
 	c.callID, c.from, c.to, c.branch, c.uri = "c@pbx", "f3", "t3", "z9hG4bK3", "sip:103@192.0.2.14:5060"
+	again := callee()
+	again.callID, again.from, again.to, again.branch, again.peer = "d@pbx", "f4", "t4", "z9hG4bK4", peerOf("102b")
 	show := func(l *line, most int, m func() Message) {
 		l.at = l.at.Add(time.Duration(rapid.IntRange(0, most).Draw(rt, "later by")) * time.Millisecond)
 		all = append(all, m())
@@ -77,21 +79,29 @@ func takenTransfer(rt *rapid.T) (all []Message) {
 	refer := requestInDialog(b, "REFER", false, b.peer, 2, "z9hG4bK-r")
 	refer.Head += "Refer-To: <sip:103@pbx.example>\r\n"
 	notify := requestInDialog(b, "NOTIFY", true, b.peer, 2, "z9hG4bK-n")
-	notify.Head += "Event: refer\r\n"
+	notify.Head += "Event: refer\r\nUser-Agent: FreeSWITCH\r\n"
 	notify.Body = "SIP/2.0 200 OK\r\n"
 	all = append(all, refer, responseTo(refer, 202, 0), notify)
-	a.at, c.at = b.at, b.at
-	for _, what := range rapid.SliceOfN(rapid.SampledFrom([]string{"callee leaves", "PBX ends callee", "new leg", "PBX ends caller", "caller leaves", "hold"}), 0, 5).Draw(rt, "then") {
+	if rapid.Bool().Draw(rt, "the REFER is old") {
+		b.later(progressWindow + time.Second)
+	}
+	a.at, c.at, again.at = b.at, b.at, b.at
+	for _, what := range rapid.SliceOfN(rapid.SampledFrom([]string{"callee leaves", "PBX ends callee", "new leg", "PBX ends caller", "caller leaves", "hold", "callee rings again"}), 0, 5).Draw(rt, "then") {
 		switch what {
 		case "callee leaves":
-			show(b, 300, func() Message { return b.bye(false) })
+			show(b, 300, func() Message { return hangUp(b, false) })
 		case "PBX ends callee":
-			show(b, 300, func() Message { return b.bye(true) })
+			show(b, 300, func() Message { return hangUp(b, true) })
 		case "new leg":
 			show(c, 300, func() Message { return c.invite() })
 			all = append(all, c.response(180))
 			c.later(forkGap) // one that refuses sooner waits for another phone
 			show(c, 300, func() Message { return c.response(rapid.SampledFrom([]int{200, 486}).Draw(rt, "answers")) })
+		case "callee rings again":
+			show(again, 300, func() Message { return again.invite() })
+			all = append(all, again.response(180))
+			again.later(forkGap)
+			show(again, 300, func() Message { return again.response(rapid.SampledFrom([]int{200, 486}).Draw(rt, "answers again")) })
 		case "PBX ends caller":
 			show(a, 300, func() Message { return a.bye(false, "Reason: SIP;cause=806\r\n") })
 		case "caller leaves":
@@ -105,6 +115,13 @@ func takenTransfer(rt *rapid.T) (all []Message) {
 	}
 	slices.SortStableFunc(all, func(a, b Message) int { return a.At.Compare(b.At) })
 	return all
+}
+
+// hangUp returns the BYE of a leg after a REFER and its NOTIFY, which have CSeq 2.
+func hangUp(l *line, byCaller bool) Message {
+	m := l.bye(byCaller)
+	m.CSeq = 3
+	return m
 }
 
 // showTakenTransfer shows a call of 101 and 102, and after 3 s a REFER of 102 that
@@ -122,9 +139,7 @@ func showTakenTransfer(show func(...Message)) *line {
 	notify.Body = "SIP/2.0 200 OK\r\n"
 	show(refer, responseTo(refer, 202, 0), notify)
 	b.later(progressWindow + time.Second)
-	bye := b.bye(false)
-	bye.CSeq = 3
-	show(bye)
+	show(hangUp(b, false))
 	a.at = b.at
 	return a
 }
