@@ -102,7 +102,11 @@ func drawReferrals(rt *rapid.T) (all []Message) {
 			})
 			show(b, func() Message { return b.response(487) })
 		case "bye":
-			show(l, func() Message { return l.bye(rapid.Bool().Draw(rt, "by who called")) })
+			show(l, func() Message {
+				m := l.bye(rapid.Bool().Draw(rt, "by who called"))
+				m.CSeq = 50 // above those of the REFERs
+				return m
+			})
 		}
 	}
 	slices.SortStableFunc(all, func(a, b Message) int { return cmp.Compare(a.At.UnixNano(), b.At.UnixNano()) })
@@ -119,7 +123,7 @@ func drawRefer(rt *rapid.T, all *[]Message, l *line, at time.Time, to string, cs
 	if line := rapid.SampledFrom([]string{"", "SIP/2.0 200 OK", "SIP/2.0 404 Not Found"}).Draw(rt, "report"); line != "" {
 		n := requestInDialog(l, "NOTIFY", l.origin != Edge, peerOf(l.callID), cseq, "z9hG4bK-notify")
 		n.At, n.Src, n.Dst = at.Add(2*time.Millisecond), PBX, Edge
-		n.Head, n.Body = "NOTIFY sip:x SIP/2.0\r\nEvent: refer\r\n", line
+		n.Head, n.Body = "NOTIFY sip:x SIP/2.0\r\nEvent: refer\r\n"+rapid.SampledFrom([]string{"", "User-Agent: FreeSWITCH\r\n"}).Draw(rt, "reported by"), line
 		*all = append(*all, n)
 	}
 }
