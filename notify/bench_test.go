@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"bellhop/notify/payload"
+	"bellhop/notify/stream"
 )
 
 var measured = []Dialect{JSON, Telphin, Unified}
@@ -64,14 +65,14 @@ func deliverCallbacks(b *testing.B, dialect Dialect, rate int) {
 		n.Publish(events)
 		published += 3
 		if rate > 0 {
-			sleep(b.Context(), time.Until(begin.Add(time.Duration(i+1)*time.Second/time.Duration(rate))))
+			stream.Sleep(b.Context(), time.Until(begin.Add(time.Duration(i+1)*time.Second/time.Duration(rate))))
 		}
 		for rate == 0 && published-n.Stats().Delivered > 1000 {
-			sleep(b.Context(), time.Millisecond)
+			stream.Sleep(b.Context(), time.Millisecond)
 		}
 	}
 	for n.Stats().Delivered < published {
-		sleep(b.Context(), time.Millisecond)
+		stream.Sleep(b.Context(), time.Millisecond)
 	}
 	reportCost(b, before, begin, int(published))
 	if dialect == Unified { // the dialect has no time

@@ -21,6 +21,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"bellhop/dialog"
+	"bellhop/notify/stream"
 )
 
 // A cluster is three NATS servers, each a process of its own, so that one can be killed
@@ -65,7 +66,7 @@ func startCluster(t *testing.T) *cluster {
 	c.urls = strings.Join(urls, ",")
 	js, closeStore := c.connectNode()
 	defer closeStore()
-	for begin := time.Now(); ; sleep(t.Context(), 50*time.Millisecond) {
+	for begin := time.Now(); ; stream.Sleep(t.Context(), 50*time.Millisecond) {
 		_, err := js.CreateOrUpdateStream(t.Context(), jetstream.StreamConfig{Name: "READY", Replicas: 3})
 		if err == nil {
 			return c
@@ -164,7 +165,7 @@ func (c *cluster) killServer(name string) {
 // waitForLease waits until a node delivers.
 func waitForLease(t *testing.T, n *Notifier, node string) {
 	t.Helper()
-	for begin := time.Now(); ; sleep(t.Context(), 10*time.Millisecond) {
+	for begin := time.Now(); ; stream.Sleep(t.Context(), 10*time.Millisecond) {
 		e, err := n.lease.kv.Get(t.Context(), leaseKey)
 		if err == nil && strings.HasPrefix(string(e.Value()), node+" ") {
 			return
@@ -178,7 +179,7 @@ func waitForLease(t *testing.T, n *Notifier, node string) {
 // waitUntilPublished waits until a node has published all events given to it.
 func waitUntilPublished(t *testing.T, n *Notifier) {
 	t.Helper()
-	for begin := time.Now(); n.Stats().Unpublished > 0; sleep(t.Context(), time.Millisecond) {
+	for begin := time.Now(); n.Stats().Unpublished > 0; stream.Sleep(t.Context(), time.Millisecond) {
 		if time.Since(begin) > longWait {
 			t.Fatalf("%d events unpublished: %v", n.Stats().Unpublished, n.EventLog.Health())
 		}
@@ -214,7 +215,7 @@ func newRecordingReceiver(t *testing.T) *recordingReceiver {
 // order. It returns how many callbacks were repeated, under the same id.
 func (k *recordingReceiver) awaitCalls(t *testing.T, calls []int) (repeated int) {
 	t.Helper()
-	for begin := time.Now(); ; sleep(t.Context(), 10*time.Millisecond) {
+	for begin := time.Now(); ; stream.Sleep(t.Context(), 10*time.Millisecond) {
 		k.mu.Lock()
 		complete := map[string]bool{}
 		for _, r := range k.taken {
@@ -369,10 +370,10 @@ func runMate() {
 	for i := from; ; i++ {
 		n.Publish(callOf(i))
 		for n.Stats().Unpublished > 0 {
-			sleep(ctx, time.Millisecond)
+			stream.Sleep(ctx, time.Millisecond)
 		}
 		fmt.Println(i)
-		sleep(ctx, 20*time.Millisecond)
+		stream.Sleep(ctx, 20*time.Millisecond)
 	}
 }
 
@@ -421,7 +422,7 @@ func TestNodeKilled(t *testing.T) {
 	for i := 101; time.Since(killed) < leaseExpiry; i++ {
 		calls = append(calls, i)
 		n.Publish(callOf(i))
-		sleep(t.Context(), 20*time.Millisecond)
+		stream.Sleep(t.Context(), 20*time.Millisecond)
 	}
 	waitForLease(t, n, "TWO")
 	moved := time.Since(killed)

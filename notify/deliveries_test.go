@@ -492,7 +492,7 @@ func TestAttemptsAreWrittenAtTheEnd(t *testing.T) {
 	s := mustSubscribe(t, n, testSubscription("", "http://crm/hook"))
 	n.Publish(eventsOf("c", dialog.DialOut, dialog.Hangup))
 	for n.Stats().Delivered < 2 {
-		sleep(t.Context(), time.Millisecond)
+		stream.Sleep(t.Context(), time.Millisecond)
 	}
 	stop()
 	if ids, _ := readDeliveries(t, n, DeliveryQuery{Subscriptions: []string{s.ID}}); !slices.Equal(ids, []string{"cb", "ca"}) {

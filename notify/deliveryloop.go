@@ -364,7 +364,7 @@ func (l *deliveryLoop) disableSubscription(s *Subscription, why string) {
 				return
 			}
 			l.log.Error("subscription not disabled", "subscriber", id, "err", err)
-			sleep(l.attemptCtx, stream.Backoff)
+			stream.Sleep(l.attemptCtx, stream.Backoff)
 		}
 	})
 }
@@ -410,7 +410,7 @@ func (l *deliveryLoop) writeOutboxBatch(writer *stream.Writer, sweeper *sweeper,
 	for _, r := range results {
 		if r.Err != nil {
 			l.log.Warn("outbox not written", "err", r.Err)
-			sleep(l.attemptCtx, stream.Backoff)
+			stream.Sleep(l.attemptCtx, stream.Backoff)
 			break
 		}
 	}

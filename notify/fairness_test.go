@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"bellhop/dialog"
+	"bellhop/notify/stream"
 )
 
 // A receiver that never answers, with more pending deliveries than could ever be sent,
@@ -139,7 +140,7 @@ func measureFairness(t *testing.T, bad bool) sinkLateness {
 		if i == 10*rate {
 			askLateness(t, urls[0]) // discard the callbacks so far
 		}
-		sleep(t.Context(), time.Until(begin.Add(time.Duration(i+1)*time.Second/rate)))
+		stream.Sleep(t.Context(), time.Until(begin.Add(time.Duration(i+1)*time.Second/rate)))
 	}
 	l := askLateness(t, urls[0])
 	if l.N < 15*rate*3*8/10*9/10 {

@@ -71,7 +71,7 @@ func (h *healthStates) set(id string, st *healthState) {
 	if delete(h.known, id); st != nil {
 		h.known[id] = *st
 	}
-	signal(h.wakeup)
+	stream.Signal(h.wakeup)
 }
 
 // watch applies all entries of the bucket. If forever is true, it then applies every

@@ -22,6 +22,8 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"bellhop/notify/stream"
 )
 
 var soak = flag.Bool("soak", false, "tests take minutes, and measure")
@@ -69,13 +71,13 @@ func runVictim() {
 	for i := from; os.Getenv("NOTIFY_END") == ""; i++ {
 		fmt.Println("call", i)
 		n.Publish(callOf(i))
-		sleep(ctx, 20*time.Millisecond)
+		stream.Sleep(ctx, 20*time.Millisecond)
 	}
 	for quiet := 0; quiet < 200; quiet++ { // longer than between two events
 		if n.Stats().Pending > 0 {
 			quiet = 0
 		}
-		sleep(ctx, 10*time.Millisecond)
+		stream.Sleep(ctx, 10*time.Millisecond)
 	}
 	fmt.Println("done")
 }

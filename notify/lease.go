@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"bellhop/notify/stream"
 )
 
 // openLeases opens the bucket of leases. The key "deliver" holds the name of the node that
@@ -79,7 +81,7 @@ func (l *lease) acquireLease(ctx context.Context) error {
 		case err != nil && !wrongRevision(err):
 			return fmt.Errorf("acquire lease %s: %w", leaseKey, err)
 		}
-		sleep(ctx, leasePoll)
+		stream.Sleep(ctx, leasePoll)
 	}
 }
 
@@ -109,7 +111,7 @@ func (l *lease) tryAcquire(ctx context.Context) (revision uint64, err error) {
 // errLeaseLost at once.
 func (l *lease) keepRenewing(ctx context.Context) error {
 	for wait := leaseRenew; ; {
-		sleep(ctx, min(wait, time.Until(l.validUntil)))
+		stream.Sleep(ctx, min(wait, time.Until(l.validUntil)))
 		if ctx.Err() != nil {
 			return nil
 		}

@@ -394,21 +394,3 @@ func (n *Notifier) monotonicTime(at time.Time) time.Time {
 
 // sharesLog reports whether other nodes publish to the log too.
 func (n *Notifier) sharesLog() bool { return n.config.Node != "" }
-
-// sleep waits until d has passed or ctx ends.
-func sleep(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
-}
-
-// signal sends on ch, which has capacity 1, unless a signal waits there already.
-func signal(ch chan struct{}) {
-	select {
-	case ch <- struct{}{}:
-	default:
-	}
-}

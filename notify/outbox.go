@@ -140,7 +140,7 @@ func (n *Notifier) restoreOutbox(ctx context.Context, s *schedule.Scheduler, sw 
 // reach newest, the last event that the outbox knows. The outbox is ahead of the log if a
 // power cut cost the log more, or if the server that leads the log has just taken over.
 func (n *Notifier) waitForLogEnd(ctx context.Context, newest uint64) (last uint64, err error) {
-	for begin := time.Now(); ; sleep(ctx, stream.Backoff) {
+	for begin := time.Now(); ; stream.Sleep(ctx, stream.Backoff) {
 		if _, last, err = n.EventLog.Bounds(ctx); err != nil {
 			return 0, err
 		}

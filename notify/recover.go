@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"runtime/debug"
 	"time"
+
+	"bellhop/notify/stream"
 )
 
 // recoverPanic is deferred where outside input is handled. A panic then ends only the work
@@ -42,6 +44,6 @@ func (n *Notifier) runRestarting(ctx context.Context, part string, run func(cont
 			return
 		}
 		n.log.Error("part restarted", "part", part, "err", err)
-		sleep(ctx, time.Second)
+		stream.Sleep(ctx, time.Second)
 	}
 }

@@ -13,6 +13,7 @@ import (
 
 	"bellhop/dialog"
 	"bellhop/notify/payload"
+	"bellhop/notify/stream"
 	"bellhop/notify/subscription"
 )
 
@@ -136,7 +137,7 @@ func (r *registry) markChanged(id string) {
 		return
 	}
 	r.changed[id] = true // before the signal
-	signal(r.changedSignal)
+	stream.Signal(r.changedSignal)
 }
 
 // setIdle discards all changes until markAllChanged is called, because no delivery loop
@@ -297,7 +298,7 @@ func (r *registry) raiseSeen(revision uint64) {
 	r.mu.Lock()
 	r.seen = max(r.seen, revision)
 	r.mu.Unlock()
-	signal(r.seenSignal)
+	stream.Signal(r.seenSignal)
 }
 
 // hasSeen reports whether this node knows every change up to a revision.

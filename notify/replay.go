@@ -14,6 +14,7 @@ import (
 
 	"bellhop/notify/eventlog"
 	"bellhop/notify/schedule"
+	"bellhop/notify/stream"
 	"bellhop/notify/subscription"
 )
 
@@ -125,7 +126,7 @@ const (
 // Replays up to position *known were restored before; watchReplays advances it.
 func (l *deliveryLoop) watchReplays(ctx context.Context, known *uint64) error {
 	asked := make(chan struct{}, 1)
-	sub, err := l.js.Conn().Subscribe(replaySubject, func(*nats.Msg) { signal(asked) })
+	sub, err := l.js.Conn().Subscribe(replaySubject, func(*nats.Msg) { stream.Signal(asked) })
 	if err != nil {
 		l.log.Warn("replays delayed", "err", err)
 	} else {
@@ -136,7 +137,7 @@ func (l *deliveryLoop) watchReplays(ctx context.Context, known *uint64) error {
 	for ctx.Err() == nil {
 		if err := l.readReplays(ctx, known); err != nil && ctx.Err() == nil {
 			l.log.Warn("replays delayed", "err", err)
-			sleep(ctx, time.Second)
+			stream.Sleep(ctx, time.Second)
 			continue
 		}
 		select {

@@ -3,6 +3,8 @@ package deliverylog
 import (
 	"sync"
 	"time"
+
+	"bellhop/notify/stream"
 )
 
 const (
@@ -38,10 +40,7 @@ func (b *buffer) add(r *Record) {
 		b.dropped++
 	}
 	b.mu.Unlock()
-	select {
-	case b.wakeup <- struct{}{}:
-	default:
-	}
+	stream.Signal(b.wakeup)
 }
 
 // pop removes and returns the oldest record; there must be one. mu is locked.

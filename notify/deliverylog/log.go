@@ -107,7 +107,7 @@ func (l *Log) writeAllRecords(ctx context.Context) {
 	w, err := stream.NewWriter(l.js.Conn(), l.recoverPanic)
 	for err != nil {
 		l.config.Log.Error("attempts not recorded", "err", err)
-		if sleep(ctx, time.Second); ctx.Err() != nil {
+		if stream.Sleep(ctx, time.Second); ctx.Err() != nil {
 			return
 		}
 		w, err = stream.NewWriter(l.js.Conn(), l.recoverPanic)
@@ -124,7 +124,7 @@ func (l *Log) writeAllRecords(ctx context.Context) {
 			}
 			select {
 			case <-l.buffer.wakeup:
-				sleep(ctx, recordInterval)
+				stream.Sleep(ctx, recordInterval)
 			case <-ctx.Done():
 			}
 			continue
@@ -179,17 +179,7 @@ func (l *Log) writeRecords(ctx context.Context, w *stream.Writer, all []logMessa
 			return
 		}
 		l.config.Log.Warn("delivery log not written", "messages", len(all), "err", failed)
-		sleep(ctx, stream.Backoff)
-	}
-}
-
-// sleep waits until d has passed or ctx ends.
-func sleep(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
+		stream.Sleep(ctx, stream.Backoff)
 	}
 }
 

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"bellhop/notify/stream"
 )
 
 // endSubject is the NATS subject on which a node announces the end of the log to other
@@ -76,16 +78,16 @@ func (l *Log) End() uint64 {
 func (l *Log) raiseEnd(seq uint64) {
 	l.mu.Lock()
 	if l.end = max(l.end, seq); l.reader != nil {
-		signal(l.reader.endRaised)
+		stream.Signal(l.reader.endRaised)
 	}
 	if !l.config.Shared {
 		l.released = max(l.released, seq)
 	}
 	l.mu.Unlock()
 	if l.config.Shared {
-		signal(l.endRaised)
+		stream.Signal(l.endRaised)
 	} else {
-		signal(l.ReleasedRaised)
+		stream.Signal(l.ReleasedRaised)
 	}
 }
 
@@ -114,7 +116,7 @@ func (l *Log) ReleaseEvents(ctx context.Context, sync func(context.Context) erro
 		l.mu.Lock()
 		l.released = max(l.released, seq)
 		l.mu.Unlock()
-		signal(l.ReleasedRaised)
+		stream.Signal(l.ReleasedRaised)
 	})
 	return nil
 }

@@ -158,21 +158,3 @@ func (l *Log) Health() error {
 	}
 	return nil
 }
-
-// sleep waits until d has passed or ctx ends.
-func sleep(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
-}
-
-// signal sends on ch, which has capacity 1, unless a signal waits there already.
-func signal(ch chan struct{}) {
-	select {
-	case ch <- struct{}{}:
-	default:
-	}
-}

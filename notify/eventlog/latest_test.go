@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"bellhop/dialog"
+	"bellhop/notify/stream"
 )
 
 func TestLatestReadsNewestFirst(t *testing.T) {
@@ -18,7 +19,7 @@ func TestLatestReadsNewestFirst(t *testing.T) {
 	}
 	stop := runLog(n)
 	for n.Stats().Published < 3*calls {
-		sleep(t.Context(), batchPace.Quiet)
+		stream.Sleep(t.Context(), batchPace.Quiet)
 	}
 	stop()
 	for _, tt := range []struct {

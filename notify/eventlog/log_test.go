@@ -14,6 +14,7 @@ import (
 
 	"bellhop/dialog"
 	"bellhop/notify/storetest"
+	"bellhop/notify/stream"
 )
 
 func TestMain(m *testing.M) {
@@ -67,7 +68,7 @@ func runLog(l *Log) (stop func()) {
 	ended := make(chan struct{})
 	go func() {
 		for l.Run(ctx); ctx.Err() == nil; l.Run(ctx) { // like a part of a Notifier
-			sleep(ctx, time.Second)
+			stream.Sleep(ctx, time.Second)
 		}
 		l.SaveSpool()
 		close(ended)
@@ -91,7 +92,7 @@ func runInVirtualTime(t *testing.T, c Config, f func(*testing.T, jetstream.JetSt
 // waitUntilPublished waits until all events are in the log.
 func waitUntilPublished(t *testing.T, l *Log) {
 	t.Helper()
-	for begin := time.Now(); l.Stats().Unpublished > 0; sleep(t.Context(), time.Millisecond) {
+	for begin := time.Now(); l.Stats().Unpublished > 0; stream.Sleep(t.Context(), time.Millisecond) {
 		if time.Since(begin) > longWait {
 			t.Fatalf("%d events unpublished: %v", l.Stats().Unpublished, l.Health())
 		}

@@ -54,7 +54,7 @@ func (l *Log) Append(events []dialog.Event) {
 		}
 	}
 	p.mu.Unlock()
-	signal(p.wakeup)
+	stream.Signal(p.wakeup)
 }
 
 // bufferEvent appends an event to the buffer. It drops an event that has too long a name,
@@ -220,7 +220,7 @@ func (l *Log) Run(ctx context.Context) error {
 			select {
 			case <-l.publisher.wakeup:
 				if !l.config.PublishAtOnce {
-					sleep(ctx, time.Until(written.Add(pace.Wait())))
+					stream.Sleep(ctx, time.Until(written.Add(pace.Wait())))
 				}
 				continue
 			case <-ctx.Done():
@@ -241,7 +241,7 @@ func (l *Log) Run(ctx context.Context) error {
 			if _, _, err := l.Bounds(drain); err == nil {
 				break
 			}
-			sleep(drain, stream.Backoff)
+			stream.Sleep(drain, stream.Backoff)
 		}
 		l.announceEnd()
 		if err == nil {
@@ -251,7 +251,7 @@ func (l *Log) Run(ctx context.Context) error {
 			return nil // SaveSpool stores the rest
 		}
 		l.log.Warn("events not published", "events", l.publisher.unpublished(), "err", err)
-		sleep(drain, stream.Backoff)
+		stream.Sleep(drain, stream.Backoff)
 	}
 }
 

@@ -253,7 +253,7 @@ func TestLongNamesAreDropped(t *testing.T) {
 	n.Append(long[:2])
 	n.Append(callOf(2))
 	for n.Stats().Unpublished > 0 {
-		sleep(t.Context(), time.Millisecond)
+		stream.Sleep(t.Context(), time.Millisecond)
 	}
 	stop()
 	if s := n.Stats(); s.Published != 3 || s.Dropped != 3 || js.Conn().Stats().Reconnects > 0 {

@@ -68,7 +68,7 @@ func (l *Log) readBlock(ctx context.Context, from, to uint64) (entries []Entry, 
 			l.log.Warn("events not read", "from", next, "err", err)
 			wait = stream.Backoff
 		}
-		sleep(ctx, wait)
+		stream.Sleep(ctx, wait)
 		wait = min(2*wait, stream.Backoff)
 	}
 	if next > from {

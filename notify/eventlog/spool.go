@@ -1,6 +1,9 @@
 package eventlog
 
-import "bellhop/dialog"
+import (
+	"bellhop/dialog"
+	"bellhop/notify/stream"
+)
 
 // A Spool stores unpublished events from the end of one process to the start of the next.
 // It may hold events that the log already has, because the stream refuses to store them
@@ -34,7 +37,7 @@ func (l *Log) loadSpool() {
 		events[i].Observed = l.config.MonotonicTime(events[i].At)
 		l.publisher.bufferEvent(&events[i])
 	}
-	signal(l.publisher.wakeup)
+	stream.Signal(l.publisher.wakeup)
 }
 
 // clearSpool empties the Spool if all events are published. Run calls it whenever it has

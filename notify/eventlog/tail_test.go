@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"bellhop/dialog"
+	"bellhop/notify/stream"
 )
 
 // openTail opens a Tail, and closes it when the test ends.
@@ -312,7 +313,7 @@ func BenchmarkTailCatchesUp(b *testing.B) {
 	for i := range calls {
 		n.Append(callOf(i))
 		for n.Stats().Unpublished > maxUnpublished/2 {
-			sleep(b.Context(), time.Millisecond)
+			stream.Sleep(b.Context(), time.Millisecond)
 		}
 	}
 	stop()

@@ -34,6 +34,24 @@ func WithDrainTime(ctx context.Context, nc *nats.Conn) (context.Context, context
 	return drain, func() { stop(); end() }
 }
 
+// Sleep waits until d has passed or ctx ends.
+func Sleep(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
+
+// Signal sends on ch, which has capacity 1, unless a signal waits there already.
+func Signal(ch chan struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
+	}
+}
+
 // Token returns s if it is a valid token of a NATS subject, else its base32 form.
 func Token(s string) string {
 	if s == "" || strings.ContainsFunc(s, func(r rune) bool {
