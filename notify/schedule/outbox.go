@@ -173,7 +173,7 @@ type deliveryKey struct {
 // crash.
 type outbox struct {
 	recent   fifo[*checkpoint]    // of events, in the order of the log
-	moving   int                  // how many of recent, from the front, saveOld has handled
+	handled  int                  // how many of recent, from the front, saveOld has handled
 	restored map[deliveryKey]bool // restored deliveries whose events will be read from the log again
 
 	unsavedReads      fifo[storedItem] // written first
@@ -194,7 +194,7 @@ func (o *outbox) addEvent(c *checkpoint) {
 func (o *outbox) advanceCursor() {
 	for o.recent.len() > 0 && o.recent.at(0).unsettled == 0 {
 		o.cursor = o.recent.pop().seq
-		o.moving = max(0, o.moving-1)
+		o.handled = max(0, o.handled-1)
 	}
 }
 
@@ -225,23 +225,23 @@ func (o *outbox) saveQueue(q *queue) {
 // saveOld enqueues the deliveries of events older than outboxDelay to be written to the
 // outbox, unless they have ended, are there, or are being written.
 func (o *outbox) saveOld(now time.Time) {
-	for o.moving < o.recent.len() && now.Sub(o.recent.at(o.moving).readAt) >= outboxDelay {
-		c := o.recent.at(o.moving)
+	for o.handled < o.recent.len() && now.Sub(o.recent.at(o.handled).readAt) >= outboxDelay {
+		c := o.recent.at(o.handled)
 		for _, d := range c.deliveries {
 			if d.checkpoint != nil && !d.entry.beingWritten() {
 				o.saveDelivery(d)
 			}
 		}
 		c.deliveries = nil
-		o.moving++
+		o.handled++
 	}
 }
 
 // nextWake calls earlier with the time at which saveOld has something to do next, and
 // with the time at which Updates may write the cursor, if that is after now.
 func (o *outbox) nextWake(now time.Time, earlier func(time.Time)) {
-	if o.moving < o.recent.len() {
-		earlier(o.recent.at(o.moving).readAt.Add(outboxDelay))
+	if o.handled < o.recent.len() {
+		earlier(o.recent.at(o.handled).readAt.Add(outboxDelay))
 	}
 	if o.cursor > o.savedCursor && o.saveCursorAt.After(now) {
 		earlier(o.saveCursorAt)

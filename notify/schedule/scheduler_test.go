@@ -581,7 +581,7 @@ func TestNoStateIsLeft(t *testing.T) {
 			t.Errorf("%d lanes, %d ready, %d under way are left", len(subscriber.queues), subscriber.due.len(), subscriber.inFlight)
 		}
 	}
-	if s.outbox.recent.len()+s.outbox.unsavedDeliveries.len()+len(s.dispatch.backoffs)+len(s.outbox.restored) != 0 || s.outbox.cursor != 2000 || s.outbox.savedCursor != 2000 || s.outbox.moving != 0 {
+	if s.outbox.recent.len()+s.outbox.unsavedDeliveries.len()+len(s.dispatch.backoffs)+len(s.outbox.restored) != 0 || s.outbox.cursor != 2000 || s.outbox.savedCursor != 2000 || s.outbox.handled != 0 {
 		t.Errorf("left: %d recent, %d unsaved, %d backing off; cursor %d, saved %d", s.outbox.recent.len(), s.outbox.unsavedDeliveries.len(), len(s.dispatch.backoffs), s.outbox.cursor, s.outbox.savedCursor)
 	}
 }
