@@ -31,10 +31,11 @@ const (
 // fillRecord completes the record of an attempt and returns it. The record of a delivery
 // that succeeds at the first attempt shares a message with others, except in two cases in
 // which it must be found by the subject of the delivery: a replay in the dialect cti, see
-// checkNewCall, and a response that named URLs, see lastURLs.
+// checkNewCall, and a response that named URLs, see lastURLs. If the outbox did not have
+// the event id, it is that of the event that was read.
 func (a *attempt) fillRecord(outcome string, next time.Time) *deliverylog.Record {
 	r := &a.record
-	r.Subscription, r.Event, r.Seq, r.Type, r.EventTime = a.Sub.ID, a.EventID, a.Seq, a.Type, a.At
+	r.Subscription, r.Event, r.Seq, r.Type, r.EventTime = a.Sub.ID, cmp.Or(a.EventID, a.FoundID), a.Seq, a.Type, a.At
 	r.Number, r.Error, r.Outcome, r.Next, r.Status = a.Number, a.Detail, outcome, next, a.Status
 	r.Method, r.SecretHeaders = a.Sub.Method, a.Sub.Headers
 	if a.Sub.Method != http.MethodGet && !payload.IsTemplate(a.Sub.URL) {
@@ -46,14 +47,11 @@ func (a *attempt) fillRecord(outcome string, next time.Time) *deliverylog.Record
 	return r
 }
 
-// recordAttempt records an attempt that the scheduler has just finished. If the event id
-// was unknown, because the outbox did not have it, it is taken from the event that was
-// read.
+// recordAttempt records an attempt that the scheduler has just finished.
 func (n *Notifier) recordAttempt(a *attempt, v schedule.Verdict) {
 	if a.recorded {
 		return
 	}
-	a.EventID = cmp.Or(a.EventID, a.FoundID)
 	word := v.Outcome.String()
 	if v.Redelivered && a.Outcome == schedule.WillRetry {
 		word = Failed
