@@ -76,3 +76,17 @@ func TestEventsHaveNumbers(t *testing.T) {
 		t.Errorf("the stream has %v", b.data)
 	}
 }
+
+// An event shows each configured header field once, with its last value, even if that is
+// empty.
+func TestEventsHaveEachHeaderOnce(t *testing.T) {
+	r := newRig(t, Config{})
+	e := event(1, "101")
+	e.Headers = [][2]string{{"X-A", "1"}, {"X-Empty", ""}, {"X-A", "2"}}
+	r.publishEvents(e)
+	_, body := r.raw("GET", "/v1/events", nil)
+	headers := regexp.MustCompile(`"headers":\{[^}]*\}`).FindString(body)
+	if want := `"headers":{"X-Empty":"","X-A":"2"}`; headers != want {
+		t.Errorf("got %s, want %s", headers, want)
+	}
+}

@@ -1,6 +1,10 @@
 package payload
 
-import "bellhop/dialog"
+import (
+	"slices"
+
+	"bellhop/dialog"
+)
 
 // writeJSON writes all known values in snake case. With GET the form is flat: headers
 // become headers.<name>.
@@ -70,7 +74,7 @@ func (v *View) writeJSON(f *fieldWriter) {
 }
 
 // writeJSONHeaders writes the copied SIP headers: an object, form fields, or a template
-// variable.
+// variable. The API shows each name once, with its last value.
 func (v *View) writeJSONHeaders(f *fieldWriter) {
 	if len(v.Headers) == 0 {
 		return
@@ -86,7 +90,11 @@ func (v *View) writeJSONHeaders(f *fieldWriter) {
 		return
 	}
 	f.openObject("headers")
-	for _, h := range v.Headers {
+	f.writeEmpty = v.uncut
+	for i, h := range v.Headers {
+		if v.uncut && slices.ContainsFunc(v.Headers[i+1:], func(later [2]string) bool { return later[0] == h[0] }) {
+			continue
+		}
 		f.writeText(v.clean(h[0]), v.clean(h[1]))
 	}
 	f.b = append(f.b, '}')
