@@ -1,6 +1,7 @@
 package ops
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -13,6 +14,13 @@ import (
 // errNotBound is the error of a token that creates a subscription that it may not see, or
 // changes one so that it may no longer see it.
 var errNotBound = errors.New("this token is bound to extensions: subscribe to one of these, by name")
+
+// firstError returns the error of the first invalid field of a subscription, or err if
+// all fields are valid.
+func firstError(sub notify.Subscription, err error) error {
+	sub.Normalize()
+	return cmp.Or(sub.Validate(), err)
+}
 
 // Subscriptions returns the subscriptions that the client may see, oldest first.
 func (o *Operations) Subscriptions(ctx context.Context) []notify.Subscription {
@@ -36,19 +44,16 @@ func (o *Operations) MaxSubscriptions() int { return o.notifier.MaxSubscriptions
 
 // CreateSubscription creates a subscription, and returns it with its secret.
 func (o *Operations) CreateSubscription(ctx context.Context, sub notify.Subscription) (notify.Subscription, error) {
+	client := access.ClientOf(ctx)
+	sub.ID, sub.Owner = "", client.ID
 	if err := checkComplexity(sub.ExtensionRegex); err != nil {
 		return sub, err
 	}
-	sub.Normalize()
-	if err := sub.Validate(); err != nil {
-		return sub, err
+	if !client.CanSee(sub.Extension) {
+		return sub, firstError(sub, errNotBound)
 	}
-	if !access.ClientOf(ctx).CanSee(sub.Extension) {
-		return sub, errNotBound
-	}
-	sub.ID, sub.Owner = "", access.ClientOf(ctx).ID
-	if err := o.checkQuota(sub.Owner, &sub); err != nil {
-		return sub, err
+	if err := o.checkQuota(client.ID, &sub); err != nil {
+		return sub, firstError(sub, err)
 	}
 	sub, err := o.notifier.Subscribe(ctx, sub)
 	if err == nil {
@@ -79,12 +84,12 @@ func (o *Operations) ChangeSubscription(ctx context.Context, id string, revision
 			if client.ID != access.ConfigID {
 				sub.Owner = client.ID // the expression counts in this token's quota
 			}
-			if err := o.checkQuota(client.ID, sub); err != nil {
+			if err := cmp.Or(checkComplexity(sub.ExtensionRegex), o.checkQuota(client.ID, sub)); err != nil {
 				return err
 			}
 		}
-		if sub.Normalize(); !client.CanSee(sub.Extension) && sub.Validate() == nil {
-			return errNotBound
+		if !client.CanSee(sub.Extension) {
+			return firstError(*sub, errNotBound)
 		}
 		return nil
 	})
