@@ -132,7 +132,7 @@ type Server struct {
 	panics     atomic.Uint64 // recovered panics of handlers
 	v1         *v1.API
 	page       *page.Page
-	root       *access.Mux // routes of all paths but the two dialects'
+	root       *access.Mux // routes outside the APIs: the page, health checks, metrics
 	handler    http.Handler
 }
 

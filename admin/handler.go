@@ -28,11 +28,7 @@ import (
 // records changes in the audit log.
 func (s *Server) buildHandler() http.Handler {
 	s.v1 = v1.New(s.ops, s.auth, s.streams, s.log)
-	admitted := s.admit(s.auth.IdentifyBearer, v1.WriteError, s.v1)
-
 	s.root = access.NewMux(v1.WriteError)
-	s.root.Handle("/v1/", access.PermitAll, admitted)
-	s.root.Handle("/v1", access.PermitAll, admitted)
 	s.root.Handle("GET /healthz", access.PermitAll, http.HandlerFunc(s.serveHealthz))
 	s.root.Handle("GET /readyz", access.PermitAll, http.HandlerFunc(s.serveReadyz))
 	s.root.Handle("GET /metrics", access.PermitAll, s.requireTrusted(s.metricsHandler()))
@@ -41,7 +37,7 @@ func (s *Server) buildHandler() http.Handler {
 		w.Write(s.v1.Description())
 	}))
 	s.addPage()
-	return resolveProxies(s.config.TrustedProxies, s.serveDialects(s.accept(v1.WriteError, trimSlash(s.root))))
+	return resolveProxies(s.config.TrustedProxies, s.dispatch())
 }
 
 // addPage adds the routes of the page. Requests without a session are sent to /login.
@@ -58,18 +54,22 @@ func (s *Server) addPage() {
 	s.root.Handle("GET /static/{name}", access.PermitAll, page.SetHeaders(page.Static()))
 }
 
-// serveDialects serves the paths of the two dialects, and lets next serve the others.
-// It does not clean the paths of the dialects, because a name in them may contain an
-// escaped slash. It ignores one slash at the end.
-func (s *Server) serveDialects(next http.Handler) http.Handler {
+// dispatch returns the handler that chooses the API by the path; root serves all other
+// paths. The paths of the two dialects are not cleaned, because a name in them may
+// contain an escaped slash. One slash at their end is ignored.
+func (s *Server) dispatch() http.Handler {
 	telphinAPI := telphin.New(s.ops, s.auth)
 	uapiAPI := uapi.New(s.ops, s.auth)
+	forV1 := s.accept(v1.WriteError, trimSlash(s.admit(s.auth.IdentifyBearer, v1.WriteError, s.v1)))
 	forUAPI := s.accept(uapi.WriteError, s.admit(uapiAPI.Identify, uapi.WriteError, dialect.DecodeCharset(uapiAPI)))
 	forTelphin := s.accept(telphin.WriteError, s.admit(s.auth.IdentifyBearer, telphin.WriteError, dialect.DecodeCharset(telphinAPI)))
 	forToken := s.accept(telphin.WriteError, http.HandlerFunc(telphinAPI.ServeToken))
+	forOthers := s.accept(v1.WriteError, trimSlash(s.root))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		h := next
-		if path := dialect.Path(r.URL); path[0] == "uapi" {
+		h := forOthers
+		if path := dialect.Path(r.URL); path[0] == "v1" {
+			h = forV1
+		} else if path[0] == "uapi" {
 			h = forUAPI
 		} else if path, ok := telphin.Trim(path); ok {
 			h = forTelphin
@@ -87,7 +87,6 @@ func (s *Server) serveDialects(next http.Handler) http.Handler {
 // clients do not follow redirects.
 func trimSlash(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("X-Content-Type-Options", "nosniff")
 		if short := strings.TrimRight(r.URL.Path, "/"); short != "" && short != r.URL.Path {
 			r2, u := *r, *r.URL
 			u.Path, u.RawPath = short, strings.TrimRight(u.RawPath, "/")
