@@ -277,9 +277,6 @@ func (px *Proxy) diagnosePhone(p *packet) {
 	}
 }
 
-// addsPath reports whether REGISTERs get our Path.
-func (c *Config) addsPath() bool { return c.Register == RegisterPath || c.Register == "" }
-
 // supports reports whether a Supported lists an option tag.
 func (m *message) supports(tag string) bool {
 	for list := m.listValues(hSupported); list.next(); {

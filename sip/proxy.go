@@ -43,6 +43,7 @@
 package sip
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/binary"
@@ -92,6 +93,7 @@ func Listen(cfg Config) (*Proxy, error) {
 	if px.cfg.Net == nil {
 		px.cfg.Net = systemNetwork{}
 	}
+	px.cfg.Register = cmp.Or(px.cfg.Register, RegisterPath)
 	if px.cfg.Workers <= 0 {
 		px.cfg.Workers = runtime.GOMAXPROCS(0)
 	}

@@ -15,11 +15,11 @@ const contactParam = "bellhop"
 func (c *composer) addBinding(p *packet, r *routeDecision) {
 	fl := r.bindingFlow()
 	switch c.cfg.Register {
-	case RegisterNone:
+	case RegisterPath:
+		c.addPath(&p.msg, fl, r.nextHop.listener.uri)
 	case RegisterContact:
 		c.rewriteContacts(&p.msg, fl, r.nextHop.listener.uri)
-	default:
-		c.addPath(&p.msg, fl, r.nextHop.listener.uri)
+	case RegisterNone:
 	}
 }
 

@@ -71,7 +71,7 @@ func (w *worker) forwardRequest(now instant, p *packet, key serverKey) {
 	out := w.composer.rewriteRequest(p, &r, w.branchBuf)
 
 	t := &responseContext{worker: w, src: p.side, dst: r.dst, trunk: w.proxy.peers.trunkName(p, &r), hasCredentials: m.hasField(hAuthorization), inDialog: !m.initial()}
-	t.hasOurPath = w.proxy.cfg.addsPath() && r.dst == pbxSide && m.isMethod("REGISTER") && m.makesBinding()
+	t.hasOurPath = w.proxy.cfg.Register == RegisterPath && r.dst == pbxSide && m.isMethod("REGISTER") && m.makesBinding()
 	if p.side == edgeSide && r.dst == pbxSide && m.isMethod("REGISTER") {
 		t.registration = &registration{r.bindingFlow(), p.receivedAt}
 	}
