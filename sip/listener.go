@@ -103,16 +103,13 @@ type hostPort struct {
 	port int
 }
 
-// addName adds a host and port to the names of the proxy.
-func (ls *listeners) addName(n HostPort) {
-	ls.names[hostPort{strings.ToLower(strings.Trim(n.Host, "[]")), int(n.Port)}] = true
+// newHostPort returns the hostPort of a host and a port. Port 0 is 5060.
+func newHostPort(host string, port int) hostPort {
+	return hostPort{strings.ToLower(strings.Trim(host, "[]")), cmp.Or(port, defaultPort)}
 }
 
-// isName reports whether a URI with this host and port names the proxy. Port 0 is
-// 5060.
-func (ls *listeners) isName(host string, port int) bool {
-	return ls.names[hostPort{strings.ToLower(strings.Trim(host, "[]")), cmp.Or(port, defaultPort)}]
-}
+// addName adds a host and port to the names of the proxy.
+func (ls *listeners) addName(n HostPort) { ls.names[newHostPort(n.Host, int(n.Port))] = true }
 
 // haveHost reports whether the proxy listens on an IP address, on any port.
 func (ls *listeners) haveHost(ip netip.Addr) bool {
@@ -176,14 +173,7 @@ func (ls *listeners) findForFlow(fl flow, came *listener) *listener {
 
 // areNamedBy reports whether a URI names one of our listeners, by host or by maddr.
 func (ls *listeners) areNamedBy(u *siptext.URI) bool {
-	if u.Scheme != "sip" && u.Scheme != "sips" {
-		return false
-	}
-	h := u.Host
-	if v, _ := u.Param("maddr"); v != "" {
-		h = v
-	}
-	return ls.isName(h, uriPort(u))
+	return (u.Scheme == "sip" || u.Scheme == "sips") && ls.names[newHostPort(targetHost(u), uriPort(u))]
 }
 
 // areAskedBy reports whether an OPTIONS is addressed to the proxy itself. An OPTIONS to a

@@ -61,11 +61,7 @@ func uriPort(u *siptext.URI) int {
 // uriAddr returns the address that a URI names by maddr or host, port and transport. It
 // returns false for host names and other transports.
 func uriAddr(u *siptext.URI) (Addr, bool) {
-	h := u.Host
-	if v, _ := u.Param("maddr"); v != "" {
-		h = v
-	}
-	ip, err := netip.ParseAddr(strings.Trim(h, "[]"))
+	ip, err := netip.ParseAddr(strings.Trim(targetHost(u), "[]"))
 	if err != nil || u.Scheme != "sip" {
 		return Addr{}, false
 	}
@@ -78,6 +74,12 @@ func uriAddr(u *siptext.URI) (Addr, bool) {
 	}
 	a.AddrPort = netip.AddrPortFrom(ip.Unmap(), uint16(cmp.Or(uriPort(u), defaultPort))) // ::ffff:0.0.0.0 is the host 0.0.0.0
 	return a, true
+}
+
+// targetHost returns the host to which a URI leads: its maddr, or else its host.
+func targetHost(u *siptext.URI) string {
+	maddr, _ := u.Param("maddr")
+	return cmp.Or(maddr, u.Host)
 }
 
 // hasParam reports whether a URI has a parameter.
