@@ -36,6 +36,21 @@ func (d destination) peer() netip.AddrPort {
 	return d.addr
 }
 
+// destinationAt returns the destination of messages to an address, if a listener can reach
+// it. It prefers came, the listener on which the message was received; came may be nil.
+// For TCP it opens a stream to the address if there is none.
+func (px *Proxy) destinationAt(a Addr, came *listener) (to destination, ok bool) {
+	l := px.listeners.find(a.Proto, a.Addr(), came)
+	if l == nil {
+		return destination{}, false
+	}
+	to = destination{listener: l, addr: a.AddrPort}
+	if a.Proto == TCP {
+		to.conn = px.streams.openTo(a.AddrPort, l)
+	}
+	return to, true
+}
+
 // responseDestination returns where responses to p go: to its connection, or to its
 // source IP address. The port is the source port if the request has rport, else that of
 // sent-by (RFC 3261 §18.2.2, RFC 3581 §4).

@@ -46,11 +46,8 @@ func (b *probe) handleTimer(now instant) {
 		return
 	}
 	w, a := b.worker, b.pbx.addr
-	l := w.proxy.listeners.find(a.Proto, a.Addr(), nil)
-	to := destination{listener: l, addr: a.AddrPort}
-	if a.Proto == TCP {
-		to.conn = w.proxy.streams.openTo(a.AddrPort, l)
-	}
+	to, _ := w.proxy.destinationAt(a, nil) // Listen has found a listener for each PBX
+	l := to.listener
 	b.sent++
 	c := &clientTx{worker: w, user: b, id: w.newTxID(), nextHop: to}
 	branch := w.proxy.branchSalt.appendBranch(nil, c.id, c.loopHash)

@@ -434,16 +434,12 @@ func (rt *router) routeOverFlow(p *packet, r *routeDecision, uri *siptext.URI) *
 	return flowFailed
 }
 
-// routeToAddr makes an address the next hop of a request. For TCP it opens a stream to
-// the address if there is none.
+// routeToAddr makes an address the next hop of a request.
 func (rt *router) routeToAddr(p *packet, r *routeDecision, a Addr) *fault {
-	l := rt.listeners.find(a.Proto, a.Addr(), p.listener)
-	if l == nil {
+	to, ok := rt.proxy.destinationAt(a, p.listener)
+	if !ok {
 		return noTransport
 	}
-	r.nextHop = destination{listener: l, addr: a.AddrPort}
-	if a.Proto == TCP {
-		r.nextHop.conn = rt.proxy.streams.openTo(a.AddrPort, l)
-	}
+	r.nextHop = to
 	return nil
 }
