@@ -97,7 +97,7 @@ func (c *composer) correlationID(p *packet, r *routeDecision) (id string) {
 		id = c.sealer.openCID(m.text(f.value))
 	}
 	if id == "" && r.dst == pbxSide && m.initial() && m.isMethod("INVITE") && c.addsCID(p, r) {
-		id = string(c.sealer.appendCID(c.tmpBuf[:0], m.text(m.callID), m.text(m.fromTag))[:cidLen])
+		id = string(c.sealer.appendCorrelationID(c.tmpBuf[:0], m.text(m.callID), m.text(m.fromTag)))
 	}
 	return id
 }

@@ -354,12 +354,16 @@ func appendIP(b []byte, ip netip.Addr) []byte {
 // digits authenticate it, because only our own values may correlate calls.
 const cidLen = 32
 
-// appendCID appends the X-CID value of the INVITE with this Call-ID and From tag to dst.
-// All nodes make the same value, because they have the same [Config.Key].
+// appendCorrelationID appends the correlation id of the INVITE with this Call-ID and From
+// tag to dst. All nodes make the same id, because they have the same [Config.Key].
+func (s *sealer) appendCorrelationID(dst, callID, fromTag []byte) []byte {
+	return hex.AppendEncode(dst, s.computeMAC(cidLen/2, []byte("cid"), callID, []byte{0}, fromTag))
+}
+
+// appendCID appends the X-CID value of that INVITE to dst: its correlation id, and a MAC.
 func (s *sealer) appendCID(dst, callID, fromTag []byte) []byte {
-	id := s.computeMAC(cidLen/2, []byte("cid"), callID, []byte{0}, fromTag)
 	start := len(dst)
-	dst = hex.AppendEncode(dst, id)
+	dst = s.appendCorrelationID(dst, callID, fromTag)
 	return hex.AppendEncode(dst, s.computeMAC(8, []byte("x-cid"), dst[start:]))
 }
 
