@@ -7,6 +7,13 @@
 // Record-Route, Route, Request-URI and Max-Forwards) and the header fields that [Config]
 // names. It adds a missing Content-Length on a stream, and forwards a 503 as 500.
 //
+// # Path of a message
+//
+// A listener reads a datagram (udp.go), or a message from a stream (tcp.go, framing.go).
+// The message is indexed (index.go) and passed to a worker (dispatch.go). The worker finds
+// its transaction or starts one (request.go, client_tx.go). It routes a request (route.go),
+// edits the message (rewrite.go), observes it (observe.go) and sends it (destination.go).
+//
 // # Order and waiting
 //
 // A worker owns the transactions and timers of the calls whose Call-ID hashes to it, and
