@@ -12,9 +12,18 @@ type binding struct {
 	id        bindingID
 	byContact bool // the client has no +sip.instance, so its Contact URI identifies it
 	flow      flow
+	byURI     bool    // see packet.flow
 	since     instant // time at which the REGISTER was received
 	expires   instant
 	keys      [bindingIndexes]uint64 // in the tables of bindings
+}
+
+// replaces reports whether requests for fl, a flow of the same binding, go over b's flow
+// even if fl is open. Two clients of one address-of-record behind two NATs may have the
+// same Contact URI. So if that identifies the binding, only a flow from the same host is
+// replaced.
+func (b *binding) replaces(fl flow) bool {
+	return !b.byContact || b.flow.peer.Addr() == fl.peer.Addr()
 }
 
 // Tables of bindings, each with its own key.

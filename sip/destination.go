@@ -52,40 +52,58 @@ func (px *Proxy) destinationAt(a Addr, came *listener) (to destination, ok bool)
 }
 
 // responseDestination returns where responses to p go: to its connection, or to its
-// source IP address. The port is the source port if the request has rport, else that of
+// source IP address. The port is the source port if p takes responses there, else that of
 // sent-by (RFC 3261 §18.2.2, RFC 3581 §4).
 func (p *packet) responseDestination() destination {
-	v := &p.msg.via
 	to := p.peer
-	if !v.hasRport || p.conn != nil {
-		to = netip.AddrPortFrom(p.peer.Addr(), uint16(cmp.Or(v.port, defaultPort)))
+	if !p.receivesAtSource() {
+		to = netip.AddrPortFrom(p.peer.Addr(), uint16(cmp.Or(p.msg.via.port, defaultPort)))
 	}
 	return destination{listener: p.listener, addr: to, conn: p.conn}
+}
+
+// receivesAtSource reports whether the sender of a datagram receives at the port from
+// which it sends: if it says so by rport, or if it is neither PBX nor trunk. A phone
+// behind a NAT may not know rport, and its sent-by is an address that only its own network
+// knows.
+func (p *packet) receivesAtSource() bool {
+	return p.conn == nil && (p.msg.via.hasRport || p.side == edgeSide && p.listener.proxy.peers.trunkAt(p.peer.Addr()) == nil)
 }
 
 // sendMessage sends b and reports whether the transport accepted it. tx is the id of the
 // client transaction that gets a later transport error, or 0.
 //
-// If to.conn is closed, another stream is opened to to.addr. For a response, to.addr is
-// the source IP address of the request with the port of sent-by (RFC 3261 §18.2.2).
+// If to.conn is closed, another stream is opened to to.addr, unless that is the port from
+// which the peer had connected: nobody listens there. For a response, to.addr is the
+// source IP address of the request with the port of sent-by (RFC 3261 §18.2.2).
 func (w *worker) sendMessage(to destination, b []byte, tx uint64) bool {
-	if to.conn == nil {
+	switch {
+	case to.conn == nil:
 		return to.listener.writeDatagram(b, to.addr) == nil
+	case to.conn.queueMessage(b, tx):
+		return true
+	case !to.conn.dialed && to.addr == to.conn.peer:
+		return false
 	}
-	return to.conn.queueMessage(b, tx) || w.proxy.streams.openTo(to.addr, to.listener).queueMessage(b, tx)
+	return w.proxy.streams.openTo(to.addr, to.listener).queueMessage(b, tx)
 }
 
-// flow returns the flow on which p was received. byURI reports that requests to the
-// client cannot be sent over this flow, because the peer is a proxy in front of the
-// client or does not receive at the address from which it sends.
+// flow returns the flow on which p was received. byURI reports that the URI of a request
+// to the client gives the address if the flow is no open stream, because the peer is a
+// proxy in front of the client, or receives at another port than that from which it sends,
+// or listens at the port to which we have connected.
 func (p *packet) flow() (fl flow, byURI bool) {
 	m := &p.msg
 	fl = flow{proto: p.listener.proto, listenerIndex: p.listener.index, listenerPort: p.listener.addr.Port(), peer: p.peer}
-	if p.conn != nil {
+	switch {
+	case p.conn == nil:
+		byURI = !p.receivesAtSource() && sentByAddr(m) != p.peer
+	case p.conn.dialed:
+		byURI = true // and connID 0: another connection is as good
+	default:
 		fl.connID = p.conn.id
 	}
-	symmetric := p.conn != nil || m.via.hasRport || sentByAddr(m) == p.peer
-	return fl, m.hasNextVia() || !symmetric
+	return fl, byURI || m.hasNextVia()
 }
 
 // sentByAddr returns the address in the topmost Via; it is invalid if sent-by is a name.

@@ -183,15 +183,17 @@ func (ps *peers) trunkName(p *packet, r *routeDecision) string {
 
 // limitTarget returns the address that a URI names if it is at the flow's host or at the
 // flow's trunk, else the peer of the flow. It is for URIs that somebody other than the
-// PBX has chosen.
-func (ps *peers) limitTarget(u *siptext.URI, fl flow) Addr {
+// PBX has chosen. ok is false if this leads to the port from which the peer had connected:
+// nobody listens there.
+func (ps *peers) limitTarget(u *siptext.URI, fl flow) (to Addr, ok bool) {
+	to = Addr{fl.proto, fl.peer}
 	if a, ok := uriAddr(u); ok {
 		trunk := ps.trunkAt(a.Addr())
 		if a.Addr() == fl.peer.Addr() || trunk != nil && trunk == ps.trunkAt(fl.peer.Addr()) {
-			return a
+			to = a
 		}
 	}
-	return Addr{fl.proto, fl.peer}
+	return to, fl.connID == 0 || to != Addr{fl.proto, fl.peer}
 }
 
 // dialogPBX returns the PBX to which later requests in the dialog of p are sent. p comes

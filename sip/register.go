@@ -16,17 +16,17 @@ func (c *composer) addBinding(p *packet, r *routeDecision) {
 	fl := r.bindingFlow()
 	switch c.cfg.Register {
 	case RegisterPath:
-		c.addPath(&p.msg, fl, r.nextHop.listener.uri)
+		c.addPath(&p.msg, fl, r.byURI, r.nextHop.listener.uri)
 	case RegisterContact:
-		c.rewriteContacts(&p.msg, fl, r.nextHop.listener.uri)
+		c.rewriteContacts(&p.msg, fl, r.byURI, r.nextHop.listener.uri)
 	case RegisterNone:
 	}
 }
 
-// bindingFlow returns the flow to the client of a REGISTER; it is the zero flow if the
-// Contact gives the address.
+// bindingFlow returns the flow to the client of a REGISTER; it is the zero flow if only
+// the Contact gives the address.
 func (r *routeDecision) bindingFlow() flow {
-	if r.byURI {
+	if r.byURI && r.edgeFlow.proto == UDP {
 		return flow{}
 	}
 	return r.edgeFlow
@@ -34,13 +34,13 @@ func (r *routeDecision) bindingFlow() flow {
 
 // addPath puts our Path on top. A registrar refuses Path from a client that does not
 // support it, so the REGISTER says that it does.
-func (c *composer) addPath(m *message, fl flow, ourURI string) {
+func (c *composer) addPath(m *message, fl flow, byURI bool, ourURI string) {
 	top := m.firstField(hVia).line.from
 	at := top
 	if f := m.firstField(hPath); f != nil {
 		at = f.line.from
 	}
-	t := token{flow: fl, use: inPath, text: m.registeredAOR()}
+	t := token{flow: fl, use: inPath, byURI: byURI && fl.peer.IsValid(), text: m.registeredAOR()}
 	if fl.peer.IsValid() {
 		t.binding = c.sealer.firstBinding(m)
 	}
@@ -53,7 +53,7 @@ func (c *composer) addPath(m *message, fl flow, ourURI string) {
 // contains the phone's own URI. A Contact stays unchanged if it already has our token for
 // the same address-of-record, if its URI is malformed or ambiguous, or if its new form
 // would make the header field too long.
-func (c *composer) rewriteContacts(m *message, fl flow, ourURI string) {
+func (c *composer) rewriteContacts(m *message, fl flow, byURI bool, ourURI string) {
 	aor := m.registeredAOR()
 	room := maxFieldLen // by which the longest Contact field may grow
 	for i := range m.fields {
@@ -72,7 +72,7 @@ func (c *composer) rewriteContacts(m *message, fl flow, ourURI string) {
 		if t, ok := c.sealer.openToken(sealed, inContact); ok && strings.HasPrefix(t.text, aor+" ") {
 			return // another phone's Contact, as the PBX lists it
 		}
-		t := token{flow: fl, use: inContact, text: aor + " " + string(text)}
+		t := token{flow: fl, use: inContact, byURI: byURI && fl.peer.IsValid(), text: aor + " " + string(text)}
 		if len(key) > 0 && fl.peer.IsValid() {
 			t.binding, _ = c.sealer.bindingID(key, text, m, params)
 		}

@@ -17,8 +17,9 @@ const (
 
 // registration is a REGISTER of the edge side that waits for its final response.
 type registration struct {
-	flow flow    // zero: the Contact gives the client's address
-	at   instant // time at which it was received
+	flow  flow    // zero: only the Contact gives the client's address
+	byURI bool    // see packet.flow
+	at    instant // time at which it was received
 }
 
 // rememberBindings records the bindings of a REGISTER with the 2xx m. It is called before
@@ -41,7 +42,7 @@ func (c *composer) rememberBindings(bs *bindings, now instant, reg *registration
 		if !ok {
 			continue
 		}
-		b := &binding{flow: reg.flow, since: reg.at, expires: expires}
+		b := &binding{flow: reg.flow, byURI: reg.byURI, since: reg.at, expires: expires}
 		client := sent.text(uri)
 		if string(client) == "*" {
 			b.id = bs.ofFlow(now, reg.flow, aor, false)

@@ -70,10 +70,10 @@ func (w *worker) forwardRequest(now instant, p *packet, key serverKey) {
 	w.branchBuf = w.proxy.branchSalt.appendBranch(w.branchBuf[:0], id, hash)
 	out := w.composer.rewriteRequest(p, &r, w.branchBuf)
 
-	t := &responseContext{worker: w, src: p.side, dst: r.dst, trunk: w.proxy.peers.trunkName(p, &r), hasCredentials: m.hasField(hAuthorization), inDialog: !m.initial()}
+	t := &responseContext{worker: w, src: p.side, dst: r.dst, trunk: w.proxy.peers.trunkName(p, &r), flowGone: r.flowGone, hasCredentials: m.hasField(hAuthorization), inDialog: !m.initial()}
 	t.hasOurPath = w.proxy.cfg.Register == RegisterPath && r.dst == pbxSide && m.isMethod("REGISTER") && m.makesBinding()
 	if p.side == edgeSide && r.dst == pbxSide && m.isMethod("REGISTER") {
-		t.registration = &registration{r.bindingFlow(), p.receivedAt}
+		t.registration = &registration{r.bindingFlow(), r.byURI, p.receivedAt}
 	}
 	t.server.context = t
 	t.server.start(w, key, p.responseDestination(), m.isMethod("INVITE"), len(p.buf))

@@ -15,6 +15,8 @@ type responseContext struct {
 	hasOurPath     bool   // a REGISTER that makes a binding and carries our Path
 	cancelFields   []byte // header fields of the received CANCEL that our CANCEL repeats
 
+	flowGone bool // the request is sent to the URI, because the flow to the phone is closed
+
 	registration *registration // of a REGISTER that may set bindings, else nil
 
 	// The fields below go into the observation of each response.
@@ -70,6 +72,8 @@ func (t *responseContext) handleFailure(now instant, why failureReason) {
 		t.sendCancel(now)
 	case why == unreachable && t.canceled:
 		t.sendOwnFinal(now, 487, "Request Terminated") // the CANCEL cannot be sent either
+	case why == unreachable && t.flowGone:
+		t.sendOwnFinal(now, flowFailed.status, flowFailed.phrase)
 	case why == unreachable:
 		// A transport error counts as 503, and 503 leaves as 500 (RFC 3261 §16.7, §16.9).
 		t.sendOwnFinal(now, 500, "Next Hop Unreachable")

@@ -15,7 +15,8 @@ type routeDecision struct {
 	nextHop  destination
 	dst      dialog.Side
 	edgeFlow flow      // to the peer on the edge side, for Record-Route and Path
-	byURI    bool      // edgeFlow gives only the peer's host; the URI gives the port
+	byURI    bool      // see packet.flow
+	flowGone bool      // the flow to the phone is closed, so the URI gives the next hop
 	binding  bindingID // binding that edgeFlow belongs to; zero: none
 	pbx      pbxID     // PBX that an edge-side request goes to
 	aor      string    // address-of-record of the binding that the request is sent to
@@ -303,11 +304,14 @@ func (rt *router) routeToPBX(p *packet, r *routeDecision, pbx *pbx) *fault {
 // PBX is no longer in the dialog. t is our Record-Route token between the PBX and that
 // end.
 func (rt *router) routeToOtherEnd(p *packet, r *routeDecision, next *siptext.URI, t *token) *fault {
-	r.dst, r.edgeFlow, r.byURI, r.binding = edgeSide, t.flow, t.byURI, t.binding
-	if t.byURI {
-		return rt.routeToEdge(p, r, rt.peers.limitTarget(next, t.flow))
+	r.dst, r.binding = edgeSide, t.binding
+	if rt.takeFlow(p, r, t) {
+		return rt.checkFlow(r)
 	}
-	return rt.routeOverFlow(p, r, nil)
+	if t.byURI {
+		return rt.routeWithinLimit(p, r, next, t)
+	}
+	return t.flow.closedFault()
 }
 
 // routeUnboundFromEdge routes an edge-side request with tokens of version 1 in a dialog
@@ -316,8 +320,11 @@ func (rt *router) routeToOtherEnd(p *packet, r *routeDecision, next *siptext.URI
 func (rt *router) routeUnboundFromEdge(p *packet, r *routeDecision, next *siptext.URI, tokens *poppedTokens) *fault {
 	last := &tokens.last
 	if last.flow.peer.IsValid() && last.flow != tokens.first.flow && last.flow.peer != p.peer {
-		r.dst, r.edgeFlow, r.binding = edgeSide, last.flow, bindingID{}
-		return rt.routeOverFlow(p, r, nil)
+		r.dst, r.binding = edgeSide, bindingID{}
+		if rt.takeFlow(p, r, last) {
+			return rt.checkFlow(r)
+		}
+		return last.flow.closedFault()
 	}
 	a, known := uriAddr(next)
 	pbx := rt.peers.pbxOfAddr(a)
@@ -333,32 +340,38 @@ func (rt *router) routeUnboundFromEdge(p *packet, r *routeDecision, next *siptex
 	return rt.routeToEdge(p, r, a)
 }
 
-// routeFromPBX routes a request of the PBX: over the flow in our token, else to the
-// address in the first Route that is not ours, else to the address in the Request-URI.
+// routeFromPBX routes a request of the PBX: over the flow in our token or a newer flow of
+// its binding, else to the address in the first Route that is not ours, else to the
+// address in the Request-URI.
 //
-// If our token says byURI, the URI gives the address, but within a dialog the other end
-// has chosen that URI as its Contact. So the URI may lead to any address only if the PBX
-// has called that end. It is limited to the end's host or trunk (see limitTarget) if the
-// end has called the PBX, or if the PBX is a proxy and passes on a request of the edge
-// side. Such a request within a dialog is refused if it has no token of ours.
+// If our token says byURI and its flow is not open, the URI gives the address, but within
+// a dialog the other end has chosen that URI as its Contact. So the URI may lead to any
+// address only if the PBX has called that end. It is limited to the end's host or trunk
+// (see limitTarget) if the end has called the PBX, or if the PBX is a proxy and passes on
+// a request of the edge side. Such a request within a dialog is refused if it has no token
+// of ours.
 func (rt *router) routeFromPBX(p *packet, r *routeDecision, next *siptext.URI, t *token) *fault {
 	r.dst, r.binding = edgeSide, t.binding
 	passedOn := !p.msg.initial() && passedBefore(&p.msg)
 	switch {
+	case t.flow.peer.IsValid() && rt.takeFlow(p, r, t):
+		return rt.checkFlow(r)
 	case t.flow.peer.IsValid() && !t.byURI:
-		r.edgeFlow = t.flow
-		return rt.routeOverFlow(p, r, next)
+		return rt.routePastFlow(p, r, next, t.flow)
 	case rt.listeners.areNamedBy(next):
 		rt.proxy.noteCallToUs(p)
 		return noBinding
-	case t.byURI && (!t.fromPBX || passedOn):
-		r.edgeFlow, r.byURI = t.flow, true
-		return rt.routeToEdge(p, r, rt.peers.limitTarget(next, t.flow))
+	case t.byURI && t.use == inRoute && (!t.fromPBX || passedOn):
+		return rt.routeWithinLimit(p, r, next, t)
 	case passedOn && t.use != inRoute:
 		return nextHopNotAllowed
 	}
 	a, ok := uriAddr(next)
-	if !ok {
+	r.flowGone = t.flow.connID != 0
+	switch {
+	case r.flowGone && (!ok || a == Addr{t.flow.proto, t.flow.peer}):
+		return flowFailed
+	case !ok:
 		return hostNotResolved
 	}
 	if pbx := rt.peers.pbxOfAddr(a); pbx != nil {
@@ -402,37 +415,6 @@ func (rt *router) routeToEdge(p *packet, r *routeDecision, a Addr) *fault {
 // isLocalOnly reports whether an address cannot be reached from other networks: loopback
 // or link-local.
 func isLocalOnly(ip netip.Addr) bool { return ip.IsLoopback() || ip.IsLinkLocalUnicast() }
-
-// routeOverFlow routes a request to the peer of r.edgeFlow, over the flow's listener or
-// connection (RFC 5626 §5.3). If the connection is closed, it opens another one to the
-// address that uri names at the same host. It returns flowFailed if uri is nil or names
-// no such address.
-func (rt *router) routeOverFlow(p *packet, r *routeDecision, uri *siptext.URI) *fault {
-	fl := r.edgeFlow
-	switch fl.proto {
-	case UDP:
-		r.nextHop = destination{listener: rt.listeners.findForFlow(fl, p.listener), addr: fl.peer}
-		if r.nextHop.listener == nil {
-			return noTransport
-		}
-		if rt.listeners.haveAddr(fl.peer) {
-			return noBinding
-		}
-		return nil
-	case TCP:
-		if c := rt.proxy.streams.findStream(fl.peer, fl.connID); c != nil {
-			r.nextHop = destination{listener: c.listener, addr: fl.peer, conn: c}
-			return nil
-		}
-		if uri == nil {
-			return flowFailed
-		}
-		if a, ok := uriAddr(uri); ok && a.Proto == TCP && a.Addr() == fl.peer.Addr() {
-			return rt.routeToEdge(p, r, a)
-		}
-	}
-	return flowFailed
-}
 
 // routeToAddr makes an address the next hop of a request.
 func (rt *router) routeToAddr(p *packet, r *routeDecision, a Addr) *fault {

@@ -62,6 +62,7 @@ type stream struct {
 	outBytes  atomic.Int64 // bytes in outQueue
 	done      chan struct{}
 	closeOnce sync.Once
+	dialed    bool // opened by the proxy, so the peer listens at its port
 
 	hasPhones bool // a phone has registered on it; used by the reading goroutine only
 
@@ -113,7 +114,7 @@ func (ss *streamTable) openTo(peer netip.AddrPort, l *listener) *stream {
 // to be opened.
 func (ss *streamTable) addStream(c net.Conn, peer netip.AddrPort, l *listener) *stream {
 	s := &stream{
-		table: ss, id: ss.lastID.Add(1), listener: l, peer: peer, conn: c,
+		table: ss, id: ss.lastID.Add(1), listener: l, peer: peer, conn: c, dialed: c == nil,
 		outQueue: make(chan outgoing, maxOutMessages), done: make(chan struct{}),
 	}
 	if c != nil {

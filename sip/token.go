@@ -42,7 +42,7 @@ type token struct {
 	flow    flow
 	use     tokenUse
 	binding bindingID // binding that the flow belongs to; zero: none
-	byURI   bool      // the URI gives the address on the edge side, limited to the flow's host (see limitTarget)
+	byURI   bool      // unless the flow is an open stream, the URI gives the address; see limitTarget for Record-Route
 	text    string    // Path: the address-of-record; Contact: that and the phone's own URI
 
 	// The fields below are of Record-Route tokens only.
@@ -96,7 +96,7 @@ type flow struct {
 	listenerIndex uint8  // position of the listener in the configuration
 	listenerPort  uint16 // port of the listener
 	peer          netip.AddrPort
-	connID        uint32     // number of the connection; 0 over UDP
+	connID        uint32     // number of the connection; 0 over UDP, or if the peer listens at its port
 	local         netip.Addr // our address in the flow, if the listener has several; else the zero address
 }
 

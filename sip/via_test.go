@@ -10,6 +10,7 @@ import (
 
 func TestResponsesFollowViaAndSource(t *testing.T) { // RFC 3261 §18.2.1–18.2.2, RFC 3581 §4
 	natAt := netip.MustParseAddrPort("198.51.100.7:31000")
+	trunkAt := netip.MustParseAddrPort("203.0.113.9:40000")
 	for _, tt := range []struct {
 		name string
 		from netip.AddrPort
@@ -48,11 +49,27 @@ func TestResponsesFollowViaAndSource(t *testing.T) { // RFC 3261 §18.2.1–18.2
 		}, {
 			"another port and no rport", natAt,
 			"SIP/2.0/UDP 198.51.100.7:5062;branch=z9hG4bK1",
-			"SIP/2.0/UDP 198.51.100.7:5062;branch=z9hG4bK1", netip.MustParseAddrPort("198.51.100.7:5062"),
+			"SIP/2.0/UDP 198.51.100.7:5062;branch=z9hG4bK1", natAt,
 		}, {
 			"no port and no rport", natAt,
 			"SIP/2.0/UDP 198.51.100.7;branch=z9hG4bK1",
-			"SIP/2.0/UDP 198.51.100.7;branch=z9hG4bK1", netip.MustParseAddrPort("198.51.100.7:5060"),
+			"SIP/2.0/UDP 198.51.100.7;branch=z9hG4bK1", natAt,
+		}, {
+			"behind a NAT and no rport", natAt,
+			"SIP/2.0/UDP 10.0.0.5:5060;branch=z9hG4bK1",
+			"SIP/2.0/UDP 10.0.0.5:5060;branch=z9hG4bK1;received=198.51.100.7", natAt,
+		}, {
+			"a trunk's other port and no rport", trunkAt,
+			"SIP/2.0/UDP 203.0.113.9:5062;branch=z9hG4bK1",
+			"SIP/2.0/UDP 203.0.113.9:5062;branch=z9hG4bK1", netip.MustParseAddrPort("203.0.113.9:5062"),
+		}, {
+			"a trunk without port and rport", trunkAt,
+			"SIP/2.0/UDP 203.0.113.9;branch=z9hG4bK1",
+			"SIP/2.0/UDP 203.0.113.9;branch=z9hG4bK1", netip.MustParseAddrPort("203.0.113.9:5060"),
+		}, {
+			"a trunk's rport", trunkAt,
+			"SIP/2.0/UDP 203.0.113.9:5062;branch=z9hG4bK1;rport",
+			"SIP/2.0/UDP 203.0.113.9:5062;branch=z9hG4bK1;rport=40000;received=203.0.113.9", trunkAt,
 		}, {
 			"a name", phoneAt,
 			"SIP/2.0/UDP phone.example.com:5062;branch=z9hG4bK1",
@@ -92,7 +109,7 @@ func TestResponsesFollowViaAndSource(t *testing.T) { // RFC 3261 §18.2.1–18.2
 				from.send(from.newRequest("MESSAGE", "sip:102@pbx.example", "Via: "+strings.ReplaceAll(tt.via, "z9hG4bK1", "z9hG4bK3"), "Max-Forwards: 0"))
 				refused := to.expect("refused", "SIP/2.0 483")
 				assertEqual(t, "the Via comes back", strings.Join(refused.fieldValues("Via"), "|"), strings.ReplaceAll(tt.seen, "z9hG4bK1", "z9hG4bK3"))
-			})
+			}, func(c *sip.Config) { c.Trunks = []sip.Trunk{{Name: "carrier", Sources: parsePrefixes("203.0.113.9")}} })
 		})
 	}
 }
