@@ -68,7 +68,7 @@ func statusForCode(code int, rang bool) Status {
 		return Busy
 	case 487:
 		return Canceled
-	case 404, 410, 484, 485, 604:
+	case 404, 410, 430, 484, 485, 604: // 430: the connection to the phone is closed (RFC 5626 §5.3.1)
 		return ChanUnavail
 	}
 	if code == 408 || code == 480 || code/100 == 3 { // not reachable, or no longer

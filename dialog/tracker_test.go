@@ -129,6 +129,8 @@ func TestStatusOfFinalResponses(t *testing.T) {
 		{301, true, "m: <sip:5550001@pbx.example>\r\n", Forwarded},
 		{302, false, "Contact: <sip:5550001@pbx.example>\r\n" + q850(17), Busy},
 		{404, true, "", ChanUnavail},
+		{430, false, "", ChanUnavail},
+		{430, true, "", ChanUnavail},
 		{410, false, "", ChanUnavail},
 		{484, false, "", ChanUnavail},
 		{485, false, "", ChanUnavail},
