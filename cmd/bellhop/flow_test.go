@@ -73,6 +73,9 @@ func newTestPipeline(t *testing.T, fc flowtest.Config, dir string) *testPipeline
 	h := &testPipeline{t: t, heard: map[string]bool{}, failed: map[string]bool{}}
 	cfg := config.Default()
 	cfg.SIP.Listen = []sip.Addr{{Proto: sip.UDP, AddrPort: flowtest.Bellhop}}
+	if len(fc.TCP) > 0 {
+		cfg.SIP.Listen = append(cfg.SIP.Listen, sip.Addr{Proto: sip.TCP, AddrPort: flowtest.Bellhop})
+	}
 	cfg.SIP.Register = sip.Register(fc.Register)
 	for _, source := range fc.PBXSources {
 		cfg.SIP.PBXSources = append(cfg.SIP.PBXSources, config.CIDR{Prefix: source})
@@ -123,7 +126,7 @@ func (h *testPipeline) start(fc flowtest.Config, cfg config.Config, st *store.St
 	t, original := h.t, cfg
 	network := siptest.NewNetwork()
 	var err error
-	if h.Peers, err = flowhop.ListenPeers(network); err != nil {
+	if h.Peers, err = flowhop.ListenPeers(network, fc.TCP); err != nil {
 		t.Fatal(err)
 	}
 	addFlowPeers(&cfg)
@@ -188,6 +191,11 @@ func (h *testPipeline) Send(from flowtest.Peer, msg []byte) error {
 	err := h.Peers.Send(from, msg)
 	synctest.Wait()
 	return err
+}
+
+func (h *testPipeline) Disconnect(from flowtest.Peer) {
+	h.Peers.Disconnect(from)
+	synctest.Wait()
 }
 
 func (h *testPipeline) Sleep(d time.Duration) {

@@ -7,6 +7,7 @@
 //	-- bellhop -> pbx --      bellhop has sent this message: only the parts to check
 //	-- pbx => bellhop --      the PBX, as a proxy, forwards a message that it has received
 //	-- callback --            the events since the previous callback section
+//	-- phone closes --        a peer closes its connection
 //	-- after 200ms --         time passes
 //	-- clock +1h --           the wall clock is set forward, or back with -1h
 //	-- config --              settings for the whole flow
@@ -20,6 +21,10 @@
 // (105, 192.0.2.16), frank (106, 192.0.2.17), trunk (a carrier, 192.0.2.21), and
 // pbx (192.0.2.1). bellhop is 192.0.2.5. All ports are 5060, all transport
 // is UDP, and the domain of the PBX is pbx.example.
+//
+// A peer that tcp in the config names sends over a TCP connection, which its first message
+// opens. It does not listen. After it has closed the connection, its next message opens
+// another one.
 //
 // The PBX has two more addresses, which a section can name instead of pbx: pbx:5080
 // is its second port (192.0.2.1:5080), pbx2 its second address (192.0.2.2). Messages
@@ -99,6 +104,7 @@
 //	correlate = session-id, numbers
 //	privacy = respect         or ignore; respect is the default
 //	pbx_sources = 192.0.2.1/32, 192.0.2.2/32    empty by default
+//	tcp = phone, bob          peers that send over TCP; none by default
 //	opt_in = ringing, hold, resume, transfer, registered, unregistered
 package flowtest
 
@@ -136,6 +142,7 @@ type Config struct {
 	OptIn    []dialog.Type // opt-in events that the flow expects
 
 	PBXSources []netip.Prefix // further addresses that bellhop takes for the PBX
+	TCP        []string       // names of the peers that send over TCP
 }
 
 // listsType reports whether callback sections of the flow list events of the type.
@@ -162,6 +169,7 @@ const (
 	Forward                    // the PBX, as a proxy, forwards a message; Text lists its changes
 	Expect                     // bellhop has sent a message that matches Text
 	Callback                   // Text lists the events that were emitted
+	Disconnect                 // the peer From closes its connection
 	Wait                       // time passes
 	SetClock                   // the wall clock is set
 )
@@ -222,6 +230,8 @@ func parseStep(name, text string) (s Step, err error) {
 	switch {
 	case name == "callback":
 		return Step{Action: Callback, Text: text}, nil
+	case len(words) == 2 && words[1] == "closes" && isPeerName(words[0]):
+		return Step{Action: Disconnect, From: words[0]}, nil
 	case len(words) == 2 && words[0] == "after":
 		s.Action = Wait
 		s.After, err = time.ParseDuration(words[1])
@@ -304,6 +314,14 @@ func (c *Config) applySetting(key, value string) (err error) {
 				return err
 			}
 			c.PBXSources = append(c.PBXSources, source)
+		}
+	case "tcp":
+		for name := range strings.SplitSeq(value, ",") {
+			name = strings.TrimSpace(name)
+			if !isPeerName(name) || peerByName(name).Side == dialog.PBX {
+				return fmt.Errorf("%q is no phone or trunk", name)
+			}
+			c.TCP = append(c.TCP, name)
 		}
 	case "privacy":
 		d.IgnorePrivacy = value == "ignore"

@@ -76,11 +76,15 @@ type peerSet struct {
 	cid        string // X-CID that the PBX received last
 }
 
-// newPeerSet returns peers without dialogs, transactions and registrations.
-func newPeerSet() *peerSet {
+// newPeerSet returns peers without dialogs, transactions and registrations. overTCP are
+// the names of those that send over TCP.
+func newPeerSet(overTCP []string) *peerSet {
 	r := &peerSet{agents: map[string]*userAgent{}}
 	for _, p := range Peers {
-		r.agents[p.Name] = &userAgent{Peer: p, peers: r}
+		r.agents[p.Name] = &userAgent{Peer: p, peers: r, transport: "UDP"}
+	}
+	for _, name := range overTCP {
+		r.agents[name].transport = "TCP"
 	}
 	return r
 }
@@ -89,6 +93,7 @@ func newPeerSet() *peerSet {
 type userAgent struct {
 	Peer
 	peers             *peerSet
+	transport         string // as in a Via
 	dialogs           []*dialogState
 	sentRequests      []*transaction // requests
 	receivedRequests  []*transaction // requests
@@ -336,7 +341,7 @@ func (a *userAgent) completeRequest(m *message) (*message, error) {
 		l.lastCSeq = max(l.lastCSeq+1, m.cseq())
 	}
 	d := &message{start: fmt.Sprintf("%s %s SIP/2.0", method, uri)}
-	d.addField("Via", fmt.Sprintf("SIP/2.0/UDP %s;branch=z9hG4bK-%s-%d;rport", a.Addr, a.Name, a.peers.nextNumber()))
+	d.addField("Via", fmt.Sprintf("SIP/2.0/%s %s;branch=z9hG4bK-%s-%d;rport", a.transport, a.Addr, a.Name, a.peers.nextNumber()))
 	d.addField("Max-Forwards", "70")
 	d.addField("Route", a.findRoutes(l, uri)...)
 	d.addField("From", l.local)
@@ -421,10 +426,14 @@ func (a *userAgent) contactURI() string {
 	if a.registeredContact != "" {
 		return a.registeredContact
 	}
-	if a.User == "" {
-		return "sip:" + a.Addr.String()
+	uri := "sip:" + a.Addr.String()
+	if a.User != "" {
+		uri = "sip:" + a.User + "@" + a.Addr.String()
 	}
-	return "sip:" + a.User + "@" + a.Addr.String()
+	if a.transport == "TCP" {
+		uri += ";transport=tcp"
+	}
+	return uri
 }
 
 // findRoutes returns the Route values for a request to uri: the route set of the dialog,

@@ -18,6 +18,9 @@ type Hop interface {
 	// message causes without the passing of time.
 	Send(from Peer, msg []byte) error
 
+	// Disconnect closes the connection of a peer that sends over TCP, if it is open.
+	Disconnect(from Peer)
+
 	// Receive returns the oldest unread message to a peer, if there is one.
 	Receive(to Peer) (msg []byte, ok bool)
 
@@ -67,7 +70,7 @@ type player struct {
 }
 
 func newPlayer(f *Flow, h Hop) *player {
-	return &player{flow: f, peers: newPeerSet(), hop: h, formatter: eventFormatter{began: h.Now()}}
+	return &player{flow: f, peers: newPeerSet(f.Config.TCP), hop: h, formatter: eventFormatter{began: h.Now()}}
 }
 
 func (p *player) playSteps() error {
@@ -105,6 +108,9 @@ func (p *player) playStep(s Step) error {
 			return err
 		}
 		return p.peers.receiveMessage(s.To, msg)
+	case Disconnect:
+		p.hop.Disconnect(peerByName(s.From))
+		return nil
 	case Callback:
 		return p.checkCallbacks(s)
 	case Wait:

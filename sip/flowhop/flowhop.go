@@ -39,7 +39,7 @@ type Proxy struct {
 func New(t testing.TB, c flowtest.Config) *Proxy {
 	t.Helper()
 	network := siptest.NewNetwork()
-	peers, err := ListenPeers(network)
+	peers, err := ListenPeers(network, c.TCP)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,6 +74,9 @@ func (p *Proxy) config(c flowtest.Config, network *siptest.Network) sip.Config {
 		Net:           network,
 		WallClock:     func() time.Time { return time.Now().Add(time.Duration(p.wallOffset.Load())) },
 	}
+	if len(c.TCP) > 0 {
+		cfg.Listen = append(cfg.Listen, sip.Addr{Proto: sip.TCP, AddrPort: flowtest.Bellhop})
+	}
 	for _, peer := range flowtest.Peers {
 		switch {
 		case peer.Side == dialog.PBX:
@@ -97,6 +100,12 @@ func (p *Proxy) Send(from flowtest.Peer, msg []byte) error {
 	err := p.Peers.Send(from, msg)
 	p.settle()
 	return err
+}
+
+// Disconnect closes the connection of a peer.
+func (p *Proxy) Disconnect(from flowtest.Peer) {
+	p.Peers.Disconnect(from)
+	p.settle()
 }
 
 // Sleep waits for d in virtual time, and shows the tracker the messages and the time that
