@@ -9,8 +9,24 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/spf13/cobra"
+
 	"bellhop/cmd/bellhop/config"
 )
+
+func checkCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "check",
+		Short: "Check a config file and print every problem",
+		Args:  cobra.NoArgs,
+	}
+	path := addConfigFlag(cmd)
+	asJSON := cmd.Flags().Bool("json", false, "print JSON")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		return runCheck(cmd.Context(), *path, *asJSON, cmd.OutOrStdout())
+	}
+	return cmd
+}
 
 // runCheck reads the config at path and prints a summary of it, or returns all its
 // problems. With asJSON it prints one JSON object in both cases.

@@ -148,15 +148,21 @@ your URLs when an extension rings, places a call, answers or hangs up.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-
 	root.SetUsageTemplate(strings.NewReplacer(
 		".FlagUsages", ".FlagUsagesWrapped 80",
 		"{{if .Runnable}}", "{{if not .HasAvailableSubCommands}}",
 	).Replace(root.UsageTemplate()))
 	// Shells complete file names only for flags marked as files.
 	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)
+	root.SetHelpCommand(helpCommand(p.Topics))
+	root.AddCommand(p.serveCommand(), p.demoCommand(), checkCommand(), tokenCommand(), subscriptionsCommand(), eventsCommand(),
+		deliveriesCommand(), verifyCommand(), manCommand(), p.versionCommand())
+	addTopics(root, p.Topics)
+	return root
+}
 
-	serveCmd := &cobra.Command{
+func (p Program) serveCommand() *cobra.Command {
+	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Run the proxy",
 		Long: `Run the proxy between phones and the PBX, and send webhooks about their calls.
@@ -165,33 +171,28 @@ SIGTERM drains and stops: new calls are refused, established calls go on.
 SIGHUP reloads the config.`,
 		Args: cobra.NoArgs,
 	}
-	serveConfig := addConfigFlag(serveCmd)
-	serveCmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		return p.Serve(cmd.Context(), *serveConfig, cmd.OutOrStdout())
+	path := addConfigFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		return p.Serve(cmd.Context(), *path, cmd.OutOrStdout())
 	}
+	return cmd
+}
 
-	demoCmd := &cobra.Command{
+func (p Program) demoCommand() *cobra.Command {
+	cmd := &cobra.Command{
 		Use:   "demo",
 		Short: "Place test calls in this process and print every callback",
 		Args:  cobra.NoArgs,
 	}
-	stay := demoCmd.Flags().Bool("stay", false, "keep running after the calls, until interrupted")
-	demoCmd.RunE = func(cmd *cobra.Command, _ []string) error {
+	stay := cmd.Flags().Bool("stay", false, "keep running after the calls, until interrupted")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		return p.Demo(cmd.Context(), *stay, cmd.OutOrStdout())
 	}
+	return cmd
+}
 
-	checkCmd := &cobra.Command{
-		Use:   "check",
-		Short: "Check a config file and print every problem",
-		Args:  cobra.NoArgs,
-	}
-	checkConfig := addConfigFlag(checkCmd)
-	asJSON := checkCmd.Flags().Bool("json", false, "print JSON")
-	checkCmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		return runCheck(cmd.Context(), *checkConfig, *asJSON, cmd.OutOrStdout())
-	}
-
-	versionCmd := &cobra.Command{
+func (p Program) versionCommand() *cobra.Command {
+	return &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
 		Args:  cobra.NoArgs,
@@ -200,11 +201,6 @@ SIGHUP reloads the config.`,
 			return err
 		},
 	}
-
-	root.SetHelpCommand(helpCommand(p.Topics))
-	root.AddCommand(serveCmd, demoCmd, checkCmd, tokenCommand(), subscriptionsCommand(), eventsCommand(), deliveriesCommand(), verifyCommand(), manCommand(), versionCmd)
-	addTopics(root, p.Topics)
-	return root
 }
 
 // addConfigFlag adds --config to cmd and returns a pointer to its value.
