@@ -56,28 +56,22 @@ With --json, print one JSON object per line.`,
 			}
 			query.Set("since", from)
 		}
-		p := &eventPrinter{terminal: terminalOf(cmd.OutOrStdout()), client: r}
-		shown := 0
+		p := &eventPrinter{terminal: terminalOf(cmd.OutOrStdout()), client: r, limit: *limit}
 		if *follow {
 			stream := &eventStream{client: r, query: query, backoff: 500 * time.Millisecond, idleTimeout: time.Minute, notify: func(text string) {
 				fmt.Fprintln(cmd.ErrOrStderr(), "bellhop:", stripControls(text))
 			}}
-			return stream.followEvents(cmd.Context(), func(e json.RawMessage) error {
-				if shown++; shown == *limit {
-					return cmp.Or(p.printEvent(e), errLimitReached)
-				}
-				return p.printEvent(e)
-			})
+			return stream.followEvents(cmd.Context(), p.printEvent)
 		}
 		for e, err := range listPages[json.RawMessage](cmd.Context(), r, "/v1/events", "since", pageSize(*limit, 1000), query) {
+			if err == nil {
+				err = p.printEvent(e)
+			}
+			if errors.Is(err, errLimitReached) {
+				return nil
+			}
 			if err != nil {
 				return err
-			}
-			if err := p.printEvent(e); err != nil {
-				return err
-			}
-			if shown++; shown == *limit {
-				break
 			}
 		}
 		return nil
@@ -101,27 +95,39 @@ func (r *apiClient) parseSince(s string) (string, error) {
 type eventPrinter struct {
 	terminal
 	client    *apiClient
+	limit     int    // number of events to print; 0: no limit
+	printed   int    // number of events so far
 	day       string // of the last event
 	extension int    // width of the column
 }
 
+// errLimitReached is the error of printEvent for the last event within the limit.
+var errLimitReached = errors.New("enough")
+
 // printEvent prints an event, as a row or as a line of JSON.
 func (p *eventPrinter) printEvent(line json.RawMessage) error {
+	var out []byte
 	if p.client.json {
 		var b bytes.Buffer
 		if err := json.Compact(&b, line); err != nil {
 			return fmt.Errorf("decode event: %w: is the server a bellhop?", err)
 		}
 		b.WriteByte('\n')
-		_, err := p.Write(escapeControls(b.Bytes()))
+		out = escapeControls(b.Bytes())
+	} else {
+		var e v1.Event
+		if err := json.Unmarshal(line, &e); err != nil {
+			return fmt.Errorf("decode event: %w: is the server a bellhop?", err)
+		}
+		out = []byte(p.formatRow(e))
+	}
+	if _, err := p.Write(out); err != nil {
 		return err
 	}
-	var e v1.Event
-	if err := json.Unmarshal(line, &e); err != nil {
-		return fmt.Errorf("decode event: %w: is the server a bellhop?", err)
+	if p.printed++; p.printed == p.limit {
+		return errLimitReached
 	}
-	_, err := io.WriteString(p, p.formatRow(e))
-	return err
+	return nil
 }
 
 // callColumnWidth is the width that a terminal must have to show the call of each
@@ -226,9 +232,6 @@ type eventStream struct {
 }
 
 const maxPause = 10 * time.Second
-
-// errLimitReached ends a stream after as many events as the user wants.
-var errLimitReached = errors.New("enough")
 
 // followEvents calls each with every event. It returns when each returns an error, when
 // ctx ends, when bellhop rejects the request, or when the first attempt to connect
