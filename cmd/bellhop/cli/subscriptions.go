@@ -103,9 +103,8 @@ func extensionLabel(sub notify.Subscription) string {
 	return sub.Extension
 }
 
-// subscriptionFlags adds a flag for each field of a subscription to cmd. The returned
-// function returns the fields that the command line sets, for the body of a request.
-func subscriptionFlags(cmd *cobra.Command) func() (map[string]any, error) {
+// addSubscriptionFlags adds a flag for each field of a subscription to cmd.
+func addSubscriptionFlags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.String("extension", "", "`extension` to subscribe to, like 101 or 101@pbx.example")
 	f.String("extension-regex", "", "RE2 `expression` that matches whole extensions, instead of --extension")
@@ -137,62 +136,68 @@ func subscriptionFlags(cmd *cobra.Command) func() (map[string]any, error) {
 	for _, name := range []string{"tls-ca", "tls-cert", "tls-key"} {
 		cmd.MarkFlagFilename(name, "pem", "crt", "key")
 	}
-	return func() (map[string]any, error) {
-		if f.Lookup("extension").Value.String() != "" && f.Lookup("extension-regex").Value.String() != "" {
-			return nil, usageError{errors.New("give --extension or --extension-regex, not both")}
-		}
-		body := map[string]any{}
-		var wrong error
-		f.Visit(func(flag *pflag.Flag) {
-			field, text := strings.ReplaceAll(flag.Name, "-", "_"), flag.Value.String()
-			var err error
-			switch flag.Name {
-			case "type":
-				body["types"], err = f.GetStringSlice(flag.Name)
-			case "secret":
-				body[field], err = config.Resolve(text)
-			case "tls-ca", "tls-cert", "tls-key":
-				var pem []byte
-				if text != "" {
-					pem, err = config.PEM(text).ReadPEM()
-				}
-				body[field] = string(pem)
-			case "header":
-				var fields []string
-				fields, err = f.GetStringArray(flag.Name)
-				headers := map[string]string{}
-				for _, s := range fields {
-					name, value, ok := strings.Cut(s, ":")
-					if value = strings.TrimSpace(value); !ok || value == "" {
-						err = fmt.Errorf(`parse header %q: use a name and a value, like "X-Api-Key: 1234"`, name)
-						break
-					}
-					if headers[name], err = config.Resolve(value); err != nil {
-						break
-					}
-				}
-				body["headers"] = headers
-			default:
-				isField := slices.ContainsFunc(subscription.Fields, func(f subscription.Field) bool { return f.Name == field })
-				switch kind := flag.Value.Type(); {
-				case !isField: // a flag of the command, not of the subscription
-				case kind == "bool":
-					body[field] = text == "true"
-				case kind == "int":
-					body[field], err = f.GetInt(flag.Name)
-				default:
-					body[field] = text
-				}
-			}
-			if err != nil {
-				wrong = errors.Join(wrong, fmt.Errorf("--%s: %w", flag.Name, err))
-			}
-		})
-		if wrong != nil {
-			return nil, usageError{wrong}
-		}
-		return body, nil
+}
+
+// subscriptionBody returns the fields of a subscription that the command line sets, for
+// the body of a request. f has the flags of [addSubscriptionFlags].
+func subscriptionBody(f *pflag.FlagSet) (map[string]any, error) {
+	if f.Lookup("extension").Value.String() != "" && f.Lookup("extension-regex").Value.String() != "" {
+		return nil, usageError{errors.New("give --extension or --extension-regex, not both")}
 	}
+	body := map[string]any{}
+	var wrong error
+	f.Visit(func(flag *pflag.Flag) {
+		field, text := strings.ReplaceAll(flag.Name, "-", "_"), flag.Value.String()
+		var err error
+		switch flag.Name {
+		case "type":
+			body["types"], err = f.GetStringSlice(flag.Name)
+		case "secret":
+			body[field], err = config.Resolve(text)
+		case "tls-ca", "tls-cert", "tls-key":
+			var pem []byte
+			if text != "" {
+				pem, err = config.PEM(text).ReadPEM()
+			}
+			body[field] = string(pem)
+		case "header":
+			body["headers"], err = parseHeaders(f)
+		default:
+			isField := slices.ContainsFunc(subscription.Fields, func(f subscription.Field) bool { return f.Name == field })
+			switch kind := flag.Value.Type(); {
+			case !isField: // a flag of the command, not of the subscription
+			case kind == "bool":
+				body[field] = text == "true"
+			case kind == "int":
+				body[field], err = f.GetInt(flag.Name)
+			default:
+				body[field] = text
+			}
+		}
+		if err != nil {
+			wrong = errors.Join(wrong, fmt.Errorf("--%s: %w", flag.Name, err))
+		}
+	})
+	if wrong != nil {
+		return nil, usageError{wrong}
+	}
+	return body, nil
+}
+
+// parseHeaders returns the headers that the flags --header set.
+func parseHeaders(f *pflag.FlagSet) (map[string]string, error) {
+	fields, err := f.GetStringArray("header")
+	headers := map[string]string{}
+	for _, s := range fields {
+		name, value, _ := strings.Cut(s, ":")
+		if value = strings.TrimSpace(value); value == "" {
+			return nil, fmt.Errorf(`parse header %q: use a name and a value, like "X-Api-Key: 1234"`, name)
+		}
+		if headers[name], err = config.Resolve(value); err != nil {
+			return nil, err
+		}
+	}
+	return headers, err
 }
 
 // completeFlag registers the words that a shell completes for a flag.
@@ -212,13 +217,13 @@ func subscriptionsAddCommand(r *apiClient) *cobra.Command {
     --url https://crm.example/cdr --header "X-Api-Key: 1234"`,
 		Args: cobra.NoArgs,
 	}
-	fields := subscriptionFlags(cmd)
+	addSubscriptionFlags(cmd)
 	cmd.Flags().Lookup("secret").Usage += " (default: a new secret, printed once)"
 	cmd.MarkFlagsOneRequired("extension", "extension-regex")
 	cmd.MarkFlagRequired("type")
 	cmd.MarkFlagRequired("url")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		body, err := fields()
+		body, err := subscriptionBody(cmd.Flags())
 		if err != nil {
 			return err
 		}
@@ -246,10 +251,10 @@ func subscriptionsEditCommand(r *apiClient) *cobra.Command {
   bellhop subscriptions edit 4xq7… --header "X-Api-Key: 5678"`,
 		Args: cobra.ExactArgs(1),
 	}
-	fields := subscriptionFlags(cmd)
+	addSubscriptionFlags(cmd)
 	removed := cmd.Flags().StringArray("remove-header", nil, "`name` of a header to remove (repeatable)")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		body, err := fields()
+		body, err := subscriptionBody(cmd.Flags())
 		if err != nil {
 			return err
 		}
