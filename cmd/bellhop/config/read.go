@@ -134,32 +134,15 @@ func (r *decoder) decodeValue(path string, v any, dst reflect.Value) {
 		if r.decodeText(path, v, p.Interface().(encoding.TextUnmarshaler)) {
 			dst.Set(p)
 		}
-	case reflect.Struct:
-		if doc, ok := v.(map[string]any); ok {
-			r.decodeTable(path, doc, dst)
-			return
-		}
-		r.addProblem(path, "must be a table, not %s: use [%s] on its own line", describeType(v), path)
-	case reflect.Map:
+	case reflect.Struct, reflect.Map:
 		doc, ok := v.(map[string]any)
-		if !ok {
+		switch {
+		case !ok:
 			r.addProblem(path, "must be a table, not %s: use [%s] on its own line", describeType(v), path)
-			return
-		}
-		if dst.IsNil() {
-			dst.Set(reflect.MakeMap(dst.Type()))
-		}
-		for key, v := range doc {
-			path := joinPath(path, key)
-			k, e := reflect.New(dst.Type().Key()), reflect.New(dst.Type().Elem())
-			if u, ok := k.Interface().(encoding.TextUnmarshaler); !ok {
-				k.Elem().SetString(key)
-			} else if err := u.UnmarshalText([]byte(key)); err != nil {
-				r.addProblemAt(r.where.keyPosition(path), path, err.Error())
-				continue
-			}
-			r.decodeValue(path, v, e.Elem())
-			dst.SetMapIndex(k.Elem(), e.Elem())
+		case dst.Kind() == reflect.Struct:
+			r.decodeTable(path, doc, dst)
+		default:
+			r.decodeMap(path, doc, dst)
 		}
 	case reflect.Slice:
 		r.decodeArray(path, v, dst)
@@ -183,6 +166,25 @@ func (r *decoder) decodeValue(path string, v any, dst reflect.Value) {
 		r.addProblem(path, "must be a whole number, not %s", describeType(v))
 	default:
 		panic("config has a field of unknown kind: " + path)
+	}
+}
+
+// decodeMap adds the entries of doc to the map dst.
+func (r *decoder) decodeMap(path string, doc map[string]any, dst reflect.Value) {
+	if dst.IsNil() {
+		dst.Set(reflect.MakeMap(dst.Type()))
+	}
+	for key, v := range doc {
+		path := joinPath(path, key)
+		k, e := reflect.New(dst.Type().Key()), reflect.New(dst.Type().Elem())
+		if u, ok := k.Interface().(encoding.TextUnmarshaler); !ok {
+			k.Elem().SetString(key)
+		} else if err := u.UnmarshalText([]byte(key)); err != nil {
+			r.addProblemAt(r.where.keyPosition(path), path, err.Error())
+			continue
+		}
+		r.decodeValue(path, v, e.Elem())
+		dst.SetMapIndex(k.Elem(), e.Elem())
 	}
 }
 
