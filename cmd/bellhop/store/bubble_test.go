@@ -1,9 +1,10 @@
 package store
 
 import (
-	"bellhop/cmd/bellhop/store/storetest"
 	"testing"
 	"testing/synctest"
+
+	"bellhop/cmd/bellhop/store/storetest"
 )
 
 // TestStoresOfSeveralBubbles opens stores in one synctest bubble after another. Reading

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"bellhop/cmd/bellhop/store/storetest"
 	"errors"
 	"io/fs"
 	"os"
@@ -9,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"bellhop/cmd/bellhop/store/storetest"
 )
 
 // TestLostKeyIsNotReplaced checks that a key is created only for a store without data:

@@ -1,7 +1,6 @@
 package store
 
 import (
-	"bellhop/cmd/bellhop/store/storetest"
 	"errors"
 	"maps"
 	"os"
@@ -10,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"bellhop/cmd/bellhop/store/storetest"
 )
 
 // TestMigrationNeedsTheKey rejects an embedded store whose key is missing, damaged or

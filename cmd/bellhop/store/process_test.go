@@ -1,7 +1,6 @@
 package store
 
 import (
-	"bellhop/cmd/bellhop/store/storetest"
 	"bytes"
 	"log"
 	"os"
@@ -15,6 +14,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/goleak"
+
+	"bellhop/cmd/bellhop/store/storetest"
 )
 
 // patience is how long a test waits for what must happen: a busy machine is slow.

@@ -1,13 +1,14 @@
 package store
 
 import (
-	"bellhop/cmd/bellhop/store/storetest"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"bellhop/cmd/bellhop/store/storetest"
 )
 
 // TestSupervisorReopensStore checks that a reopened store has its data, and that
