@@ -64,7 +64,7 @@ func (g *migration) run(ctx context.Context) error {
 		}
 	}
 	keys := olderStreams[0]
-	now, err := g.lookupStream(ctx, keys.newName)
+	now, err := streamInfo(ctx, g.js, keys.newName)
 	if err != nil {
 		return err
 	}
@@ -96,7 +96,7 @@ func (g *migration) isOlder(ctx context.Context) (bool, error) {
 	older, data := false, false
 	if g.embedded {
 		for _, f := range olderStreams {
-			old, err := g.lookupStream(ctx, f.name)
+			old, err := streamInfo(ctx, g.js, f.name)
 			if err != nil {
 				return false, err
 			}
@@ -164,10 +164,8 @@ func (g *migration) moveStreams(ctx context.Context) error {
 			return fmt.Errorf("promote the copy of stream %s: %w: NATS must be 2.12 or later; the older streams are unchanged", f.name, err)
 		}
 	}
-	if g.embedded {
-		if err := g.fenceOlderBuilds(ctx); err != nil {
-			return err
-		}
+	if err := g.fenceOlderBuilds(ctx); err != nil {
+		return err
 	}
 	for _, f := range copies {
 		if err := g.sealStream(ctx, f.name); err != nil {
@@ -201,11 +199,6 @@ func (g *migration) beforeStep(name string) {
 	}
 }
 
-// lookupStream returns the current state of a stream, or nil if it does not exist.
-func (g *migration) lookupStream(ctx context.Context, name string) (*jetstream.StreamInfo, error) {
-	return streamInfo(ctx, g.js, name)
-}
-
 // fenceOlderBuilds keeps older builds from starting with an embedded store of this
 // version. It seals the bucket that they open first, and creates that bucket if it does
 // not exist. In a shared NATS it does nothing, because another program may own a bucket
@@ -215,7 +208,7 @@ func (g *migration) fenceOlderBuilds(ctx context.Context) error {
 		return nil
 	}
 	f := olderStreams[0]
-	old, err := g.lookupStream(ctx, f.name)
+	old, err := streamInfo(ctx, g.js, f.name)
 	if err != nil {
 		return err
 	}
@@ -248,7 +241,7 @@ func (g *migration) sealStream(ctx context.Context, name string) error {
 // time.
 func (g *migration) updateStream(ctx context.Context, name, step string, change func(*jetstream.StreamConfig) bool) (err error) {
 	for range 5 {
-		info, infoErr := g.lookupStream(ctx, name)
+		info, infoErr := streamInfo(ctx, g.js, name)
 		if infoErr != nil {
 			return infoErr
 		}

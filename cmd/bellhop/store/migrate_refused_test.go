@@ -55,7 +55,7 @@ func TestMigrationNeedsTheKey(t *testing.T) {
 				t.Errorf("the store has %v, want %v", got, want)
 			}
 			for _, f := range olderStreams {
-				if now, err := g.lookupStream(t.Context(), f.newName); err != nil || now != nil {
+				if now, err := streamInfo(t.Context(), g.js, f.newName); err != nil || now != nil {
 					t.Errorf("%s is there: %v", f.newName, err)
 				}
 			}
@@ -89,7 +89,7 @@ func TestMigrationChecksFreeSpace(t *testing.T) {
 	defer stop()
 	var sizes, biggest uint64
 	for _, f := range olderStreams {
-		if old := must[*jetstream.StreamInfo](t)(g.lookupStream(t.Context(), f.name)); old != nil {
+		if old := must[*jetstream.StreamInfo](t)(streamInfo(t.Context(), g.js, f.name)); old != nil {
 			sizes += old.State.Bytes
 			biggest = max(biggest, old.State.Bytes)
 		}

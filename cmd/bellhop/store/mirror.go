@@ -41,11 +41,11 @@ func (g *migration) startMirrors(ctx context.Context) (copies []olderStream, err
 // ours reports whether the older stream is bellhop's. startMirror returns true if the
 // stream of the new name is a copy of the older stream.
 func (g *migration) startMirror(ctx context.Context, f olderStream, ours bool) (bool, error) {
-	old, err := g.lookupStream(ctx, f.name)
+	old, err := streamInfo(ctx, g.js, f.name)
 	if err != nil {
 		return false, err
 	}
-	now, err := g.lookupStream(ctx, f.newName)
+	now, err := streamInfo(ctx, g.js, f.newName)
 	if err != nil {
 		return false, err
 	}
@@ -91,7 +91,7 @@ func (g *migration) startMirror(ctx context.Context, f olderStream, ours bool) (
 		return err
 	})
 	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) { // another node did it first
-		now, err = g.lookupStream(ctx, f.newName)
+		now, err = streamInfo(ctx, g.js, f.newName)
 		return old != nil && now != nil && now.Config.Metadata[copyOfMark] == sourceOf(old), err
 	}
 	if err != nil {
@@ -121,11 +121,11 @@ func (g *migration) checkSpace(ctx context.Context) error {
 // at the same time.
 func (g *migration) copySize(ctx context.Context) (size uint64, err error) {
 	for _, f := range olderStreams {
-		old, err := g.lookupStream(ctx, f.name)
+		old, err := streamInfo(ctx, g.js, f.name)
 		if err != nil {
 			return 0, err
 		}
-		now, err := g.lookupStream(ctx, f.newName)
+		now, err := streamInfo(ctx, g.js, f.newName)
 		if err != nil {
 			return 0, err
 		}
@@ -146,7 +146,7 @@ func (g *migration) waitForCopies(ctx context.Context, copies []olderStream) err
 	for _, f := range copies {
 		seen, progress := uint64(0), time.Now()
 		for {
-			now, err := g.lookupStream(ctx, f.newName)
+			now, err := streamInfo(ctx, g.js, f.newName)
 			if err != nil {
 				return err
 			}
@@ -222,11 +222,11 @@ func lastSequence(ctx context.Context, js jetstream.JetStream, stream string) (u
 
 // promoteMirror turns a complete mirror into an independent stream.
 func (g *migration) promoteMirror(ctx context.Context, f olderStream) error {
-	now, err := g.lookupStream(ctx, f.newName)
+	now, err := streamInfo(ctx, g.js, f.newName)
 	if err != nil || now == nil || now.Config.Mirror == nil {
 		return err
 	}
-	old, err := g.lookupStream(ctx, f.name)
+	old, err := streamInfo(ctx, g.js, f.name)
 	if err != nil {
 		return err
 	}
@@ -242,11 +242,11 @@ func (g *migration) promoteMirror(ctx context.Context, f olderStream) error {
 
 // deleteSource deletes an older stream whose copy is complete.
 func (g *migration) deleteSource(ctx context.Context, f olderStream) error {
-	old, err := g.lookupStream(ctx, f.name)
+	old, err := streamInfo(ctx, g.js, f.name)
 	if err != nil || old == nil {
 		return err
 	}
-	now, err := g.lookupStream(ctx, f.newName)
+	now, err := streamInfo(ctx, g.js, f.newName)
 	if err != nil || now == nil || now.Config.Metadata[copyOfMark] != sourceOf(old) {
 		return err // another node did it first
 	}

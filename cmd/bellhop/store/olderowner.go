@@ -16,7 +16,7 @@ import (
 // and its messages are. A bucket with entries of both bellhop and another program is an
 // error.
 func (g *migration) ownsStream(ctx context.Context, f olderStream) (bool, error) {
-	info, err := g.lookupStream(ctx, f.name)
+	info, err := streamInfo(ctx, g.js, f.name)
 	if err != nil || info == nil || g.embedded {
 		return err == nil && info != nil, err
 	}
