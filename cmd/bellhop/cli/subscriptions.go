@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -489,16 +490,13 @@ func selectByID(subs []notify.Subscription, ids []string) ([]notify.Subscription
 	chosen := make([]notify.Subscription, len(ids))
 	for i, id := range ids {
 		at := slices.Index(known, id)
-		switch near := nearestID(id, known); {
-		case at >= 0 && subs[at].Declared != "":
-			return nil, fmt.Errorf("export subscription %s: it is declared in the server's config (%s)", id, subs[at].Declared)
-		case at >= 0:
-			chosen[i] = subs[at]
-		case near != "":
-			return nil, fmt.Errorf("no subscription has the id %q: did you mean %s?", id, near)
-		default:
-			return nil, fmt.Errorf("no subscription has the id %q: see bellhop subscriptions list", id)
+		if at < 0 {
+			return nil, fmt.Errorf("no subscription has the id %q: %s", id, cmp.Or(didYouMean(nearestID(id, known)), "see bellhop subscriptions list"))
 		}
+		if subs[at].Declared != "" {
+			return nil, fmt.Errorf("export subscription %s: it is declared in the server's config (%s)", id, subs[at].Declared)
+		}
+		chosen[i] = subs[at]
 	}
 	return chosen, nil
 }
