@@ -76,7 +76,7 @@ func runServe(ctx context.Context, path string, stdout io.Writer) error {
 			}
 		}
 	})
-	log.Info("ready", "version", buildVersion(), "listen", config.Join(s.proxy.Addrs()), "pbx", config.Join(cfg.SIP.PBX), "admin", s.adminURL())
+	log.Info("ready", "version", buildVersion(), "listen", config.Join(s.proxy.Addrs()), "pbx", config.Join(s.cfg.SIP.PBX), "admin", s.adminURL())
 	err = s.run(ctx)
 	stopHelpers()
 	helpers.Wait()
@@ -130,6 +130,7 @@ func buildService(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *
 	if s.pipeline, err = buildPipeline(ctx, cfg, s.store, log, environment{own: own}); err != nil {
 		return nil, err
 	}
+	undo = append(undo, s.proxy.Close)
 	s.setKinds(cfg)
 	s.api, err = admin.Open(ctx, s.store, admin.Config{
 		Token:          s.token,
@@ -157,7 +158,6 @@ func buildService(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *
 		},
 	})
 	if err != nil {
-		s.proxy.Close()
 		return nil, err
 	}
 	s.admin = s.api.HTTPServer()
