@@ -291,6 +291,7 @@ func TestPageEditsSubscriptions(t *testing.T) {
 	}
 	v.gets(422, "POST", "/subscriptions", url.Values{"extension_regex": {"("}, "types": {"hangup"}, "url": {"http://x"}}, `id="extension_regex-error">extension_regex is not an RE2`)
 	v.gets(422, "POST", "/subscriptions", url.Values{"extension_regex": {""}, "types": {"hangup"}, "url": {"http://x"}}, `id="extension_regex-error">extension is missing`)
+	v.gets(422, "POST", "/subscriptions", url.Values{"extension_regex": {"(12345678){1000}"}, "types": {"hangup"}, "url": {"http://x"}}, `id="extension_regex-error">extension_regex is too complex`)
 
 	form := url.Values{"extension": {"0003*210"}, "types": {"dial-in", "hangup"}, "url": {"https://crm.example/x"}, "method": {"GET"}, "dialect": {"telphin"}, "note": {"CRM"}, "active": {"true"}}
 	v.gets(200, "POST", "/subscriptions", form, "whsec_", `href="/extensions/0003%2A210"`)

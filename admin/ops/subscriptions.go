@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"iter"
 	"slices"
 	"time"
 
@@ -20,6 +21,17 @@ var errNotBound = errors.New("this token is bound to extensions: subscribe to on
 func firstError(sub notify.Subscription, err error) error {
 	sub.Normalize()
 	return cmp.Or(sub.Validate(), err)
+}
+
+// InvalidFields yields the error of each invalid field of a subscription. An expression
+// that is too complex is the only one, because a check of the others would compile it.
+func InvalidFields(sub notify.Subscription) iter.Seq[*notify.Invalid] {
+	var tooComplex *notify.Invalid
+	if errors.As(checkComplexity(sub.ExtensionRegex), &tooComplex) {
+		return func(yield func(*notify.Invalid) bool) { yield(tooComplex) }
+	}
+	sub.Normalize()
+	return sub.Invalid()
 }
 
 // Subscriptions returns the subscriptions that the client may see, oldest first.

@@ -255,8 +255,7 @@ func readForm(r *http.Request, sub *notify.Subscription) {
 // that is not in the form becomes f.Problem.
 func (f *subscriptionForm) setErrors(sub notify.Subscription) {
 	f.Errors = make(map[string]string)
-	sub.Normalize()
-	for e := range sub.Invalid() {
+	for e := range ops.InvalidFields(sub) {
 		switch e.Field {
 		case "extension", "extension_regex", "types", "url", "method", "dialect", "note":
 			f.Errors[e.Field] = cmp.Or(f.Errors[e.Field], e.Field+" "+e.Why)
