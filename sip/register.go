@@ -201,10 +201,17 @@ func (m *message) eachContact(do func(uri, params span, bare bool)) {
 
 // registeredAOR returns user@host of the To of a REGISTER, or "" if it has no such URI.
 func (m *message) registeredAOR() string {
-	uri, _, ok := splitNameAddr(m.b, m.to)
-	var u siptext.URI
-	if !ok || parseURI(string(m.text(uri)), &u) != nil || u.User == "" || u.Host == "" {
+	u, ok := m.readAOR(m.to)
+	if !ok {
 		return ""
 	}
 	return u.User + "@" + u.Host
+}
+
+// readAOR reads the URI in the From or To value v. ok reports whether it has a user and a
+// host, as an address-of-record has.
+func (m *message) readAOR(v span) (u siptext.URI, ok bool) {
+	uri, _, ok := splitNameAddr(m.b, v)
+	ok = ok && parseURI(string(m.text(uri)), &u) == nil && u.User != "" && u.Host != ""
+	return u, ok
 }

@@ -1,7 +1,6 @@
 package sip
 
 import (
-	"bytes"
 	"math"
 	"strings"
 
@@ -143,25 +142,10 @@ func (m *message) grantedLifetime() (longest instant) {
 // appendAOR appends the address-of-record in the From or To value v to dst: user@host, the
 // host in lower case. It appends nothing if v has no user or no host.
 func (m *message) appendAOR(dst []byte, v span) []byte {
-	uri, _, ok := splitNameAddr(m.b, v)
-	_, rest, _ := bytes.Cut(m.text(uri), []byte(":"))
-	user, host, found := bytes.Cut(rest, []byte("@"))
-	if !ok || !found || len(user) == 0 {
+	u, ok := m.readAOR(v)
+	if !ok {
 		return dst
 	}
-	end := bytes.IndexByte(host, ']') + 1 // of an IPv6 address
-	if n := bytes.IndexAny(host[end:], ":;?"); n >= 0 {
-		host = host[:end+n]
-	}
-	if len(host) == 0 {
-		return dst
-	}
-	dst = append(append(dst, user...), '@')
-	for _, b := range host {
-		if 'A' <= b && b <= 'Z' {
-			b += 'a' - 'A'
-		}
-		dst = append(dst, b)
-	}
-	return dst
+	dst = append(append(dst, u.User...), '@')
+	return append(dst, strings.ToLower(u.Host)...)
 }
