@@ -224,6 +224,43 @@ func (s *site) status(path string) int {
 	return res.StatusCode
 }
 
+// TestReloadsOnSIGHUPDuringTheStart sends SIGHUP while bellhop reads its config for the
+// first time, from a named pipe. bellhop reads the config again once it is ready.
+func TestReloadsOnSIGHUPDuringTheStart(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, sip.UDP, sip.UDP)
+	text, err := os.ReadFile(filepath.Join(s.dir, "config.toml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pipe := filepath.Join(s.dir, "pipe.toml")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := bellhop(t, "serve", "--config", pipe)
+	open := func(what string) (w *os.File) {
+		s.eventually(what, func() bool {
+			select {
+			case <-p.done:
+				t.Fatalf("bellhop ended: %v", p.err)
+			default:
+			}
+			w, err = os.OpenFile(pipe, os.O_WRONLY|syscall.O_NONBLOCK, 0)
+			return err == nil // bellhop has opened the other end
+		})
+		return w
+	}
+	w := open("bellhop reads its config")
+	p.signal(syscall.SIGHUP)
+	w.Write(text)
+	w.Close()
+	s.eventually("bellhop is ready", func() bool { return strings.Contains(p.out.String(), `"ready"`) })
+	w = open("bellhop reads its config again")
+	w.Write(text)
+	w.Close()
+	s.eventually("the config is reloaded", func() bool { return strings.Contains(p.out.String(), `"config reloaded"`) })
+}
+
 // TestReloadsOnSIGHUP makes bellhop read its config again. The log lists the applied
 // keys and those that need a restart.
 func TestReloadsOnSIGHUP(t *testing.T) {

@@ -36,6 +36,9 @@ const drainTimeout = 4 * time.Second
 
 // runServe runs bellhop with the config at path until ctx ends.
 func runServe(ctx context.Context, path string, stdout io.Writer) error {
+	hup := make(chan os.Signal, 1) // a SIGHUP during the start waits until bellhop is ready
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
 	cfg, err := config.Load(path)
 	if err != nil {
 		return err
@@ -57,9 +60,6 @@ func runServe(ctx context.Context, path string, stdout io.Writer) error {
 	if s.created {
 		fmt.Fprintf(stdout, "admin token (shown once, stored in %s/admin.token): %s\n", cfg.Store.Dir, s.token)
 	}
-	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, syscall.SIGHUP)
-	defer signal.Stop(hup)
 	helpersCtx, stopHelpers := context.WithCancel(ctx)
 	defer stopHelpers()
 	var helpers sync.WaitGroup
