@@ -3,7 +3,6 @@ package dialog_test
 import (
 	"cmp"
 	"net/netip"
-	"path/filepath"
 	"reflect"
 	"regexp"
 	"slices"
@@ -20,20 +19,9 @@ import (
 // nor an event may have a part of a message, because that would keep the whole message in
 // memory.
 func TestMessagesAreNotRetained(t *testing.T) {
-	paths, err := filepath.Glob("../testdata/flows/*.txt")
-	if err != nil || len(paths) == 0 {
-		t.Fatalf("no flows: %v", err)
-	}
-	for _, path := range paths {
-		f, err := flowtest.Load(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Run(f.Name, func(t *testing.T) {
-			t.Parallel()
-			checkNotRetained(t, f.Config.Dialog, flowhop.Record(t, f))
-		})
-	}
+	forEachFlow(t, func(t *testing.T, f *flowtest.Flow) {
+		checkNotRetained(t, f.Config.Dialog, flowhop.Record(t, f))
+	})
 	t.Run("two calls with the same start of the Call-ID", func(t *testing.T) {
 		var inputs []flowhop.Input
 		for _, last := range []string{"1", "2"} {

@@ -76,12 +76,7 @@ func takenTransfer(rt *rapid.T) (all []Message) {
 	}
 	all = append(all, a.invite(), a.response(100), b.invite(), b.response(180), b.response(200), a.response(200))
 	b.later(3 * time.Second)
-	refer := requestInDialog(b, "REFER", false, b.peer, 2, "z9hG4bK-r")
-	refer.Head += "Refer-To: <sip:103@pbx.example>\r\n"
-	notify := requestInDialog(b, "NOTIFY", true, b.peer, 2, "z9hG4bK-n")
-	notify.Head += "Event: refer\r\nUser-Agent: FreeSWITCH\r\n"
-	notify.Body = "SIP/2.0 200 OK\r\n"
-	all = append(all, refer, responseTo(refer, 202, 0), notify)
+	all = append(all, takenRefer(b)...)
 	if rapid.Bool().Draw(rt, "the REFER is old") {
 		b.later(progressWindow + time.Second)
 	}
@@ -117,6 +112,17 @@ func takenTransfer(rt *rapid.T) (all []Message) {
 	return all
 }
 
+// takenRefer returns a REFER of the callee of a leg, and the 202 and NOTIFY with which
+// FreeSWITCH reports it as successful at once.
+func takenRefer(l *line) []Message {
+	refer := requestInDialog(l, "REFER", false, l.peer, 2, "z9hG4bK-r")
+	refer.Head += "Refer-To: <sip:103@pbx.example>\r\n"
+	notify := requestInDialog(l, "NOTIFY", true, l.peer, 2, "z9hG4bK-n")
+	notify.Head += "Event: refer\r\nUser-Agent: FreeSWITCH\r\n"
+	notify.Body = "SIP/2.0 200 OK\r\n"
+	return []Message{refer, responseTo(refer, 202, 0), notify}
+}
+
 // hangUp returns the BYE of a leg after a REFER and its NOTIFY, which have CSeq 2.
 func hangUp(l *line, byCaller bool) Message {
 	m := l.bye(byCaller)
@@ -132,12 +138,7 @@ func showTakenTransfer(show func(...Message)) *line {
 	a.peer, b.peer = peerOf("101"), peerOf("102")
 	show(a.invite(), a.response(100), b.invite(), b.response(180), b.response(200), a.response(200))
 	b.later(3 * time.Second)
-	refer := requestInDialog(b, "REFER", false, b.peer, 2, "z9hG4bK-r")
-	refer.Head += "Refer-To: <sip:103@pbx.example>\r\n"
-	notify := requestInDialog(b, "NOTIFY", true, b.peer, 2, "z9hG4bK-n")
-	notify.Head += "Event: refer\r\nUser-Agent: FreeSWITCH\r\n"
-	notify.Body = "SIP/2.0 200 OK\r\n"
-	show(refer, responseTo(refer, 202, 0), notify)
+	show(takenRefer(b)...)
 	b.later(progressWindow + time.Second)
 	show(hangUp(b, false))
 	a.at = b.at
