@@ -165,13 +165,13 @@ type Step struct {
 type Action int
 
 const (
-	Send     Action = iota + 1 // a peer sends Text
-	Forward                    // the PBX, as a proxy, forwards a message; Text lists its changes
-	Expect                     // bellhop has sent a message that matches Text
-	Callback                   // Text lists the events that were emitted
-	Disconnect                 // the peer From closes its connection
-	Wait                       // time passes
-	SetClock                   // the wall clock is set
+	Send       Action = iota + 1 // a peer sends Text
+	Forward                      // the PBX, as a proxy, forwards a message; Text lists its changes
+	Expect                       // bellhop has sent a message that matches Text
+	Callback                     // Text lists the events that were emitted
+	Disconnect                   // the peer From closes its connection
+	Wait                         // time passes
+	SetClock                     // the wall clock is set
 )
 
 // Load reads and parses the flow file at path.
