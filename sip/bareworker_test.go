@@ -60,7 +60,7 @@ func newBareWorker(tb testing.TB, change func(*Config)) (*worker, *recordingSock
 	tb.Helper()
 	s := &recordingSocket{}
 	cfg := Config{
-		Listen:  []Addr{{UDP, bareProxy}, {TCP, bareProxy}},
+		Listen:  []Listener{{Addr: Addr{UDP, bareProxy}}, {Addr: Addr{TCP, bareProxy}}},
 		PBX:     []Addr{{UDP, barePBX}},
 		Key:     testKey,
 		Workers: 1,

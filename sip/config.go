@@ -14,8 +14,8 @@ import (
 
 // Config is the configuration of a [Proxy].
 type Config struct {
-	Listen     []Addr         // at least one
-	Advertise  HostPort       // how others reach the proxy; empty: the listener's address
+	Listen     []Listener     // at least one
+	LocalNets  []netip.Prefix // peers that know the real addresses of listeners, not the advertised ones
 	PBX        []Addr         // at least one; more than one: the first that answers OPTIONS
 	PBXSources []netip.Prefix // further source addresses on the PBX side
 	Register   Register       // how calls to phones come back through the proxy; "" is RegisterPath
@@ -44,6 +44,32 @@ type Config struct {
 
 	Connections    int // limit of TCP connections from one address that is neither PBX nor trunk; 0: no limit
 	AllConnections int // limit of all TCP connections; 0: no limit
+}
+
+// A Listener is an address that a [Proxy] listens on.
+type Listener struct {
+	Addr
+	Advertise HostPort     // how peers that are neither the PBX nor in [Config.LocalNets] reach it; empty: Addr
+	Side      ListenerSide // "" is BothSides
+}
+
+// ListenerSide is the side whose peers send to a listener, and get requests from it.
+type ListenerSide string
+
+const (
+	EdgeListener ListenerSide = "edge" // phones and trunks
+	PBXListener  ListenerSide = "pbx"  // the PBX, which knows the advertised name, if there is one
+	BothSides    ListenerSide = "both"
+)
+
+// UnmarshalText accepts the three values of ListenerSide.
+func (s *ListenerSide) UnmarshalText(b []byte) error {
+	switch v := ListenerSide(b); v {
+	case EdgeListener, PBXListener, BothSides:
+		*s = v
+		return nil
+	}
+	return fmt.Errorf(`side is "edge", "pbx" or "both", not %q`, b)
 }
 
 // A Trunk is a carrier: edge-side addresses that are never extensions.

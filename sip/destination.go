@@ -36,11 +36,11 @@ func (d destination) peer() netip.AddrPort {
 	return d.addr
 }
 
-// destinationAt returns the destination of messages to an address, if a listener can reach
-// it. It prefers came, the listener on which the message was received; came may be nil.
-// For TCP it opens a stream to the address if there is none.
-func (px *Proxy) destinationAt(a Addr, came *listener) (to destination, ok bool) {
-	l := px.listeners.find(a.Proto, a.Addr(), came)
+// destinationAt returns the destination of messages to an address on a side, if a listener
+// of that side can reach it. It prefers came, the listener on which the message was
+// received; came may be nil. For TCP it opens a stream to the address if there is none.
+func (px *Proxy) destinationAt(a Addr, side dialog.Side, came *listener) (to destination, ok bool) {
+	l := px.listeners.find(a.Proto, side, a.Addr(), came)
 	if l == nil {
 		return destination{}, false
 	}

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"strings"
 
+	"bellhop/dialog"
 	"bellhop/dialog/siptext"
 )
 
@@ -17,15 +18,16 @@ type listener struct {
 	proto  Proto
 	addr   netip.AddrPort // as bound
 	local  netip.AddrPort // as the PBX reaches it
-	sentBy string         // host:port in our Via
-	uri    string         // host:port;transport=… in our URIs
-	packet PacketConn     // UDP
-	stream net.Listener   // TCP
+	side   ListenerSide
+	names  listenerNames
+	packet PacketConn   // UDP
+	stream net.Listener // TCP
 }
 
-// openListener opens the socket of one configured address.
-func (px *Proxy) openListener(a Addr) (*listener, error) {
-	l := &listener{proxy: px, index: uint8(len(px.listeners.all)), proto: a.Proto}
+// openListener opens the socket of one configured listener.
+func (px *Proxy) openListener(cfg Listener) (*listener, error) {
+	a := cfg.Addr
+	l := &listener{proxy: px, index: uint8(len(px.listeners.all)), proto: a.Proto, side: cfg.Side}
 	switch a.Proto {
 	case UDP:
 		c, err := px.cfg.Net.ListenPacket(a.AddrPort)
@@ -43,20 +45,7 @@ func (px *Proxy) openListener(a Addr) (*listener, error) {
 		l.addr = addrPortOf(c.Addr())
 	}
 	l.local = netip.AddrPortFrom(px.reachableAddr(l.addr.Addr()), l.addr.Port())
-	name := HostPort{Host: uriHost(l.local.Addr()), Port: l.addr.Port()}
-	px.listeners.addName(name)
-	if ad := px.cfg.Advertise; ad.Host != "" {
-		name.Host = ad.Host
-		if ad.Port != 0 {
-			name.Port = ad.Port
-		}
-		px.listeners.addName(name)
-	}
-	l.sentBy = name.String()
-	l.uri = l.sentBy
-	if l.proto == TCP {
-		l.uri += ";transport=tcp"
-	}
+	l.setNames(cfg.Advertise)
 	return l, nil
 }
 
@@ -80,6 +69,17 @@ func (px *Proxy) reachableAddr(ip netip.Addr) netip.Addr {
 	}
 	defer c.Close()
 	return addrPortOf(c.LocalAddr()).Addr()
+}
+
+// serves reports whether requests to a side may leave from l.
+func (l *listener) serves(side dialog.Side) bool {
+	switch l.side {
+	case EdgeListener:
+		return side == edgeSide
+	case PBXListener:
+		return side == pbxSide
+	}
+	return true
 }
 
 // canReach reports whether packets from l can reach ip. The address families must be the
@@ -133,29 +133,29 @@ func (ls *listeners) haveAddr(a netip.AddrPort) bool {
 	return false
 }
 
-// find returns a listener of transport proto from which the address ip can be reached. It
-// prefers came, the listener on which the message was received; came may be nil. It
-// returns nil if there is no such listener.
-func (ls *listeners) find(proto Proto, ip netip.Addr, came *listener) *listener {
-	if came != nil && came.proto == proto && came.canReach(ip) {
+// find returns a listener of transport proto that serves a side and from which the address
+// ip can be reached. It prefers came, the listener on which the message was received; came
+// may be nil. It returns nil if there is no such listener.
+func (ls *listeners) find(proto Proto, side dialog.Side, ip netip.Addr, came *listener) *listener {
+	if came != nil && came.proto == proto && came.serves(side) && came.canReach(ip) {
 		return came
 	}
 	for _, l := range ls.all {
-		if l.proto == proto && l.canReach(ip) {
+		if l.proto == proto && l.serves(side) && l.canReach(ip) {
 			return l
 		}
 	}
 	return nil
 }
 
-// findForFlow returns the UDP listener that a flow names. If the configuration has
-// changed and no listener has the flow's index and port, it returns one with the port, or
-// else the result of find.
+// findForFlow returns the UDP listener of the edge side that a flow names. If the
+// configuration has changed and no listener has the flow's index and port, it returns one
+// with the port, or else the result of find.
 func (ls *listeners) findForFlow(fl flow, came *listener) *listener {
 	ip := fl.peer.Addr()
 	var found *listener
 	for _, l := range ls.all {
-		if l.proto != UDP || l.addr.Port() != fl.listenerPort || !l.canReach(ip) {
+		if l.proto != UDP || l.addr.Port() != fl.listenerPort || !l.serves(edgeSide) || !l.canReach(ip) {
 			continue
 		}
 		if l.index == fl.listenerIndex {
@@ -168,7 +168,7 @@ func (ls *listeners) findForFlow(fl flow, came *listener) *listener {
 	if found != nil {
 		return found
 	}
-	return ls.find(UDP, ip, came)
+	return ls.find(UDP, edgeSide, ip, came)
 }
 
 // areNamedBy reports whether a URI names one of our listeners, by host or by maddr.

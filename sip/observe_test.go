@@ -168,24 +168,6 @@ func TestFullObservationChannelDelaysNothing(t *testing.T) { // DESIGN §3.4: ob
 	}, func(c *sip.Config) { c.Observations = blind })
 }
 
-func TestAdvertisedNameIsUsed(t *testing.T) { // DESIGN §4.2: sip.advertise
-	runScenario(t, func(s *testbed) {
-		s.phone.send(s.phone.newRequest("OPTIONS", "sip:sip.example.com:5066"))
-		s.phone.expect("it is ours", "SIP/2.0 200")
-		s.phone.send(s.phone.newRequest("OPTIONS", "sip:SIP.example.COM:5066"))
-		s.phone.expect("in any case", "SIP/2.0 200")
-		s.phone.send(s.phone.newRequest("SUBSCRIBE", "sip:102@pbx.example", "Route: <sip:sip.example.com:5066;lr>"))
-		got := s.pbx.expect("its Route is ours", "SUBSCRIBE")
-		assertEqual(t, "Via", got.fieldValue("Via")[:len("SIP/2.0/UDP sip.example.com:5066;")], "SIP/2.0/UDP sip.example.com:5066;")
-		s.pbx.respond(got, "200 OK")
-		ok := s.phone.expect("answer", "SIP/2.0 200")
-		s.phone.send(s.phone.callerRequest(ok, "SUBSCRIBE"))
-		got = s.pbx.expect("within the dialog", "SUBSCRIBE")
-		assertEqual(t, "Route", got.fieldValue("Route"), "")
-		s.pbx.respond(got, "200 OK")
-	}, func(c *sip.Config) { c.Advertise = sip.HostPort{Host: "sip.example.com", Port: 5066} })
-}
-
 func TestAddressesRoundTripAsText(t *testing.T) {
 	for _, tt := range []struct{ in, want string }{
 		{"udp://192.0.2.1:5070", "udp://192.0.2.1:5070"},

@@ -46,14 +46,13 @@ func (b *probe) handleTimer(now instant) {
 		return
 	}
 	w, a := b.worker, b.pbx.addr
-	to, _ := w.proxy.destinationAt(a, nil) // Listen has found a listener for each PBX
-	l := to.listener
+	to, _ := w.proxy.destinationAt(a, pbxSide, nil) // Listen has found a listener for each PBX
 	b.sent++
 	c := &clientTx{worker: w, user: b, id: w.newTxID(), nextHop: to}
-	branch := w.proxy.branchSalt.appendBranch(nil, c.id, c.loopHash)
+	branch, name := w.proxy.branchSalt.appendBranch(nil, c.id, c.loopHash), to.ownName(pbxSide).sentBy
 	c.request = w.memory.retainCopy(nil, fmt.Appendf(nil, "OPTIONS sip:%s SIP/2.0\r\nVia: SIP/2.0/%s %s;branch=%s\r\nMax-Forwards: 70\r\n"+
 		"From: <sip:%s>;tag=%x\r\nTo: <sip:%s>\r\nCall-ID: probe-%08x-%d\r\nCSeq: %d OPTIONS\r\nContent-Length: 0\r\n\r\n",
-		a.AddrPort, l.proto.viaName(), l.sentBy, branch, l.sentBy, c.id, a.AddrPort, w.proxy.branchSalt, w.index, b.sent))
+		a.AddrPort, to.listener.proto.viaName(), name, branch, name, c.id, a.AddrPort, w.proxy.branchSalt, w.index, b.sent))
 	b.awaited = c
 	b.worker.wheel.start(&b.timer, now+probeTimeout)
 	c.start(now)

@@ -126,7 +126,7 @@ func Listen(cfg Config) (*Proxy, error) {
 	}
 	for _, p := range px.peers.pbx {
 		p.sharesOurAddr = px.listeners.haveHost(p.addr.Addr())
-		if px.listeners.find(p.addr.Proto, p.addr.Addr(), nil) == nil {
+		if px.listeners.find(p.addr.Proto, pbxSide, p.addr.Addr(), nil) == nil {
 			px.Close()
 			return nil, fmt.Errorf("sip: no listener can reach PBX %s: add a %s listener of its address family", p.addr, p.addr.Proto)
 		}

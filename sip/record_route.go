@@ -16,8 +16,8 @@ func needsRecordRoute(m *message) bool {
 	return true
 }
 
-// addRecordRoute puts our Record-Route on top. A request that leaves from another
-// listener than it came to gets two (RFC 5658).
+// addRecordRoute puts our Record-Route on top. A request gets two if its sender and its
+// next hop know the proxy by different names (RFC 5658).
 func (c *composer) addRecordRoute(p *packet, r *routeDecision) {
 	m, s := &p.msg, &c.edits
 	at := m.firstField(hVia).line.from
@@ -26,9 +26,10 @@ func (c *composer) addRecordRoute(p *packet, r *routeDecision) {
 	}
 	c.tmpBuf = c.sealer.sealRouteToken(c.tmpBuf[:0], c.routeToken(p, r), m.text(m.callID), m.text(m.fromTag))
 	user := string(c.tmpBuf)
-	s.insert(at, "Record-Route: <sip:", user, "@", r.nextHop.listener.uri, ";lr>\r\n")
-	if r.nextHop.listener != p.listener {
-		s.insert(at, "Record-Route: <sip:", user, "@", p.listener.uri, ";lr>\r\n")
+	there, here := r.nextHop.ownName(r.dst).uri, p.ownName().uri
+	s.insert(at, "Record-Route: <sip:", user, "@", there, ";lr>\r\n")
+	if here != there {
+		s.insert(at, "Record-Route: <sip:", user, "@", here, ";lr>\r\n")
 	}
 }
 

@@ -13,12 +13,12 @@ const contactParam = "bellhop"
 // addBinding edits a REGISTER so that calls to the phone come back through the proxy: by
 // Path (RFC 3327 §5.2), or by a rewritten Contact.
 func (c *composer) addBinding(p *packet, r *routeDecision) {
-	fl := r.bindingFlow()
+	fl, ourURI := r.bindingFlow(), r.nextHop.ownName(pbxSide).uri
 	switch c.cfg.Register {
 	case RegisterPath:
-		c.addPath(&p.msg, fl, r.byURI, r.nextHop.listener.uri)
+		c.addPath(&p.msg, fl, r.byURI, ourURI)
 	case RegisterContact:
-		c.rewriteContacts(&p.msg, fl, r.byURI, r.nextHop.listener.uri)
+		c.rewriteContacts(&p.msg, fl, r.byURI, ourURI)
 	case RegisterNone:
 	}
 }

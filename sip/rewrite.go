@@ -28,7 +28,7 @@ type composer struct {
 func (c *composer) rewriteRequest(p *packet, r *routeDecision, branch []byte) []byte {
 	m, s := &p.msg, &c.edits
 	top := m.firstField(hVia).line.from
-	s.insert(top, "Via: SIP/2.0/", r.nextHop.listener.proto.viaName(), " ", r.nextHop.listener.sentBy, ";branch=", string(branch), "\r\n")
+	s.insert(top, "Via: SIP/2.0/", r.nextHop.listener.proto.viaName(), " ", r.nextHop.ownName(r.dst).sentBy, ";branch=", string(branch), "\r\n")
 	fixVia(s, m, p.peer)
 	if m.maxForwards < 0 {
 		s.insert(top, "Max-Forwards: 70\r\n")

@@ -418,7 +418,7 @@ func isLocalOnly(ip netip.Addr) bool { return ip.IsLoopback() || ip.IsLinkLocalU
 
 // routeToAddr makes an address the next hop of a request.
 func (rt *router) routeToAddr(p *packet, r *routeDecision, a Addr) *fault {
-	to, ok := rt.proxy.destinationAt(a, p.listener)
+	to, ok := rt.proxy.destinationAt(a, r.dst, p.listener)
 	if !ok {
 		return noTransport
 	}

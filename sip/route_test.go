@@ -112,7 +112,7 @@ func TestOwnMaddrIsRemoved(t *testing.T) { // RFC 3261 §16.4
 		edge.respond(edge.expect("sent on", "MESSAGE sip:101@192.0.2.103 SIP/2.0"), "200 OK")
 		s.pbx.expect("answer", "SIP/2.0 200")
 	}, func(c *sip.Config) {
-		c.Listen = append(c.Listen, sip.Addr{Proto: sip.UDP, AddrPort: netip.MustParseAddrPort("192.0.2.1:5080")})
+		c.Listen = append(c.Listen, sip.Listener{Addr: sip.Addr{Proto: sip.UDP, AddrPort: netip.MustParseAddrPort("192.0.2.1:5080")}})
 	})
 }
 
@@ -271,7 +271,7 @@ func TestTwoListenersAddTwoRecordRoutes(t *testing.T) { // rows 16, 32, 37; RFC 
 				assertEqual(t, "by the address the phone knows", phone.lastSource.String(), tt.outside)
 				s.pbx.expect("answer", "SIP/2.0 200")
 			}, func(c *sip.Config) {
-				c.Listen = append(c.Listen, sip.Addr{Proto: sip.UDP, AddrPort: outside})
+				c.Listen = append(c.Listen, sip.Listener{Addr: sip.Addr{Proto: sip.UDP, AddrPort: outside}})
 			})
 		})
 	}

@@ -37,7 +37,7 @@ func startOnLoopback(t *testing.T, pbx sip.Addr) (udp, tcp netip.AddrPort) {
 func startOnLoopbackAt(t *testing.T, at netip.AddrPort, pbx sip.Addr) (udp, tcp netip.AddrPort) {
 	t.Helper()
 	proxy, err := sip.Listen(sip.Config{
-		Listen: []sip.Addr{{Proto: sip.UDP, AddrPort: at}, {Proto: sip.TCP, AddrPort: at}},
+		Listen: listenOn(sip.Addr{Proto: sip.UDP, AddrPort: at}, sip.Addr{Proto: sip.TCP, AddrPort: at}),
 		PBX:    []sip.Addr{pbx},
 		Key:    key,
 		Log:    slog.New(slog.NewTextHandler(io.Discard, nil)),
@@ -205,7 +205,7 @@ func TestLastResponseOnAStreamArrives(t *testing.T) { // RFC 3261 §18.3, row 5:
 func TestPortInUseIsReported(t *testing.T) {
 	_, at := openSocket(t)
 	_, err := sip.Listen(sip.Config{
-		Listen: []sip.Addr{{Proto: sip.UDP, AddrPort: at}},
+		Listen: listenOn(sip.Addr{Proto: sip.UDP, AddrPort: at}),
 		PBX:    []sip.Addr{{Proto: sip.UDP, AddrPort: at}},
 		Key:    key,
 	})
@@ -222,19 +222,19 @@ func TestListenReportsBadConfiguration(t *testing.T) {
 		cfg  sip.Config
 		want string
 	}{
-		{"no key", sip.Config{Listen: []sip.Addr{udp}, PBX: []sip.Addr{udp}, Key: []byte("short")}, "sip: key has 5 bytes: use at least 32"},
+		{"no key", sip.Config{Listen: listenOn(udp), PBX: []sip.Addr{udp}, Key: []byte("short")}, "sip: key has 5 bytes: use at least 32"},
 		{"no listener", sip.Config{PBX: []sip.Addr{udp}, Key: key}, "sip: no listener or no PBX: configure at least one of each"},
-		{"no PBX", sip.Config{Listen: []sip.Addr{udp}, Key: key}, "sip: no listener or no PBX: configure at least one of each"},
+		{"no PBX", sip.Config{Listen: listenOn(udp), Key: key}, "sip: no listener or no PBX: configure at least one of each"},
 		{
-			"a PBX over TCP and no TCP", sip.Config{Listen: []sip.Addr{udp}, PBX: []sip.Addr{{Proto: sip.TCP, AddrPort: pbx}}, Key: key},
+			"a PBX over TCP and no TCP", sip.Config{Listen: listenOn(udp), PBX: []sip.Addr{{Proto: sip.TCP, AddrPort: pbx}}, Key: key},
 			"sip: no listener can reach PBX tcp://127.0.0.1:5070: add a tcp listener of its address family",
 		},
 		{
-			"a PBX over IPv6 and no IPv6", sip.Config{Listen: []sip.Addr{udp, tcp}, PBX: []sip.Addr{{Proto: sip.UDP, AddrPort: netip.MustParseAddrPort("[2001:db8::1]:5060")}}, Key: key},
+			"a PBX over IPv6 and no IPv6", sip.Config{Listen: listenOn(udp, tcp), PBX: []sip.Addr{{Proto: sip.UDP, AddrPort: netip.MustParseAddrPort("[2001:db8::1]:5060")}}, Key: key},
 			"sip: no listener can reach PBX udp://[2001:db8::1]:5060: add a udp listener of its address family",
 		},
 		{
-			"an address of others", sip.Config{Listen: []sip.Addr{{Proto: sip.UDP, AddrPort: netip.MustParseAddrPort("192.0.2.1:5060")}}, PBX: []sip.Addr{udp}, Key: key},
+			"an address of others", sip.Config{Listen: listenOn(sip.Addr{Proto: sip.UDP, AddrPort: netip.MustParseAddrPort("192.0.2.1:5060")}), PBX: []sip.Addr{udp}, Key: key},
 			"cannot listen on udp://192.0.2.1:5060: listen udp4 192.0.2.1:5060: bind: cannot assign requested address",
 		},
 	} {

@@ -148,7 +148,7 @@ func (ss *streamTable) acceptConns(ctx context.Context, l *listener) {
 			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
 				return
 			}
-			ss.proxy.log.Warn("connection not accepted", "listener", l.sentBy, "err", err)
+			ss.proxy.log.Warn("connection not accepted", "listener", Addr{l.proto, l.addr}.String(), "err", err)
 			select {
 			case <-ctx.Done():
 			case <-time.After(100 * time.Millisecond):

@@ -70,7 +70,7 @@ func runUnproven(t *testing.T, script func(s *testbed), changes ...func(*sip.Con
 func newTestbed(t *testing.T, changes ...func(*sip.Config)) *testbed {
 	s := &testbed{t: t, net: siptest.NewNetwork(), log: &bytes.Buffer{}, observations: make(chan dialog.Message, 1<<14)}
 	cfg := sip.Config{
-		Listen:       []sip.Addr{{Proto: sip.UDP, AddrPort: proxyAt}, {Proto: sip.TCP, AddrPort: proxyAt}},
+		Listen:       listenOn(sip.Addr{Proto: sip.UDP, AddrPort: proxyAt}, sip.Addr{Proto: sip.TCP, AddrPort: proxyAt}),
 		PBX:          []sip.Addr{{Proto: sip.UDP, AddrPort: pbxAt}},
 		Key:          key,
 		Observations: s.observations,
@@ -174,6 +174,14 @@ func (s *testbed) expectNothing(why string) {
 // oneWorker configures a single worker, so that messages of different calls keep their
 // order too.
 func oneWorker(c *sip.Config) { c.Workers = 1 }
+
+// listenOn returns listeners of both sides without an advertised name.
+func listenOn(addrs ...sip.Addr) (ls []sip.Listener) {
+	for _, a := range addrs {
+		ls = append(ls, sip.Listener{Addr: a})
+	}
+	return ls
+}
 
 func pbxOverTCP(c *sip.Config) { c.PBX[0].Proto = sip.TCP }
 

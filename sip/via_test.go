@@ -186,7 +186,7 @@ func TestResponseLeavesFromTheSocketAsked(t *testing.T) { // RFC 3581 §4, row 3
 			}
 		}
 	}, func(c *sip.Config) {
-		c.Listen = append(c.Listen, sip.Addr{Proto: sip.UDP, AddrPort: second})
+		c.Listen = append(c.Listen, sip.Listener{Addr: sip.Addr{Proto: sip.UDP, AddrPort: second}})
 	})
 }
 
@@ -219,7 +219,7 @@ func TestIPv6CallIsForwarded(t *testing.T) { // RFC 3261 §18.2.1, RFC 5118 §4.
 		phone.respond(phone.expect("a BYE comes back", "BYE sip:[2001:db8::101]:5062"), "200 OK")
 		s.pbx.expect("answer", "SIP/2.0 200")
 	}, func(c *sip.Config) {
-		c.Listen = []sip.Addr{{Proto: sip.UDP, AddrPort: proxy6}}
+		c.Listen = listenOn(sip.Addr{Proto: sip.UDP, AddrPort: proxy6})
 		c.PBX = []sip.Addr{{Proto: sip.UDP, AddrPort: pbx6}}
 	})
 }

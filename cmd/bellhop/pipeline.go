@@ -86,8 +86,7 @@ func buildPipeline(ctx context.Context, cfg config.Config, st *store.Store, log 
 func listenProxy(cfg config.Config, key []byte, observations chan<- dialog.Message, log *slog.Logger, w environment) (*sip.Proxy, error) {
 	connections, capped := capConnections(cfg.Guard.AllConnections, openFileLimit())
 	proxy, err := sip.Listen(sip.Config{
-		Listen:     cfg.SIP.Listen,
-		Advertise:  cfg.SIP.Advertise,
+		Listen:     cfg.Listeners(),
 		PBX:        cfg.SIP.PBX,
 		PBXSources: config.Prefixes(cfg.SIP.PBXSources),
 		Register:   cfg.SIP.Register,

@@ -246,10 +246,15 @@ func (s *service) adminURL() string {
 
 // listenURIs returns the SIP URIs at which phones reach bellhop.
 func (s *service) listenURIs() (uris []string) {
-	for _, a := range s.proxy.Addrs() {
+	listeners := s.cfg.Listeners()
+	for i, a := range s.proxy.Addrs() {
+		l := listeners[i]
+		if l.Side == sip.PBXListener {
+			continue
+		}
 		at := sip.HostPort{Host: a.Addr().String(), Port: a.Port()}
-		if name := s.cfg.SIP.Advertise; name.Host != "" {
-			at.Host, at.Port = name.Host, cmp.Or(name.Port, at.Port)
+		if l.Advertise.Host != "" {
+			at.Host, at.Port = l.Advertise.Host, cmp.Or(l.Advertise.Port, at.Port)
 		}
 		uris = append(uris, "sip:"+at.String()+";transport="+a.Proto.String())
 	}

@@ -62,7 +62,7 @@ func New(t testing.TB, c flowtest.Config) *Proxy {
 // config returns the configuration of the proxy for a flow.
 func (p *Proxy) config(c flowtest.Config, network *siptest.Network) sip.Config {
 	cfg := sip.Config{
-		Listen:        []sip.Addr{{Proto: sip.UDP, AddrPort: flowtest.Bellhop}},
+		Listen:        []sip.Listener{{Addr: sip.Addr{Proto: sip.UDP, AddrPort: flowtest.Bellhop}}},
 		PBXSources:    c.PBXSources,
 		Register:      sip.Register(c.Register),
 		AddCID:        c.AddCID,
@@ -75,7 +75,7 @@ func (p *Proxy) config(c flowtest.Config, network *siptest.Network) sip.Config {
 		WallClock:     func() time.Time { return time.Now().Add(time.Duration(p.wallOffset.Load())) },
 	}
 	if len(c.TCP) > 0 {
-		cfg.Listen = append(cfg.Listen, sip.Addr{Proto: sip.TCP, AddrPort: flowtest.Bellhop})
+		cfg.Listen = append(cfg.Listen, sip.Listener{Addr: sip.Addr{Proto: sip.TCP, AddrPort: flowtest.Bellhop}})
 	}
 	for _, peer := range flowtest.Peers {
 		switch {

@@ -60,6 +60,14 @@ func e164Formatter(r Region) func(string) string {
 	}
 }
 
+// Listeners returns the listeners of the proxy.
+func (c *Config) Listeners() (ls []sip.Listener) {
+	for _, a := range c.SIP.Listen {
+		ls = append(ls, sip.Listener{Addr: a, Advertise: c.SIP.Advertise})
+	}
+	return ls
+}
+
 // Trunks returns the trunks of the proxy.
 func (c *Config) Trunks() []sip.Trunk {
 	var ts []sip.Trunk
