@@ -53,6 +53,14 @@ type Listener struct {
 	Side      ListenerSide // "" is BothSides
 }
 
+// ReachesPBX reports whether requests to a PBX can leave from l. Transport and address
+// family must be the same. If l is not on all addresses, both or none of the two must be
+// on loopback.
+func (l Listener) ReachesPBX(pbx Addr) bool {
+	own, ip := l.Addr.Addr(), pbx.Addr()
+	return l.Side != EdgeListener && l.Proto == pbx.Proto && own.Is4() == ip.Is4() && (own.IsUnspecified() || own.IsLoopback() == ip.IsLoopback())
+}
+
 // ListenerSide is the side whose peers send to a listener, and get requests from it.
 type ListenerSide string
 
@@ -172,6 +180,12 @@ func (a *Addr) UnmarshalText(b []byte) error {
 type HostPort struct {
 	Host string
 	Port uint16 // 0: the listener's own
+}
+
+// Addr returns the IP address that h names; ok is false if h is a host name or empty.
+func (h HostPort) Addr() (ip netip.Addr, ok bool) {
+	ip, err := netip.ParseAddr(strings.Trim(h.Host, "[]"))
+	return ip, err == nil
 }
 
 // String returns the form that UnmarshalText reads.

@@ -58,17 +58,37 @@ func listenError(a Addr, err error) error {
 }
 
 // reachableAddr returns the address at which others reach a listener. For an unspecified
-// address such as 0.0.0.0 it is the one that this machine uses towards the PBX.
+// address such as 0.0.0.0 it is the one that this machine uses towards the first PBX of the
+// address family, or else towards other networks.
 func (px *Proxy) reachableAddr(ip netip.Addr) netip.Addr {
 	if !ip.IsUnspecified() {
 		return ip
 	}
-	c, err := net.Dial("udp", px.cfg.PBX[0].AddrPort.String()) // sends nothing
+	to := netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, 1}), defaultPort) // RFC 5737: an address of no host
+	if ip.Is6() {
+		to = netip.AddrPortFrom(netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8, 15: 1}), defaultPort) // RFC 3849
+	}
+	for _, pbx := range px.cfg.PBX {
+		if pbx.Addr().Is4() == ip.Is4() {
+			to = pbx.AddrPort
+			break
+		}
+	}
+	if source, ok := SourceAddr(to); ok {
+		return source
+	}
+	return ip
+}
+
+// SourceAddr returns the address from which this machine sends to an address. It sends
+// nothing. ok is false if there is no route.
+func SourceAddr(to netip.AddrPort) (ip netip.Addr, ok bool) {
+	c, err := net.Dial("udp", to.String())
 	if err != nil {
-		return ip
+		return ip, false
 	}
 	defer c.Close()
-	return addrPortOf(c.LocalAddr()).Addr()
+	return addrPortOf(c.LocalAddr()).Addr(), true
 }
 
 // serves reports whether requests to a side may leave from l.

@@ -87,6 +87,7 @@ func listenProxy(cfg config.Config, key []byte, observations chan<- dialog.Messa
 	connections, capped := capConnections(cfg.Guard.AllConnections, openFileLimit())
 	proxy, err := sip.Listen(sip.Config{
 		Listen:     cfg.Listeners(),
+		LocalNets:  config.Prefixes(cfg.SIP.LocalNet),
 		PBX:        cfg.SIP.PBX,
 		PBXSources: config.Prefixes(cfg.SIP.PBXSources),
 		Register:   cfg.SIP.Register,

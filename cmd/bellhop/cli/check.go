@@ -28,25 +28,29 @@ func checkCommand() *cobra.Command {
 	return cmd
 }
 
-// runCheck reads the config at path and prints a summary of it, or returns all its
-// problems. With asJSON it prints one JSON object in both cases.
+// runCheck reads the config at path and prints a summary of it, the resulting addresses
+// and the warnings, or returns all its problems. With asJSON it prints one JSON object in
+// both cases.
 //
 // Only the responses of the PBX show that the PBX is set up wrongly. So if a bellhop
 // runs with this config, runCheck also prints the reasons why that bellhop is degraded,
 // one a line. They do not make the check fail.
 func runCheck(ctx context.Context, path string, asJSON bool, stdout io.Writer) error {
-	c, err := config.Load(path)
-	var found []string
+	c, warnings, err := config.Check(path)
+	var network, found []string
 	if err == nil {
-		found = queryDegraded(ctx, c.AdminURL())
+		network, found = describeNetwork(&c), queryDegraded(ctx, c.AdminURL())
 	}
 	if asJSON {
 		var report struct {
 			OK       bool            `json:"ok"`
 			Problems config.Problems `json:"problems"`
+			Warnings config.Problems `json:"warnings,omitempty"`
+			Network  []string        `json:"network,omitempty"`
 			Degraded []string        `json:"degraded,omitempty"`
 		}
 		report.OK, report.Problems, report.Degraded = err == nil, config.Problems{}, found
+		report.Warnings, report.Network = warnings, network
 		if err != nil && !errors.As(err, &report.Problems) {
 			report.Problems = config.Problems{{File: path, Text: err.Error()}}
 		}
@@ -62,6 +66,12 @@ func runCheck(ctx context.Context, path string, asJSON bool, stdout io.Writer) e
 		return err
 	}
 	fmt.Fprintf(stdout, "%s is valid: %s\n", path, c.Summary())
+	for _, line := range network {
+		fmt.Fprintln(stdout, line)
+	}
+	for _, w := range warnings {
+		fmt.Fprintf(stdout, "warning: %v\n", w)
+	}
 	for _, f := range found {
 		_, err = fmt.Fprintf(stdout, "bellhop is running, but degraded: %s\n", stripControls(f))
 	}

@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -39,12 +40,23 @@ func write(t *testing.T, text string) (path string) {
 func TestCheckDescribesValidConfig(t *testing.T) {
 	path := write(t, "[sip]\nlisten = [\"udp://127.0.0.1:5060\", \"tcp://127.0.0.1:5060\"]\npbx = [\"udp://127.0.0.2:5060\"]\n")
 	stdout, stderr := runCommand(t, 0, "check", "--config", path)
-	want := path + " is valid: phones reach the PBX udp://127.0.0.2:5060 through udp://127.0.0.1:5060, tcp://127.0.0.1:5060; the admin API is at http://127.0.0.1:8080; the store is in data\n"
+	want := path + " is valid: phones reach the PBX udp://127.0.0.2:5060 through udp://127.0.0.1:5060, tcp://127.0.0.1:5060; the admin API is at http://127.0.0.1:8080; the store is in data\n" +
+		"phones reach bellhop at udp://127.0.0.1:5060\nphones reach bellhop at tcp://127.0.0.1:5060\nthe PBX udp://127.0.0.2:5060 sees bellhop at udp://127.0.0.1:5060\n"
 	if stdout != want || stderr != "" {
 		t.Errorf("got %q and %q, want %q", stdout, stderr, want)
 	}
 	stdout, stderr = runCommand(t, 0, "check", "--config", path, "--json")
-	if want := "{\n  \"ok\": true,\n  \"problems\": []\n}\n"; stdout != want || stderr != "" {
+	want = `{
+  "ok": true,
+  "problems": [],
+  "network": [
+    "phones reach bellhop at udp://127.0.0.1:5060",
+    "phones reach bellhop at tcp://127.0.0.1:5060",
+    "the PBX udp://127.0.0.2:5060 sees bellhop at udp://127.0.0.1:5060"
+  ]
+}
+`
+	if stdout != want || stderr != "" {
 		t.Errorf("got %q and %q, want %q", stdout, stderr, want)
 	}
 }
@@ -60,9 +72,9 @@ func TestCheckPrintsDegradedReasons(t *testing.T) {
 	path := write(t, "admin.listen = \""+strings.TrimPrefix(running.URL, "http://")+"\"\n")
 	stdout, stderr := runCommand(t, 0, "check", "--config", path)
 	lines := strings.Split(strings.TrimSpace(stdout), "\n")
-	if len(lines) != 3 || !strings.HasPrefix(lines[0], path+" is valid: ") || stderr != "" ||
-		!strings.HasPrefix(lines[1], "bellhop is running, but degraded: PBX udp://192.0.2.2:5060 ignores Path") || strings.Contains(lines[1], "\x1b") ||
-		lines[2] != "bellhop is running, but degraded: store damaged" {
+	if len(lines) != 5 || !strings.HasPrefix(lines[0], path+" is valid: ") || stderr != "" ||
+		!strings.HasPrefix(lines[3], "bellhop is running, but degraded: PBX udp://192.0.2.2:5060 ignores Path") || strings.Contains(lines[3], "\x1b") ||
+		lines[4] != "bellhop is running, but degraded: store damaged" {
 		t.Errorf("got %q and %q", stdout, stderr)
 	}
 	stdout, _ = runCommand(t, 0, "check", "--config", path, "--json")
@@ -74,8 +86,73 @@ func TestCheckPrintsDegradedReasons(t *testing.T) {
 		t.Errorf("got %q: %v", stdout, err)
 	}
 	running.Config.Handler = http.NotFoundHandler() // no bellhop
-	if stdout, _ := runCommand(t, 0, "check", "--config", path); strings.Count(stdout, "\n") != 1 {
+	if stdout, _ := runCommand(t, 0, "check", "--config", path); strings.Count(stdout, "\n") != 3 {
 		t.Errorf("got %q", stdout)
+	}
+}
+
+func TestCheckDescribesNetwork(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		text string
+		want []string
+	}{
+		{"1:1 NAT", `[sip]
+listen = ["udp://192.0.2.10:5060"]
+advertise = "sip.example.com"
+pbx = ["udp://192.0.2.1:5060"]`, []string{
+			"phones reach bellhop at udp://sip.example.com:5060, and phones in sip.local_net at udp://192.0.2.10:5060",
+			"the PBX udp://192.0.2.1:5060 sees bellhop at udp://192.0.2.10:5060",
+		}},
+		{"no local networks", `[sip]
+listen = ["udp://192.0.2.10:5060"]
+advertise = "203.0.113.1:5070"
+local_net = []
+pbx = ["udp://192.0.2.1:5060"]`, []string{
+			"phones reach bellhop at udp://203.0.113.1:5070",
+			"the PBX udp://192.0.2.1:5060 sees bellhop at udp://192.0.2.10:5060",
+		}},
+		{"all addresses", `[sip]
+listen = ["udp://0.0.0.0:5060", "udp://[::]:5060"]
+pbx = ["udp://127.0.0.2:5070"]`, []string{
+			"phones reach bellhop at udp://0.0.0.0:5060, every IPv4 address of this machine",
+			"phones reach bellhop at udp://[::]:5060, every IPv6 address of this machine",
+			"the PBX udp://127.0.0.2:5070 sees bellhop at udp://127.0.0.1:5060",
+			"warning: CONFIG:2:11: sip.listen: udp://0.0.0.0:5060 has no advertised name: each phone is given the address of this machine to which it sends. If phones come through a NAT in front of bellhop, set sip.advertise",
+			"warning: CONFIG:2:33: sip.listen: udp://[::]:5060 has no advertised name: each phone is given the address of this machine to which it sends. If phones come through a NAT in front of bellhop, set sip.advertise",
+		}},
+		{"two networks", `sip.pbx = ["udp://10.0.0.2:5060"]
+[[listener]]
+listen = "udp://203.0.113.1:5060"
+side = "edge"
+[[listener]]
+listen = "udp://10.0.0.1:5060"
+side = "pbx"
+[[listener]]
+listen = "tcp://10.0.0.1:5060"`, []string{
+			"phones reach bellhop at udp://203.0.113.1:5060",
+			"phones reach bellhop at tcp://10.0.0.1:5060",
+			"the PBX udp://10.0.0.2:5060 sees bellhop at udp://10.0.0.1:5060",
+		}},
+		{"the PBX has a name for bellhop", `sip.pbx = ["udp://10.0.0.2:5060"]
+[[listener]]
+listen = "udp://192.0.2.1:5060"
+[[listener]]
+listen = "udp://192.0.2.1:5070"
+advertise = "inside.example"
+side = "pbx"`, []string{
+			"phones reach bellhop at udp://192.0.2.1:5060",
+			"the PBX udp://10.0.0.2:5060 sees bellhop at udp://192.0.2.1:5060",
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			path := write(t, tt.text)
+			stdout, _ := runCommand(t, 0, "check", "-c", path)
+			got := strings.Split(strings.TrimSpace(strings.ReplaceAll(stdout, path, "CONFIG")), "\n")[1:]
+			if !slices.Equal(got, tt.want) {
+				t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(tt.want, "\n"))
+			}
+		})
 	}
 }
 

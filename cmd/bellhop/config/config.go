@@ -36,12 +36,14 @@ type Config struct {
 	SIP struct {
 		Listen     []sip.Addr   `toml:"listen"`
 		Advertise  sip.HostPort `toml:"advertise"`
+		LocalNet   []CIDR       `toml:"local_net"`
 		PBX        []sip.Addr   `toml:"pbx"`
 		PBXSources []CIDR       `toml:"pbx_sources"`
 		Register   sip.Register `toml:"register"`
 
 		StripIdentity bool `toml:"strip_identity"`
 	} `toml:"sip"`
+	Listener []Listener `toml:"listener"`
 
 	Extensions struct {
 		Pattern *regexp.Regexp `toml:"pattern"`
@@ -101,6 +103,13 @@ type Config struct {
 	} `toml:"log"`
 }
 
+// A Listener is a [[listener]] table. It stands for a line in sip.listen.
+type Listener struct {
+	Listen    sip.Addr         `toml:"listen"`
+	Advertise sip.HostPort     `toml:"advertise"` // "" is that of [sip]
+	Side      sip.ListenerSide `toml:"side"`      // "" is both
+}
+
 // An Extension is an [[extension]] table.
 type Extension struct {
 	Number string        `toml:"number"`
@@ -119,6 +128,7 @@ type Trunk struct {
 func Default() Config {
 	var c Config
 	c.SIP.Listen = []sip.Addr{{Proto: sip.UDP, AddrPort: netip.MustParseAddrPort("127.0.0.1:5060")}}
+	c.SIP.LocalNet = privateNetworks()
 	c.SIP.PBX = []sip.Addr{{Proto: sip.UDP, AddrPort: netip.MustParseAddrPort("127.0.0.1:5070")}}
 	c.SIP.Register = sip.RegisterPath
 	c.SIP.StripIdentity = true
@@ -143,6 +153,15 @@ func Default() Config {
 	return c
 }
 
+// privateNetworks returns the networks of RFC 1918 and the unique local addresses of RFC
+// 4193. A packet from such an address has passed no NAT to the Internet.
+func privateNetworks() (cs []CIDR) {
+	for _, n := range []string{"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"} {
+		cs = append(cs, CIDR{netip.MustParsePrefix(n)})
+	}
+	return cs
+}
+
 // Load reads the file at path over the defaults. If the content is wrong, the error is
 // a [Problems] with all problems of the file.
 func Load(path string) (Config, error) {
@@ -151,6 +170,22 @@ func Load(path string) (Config, error) {
 		return Config{}, err
 	}
 	return Parse(path, string(b))
+}
+
+// Check reads the file at path like [Load]. It also returns warnings: problems that do
+// not prevent a start.
+func Check(path string) (c Config, warnings Problems, err error) {
+	b, err := readFile(path)
+	if err != nil {
+		return c, nil, err
+	}
+	c, r, err := parse(path, string(b))
+	if err != nil {
+		return c, nil, err
+	}
+	c.warnListeners(r.addProblem)
+	r.problems.Sort()
+	return c, r.problems, nil
 }
 
 // LoadKeys reads the values of keys, such as "admin.listen", from the file at path over
@@ -193,18 +228,27 @@ func readFile(path string) ([]byte, error) {
 
 // Parse reads text over the defaults. file is the name of the file that problems show.
 func Parse(file, text string) (Config, error) {
-	c := Default()
+	c, _, err := parse(file, text)
+	return c, err
+}
+
+// parse is Parse. It also returns the decoder, which knows the positions of the keys.
+func parse(file, text string) (c Config, r decoder, err error) {
+	c = Default()
 	doc, r, err := decodeTOML(file, text)
 	if err != nil {
-		return c, err
+		return c, r, err
+	}
+	if _, ok := doc["listener"]; ok {
+		c.SIP.Listen = nil // the default is for a file without a listener
 	}
 	r.decodeTable("", doc, reflect.ValueOf(&c).Elem())
 	c.validateAll(r.addProblem)
 	if len(r.problems) > 0 {
 		r.problems.Sort()
-		return c, r.problems
+		return c, r, r.problems
 	}
-	return c, nil
+	return c, r, nil
 }
 
 // decodeTOML parses a document. It returns the document and a decoder that knows the

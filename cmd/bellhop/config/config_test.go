@@ -101,7 +101,7 @@ func TestConfigReportsProblems(t *testing.T) {
 			`c:1:1: lissten: unknown key: did you mean "listen" of [sip]?`,
 			`c:3:1: sip.registr: unknown key: did you mean "register"?`,
 			`c:4:1: sip.learn: unknown key: did you mean "learn" of [extensions]?`,
-			`c:5:1: sip."a b": unknown key: known keys are listen, advertise, pbx, pbx_sources, register, strip_identity`,
+			`c:5:1: sip."a b": unknown key: known keys are listen, advertise, local_net, pbx, pbx_sources, register, strip_identity`,
 			`c:6:1: stoer: unknown key: did you mean "store"?`,
 			`c:7:1: trunk.name: a trunk needs a name: set name = "carrier"`,
 			`c:7:1: trunk.sources: trunk "" needs the addresses it sends from: set sources = ["192.0.2.0/24"]`,
@@ -156,10 +156,32 @@ listen = "8080"`, []string{
 			`c:2:10: sip.listen: no address to listen on: set at least one, like ["udp://127.0.0.1:5060"]`,
 			`c:3:7: sip.pbx: no PBX to forward to: set its address, like ["udp://192.0.2.1:5060"]`,
 		}},
-		{"conflicting listeners", `sip.listen = ["udp://127.0.0.1", "udp://127.0.0.1:5060", "tcp://127.0.0.1:5060", "tcp://[::]:5060", "udp://224.0.0.1", "udp://127.0.0.1:0", "udp://127.0.0.1:0"]`, []string{
+		{"conflicting listeners", `sip.listen = ["udp://127.0.0.1", "udp://127.0.0.1:5060", "tcp://127.0.0.1:5060", "tcp://[::]:5060", "udp://224.0.0.1", "udp://127.0.0.1:0", "udp://127.0.0.1:0", "tcp://0.0.0.0:5060"]`, []string{
 			`c:1:34: sip.listen: udp://127.0.0.1:5060 is taken by udp://127.0.0.1:5060: remove one of them`,
-			`c:1:82: sip.listen: tcp://[::]:5060 is taken by tcp://127.0.0.1:5060: remove one of them`,
 			`c:1:101: sip.listen: udp://224.0.0.1:5060 is a multicast address: use a unicast address`,
+			`c:1:162: sip.listen: tcp://0.0.0.0:5060 is taken by tcp://127.0.0.1:5060: remove one of them`,
+		}},
+		{"invalid [[listener]] tables", `sip.advertise = "[::]"
+sip.local_net = ["10.0.0.1/8"]
+listener = [{side = "inside"}, {listen = "udp://0.0.0.0", advertise = "x y"}, {listen = "udp://127.0.0.1:5060", advertise = "224.0.0.1", sides = "edge"}, {listen = "sip.example.com"}]`, []string{
+			`c:1:17: sip.advertise: [::] is not an address to send to: use the address or name at which phones reach bellhop`,
+			`c:2:18: sip.local_net: "10.0.0.1/8" has host bits beyond its prefix: use 10.0.0.0/8 or 10.0.0.1/32`,
+			`c:3:13: listener.listen: no address to listen on: set listen = "udp://192.0.2.1:5060"`,
+			`c:3:21: listener.side: side is "edge", "pbx" or "both", not "inside"`,
+			`c:3:71: listener.advertise: advertise "x y" is not host[:port]`,
+			`c:3:89: listener.listen: udp://127.0.0.1:5060 is taken by udp://0.0.0.0:5060: remove one of them`,
+			`c:3:125: listener.advertise: 224.0.0.1 is not an address to send to: use the address or name at which phones reach bellhop`,
+			`c:3:138: listener.sides: unknown key: did you mean "side"?`,
+			`c:3:165: listener.listen: address "sip.example.com" has no transport: write udp://sip.example.com or tcp://sip.example.com`,
+		}},
+		{"no listener for phones", "[[listener]]\nlisten = \"udp://127.0.0.1:5060\"\nside = \"pbx\"", []string{
+			`c:2:10: listener.listen: no listener for phones: set side = "both", or add a listener with side = "edge"`,
+		}},
+		{"no listener for the PBX", "[[listener]]\nlisten = \"udp://127.0.0.1:5060\"\nside = \"edge\"", []string{
+			`c:1:1: sip.pbx: no listener reaches udp://127.0.0.1:5070: add to sip.listen a udp:// listener on an IPv4 loopback address or on 0.0.0.0`,
+		}},
+		{"an empty array of listeners", "listener = []", []string{
+			`c:1:1: sip.listen: no address to listen on: set at least one, like ["udp://127.0.0.1:5060"]`,
 		}},
 		{"the PBX is a listener", "[sip]\nlisten = [\"udp://0.0.0.0:5060\"]\npbx = [\"udp://192.0.2.1:5060\", \"tcp://192.0.2.1:5060\", \"udp://192.0.2.1:5061\", \"udp://192.0.2.1:5061\", \"udp://0.0.0.0:5070\", \"udp://192.0.2.1:0\"]", []string{
 			`c:3:8: sip.pbx: udp://192.0.2.1:5060 is bellhop's own listener udp://0.0.0.0:5060: calls would loop: use the PBX's address, or change sip.listen`,

@@ -60,14 +60,6 @@ func e164Formatter(r Region) func(string) string {
 	}
 }
 
-// Listeners returns the listeners of the proxy.
-func (c *Config) Listeners() (ls []sip.Listener) {
-	for _, a := range c.SIP.Listen {
-		ls = append(ls, sip.Listener{Addr: a, Advertise: c.SIP.Advertise})
-	}
-	return ls
-}
-
 // Trunks returns the trunks of the proxy.
 func (c *Config) Trunks() []sip.Trunk {
 	var ts []sip.Trunk
@@ -117,7 +109,7 @@ func (c *Config) Summary() string {
 		store = "the store is at " + Join(c.Store.NATS)
 	}
 	return fmt.Sprintf("phones reach the PBX %s through %s; the admin API is at %s://%v; %s",
-		Join(c.SIP.PBX), Join(c.SIP.Listen), scheme, c.Admin.Listen, store)
+		Join(c.SIP.PBX), Join(c.Listeners()), scheme, c.Admin.Listen, store)
 }
 
 // Join joins the strings of vs with commas.

@@ -2,7 +2,6 @@ package config
 
 import (
 	"fmt"
-	"net/netip"
 	"regexp"
 	"slices"
 	"strings"
@@ -15,7 +14,8 @@ import (
 // validateAll reports each value that is invalid by itself or in combination with
 // others.
 func (c *Config) validateAll(report func(path, format string, args ...any)) {
-	c.validateSIP(report)
+	c.validateListeners(report)
+	c.validatePBX(report)
 	c.validateTrunks(report)
 	c.validateCalls(report)
 	c.validateAdmin(report)
@@ -49,51 +49,29 @@ func (c *Config) validateAll(report func(path, format string, args ...any)) {
 	}
 }
 
-// validateSIP reports listeners and PBX addresses that are invalid or conflict, and PBX
-// addresses that no listener can reach.
-func (c *Config) validateSIP(report func(path, format string, args ...any)) {
-	if len(c.SIP.Listen) == 0 {
-		report("sip.listen", `no address to listen on: set at least one, like ["udp://127.0.0.1:5060"]`)
-	}
-	for i, a := range c.SIP.Listen {
-		path := indexPath("sip.listen", i)
-		if a.Addr().IsMulticast() {
-			report(path, "%v is a multicast address: use a unicast address", a)
-		}
-		for _, b := range c.SIP.Listen[:i] {
-			if socketsConflict(a, b) {
-				report(path, "%v is taken by %v: remove one of them", a, b)
-			}
-		}
-	}
+// validatePBX reports PBX addresses that are invalid, and those that no listener can reach.
+func (c *Config) validatePBX(report func(path, format string, args ...any)) {
 	if len(c.SIP.PBX) == 0 {
 		report("sip.pbx", `no PBX to forward to: set its address, like ["udp://192.0.2.1:5060"]`)
 	}
+	listeners := c.Listeners()
 	for i, a := range c.SIP.PBX {
 		path := indexPath("sip.pbx", i)
 		if a.Port() == 0 || a.Addr().IsUnspecified() || a.Addr().IsMulticast() {
 			report(path, "%v is not an address to send to: use the PBX's own address and port", a)
 		}
-		for _, b := range c.SIP.Listen {
-			if socketsConflict(a, b) {
-				report(path, "%v is bellhop's own listener %v: calls would loop: use the PBX's address, or change sip.listen", a, b)
+		for _, l := range listeners {
+			if socketsConflict(a, l.Addr) {
+				report(path, "%v is bellhop's own listener %v: calls would loop: use the PBX's address, or change sip.listen", a, l.Addr)
 			}
 		}
 		if slices.Contains(c.SIP.PBX[:i], a) {
 			report(path, "%v is listed twice", a)
 		}
-		if len(c.SIP.Listen) > 0 && !slices.ContainsFunc(c.SIP.Listen, func(l sip.Addr) bool { return !l.IsValid() || reachesPBX(l, a) }) {
+		if len(listeners) > 0 && !slices.ContainsFunc(listeners, func(l sip.Listener) bool { return !l.IsValid() || l.ReachesPBX(a) }) {
 			report(path, "no listener reaches %v: add to sip.listen %s", a, describeListener(a))
 		}
 	}
-}
-
-// reachesPBX reports whether packets can get from a listener to the PBX and back.
-// Transport and address family must be the same. If the listener is not on all
-// addresses, both or none of the two must be on loopback.
-func reachesPBX(l, pbx sip.Addr) bool {
-	own, ip := l.Addr(), pbx.Addr()
-	return l.Proto == pbx.Proto && own.Is4() == ip.Is4() && (own.IsUnspecified() || own.IsLoopback() == ip.IsLoopback())
 }
 
 // describeListener describes the listener that would reach the PBX.
@@ -106,22 +84,6 @@ func describeListener(pbx sip.Addr) string {
 		return fmt.Sprintf("a %s:// listener on an %s loopback address or on %s", pbx.Proto, family, all)
 	}
 	return fmt.Sprintf("a %s:// listener on an %s address other than loopback or on %s", pbx.Proto, family, all)
-}
-
-// socketsConflict reports whether two sockets cannot both be opened, because they are
-// the same or one is on all addresses and has the port of the other.
-func socketsConflict(a, b sip.Addr) bool {
-	if a.Proto != b.Proto || a.Port() != b.Port() || a.Port() == 0 {
-		return false
-	}
-	x, y := a.Addr().Unmap(), b.Addr().Unmap()
-	return x == y || coversAddress(x, y) || coversAddress(y, x)
-}
-
-// coversAddress reports whether all is an unspecified address (0.0.0.0 or [::]) and a
-// socket on it also receives packets to ip. A socket on [::] also receives IPv4.
-func coversAddress(all, ip netip.Addr) bool {
-	return all.IsUnspecified() && (all.Is6() || ip.Is4())
 }
 
 // validateTrunks reports invalid or incomplete trunks, and address ranges that overlap
@@ -260,9 +222,9 @@ func (c *Config) validateAdmin(report func(path, format string, args ...any)) {
 	if a.TLSCert == "" && !a.Insecure && !a.Listen.Addr().Unmap().IsLoopback() {
 		report("admin.listen", "%v is reachable from outside and would receive tokens unencrypted: set admin.tls_cert and admin.tls_key, listen on 127.0.0.1, or set insecure = true", a.Listen)
 	}
-	for _, b := range c.SIP.Listen {
-		if socketsConflict(sip.Addr{Proto: sip.TCP, AddrPort: a.Listen.AddrPort}, b) {
-			report("admin.listen", "%v conflicts with %v of sip.listen: choose another port", a.Listen, b)
+	for _, b := range c.Listeners() {
+		if adminConflicts(a.Listen, b.Addr) {
+			report("admin.listen", "%v conflicts with %v of sip.listen: choose another port", a.Listen, b.Addr)
 		}
 	}
 }

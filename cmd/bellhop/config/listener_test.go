@@ -1,0 +1,91 @@
+package config
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"bellhop/sip"
+)
+
+func TestListenersOfBothFormsAreOpened(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		text string
+		want []string
+	}{
+		{"nothing", "", []string{"udp://127.0.0.1:5060  "}},
+		{"lines", `[sip]
+listen = ["udp://0.0.0.0:5060", "tcp://0.0.0.0:5060"]
+advertise = "sip.example.com"`, []string{"udp://0.0.0.0:5060 sip.example.com ", "tcp://0.0.0.0:5060 sip.example.com "}},
+		{"a table replaces the default", `[[listener]]
+listen = "udp://0.0.0.0:5070"
+advertise = "sip.example.com:5060"
+[sip]
+pbx = ["udp://127.0.0.1:5071"]`, []string{"udp://0.0.0.0:5070 sip.example.com:5060 "}},
+		{"a table beside a line", `[sip]
+listen = ["udp://127.0.0.1:5060"]
+advertise = "203.0.113.1"
+[[listener]]
+listen = "udp://192.0.2.1:5060"
+side = "both"
+[[listener]]
+listen = "udp://10.0.0.1:5060"
+side = "pbx"
+[[listener]]
+listen = "udp://[2001:db8::1]:5060"
+side = "edge"`, []string{"udp://127.0.0.1:5060 203.0.113.1 ", "udp://192.0.2.1:5060 203.0.113.1 both", "udp://10.0.0.1:5060  pbx", "udp://[2001:db8::1]:5060  edge"}},
+		{"both families on all addresses", `sip.listen = ["udp://0.0.0.0:5060", "udp://[::]:5060"]
+sip.advertise = "2001:db8::1"`, []string{"udp://0.0.0.0:5060  ", "udp://[::]:5060 [2001:db8::1] "}},
+		{"the PBX's name is its own", `sip.advertise = "sip.example.com"
+listener = [{listen = "udp://127.0.0.1:5060", advertise = "inside.example", side = "pbx"}, {listen = "udp://192.0.2.1:5060"}]`, []string{"udp://127.0.0.1:5060 inside.example pbx", "udp://192.0.2.1:5060 sip.example.com "}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c, err := Parse("c", tt.text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, l := range c.Listeners() {
+				got = append(got, fmt.Sprintf("%v %v %v", l.Addr, l.Advertise, l.Side))
+			}
+			if !slices.Equal(got, tt.want) {
+				t.Errorf("got %q, want %q", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestAllAddressesWithoutANameAreAWarning(t *testing.T) {
+	for _, tt := range []struct {
+		text string
+		want string
+	}{
+		{`sip.listen = ["udp://127.0.0.1:5060"]`, ""},
+		{`sip.listen = ["udp://0.0.0.0:5060"]` + "\n" + `sip.advertise = "sip.example.com"`, ""},
+		{`sip.listen = ["udp://127.0.0.1:5060", "udp://0.0.0.0:5062"]`, "c:1:39: sip.listen: udp://0.0.0.0:5062 has no advertised name: each phone is given the address of this machine to which it sends. If phones come through a NAT in front of bellhop, set sip.advertise"},
+		{`sip.listen = ["udp://127.0.0.1:5060"]` + "\n[[listener]]\nlisten = \"udp://[::]:5060\"", "c:3:10: listener.listen: udp://[::]:5060 has no advertised name: each phone is given the address of this machine to which it sends. If phones come through a NAT in front of bellhop, set advertise"},
+		{`sip.listen = ["udp://192.0.2.1:5060"]` + "\n[[listener]]\nlisten = \"udp://0.0.0.0:5061\"\nside = \"pbx\"", ""},
+	} {
+		c, r, err := parse("c", tt.text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.warnListeners(r.addProblem)
+		if got := strings.TrimSpace(r.problems.Error()); got != tt.want {
+			t.Errorf("%s:\n got %q\nwant %q", tt.text, got, tt.want)
+		}
+	}
+}
+
+func TestListenerNeedsTheSideOfThePBXToReachIt(t *testing.T) {
+	var pbx, l sip.Listener
+	pbx.Addr.UnmarshalText([]byte("udp://192.0.2.1:5060"))
+	l.Addr.UnmarshalText([]byte("udp://192.0.2.2:5060"))
+	for side, want := range map[sip.ListenerSide]bool{"": true, sip.BothSides: true, sip.PBXListener: true, sip.EdgeListener: false} {
+		if l.Side = side; l.ReachesPBX(pbx.Addr) != want {
+			t.Errorf("a listener of side %q reaches the PBX: want %v", side, want)
+		}
+	}
+}
