@@ -42,8 +42,8 @@ type Config struct {
 	Net       Network          // nil: the operating system's
 	WallClock func() time.Time // the wall clock; nil: time.Now. Tests set it
 
-	Connections    int // limit of TCP connections from one address that is neither PBX nor trunk; 0: no limit
-	AllConnections int // limit of all TCP connections; 0: no limit
+	Connections    int // limit of connections from one address that is neither PBX nor trunk; 0: no limit
+	AllConnections int // limit of all connections; 0: no limit
 }
 
 // A Listener is an address that a [Proxy] listens on.
@@ -106,30 +106,45 @@ func (r *Register) UnmarshalText(b []byte) error {
 	return fmt.Errorf(`register is "path", "contact" or "none", not %q`, b)
 }
 
-// Proto is a transport protocol.
+// Proto is a transport protocol. Tokens contain its number.
 type Proto uint8
 
 const (
 	UDP Proto = iota + 1
 	TCP
+	TLS
+	WS
+	WSS
 )
 
+// protoNames are the names of the transports in addresses.
+var protoNames = [...]string{UDP: "udp", TCP: "tcp", TLS: "tls", WS: "ws", WSS: "wss"}
+
 func (p Proto) String() string {
-	switch p {
-	case UDP:
-		return "udp"
-	case TCP:
-		return "tcp"
+	if p < UDP || p > WSS {
+		return "unknown"
 	}
-	return "unknown"
+	return protoNames[p]
 }
+
+// stream reports whether the transport has connections.
+func (p Proto) stream() bool { return p != UDP }
+
+// secure reports whether the transport is encrypted by TLS.
+func (p Proto) secure() bool { return p == TLS || p == WSS }
 
 // viaName returns the transport's name in a Via header field.
 func (p Proto) viaName() string {
-	if p == TCP {
-		return "TCP"
+	return [...]string{UDP: "UDP", TCP: "TCP", TLS: "TLS", WS: "WS", WSS: "WSS"}[p]
+}
+
+// uriName returns the value of the transport parameter of a URI. WebSocket has one for
+// both, with and without TLS (RFC 7118 §4.2).
+func (p Proto) uriName() string {
+	if p == WSS {
+		return "ws"
 	}
-	return "UDP"
+	return p.String()
 }
 
 // An Addr is a transport and a socket address, written udp://192.0.2.1:5060.

@@ -38,14 +38,15 @@ func (d destination) peer() netip.AddrPort {
 
 // destinationAt returns the destination of messages to an address on a side, if a listener
 // of that side can reach it. It prefers came, the listener on which the message was
-// received; came may be nil. For TCP it opens a stream to the address if there is none.
+// received; came may be nil. It opens a stream to the address if the transport
+// has connections and there is none.
 func (px *Proxy) destinationAt(a Addr, side dialog.Side, came *listener) (to destination, ok bool) {
 	l := px.listeners.find(a.Proto, side, a.Addr(), came)
 	if l == nil {
 		return destination{}, false
 	}
 	to = destination{listener: l, addr: a.AddrPort}
-	if a.Proto == TCP {
+	if a.Proto.stream() {
 		to.conn = px.streams.openTo(a.AddrPort, l)
 	}
 	return to, true

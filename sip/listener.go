@@ -21,7 +21,7 @@ type listener struct {
 	side   ListenerSide
 	names  listenerNames
 	packet PacketConn   // UDP
-	stream net.Listener // TCP
+	stream net.Listener // all other transports
 }
 
 // openListener opens the socket of one configured listener.
@@ -36,7 +36,7 @@ func (px *Proxy) openListener(cfg Listener) (*listener, error) {
 		}
 		l.packet = c
 		l.addr = addrPortOf(c.LocalAddr())
-	case TCP:
+	default:
 		c, err := px.cfg.Net.Listen(a.AddrPort)
 		if err != nil {
 			return nil, listenError(a, err)

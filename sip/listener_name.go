@@ -23,8 +23,8 @@ type ownName struct {
 // newOwnName returns the name of a listener of transport proto.
 func newOwnName(at HostPort, proto Proto) ownName {
 	n := ownName{sentBy: at.String(), uri: at.String()}
-	if proto == TCP {
-		n.uri += ";transport=tcp"
+	if proto.stream() {
+		n.uri += ";transport=" + proto.uriName()
 	}
 	return n
 }

@@ -112,7 +112,7 @@ func TestPanicOnAStreamCostsOneMessage(t *testing.T) {
 	s = px.streams.addStream(panickingConn{}, barePhone, px.listeners.all[1])
 	s.queueMessage([]byte("x"), 0)
 	s.serve(&byteWiseConn{Conn: panickingConn{}}, nil)
-	if px.streams.findStream(barePhone, 0) != nil {
+	if px.streams.findStream(Addr{TCP, barePhone}, 0) != nil {
 		t.Error("a stream that broke is still open")
 	}
 }

@@ -32,8 +32,8 @@ type pbx struct {
 // The IP address must match. The transport may differ from the configured one, because
 // some PBXs send a large request over another (RFC 3261 §18.1.1). The source port must
 // match too if other senders may have the same IP address. It must match if both
-// transports are UDP. If the proxy has the address too, it must match unless both are
-// TCP.
+// transports are UDP. If the proxy has the address too, it must match unless both have
+// the same transport with connections.
 func (p *pbx) isSource(proto Proto, peer netip.AddrPort) bool {
 	switch {
 	case p.addr.AddrPort == peer:
@@ -41,9 +41,9 @@ func (p *pbx) isSource(proto Proto, peer netip.AddrPort) bool {
 	case p.addr.Addr() != peer.Addr():
 		return false
 	case p.sharesOurAddr:
-		return p.addr.Proto == TCP && proto == TCP
+		return proto.stream() && proto == p.addr.Proto
 	}
-	return p.addr.Proto == TCP || proto == TCP
+	return p.addr.Proto.stream() || proto.stream()
 }
 
 // pbxOfAddr returns the configured PBX at an address, or nil. A PBX with the same
@@ -106,7 +106,7 @@ func (ps *peers) sideOf(p *packet) dialog.Side {
 // sideAt returns the side of an address that requests are sent to.
 func (ps *peers) sideAt(a Addr) dialog.Side {
 	for _, p := range ps.pbx {
-		if p.addr.Proto == a.Proto && (p.addr.AddrPort == a.AddrPort || a.Proto == TCP && p.addr.Addr() == a.Addr()) {
+		if p.addr.Proto == a.Proto && (p.addr.AddrPort == a.AddrPort || a.Proto.stream() && p.addr.Addr() == a.Addr()) {
 			return pbxSide
 		}
 	}

@@ -9,7 +9,7 @@
 //
 // # Path of a message
 //
-// A listener reads a datagram (udp.go), or a message from a stream (tcp.go, framing.go).
+// A listener reads a datagram (udp.go), or a message from a stream (stream.go, framing.go).
 // The message is indexed (index.go) and passed to a worker (dispatch.go). The worker finds
 // its transaction or starts one (request.go, client_tx.go). It routes a request (route.go),
 // edits the message (rewrite.go), observes it (observe.go) and sends it (destination.go).
@@ -156,11 +156,10 @@ func (px *Proxy) Run(ctx context.Context) error {
 		px.goroutines.Go(func() { w.run(ctx) })
 	}
 	for _, l := range px.listeners.all {
-		switch l.proto {
-		case UDP:
-			px.goroutines.Go(func() { l.readPackets(ctx) })
-		case TCP:
+		if l.proto.stream() {
 			px.goroutines.Go(func() { px.streams.acceptConns(ctx, l) })
+		} else {
+			px.goroutines.Go(func() { l.readPackets(ctx) })
 		}
 	}
 	<-ctx.Done()

@@ -25,17 +25,12 @@ func (rt *router) takeFlow(p *packet, r *routeDecision, t *token) bool {
 // closed, or if no listener reaches the peer. Over UDP it returns false if byURI is set.
 func (rt *router) tryFlow(p *packet, r *routeDecision, fl flow, byURI bool) bool {
 	var to destination
-	switch fl.proto {
-	case UDP:
-		if to = (destination{listener: rt.listeners.findForFlow(fl, p.listener), addr: fl.peer}); to.listener == nil || byURI {
-			return false
-		}
-	case TCP:
-		if to.conn = rt.proxy.streams.findStream(fl.peer, fl.connID); to.conn == nil {
+	if fl.proto.stream() {
+		if to.conn = rt.proxy.streams.findStream(Addr{fl.proto, fl.peer}, fl.connID); to.conn == nil {
 			return false
 		}
 		to.listener, to.addr = to.conn.listener, fl.peer
-	default:
+	} else if to = (destination{listener: rt.listeners.findForFlow(fl, p.listener), addr: fl.peer}); to.listener == nil || byURI {
 		return false
 	}
 	r.edgeFlow, r.byURI, r.nextHop = fl, byURI, to
@@ -52,10 +47,10 @@ func (rt *router) checkFlow(r *routeDecision) *fault {
 
 // closedFault returns the response to a request for a flow that cannot be used.
 func (f flow) closedFault() *fault {
-	if f.proto == UDP {
-		return noTransport
+	if f.proto.stream() {
+		return flowFailed
 	}
-	return flowFailed
+	return noTransport
 }
 
 // routePastFlow routes a request to a phone whose flow fl is closed. If the URI names

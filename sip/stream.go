@@ -1,0 +1,226 @@
+package sip
+
+import (
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Limits of streams.
+const (
+	dialTimeout        = 5 * time.Second
+	writeTimeout       = 5 * time.Second
+	lingerTime         = time.Second                     // how long the peer may go on sending after our last message
+	firstByteTimeout   = 10 * time.Second                // from the connection to its first byte
+	messageTimeout     = 30 * time.Second                // from the first byte of a message to its last
+	idleTimeout        = 3605 * time.Second              // without a byte between messages
+	maxOutMessages     = 256                             // messages that wait for a slow peer
+	maxOutBytes        = 1 << 20                         // bytes of these messages
+	smallReadBuffer    = 512                             // first size of a read buffer
+	freeReadBuffer     = 4 << 10                         // size that every connection may have
+	maxLargeReadBytes  = 64 << 20                        // bytes of all read buffers beyond that size
+	maxPingGap         = instant(250 * time.Millisecond) // longest time between the two CRLFs of a ping
+	refusalLogInterval = time.Minute
+	maxRefusedAddrs    = 1024 // addresses whose refusals are logged in one refusalLogInterval
+)
+
+// stream is one connection. One goroutine reads it; another writes the messages that
+// workers queue.
+type stream struct {
+	table     *streamTable
+	id        uint32
+	listener  *listener
+	peer      netip.AddrPort
+	local     netip.AddrPort // set once the connection is open
+	outQueue  chan outgoing
+	outBytes  atomic.Int64 // bytes in outQueue
+	done      chan struct{}
+	closeOnce sync.Once
+	dialed    bool // opened by the proxy, so the peer listens at its port
+
+	hasPhones bool // a phone has registered on it; used by the reading goroutine only
+
+	mu   sync.Mutex
+	conn net.Conn // nil until it is open
+}
+
+// key returns the key of the stream in the table.
+func (s *stream) key() streamKey { return streamKey{s.listener.proto, s.peer} }
+
+// outgoing is one message to write. tx is the id of the client transaction that is
+// informed if the message cannot be written, or 0. An outgoing without bytes closes the
+// stream.
+type outgoing struct {
+	b  []byte
+	tx uint64
+}
+
+// queueMessage queues a copy of b. It returns false if the stream is closed, or if there
+// is no room. It closes a stream without room, because its peer does not read. id is the
+// id of the client transaction that is informed if b cannot be written, or 0.
+func (s *stream) queueMessage(b []byte, id uint64) bool {
+	if s.closed() {
+		return false
+	}
+	if s.outBytes.Add(int64(len(b))) <= maxOutBytes {
+		select {
+		case s.outQueue <- outgoing{append([]byte(nil), b...), id}:
+			if s.closed() {
+				s.failQueued() // it was closed meanwhile, and nobody looks into the queue again
+			}
+			return true
+		default:
+		}
+	}
+	s.close()
+	return false
+}
+
+// closeWhenWritten closes the stream after the queued messages are written.
+func (s *stream) closeWhenWritten() {
+	select {
+	case s.outQueue <- outgoing{}:
+	default:
+		s.close()
+	}
+}
+
+// close closes the stream and removes it from the table.
+func (s *stream) close() {
+	s.closeOnce.Do(func() {
+		s.table.byPeer.CompareAndDelete(s.key(), s)
+		close(s.done)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.conn != nil {
+			s.conn.Close()
+		}
+	})
+}
+
+// closed reports whether close has been called.
+func (s *stream) closed() bool {
+	select {
+	case <-s.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// dialPeer opens the connection and serves it.
+func (s *stream) dialPeer() {
+	defer s.close()
+	c, err := s.table.proxy.cfg.Net.Dial(s.listener.addr.Addr(), s.peer)
+	if err != nil {
+		s.table.proxy.log.Info("connection failed", "peer", s.peer, "err", err)
+		s.close()
+		s.failQueued()
+		return
+	}
+	s.local = addrPortOf(c.LocalAddr())
+	s.mu.Lock()
+	s.conn = c
+	s.mu.Unlock()
+	if s.closed() {
+		c.Close()
+	}
+	s.serve(c, nil)
+}
+
+// serve reads and writes until the stream is closed. first holds bytes that were read
+// before. A panic closes the stream.
+func (s *stream) serve(c net.Conn, first []byte) {
+	var writer sync.WaitGroup
+	writer.Go(func() {
+		defer s.close()
+		defer s.table.proxy.recoverPanic("stream")
+		s.writeQueued(c)
+	})
+	func() {
+		defer s.close()
+		defer s.table.proxy.recoverPanic("stream")
+		s.readMessages(c, first)
+	}()
+	writer.Wait()
+	s.failQueued()
+}
+
+// failQueued informs the client transactions whose requests are still queued that the
+// requests were not sent.
+func (s *stream) failQueued() {
+	for {
+		select {
+		case o := <-s.outQueue:
+			s.table.proxy.reportFailedTx(o.tx)
+		default:
+			return
+		}
+	}
+}
+
+// writeQueued writes queued messages until the stream is closed. Messages that wait
+// together are written together.
+func (s *stream) writeQueued(c net.Conn) {
+	var buf []byte
+	var ids []uint64
+	for {
+		select {
+		case o := <-s.outQueue:
+			var last bool
+			if cap(buf) > maxPooledBuffer {
+				buf = nil
+			}
+			buf, ids, last = s.gatherQueued(o, buf[:0], ids[:0])
+			c.SetWriteDeadline(time.Now().Add(writeTimeout))
+			_, err := c.Write(buf)
+			if err == nil && !last {
+				continue
+			}
+			if last {
+				linger(c)
+			}
+			s.close()
+			if err != nil {
+				for _, id := range ids {
+					s.table.proxy.reportFailedTx(id)
+				}
+			}
+			return
+		case <-s.done:
+			return
+		}
+	}
+}
+
+// linger closes the connection for writing, and discards for lingerTime what the peer
+// still sends. Closing at once would reset the connection, and the peer could lose our
+// last message.
+func linger(c net.Conn) {
+	if h, ok := c.(interface{ CloseWrite() error }); ok {
+		h.CloseWrite()
+		c.SetReadDeadline(time.Now().Add(lingerTime))
+		io.Copy(io.Discard, c)
+	}
+}
+
+// gatherQueued appends o and the queued messages to buf, up to about maxMessage bytes.
+// last reports that the stream is to be closed after them.
+func (s *stream) gatherQueued(o outgoing, buf []byte, ids []uint64) (_ []byte, _ []uint64, last bool) {
+	for o.b != nil {
+		buf, ids = append(buf, o.b...), append(ids, o.tx)
+		s.outBytes.Add(-int64(len(o.b)))
+		if len(buf) >= maxMessage {
+			return buf, ids, false
+		}
+		select {
+		case o = <-s.outQueue:
+		default:
+			return buf, ids, false
+		}
+	}
+	return buf, ids, true
+}

@@ -1,0 +1,228 @@
+package sip
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// streamTable holds the open connections. Workers look them up without a lock.
+type streamTable struct {
+	proxy          *Proxy
+	byPeer         sync.Map     // streamKey → *stream
+	count          atomic.Int64 // connections, including those that have sent nothing
+	largeReadBytes atomic.Int64 // see maxLargeReadBytes
+	lastID         atomic.Uint32
+	goroutines     sync.WaitGroup
+
+	mu          sync.Mutex
+	perPeer     map[netip.Addr]int
+	silentConns map[net.Conn]bool        // accepted, without a first byte so far
+	refusedAt   map[netip.Addr]time.Time // time of the last log line about a refused connection
+	closed      bool
+}
+
+// streamKey identifies a stream. Streams of two transports may have the same peer address.
+type streamKey struct {
+	proto Proto
+	peer  netip.AddrPort
+}
+
+// newStreamTable returns an empty streamTable.
+func newStreamTable(px *Proxy) *streamTable {
+	return &streamTable{proxy: px, perPeer: map[netip.Addr]int{}, silentConns: map[net.Conn]bool{}, refusedAt: map[netip.Addr]time.Time{}}
+}
+
+// findStream returns the open stream of a transport to a peer, or nil. id 0 matches any
+// stream.
+func (ss *streamTable) findStream(peer Addr, id uint32) *stream {
+	v, ok := ss.byPeer.Load(streamKey{peer.Proto, peer.AddrPort})
+	if !ok {
+		return nil
+	}
+	if s := v.(*stream); id == 0 || s.id == id {
+		return s
+	}
+	return nil
+}
+
+// openTo returns the stream to a peer. If there is none, it starts to open one. Messages
+// wait in the queue of the stream until it is open. If a limit of connections is reached,
+// the returned stream is closed.
+func (ss *streamTable) openTo(peer netip.AddrPort, l *listener) *stream {
+	if s := ss.findStream(Addr{l.proto, peer}, 0); s != nil {
+		return s
+	}
+	s := ss.addStream(nil, peer, l)
+	if !ss.admitConn(peer) {
+		s.close()
+	} else if !ss.startGoroutine(func() {
+		defer ss.releaseConn(peer)
+		s.dialPeer()
+	}) {
+		ss.releaseConn(peer)
+		s.close()
+	}
+	return s
+}
+
+// addStream adds a stream to the table. c is nil if the connection of the stream is still
+// to be opened.
+func (ss *streamTable) addStream(c net.Conn, peer netip.AddrPort, l *listener) *stream {
+	s := &stream{
+		table: ss, id: ss.lastID.Add(1), listener: l, peer: peer, conn: c, dialed: c == nil,
+		outQueue: make(chan outgoing, maxOutMessages), done: make(chan struct{}),
+	}
+	if c != nil {
+		s.local = addrPortOf(c.LocalAddr())
+	}
+	ss.byPeer.Store(s.key(), s)
+	return s
+}
+
+// startGoroutine runs f in a goroutine, or returns false if the table is closed. A panic
+// of f is logged and ends f only.
+func (ss *streamTable) startGoroutine(f func()) bool {
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	if ss.closed {
+		return false
+	}
+	ss.goroutines.Go(func() {
+		defer ss.proxy.recoverPanic("stream")
+		f()
+	})
+	return true
+}
+
+// acceptConns accepts connections until the listener is closed. Any other error, such as
+// too many open files, is logged, and accepting goes on after 100 ms.
+func (ss *streamTable) acceptConns(ctx context.Context, l *listener) {
+	for {
+		c, err := l.stream.Accept()
+		if err != nil {
+			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+				return
+			}
+			ss.proxy.log.Warn("connection not accepted", "listener", Addr{l.proto, l.addr}.String(), "err", err)
+			select {
+			case <-ctx.Done():
+			case <-time.After(100 * time.Millisecond):
+			}
+			continue
+		}
+		peer := addrPortOf(c.RemoteAddr())
+		if !ss.admitConn(peer) {
+			c.Close()
+			continue
+		}
+		if !ss.startGoroutine(func() {
+			defer ss.releaseConn(peer)
+			ss.serveConn(c, peer, l)
+		}) {
+			ss.releaseConn(peer)
+			c.Close()
+		}
+	}
+}
+
+// serveConn waits for the first byte of a connection and only then makes a stream of it.
+// A connection that sends nothing, such as a health check's, takes little memory.
+func (ss *streamTable) serveConn(c net.Conn, peer netip.AddrPort, l *listener) {
+	defer c.Close()
+	if !ss.markSilent(c, true) {
+		return
+	}
+	c.SetReadDeadline(time.Now().Add(firstByteTimeout))
+	var first [1]byte
+	n, _ := c.Read(first[:])
+	if ss.markSilent(c, false); n == 0 {
+		return
+	}
+	ss.addStream(c, peer, l).serve(c, first[:])
+}
+
+// markSilent records whether a connection has sent nothing so far, so that
+// streamTable.close also closes the connections that are not yet streams. It returns
+// false if the table is closed.
+func (ss *streamTable) markSilent(c net.Conn, silent bool) bool {
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	if silent {
+		ss.silentConns[c] = true
+	} else {
+		delete(ss.silentConns, c)
+	}
+	return !ss.closed
+}
+
+// admitConn counts a connection and returns true if it is within the limits, else refuses
+// it. The limit for one address does not apply to PBX and trunks, but the limit of all
+// connections does.
+func (ss *streamTable) admitConn(peer netip.AddrPort) bool {
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	each, all := ss.proxy.cfg.Connections, ss.proxy.cfg.AllConnections
+	switch ip := peer.Addr(); {
+	case all > 0 && ss.count.Load() >= int64(all):
+		ss.refuseConn(ip, "guard.all_connections", all)
+	case each > 0 && ss.perPeer[ip] >= each && !ss.proxy.peers.isConfigured(ip):
+		ss.refuseConn(ip, "guard.connections", each)
+	default:
+		ss.count.Add(1)
+		ss.perPeer[ip]++
+		return true
+	}
+	return false
+}
+
+// refuseConn counts a refused connection, and logs it at most once a minute for each
+// address. The caller holds mu.
+func (ss *streamTable) refuseConn(ip netip.Addr, key string, limit int) {
+	ss.proxy.stats.refused.Add(1)
+	now := time.Now()
+	if at, told := ss.refusedAt[ip]; told && now.Sub(at) < refusalLogInterval {
+		return
+	}
+	if len(ss.refusedAt) >= maxRefusedAddrs {
+		for ip, at := range ss.refusedAt {
+			if now.Sub(at) >= refusalLogInterval {
+				delete(ss.refusedAt, ip)
+			}
+		}
+		if len(ss.refusedAt) >= maxRefusedAddrs {
+			return
+		}
+	}
+	ss.refusedAt[ip] = now
+	ss.proxy.log.Warn("connection refused", "source", ip, "limit", key, "connections", limit)
+}
+
+// releaseConn uncounts a connection that admitConn has counted.
+func (ss *streamTable) releaseConn(peer netip.AddrPort) {
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	ss.count.Add(-1)
+	if ss.perPeer[peer.Addr()]--; ss.perPeer[peer.Addr()] == 0 {
+		delete(ss.perPeer, peer.Addr())
+	}
+}
+
+// close closes all streams and waits for their goroutines.
+func (ss *streamTable) close() {
+	ss.mu.Lock()
+	ss.closed = true
+	for c := range ss.silentConns {
+		c.Close()
+	}
+	ss.mu.Unlock()
+	ss.byPeer.Range(func(_, v any) bool {
+		v.(*stream).close()
+		return true
+	})
+	ss.goroutines.Wait()
+}
