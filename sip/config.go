@@ -51,6 +51,9 @@ type Listener struct {
 	Addr
 	Advertise HostPort     // how peers that are neither the PBX nor in [Config.LocalNets] reach it; empty: Addr
 	Side      ListenerSide // "" is BothSides
+
+	Origins   []string       // of the pages whose WebSockets are accepted, in the form of [websocket.ParseOrigin]; none: any
+	ProxyFrom []netip.Prefix // reverse proxies, whose connections begin with a PROXY header that names the client
 }
 
 // ReachesPBX reports whether requests to a PBX can leave from l. Transport and address
@@ -129,6 +132,16 @@ func (p Proto) String() string {
 
 // stream reports whether the transport has connections.
 func (p Proto) stream() bool { return p != UDP }
+
+// webSocket reports whether messages are carried in WebSocket frames.
+func (p Proto) webSocket() bool { return p == WS || p == WSS }
+
+// PairsWith reports whether two transports may share an address, because the first bytes of
+// a connection tell them apart.
+func (p Proto) PairsWith(other Proto) bool {
+	a, b := min(p, other), max(p, other)
+	return a == TCP && b == WS || a == TLS && b == WSS
+}
 
 // secure reports whether the transport is encrypted by TLS.
 func (p Proto) secure() bool { return p == TLS || p == WSS }

@@ -21,15 +21,23 @@ type listener struct {
 	side   ListenerSide
 	names  listenerNames
 	packet PacketConn   // UDP
-	stream net.Listener // all other transports
+	stream net.Listener // all other transports; nil: the twin has it
+	twin   *listener    // of the other transport at the same address, or nil
+
+	origins   []string       // see Listener.Origins
+	proxyFrom []netip.Prefix // see Listener.ProxyFrom
 }
 
 // openListener opens the socket of one configured listener.
 func (px *Proxy) openListener(cfg Listener) (*listener, error) {
 	a := cfg.Addr
-	l := &listener{proxy: px, index: uint8(len(px.listeners.all)), proto: a.Proto, side: cfg.Side}
-	switch a.Proto {
-	case UDP:
+	l := &listener{proxy: px, index: uint8(len(px.listeners.all)), proto: a.Proto, side: cfg.Side, origins: cfg.Origins, proxyFrom: cfg.ProxyFrom}
+	l.twin = px.listeners.findTwin(a)
+	switch {
+	case l.twin != nil:
+		l.twin.twin = l
+		l.addr = l.twin.addr
+	case a.Proto == UDP:
 		c, err := px.cfg.Net.ListenPacket(a.AddrPort)
 		if err != nil {
 			return nil, listenError(a, err)
@@ -130,6 +138,16 @@ func newHostPort(host string, port int) hostPort {
 
 // addName adds a host and port to the names of the proxy.
 func (ls *listeners) addName(n HostPort) { ls.names[newHostPort(n.Host, int(n.Port))] = true }
+
+// findTwin returns the listener that shares its address with another one at a, or nil.
+func (ls *listeners) findTwin(a Addr) *listener {
+	for _, l := range ls.all {
+		if l.addr == a.AddrPort && l.twin == nil && l.proto.PairsWith(a.Proto) {
+			return l
+		}
+	}
+	return nil
+}
 
 // haveHost reports whether the proxy listens on an IP address, on any port.
 func (ls *listeners) haveHost(ip netip.Addr) bool {

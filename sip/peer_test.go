@@ -185,7 +185,7 @@ var serial int
 func (p *peer) newRequest(method, uri string, lines ...string) text {
 	serial++
 	return composeMessage(method+" "+uri+" SIP/2.0", []string{
-		fmt.Sprintf("Via: SIP/2.0/%s %s;branch=z9hG4bK-%d;rport", p.proto, p.addr, serial),
+		fmt.Sprintf("Via: SIP/2.0/%s %s;branch=z9hG4bK-%d;rport", p.proto, p.sentBy(), serial),
 		"Max-Forwards: 70",
 		fmt.Sprintf("From: <sip:101@pbx.example>;tag=from%d", serial),
 		"To: <sip:102@pbx.example>",
@@ -195,7 +195,19 @@ func (p *peer) newRequest(method, uri string, lines ...string) text {
 	}, lines)
 }
 
+// sentBy returns the host and port of p's Via. A browser does not know its address (RFC 7118
+// §5.2).
+func (p *peer) sentBy() string {
+	if p.proto == "WS" {
+		return "abc.invalid"
+	}
+	return p.addr.String()
+}
+
 func (p *peer) contact() string {
+	if p.proto == "WS" {
+		return "<sip:x@abc.invalid;transport=ws>"
+	}
 	if p.proto == "TCP" {
 		return fmt.Sprintf("<sip:%s;transport=tcp>", p.addr)
 	}
@@ -258,7 +270,7 @@ func (p *peer) sendACK(invite, failure text) {
 func (p *peer) callerRequest(ok text, method string, lines ...string) text {
 	serial++
 	fields := []string{
-		fmt.Sprintf("Via: SIP/2.0/%s %s;branch=z9hG4bK-%d;rport", p.proto, p.addr, serial),
+		fmt.Sprintf("Via: SIP/2.0/%s %s;branch=z9hG4bK-%d;rport", p.proto, p.sentBy(), serial),
 		"Max-Forwards: 70",
 	}
 	rr := splitValues(ok.fieldValues("Record-Route"))
@@ -284,7 +296,7 @@ func (p *peer) callerRequest(ok text, method string, lines ...string) text {
 func (p *peer) calleeRequest(invite text, method string, lines ...string) text {
 	serial++
 	fields := []string{
-		fmt.Sprintf("Via: SIP/2.0/%s %s;branch=z9hG4bK-%d;rport", p.proto, p.addr, serial),
+		fmt.Sprintf("Via: SIP/2.0/%s %s;branch=z9hG4bK-%d;rport", p.proto, p.sentBy(), serial),
 		"Max-Forwards: 70",
 	}
 	for _, r := range splitValues(invite.fieldValues("Record-Route")) {

@@ -84,8 +84,11 @@ func (ps *peers) isPBXHost(ip netip.Addr) bool {
 
 // sideOf returns the side that the message p came from. Phones may share the address of
 // a PBX that is reached over UDP, for example behind one NAT. Therefore a connection from
-// that address is on the edge side from its first REGISTER on.
+// that address is on the edge side from its first REGISTER on. No PBX opens a WebSocket.
 func (ps *peers) sideOf(p *packet) dialog.Side {
+	if p.listener.proto.webSocket() {
+		return edgeSide
+	}
 	for _, pbx := range ps.pbx {
 		if !pbx.isSource(p.listener.proto, p.peer) {
 			continue

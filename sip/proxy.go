@@ -9,10 +9,11 @@
 //
 // # Path of a message
 //
-// A listener reads a datagram (udp.go), or a message from a stream (stream.go, framing.go).
-// The message is indexed (index.go) and passed to a worker (dispatch.go). The worker finds
-// its transaction or starts one (request.go, client_tx.go). It routes a request (route.go),
-// edits the message (rewrite.go), observes it (observe.go) and sends it (destination.go).
+// A listener reads a datagram (udp.go), or a message from a stream (stream.go, framing.go,
+// websocket.go). The message is indexed (index.go) and passed to a worker (dispatch.go). The
+// worker finds its transaction or starts one (request.go, client_tx.go). It routes a request
+// (route.go), edits the message (rewrite.go), observes it (observe.go) and sends it
+// (destination.go).
 //
 // # Order and waiting
 //
@@ -156,9 +157,9 @@ func (px *Proxy) Run(ctx context.Context) error {
 		px.goroutines.Go(func() { w.run(ctx) })
 	}
 	for _, l := range px.listeners.all {
-		if l.proto.stream() {
+		if l.stream != nil {
 			px.goroutines.Go(func() { px.streams.acceptConns(ctx, l) })
-		} else {
+		} else if l.packet != nil {
 			px.goroutines.Go(func() { l.readPackets(ctx) })
 		}
 	}

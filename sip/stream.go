@@ -62,12 +62,17 @@ type outgoing struct {
 // is no room. It closes a stream without room, because its peer does not read. id is the
 // id of the client transaction that is informed if b cannot be written, or 0.
 func (s *stream) queueMessage(b []byte, id uint64) bool {
+	return s.enqueue(outgoing{s.encode(b), id})
+}
+
+// enqueue queues o. It returns false if the stream is closed, or if there is no room.
+func (s *stream) enqueue(o outgoing) bool {
 	if s.closed() {
 		return false
 	}
-	if s.outBytes.Add(int64(len(b))) <= maxOutBytes {
+	if s.outBytes.Add(int64(len(o.b))) <= maxOutBytes {
 		select {
-		case s.outQueue <- outgoing{append([]byte(nil), b...), id}:
+		case s.outQueue <- o:
 			if s.closed() {
 				s.failQueued() // it was closed meanwhile, and nobody looks into the queue again
 			}
@@ -143,7 +148,11 @@ func (s *stream) serve(c net.Conn, first []byte) {
 	func() {
 		defer s.close()
 		defer s.table.proxy.recoverPanic("stream")
-		s.readMessages(c, first)
+		if s.listener.proto.webSocket() {
+			s.readFrames(c, first)
+		} else {
+			s.readMessages(c, first)
+		}
 	}()
 	writer.Wait()
 	s.failQueued()

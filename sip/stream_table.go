@@ -121,7 +121,6 @@ func (ss *streamTable) acceptConns(ctx context.Context, l *listener) {
 			continue
 		}
 		if !ss.startGoroutine(func() {
-			defer ss.releaseConn(peer)
 			ss.serveConn(c, peer, l)
 		}) {
 			ss.releaseConn(peer)
@@ -134,16 +133,36 @@ func (ss *streamTable) acceptConns(ctx context.Context, l *listener) {
 // A connection that sends nothing, such as a health check's, takes little memory.
 func (ss *streamTable) serveConn(c net.Conn, peer netip.AddrPort, l *listener) {
 	defer c.Close()
+	defer func() { ss.releaseConn(peer) }()
 	if !ss.markSilent(c, true) {
 		return
 	}
-	c.SetReadDeadline(time.Now().Add(firstByteTimeout))
-	var first [1]byte
-	n, _ := c.Read(first[:])
-	if ss.markSilent(c, false); n == 0 {
+	var first []byte
+	ok := true
+	if l.trusts(peer.Addr()) {
+		peer, first, ok = ss.readClient(c, peer)
+	}
+	if ok && len(first) == 0 {
+		first = readFirst(c, time.Now().Add(firstByteTimeout))
+		ok = first != nil
+	}
+	if ok {
+		l, first, ok = ss.splitTransports(c, first, peer, l)
+	}
+	if ss.markSilent(c, false); !ok {
 		return
 	}
-	ss.addStream(c, peer, l).serve(c, first[:])
+	ss.addStream(c, peer, l).serve(c, first)
+}
+
+// readFirst reads one byte until the deadline, or returns nil.
+func readFirst(c net.Conn, deadline time.Time) []byte {
+	c.SetReadDeadline(deadline)
+	var first [1]byte
+	if n, _ := c.Read(first[:]); n == 0 {
+		return nil
+	}
+	return first[:]
 }
 
 // markSilent records whether a connection has sent nothing so far, so that
@@ -161,8 +180,8 @@ func (ss *streamTable) markSilent(c net.Conn, silent bool) bool {
 }
 
 // admitConn counts a connection and returns true if it is within the limits, else refuses
-// it. The limit for one address does not apply to PBX and trunks, but the limit of all
-// connections does.
+// it. The limit for one address does not apply to PBX, trunks and reverse proxies, but the
+// limit of all connections does.
 func (ss *streamTable) admitConn(peer netip.AddrPort) bool {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
@@ -170,7 +189,7 @@ func (ss *streamTable) admitConn(peer netip.AddrPort) bool {
 	switch ip := peer.Addr(); {
 	case all > 0 && ss.count.Load() >= int64(all):
 		ss.refuseConn(ip, "guard.all_connections", all)
-	case each > 0 && ss.perPeer[ip] >= each && !ss.proxy.peers.isConfigured(ip):
+	case each > 0 && ss.perPeer[ip] >= each && !ss.proxy.peers.isConfigured(ip) && !ss.proxy.listeners.trustProxy(ip):
 		ss.refuseConn(ip, "guard.connections", each)
 	default:
 		ss.count.Add(1)

@@ -62,6 +62,9 @@ type Decoder struct {
 	masked int       // bytes of that frame that are decoded
 }
 
+// Pending reports whether a message or one of its frames has begun.
+func (d *Decoder) Pending() bool { return d.opcode != ws.OpContinuation || d.inData }
+
 // Decode decodes src up to the end of the first message or control frame in it, or as far
 // as it goes. It appends the payload of data frames to message, and returns how many bytes
 // of src it has decoded. The caller passes the others again, with more bytes.
