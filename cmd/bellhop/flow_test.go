@@ -73,8 +73,8 @@ func newTestPipeline(t *testing.T, fc flowtest.Config, dir string) *testPipeline
 	h := &testPipeline{t: t, heard: map[string]bool{}, failed: map[string]bool{}}
 	cfg := config.Default()
 	cfg.SIP.Listen = []sip.Addr{{Proto: sip.UDP, AddrPort: flowtest.Bellhop}}
-	if len(fc.TCP) > 0 {
-		cfg.SIP.Listen = append(cfg.SIP.Listen, sip.Addr{Proto: sip.TCP, AddrPort: flowtest.Bellhop})
+	for _, proto := range flowhop.Streams(fc) {
+		cfg.SIP.Listen = append(cfg.SIP.Listen, sip.Addr{Proto: proto, AddrPort: flowtest.Bellhop})
 	}
 	cfg.SIP.Register = sip.Register(fc.Register)
 	for _, source := range fc.PBXSources {
@@ -126,7 +126,7 @@ func (h *testPipeline) start(fc flowtest.Config, cfg config.Config, st *store.St
 	t, original := h.t, cfg
 	network := siptest.NewNetwork()
 	var err error
-	if h.Peers, err = flowhop.ListenPeers(network, fc.TCP); err != nil {
+	if h.Peers, err = flowhop.ListenPeers(network, fc.Transports); err != nil {
 		t.Fatal(err)
 	}
 	addFlowPeers(&cfg)

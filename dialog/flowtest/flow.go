@@ -22,9 +22,10 @@
 // pbx (192.0.2.1). bellhop is 192.0.2.5. All ports are 5060, all transport
 // is UDP, and the domain of the PBX is pbx.example.
 //
-// A peer that tcp in the config names sends over a TCP connection, which its first message
-// opens. It does not listen. After it has closed the connection, its next message opens
-// another one.
+// A peer that tcp or ws in the config names sends over a TCP connection or a WebSocket, which
+// its first message opens. It does not listen. After it has closed the connection, its next
+// message opens another one. Over WebSocket it is a browser, which does not know its own
+// address: phone has phone.invalid in Via and Contact.
 //
 // The PBX has two more addresses, which a section can name instead of pbx: pbx:5080
 // is its second port (192.0.2.1:5080), pbx2 its second address (192.0.2.2). Messages
@@ -105,6 +106,7 @@
 //	privacy = respect         or ignore; respect is the default
 //	pbx_sources = 192.0.2.1/32, 192.0.2.2/32    empty by default
 //	tcp = phone, bob          peers that send over TCP; none by default
+//	ws = phone, bob           likewise over WebSocket
 //	opt_in = ringing, hold, resume, transfer, registered, unregistered
 package flowtest
 
@@ -141,8 +143,8 @@ type Config struct {
 	Dialog   dialog.Config
 	OptIn    []dialog.Type // opt-in events that the flow expects
 
-	PBXSources []netip.Prefix // further addresses that bellhop takes for the PBX
-	TCP        []string       // names of the peers that send over TCP
+	PBXSources []netip.Prefix    // further addresses that bellhop takes for the PBX
+	Transports map[string]string // of the peers that do not send over UDP: TCP or WS, as in a Via
 }
 
 // listsType reports whether callback sections of the flow list events of the type.
@@ -315,13 +317,16 @@ func (c *Config) applySetting(key, value string) (err error) {
 			}
 			c.PBXSources = append(c.PBXSources, source)
 		}
-	case "tcp":
+	case "tcp", "ws":
 		for name := range strings.SplitSeq(value, ",") {
 			name = strings.TrimSpace(name)
 			if !isPeerName(name) || peerByName(name).Side == dialog.PBX {
 				return fmt.Errorf("%q is no phone or trunk", name)
 			}
-			c.TCP = append(c.TCP, name)
+			if c.Transports == nil {
+				c.Transports = map[string]string{}
+			}
+			c.Transports[name] = strings.ToUpper(key)
 		}
 	case "privacy":
 		d.IgnorePrivacy = value == "ignore"

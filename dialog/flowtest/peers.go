@@ -76,15 +76,15 @@ type peerSet struct {
 	cid        string // X-CID that the PBX received last
 }
 
-// newPeerSet returns peers without dialogs, transactions and registrations. overTCP are
-// the names of those that send over TCP.
-func newPeerSet(overTCP []string) *peerSet {
+// newPeerSet returns peers without dialogs, transactions and registrations. transports are
+// those of Config.
+func newPeerSet(transports map[string]string) *peerSet {
 	r := &peerSet{agents: map[string]*userAgent{}}
 	for _, p := range Peers {
 		r.agents[p.Name] = &userAgent{Peer: p, peers: r, transport: "UDP"}
 	}
-	for _, name := range overTCP {
-		r.agents[name].transport = "TCP"
+	for name, transport := range transports {
+		r.agents[name].transport = transport
 	}
 	return r
 }
@@ -341,7 +341,7 @@ func (a *userAgent) completeRequest(m *message) (*message, error) {
 		l.lastCSeq = max(l.lastCSeq+1, m.cseq())
 	}
 	d := &message{start: fmt.Sprintf("%s %s SIP/2.0", method, uri)}
-	d.addField("Via", fmt.Sprintf("SIP/2.0/%s %s;branch=z9hG4bK-%s-%d;rport", a.transport, a.Addr, a.Name, a.peers.nextNumber()))
+	d.addField("Via", fmt.Sprintf("SIP/2.0/%s %s;branch=z9hG4bK-%s-%d;rport", a.transport, a.sentBy(), a.Name, a.peers.nextNumber()))
 	d.addField("Max-Forwards", "70")
 	d.addField("Route", a.findRoutes(l, uri)...)
 	d.addField("From", l.local)
@@ -422,16 +422,24 @@ func (a *userAgent) defaultFrom() string {
 }
 
 // contactURI returns the URI for a Contact of the user agent.
+// sentBy returns the host and port in Via and Contact.
+func (a *userAgent) sentBy() string {
+	if a.transport == "WS" {
+		return a.Name + ".invalid" // RFC 7118 §5.2
+	}
+	return a.Addr.String()
+}
+
 func (a *userAgent) contactURI() string {
 	if a.registeredContact != "" {
 		return a.registeredContact
 	}
-	uri := "sip:" + a.Addr.String()
+	uri := "sip:" + a.sentBy()
 	if a.User != "" {
-		uri = "sip:" + a.User + "@" + a.Addr.String()
+		uri = "sip:" + a.User + "@" + a.sentBy()
 	}
-	if a.transport == "TCP" {
-		uri += ";transport=tcp"
+	if a.transport != "UDP" {
+		uri += ";transport=" + strings.ToLower(a.transport)
 	}
 	return uri
 }

@@ -70,7 +70,7 @@ type player struct {
 }
 
 func newPlayer(f *Flow, h Hop) *player {
-	return &player{flow: f, peers: newPeerSet(f.Config.TCP), hop: h, formatter: eventFormatter{began: h.Now()}}
+	return &player{flow: f, peers: newPeerSet(f.Config.Transports), hop: h, formatter: eventFormatter{began: h.Now()}}
 }
 
 func (p *player) playSteps() error {

@@ -39,7 +39,7 @@ type Proxy struct {
 func New(t testing.TB, c flowtest.Config) *Proxy {
 	t.Helper()
 	network := siptest.NewNetwork()
-	peers, err := ListenPeers(network, c.TCP)
+	peers, err := ListenPeers(network, c.Transports)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,6 +59,14 @@ func New(t testing.TB, c flowtest.Config) *Proxy {
 	return p
 }
 
+// Streams returns the transports other than UDP that bellhop listens on in a flow.
+func Streams(c flowtest.Config) []sip.Proto {
+	if len(c.Transports) == 0 {
+		return nil
+	}
+	return []sip.Proto{sip.TCP, sip.WS}
+}
+
 // config returns the configuration of the proxy for a flow.
 func (p *Proxy) config(c flowtest.Config, network *siptest.Network) sip.Config {
 	cfg := sip.Config{
@@ -74,8 +82,8 @@ func (p *Proxy) config(c flowtest.Config, network *siptest.Network) sip.Config {
 		Net:           network,
 		WallClock:     func() time.Time { return time.Now().Add(time.Duration(p.wallOffset.Load())) },
 	}
-	if len(c.TCP) > 0 {
-		cfg.Listen = append(cfg.Listen, sip.Listener{Addr: sip.Addr{Proto: sip.TCP, AddrPort: flowtest.Bellhop}})
+	for _, proto := range Streams(c) {
+		cfg.Listen = append(cfg.Listen, sip.Listener{Addr: sip.Addr{Proto: proto, AddrPort: flowtest.Bellhop}})
 	}
 	for _, peer := range flowtest.Peers {
 		switch {

@@ -24,13 +24,13 @@ type socket interface {
 	Close() error
 }
 
-// ListenPeers opens a socket at each address of a peer. overTCP are the names of the peers
-// that send over TCP.
-func ListenPeers(network *siptest.Network, overTCP []string) (Peers, error) {
+// ListenPeers opens a socket at each address of a peer. transports are those of
+// [flowtest.Config].
+func ListenPeers(network *siptest.Network, transports map[string]string) (Peers, error) {
 	peers := Peers{}
 	for _, p := range slices.Concat(flowtest.Peers, flowtest.PBXAddresses) {
-		if slices.Contains(overTCP, p.Name) {
-			peers[p.Name] = &connSocket{network: network, peer: p}
+		if t := transports[p.Name]; t != "" {
+			peers[p.Name] = &connSocket{network: network, peer: p, webSocket: t == "WS"}
 			continue
 		}
 		c, err := network.ListenPacketConn(p.Addr)
@@ -53,7 +53,7 @@ func (p Peers) Close() {
 // Send sends a message of a peer to bellhop. It does not wait until bellhop has read it.
 func (p Peers) Send(from flowtest.Peer, msg []byte) error { return p[from.Name].send(msg) }
 
-// Disconnect closes the connection of a peer that sends over TCP.
+// Disconnect closes the connection of a peer, if it has one.
 func (p Peers) Disconnect(from flowtest.Peer) { p[from.Name].disconnect() }
 
 // Receive returns the oldest unread message to a peer, if there is one.
@@ -89,12 +89,13 @@ func (s packetSocket) receive() (msg []byte, ok bool) {
 
 func (s packetSocket) disconnect() {}
 
-// A connSocket is a TCP client. It opens a connection with the first message, and with the
+// A connSocket is a client over TCP or WebSocket. It opens a connection with the first message, and with the
 // first one after the connection was closed.
 type connSocket struct {
-	network *siptest.Network
-	peer    flowtest.Peer
-	conn    net.Conn // nil: none is open
+	network   *siptest.Network
+	peer      flowtest.Peer
+	webSocket bool
+	conn      net.Conn // nil: none is open
 
 	mu       sync.Mutex
 	received []byte // bytes that receive has not returned
@@ -104,6 +105,11 @@ func (s *connSocket) send(msg []byte) (err error) {
 	if s.conn == nil {
 		if s.conn, err = s.network.Dial(s.peer.Addr.Addr(), flowtest.Bellhop); err != nil {
 			return err
+		}
+		if s.webSocket {
+			if s.conn, err = siptest.OpenWebSocket(s.conn); err != nil {
+				return err
+			}
 		}
 		go s.read(s.conn)
 	}
