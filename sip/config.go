@@ -146,6 +146,17 @@ func (p Proto) PairsWith(other Proto) bool {
 // secure reports whether the transport is encrypted by TLS.
 func (p Proto) secure() bool { return p == TLS || p == WSS }
 
+// defaultPort returns the port of an address that names none.
+func (p Proto) defaultPort() uint16 {
+	switch p {
+	case WS:
+		return 80
+	case WSS:
+		return 443
+	}
+	return defaultPort
+}
+
 // viaName returns the transport's name in a Via header field.
 func (p Proto) viaName() string {
 	return [...]string{UDP: "UDP", TCP: "TCP", TLS: "TLS", WS: "WS", WSS: "WSS"}[p]
@@ -169,8 +180,8 @@ type Addr struct {
 // String returns the form that UnmarshalText reads.
 func (a Addr) String() string { return a.Proto.String() + "://" + a.AddrPort.String() }
 
-// UnmarshalText reads proto://address:port; port 5060 may be left out. The address must
-// be numeric, because names are not looked up.
+// UnmarshalText reads proto://address:port. The port may be left out if it is 5060, or 80 of
+// ws. The address must be numeric, because names are not looked up.
 func (a *Addr) UnmarshalText(b []byte) error {
 	s := string(b)
 	scheme, rest, ok := strings.Cut(s, "://")
@@ -182,10 +193,12 @@ func (a *Addr) UnmarshalText(b []byte) error {
 		a.Proto = UDP
 	case "tcp":
 		a.Proto = TCP
-	case "tls", "ws", "wss":
-		return fmt.Errorf("address %q: %s is not supported yet: use udp:// or tcp://", s, scheme)
+	case "ws":
+		a.Proto = WS
+	case "tls", "wss":
+		return fmt.Errorf("address %q: %s is not supported yet: use udp://, tcp:// or ws://", s, scheme)
 	default:
-		return fmt.Errorf("address %q: unknown transport %q: use udp:// or tcp://", s, scheme)
+		return fmt.Errorf("address %q: unknown transport %q: use udp://, tcp:// or ws://", s, scheme)
 	}
 	if ap, err := netip.ParseAddrPort(rest); err == nil {
 		a.AddrPort = ap
@@ -200,7 +213,7 @@ func (a *Addr) UnmarshalText(b []byte) error {
 		}
 		return fmt.Errorf("address %q: %q is not an IP address: names are not looked up, write %s://192.0.2.1:5060", s, rest, scheme)
 	}
-	a.AddrPort = netip.AddrPortFrom(ip, 5060)
+	a.AddrPort = netip.AddrPortFrom(ip, a.Proto.defaultPort())
 	return nil
 }
 

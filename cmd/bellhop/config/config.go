@@ -108,6 +108,8 @@ type Listener struct {
 	Listen    sip.Addr         `toml:"listen"`
 	Advertise sip.HostPort     `toml:"advertise"` // "" is that of [sip]
 	Side      sip.ListenerSide `toml:"side"`      // "" is both
+	Origins   []Origin         `toml:"origins"`   // none allows every page
+	ProxyFrom []CIDR           `toml:"proxy_from"`
 }
 
 // An Extension is an [[extension]] table.

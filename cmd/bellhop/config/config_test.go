@@ -133,11 +133,10 @@ allow = ["localhost"]
 deny = ["::ffff:10.0.0.0/104", "::ffff:10.0.0.1", "::ffff:0:0/96", "::/0"]
 [admin]
 listen = "8080"`, []string{
-			`c:4:3: sip.listen: address "tls://127.0.0.1:5061": tls is not supported yet: use udp:// or tcp://`,
-			`c:4:27: sip.listen: address "ws://127.0.0.1": ws is not supported yet: use udp:// or tcp://`,
-			`c:5:3: sip.listen: address "wss://127.0.0.1": wss is not supported yet: use udp:// or tcp://`,
+			`c:4:3: sip.listen: address "tls://127.0.0.1:5061": tls is not supported yet: use udp://, tcp:// or ws://`,
+			`c:5:3: sip.listen: address "wss://127.0.0.1": wss is not supported yet: use udp://, tcp:// or ws://`,
 			`c:5:22: sip.listen: address "127.0.0.1" has no transport: write udp://127.0.0.1 or tcp://127.0.0.1`,
-			`c:5:35: sip.listen: address "sctp://127.0.0.1": unknown transport "sctp": use udp:// or tcp://`,
+			`c:5:35: sip.listen: address "sctp://127.0.0.1": unknown transport "sctp": use udp://, tcp:// or ws://`,
 			`c:7:13: sip.advertise: advertise "a b" is not host[:port]`,
 			`c:8:8: sip.pbx: address "udp://pbx.example:5060": "pbx.example:5060" is not an IP address: names are not looked up, write udp://192.0.2.1:5060`,
 			`c:9:16: sip.pbx_sources: "10.0.0.1/8" has host bits beyond its prefix: use 10.0.0.0/8 or 10.0.0.1/32`,
@@ -173,6 +172,32 @@ listener = [{side = "inside"}, {listen = "udp://0.0.0.0", advertise = "x y"}, {l
 			`c:3:125: listener.advertise: 224.0.0.1 is not an address to send to: use the address or name at which phones reach bellhop`,
 			`c:3:138: listener.sides: unknown key: did you mean "side"?`,
 			`c:3:165: listener.listen: address "sip.example.com" has no transport: write udp://sip.example.com or tcp://sip.example.com`,
+		}},
+		{"listeners of browsers", `[sip]
+listen = ["tcp://127.0.0.1:5060", "ws://127.0.0.1:5060", "ws://127.0.0.1:5060", "ws://0.0.0.0"]
+pbx = ["ws://127.0.0.1:5070"]
+[[listener]]
+listen = "tcp://127.0.0.1:80"
+origins = ["https://phone.example.com"]
+[[listener]]
+listen = "ws://127.0.0.2:81"
+origins = ["phone.example.com", "https://phone.example.com/x"]
+side = "pbx"
+[[listener]]
+listen = "tcp://127.0.0.2:81"
+proxy_from = ["192.0.2.9"]
+[[listener]]
+listen = "udp://127.0.0.1:5061"
+proxy_from = ["192.0.2.9"]`, []string{
+			`c:2:58: sip.listen: ws://127.0.0.1:5060 is taken by ws://127.0.0.1:5060: remove one of them`,
+			`c:3:8: sip.pbx: ws://127.0.0.1:5070: bellhop opens no WebSocket to a PBX: use udp://, tcp:// or tls://`,
+			`c:5:10: listener.listen: tcp://127.0.0.1:80 is taken by ws://0.0.0.0:80: use another port. Only tcp:// and ws://, or tls:// and wss://, may share an address`,
+			`c:6:11: listener.origins: tcp://127.0.0.1:80 has no pages: set origins at a ws:// or wss:// listener`,
+			`c:9:12: listener.origins: origin "phone.example.com" has no scheme: write https://phone.example.com`,
+			`c:9:33: listener.origins: origin "https://phone.example.com/x" has more than scheme, host and port: write https://phone.example.com`,
+			`c:10:8: listener.side: ws://127.0.0.2:81 is for browsers, and the PBX does not use it: remove side, or set side = "edge"`,
+			`c:12:10: listener.listen: tcp://127.0.0.2:81 shares its address with ws://127.0.0.2:81: give both the same proxy_from`,
+			`c:16:14: listener.proxy_from: udp://127.0.0.1:5061 has no connections: set proxy_from at a listener of another transport`,
 		}},
 		{"no listener for phones", "[[listener]]\nlisten = \"udp://127.0.0.1:5060\"\nside = \"pbx\"", []string{
 			`c:2:10: listener.listen: no listener for phones: set side = "both", or add a listener with side = "edge"`,

@@ -2,6 +2,8 @@ package config
 
 import (
 	"net/netip"
+	"slices"
+	"strings"
 
 	"bellhop/sip"
 )
@@ -30,7 +32,12 @@ func (c *Config) placedListeners() (ls []placedListener) {
 		ls = append(ls, placedListener{sip.Listener{Addr: a}, indexPath("sip.listen", i), "sip.advertise"})
 	}
 	for i, l := range c.Listener {
-		ls = append(ls, placedListener{sip.Listener{Addr: l.Listen, Advertise: l.Advertise, Side: l.Side}, indexPath("listener", i) + ".listen", "advertise"})
+		var origins []string
+		for _, o := range l.Origins {
+			origins = append(origins, string(o))
+		}
+		ls = append(ls, placedListener{sip.Listener{Addr: l.Listen, Advertise: l.Advertise, Side: l.Side, Origins: origins, ProxyFrom: Prefixes(l.ProxyFrom)},
+			indexPath("listener", i) + ".listen", "advertise"})
 	}
 	for i := range ls {
 		l := &ls[i]
@@ -65,15 +72,43 @@ func (c *Config) validateListeners(report func(path, format string, args ...any)
 			report(l.path, "%v is a multicast address: use a unicast address", l.Addr)
 		}
 		for _, other := range all[:i] {
-			if socketsConflict(l.Addr, other.Addr) {
-				report(l.path, "%v is taken by %v: remove one of them", l.Addr, other.Addr)
-			}
+			reportConflict(l, other, report)
 		}
+		validateTransport(l, report)
 	}
 	if len(all) > 0 && !edge {
 		report(all[0].path, `no listener for phones: set side = "both", or add a listener with side = "edge"`)
 	}
 	c.validateAdvertise(report)
+}
+
+// reportConflict reports that two listeners cannot both be opened. Transports that the
+// first bytes of a connection tell apart may share an address.
+func reportConflict(l, other placedListener, report func(path, format string, args ...any)) {
+	switch {
+	case !socketsConflict(l.Addr, other.Addr):
+	case l.Proto == other.Proto:
+		report(l.path, "%v is taken by %v: remove one of them", l.Addr, other.Addr)
+	case l.AddrPort != other.AddrPort || !l.Proto.PairsWith(other.Proto):
+		report(l.path, "%v is taken by %v: use another port. Only tcp:// and ws://, or tls:// and wss://, may share an address", l.Addr, other.Addr)
+	case !slices.Equal(l.ProxyFrom, other.ProxyFrom):
+		report(l.path, "%v shares its address with %v: give both the same proxy_from", l.Addr, other.Addr)
+	}
+}
+
+// validateTransport reports settings that the transport of a listener does not have.
+func validateTransport(l placedListener, report func(path, format string, args ...any)) {
+	ws := l.Proto == sip.WS || l.Proto == sip.WSS
+	at := strings.TrimSuffix(l.path, "listen")
+	switch {
+	case len(l.Origins) > 0 && !ws:
+		report(at+"origins", "%v has no pages: set origins at a ws:// or wss:// listener", l.Addr)
+	case ws && l.Side == sip.PBXListener:
+		report(at+"side", "%v is for browsers, and the PBX does not use it: remove side, or set side = \"edge\"", l.Addr)
+	}
+	if len(l.ProxyFrom) > 0 && l.Proto == sip.UDP {
+		report(at+"proxy_from", "%v has no connections: set proxy_from at a listener of another transport", l.Addr)
+	}
 }
 
 // validateAdvertise reports advertised names that nobody can send to.
@@ -101,7 +136,7 @@ func (c *Config) warnListeners(report func(path, format string, args ...any)) {
 // socketsConflict reports whether two sockets cannot both be opened, because they are
 // the same or one is on all addresses and has the port of the other.
 func socketsConflict(a, b sip.Addr) bool {
-	if a.Proto != b.Proto || a.Port() != b.Port() || a.Port() == 0 {
+	if (a.Proto == sip.UDP) != (b.Proto == sip.UDP) || a.Port() != b.Port() || a.Port() == 0 {
 		return false
 	}
 	x, y := a.Addr().Unmap(), b.Addr().Unmap()

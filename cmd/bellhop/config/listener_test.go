@@ -38,6 +38,7 @@ listen = "udp://[2001:db8::1]:5060"
 side = "edge"`, []string{"udp://127.0.0.1:5060 203.0.113.1 ", "udp://192.0.2.1:5060 203.0.113.1 both", "udp://10.0.0.1:5060  pbx", "udp://[2001:db8::1]:5060  edge"}},
 		{"both families on all addresses", `sip.listen = ["udp://0.0.0.0:5060", "udp://[::]:5060"]
 sip.advertise = "2001:db8::1"`, []string{"udp://0.0.0.0:5060  ", "udp://[::]:5060 [2001:db8::1] "}},
+		{"TCP and WebSocket share an address", `sip.listen = ["udp://127.0.0.1:5060", "tcp://192.0.2.1:80", "ws://192.0.2.1"]`, []string{"udp://127.0.0.1:5060  ", "tcp://192.0.2.1:80  ", "ws://192.0.2.1:80  "}},
 		{"the PBX's name is its own", `sip.advertise = "sip.example.com"
 listener = [{listen = "udp://127.0.0.1:5060", advertise = "inside.example", side = "pbx"}, {listen = "udp://192.0.2.1:5060"}]`, []string{"udp://127.0.0.1:5060 inside.example pbx", "udp://192.0.2.1:5060 sip.example.com "}},
 	} {
@@ -54,6 +55,22 @@ listener = [{listen = "udp://127.0.0.1:5060", advertise = "inside.example", side
 				t.Errorf("got %q, want %q", got, tt.want)
 			}
 		})
+	}
+}
+
+func TestListenerOfBrowsers(t *testing.T) {
+	c, err := Parse("c", `[[listener]]
+listen = "udp://127.0.0.1:5060"
+[[listener]]
+listen = "ws://192.0.2.1:8080"
+origins = ["https://Phone.example.com:443", "http://localhost:3000"]
+proxy_from = ["192.0.2.9", "2001:db8::/64"]`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := c.Listeners()[1]
+	if got := fmt.Sprint(l.Origins, l.ProxyFrom); got != "[https://phone.example.com http://localhost:3000] [192.0.2.9/32 2001:db8::/64]" {
+		t.Errorf("got %s", got)
 	}
 }
 

@@ -60,6 +60,10 @@ func (c *Config) validatePBX(report func(path, format string, args ...any)) {
 		if a.Port() == 0 || a.Addr().IsUnspecified() || a.Addr().IsMulticast() {
 			report(path, "%v is not an address to send to: use the PBX's own address and port", a)
 		}
+		if a.Proto == sip.WS || a.Proto == sip.WSS {
+			report(path, "%v: bellhop opens no WebSocket to a PBX: use udp://, tcp:// or tls://", a)
+			continue
+		}
 		for _, l := range listeners {
 			if socketsConflict(a, l.Addr) {
 				report(path, "%v is bellhop's own listener %v: calls would loop: use the PBX's address, or change sip.listen", a, l.Addr)

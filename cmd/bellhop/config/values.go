@@ -16,6 +16,7 @@ import (
 	"github.com/nyaruka/phonenumbers"
 
 	"bellhop/dialog"
+	"bellhop/sip/websocket"
 )
 
 // A CIDR is an address range. A single address is a range of one.
@@ -47,6 +48,15 @@ func Prefixes(cs []CIDR) []netip.Prefix {
 		ps[i] = c.Prefix
 	}
 	return ps
+}
+
+// An Origin is the origin of a web page, such as https://phone.example.com.
+type Origin string
+
+func (o *Origin) UnmarshalText(b []byte) error {
+	v, err := websocket.ParseOrigin(string(b))
+	*o = Origin(v)
+	return err
 }
 
 // A Duration is a string like 100ms, 30s, 15m or 720h.
