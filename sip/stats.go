@@ -22,7 +22,12 @@ type counters struct {
 	received, malformed, stray, dropped, unobserved, panics atomic.Uint64
 	shed, withheld, refused                                 atomic.Uint64
 	transactions                                            atomic.Int64
+	connections                                             [WSS + 1]atomic.Int64 // by transport; see Connections
 }
+
+// Connections returns the number of connections of a transport on which messages are
+// exchanged. It may be called from any goroutine at any time.
+func (px *Proxy) Connections(p Proto) int64 { return px.stats.connections[p].Load() }
 
 // Stats returns the current counts. It may be called from any goroutine at any time.
 func (px *Proxy) Stats() Stats {

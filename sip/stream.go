@@ -139,6 +139,9 @@ func (s *stream) dialPeer() {
 // serve reads and writes until the stream is closed. first holds bytes that were read
 // before. A panic closes the stream.
 func (s *stream) serve(c net.Conn, first []byte) {
+	open := &s.table.proxy.stats.connections[s.listener.proto]
+	open.Add(1)
+	defer open.Add(-1)
 	var writer sync.WaitGroup
 	writer.Go(func() {
 		defer s.close()

@@ -179,6 +179,9 @@ func TestBrowserCallsAndIsCalled(t *testing.T) {
 				s.pbx.respond(s.pbx.expect("the page hangs up", "BYE"), "200 OK")
 				page.expect("the answer", "SIP/2.0 200")
 				s.expectNothing("that was all")
+				if n := s.proxy.Connections(sip.WS); n != 1 {
+					t.Errorf("%d connections over WebSocket", n)
+				}
 			}, withWebSocket, oneWorker)
 		})
 	}

@@ -31,7 +31,13 @@ func proxyMetrics(h *sip.Proxy) []prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "bellhop", Subsystem: "sip", Name: name, Help: help},
 			func() float64 { return float64(read(h.Stats())) })
 	}
+	connections := func(p sip.Proto) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "bellhop", Subsystem: "sip", Name: "connections",
+			Help: "Open connections of SIP, by transport.", ConstLabels: prometheus.Labels{"transport": p.String()}},
+			func() float64 { return float64(h.Connections(p)) })
+	}
 	return []prometheus.Collector{
+		connections(sip.TCP), connections(sip.TLS), connections(sip.WS), connections(sip.WSS),
 		counter("messages_received_total", "SIP messages received.", func(s sip.Stats) uint64 { return s.Received }),
 		counter("messages_malformed_total", "Messages rejected or dropped because of their syntax.", func(s sip.Stats) uint64 { return s.Malformed }),
 		counter("messages_stray_total", "Responses without a matching transaction.", func(s sip.Stats) uint64 { return s.Stray }),
@@ -39,10 +45,10 @@ func proxyMetrics(h *sip.Proxy) []prometheus.Collector {
 		counter("messages_unobserved_total", "Messages forwarded but not tracked because the tracker's queue was full.", func(s sip.Stats) uint64 { return s.Unobserved }),
 		counter("requests_shed_total", "New requests dropped or rejected because transactions had reached their memory limit.", func(s sip.Stats) uint64 { return s.Shed }),
 		counter("responses_withheld_total", "Responses withheld from UDP sources that have not shown that they receive responses.", func(s sip.Stats) uint64 { return s.Withheld }),
-		counter("connections_refused_total", "TCP connections refused because of guard.connections or guard.all_connections.", func(s sip.Stats) uint64 { return s.Refused }),
+		counter("connections_refused_total", "Connections refused because of guard.connections or guard.all_connections.", func(s sip.Stats) uint64 { return s.Refused }),
 		counter("panics_total", "Panics recovered in the proxy, each of which lost a message.", func(s sip.Stats) uint64 { return s.Panics }),
 		gauge("transactions", "Pending SIP transactions.", func(s sip.Stats) int64 { return s.Transactions }),
-		gauge("streams", "Open TCP connections of SIP.", func(s sip.Stats) int64 { return s.Streams }),
+		gauge("streams", "Open connections of SIP, including those that have sent nothing.", func(s sip.Stats) int64 { return s.Streams }),
 	}
 }
 
