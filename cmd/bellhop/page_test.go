@@ -35,6 +35,25 @@ type browser struct {
 // browse starts a Chromium, and signs in.
 func (s *site) browse() *browser {
 	s.t.Helper()
+	b := s.startChromium()
+	s.t.Cleanup(func() {
+		if s.t.Failed() {
+			s.t.Logf("the page shows:\n%s", b.text("body"))
+			var deliveries json.RawMessage
+			s.api("GET", "/v1/deliveries", nil, &deliveries)
+			s.t.Logf("there are the deliveries %s", deliveries)
+		}
+	})
+	b.open("/")
+	b.fill("#token", testToken)
+	b.click("form button")
+	b.until("one is signed in", `location.pathname === "/" && !!document.querySelector("nav")`)
+	return b
+}
+
+// startChromium starts a Chromium with an empty page, and further flags.
+func (s *site) startChromium(flags ...string) *browser {
+	s.t.Helper()
 	path, err := exec.LookPath("chromium")
 	if err != nil {
 		s.t.Fatal("this test needs Chromium: as root, run: apt-get update && apt-get install -y chromium")
@@ -43,16 +62,13 @@ func (s *site) browse() *browser {
 		chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.UserDataDir(s.t.TempDir()),
 		chromedp.Flag("no-proxy-server", true), chromedp.Flag("disable-dev-shm-usage", true), chromedp.Flag("hide-scrollbars", true),
 	)
+	for _, f := range flags {
+		options = append(options, chromedp.Flag(f, true))
+	}
 	allocator, stop := chromedp.NewExecAllocator(context.Background(), options...)
 	ctx, cancel := chromedp.NewContext(allocator)
 	b := &browser{site: s, ctx: ctx}
 	s.t.Cleanup(func() {
-		if s.t.Failed() {
-			s.t.Logf("the page shows:\n%s", b.text("body"))
-			var deliveries json.RawMessage
-			s.api("GET", "/v1/deliveries", nil, &deliveries)
-			s.t.Logf("there are the deliveries %s", deliveries)
-		}
 		chromedp.Cancel(ctx)
 		cancel()
 		stop()
@@ -63,10 +79,6 @@ func (s *site) browse() *browser {
 	if err := chromedp.Listen(ctx, b.heard); err != nil {
 		s.t.Fatal(err)
 	}
-	b.open("/")
-	b.fill("#token", testToken)
-	b.click("form button")
-	b.until("one is signed in", `location.pathname === "/" && !!document.querySelector("nav")`)
 	return b
 }
 

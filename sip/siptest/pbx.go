@@ -6,12 +6,14 @@ import (
 	"strings"
 	"sync"
 
+	msg "github.com/emiago/sipgo/sip"
+
 	"bellhop/sip"
 )
 
 // A PBX is a registrar and a back-to-back user agent. A call between two phones is two
-// dialogs with different Call-IDs, as in Asterisk. The PBX stores Path (RFC 3327) and
-// copies X-CID into the outgoing INVITE.
+// dialogs with different Call-IDs, as in Asterisk. The PBX stores Path (RFC 3327), copies
+// X-CID into the outgoing INVITE, and lets the phones exchange media between them.
 type PBX struct {
 	ua *userAgent
 
@@ -89,7 +91,7 @@ func (p *PBX) handleInvite(r *Request) {
 		r.Reply(404, "Not Found", "")
 		return
 	}
-	extra := sdpOffer
+	extra := mediaOf(r)
 	for _, v := range headerValues(r, "X-CID") {
 		extra = "X-CID: " + v + "\r\n" + extra
 	}
@@ -122,7 +124,7 @@ func (p *PBX) relayResponses(c *bridgedCall) {
 				p.mu.Lock()
 				c.callerDialog, c.calleeDialog = p.ua.newDialog(c.incoming, c.incoming.from), &c.outgoing.dialog
 				p.mu.Unlock()
-				c.incoming.Reply(200, "OK", contact+sdpOffer)
+				c.incoming.Reply(200, "OK", contact+mediaOf(m))
 				return
 			default:
 				c.outgoing.sendAck(m)
@@ -134,6 +136,14 @@ func (p *PBX) relayResponses(c *bridgedCall) {
 			return
 		}
 	}
+}
+
+// mediaOf returns a Content-Type line and the session description of a message.
+func mediaOf(m msg.Message) string {
+	if len(m.Body()) == 0 {
+		return sdpOffer
+	}
+	return "Content-Type: application/sdp\r\n\r\n" + string(m.Body())
 }
 
 func (p *PBX) handleCancel(r *Request) {

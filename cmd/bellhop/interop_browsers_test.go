@@ -1,0 +1,133 @@
+//go:build interop
+
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/chromedp/chromedp"
+
+	"bellhop/sip"
+)
+
+// phonePage is the script of a page that is a phone. It answers every call, and counts the
+// packets of voice that it receives.
+const phonePage = `
+	const seen = [];
+	let session = null, packets = 0;
+	const media = {mediaConstraints: {audio: true, video: false}};
+	function start(user, url) {
+		window.ua = new JsSIP.UA({sockets: [new JsSIP.WebSocketInterface(url)], uri: "sip:" + user + "@pbx.example", password: "x"});
+		ua.on("registered", () => seen.push("registered"));
+		ua.on("registrationFailed", e => seen.push("registration failed: " + e.cause));
+		ua.on("newRTCSession", e => {
+			session = e.session;
+			packets = 0;
+			session.on("confirmed", () => seen.push("confirmed"));
+			session.on("ended", e => seen.push("ended by " + e.originator));
+			session.on("failed", e => seen.push("failed: " + e.cause + " " + e.originator));
+			if (e.originator === "remote") session.answer(media);
+		});
+		setInterval(async () => {
+			if (!session?.connection) return;
+			(await session.connection.getStats()).forEach(s => { if (s.type === "inbound-rtp") packets = s.packetsReceived; });
+		}, 100);
+		ua.start();
+	}`
+
+// bundleJsSIP returns JsSIP as one script.
+func bundleJsSIP(t *testing.T) string {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "in.js"), []byte(`import JsSIP from "jssip"; window.JsSIP = JsSIP;`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{
+		{"npm", "install", "--no-audit", "--no-fund", "jssip@3.13.8", "esbuild"},
+		{"npx", "esbuild", "in.js", "--bundle", "--format=iife", "--minify", "--charset=ascii", "--outfile=out.js"},
+	} {
+		cmd := exec.Command(args[0], args[1:]...)
+		cmd.Dir = dir
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v\n%s", args, err, out)
+		}
+	}
+	b, err := os.ReadFile(filepath.Join(dir, "out.js"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// Two pages with JsSIP in Chromium call each other through bellhop and a PBX. Voice goes
+// between them. Either side hangs up, and at last one page is closed in the call.
+func TestInteropBrowsers(t *testing.T) {
+	s := newSite(t, sip.TCP, sip.UDP)
+	origin := servePages(t, bundleJsSIP(t), phonePage)
+	s.configure(fmt.Sprintf("[[listener]]\nlisten = \"ws://%v\"\norigins = [%q]\n", s.hop, origin))
+	s.startPBX()
+	s.serve()
+	s.subscribe("json", "POST", "dial-out", "dial-in", "answer", "hangup")
+
+	alice := s.startChromium("use-fake-ui-for-media-stream", "use-fake-device-for-media-stream")
+	bob := s.startChromium("use-fake-ui-for-media-stream", "use-fake-device-for-media-stream")
+	pages := map[string]*browser{"101": alice, "102": bob}
+	for user, b := range pages {
+		b.do(chromedp.Navigate(origin))
+		b.until("the page is loaded", fmt.Sprintf(`typeof start === "function" && (start(%q, "ws://%v/"), true)`, user, s.hop))
+		b.until("it is registered", `seen.includes("registered")`)
+	}
+	for _, call := range []struct{ caller, callee, ends string }{{"101", "102", "101"}, {"102", "101", "101"}} {
+		s.dialPage(pages, call.caller, call.callee)
+		for _, b := range pages {
+			b.until("voice arrives", "packets > 20")
+		}
+		pages[call.ends].until("it hangs up", "(session.terminate(), true)")
+		for _, b := range pages {
+			b.until("the call has ended", `seen.at(-1).startsWith("ended by")`)
+		}
+		by := "caller"
+		if call.ends != call.caller {
+			by = "callee"
+		}
+		s.wantPageEvents(call.caller, call.callee, by)
+	}
+	s.dialPage(pages, "101", "102")
+	pages["102"].do(chromedp.Navigate("about:blank"))
+	pages["101"].until("it hangs up", "(session.terminate(), true)")
+	s.wantPageEvents("101", "102", "caller")
+}
+
+// dialPage lets the page of one extension call that of another, and waits until both are
+// connected.
+func (s *site) dialPage(pages map[string]*browser, caller, callee string) {
+	s.t.Helper()
+	pages[caller].until("it calls", fmt.Sprintf(`(ua.call("sip:%s@pbx.example", media), true)`, callee))
+	for _, b := range pages {
+		b.until("the call is up", `seen.at(-1) === "confirmed"`)
+	}
+}
+
+// wantPageEvents checks the events of an answered call.
+func (s *site) wantPageEvents(caller, callee, hangupBy string) {
+	s.t.Helper()
+	s.receiver.wait("all events of the call", time.Minute, func(came []received) bool { return len(came) == 6 })
+	var got []string
+	for _, c := range s.receiver.take() {
+		got = append(got, fmt.Sprint(c.fields["event_type"], " ", c.fields["extension"], " ", c.fields["call_status"], " ", c.fields["hangup_by"]))
+	}
+	slices.Sort(got)
+	want := []string{
+		"dial-out " + caller + " CALLING ", "dial-in " + callee + " CALLING ", "answer " + caller + " ANSWER ", "answer " + callee + " ANSWER ",
+		"hangup " + caller + " ANSWER " + hangupBy, "hangup " + callee + " ANSWER " + hangupBy,
+	}
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		s.t.Errorf("got events %q, want %q", got, want)
+	}
+}
