@@ -23,7 +23,7 @@ const phonePage = `
 	let session = null, packets = 0;
 	const media = {mediaConstraints: {audio: true, video: false}};
 	function start(user, url) {
-		window.ua = new JsSIP.UA({sockets: [new JsSIP.WebSocketInterface(url)], uri: "sip:" + user + "@pbx.example", password: "x"});
+		window.ua = new JsSIP.UA({sockets: [new JsSIP.WebSocketInterface(url)], uri: "sip:" + user + "@pbx.example", password: "pw" + user});
 		ua.on("registered", () => seen.push("registered"));
 		ua.on("registrationFailed", e => seen.push("registration failed: " + e.cause));
 		ua.on("newRTCSession", e => {
@@ -65,14 +65,24 @@ func bundleJsSIP(t *testing.T) string {
 }
 
 // Two pages with JsSIP in Chromium call each other through bellhop and a PBX. Voice goes
-// between them. Either side hangs up, and at last one page is closed in the call.
+// between them, one of them holds the call, and either side hangs up. At last one page is
+// closed in the call.
+//
+// The PBX is the small one of tests, which knows no hold, or the one at the address in the
+// environment variable WEBRTC_PBX, such as udp://127.0.0.2:5060. There, 101 and 102 are
+// endpoints for WebRTC with the passwords pw101 and pw102.
 func TestInteropBrowsers(t *testing.T) {
 	s := newSite(t, sip.TCP, sip.UDP)
+	realPBX := os.Getenv("WEBRTC_PBX")
+	if realPBX == "" {
+		s.startPBX()
+	} else if err := s.pbx.UnmarshalText([]byte(realPBX)); err != nil {
+		t.Fatal(err)
+	}
 	origin := servePages(t, bundleJsSIP(t), phonePage)
 	s.configure(fmt.Sprintf("[[listener]]\nlisten = \"ws://%v\"\norigins = [%q]\n", s.hop, origin))
-	s.startPBX()
 	s.serve()
-	s.subscribe("json", "POST", "dial-out", "dial-in", "answer", "hangup")
+	s.subscribe("json", "POST", "dial-out", "dial-in", "answer", "hangup", "hold", "resume")
 
 	alice := s.startChromium("use-fake-ui-for-media-stream", "use-fake-device-for-media-stream")
 	bob := s.startChromium("use-fake-ui-for-media-stream", "use-fake-device-for-media-stream")
@@ -87,6 +97,10 @@ func TestInteropBrowsers(t *testing.T) {
 		for _, b := range pages {
 			b.until("voice arrives", "packets > 20")
 		}
+		var held []string
+		if realPBX != "" {
+			held = pages["101"].holdAndResume()
+		}
 		pages[call.ends].until("it hangs up", "(session.terminate(), true)")
 		for _, b := range pages {
 			b.until("the call has ended", `seen.at(-1).startsWith("ended by")`)
@@ -95,7 +109,7 @@ func TestInteropBrowsers(t *testing.T) {
 		if call.ends != call.caller {
 			by = "callee"
 		}
-		s.wantPageEvents(call.caller, call.callee, by)
+		s.wantPageEvents(call.caller, call.callee, by, held...)
 	}
 	s.dialPage(pages, "101", "102")
 	pages["102"].do(chromedp.Navigate("about:blank"))
@@ -113,19 +127,30 @@ func (s *site) dialPage(pages map[string]*browser, caller, callee string) {
 	}
 }
 
-// wantPageEvents checks the events of an answered call.
-func (s *site) wantPageEvents(caller, callee, hangupBy string) {
+// holdAndResume lets the page of 101 hold its call and take it back. It returns the events
+// of that.
+func (b *browser) holdAndResume() []string {
+	b.t.Helper()
+	b.until("it holds the call", `session.hold({}, () => seen.push("held"))`)
+	b.until("the call is held", `seen.at(-1) === "held"`)
+	b.until("it takes the call back", `session.unhold({}, () => seen.push("resumed"))`)
+	b.until("the call goes on", `seen.at(-1) === "resumed"`)
+	return []string{"hold 101 ANSWER ", "resume 101 ANSWER "}
+}
+
+// wantPageEvents checks the events of an answered call. others are further events.
+func (s *site) wantPageEvents(caller, callee, hangupBy string, others ...string) {
 	s.t.Helper()
-	s.receiver.wait("all events of the call", time.Minute, func(came []received) bool { return len(came) == 6 })
+	s.receiver.wait("all events of the call", time.Minute, func(came []received) bool { return len(came) == 6+len(others) })
 	var got []string
 	for _, c := range s.receiver.take() {
 		got = append(got, fmt.Sprint(c.fields["event_type"], " ", c.fields["extension"], " ", c.fields["call_status"], " ", c.fields["hangup_by"]))
 	}
 	slices.Sort(got)
-	want := []string{
+	want := append([]string{
 		"dial-out " + caller + " CALLING ", "dial-in " + callee + " CALLING ", "answer " + caller + " ANSWER ", "answer " + callee + " ANSWER ",
 		"hangup " + caller + " ANSWER " + hangupBy, "hangup " + callee + " ANSWER " + hangupBy,
-	}
+	}, others...)
 	slices.Sort(want)
 	if !slices.Equal(got, want) {
 		s.t.Errorf("got events %q, want %q", got, want)
