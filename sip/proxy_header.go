@@ -38,6 +38,9 @@ func (ls *listeners) trustProxy(ip netip.Addr) bool {
 func (ss *streamTable) readClient(c net.Conn, from netip.AddrPort) (client netip.AddrPort, rest []byte, ok bool) {
 	c.SetReadDeadline(time.Now().Add(firstByteTimeout))
 	r := bufio.NewReaderSize(c, 256)
+	if _, err := r.Peek(1); err != nil {
+		return from, nil, false // a health check that only connects
+	}
 	client, err := readProxyHeader(r, from)
 	if err != nil {
 		ss.proxy.stats.malformed.Add(1)
@@ -60,7 +63,7 @@ func readProxyHeader(r *bufio.Reader, from netip.AddrPort) (client netip.AddrPor
 	h, err := proxyproto.Read(r)
 	switch {
 	case err != nil:
-		return from, fmt.Errorf("read PROXY header: %w: let the reverse proxy send one (haproxy: send-proxy-v2; nginx: proxy_protocol on), or take it off proxy_from", err)
+		return from, fmt.Errorf("read PROXY header: %w: let the reverse proxy send one (haproxy: send-proxy-v2; nginx: proxy_protocol on, in stream), or take it off proxy_from", err)
 	case h.Command.IsLocal():
 		return from, nil
 	}

@@ -126,6 +126,18 @@ func TestReverseProxyThatSendsNothingIsClosed(t *testing.T) {
 	}, behindProxy)
 }
 
+// A health check that only connects is no fault.
+func TestReverseProxyConnectsOnly(t *testing.T) {
+	runScenario(t, func(s *testbed) {
+		s.dialTCPPeer(balancerAt).close()
+		s.advance(0)
+		assertEqual(t, "malformed", fmt.Sprint(s.proxy.Stats().Malformed), "0")
+		if s.log.Len() > 0 {
+			t.Errorf("logged: %s", s.log)
+		}
+	}, behindProxy)
+}
+
 // The limit of connections holds for each phone behind a reverse proxy, and not for the
 // proxy.
 func TestPhonesBehindAReverseProxyAreLimited(t *testing.T) {
