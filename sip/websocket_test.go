@@ -430,3 +430,50 @@ func TestBrowserOnThePBXsMachineIsOnTheEdge(t *testing.T) {
 		page.expect("the answer", "SIP/2.0 486")
 	}, withWebSocket, pbxOverTCP, func(c *sip.Config) { c.PBXSources = parsePrefixes("192.0.2.2") })
 }
+
+// Over WebSocket, a message of the torture tests becomes the same as in a datagram, however
+// its bytes arrive.
+func TestTortureMessagesOverWebSocket(t *testing.T) {
+	for how, write := range map[string]func(b *browserPeer, m []byte){
+		"in one frame": func(b *browserPeer, m []byte) { b.sendFrames(ws.NewBinaryFrame(m)) },
+		"byte by byte": func(b *browserPeer, m []byte) {
+			for _, c := range ws.MustCompileFrame(ws.MaskFrame(ws.NewBinaryFrame(m))) {
+				b.conn.Write([]byte{c})
+			}
+		},
+		"in frames of one byte": func(b *browserPeer, m []byte) {
+			for i := range m {
+				opcode := ws.OpContinuation
+				if i == 0 {
+					opcode = ws.OpBinary
+				}
+				b.sendFrames(ws.NewFrame(opcode, i == len(m)-1, m[i:i+1]))
+			}
+		},
+	} {
+		for folder, fates := range fates {
+			for name, m := range readCorpus(t, folder) {
+				t.Run(name+" "+how, func(t *testing.T) {
+					runScenario(t, func(s *testbed) {
+						page := s.openWebSocket(phoneAt.Addr(), wsAt)
+						write(page, m)
+						s.advance(0)
+						fate := "silence"
+						if got, ok := s.pbx.nextMessage(); ok {
+							fate = "on"
+							if got.method() != "ACK" {
+								s.pbx.respond(got, "404 Not Found")
+							}
+						} else if got, ok := page.nextMessage(); ok {
+							fate = strings.Fields(got.startLine())[1]
+						}
+						if !strings.Contains(fates[name], fate) {
+							t.Errorf("%s: want %s", fate, fates[name])
+						}
+						s.checkAlive()
+					}, withWebSocket)
+				})
+			}
+		}
+	}
+}
