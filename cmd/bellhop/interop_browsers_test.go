@@ -16,13 +16,43 @@ import (
 	"bellhop/sip"
 )
 
-// phonePage is the script of a page that is a phone. It answers every call, and counts the
-// packets of voice that it receives.
+// phonePage is the script of a page that is a phone, with JsSIP for 101 and SIP.js for 102.
+// It answers every call, and counts the packets of voice that it receives.
 const phonePage = `
 	const seen = [];
 	let session = null, packets = 0;
-	const media = {mediaConstraints: {audio: true, video: false}};
-	function start(user, url) {
+	const constraints = {audio: true, video: false}, media = {mediaConstraints: constraints};
+	setInterval(async () => {
+		if (!session?.connection) return;
+		(await session.connection.getStats()).forEach(s => { if (s.type === "inbound-rtp") packets = s.packetsReceived; });
+	}, 100);
+	async function start(user, url) {
+		if (user === "101") startJsSIP(user, url); else await startSIPjs(user, url);
+	}
+	async function startSIPjs(user, url) {
+		const phone = new SIP.Web.SimpleUser(url, {
+			aor: "sip:" + user + "@pbx.example",
+			media: {constraints, remote: {audio: document.createElement("audio")}},
+			userAgentOptions: {authorizationUsername: user, authorizationPassword: "pw" + user},
+		});
+		phone.delegate = {
+			onRegistered: () => seen.push("registered"),
+			onCallCreated: () => {
+				packets = 0;
+				session = {
+					get connection() { return phone.session?.sessionDescriptionHandler?.peerConnection; },
+					terminate: () => phone.hangup(),
+				};
+			},
+			onCallReceived: () => phone.answer(),
+			onCallAnswered: () => seen.push("confirmed"),
+			onCallHangup: () => seen.push("ended by somebody"),
+		};
+		window.ua = {call: to => phone.call(to)};
+		await phone.connect();
+		await phone.register();
+	}
+	function startJsSIP(user, url) {
 		window.ua = new JsSIP.UA({sockets: [new JsSIP.WebSocketInterface(url)], uri: "sip:" + user + "@pbx.example", password: "pw" + user});
 		ua.on("registered", () => seen.push("registered"));
 		ua.on("registrationFailed", e => seen.push("registration failed: " + e.cause));
@@ -34,21 +64,17 @@ const phonePage = `
 			session.on("failed", e => seen.push("failed: " + e.cause + " " + e.originator));
 			if (e.originator === "remote") session.answer(media);
 		});
-		setInterval(async () => {
-			if (!session?.connection) return;
-			(await session.connection.getStats()).forEach(s => { if (s.type === "inbound-rtp") packets = s.packetsReceived; });
-		}, 100);
 		ua.start();
 	}`
 
-// bundleJsSIP returns JsSIP as one script.
-func bundleJsSIP(t *testing.T) string {
+// bundlePhones returns JsSIP and SIP.js as one script.
+func bundlePhones(t *testing.T) string {
 	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "in.js"), []byte(`import JsSIP from "jssip"; window.JsSIP = JsSIP;`), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "in.js"), []byte(`import JsSIP from "jssip"; import * as SIP from "sip.js"; Object.assign(window, {JsSIP, SIP});`), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for _, args := range [][]string{
-		{"npm", "install", "--no-audit", "--no-fund", "jssip@3.13.8", "esbuild"},
+		{"npm", "install", "--no-audit", "--no-fund", "jssip@3.13.8", "sip.js@0.21.2", "esbuild"},
 		{"npx", "esbuild", "in.js", "--bundle", "--format=iife", "--minify", "--charset=ascii", "--outfile=out.js"},
 	} {
 		cmd := exec.Command(args[0], args[1:]...)
@@ -64,7 +90,7 @@ func bundleJsSIP(t *testing.T) string {
 	return string(b)
 }
 
-// Two pages with JsSIP in Chromium call each other through bellhop and a PBX. Voice goes
+// Two pages in Chromium, with JsSIP and SIP.js, call each other through bellhop and a PBX. Voice goes
 // between them, one of them holds the call, and either side hangs up. At last one page is
 // closed in the call.
 //
@@ -79,7 +105,7 @@ func TestInteropBrowsers(t *testing.T) {
 	} else if err := s.pbx.UnmarshalText([]byte(realPBX)); err != nil {
 		t.Fatal(err)
 	}
-	origin := servePages(t, bundleJsSIP(t), phonePage)
+	origin := servePages(t, bundlePhones(t), phonePage)
 	s.configure(fmt.Sprintf("[[listener]]\nlisten = \"ws://%v\"\norigins = [%q]\n", s.hop, origin))
 	s.serve()
 	s.subscribe("json", "POST", "dial-out", "dial-in", "answer", "hangup", "hold", "resume")
@@ -92,7 +118,7 @@ func TestInteropBrowsers(t *testing.T) {
 		b.until("the page is loaded", fmt.Sprintf(`typeof start === "function" && (start(%q, "ws://%v/"), true)`, user, s.hop))
 		b.until("it is registered", `seen.includes("registered")`)
 	}
-	for _, call := range []struct{ caller, callee, ends string }{{"101", "102", "101"}, {"102", "101", "101"}} {
+	for _, call := range []struct{ caller, callee, ends string }{{"101", "102", "101"}, {"102", "101", "101"}, {"101", "102", "102"}} {
 		s.dialPage(pages, call.caller, call.callee)
 		for _, b := range pages {
 			b.until("voice arrives", "packets > 20")
@@ -112,9 +138,9 @@ func TestInteropBrowsers(t *testing.T) {
 		s.wantPageEvents(call.caller, call.callee, by, held...)
 	}
 	s.dialPage(pages, "101", "102")
-	pages["102"].do(chromedp.Navigate("about:blank"))
-	pages["101"].until("it hangs up", "(session.terminate(), true)")
-	s.wantPageEvents("101", "102", "caller")
+	pages["101"].do(chromedp.Navigate("about:blank")) // SIP.js would hang up first
+	pages["102"].until("it hangs up", "(session.terminate(), true)")
+	s.wantPageEvents("101", "102", "callee")
 }
 
 // dialPage lets the page of one extension call that of another, and waits until both are
