@@ -170,6 +170,7 @@ func TestStatusShowsCounts(t *testing.T) {
 	var reasons []string
 	c.Node, c.Ready = "ONE", func() []string { return reasons }
 	c.Suppressed = func() uint64 { return 7 }
+	c.Connections = func() ops.Connections { return ops.Connections{TCP: 1, TLS: 2, WS: 3, WSS: 4} }
 	r := newRig(t, c)
 	r.want(201, "POST", "/v1/subscriptions", withFields(subscription(), "extension", "999"))
 	r.want(201, "POST", "/v1/subscriptions", withFields(subscription(), "active", false))
@@ -184,6 +185,7 @@ func TestStatusShowsCounts(t *testing.T) {
 		"version": "v0", "node": "ONE", "started": got["started"], "uptime": got["uptime"],
 		"delivering": false, "ready": true, "reasons": []any{}, "degraded": []any{}, "store": object{"ok": true, "losses": []any{}},
 		"calls": 2.0, "streams": 1.0, "attempts_suppressed": 7.0,
+		"connections":   map[string]any{"tcp": 1.0, "tls": 2.0, "ws": 3.0, "wss": 4.0},
 		"subscriptions": object{"all": 2.0, "active": 1.0, "paused": 0.0, "disabled": 1.0},
 		"events":        object{"published": 2.0, "dropped": 0.0, "unpublished": 0.0},
 		"deliveries":    object{"pending": 0.0, "delivered": 0.0, "expired": 0.0, "refused": 0.0, "canceled": 0.0, "failed_attempts": 0.0},

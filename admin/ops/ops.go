@@ -58,6 +58,9 @@ type Config struct {
 	// because their source had too many; nil: none.
 	Suppressed func() uint64
 
+	// Connections counts the open SIP connections; nil: none.
+	Connections func() Connections
+
 	// Losses returns the records that the store has lost to damage, last found first;
 	// nil: none. bellhop is degraded for a day after one was found.
 	Losses func() []Loss

@@ -28,6 +28,8 @@ type Status struct {
 	Calls   *int `json:"calls" doc:"Number of live calls; null while the tracker is too busy to count them"`
 	Streams int  `json:"streams" doc:"Number of open event streams"`
 
+	Connections Connections `json:"connections" doc:"Open connections of phones, trunks and the PBX, by transport"`
+
 	Suppressed uint64 `json:"attempts_suppressed" doc:"Calls of unregistered sources that the PBX refused before a phone rang, and for which no events were published because they were too many"`
 
 	Subscriptions struct {
@@ -53,6 +55,14 @@ type Status struct {
 	} `json:"deliveries" doc:"Deliveries since the start, but for pending"`
 }
 
+// Connections are numbers of open SIP connections, by transport.
+type Connections struct {
+	TCP int64 `json:"tcp" doc:"TCP"`
+	TLS int64 `json:"tls" doc:"TLS"`
+	WS  int64 `json:"ws" doc:"WebSocket"`
+	WSS int64 `json:"wss" doc:"WebSocket over TLS"`
+}
+
 // Status returns the status of this node, even if a part of bellhop does not respond.
 // streams is the number of open event streams.
 func (o *Operations) Status(ctx context.Context, streams int) Status {
@@ -68,6 +78,9 @@ func (o *Operations) Status(ctx context.Context, streams int) Status {
 	}
 	if o.config.Suppressed != nil {
 		v.Suppressed = o.config.Suppressed()
+	}
+	if o.config.Connections != nil {
+		v.Connections = o.config.Connections()
 	}
 	v.Ready = len(v.Reasons) == 0
 	v.Store.Losses = append([]Loss{}, o.Losses()...)

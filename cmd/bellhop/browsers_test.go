@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -62,6 +63,11 @@ func TestPageOfAnotherOriginOpensNoWebSocket(t *testing.T) {
 	b.do(chromedp.Navigate(own))
 	b.until("the WebSocket is open", `state === "open"`)
 	b.until("an answer comes", `answer.startsWith("SIP/2.0 200 OK\r\n")`)
+	var status struct{ Connections map[string]int }
+	s.api("GET", "/v1/status", nil, &status)
+	if want := map[string]int{"tcp": 0, "tls": 0, "ws": 1, "wss": 0}; !maps.Equal(status.Connections, want) {
+		t.Errorf("connections are %v, want %v", status.Connections, want)
+	}
 	b.do(chromedp.Navigate(other))
 	b.until("the WebSocket is refused", `state === "refused"`)
 }

@@ -151,10 +151,14 @@ func buildService(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *
 			Ready:      s.notReadyReasons,
 			Degraded:   s.proxy.Degraded,
 			Suppressed: s.observer.tracker.Suppressed,
-			Losses:     s.store.Losses,
-			Node:       s.node,
-			Version:    buildVersion(),
-			Log:        log,
+			Connections: func() ops.Connections {
+				n := s.proxy.Connections
+				return ops.Connections{TCP: n(sip.TCP), TLS: n(sip.TLS), WS: n(sip.WS), WSS: n(sip.WSS)}
+			},
+			Losses:  s.store.Losses,
+			Node:    s.node,
+			Version: buildVersion(),
+			Log:     log,
 		},
 	})
 	if err != nil {
