@@ -1,4 +1,4 @@
-.PHONY: help build test tools check fuzz bench soak interop demo screenshots
+.PHONY: help build test tools check fuzz bench soak interop browsers demo screenshots
 
 # How often each fuzz target runs: some 20 s. A count, because a time that ends
 # while an input runs is taken for a failure ("context deadline exceeded").
@@ -61,6 +61,9 @@ interop: ## Put bellhop before a real Asterisk and Kamailio; as root, with PBX=f
 	PBX="$(abspath $(PBX))" PBX_NETNS=$(NETNS) \
 	go test -tags interop -exec "ip netns exec $(NETNS)" -run '^TestInterop' -count 1 -timeout 90m -v ./cmd/bellhop; \
 	status=$$?; ip netns del $(NETNS); exit $$status
+
+browsers: tools ## Let browsers call each other with JsSIP and SIP.js, which npm fetches (testdata/README.md)
+	go test -tags interop -run '^TestBrowsersCallEachOther$$' -count 1 -v ./cmd/bellhop
 
 SCREENSHOTS ?= screenshots
 screenshots: tools ## Write pictures of every view of the page to SCREENSHOTS

@@ -97,7 +97,7 @@ func bundlePhones(t *testing.T) string {
 // The PBX is the small one of tests, which knows no hold, or the one at the address in the
 // environment variable WEBRTC_PBX, such as udp://127.0.0.2:5060. There, 101 and 102 are
 // endpoints for WebRTC with the passwords pw101 and pw102.
-func TestInteropBrowsers(t *testing.T) {
+func TestBrowsersCallEachOther(t *testing.T) {
 	s := newSite(t, sip.TCP, sip.UDP)
 	realPBX := os.Getenv("WEBRTC_PBX")
 	if realPBX == "" {
