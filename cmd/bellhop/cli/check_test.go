@@ -112,6 +112,14 @@ pbx = ["udp://192.0.2.1:5060"]`, []string{
 			"phones reach bellhop at udp://203.0.113.1:5070",
 			"the PBX udp://192.0.2.1:5060 sees bellhop at udp://192.0.2.10:5060",
 		}},
+		{"browsers", `[sip]
+listen = ["udp://192.0.2.10:5060", "ws://192.0.2.10"]
+advertise = "sip.example.com"
+pbx = ["udp://192.0.2.1:5060"]`, []string{
+			"phones reach bellhop at udp://sip.example.com:5060, and phones in sip.local_net at udp://192.0.2.10:5060",
+			"browsers reach bellhop at ws://sip.example.com:80, and browsers in sip.local_net at ws://192.0.2.10:80",
+			"the PBX udp://192.0.2.1:5060 sees bellhop at udp://192.0.2.10:5060",
+		}},
 		{"all addresses", `[sip]
 listen = ["udp://0.0.0.0:5060", "udp://[::]:5060"]
 pbx = ["udp://127.0.0.2:5070"]`, []string{

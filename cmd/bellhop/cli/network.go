@@ -17,14 +17,17 @@ func describeNetwork(c *config.Config) (lines []string) {
 		if l.Side == sip.PBXListener {
 			continue
 		}
-		at := realAddress(l)
+		at, who := realAddress(l), "phones"
+		if l.Proto == sip.WS || l.Proto == sip.WSS {
+			who = "browsers"
+		}
 		if l.Advertise.Host == "" {
-			lines = append(lines, "phones reach bellhop at "+at)
+			lines = append(lines, who+" reach bellhop at "+at)
 			continue
 		}
-		line := "phones reach bellhop at " + advertisedAddress(l)
+		line := who + " reach bellhop at " + advertisedAddress(l)
 		if len(c.SIP.LocalNet) > 0 {
-			line += ", and phones in sip.local_net at " + at
+			line += ", and " + who + " in sip.local_net at " + at
 		}
 		lines = append(lines, line)
 	}
