@@ -64,8 +64,8 @@ func (d *directory) isShownAs(user, number string) bool {
 	return number == user || d.aliases.ownerOf(number) == user
 }
 
-// extensionShownAs returns the extension for which the PBX shows a number that is not its
-// name. The extension has no user if there is none.
+// extensionShownAs returns the extension for which the PBX shows a number that is not the
+// name of that extension. The result has no user if there is no such extension.
 func (d *directory) extensionShownAs(number string) Extension {
 	user := d.aliases.ownerOf(number)
 	if user == "" || user == number {
@@ -77,9 +77,10 @@ func (d *directory) extensionShownAs(number string) Extension {
 	return Extension{User: user}
 }
 
-// learnShownNumber learns the number that the PBX shows for the extension that calls,
-// from leg l to the phone of another extension. Numbers of other extensions, and the
-// dialed number, are ignored, because the PBX shows them for other reasons.
+// learnShownNumber learns an alias from leg l, on which the PBX calls the phone of an
+// extension: the number that the PBX shows there for the calling extension. It ignores
+// the dialed number and numbers of other extensions, because the PBX shows these for
+// other reasons.
 func (s *numberMatcher) learnShownNumber(l *leg, i *inviteMatch) {
 	c, shown := l.call.caller, l.callerNum
 	if c == nil || c.party == nil || !i.toExtension || len(l.call.legs) > 2 || l.referredTo != "" || l.diversion != "" {

@@ -9,11 +9,11 @@ import (
 	"github.com/hashicorp/golang-lru/v2/simplelru"
 )
 
-// A scanner calls number after number as any extension, and the PBX refuses each call. So
-// the events of attempts that are refused before a phone rings are rate-limited by
-// source, unless the extension is registered from that source. A source may emit the
-// events of attemptBurst attempts in a burst, then of one every attemptEvery. Further
-// attempts are only counted.
+// A scanner calls number after number as any extension, and the PBX refuses each call.
+// Therefore the events of attempts that are refused before a phone rings are rate-limited
+// by source: attemptBurst attempts at once, and then one every attemptEvery. Further
+// attempts emit no events and are only counted. The limit does not apply to an extension
+// that is registered from that source.
 const (
 	attemptBurst = 30
 	attemptEvery = 2 * time.Second
@@ -158,10 +158,11 @@ func (a *attempts) takeToken(source netip.Addr, now time.Time) bool {
 	return true
 }
 
-// allows reports whether a leg may emit events when it begins to count as a call or is
-// refused. A leg of the PBX or a trunk may. A phone's leg may if a phone rings, if the
-// PBX has called somebody for it, or if its extension is registered from its source. Any
-// other leg with an event to emit needs a token of its source, which allows takes.
+// allows reports whether a leg may emit events, when it begins to count as a call or is
+// refused. A leg of the PBX or of a trunk may. A phone's leg may if a phone rings, if the
+// PBX has called somebody for it, or if its extension is registered from its source. For
+// any other leg with an event to emit, allows takes a token of the leg's source, and
+// returns false if there is none.
 func (a *attempts) allows(l *leg, now time.Time) bool {
 	p := l.party
 	switch {

@@ -76,8 +76,8 @@ func (t *partyTracker) giveUpCallback(l *leg) {
 	}
 }
 
-// silentUntil returns when giveUpCallback is due for a silent callback, if leg l of it is
-// answered.
+// silentUntil returns the end of the time in which a callback may stay silent after the
+// answer on its leg l. giveUpCallback is then due.
 func (l *leg) silentUntil() time.Time { return l.answered.Add(progressWindow) }
 
 // addCallback adds an outgoing party of ext to leg l, on which the PBX calls ext back.
@@ -89,8 +89,8 @@ func (t *partyTracker) addCallback(l *leg, ext Extension) {
 
 // dialCallback emits the dial-out of a callback when its extension has answered and the
 // PBX calls the wanted number on leg l. If l goes to the phone of an extension, ext, the
-// wanted number is that extension: the Request-URI is only the contact of the phone.
-// Otherwise the wanted number is the user of the Request-URI.
+// wanted number is that extension, because the Request-URI has only the contact of the
+// phone. Otherwise the wanted number is the user of the Request-URI.
 func (t *partyTracker) dialCallback(l *leg, ext Extension) {
 	p := l.call.callback
 	if p == nil || p.dialed || p.over || p.firstLeg == l {

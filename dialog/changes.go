@@ -8,8 +8,8 @@ type changes struct {
 	calls []*call // in the order of their first changes
 }
 
-// mark adds a call that has changed, or may have. Once is enough until Changed returns
-// it.
+// mark adds a call that has changed, or may have changed. It does nothing if the call was
+// added since Changed last returned it.
 func (s *changes) mark(c *call) {
 	if s.on && c.changedAt.IsZero() {
 		c.changedAt = c.lastHeard

@@ -82,9 +82,9 @@ func (c *clock) wallTime(at time.Time) time.Time {
 	return at.Add(c.offsetBefore(n))
 }
 
-// wallAsSet translates a time of the steady clock by the present offset of the wall
-// clock. So the age of that time is the present reading of the wall clock minus the
-// result.
+// wallAsSet converts a time of the steady clock with the present offset of the wall
+// clock, not with the offset at that time. The present reading of the wall clock minus
+// the result is therefore the age of that time.
 func (c *clock) wallAsSet(at time.Time) time.Time {
 	if at.IsZero() {
 		return at
@@ -103,9 +103,9 @@ func (c *clock) steadyTime(at time.Time) time.Time {
 	return at
 }
 
-// SetClock sets how far the wall clock is ahead of the clock of [Message.At]; now is on
-// the latter. Each message sets it too. Call SetClock while no messages come, and before
-// Restore.
+// SetClock sets how far the wall clock is ahead of the steady clock of [Message.At], at
+// the steady time now. Each message sets it too. Call SetClock while no messages come,
+// and before Restore.
 func (t *Tracker) SetClock(now time.Time, offset time.Duration) {
 	t.updateClock(now.Truncate(time.Microsecond), offset)
 }

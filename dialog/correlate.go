@@ -171,9 +171,10 @@ func sessionIDs(value string) []string {
 }
 
 // matchTransfer finds the call by the dialog that Replaces names (RFC 3891), or by a
-// REFER that a phone of the call has sent within progressWindow (RFC 3515). If the INVITE
-// has a Referred-By, it must be that of the REFER. If it has none, the INVITE must go
-// from the PBX to the target of the REFER, and matchReferTarget decides.
+// REFER that a phone of the call has sent within progressWindow (RFC 3515). An INVITE
+// with Referred-By matches only a REFER with the same Referred-By. An INVITE without one
+// must come from the PBX and go to the target of the REFER; matchReferTarget then
+// decides.
 func (s *correlator) matchTransfer(i *inviteMatch) (v match) {
 	if i.links.replaces != "" {
 		callID, toTag, fromTag := readReplaces(i.links.replaces)
@@ -212,11 +213,11 @@ func (s *correlator) matchTransfer(i *inviteMatch) (v match) {
 	return v
 }
 
-// callToConnect returns the call that the REFER r transfers, if it is not the call of r's
-// phone. A phone that has picked up a call, or retrieved it from parking, is alone in a
-// call of its own, and its REFER transfers the call that it has picked up. The number that
-// the INVITE shows identifies that call. nil: r transfers the call of its phone, or the
-// other call is not known.
+// callToConnect returns the call that the REFER r transfers, if that is another call than
+// the one of r's phone. A phone that has picked up a call, or has retrieved it from
+// parking, is alone in its own call, and its REFER transfers the call that it has picked
+// up. The number that the INVITE shows identifies that call. callToConnect returns nil if
+// r transfers the call of its own phone, or if the other call is not known.
 func (s *correlator) callToConnect(i *inviteMatch, r *refer) *call {
 	if i.Src != PBX || len(r.leg.call.legs) > 1 {
 		return nil
@@ -235,10 +236,11 @@ func (s *correlator) callToConnect(i *inviteMatch, r *refer) *call {
 	return others.decide().call
 }
 
-// matchReferTarget decides whether the REFER r caused an INVITE to its target, if only
-// the called number and the time suggest it. A caller in another call may have caused it
-// as well, if that caller dialed the same number and no phone rings yet. Then the number
-// that the INVITE shows decides. If that number does not decide, the match is ambiguous.
+// matchReferTarget decides whether the REFER r caused an INVITE to the REFER's target, if
+// only the called number and the time match. A caller in another call may be the cause
+// too, if that caller dialed the same number and no phone rings yet. Then the number that
+// the INVITE shows decides. If the number belongs to both or to neither, the match is
+// ambiguous.
 func (s *correlator) matchReferTarget(i *inviteMatch, r *refer) match {
 	c := r.leg.call
 	connects := false
@@ -270,8 +272,8 @@ func (s *correlator) matchReferTarget(i *inviteMatch, r *refer) match {
 }
 
 // connectsNumber reports whether number belongs to the person that the REFER transfers:
-// another phone in the call has it, or the sender of the REFER called it or was called by
-// it.
+// another answered phone of the call has it, or the sender of the REFER has called it or
+// was called by it.
 func (r *refer) connectsNumber(number string) bool {
 	l := r.leg
 	other := l.callerNum

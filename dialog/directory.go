@@ -117,10 +117,11 @@ func (d *directory) extensionAt(u uri, now time.Time) (Extension, bool) {
 	return Extension{User: u.user, Domain: u.host}, true
 }
 
-// dialedExtension returns the extension that a dialed number leads to: the one that
-// declares it as a public number; else, if the number is neither declared nor registered,
-// the one for which the PBX shows it; else the one with that name. The result has no user
-// if there is none.
+// dialedExtension returns the extension that a dialed number leads to. It returns the
+// first of these that exists: the extension that declares the number as its public
+// number; the extension for which the PBX shows the number, if the number itself is
+// neither declared nor registered; the extension with the number as its name. The result
+// has no user if none exists.
 func (d *directory) dialedExtension(number, host string, now time.Time) Extension {
 	if inside, ok := d.numberByDID[number]; ok {
 		return Extension{User: inside}
@@ -163,10 +164,11 @@ func (d *directory) calledExtension(m *Message, to string) (Extension, bool) {
 	return d.extensionAt(parseURI(to), m.At)
 }
 
-// withHomeDomain replaces the domain of e, which may be the host of a phone's contact.
-// The new domain is the one in which e has registered, else the host of To if it names e
-// and is not that contact's host, else none. The host of a contact is not a domain, and
-// differs between the phones of one extension.
+// withHomeDomain replaces the domain of e, which may be the host of a phone's contact,
+// with the domain in which e has registered. If e has not registered, it takes the host
+// of To, if To names e and this host is not the contact's. Otherwise e gets no domain,
+// because the host of a contact is no domain and differs between the phones of one
+// extension.
 func (d *directory) withHomeDomain(e Extension, to uri) Extension {
 	phone := e.Domain
 	e.Domain = ""
@@ -178,11 +180,11 @@ func (d *directory) withHomeDomain(e Extension, to uri) Extension {
 	return e
 }
 
-// callingExtension returns the extension that an INVITE or MESSAGE from the edge side
-// comes from. If the account that the phone authenticates as is an extension, it is that
-// one, because the PBX accepts no other identity. Otherwise it is the one in From, else
-// in P-Preferred-Identity, else the one that has registered Contact. A phone that hides
-// its number in From may name it in P-Preferred-Identity.
+// callingExtension returns the extension that sends an INVITE or MESSAGE from the edge
+// side: the one in From, else one in P-Preferred-Identity, else the one that has
+// registered Contact. A phone that hides its number in From may name it in
+// P-Preferred-Identity. If the account that the phone authenticates as is an extension,
+// the result is always that extension, because the PBX accepts no other identity.
 func (d *directory) callingExtension(m *Message, from, preferred, account, contact string) (Extension, bool) {
 	a := d.accountExtension(account, m.At)
 	f := parseURI(from)

@@ -73,10 +73,10 @@ func (s *numberMatcher) noteRedirect(l *leg, m *Message) {
 	}
 }
 
-// findRedirect returns the leg that a phone refused within progressWindow with a 3xx
-// whose Contact best matches the called number, and the rank of that match. It searches
-// call c, or all live calls if c is nil. found is nil if no leg matches, or if legs of
-// several calls match equally.
+// findRedirect returns the leg that a phone refused within progressWindow with a 3xx to
+// the called number, and how well a Contact of that 3xx matches the number. It searches
+// call c, or all live calls if c is nil, for the best match. found is nil if no Contact
+// matches, or if Contacts of several calls match equally well.
 func (s *numberMatcher) findRedirect(c *call, called string, now time.Time) (found *leg, best rank) {
 	for _, l := range s.redirectedLegs {
 		switch f := l.rankRedirect(called); {
@@ -156,8 +156,8 @@ type elimination struct {
 
 // matchByElimination looks for the only call that the INVITE can belong to, if the INVITE
 // shows no number, or a number that matches nobody here. The caller may be anonymous. The
-// PBX may also show a number of the company, or show a number for an extension that is
-// not the name of its account.
+// PBX may also show a number of the company, or show an extension by a number that is not
+// the name of its account.
 func (s *numberMatcher) matchByElimination(i *inviteMatch) match {
 	e := elimination{hidden: true}
 	for _, number := range i.links.numbers {
@@ -234,9 +234,9 @@ func (s *numberMatcher) addWaitingCallers(e *elimination, i *inviteMatch) {
 }
 
 // addRecentCandidate adds the call of leg l, whose caller dialed within promptGap, if the
-// PBX may have sent the INVITE for this caller. A caller for whom the PBX has called
-// somebody already counts only if the INVITE may be a fork. If it is not certain that the
-// INVITE is for this caller, the call becomes the rival.
+// PBX may have sent the INVITE for this caller. If the PBX has already called somebody
+// for the caller, the call is added only if the INVITE may be a fork. If it is uncertain
+// that the INVITE is for this caller, the call becomes the rival of the candidates.
 func (s *numberMatcher) addRecentCandidate(e *elimination, i *inviteMatch, l *leg) {
 	x := &e.all
 	if !l.awaitsAnswer() || l.state == talking && !e.hidden || !slices.Contains(l.call.legs, l) {
@@ -274,18 +274,18 @@ func (s *numberMatcher) addRecentCandidate(e *elimination, i *inviteMatch, l *le
 	}
 }
 
-// mayShowUnknown reports whether the PBX may show, for the extension that calls on leg l,
-// an internal number that matches nobody here. It may if the number that it shows for the
-// extension is not known yet, or if the extension is registered and its name is not a
-// number.
+// mayShowUnknown reports whether an INVITE with an internal number that matches nobody
+// here may be for the extension that calls on leg l. It may if the number that the PBX
+// shows for the extension is not known yet, or if the extension is registered and its
+// name is not a number.
 func (s *numberMatcher) mayShowUnknown(l *leg, now time.Time) bool {
 	p := l.party
 	return s.shownNumberUnknown(l, now) || p != nil && p.flow == Out && !isNumber(p.ext.User) && s.directory.registered(p.ext.User, now)
 }
 
 // matchServiceNumber looks for the call of an INVITE that shows the number of a queue or
-// IVR. If callers have dialed that number, the call is that of the only one who still
-// waits. If no caller has, it is the call of the only phone to which the PBX has shown
+// IVR. If callers have dialed that number, the match is the call of the only caller who
+// still waits. If none has, it is the call of the only phone to which the PBX has shown
 // that number.
 func (s *numberMatcher) matchServiceNumber(i *inviteMatch, number string) match {
 	var x candidates
@@ -471,10 +471,10 @@ func (s *numberMatcher) indexCallerNumbers(l *leg) {
 	}
 }
 
-// indexCalleeNumbers indexes a leg of the PBX, so that the next leg of its call can be
-// matched. A callback is indexed by indexCallback. The first leg of a call without a
-// caller is indexed by the number that the PBX shows on it. If the PBX shows the caller's
-// number on none of its fields, the caller's leg is indexed by indexHidden.
+// indexCalleeNumbers indexes a leg of the PBX so that the next leg of its call can be
+// matched. A callback is indexed under indexCallback, and the first leg of a call without
+// a caller under the number that the PBX shows on it. If an INVITE to an extension shows
+// no number, the caller's leg is indexed under indexHidden.
 func (s *numberMatcher) indexCalleeNumbers(l *leg, i *inviteMatch) {
 	c := l.call
 	if c.isCallbackLeg(l) {

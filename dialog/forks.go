@@ -133,9 +133,9 @@ func (l *leg) clearDialogLoss(m *Message) {
 	}
 }
 
-// endLostDialog ends a dialog after no message has refuted its suspected end. The end
-// time is when the suspicion arose, if since then the call has emitted no event, the leg
-// was not answered and no callee was bridged; otherwise it is at.
+// endLostDialog ends a dialog whose suspected end no message has refuted. The dialog ends
+// at the time when the suspicion arose. If since then the call has emitted an event, the
+// leg was answered or a callee was bridged, the dialog ends at the time at instead.
 func (t *legTracker) endLostDialog(l *leg, at time.Time) {
 	d := l.loss
 	if d.eventSeq == l.call.seq && !d.at.Before(l.answered) && !d.at.Before(l.call.bridgedSince) {

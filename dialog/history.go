@@ -64,12 +64,13 @@ func replacedBecause(headers string) bool {
 }
 
 // divertedBy returns the user of the target that diverted the call to called, or that was
-// tried before it and did not take the call; "" if there is none. It reads the entries
-// from the last one back. An entry that has a Reason, unless it is the last, did not take
-// the call. An entry with a cause replaced an earlier target. An entry without either
-// follows the branch that was tried before it, or else the target above its index. A
-// proxy that only maps a number to another sets mp and no cause; this is no diversion.
-// Neither is the same number in another form.
+// tried before called and did not take the call. It returns "" if there is none.
+//
+// It reads the entries from the last one back. An entry that has a Reason did not take
+// the call, unless it is the last. An entry with a cause replaced an earlier target. An
+// entry without either follows the branch that was tried before it, or else the target
+// above its index. A proxy that only maps a number to another sets mp and no cause, which
+// is no diversion. The same number in another form is no diversion either.
 func divertedBy(entries []historyEntry, called string) string {
 	for i := len(entries) - 1; i >= 0; i-- {
 		e := &entries[i]
@@ -94,8 +95,8 @@ func divertedBy(entries []historyEntry, called string) string {
 	return ""
 }
 
-// replacedUser returns the user of the entry that e has replaced: the entry that e names;
-// if it names none, the one above e's index; if there is none, the one before e.
+// replacedUser returns the user of the entry that e has replaced. That is the entry that
+// e names, or else the one above e's index, or else the one before e.
 func replacedUser(before []historyEntry, e *historyEntry) string {
 	index := e.replaces
 	if index == "" {

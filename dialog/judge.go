@@ -181,9 +181,9 @@ func (j *judge) outcomeOfLostCancel(l *leg) outcome {
 }
 
 // statusOfCanceled returns why the PBX canceled a callee's leg. Only what happened up to
-// the CANCEL counts. The first of these decides that applies: the caller had left; the
-// CANCEL has a clear Reason; another leg was answered; the Reason hints at the caller or
-// at a pickup. If none applies, the PBX has given the phone up.
+// the CANCEL counts. The cases are tested in this order: the caller had left; the CANCEL
+// has a clear Reason; another leg was answered; the Reason hints at the caller or at a
+// pickup. If none applies, the PBX has given the phone up.
 func (j *judge) statusOfCanceled(l *leg) (s Status, by HangupBy, elsewhere bool) {
 	switch {
 	case l.call.callerLeft(l):
@@ -210,11 +210,11 @@ func (l *leg) unansweredStatus() Status {
 	return NoAnswer
 }
 
-// callerLeft reports whether the caller gave up or hung up between the callee's INVITE
-// and its CANCEL. If the call has no caller, or the caller had left before the INVITE, as
-// after a transfer, partnerLeft decides. A phone in another call that a transfer was to
-// connect with the callee also counts as its caller (see noteCallerGone), if it hung up
-// at most slowPickupGap before the CANCEL.
+// callerLeft reports whether the caller gave up or hung up before the CANCEL of the
+// callee's leg. If the call has no caller, or the caller had left before the callee's
+// INVITE, as after a transfer, partnerLeft decides. If a transfer was to connect the
+// callee with a phone in another call, that phone counts as a caller too (see
+// noteCallerGone), if it hung up at most slowPickupGap before the CANCEL.
 func (c *call) callerLeft(callee *leg) bool {
 	l := c.caller
 	switch {
@@ -228,9 +228,9 @@ func (c *call) callerLeft(callee *leg) bool {
 	return l.state == over && l.endedBy == ByCaller && !l.ended.After(callee.canceledAt)
 }
 
-// noteCallerGone applies the end of leg l to the other call with whose callee a transfer
-// was to connect the phone of l (see call.handedOnTo). If that phone has hung up, nobody
-// waits any longer for the callees that ring in the other call.
+// noteCallerGone applies the end of leg l to another call, if a transfer was to connect
+// the phone of l with a callee of that call (see call.handedOnTo). If the phone has hung
+// up, nobody waits any longer for the callees that ring in that call.
 func (t *legTracker) noteCallerGone(l *leg) {
 	c := t.index.callByCallID[l.call.handedOnTo]
 	if c == nil || l.call.handedOnTo == "" || l.hasReferred || l.origin == Edge && l.endedBy != ByCaller || l.origin == PBX && l.endedBy != ByCallee {
@@ -245,10 +245,10 @@ func (t *legTracker) noteCallerGone(l *leg) {
 }
 
 // partnerLeft reports whether the phone that was to be connected with the callee hung up
-// between the callee's INVITE and its CANCEL. It is a phone that the PBX had called
-// before: for a callback, or in a call whose caller has transferred it. A phone that has
-// transferred the other end by a REFER does not count, because it waits for nobody. The
-// result is false if another such phone was still there at the CANCEL.
+// between the callee's INVITE and its CANCEL. The PBX had called that phone before, for a
+// callback, or in a call whose caller has transferred it. A phone that has sent a REFER
+// does not count, because it waits for nobody. The result is false if another phone that
+// the PBX had called before was still there at the CANCEL.
 func (c *call) partnerLeft(callee *leg) (left bool) {
 	for _, o := range c.legs {
 		switch {
@@ -263,10 +263,10 @@ func (c *call) partnerLeft(callee *leg) (left bool) {
 }
 
 // statusOfFinal returns the status of a leg that the final response m refused. On the
-// caller's leg the callees' statuses decide, because the PBX's own response is less
-// precise, unless none is known or m is a 3xx with a Contact. Otherwise the first of
-// these decides that applies: the Reason of m, the configured status of the code,
-// FORWARDED for a 3xx with a Contact, and statusForCode.
+// caller's leg it is the status of the callees, because the PBX's own response is less
+// precise, unless that status is not known or m is a 3xx with a Contact. Otherwise it is
+// the first of these that exists: the status of m's Reason, the configured status of the
+// code, FORWARDED for a 3xx with a Contact, and the result of statusForCode.
 func (j *judge) statusOfFinal(l *leg, m *Message, r reason) Status {
 	code, forwards := m.Status, m.Status/100 == 3 && siptext.Field(m.Head, "Contact") != ""
 	if l.origin == Edge && !forwards {

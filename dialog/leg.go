@@ -129,8 +129,8 @@ type leg struct {
 	redirectUsers string    // users of the Contacts in the 3xx that refused it, one per line; "": none
 }
 
-// stateDeadline returns when the leg's state ends without a message, or an event is due
-// in it. talk is the longest duration of an answered leg.
+// stateDeadline returns when the leg leaves its state if no message comes, or when an
+// event of the leg is due. talk is the longest duration of an answered leg.
 func (l *leg) stateDeadline(talk time.Duration) time.Time {
 	switch l.state {
 	case calling, ringing:
@@ -207,10 +207,10 @@ func (l *leg) learnTransaction(m *Message) {
 	}
 }
 
-// hangupBy returns who hung up. m is the BYE or its response. By default it is the end of
-// the leg that sent the BYE. It is the system if the PBX sent the BYE, and the other end
-// still talks, or the PBX has hung up on the other end within hangupGap before, or the
-// BYE has a cause that is not the other end's.
+// hangupBy returns who hung up; m is the BYE or the response to it. Usually that is the
+// end of the leg that sent the BYE. It is the system if the PBX sent the BYE and one of
+// these applies: the other end still talks; the PBX has hung up on the other end within
+// hangupGap before; the BYE has a cause that is not the other end's.
 func (l *leg) hangupBy(m *Message) HangupBy {
 	if m.Origin() == PBX {
 		r := readReason(m.Head)

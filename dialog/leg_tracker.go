@@ -139,9 +139,9 @@ func (t *legTracker) observeInviteResponse(l *leg, m *Message) {
 }
 
 // observeTrying applies a 100 of the PBX. If the INVITE has credentials, the 100 shows
-// that they were accepted, because a PBX checks credentials before it processes an
-// INVITE: the dial events are emitted. Otherwise they are due after dialOutDelay. A 100
-// of bellhop's own is ignored.
+// that the PBX has accepted them, because a PBX checks credentials before it processes an
+// INVITE. The dial events are then emitted at once. Otherwise they are due after
+// dialOutDelay. A 100 of bellhop's own is ignored.
 func (t *legTracker) observeTrying(l *leg, m *Message) {
 	if !m.Own {
 		l.triedByPBX = true
@@ -209,9 +209,9 @@ func (t *legTracker) observeChallenge(l *leg, m *Message) {
 	t.removeLeg(l)
 }
 
-// observeBye applies a BYE of a trusted sender. An answered leg ends with the BYE, not
-// with its response, because the sender has left (RFC 3261 §15.1.1), even if the BYE is
-// lost, is challenged and repeated, or is never answered.
+// observeBye applies a BYE of a trusted sender. An answered leg ends with the BYE and not
+// with the response to it, because the sender has left (RFC 3261 §15.1.1). So the leg
+// ends even if the BYE is lost, is challenged and repeated, or is never answered.
 func (t *legTracker) observeBye(l *leg, m *Message) {
 	if m.Src == PBX && l.state == talking {
 		t.transfers.failEarlyRefers(l, m)

@@ -118,11 +118,11 @@ func (t *Tracker) addLeg(c *call, i *inviteMatch, f *inviteFacts, joined string)
 	return l
 }
 
-// noteFollowedRefer sets i.refer to the REFER that the INVITE of leg l follows, nil if
-// none, and l.referredTo to its target. An INVITE of the PBX without such a REFER may
-// come from a service to which an earlier REFER transferred the caller: l.referredTo is
-// then the number of that service. If a phone that had picked the call up transfers it,
-// the pickup ends.
+// noteFollowedRefer sets i.refer to the REFER that the INVITE of leg l follows, and
+// l.referredTo to the target of that REFER. If the INVITE follows no REFER, i.refer is
+// nil. An INVITE of the PBX may then come from a service to which an earlier REFER
+// transferred the caller, so l.referredTo becomes the number of that service. If a phone
+// transfers a call that it had picked up, the pickup ends.
 func (t *Tracker) noteFollowedRefer(l *leg, i *inviteMatch, joined string) {
 	c := l.call
 	if o := i.refer; o != nil && o.leg.call != c && strings.HasPrefix(joined, "replaces") {
@@ -141,9 +141,9 @@ func (t *Tracker) noteFollowedRefer(l *leg, i *inviteMatch, joined string) {
 	}
 }
 
-// assignParty assigns a new leg to a party, if it has one: that of the extension at its
-// phone, of the extension that the PBX calls back, or of the extension that forwards or
-// transfers the call to a trunk.
+// assignParty assigns a new leg to its party, if it has one. That is the party of the
+// extension at the leg's phone, or of the extension that the PBX calls back. For a leg to
+// a trunk, it is the party of the extension that forwards or transfers the call there.
 func (t *Tracker) assignParty(l *leg, i *inviteMatch) {
 	c, ext := l.call, i.ext
 	if l.origin == PBX {

@@ -87,9 +87,9 @@ func (s *numberMatcher) matchNumbers(i *inviteMatch) (v match) {
 	return v
 }
 
-// weighDialers calls weigh for each caller's leg that waits for the PBX to connect it
-// (see awaitsPBX): with rankDialed if its caller dialed the number, with
-// rankDialedSimilar if its caller dialed one with the same last digits.
+// weighDialers calls weigh for the leg of each caller who dialed the number, or one with
+// the same last digits, and waits for the PBX to connect the call (see awaitsPBX). The
+// rank is rankDialed for the same number, and rankDialedSimilar for the same last digits.
 func (s *numberMatcher) weighDialers(dialed string, now time.Time, weigh func(*leg, rank)) {
 	for _, l := range s.callersByDialed[numberTail(dialed)] {
 		switch {
@@ -176,12 +176,13 @@ func (s *numberMatcher) awaitsSecondParty(l *leg, now time.Time) bool {
 	return l.origin == PBX && l.call.caller == nil && l.state == talking && now.Sub(l.answered) <= progressWindow && !l.call.otherLegTalks(l)
 }
 
-// showsSameNumber reports whether number, from the INVITE i, is the one that the PBX
-// shows on leg l and in no other call that it began, and the phone of l has just
-// answered. Asterisk sends the second INVITE 2 to 5 ms after the answer, 43 ms on a
-// machine with a load of 5 (December 2026). promptGap allows for that. A number that is
-// no extension may be the company's, and many calls may show it, so only forkGap is
-// allowed then.
+// showsSameNumber reports whether the PBX shows number, which is from the INVITE i, on
+// leg l as well, but in no other call that it began, and the phone of l has just
+// answered.
+//
+// Asterisk sends the second INVITE 2 to 5 ms after the answer, 43 ms on a machine with a
+// load of 5 (December 2026). promptGap allows for that. Many calls may show a number that
+// is no extension, such as the company's. For such a number only forkGap is allowed.
 func (s *numberMatcher) showsSameNumber(l *leg, i *inviteMatch, number string) bool {
 	gap := promptGap
 	if s.directory.kindOf(number, i.At) == "" {

@@ -52,7 +52,7 @@ type partyTracker struct {
 }
 
 // joinParty assigns a leg to the open party of the same extension and direction, or to a
-// new party. The leaving party gets no further leg: its extension has hung up.
+// new party. The leaving party gets no further leg, because its extension has hung up.
 func (t *partyTracker) joinParty(l *leg, ext Extension, flow Flow) {
 	for _, p := range l.call.parties {
 		if !p.over && p != l.call.leavingParty && p.flow == flow && p.ext == ext && p.kind == "" {

@@ -67,10 +67,10 @@ func (t *partyTracker) emitEvent(p *party, typ Type, at time.Time) *Event {
 	return e
 }
 
-// settleLeavingParty ends the call's leaving party before another party p emits an event of
-// type typ: it emits the transfer and the hangup of the leaving party. A hangup of p may
-// mean that p was not transferred, so the transfer has no status then. Before any other
-// event it has the status that the PBX has reported.
+// settleLeavingParty emits the transfer and the hangup of the call's leaving party before
+// another party p emits an event of type typ. If that event is a hangup, p may not have
+// been transferred, so the transfer has no status. Otherwise the transfer has the status
+// that the PBX has reported.
 func (t *partyTracker) settleLeavingParty(c *call, p *party, typ Type, at time.Time) {
 	switch w := c.leavingParty; {
 	case w == nil || w == p:
@@ -222,8 +222,8 @@ func (p *party) calledNumberRaw() string {
 
 // fillCaller fills in the caller of a called party, whose leg is l, from the caller's
 // leg. If the PBX shows another caller, or the caller's leg is not known, the caller is
-// the party that the PBX has called for l's extension (see partyCalledFor). If there is
-// none, it is the extension that the number shown on l belongs to.
+// the party that the PBX has called for l's extension (see partyCalledFor), or else the
+// extension that the number shown on l belongs to.
 func (t *partyTracker) fillCaller(e *Event, caller, l *leg) {
 	if caller == nil || l.otherCaller {
 		switch own, o := t.directory.extensionShownAs(l.callerNum), t.partyCalledFor(l); {
@@ -254,8 +254,8 @@ func (t *partyTracker) fillCaller(e *Event, caller, l *leg) {
 }
 
 // partyCalledFor returns the party that the PBX called first, on behalf of the extension
-// of leg l. The PBX then calls that extension on l, and shows the extension's own number
-// there. nil: none.
+// of leg l, before it called that extension on l and showed the extension's own number
+// there. nil: there is none.
 func (t *partyTracker) partyCalledFor(l *leg) *party {
 	if l.party == nil || !t.directory.isShownAs(l.party.ext.User, l.callerNum) {
 		return nil
@@ -268,9 +268,9 @@ func (t *partyTracker) partyCalledFor(l *leg) *party {
 	return nil
 }
 
-// fillCallee fills in the caller in an event of a queue, IVR or conference that is on a
-// callee's leg l. The caller is the callee of l, which was called first and then
-// transferred to the service.
+// fillCallee sets the caller in an event of a queue, IVR or conference on a callee's leg
+// l. The caller of the service is the callee of l, because the PBX called it first and
+// then transferred it to the service.
 func (e *Event) fillCallee(l *leg) {
 	e.CallerNum, e.CallerName, e.CallerE164 = l.calledUser, "", l.calledE164
 	if p := l.party; p != nil && p.flow == In {

@@ -5,9 +5,9 @@ import (
 	"unicode"
 )
 
-// IsControl reports whether a character is a control and not text: of a terminal (C0, DEL
-// and C1), of line breaks (U+2028, U+2029), or of the direction of text (UAX #9). A
-// control in text from the wire or the API must not reach a terminal, a log or a page.
+// IsControl reports whether a character controls a terminal (C0, DEL and C1), breaks a
+// line (U+2028, U+2029) or changes the direction of text (UAX #9). Such a character in
+// text from the wire or the API must not reach a terminal, a log or a page.
 func IsControl(r rune) bool {
 	switch {
 	case r < 0x20, 0x7f <= r && r < 0xa0:

@@ -43,9 +43,9 @@ func readContact(value string) (c registerContact) {
 	return c
 }
 
-// isOtherBinding reports whether o certainly is another binding than c, although their keys
-// are equal: one over another flow of the same phone (RFC 5626 §6), or over another
-// transport (RFC 3261 §19.1.4). A value that one of them lacks is not compared.
+// isOtherBinding reports whether o is certainly another binding than c, although both
+// have the same key. It is if o is over another flow of the same phone (RFC 5626 §6), or
+// over another transport (RFC 3261 §19.1.4). A value that c or o lacks is not compared.
 func (c *registerContact) isOtherBinding(o *registerContact) bool {
 	differ := func(a, b string) bool { return a != "" && b != "" && a != b }
 	return differ(c.instance, o.instance) || differ(c.regID, o.regID) || differ(c.transport, o.transport)
@@ -73,10 +73,10 @@ func readRegister(head string) *registerRequest {
 	return r
 }
 
-// requestedExpiry returns the requested duration of a contact's binding in seconds, 0 if
-// the REGISTER removes it; negative: none. If the REGISTER adds and removes contacts with
-// the same key, as that of a phone that changes its transport does, the added one
-// decides.
+// requestedExpiry returns the duration in seconds that the REGISTER requests for a
+// contact's binding. It is 0 if the REGISTER removes the binding, and negative if the
+// REGISTER does not have the contact. A phone that changes its transport adds and removes
+// contacts with the same key; the added one then decides.
 func (r *registerRequest) requestedExpiry(c *registerContact) int {
 	asked := -1
 	for i := range r.contacts {
@@ -114,9 +114,9 @@ func (r *registerRequest) addsBinding() bool {
 	return slices.ContainsFunc(r.contacts, func(c registerContact) bool { return !r.removesBinding(&c) })
 }
 
-// bindingExpiry returns the duration of a contact's binding in seconds: own, which the
-// response gives for the contact, else all, which it gives for all contacts, else the
-// requested one, else defaultExpires. A negative value is absent.
+// bindingExpiry returns the duration of a contact's binding in seconds. It is the first
+// of these that is not negative: own, which the response gives for the contact; all,
+// which the response gives for all contacts; the requested duration; and defaultExpires.
 func (r *registerRequest) bindingExpiry(c *registerContact, own, all int) int {
 	for _, n := range []int{own, all, r.requestedExpiry(c)} {
 		if n >= 0 {

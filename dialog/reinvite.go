@@ -147,9 +147,10 @@ func acknowledgedCSeq(m *Message) uint32 {
 	return uint32(n)
 }
 
-// emitHold emits hold or resume for the extension at a leg's phone, if to changes whether
-// the other end is on hold. Before the answer, and while the PBX calls the extension
-// back, it only keeps to, which is then applied at the answer.
+// emitHold emits hold or resume for the extension at a leg's phone, if the new direction
+// to changes whether the other end is on hold. Before the answer, and while the PBX calls
+// the extension back, emitHold only stores the direction, which is then applied at the
+// answer.
 func (t *partyTracker) emitHold(l *leg, to sdp.Direction, at time.Time) {
 	p := l.party
 	if to == sdp.Unknown {

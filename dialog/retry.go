@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// retryWithin is how long after a final response that asks for another INVITE, such as a
-// 401, that INVITE continues the attempt and is no second call. The INVITE has the same
-// Call-ID and From tag, and a higher CSeq.
+// retryWithin is how long after a final response such as 401 the caller may repeat the
+// INVITE, with the same Call-ID and From tag and a higher CSeq. A repetition within this
+// time continues the attempt. A later one is a second call.
 const retryWithin = 30 * time.Second
 
 // isChallenge reports whether a final response asks for credentials (RFC 3261 §22).

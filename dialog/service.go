@@ -75,9 +75,9 @@ func (c *call) startBridge(l *leg, at time.Time) {
 }
 
 // bridgeElsewhere notes that the PBX canceled the callee's leg l because another phone
-// answered. If no other callee's leg talks, or was answered since l began, that phone's
-// leg is in another call: it has picked up this call, and talks with the caller from the
-// CANCEL on.
+// answered. If no other callee's leg talks, and none was answered since l began, the
+// phone that answered is in another call. It has picked up this call, and talks with the
+// caller from the CANCEL on.
 func (c *call) bridgeElsewhere(l *leg) {
 	answered := func(o *leg) bool {
 		return o != l && o.origin == PBX && (o.state == talking || !o.answered.Before(l.began))

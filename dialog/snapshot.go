@@ -13,9 +13,9 @@ type Change struct {
 	Record []byte // snapshot from which Restore continues the call, a JSON object; nil: the call is over
 }
 
-// Changed returns the calls that have changed since Changed last returned them, if their
-// first change since then is not after until. The tracker collects changes from the first
-// Changed on. A call that was over before it was ever returned is left out.
+// Changed returns each call that has changed since Changed last returned it, unless its
+// first change since then is after until. The tracker collects changes from the first use
+// of Changed on. A call that is over and was never returned is left out.
 func (t *Tracker) Changed(until time.Time) (changes []Change) {
 	t.changes.on, t.emitter.events = true, nil
 	n := 0

@@ -166,10 +166,10 @@ func (t *transferTracker) noteReferFollowed(r *refer, at time.Time) {
 	}
 }
 
-// failEarlyRefers emits failed transfers when the PBX hangs up on leg l with the BYE m. A
-// REFER on another leg of the call has failed if the PBX reported it as successful and
-// has called nobody since. The status is that of m's Reason, or CHANUNAVAIL if it gives
-// none.
+// failEarlyRefers is called when the PBX hangs up on leg l with the BYE m. If the PBX had
+// reported a REFER on another leg of the call as successful, but has called nobody since,
+// that REFER has failed, and failEarlyRefers emits its transfer event. The event has the
+// status of m's Reason, or CHANUNAVAIL if the Reason gives none.
 func (t *transferTracker) failEarlyRefers(l *leg, m *Message) {
 	for _, o := range l.call.legs {
 		if o == l || o.party == nil || o.party == l.party {
@@ -204,10 +204,10 @@ func (t *transferTracker) settleRefer(r *refer, at time.Time, code int, phrase s
 }
 
 // emitTransfer emits the transfer event of the REFER r, which is then no longer open.
-// code and phrase are those of the final response. If code is 0 the response is not
-// known, and the event has the status. If r's party stayed open for the outcome, the
-// event has the time at which the party's last leg ended, and emitTransfer ends the
-// party. If the party is over, no event is emitted.
+// code and phrase are those of the final response to the INVITE that r caused. If code is
+// 0, that response is not known, and the event gets the given status. If r's party stayed
+// open for the outcome, the event has the time at which the party's last leg ended, and
+// emitTransfer ends the party. If the party is over, no event is emitted.
 func (t *partyTracker) emitTransfer(r *refer, at time.Time, code int, phrase string, status Status) {
 	l := r.leg
 	p := l.party

@@ -98,12 +98,12 @@ func (l *leg) staleCSeq(m *Message) bool {
 	return false
 }
 
-// requestTrusted reports whether the request that m answers has counted at once. vouched
-// is the result of fromDialogEnd for m. If m is not a 2xx, vouched alone decides. For a
-// 2xx the result is false if the request is l's unverified one; otherwise it is true if
-// vouched is, or if the request has the last CSeq of its sender. vouched may be false for
-// a trusted request, because a phone may send from another port than the one to which
-// responses go.
+// requestTrusted reports whether the request that m answers has counted at once, without
+// waiting for its response. vouched is the result of fromDialogEnd for m. If m is not a
+// 2xx, the result is vouched. For a 2xx it is false if l still holds the request as
+// unverified. Otherwise it is true if vouched is true or the request has the last CSeq of
+// its sender, because a phone may send a trusted request from another port than the one
+// to which responses go.
 func (l *leg) requestTrusted(m *Message, vouched bool) bool {
 	switch {
 	case m.Status/100 != 2:
@@ -183,11 +183,12 @@ func (t *legTracker) observeAcceptance(l *leg, m *Message) {
 	}
 }
 
-// observeByeResponse applies the response m to a BYE. A 2xx ends the leg if the BYE alone
-// did not, because its sender was not trusted or because it was not observed. The end
-// time is that of the BYE, if the BYE was observed and since then the call has emitted no
-// event, and was not answered or bridged. Otherwise it is m.At. Other responses go to
-// observeAcceptance. A response that does not pass fromAcceptor is ignored.
+// observeByeResponse applies the response m to a BYE. It ignores a response that does not
+// pass fromAcceptor, and leaves one other than 2xx to observeAcceptance. A 2xx ends the
+// leg if the BYE itself did not, because the sender was not trusted or the BYE was not
+// observed. The leg ends at m.At if the BYE was not observed, or if since the BYE the
+// call has emitted an event, was answered or was bridged. Otherwise it ends at the time
+// of the BYE.
 func (t *legTracker) observeByeResponse(l *leg, m *Message) {
 	if !l.call.fromAcceptor(m) {
 		return

@@ -145,7 +145,7 @@ func (n *Notifier) recordURLs(ctx context.Context, a *attempt) {
 
 // findNamedURL returns the URL that the receiver has named for an answer or hangup, or
 // nil if it has named none. It reads the delivery log if this process has not delivered
-// the newCall. The error is of the store.
+// the newCall. An error comes from the store.
 func (n *Notifier) findNamedURL(ctx context.Context, a *attempt, e *dialog.Event, g *group) (*url.URL, error) {
 	if !a.Sub.FollowsURLs() || e.Party == "" || schedule.IsNewCall(e.Type) || a.Seq == 0 {
 		return nil, nil

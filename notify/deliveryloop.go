@@ -224,9 +224,10 @@ func (l *deliveryLoop) applySubscriptions() {
 	}
 }
 
-// restorePause opens the circuit breaker by which s is paused in its stored health st,
-// unless this process already delivered to s (known). If s was edited since the pause,
-// restorePause publishes instead that s is resumed.
+// restorePause restores the pause of s that its stored health st records, by opening the
+// circuit breaker that paused s. It does nothing if this process already delivered to s
+// (known). If s was edited since the pause, restorePause publishes instead that s is
+// resumed.
 func (l *deliveryLoop) restorePause(s Subscription, st healthState, known bool) {
 	h, ok := l.scheduler.Health(s.ID)
 	if !ok || known || st.Paused.IsZero() {

@@ -97,8 +97,8 @@ func (g *group) applyEvent(e *dialog.Event) {
 	}
 }
 
-// eventToSend returns the one event of g that is sent among the events of e's type, or
-// nil if that is not decided yet.
+// eventToSend returns the event that is sent in place of all events of g that have the
+// type of e, or nil if it is not decided yet which event that is.
 func (g *group) eventToSend(e *dialog.Event) *dialog.Event {
 	switch e.Type {
 	case dialog.DialIn:
@@ -109,12 +109,12 @@ func (g *group) eventToSend(e *dialog.Event) *dialog.Event {
 	return g.end
 }
 
-// joinGroup returns the group of the event e. It returns nil if the subscription does not
-// group calls, or e is in no group. It also returns nil if it postpones the attempt, so
-// check a.NotBefore: later events may decide which event of the group is sent, or the
-// copy of the log lacks e. The error is errMerged if another event of the group is sent
-// instead of e, and errNotOwed if the newCall of the group is not owed or failed. Any
-// other error is of the store.
+// joinGroup returns the group of the event e, or nil if the subscription does not group
+// calls or e is in no group. It also returns nil if it postpones the attempt and sets
+// a.NotBefore, because later events may decide which event of the group is sent, or
+// because the copy of the log lacks e. The error is errMerged if another event of the
+// group is sent instead of e. It is errNotOwed if the newCall of the group is not owed or
+// failed. Any other error comes from the store.
 func (n *Notifier) joinGroup(ctx context.Context, a *attempt, e *dialog.Event) (*group, error) {
 	if !a.Sub.GroupsCalls() || e.Flow != dialog.In || e.Party == "" || a.Seq == 0 { // samples are in no log
 		return nil, nil
@@ -163,9 +163,10 @@ func (a *attempt) postponeAttempt(wait time.Duration) bool {
 	return true
 }
 
-// checkGroupNewCall checks that the newCall of g was delivered. It uses the state that
-// the scheduler has set in the attempt, which is newer than the delivery log, if that
-// state is of this newCall. The error is errNotOwed, or of the store.
+// checkGroupNewCall returns errNotOwed if the newCall of g failed or is not owed. It uses
+// the state that the scheduler has set in the attempt if that is the state of this
+// newCall, because it is newer than the delivery log. Any other error comes from the
+// store.
 func (n *Notifier) checkGroupNewCall(ctx context.Context, a *attempt, g *group) error {
 	s := a.Sub
 	switch {
@@ -190,7 +191,8 @@ func (n *Notifier) checkGroupNewCall(ctx context.Context, a *attempt, g *group) 
 var errNotCopied = errors.New("the copy of the event log lags")
 
 // eventsOfCall reads all events of the call of e in the order of the log, from any server
-// with a copy. The error is errNotCopied if that copy lacks e, or of the store.
+// with a copy. The error is errNotCopied if that copy lacks e. Any other error comes from
+// the store.
 func (n *Notifier) eventsOfCall(ctx context.Context, e *dialog.Event) ([]eventlog.Entry, error) {
 	events, err := n.EventLog.Call(ctx, e.Call)
 	if err == nil && !slices.ContainsFunc(events, func(o eventlog.Entry) bool { return o.Event.ID == e.ID }) {

@@ -29,9 +29,9 @@ var errNotOwed = errors.New("not sent")
 // newCall was not owed; see [schedule.ReasonUndelivered] for the other reason.
 const reasonTooEarly = "its newCall was published before the subscription was created or last changed"
 
-// checkNewCall checks that an answer or hangup is owed, by the outcome of its newCall in
-// the delivery log. It is called if this process has not seen the newCall. The error is
-// errNotOwed, or of the store.
+// checkNewCall returns errNotOwed if an answer or hangup is not owed, by the outcome of
+// its newCall in the delivery log. It is called if this process has not seen the newCall.
+// Any other error comes from the store.
 func (n *Notifier) checkNewCall(ctx context.Context, s *Subscription, e *dialog.Event) error {
 	if s.Dialect != CTI {
 		return nil

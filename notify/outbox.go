@@ -18,11 +18,11 @@ import (
 	"bellhop/notify/stream"
 )
 
-// openOutbox opens the stream of the outbox. Under one subject each it stores the state
-// of every delivery that fails or lasts longer than a second, every read of the log for a
-// lagging subscription or a replay, and the cursor of the log. An empty message says that
-// the delivery or the read has ended. A [sweeper] removes messages that are no longer
-// needed.
+// openOutbox opens the stream of the outbox. The stream has the state of every delivery
+// that fails or lasts longer than a second, every read of the log for a lagging
+// subscription or a replay, and the cursor of the log. Each of them has a subject of its
+// own. An empty message says that the delivery or the read has ended. A [sweeper] removes
+// messages that are no longer needed.
 func openOutbox(ctx context.Context, js jetstream.JetStream, c Config) (jetstream.Stream, error) {
 	return js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
 		Name:     "bellhop_outbox",

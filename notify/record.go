@@ -28,11 +28,13 @@ const (
 	Failed    = deliverylog.Failed
 )
 
-// fillRecord completes the record of an attempt and returns it. The record of a delivery
-// that succeeds at the first attempt shares a message with others, except in two cases in
-// which it must be found by the subject of the delivery: a replay in the dialect cti, see
-// checkNewCall, and a response that named URLs, see lastURLs. If the outbox did not have
-// the event id, it is that of the event that was read.
+// fillRecord completes the record of an attempt and returns it. If the outbox did not
+// have the id of the event, the record gets the id of the event that was read.
+//
+// The record of a delivery that succeeds at the first attempt shares a message with
+// others. In two cases it gets a message of its own, because it must be found by the
+// subject of the delivery: a replay in the dialect cti (see checkNewCall), and a response
+// that named URLs (see lastURLs).
 func (a *attempt) fillRecord(outcome string, next time.Time) *deliverylog.Record {
 	r := &a.record
 	r.Subscription, r.Event, r.Seq, r.Type, r.EventTime = a.Sub.ID, cmp.Or(a.EventID, a.FoundID), a.Seq, a.Type, a.At

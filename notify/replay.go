@@ -32,7 +32,7 @@ const maxReplay = 100_000
 // independently of new events.
 //
 // Once Replay returns, the replay is stored and survives any crash. The delivering node
-// makes its deliveries. The error is an *Invalid, ErrNotFound, ErrInactive, or of the
+// makes its deliveries. The error is an *Invalid, ErrNotFound, ErrInactive, or one of the
 // store.
 func (n *Notifier) Replay(ctx context.Context, id string, from, to time.Time, types []string) (count int, err error) {
 	s, err := n.registry.get(id)
@@ -123,7 +123,8 @@ const (
 )
 
 // watchReplays passes every new replay in the outbox to the delivery loop until ctx ends.
-// Replays up to position *known were restored before; watchReplays advances it.
+// Replays up to position *known of the outbox were restored before. watchReplays advances
+// *known.
 func (l *deliveryLoop) watchReplays(ctx context.Context, known *uint64) error {
 	asked := make(chan struct{}, 1)
 	sub, err := l.js.Conn().Subscribe(replaySubject, func(*nats.Msg) { stream.Signal(asked) })

@@ -109,7 +109,8 @@ func outcomeOf(status int) schedule.Outcome {
 }
 
 // prepareRequest returns the HTTP request of an attempt. It sets a.NotBefore instead if the
-// attempt is postponed. The error is ErrEventGone, errNotOwed, errMerged, or of the store.
+// attempt is postponed. The error is ErrEventGone, errNotOwed, errMerged, or one of the
+// store.
 func (n *Notifier) prepareRequest(ctx context.Context, a *attempt) (r send.Request, err error) {
 	e := a.Event
 	if e == nil {

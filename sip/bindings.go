@@ -18,10 +18,10 @@ type binding struct {
 	keys      [bindingIndexes]uint64 // in the tables of bindings
 }
 
-// replaces reports whether requests for fl, a flow of the same binding, go over b's flow
-// even if fl is open. Two clients of one address-of-record behind two NATs may have the
-// same Contact URI. So if that identifies the binding, only a flow from the same host is
-// replaced.
+// replaces reports whether b's flow takes the place of fl, another flow of the same
+// binding, even while fl is open. It does not if only the Contact URI identifies the
+// binding and the two flows have different hosts, because two clients behind two NATs may
+// register the same Contact URI for one address-of-record.
 func (b *binding) replaces(fl flow) bool {
 	return !b.byContact || b.flow.peer.Addr() == fl.peer.Addr()
 }
@@ -167,7 +167,8 @@ func (bs *bindings) put(index bindingIndex, b *binding, now instant) {
 	}
 }
 
-// remove removes what a table has under the key of b with its id.
+// remove removes the binding with the id of b from a table, as far as it is there under
+// the key of b.
 func (bs *bindings) remove(index bindingIndex, b *binding) {
 	bucket := bs.bucketOf(index, b.keys[index])
 	for i := range bucket {

@@ -28,9 +28,10 @@ func (w *worker) handleCancel(now instant, p *packet, key serverKey) {
 	}
 }
 
-// requeueCancel queues a CANCEL without an INVITE behind the new requests of unknown
-// sources, at most once, and reports whether it did. Its INVITE may be one of them, if
-// the source has become known after the INVITE came.
+// requeueCancel is called for a CANCEL whose INVITE is not found. The INVITE may still
+// wait among the new requests of unknown sources, if its source has become known since.
+// Therefore requeueCancel puts the CANCEL behind these requests, at most once, and
+// reports whether it did.
 func (w *worker) requeueCancel(p *packet) bool {
 	if p.requeued || len(w.queue.strangers) == 0 {
 		return false

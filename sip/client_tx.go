@@ -48,9 +48,10 @@ type transactionUser interface {
 	// those of a 2xx to INVITE.
 	handleResponse(now instant, p *packet)
 	// handleFailure is called when a timeout or a transport error ends the wait for the
-	// final response. The transaction then terminates, except after ringTimeout. The user
-	// terminates it, or sends CANCEL and gets ringTimeout again if no final response
-	// comes within 64*T1.
+	// final response. The transaction then terminates, except after ringTimeout. After
+	// ringTimeout the user either terminates the transaction, or sends CANCEL. If no
+	// final response to the INVITE comes within 64*T1 after the CANCEL, handleFailure is
+	// called with ringTimeout again.
 	handleFailure(now instant, why failureReason)
 }
 
@@ -273,10 +274,10 @@ func (w *worker) handleSendFailure(now instant, id uint64) {
 
 // endsTransaction reports whether a transport error of the request of c ends c.
 //
-// An error of a stream ends it. An ICMP error ends a probe, and also a new request to a
-// PBX if another PBX is up, because its sender gets a failure at once and can try again.
-// After any other ICMP error the datagram counts as lost: Timers A and E retransmit it,
-// and a next hop that restarts is back before Timer B.
+// An error of a stream ends it. An ICMP error ends a probe. It also ends a new request to
+// a PBX if another PBX is up, because the sender of the request then gets a failure at
+// once and can try again. After any other ICMP error the datagram counts as lost: Timers
+// A and E retransmit it, and a next hop that restarts is back before Timer B.
 func (w *worker) endsTransaction(c *clientTx) bool {
 	if _, forwarded := c.user.(*responseContext); c.nextHop.reliable() || !forwarded {
 		return true

@@ -89,10 +89,11 @@ func (w *worker) sendMessage(to destination, b []byte, tx uint64) bool {
 	return w.proxy.streams.openTo(to.addr, to.listener).queueMessage(b, tx)
 }
 
-// flow returns the flow on which p was received. byURI reports that the URI of a request
-// to the client gives the address if the flow is no open stream, because the peer is a
-// proxy in front of the client, or receives at another port than that from which it sends,
-// or listens at the port to which we have connected.
+// flow returns the flow on which p was received. byURI reports that a request to the
+// client goes to the address in the URI of that request, unless the flow is an open
+// stream. This is so if the peer is a proxy in front of the client, if the peer receives
+// at another port than that from which it sends, or if the peer listens at the port to
+// which we have connected.
 func (p *packet) flow() (fl flow, byURI bool) {
 	m := &p.msg
 	fl = flow{proto: p.listener.proto, listenerIndex: p.listener.index, listenerPort: p.listener.addr.Port(), peer: p.peer}

@@ -252,10 +252,10 @@ func (px *Proxy) noteCallToUs(p *packet) {
 	}
 }
 
-// diagnoseSource notes unknownPort for a request that was refused as a phone's, if it
-// comes from the IP address of a PBX and so may be the PBX's. sure reports that no phone
-// sends such a request. If sure is false, nothing is noted if a phone has registered from
-// that address, or if bellhop has the address too.
+// diagnoseSource notes the symptom unknownPort for a refused request that comes from the
+// IP address of a PBX but was taken for a phone's, because it may be the PBX's. sure
+// reports that no phone sends such a request. If sure is false, the symptom is not noted
+// if a phone has registered from that address, or if bellhop has the address too.
 func (px *Proxy) diagnoseSource(now instant, source netip.AddrPort, sure bool) {
 	for _, pbx := range px.peers.pbx {
 		if pbx.addr.Addr() == source.Addr() && (sure || !pbx.sharesOurAddr && !px.sources.phones.has(source.Addr(), now)) {

@@ -59,9 +59,10 @@ func (c *composer) rememberBindings(bs *bindings, now instant, reg *registration
 	}
 }
 
-// writtenContact returns the Contact URI that a client wrote, given that in the REGISTER
-// as sent to the PBX. ok is false if the URI has our token for another flow: the client
-// repeats the Contact of another one, as the PBX lists it.
+// writtenContact returns the Contact URI that a client wrote. uri is that Contact in the
+// REGISTER as sent to the PBX, where it may have been rewritten. ok is false if uri has
+// our token for another flow, because the client then repeats the Contact of another
+// client, as the PBX lists it.
 func (c *composer) writtenContact(uri []byte, fl flow) (wrote []byte, ok bool) {
 	if c.cfg.Register != RegisterContact {
 		return uri, true
@@ -123,8 +124,8 @@ func (m *message) lifetimeOf(params span) (lifetime instant, known bool) {
 }
 
 // grantedLifetime returns the longest lifetime in the 2xx m to a REGISTER. The PBX may
-// list other bindings too, which does no harm: what is remembered for too long is not
-// asked for.
+// list other bindings too, so the result may be longer than the lifetime of this one.
+// That does no harm, because the PBX sends no request to a binding that has expired.
 func (m *message) grantedLifetime() (longest instant) {
 	known := false
 	for list := m.listValues(hContact); list.next(); {

@@ -89,8 +89,9 @@ func (c *composer) addsCID(p *packet, r *routeDecision) bool {
 	return c.cfg.AddCID && (f == nil || c.cfg.StripIdentity && r.stranger && c.sealer.openCID(p.msg.text(f.value)) == "")
 }
 
-// correlationID returns the correlation id of a request: that of the X-CID of ours that
-// it already has, else that of the X-CID that rewriteRequest adds to it, else "".
+// correlationID returns the correlation id of a request. If the request already has an
+// X-CID of ours, it is the id in that X-CID. If rewriteRequest adds an X-CID, it is the
+// id in that one. Otherwise it is "".
 func (c *composer) correlationID(p *packet, r *routeDecision) (id string) {
 	m := &p.msg
 	if f := m.firstField(hXCID); f != nil {

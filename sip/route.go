@@ -344,12 +344,12 @@ func (rt *router) routeUnboundFromEdge(p *packet, r *routeDecision, next *siptex
 // its binding, else to the address in the first Route that is not ours, else to the
 // address in the Request-URI.
 //
-// If our token says byURI and its flow is not open, the URI gives the address, but within
-// a dialog the other end has chosen that URI as its Contact. So the URI may lead to any
-// address only if the PBX has called that end. It is limited to the end's host or trunk
-// (see limitTarget) if the end has called the PBX, or if the PBX is a proxy and passes on
-// a request of the edge side. Such a request within a dialog is refused if it has no token
-// of ours.
+// If our token says byURI and its flow is not open, the URI gives the address. Within a
+// dialog the other end has chosen that URI as its Contact. So the URI may lead to any
+// address only if the PBX has called that end. The address is limited to the end's host
+// or trunk (see limitTarget) if the end has called the PBX, or if the PBX is a proxy that
+// passes on a request of the edge side. A request within a dialog that was passed on is
+// refused if it has no token of ours.
 func (rt *router) routeFromPBX(p *packet, r *routeDecision, next *siptext.URI, t *token) *fault {
 	r.dst, r.binding = edgeSide, t.binding
 	passedOn := !p.msg.initial() && passedBefore(&p.msg)

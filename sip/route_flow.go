@@ -5,8 +5,9 @@ import "bellhop/dialog/siptext"
 // This file routes requests over flows (RFC 5626 §5.3).
 
 // takeFlow routes a request over the flow of token t, or over the flow over which the
-// binding of t was registered last. The latter goes first if it replaces the former. It
-// returns false if neither can be used.
+// binding of t was registered last. If these differ, it tries the newer flow first if
+// that replaces the flow of t (see binding.replaces), else the flow of t. It returns
+// false if neither can be used.
 func (rt *router) takeFlow(p *packet, r *routeDecision, t *token) bool {
 	var newest *binding
 	if t.binding != (bindingID{}) {

@@ -245,8 +245,8 @@ func (s *sealer) openRouteToken(text string, m *message) (t token, ok bool) {
 	return t, ok
 }
 
-// readStart reads the part of the encoding b that all tokens have, of any version, and
-// returns the rest of b and the flags. b has at least three bytes.
+// readStart reads the start of the encoding b, which is the same for all tokens of a
+// version. It returns the rest of b and the flags. b has at least three bytes.
 func (t *token) readStart(b []byte) (rest []byte, flags byte, ok bool) {
 	version := b[0]
 	t.use, b = tokenUse(b[1]), b[2:]

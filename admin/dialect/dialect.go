@@ -77,7 +77,8 @@ func RemoveType(types []string, word string) (left []string) {
 	return left
 }
 
-// EventsOf returns the events of a subscription in a dialect with these types.
+// EventsOf returns one Event for each type of a subscription that is in types, the types
+// of a dialect.
 func EventsOf(sub notify.Subscription, types []Type) (es []Event) {
 	for place, t := range types {
 		left := RemoveType(sub.Types, t.Word)
@@ -88,8 +89,8 @@ func EventsOf(sub notify.Subscription, types []Type) (es []Event) {
 	return es
 }
 
-// Events returns the events, in a dialect with these types, of the subscriptions that
-// the selector selects and the client may see, oldest subscription first.
+// Events returns the events of the subscriptions that match the selector and that the
+// client may see, oldest subscription first. types are the types of the dialect.
 func Events(ctx context.Context, o *ops.Operations, to Selector, types []Type) (es []Event) {
 	for _, sub := range o.Subscriptions(ctx) {
 		if to.Selects(sub) {

@@ -25,9 +25,9 @@ const (
 // It limits these requests to 10 a second.
 const StrainPause = 100 * time.Millisecond
 
-// MaxTurn is the maximum length of a turn. A longer request is still served, while the
-// next one already has its turn: the longer one waits for the store or for a slow client,
-// and takes no processor time from SIP.
+// MaxTurn is the maximum length of a turn. A request that takes longer is still served,
+// but the next one already has its turn, because the longer one waits for the store or
+// for a slow client and takes no processor time from SIP.
 const MaxTurn = time.Second
 
 // yieldEvery is the number of events that are encoded before other goroutines run.

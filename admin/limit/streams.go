@@ -10,9 +10,9 @@ import (
 	"time"
 )
 
-// MaxStreams limits the streams that are open at a time with all tokens together, without
-// those of the exempt token, see NewStreams. MaxStreamsPerToken limits the streams of
-// each token, also of the exempt one.
+// MaxStreams limits how many streams of all tokens together are open at a time. The
+// streams of the exempt token (see NewStreams) do not count. MaxStreamsPerToken limits
+// the streams of each token, including the exempt one.
 const (
 	MaxStreams         = 200
 	MaxStreamsPerToken = 100

@@ -114,8 +114,8 @@ type Refusal struct {
 	Text   string // except on the page, it includes the hint of causes
 }
 
-// Explain returns an error as a dialect answers it. If the status is 5xx, Explain logs
-// the error and hides its text from the client.
+// Explain returns the status, the field and the text with which dialect d answers an
+// error. If the status is 5xx, Explain logs the error and hides its text from the client.
 func (o *Operations) Explain(d Dialect, err error) Refusal {
 	kind, hint := classify(err)
 	r := Refusal{Kind: kind, Status: statuses[kind][d], Text: err.Error()}

@@ -23,8 +23,9 @@ func firstError(sub notify.Subscription, err error) error {
 	return cmp.Or(sub.Validate(), err)
 }
 
-// InvalidFields yields the error of each invalid field of a subscription. An expression
-// that is too complex is the only one, because a check of the others would compile it.
+// InvalidFields yields the error of each invalid field of a subscription. If the regular
+// expression is too complex, it yields only that error, because checking the other fields
+// would compile the expression.
 func InvalidFields(sub notify.Subscription) iter.Seq[*notify.Invalid] {
 	var tooComplex *notify.Invalid
 	if errors.As(checkComplexity(sub.ExtensionRegex), &tooComplex) {

@@ -21,8 +21,9 @@ import (
 	"bellhop/admin/ops"
 )
 
-// Page serves the routes of people who have signed in. RequireSession, ShowLogin, Login
-// and Logout are for its other routes.
+// Page serves the routes of people who have signed in. Its methods ShowLogin, Login and
+// Logout serve the routes for signing in and out, and RequireSession sends people without
+// a session to /login.
 type Page struct {
 	*access.Mux // the context of each request has its client
 

@@ -53,8 +53,8 @@ func (t subscriptionTable) Query() string {
 	return url.Values{"extension": {t.Name}}.Encode()
 }
 
-// readTable returns the subscriptions to an extension that the client of ctx may see;
-// name "": those with a pattern.
+// readTable returns the subscriptions to the extension name that the client of ctx may
+// see. If name is "", it returns those with a pattern.
 func (p *Page) readTable(ctx context.Context, name string) subscriptionTable {
 	t := subscriptionTable{Name: name, Patterns: name == ""}
 	has := make(map[string]bool)
@@ -145,8 +145,8 @@ func (p *Page) extensionsData(r *http.Request) (any, error) {
 	return h, nil
 }
 
-// addKnownRows adds the extensions of the tracker and of live calls to the rows. The
-// function of returns the row with a name, and adds the row if it is missing.
+// addKnownRows adds the extensions of the tracker and of live calls to the rows. It calls
+// of, which returns the row with a name, and adds the row if it is missing.
 func (p *Page) addKnownRows(ctx context.Context, of func(name string) *extensionRow) error {
 	client := access.ClientOf(ctx)
 	row := func(e dialog.Extension) *extensionRow {

@@ -50,7 +50,7 @@ var errorTexts = map[int]struct{ doc, detail, location, message string }{
 	http.StatusServiceUnavailable:    {doc: "The store is not writable, or bellhop is too busy", detail: "the store is not writable, or bellhop is too busy; see /readyz"},
 }
 
-// operationTexts say more about an operation than its summary does, by operationId.
+// operationTexts has what the summaries of operations leave out, by operationId.
 var operationTexts = map[string]string{
 	"create-subscription": "The response has the signing secret; later responses do not.",
 	"change-subscription": "Only the fields in the body change, as in a JSON merge patch (RFC 7396).",
@@ -76,10 +76,10 @@ var headerTexts = map[string]string{
 	"Content-Security-Policy": "Forbids the picture to load anything",
 }
 
-// describe returns the OpenAPI description of the registered operations, as JSON. To what
-// huma derives from the Go types, it adds the enums of fields, tags, examples and texts.
-// It does not add the enums to the schemas with which huma validates requests, because
-// the operation's error for an unknown word explains more than huma's.
+// describe returns the OpenAPI description of the registered operations, as JSON. huma
+// derives it from the Go types, and describe adds the enums of fields, tags, examples and
+// texts. The schemas with which huma validates requests get no enums, because the error
+// of an operation for an unknown word explains more than huma's.
 func describe(api huma.API) []byte {
 	open := *api.OpenAPI()
 	components := *open.Components

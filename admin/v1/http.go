@@ -24,8 +24,8 @@ func writeProblemModel(w http.ResponseWriter, p huma.ErrorModel) {
 }
 
 // limitNames answers 404 if a segment of the path is longer than dialog.MaxName bytes,
-// and 422 if a value of the query is. These may be names of extensions, calls, events or
-// subscriptions, which become subjects and keys of the store.
+// and 422 if a value in the query is longer. A segment or value may be the name of an
+// extension, call, event or subscription, which becomes a subject or key of the store.
 func limitNames(next http.Handler) http.Handler {
 	long := func(name string) bool { return len(name) > dialog.MaxName }
 	const detail = "name too long: at most 256 bytes"

@@ -159,8 +159,8 @@ func pageAfter[T any](items []T, cursor string, limit int, place func(T) string)
 // time, then by id.
 func cursorOf(t time.Time, id string) string { return fmt.Sprintf("%016x-%s", t.UnixMicro(), id) }
 
-// checkCursor refuses a text that cursorOf cannot have returned, because the page after
-// it would be empty, or the first page again.
+// checkCursor returns an error for a text that cannot be a result of cursorOf. With such
+// a cursor, the page would be empty or the first page again.
 func checkCursor(cursor string) error {
 	const digits = len("00063f3c0b1d2a40") // see cursorOf
 	if cursor == "" {
@@ -216,10 +216,10 @@ func respondSubscription(sub notify.Subscription) *subscriptionResponse {
 	return &subscriptionResponse{ETag: `"` + strconv.FormatUint(sub.Revision, 10) + `"`, Body: sub}
 }
 
-// matchRevision returns the revision of a subscription that If-Match requires, 0 if it
-// requires none. If there are several entity tags, it returns the stored revision if that
-// is one of them, else notify.ErrConflict. It does not compare a single entity tag with
-// the stored revision: the operation does.
+// matchRevision returns the revision that If-Match requires of a subscription, or 0 if it
+// requires none. For a single entity tag, it returns the revision in the tag, which the
+// operation compares with the stored one. For several tags, it returns the stored
+// revision if one of them has it, and notify.ErrConflict otherwise.
 func (a *API) matchRevision(ctx context.Context, id, ifMatch string) (uint64, error) {
 	if ifMatch == "" || ifMatch == "*" {
 		return 0, nil

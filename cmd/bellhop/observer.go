@@ -32,8 +32,8 @@ const (
 	snapshotInterval = 100 * time.Millisecond
 )
 
-// An observer owns the tracker. It passes each message that the proxy forwarded to the
-// tracker, publishes the resulting events, and stores the changes of live calls.
+// An observer owns the tracker. It lets the tracker observe each message after the proxy
+// has forwarded it, publishes the resulting events, and stores the changes of live calls.
 type observer struct {
 	tracker      *dialog.Tracker
 	traces       *trace.Recorder

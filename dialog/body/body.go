@@ -75,8 +75,8 @@ func splitEntity(s string) (head, body string) {
 	return s, ""
 }
 
-// IsReport reports whether a body of that type is not a message but a report: that
-// somebody is typing (RFC 3994), or that a message was delivered (RFC 5438).
+// IsReport reports whether a body of that type is no message but a report, for example
+// that somebody is typing (RFC 3994) or that a message was delivered (RFC 5438).
 func IsReport(contentType string) bool {
 	switch kind, _ := siptext.MediaType(contentType); kind {
 	case "application/im-iscomposing+xml", "message/imdn+xml":

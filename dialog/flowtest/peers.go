@@ -140,8 +140,8 @@ func (r *peerSet) nextNumber() int {
 	return r.lastNumber
 }
 
-// findAgent returns the peer called name. All addresses of the PBX belong to one peer. If
-// name is one of them, that peer sends from it from now on.
+// findAgent returns the peer called name. All addresses of the PBX belong to the peer
+// pbx. If name is one of these addresses, pbx sends from that address from now on.
 func (r *peerSet) findAgent(name string) *userAgent {
 	p := peerByName(name)
 	if p.Side != dialog.PBX {

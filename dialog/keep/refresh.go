@@ -15,17 +15,18 @@ import (
 	"bellhop/dialog"
 )
 
-// A snapshot that does not change is written again after one to two times
-// refreshEvery. So the floor passes the last snapshot of an ended call before its
-// purge marker expires, with time to spare for a slow store.
+// A snapshot that has not changed is written again after one to two times refreshEvery,
+// and so gets a new revision. Therefore the floor (see the package comment) rises above
+// the last snapshot of an ended call before the purge marker of that call expires, even
+// if the store is slow.
 const (
 	refreshEvery   = 3 * time.Minute
 	purgeMarkerTTL = 10 * time.Minute
 )
 
-// A refresher holds the ids of the calls with a stale snapshot, which must be written
-// again, and the floor of this node: see the package comment. Floors are revisions of the
-// bucket.
+// A refresher holds the floor of this node (see the package comment), and the ids of the
+// calls whose snapshots must be written again before the floor can rise. Floors are
+// revisions of the bucket.
 type refresher struct {
 	floor        uint64    // a snapshot with a revision below it is of an ended call
 	storedFloor  uint64    // the floor in the checkpoint of the bucket

@@ -98,8 +98,8 @@ func (v *View) answeringNumber() string {
 	return ctiNumber(v.CalledNumber, v.CalledE164)
 }
 
-// divertingNumber returns the number that forwarded the call. If an extension's
-// forwarding made the call and no diversion is known, it is the extension.
+// divertingNumber returns the number that forwarded the call. If an extension has
+// forwarded or transferred the call and no diversion is known, it is that extension.
 func (v *View) divertingNumber() string {
 	if v.Transferred {
 		return cmp.Or(v.Diversion, v.Extension.User)

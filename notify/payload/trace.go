@@ -7,9 +7,10 @@ import (
 	"bellhop/dialog"
 )
 
-// traceparent returns the W3C trace context of a callback. It is that of the INVITE if
-// calls.headers copies that header into events. Otherwise the trace id is the id of the
-// event, and each attempt is a new span. It is "" if the id of the event is no trace id.
+// traceparent returns the W3C trace context of a callback. It is the header field
+// traceparent of the INVITE, if calls.headers copies that field into events. Otherwise
+// the trace id is the id of the event, and each attempt is a new span. The result is ""
+// if the id of the event is no trace id.
 func traceparent(e *dialog.Event) string {
 	for _, h := range e.Headers {
 		if strings.EqualFold(h[0], "traceparent") && validTrace(h[1]) {

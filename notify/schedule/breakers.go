@@ -279,9 +279,9 @@ func (b *breakers) startProbe(open *breaker, d *delivery) {
 	b.makeDue(d)
 }
 
-// pickProbe picks the delivery to probe with. It prefers deliveries of subscribers whose
-// own breaker is closed, among these the ones that a breaker holds, and among these the
-// one with the fewest attempts. It returns nil if none may be sent.
+// pickProbe picks the delivery to probe with, or returns nil if none may be sent. It
+// prefers a delivery of a subscriber whose own breaker is closed, then a delivery that a
+// breaker holds, then the delivery with the fewest attempts.
 func pickProbe(subscribers iter.Seq[*subscriber]) (best *delivery) {
 	for sr := range subscribers {
 		for _, q := range sr.queues {

@@ -80,9 +80,9 @@ type catchUp struct {
 	lagging int            // subscribers that lag
 }
 
-// roomFor returns how many deliveries of sr may be pending. That is maxPending, unless
-// all subscribers together have ten times maxPending or more pending. Then it is an equal
-// share of ten times maxPending, but not more than maxPending.
+// roomFor returns how many deliveries of sr may be pending. Usually that is maxPending.
+// While ten times maxPending deliveries or more are pending in all, each subscriber has
+// an equal share of ten times maxPending, but at most maxPending.
 func (s *Scheduler) roomFor(sr *subscriber) int {
 	if all := 10 * s.maxPending; s.pending >= all {
 		return min(s.maxPending, all/len(s.subscribers))

@@ -110,9 +110,9 @@ func ParseCallURLs(onAnswer, onHangup string) *CallURLs {
 	return u
 }
 
-// dependsOnNewCall reports whether the receiver must have got a newCall before it can use
-// e, or e is that newCall. This is so if the dialect is cti, e has a party, and the
-// subscription includes the event type that is sent as newCall.
+// dependsOnNewCall reports whether e depends on a newCall: either the receiver can use e
+// only after it got the newCall, or e is that newCall. This is so if the dialect is cti,
+// e has a party, and the subscription includes the event type that is sent as newCall.
 func (sr *subscriber) dependsOnNewCall(e *dialog.Event) bool {
 	return sr.sub.Dialect == payload.CTI && e.Party != "" && sr.filter.Types&subscription.MaskOf(string(NewCallType(e.Flow))) != 0
 }

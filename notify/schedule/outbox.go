@@ -212,8 +212,8 @@ func (o *outbox) saveRead(r *logRead) {
 	}
 }
 
-// saveQueue enqueues those deliveries of q to be written that are not in the outbox, in
-// order. It does not wait for outboxDelay, because none of them will end within it.
+// saveQueue enqueues the deliveries of q that are not in the outbox to be written there,
+// in order. It does not wait for outboxDelay, because none of them will end within it.
 func (o *outbox) saveQueue(q *queue) {
 	for _, d := range q.deliveries {
 		if d.checkpoint != nil {

@@ -124,7 +124,8 @@ func (p *dispatch) enqueueEndpoint(e *endpoint) {
 	}
 }
 
-// holdDue makes those due deliveries of sr back off that a circuit breaker blocks now.
+// holdDue looks for due deliveries of sr that a circuit breaker now blocks, and makes
+// them back off.
 func (p *dispatch) holdDue(sr *subscriber) {
 	for _, waiting := range [...]*fifo[*delivery]{&sr.due, &sr.dueReplays} {
 		for range waiting.len() {
@@ -135,8 +136,8 @@ func (p *dispatch) holdDue(sr *subscriber) {
 	}
 }
 
-// releaseHeld makes those deliveries of sr due that backed off because of a circuit
-// breaker and are no longer blocked.
+// releaseHeld looks for deliveries of sr that backed off because of a circuit breaker,
+// and makes those due that are no longer blocked.
 func (p *dispatch) releaseHeld(sr *subscriber) {
 	for _, q := range sr.queues {
 		if d := q.deliveries[0]; d.state == backingOff && d.backoff.reason == byBreaker {

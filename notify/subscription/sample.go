@@ -11,8 +11,9 @@ import (
 	"bellhop/notify/payload"
 )
 
-// StateEvent returns the event of type subscription-state that reports a state of s. Its
-// extension is the one that s names, or its regular expression.
+// StateEvent returns the event of type subscription-state that reports a state of s. The
+// extension of the event is that of s. If s has a regular expression instead, the
+// expression takes its place.
 func (s *Subscription) StateEvent(state State, why string, at time.Time) dialog.Event {
 	user, domain, _ := strings.Cut(s.Extension, "@")
 	if s.Extension == "" {

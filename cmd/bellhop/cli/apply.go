@@ -170,10 +170,10 @@ func (r *apiClient) applyStep(ctx context.Context, s *step) error {
 	return nil // unchanged
 }
 
-// planSteps returns the steps that make the server's subscriptions, had, match the file,
-// in the order of the file. With prune, removals of subscriptions that are not in the
-// file follow, except of those that the server's config declares. If the file cannot be
-// applied, the error lists every problem.
+// planSteps returns the steps that change the subscriptions of the server (had) into
+// those of the file, in the order of the file. With prune, it adds steps that remove the
+// subscriptions that are neither in the file nor declared in the server's config. If the
+// file cannot be applied, the error lists every problem.
 func (a *reconciliation) planSteps(had []notify.Subscription) ([]step, error) {
 	if a.prune && len(a.wanted) == 0 {
 		return nil, errors.New("the file has no [[subscription]]: --prune would remove every subscription: to do that, use bellhop subscriptions remove")

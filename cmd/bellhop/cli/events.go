@@ -233,9 +233,10 @@ type eventStream struct {
 
 const maxPause = 10 * time.Second
 
-// followEvents calls each with every event. It returns when each returns an error, when
-// ctx ends, when bellhop rejects the request, or when the first attempt to connect
-// fails. After a lost connection it connects again, and resumes after the last event.
+// followEvents calls the function each with every event. It returns when that function
+// returns an error, when ctx ends, when bellhop rejects the request, or when the first
+// attempt to connect fails. After a lost connection it connects again, and resumes after
+// the last event.
 func (s *eventStream) followEvents(ctx context.Context, each func(json.RawMessage) error) error {
 	pause, told := s.backoff, false
 	for {
@@ -275,8 +276,8 @@ type connectionError struct {
 
 func (e *connectionError) Unwrap() error { return e.error }
 
-// connectOnce connects once and calls connected. It then reads events and calls each
-// with them, until the connection ends or each returns an error.
+// connectOnce connects once and calls connected. It then calls the function each with
+// every event, until the connection ends or that function returns an error.
 func (s *eventStream) connectOnce(ctx context.Context, connected func(), each func(json.RawMessage) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -321,8 +322,8 @@ func (s *eventStream) connectOnce(ctx context.Context, connected func(), each fu
 // maxEvent is the size in bytes of the longest line of a stream.
 const maxEvent = 1 << 20
 
-// readStream reads server-sent events until body ends or each returns an error. It
-// calls heard for each line, and each with each event.
+// readStream reads server-sent events until body ends. It calls heard for each line and
+// the function each for each event, and stops if the latter returns an error.
 func (s *eventStream) readStream(body io.Reader, heard func(), each func(json.RawMessage) error) error {
 	lines := bufio.NewScanner(body)
 	lines.Buffer(nil, maxEvent)
