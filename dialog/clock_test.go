@@ -159,7 +159,7 @@ func TestRestoreWithAnotherClock(t *testing.T) {
 				begins := start.Add(30*s + tt.set + tt.later) // of the wall clock
 				tracker := New(testConfig())
 				tracker.SetClock(begins, 0)
-				if err := tracker.Restore("", records, log); err != nil {
+				if err := tracker.Restore("", records, slices.Values(log)); err != nil {
 					t.Fatal(err)
 				}
 				if calls := tracker.Calls(); len(calls) != 1 || calls[0].Since.After(begins) {

@@ -503,7 +503,7 @@ func (w *simulation) restartTracker(at time.Time) {
 	w.rt.Logf("%v restart", w.up.Sub(start))
 	w.tracker = New(w.config)
 	w.tracker.SetClock(w.up.Add(w.shift), 0)
-	if err := w.tracker.Restore("", slices.Collect(maps.Values(w.bucket)), w.log); err != nil {
+	if err := w.tracker.Restore("", slices.Collect(maps.Values(w.bucket)), slices.Values(w.log)); err != nil {
 		w.rt.Fatal(err)
 	}
 	maps.Copy(w.lost, w.seen)

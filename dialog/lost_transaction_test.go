@@ -1,6 +1,7 @@
 package dialog
 
 import (
+	"slices"
 	"testing"
 	"time"
 )
@@ -12,7 +13,7 @@ func rungBeforeRestart(t *testing.T, l *line) *Tracker {
 	l.peer = phoneAddr
 	old, tracker := New(testConfig()), New(testConfig())
 	log := append(old.Observe(l.invite()), old.Observe(l.response(180))...)
-	if err := tracker.Restore("", nil, log); err != nil {
+	if err := tracker.Restore("", nil, slices.Values(log)); err != nil {
 		t.Fatal(err)
 	}
 	return tracker
@@ -79,7 +80,7 @@ func TestPhoneRangAfterSnapshot(t *testing.T) {
 	log := tracker.Observe(c.later(8 * time.Millisecond).invite())
 	log = append(log, tracker.Observe(c.later(40*time.Millisecond).response(180))...)
 	fresh := New(testConfig())
-	if err := fresh.Restore("", records, log); err != nil {
+	if err := fresh.Restore("", records, slices.Values(log)); err != nil {
 		t.Fatal(err)
 	}
 	emitted := fresh.Advance(start.Add(time.Second))

@@ -99,7 +99,7 @@ func TestRestartedFromTheLog(t *testing.T) {
 				before, restarted = len(o.Events), o.Now
 				fresh := dialog.New(f.Config.Dialog)
 				fresh.InheritClock(o.Tracker)
-				if err := fresh.Restore("", nil, o.Events); err != nil {
+				if err := fresh.Restore("", nil, slices.Values(o.Events)); err != nil {
 					t.Errorf("message %d: %v", n, err)
 				}
 				fresh.Inherit(o.Tracker)

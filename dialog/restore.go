@@ -4,6 +4,7 @@ import (
 	"container/heap"
 	"errors"
 	"fmt"
+	"iter"
 	"net/netip"
 	"slices"
 	"time"
@@ -11,12 +12,13 @@ import (
 	"bellhop/dialog/siptext"
 )
 
-// Restore continues the calls of records, which Changed has returned, with the events in
-// log: those that the event log has stored since then, in its order. Call it after
-// SetClock and before any message is observed. It returns an error for each call that it
-// cannot read, and restores the others. node is the name of this process in the event log
-// from then on. If several nodes share the log, a call without a record is restored only
-// if its dial event names node.
+// Restore restores the calls of records, which Changed has returned, and applies the
+// events that the event log has stored since then, in its order. It reads events once, and
+// retains none of them; nil: there are none. Call Restore after SetClock and before any
+// message is observed. It returns an error for each call that it cannot read, and restores
+// the others. node is the name of this process in the event log from then on. If several
+// nodes share the log, a call without a record is restored only if its dial event names
+// node.
 //
 // Only the event log has the events between the last snapshot and the restart. A
 // party whose dial is in no snapshot continues from its dial event, and its hangup
@@ -24,7 +26,7 @@ import (
 //
 // A restart loses the transactions, so no response to an INVITE will come. A leg that was
 // not answered ends when the calling phone sends a CANCEL, or the called phone a BYE.
-func (t *Tracker) Restore(node string, records []Change, log []Event) error {
+func (t *Tracker) Restore(node string, records []Change, events iter.Seq[Event]) error {
 	t.parties.node, t.changes.on = node, true
 	var errs []error
 	calls := make(map[string]*call, len(records))
@@ -45,8 +47,10 @@ func (t *Tracker) Restore(node string, records []Change, log []Event) error {
 		t.indexRestored(c)
 		*t.refers = append(*t.refers, refers...)
 	}
-	for i := range log {
-		t.restoreFromEvent(calls, &log[i])
+	if events != nil {
+		for e := range events {
+			t.restoreFromEvent(calls, &e)
+		}
 	}
 	talk := t.config.talkLimit()
 	for _, c := range calls {
@@ -218,7 +222,7 @@ func (l *leg) outlastsParty(p *party) bool {
 // partyFromEvent adds the party of a dial event that no snapshot has, on the leg that the
 // event names.
 func (t *Tracker) partyFromEvent(c *call, e *Event) *party {
-	like := *e // e shares memory with the whole log
+	like := *e // e is not retained
 	p := &party{id: e.Party, ext: Extension{e.Extension.User, siptext.LowerHost(e.Extension.Domain)}, flow: e.Flow, userAgent: e.UserAgent, template: &like}
 	hosted := e.Flow == In && (e.Leg.Origin == Edge || t.directory.declared[p.ext.User].isService())
 	l := c.legOfDialog(e.Leg, func(l *leg) bool {

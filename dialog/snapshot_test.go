@@ -250,7 +250,7 @@ func TestRestartLosesTransactions(t *testing.T) {
 			for _, how := range []string{"record", "log"} {
 				fresh := New(tracker.config)
 				if how == "log" {
-					if err := fresh.Restore("", nil, before); err != nil {
+					if err := fresh.Restore("", nil, slices.Values(before)); err != nil {
 						t.Fatal(err)
 					}
 				} else {
@@ -380,7 +380,7 @@ func TestNodesRestoreTheirOwnCalls(t *testing.T) {
 	log := tracker.Observe(callee().invite())
 	for node, want := range map[string]int{"n1": 1, "n2": 0, "": 0} {
 		fresh := New(testConfig())
-		if err := fresh.Restore(node, nil, log); err != nil {
+		if err := fresh.Restore(node, nil, slices.Values(log)); err != nil {
 			t.Fatal(err)
 		}
 		if got := len(fresh.Calls()); got != want {
@@ -431,7 +431,7 @@ func FuzzRestart(f *testing.F) {
 				}
 				slices.SortFunc(records, func(a, b Change) int { return strings.Compare(a.Call, b.Call) })
 				tracker = New(c)
-				if err := tracker.Restore("", records, log[mark:]); err != nil {
+				if err := tracker.Restore("", records, slices.Values(log[mark:])); err != nil {
 					t.Fatal(err)
 				}
 			}

@@ -80,8 +80,8 @@ func (n *Notifier) restoreOutbox(ctx context.Context, s *schedule.Scheduler, sw 
 		seq          uint64
 		schedule.StoredDelivery
 	}
-	deliveries := make(map[string]pending) // the last message, by subject
-	reads := make(map[string]storedRead)   // likewise
+	deliveries := make(map[string]*pending) // the last message, by subject
+	reads := make(map[string]storedRead)    // likewise
 	var cursor, newest uint64
 	err = stream.Read(ctx, n.outbox, jetstream.OrderedConsumerConfig{}, func(m jetstream.Msg) (err error) {
 		meta, err := m.Metadata()
@@ -106,7 +106,7 @@ func (n *Notifier) restoreOutbox(ctx context.Context, s *schedule.Scheduler, sw 
 			reads[m.Subject()] = r
 			newest = max(newest, r.After)
 		default:
-			d := pending{subscription: subscription, seq: seq}
+			d := &pending{subscription: subscription, seq: seq}
 			err = json.Unmarshal(m.Data(), &d.StoredDelivery)
 			d.Due = n.restoreDue(&d.StoredDelivery)
 			deliveries[m.Subject()] = d
@@ -116,7 +116,7 @@ func (n *Notifier) restoreOutbox(ctx context.Context, s *schedule.Scheduler, sw 
 	if err != nil {
 		return 0, fmt.Errorf("read bellhop_outbox: %w", err)
 	}
-	all := slices.SortedFunc(maps.Values(deliveries), func(a, b pending) int { return cmp.Compare(a.seq, b.seq) })
+	all := slices.SortedFunc(maps.Values(deliveries), func(a, b *pending) int { return cmp.Compare(a.seq, b.seq) })
 	newest = max(newest, cursor)
 	if len(all) > 0 {
 		newest = max(newest, all[len(all)-1].seq)

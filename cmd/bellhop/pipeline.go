@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"iter"
 	"log/slog"
+	"math"
 	"net/http"
 	"net/netip"
 	"sync"
@@ -16,6 +18,7 @@ import (
 	"bellhop/dialog/keep"
 	"bellhop/dialog/trace"
 	"bellhop/notify"
+	"bellhop/notify/eventlog"
 	"bellhop/sip"
 )
 
@@ -154,41 +157,25 @@ func restoreTracker(ctx context.Context, cfg config.Config, node string, js jets
 	if err != nil {
 		return nil, nil, err
 	}
-	calls, mark, err := k.Load(ctx)
+	calls, checkpoint, err := k.Load(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
-	q := notify.Query{Since: mark.Time, Limit: 1000}
-	if mark.Time.IsZero() {
-		q.Position = mark.Position + 1
-	}
-	var events []dialog.Event
-	for ; mark.Exists; q.After = events[len(events)-1].ID {
-		some, more, err := n.Events(ctx, q)
-		if err != nil {
-			return nil, nil, err
-		}
-		for _, e := range some {
-			events = append(events, *e)
-		}
-		if !more {
-			break
-		}
-	}
-	if !k.HasFloor() {
-		if events, err = prependHangups(ctx, n, calls, events); err != nil {
-			return nil, nil, err
-		}
-	}
-	events = append(events, n.EventLog.Unpublished()...) // the event log will contain these
 	t := dialog.New(cfg.TrackerConfig())
 	now, offset := clock()
 	t.SetClock(now, offset)
 	if len(cfg.Store.NATS) == 0 {
 		node = "" // no other node uses the event log
 	}
-	if err := t.Restore(node, calls, events); err != nil {
+	stored := storedEvents{log: n.EventLog, checkpoint: checkpoint}
+	if !k.HasFloor() {
+		stored.endedCalls = calls
+	}
+	if err := t.Restore(node, calls, stored.all(ctx)); err != nil {
 		log.Error("live calls not restored", "err", err)
+	}
+	if stored.err != nil {
+		return nil, nil, stored.err
 	}
 	if live := len(t.Calls()); live > 0 {
 		log.Info("live calls restored", "calls", live)
@@ -197,27 +184,71 @@ func restoreTracker(ctx context.Context, cfg config.Config, node string, js jets
 	return k, t, nil
 }
 
-// prependHangups returns events, preceded by the hangups of calls that the event log
-// has and events lacks. A store that was killed may have the record of a call that had
-// already ended. The hangup ends such a call.
-func prependHangups(ctx context.Context, n *notify.Notifier, calls []dialog.Change, events []dialog.Event) ([]dialog.Event, error) {
-	known := make(map[string]bool)
-	for _, e := range events {
-		known[e.ID] = true
-	}
-	var all []dialog.Event
-	for _, c := range calls {
-		hangups, _, err := n.Events(ctx, notify.Query{Call: c.Call, Type: string(dialog.Hangup), Limit: 1000})
-		if err != nil {
-			return nil, err
+// storedEvents are the events with which restored calls continue: those that the event
+// log has after the checkpoint of the snapshots, and those that are not published yet. A
+// start after an outage of the receivers reads many, so only a page of them is in memory.
+type storedEvents struct {
+	log        *eventlog.Log
+	checkpoint keep.Checkpoint
+	endedCalls []dialog.Change // calls of which some may have ended before the checkpoint
+	err        error           // of reading; set when all has yielded its events
+}
+
+// all yields the events, each once. Before them it yields the hangups of endedCalls that
+// precede the checkpoint: a store that was killed may have the snapshot of a call that
+// had already ended, and the hangup ends such a call.
+func (s *storedEvents) all(ctx context.Context) iter.Seq[dialog.Event] {
+	return func(yield func(dialog.Event) bool) {
+		begin := uint64(math.MaxUint64) // nothing was ever stored: all events precede it
+		switch {
+		case !s.checkpoint.Exists:
+		case s.checkpoint.Time.IsZero():
+			begin = s.checkpoint.Position + 1
+		default:
+			if begin, s.err = s.log.PositionAt(ctx, s.checkpoint.Time); s.err != nil {
+				return
+			}
+			if begin == 0 {
+				begin = math.MaxUint64
+			}
 		}
-		for _, e := range hangups {
-			if !known[e.ID] {
-				all = append(all, *e)
+		for _, c := range s.endedCalls {
+			q := notify.Query{Call: c.Call, Type: string(dialog.Hangup)}
+			if !s.find(ctx, q, begin, yield) {
+				return
+			}
+		}
+		if begin < math.MaxUint64 && !s.find(ctx, notify.Query{Position: begin}, math.MaxUint64, yield) {
+			return
+		}
+		for _, e := range s.log.Unpublished() { // the event log will contain these
+			if !yield(e) {
+				return
 			}
 		}
 	}
-	return append(all, events...), nil
+}
+
+// find yields the events that q selects at positions before end. It returns false if the
+// log cannot be read or yield returned false.
+func (s *storedEvents) find(ctx context.Context, q notify.Query, end uint64, yield func(dialog.Event) bool) bool {
+	q.Limit = 1000
+	for more := true; more; {
+		var page []eventlog.Entry
+		if page, more, s.err = s.log.Find(ctx, q); s.err != nil {
+			return false
+		}
+		for _, e := range page {
+			if e.Seq >= end {
+				return true
+			}
+			if !yield(*e.Event) {
+				return false
+			}
+			q.Position = e.Seq + 1
+		}
+	}
+	return true
 }
 
 // run runs the parts until ctx ends. It then stops them in the order of the pipeline,

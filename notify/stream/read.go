@@ -53,11 +53,17 @@ func readOnce(ctx context.Context, s jetstream.Stream, c jetstream.OrderedConsum
 		return 0, err
 	}
 	defer msgs.Stop()
-	read := uint64(0) // messages, by the count of the consumer
+	read := uint64(0)           // messages, by the count of the consumer
+	var waiting context.Context // shared by the messages of an interval, because one for each message is slow
+	stop := func() {}
+	defer func() { stop() }()
+	startInterval := func() {
+		stop()
+		waiting, stop = context.WithTimeout(ctx, readPollInterval)
+	}
+	startInterval()
 	for polls := 1; ; {
-		waiting, cancel := context.WithTimeout(ctx, readPollInterval)
 		m, err := msgs.Next(jetstream.NextContext(waiting))
-		cancel()
 		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
 			// The remaining messages may have been removed meanwhile.
 			info, err := consumer.Info(ctx)
@@ -67,6 +73,7 @@ func readOnce(ctx context.Context, s jetstream.Stream, c jetstream.OrderedConsum
 			if polls++; polls > maxReadPolls {
 				return last, errLostMessage
 			}
+			startInterval()
 			continue
 		}
 		if err != nil {
@@ -85,8 +92,8 @@ func readOnce(ctx context.Context, s jetstream.Stream, c jetstream.OrderedConsum
 	}
 }
 
-// readPollInterval is how long readOnce waits for a message before it asks the server
-// whether there is one. After maxReadPolls such waits, Read continues with a new
+// readOnce asks the server every readPollInterval whether all messages were delivered.
+// After maxReadPolls requests without a message between them, Read continues with a new
 // consumer.
 const (
 	readPollInterval = time.Second
