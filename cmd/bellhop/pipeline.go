@@ -185,8 +185,8 @@ func restoreTracker(ctx context.Context, cfg config.Config, node string, js jets
 }
 
 // storedEvents are the events with which restored calls continue: those that the event
-// log has after the checkpoint of the snapshots, and those that are not published yet. A
-// start after an outage of the receivers reads many, so only a page of them is in memory.
+// log has after the checkpoint of the snapshots, and those that are not published yet.
+// There may be many, so they are not all in memory at a time.
 type storedEvents struct {
 	log        *eventlog.Log
 	checkpoint keep.Checkpoint
@@ -212,14 +212,26 @@ func (s *storedEvents) all(ctx context.Context) iter.Seq[dialog.Event] {
 				begin = math.MaxUint64
 			}
 		}
+		stopped := false
+		emit := func(e eventlog.Entry) bool {
+			stopped = !yield(*e.Event)
+			return !stopped
+		}
 		for _, c := range s.endedCalls {
-			q := notify.Query{Call: c.Call, Type: string(dialog.Hangup)}
-			if !s.find(ctx, q, begin, yield) {
+			var hangups []eventlog.Entry
+			if hangups, _, s.err = s.log.Find(ctx, notify.Query{Call: c.Call, Type: string(dialog.Hangup), Limit: 1000}); s.err != nil {
 				return
 			}
+			for _, e := range hangups {
+				if e.Seq < begin && !emit(e) {
+					return
+				}
+			}
 		}
-		if begin < math.MaxUint64 && !s.find(ctx, notify.Query{Position: begin}, math.MaxUint64, yield) {
-			return
+		if begin < math.MaxUint64 {
+			if s.err = s.log.Scan(ctx, begin, emit); s.err != nil || stopped {
+				return
+			}
 		}
 		for _, e := range s.log.Unpublished() { // the event log will contain these
 			if !yield(e) {
@@ -227,28 +239,6 @@ func (s *storedEvents) all(ctx context.Context) iter.Seq[dialog.Event] {
 			}
 		}
 	}
-}
-
-// find yields the events that q selects at positions before end. It returns false if the
-// log cannot be read or yield returned false.
-func (s *storedEvents) find(ctx context.Context, q notify.Query, end uint64, yield func(dialog.Event) bool) bool {
-	q.Limit = 1000
-	for more := true; more; {
-		var page []eventlog.Entry
-		if page, more, s.err = s.log.Find(ctx, q); s.err != nil {
-			return false
-		}
-		for _, e := range page {
-			if e.Seq >= end {
-				return true
-			}
-			if !yield(*e.Event) {
-				return false
-			}
-			q.Position = e.Seq + 1
-		}
-	}
-	return true
 }
 
 // run runs the parts until ctx ends. It then stops them in the order of the pipeline,

@@ -105,6 +105,56 @@ func (l *Log) Find(ctx context.Context, q Query) (found []Entry, more bool, err 
 	return found[:min(limit, len(found))], len(found) > limit, nil
 }
 
+// consumedEvents is the number of events from which Scan uses a consumer. Creating one
+// takes a few requests, but then reading an event takes a third of the processor time of
+// a batched request, which copies the header of each message six times in the server
+// (nats-server 2.15.2, December 2026).
+const consumedEvents = 4096
+
+// Scan calls f for the events from a position on, up to the end of the log, in order,
+// until f returns false. It does not cache them.
+func (l *Log) Scan(ctx context.Context, position uint64, f func(Entry) bool) error {
+	_, last, err := l.Bounds(ctx)
+	if err != nil {
+		return err
+	}
+	stopped := false
+	if last >= position+consumedEvents {
+		c := jetstream.OrderedConsumerConfig{
+			FilterSubjects: []string{allEventsSubject}, InactiveThreshold: stream.ConsumerIdleTimeout,
+			DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: position,
+		}
+		err := stream.Read(ctx, l.events, c, func(m jetstream.Msg) error {
+			meta, err := m.Metadata()
+			if err != nil {
+				return err
+			}
+			position = meta.Sequence.Stream + 1
+			if e := l.decodeEvent(meta.Sequence.Stream, m.Data()); e != nil && !f(Entry{meta.Sequence.Stream, e}) {
+				stopped = true
+				return stream.ErrStop
+			}
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("read bellhop_events: %w", err)
+		}
+	}
+	for more := true; more && !stopped; { // the rest: the copy that the consumer has read may lag
+		var page []Entry
+		if page, more, err = l.Find(ctx, Query{Position: position, Limit: 1000}); err != nil {
+			return err
+		}
+		for _, e := range page {
+			position = e.Seq + 1
+			if !f(e) {
+				return nil
+			}
+		}
+	}
+	return nil
+}
+
 // firstPosition returns the position at which q begins, or 0 if no event was published
 // since q.Since.
 func (l *Log) firstPosition(ctx context.Context, q *Query) (uint64, error) {

@@ -93,3 +93,39 @@ func TestEventsQueries(t *testing.T) {
 		t.Error("an event is not read as it was published")
 	}
 }
+
+// Scan yields every event from a position on, once and in order, whether a consumer or
+// requests read them, and stops when it is told to.
+func TestScanYieldsEachEventOnce(t *testing.T) {
+	js, closeStore := openStore(t, t.TempDir())
+	defer closeStore()
+	n, stop := startLog(t, js, Config{})
+	const calls = 2000 // of three events
+	for i := range calls {
+		n.Append(callOf(i))
+	}
+	stop()
+	for _, tt := range []struct {
+		name       string
+		from, stop uint64 // stop: the position at which f returns false; 0: it never does
+		last       uint64
+	}{
+		{"all, by a consumer", 1, 0, 3 * calls},
+		{"the second half, by requests", 3*calls/2 + 1, 0, 3 * calls},
+		{"until a consumer is stopped", 1, 700, 700},
+		{"until requests are stopped", 3*calls - 100, 3*calls - 50, 3*calls - 50},
+		{"beyond the end", 3*calls + 1, 0, 3 * calls},
+	} {
+		next := tt.from
+		err := n.Scan(t.Context(), tt.from, func(e Entry) bool {
+			if e.Seq != next || e.Event == nil {
+				t.Errorf("%s: position %d, want %d", tt.name, e.Seq, next)
+			}
+			next = e.Seq + 1
+			return e.Seq != tt.stop
+		})
+		if err != nil || next != tt.last+1 {
+			t.Errorf("%s: ended before %d with %v, want %d", tt.name, next, err, tt.last+1)
+		}
+	}
+}

@@ -77,15 +77,15 @@ func (l *Log) readBlock(ctx context.Context, from, to uint64) (entries []Entry, 
 	return entries, next
 }
 
-// decodeEvent returns the event at position seq from the cache, or decodes it from m. It
-// returns nil if m cannot be decoded.
-func (l *Log) decodeEvent(seq uint64, m *nats.Msg) *dialog.Event {
+// decodeEvent returns the event at position seq from the cache, or decodes it from data.
+// It returns nil if data cannot be decoded.
+func (l *Log) decodeEvent(seq uint64, data []byte) *dialog.Event {
 	if e := l.cache.event(seq); e != nil {
 		return e
 	}
-	e, err := l.decode(m.Data)
+	e, err := l.decode(data)
 	if err != nil {
-		l.log.Error("event not decoded", "subject", m.Header.Get(jetstream.SubjectHeader), "err", err)
+		l.log.Error("event not decoded", "position", seq, "err", err)
 		return nil
 	}
 	e.Observed = l.config.MonotonicTime(e.At)
@@ -163,7 +163,7 @@ func (l *Log) requestEvents(ctx context.Context, p readRequest, f func(seq uint6
 		if err != nil {
 			return err
 		}
-		if !f(seq, l.decodeEvent(seq, m)) {
+		if !f(seq, l.decodeEvent(seq, m.Data)) {
 			return nil
 		}
 	}
