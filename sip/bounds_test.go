@@ -454,7 +454,7 @@ func BenchmarkDribble(b *testing.B) {
 func readByteWise(tb testing.TB, w *worker, m []byte) {
 	tb.Helper()
 	c := &byteWiseConn{b: m}
-	s := w.proxy.streams.addStream(c, barePhone, w.proxy.listeners.all[1])
+	s := w.proxy.streams.addStream(c, barePhone, w.proxy.listeners.all[1], nil)
 	s.readMessages(c, nil)
 	s.close()
 	if len(w.queue.strangers) != 1 {
@@ -485,7 +485,7 @@ func TestReadBuffersAreLimitedTogether(t *testing.T) {
 	w, _ := newBareWorker(t, nil)
 	w.proxy.streams.largeReadBytes.Store(maxLargeReadBytes - 8<<10)
 	c := &byteWiseConn{b: largeMessage(60000)}
-	s := w.proxy.streams.addStream(c, barePhone, w.proxy.listeners.all[1])
+	s := w.proxy.streams.addStream(c, barePhone, w.proxy.listeners.all[1], nil)
 	s.readMessages(c, nil)
 	s.close()
 	if len(w.queue.strangers) != 0 {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"bellhop/dialog"
+	"bellhop/sip/certs"
 )
 
 // Config is the configuration of a [Proxy].
@@ -21,6 +22,8 @@ type Config struct {
 	Register   Register       // how calls to phones come back through the proxy; "" is RegisterPath
 	AddCID     bool           // add X-CID to INVITEs towards the PBX that have none
 	Trunks     []Trunk
+	TLS        TLSServer     // how TLS listeners treat old clients
+	PBXTLS     *certs.Client // how TLS is used towards the PBX; needed if one has a TLS address
 
 	// StripIdentity removes P-Asserted-Identity, Remote-Party-ID, Diversion, any X-CID
 	// that is not ours, X-AUTH-IP and X-AUTH-PORT from requests of peers that are
@@ -52,8 +55,9 @@ type Listener struct {
 	Advertise HostPort     // how peers that are neither the PBX nor in [Config.LocalNets] reach it; empty: Addr
 	Side      ListenerSide // "" is BothSides
 
-	Origins   []string       // of the pages whose WebSockets are accepted, in the form of [websocket.ParseOrigin]; none: any
-	ProxyFrom []netip.Prefix // reverse proxies, whose connections begin with a PROXY header that names the client
+	Origins      []string       // of the pages whose WebSockets are accepted, in the form of [websocket.ParseOrigin]; none: any
+	ProxyFrom    []netip.Prefix // reverse proxies, whose connections begin with a PROXY header that names the client
+	Certificates *certs.Store   // of a TLS listener
 }
 
 // ReachesPBX reports whether requests to a PBX can leave from l. Transport and address
@@ -83,11 +87,16 @@ func (s *ListenerSide) UnmarshalText(b []byte) error {
 	return fmt.Errorf(`side is "edge", "pbx" or "both", not %q`, b)
 }
 
-// A Trunk is a carrier: edge-side addresses that are never extensions.
+// A Trunk is a carrier: edge-side addresses that are never extensions. It is known by the
+// addresses of To, by Sources, or by its certificate.
 type Trunk struct {
 	Name    string
 	Sources []netip.Prefix
+	To      []Addr // where the PBX's requests to it go
 	Secret  string // value of X-Bellhop-Trunk in its requests to the PBX; "": no such field
+
+	TLSNames []string      // names in its certificate by which it is known when it connects
+	TLS      *certs.Client // how TLS is used towards it, and the authorities of its certificate; nil: no TLS
 }
 
 // Register is how calls to phones come back through the proxy.
@@ -120,6 +129,10 @@ const (
 	WSS
 )
 
+// defaultTLSPort is the port of a TLS address or SIPS URI that names none (RFC 3261
+// §19.1.2).
+const defaultTLSPort = 5061
+
 // protoNames are the names of the transports in addresses.
 var protoNames = [...]string{UDP: "udp", TCP: "tcp", TLS: "tls", WS: "ws", WSS: "wss"}
 
@@ -149,6 +162,8 @@ func (p Proto) secure() bool { return p == TLS || p == WSS }
 // defaultPort returns the port of an address that names none.
 func (p Proto) defaultPort() uint16 {
 	switch p {
+	case TLS:
+		return defaultTLSPort
 	case WS:
 		return 80
 	case WSS:
@@ -180,25 +195,28 @@ type Addr struct {
 // String returns the form that UnmarshalText reads.
 func (a Addr) String() string { return a.Proto.String() + "://" + a.AddrPort.String() }
 
-// UnmarshalText reads proto://address:port. The port may be left out if it is 5060, or 80 of
-// ws. The address must be numeric, because names are not looked up.
+// UnmarshalText reads proto://address:port. The port may be left out if it is 5060, 5061 of
+// tls, 80 of ws, or 443 of wss. The address must be numeric, because names are not looked
+// up.
 func (a *Addr) UnmarshalText(b []byte) error {
 	s := string(b)
 	scheme, rest, ok := strings.Cut(s, "://")
 	if !ok {
-		return fmt.Errorf("address %q has no transport: write udp://%s or tcp://%s", s, s, s)
+		return fmt.Errorf("address %q has no transport: write udp://%s, tcp://%s or tls://%s", s, s, s, s)
 	}
 	switch scheme {
 	case "udp":
 		a.Proto = UDP
 	case "tcp":
 		a.Proto = TCP
+	case "tls":
+		a.Proto = TLS
 	case "ws":
 		a.Proto = WS
-	case "tls", "wss":
-		return fmt.Errorf("address %q: %s is not supported yet: use udp://, tcp:// or ws://", s, scheme)
+	case "wss":
+		a.Proto = WSS
 	default:
-		return fmt.Errorf("address %q: unknown transport %q: use udp://, tcp:// or ws://", s, scheme)
+		return fmt.Errorf("address %q: unknown transport %q: use udp://, tcp://, tls://, ws:// or wss://", s, scheme)
 	}
 	if ap, err := netip.ParseAddrPort(rest); err == nil {
 		a.AddrPort = ap

@@ -58,7 +58,7 @@ func (px *Proxy) destinationAt(a Addr, side dialog.Side, came *listener) (to des
 func (p *packet) responseDestination() destination {
 	to := p.peer
 	if !p.receivesAtSource() {
-		to = netip.AddrPortFrom(p.peer.Addr(), uint16(cmp.Or(p.msg.via.port, defaultPort)))
+		to = netip.AddrPortFrom(p.peer.Addr(), cmp.Or(uint16(p.msg.via.port), p.listener.proto.defaultPort()))
 	}
 	return destination{listener: p.listener, addr: to, conn: p.conn}
 }
@@ -68,7 +68,7 @@ func (p *packet) responseDestination() destination {
 // behind a NAT may not know rport, and its sent-by is an address that only its own network
 // knows.
 func (p *packet) receivesAtSource() bool {
-	return p.conn == nil && (p.msg.via.hasRport || p.side == edgeSide && p.listener.proxy.peers.trunkAt(p.peer.Addr()) == nil)
+	return p.conn == nil && (p.msg.via.hasRport || p.side == edgeSide && p.listener.proxy.peers.trunkOf(p) == nil)
 }
 
 // sendMessage sends b and reports whether the transport accepted it. tx is the id of the

@@ -243,7 +243,7 @@ func FuzzStream(f *testing.F) {
 // returns the messages.
 func readStream(w *worker, b, cuts []byte) (messages []string) {
 	ours, theirs := net.Pipe()
-	s := w.proxy.streams.addStream(ours, barePhone, w.proxy.listeners.all[1])
+	s := w.proxy.streams.addStream(ours, barePhone, w.proxy.listeners.all[1], nil)
 	served := make(chan struct{})
 	go func() {
 		s.serve(ours, nil)

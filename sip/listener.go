@@ -2,6 +2,7 @@ package sip
 
 import (
 	"cmp"
+	"crypto/tls"
 	"fmt"
 	"net"
 	"net/netip"
@@ -23,6 +24,7 @@ type listener struct {
 	packet PacketConn   // UDP
 	stream net.Listener // all other transports; nil: the twin has it
 	twin   *listener    // of the other transport at the same address, or nil
+	tls    *tls.Config  // nil: without TLS
 
 	origins   []string       // see Listener.Origins
 	proxyFrom []netip.Prefix // see Listener.ProxyFrom
@@ -31,6 +33,9 @@ type listener struct {
 // openListener opens the socket of one configured listener.
 func (px *Proxy) openListener(cfg Listener) (*listener, error) {
 	a := cfg.Addr
+	if a.Proto.secure() && cfg.Certificates == nil {
+		return nil, fmt.Errorf("cannot listen on %s: no certificate", a)
+	}
 	l := &listener{proxy: px, index: uint8(len(px.listeners.all)), proto: a.Proto, side: cfg.Side, origins: cfg.Origins, proxyFrom: cfg.ProxyFrom}
 	l.twin = px.listeners.findTwin(a)
 	switch {
@@ -51,6 +56,9 @@ func (px *Proxy) openListener(cfg Listener) (*listener, error) {
 		}
 		l.stream = c
 		l.addr = addrPortOf(c.Addr())
+	}
+	if a.Proto.secure() {
+		l.tls = px.cfg.TLS.newConfig(cfg.Certificates, px.peers.asksForCertificate())
 	}
 	l.local = netip.AddrPortFrom(px.reachableAddr(l.addr.Addr()), l.addr.Port())
 	l.setNames(cfg.Advertise)
@@ -211,7 +219,7 @@ func (ls *listeners) findForFlow(fl flow, came *listener) *listener {
 
 // areNamedBy reports whether a URI names one of our listeners, by host or by maddr.
 func (ls *listeners) areNamedBy(u *siptext.URI) bool {
-	return (u.Scheme == "sip" || u.Scheme == "sips") && ls.names[newHostPort(targetHost(u), uriPort(u))]
+	return (u.Scheme == "sip" || u.Scheme == "sips") && ls.names[newHostPort(targetHost(u), cmp.Or(uriPort(u), int(uriProto(u).defaultPort())))]
 }
 
 // areAskedBy reports whether an OPTIONS is addressed to the proxy itself. An OPTIONS to a

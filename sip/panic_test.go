@@ -92,24 +92,24 @@ func TestPanicOnAStreamCostsOneMessage(t *testing.T) {
 	message = message[:strings.Index(message, "\r\n\r\n")+4]
 	px.workers = nil
 	c := &byteWiseConn{b: []byte(message + message + "x")}
-	s := px.streams.addStream(c, barePhone, px.listeners.all[1])
+	s := px.streams.addStream(c, barePhone, px.listeners.all[1], nil)
 	s.serve(c, nil)
 	if got := px.Stats().Panics; got != 2 {
 		t.Errorf("%d panics are counted, want one for each message", got)
 	}
 	bad := strings.Replace(message, "Content-Length: 0", "Content-Length: -1", 1)
 	c = &byteWiseConn{b: []byte(bad)}
-	px.streams.addStream(c, barePhone, px.listeners.all[1]).serve(c, nil) // it ends
+	px.streams.addStream(c, barePhone, px.listeners.all[1], nil).serve(c, nil) // it ends
 	if got := px.Stats().Panics; got != 3 {
 		t.Errorf("%d panics are counted, want 3", got)
 	}
 	px.workers = workers
-	s = px.streams.addStream(panickingConn{}, barePhone, px.listeners.all[1])
+	s = px.streams.addStream(panickingConn{}, barePhone, px.listeners.all[1], nil)
 	s.serve(panickingConn{}, nil)
 	if got := px.Stats().Panics; got != 4 {
 		t.Errorf("%d panics are counted, want 4", got)
 	}
-	s = px.streams.addStream(panickingConn{}, barePhone, px.listeners.all[1])
+	s = px.streams.addStream(panickingConn{}, barePhone, px.listeners.all[1], nil)
 	s.queueMessage([]byte("x"), 0)
 	s.serve(&byteWiseConn{Conn: panickingConn{}}, nil)
 	if px.streams.findStream(Addr{TCP, barePhone}, 0) != nil {

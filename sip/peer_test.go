@@ -58,11 +58,16 @@ func (s *testbed) dialTCPPeer(from netip.Addr) *peer {
 	if err != nil {
 		s.t.Fatal(err)
 	}
+	return s.addConnPeer(c, "TCP")
+}
+
+// addConnPeer adds a peer with an open connection to the proxy.
+func (s *testbed) addConnPeer(c net.Conn, proto string) *peer {
 	in := &inbox{}
 	go in.readConn(c)
 	local, _ := netip.ParseAddrPort(c.LocalAddr().String())
 	return s.addPeer(&peer{
-		addr: local, proto: "TCP",
+		addr: local, proto: proto,
 		nextMessage: in.cutMessage,
 		write:       func(b []byte) { c.Write(b) },
 		close:       func() { c.Close() },
@@ -72,6 +77,11 @@ func (s *testbed) dialTCPPeer(from netip.Addr) *peer {
 // addTCPListener adds a peer that the proxy connects to. It writes on the connection
 // that was opened last.
 func (s *testbed) addTCPListener(at netip.AddrPort) *peer {
+	return s.addStreamListener(at, "TCP", func(c net.Conn) net.Conn { return c })
+}
+
+// addStreamListener is addTCPListener for a transport that open puts on the connections.
+func (s *testbed) addStreamListener(at netip.AddrPort, proto string, open func(net.Conn) net.Conn) *peer {
 	l, err := s.net.Listen(at)
 	if err != nil {
 		s.t.Fatal(err)
@@ -85,6 +95,7 @@ func (s *testbed) addTCPListener(at netip.AddrPort) *peer {
 			if err != nil {
 				return
 			}
+			c = open(c)
 			mu.Lock()
 			last = c
 			mu.Unlock()
@@ -97,7 +108,7 @@ func (s *testbed) addTCPListener(at netip.AddrPort) *peer {
 		return last
 	}
 	return s.addPeer(&peer{
-		addr: at, proto: "TCP",
+		addr: at, proto: proto,
 		nextMessage: in.cutMessage,
 		write:       func(b []byte) { current().Write(b) },
 		closeConn:   func() { current().Close() },
@@ -208,8 +219,8 @@ func (p *peer) contact() string {
 	if p.proto == "WS" {
 		return "<sip:x@abc.invalid;transport=ws>"
 	}
-	if p.proto == "TCP" {
-		return fmt.Sprintf("<sip:%s;transport=tcp>", p.addr)
+	if p.proto != "UDP" {
+		return fmt.Sprintf("<sip:%s;transport=%s>", p.addr, strings.ToLower(p.proto))
 	}
 	return fmt.Sprintf("<sip:%s>", p.addr)
 }

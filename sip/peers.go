@@ -6,6 +6,7 @@ import (
 
 	"bellhop/dialog"
 	"bellhop/dialog/siptext"
+	"bellhop/sip/certs"
 )
 
 // peers are the configured elements that the proxy exchanges messages with: the PBXs and
@@ -15,6 +16,7 @@ type peers struct {
 	pbx        []*pbx
 	pbxSources []netip.Prefix // further sources on the PBX side
 	trunks     []Trunk
+	pbxTLS     *certs.Client // see [Config.PBXTLS]
 }
 
 // pbx is one configured PBX.
@@ -130,18 +132,53 @@ func (ps *peers) sourceSide(ip netip.Addr) dialog.Side {
 // trunkAt returns the trunk that an address belongs to, or nil.
 func (ps *peers) trunkAt(ip netip.Addr) *Trunk {
 	for i := range ps.trunks {
-		for _, s := range ps.trunks[i].Sources {
+		t := &ps.trunks[i]
+		for _, a := range t.To {
+			if a.Addr() == ip {
+				return t
+			}
+		}
+		for _, s := range t.Sources {
 			if s.Contains(ip) {
-				return &ps.trunks[i]
+				return t
 			}
 		}
 	}
 	return nil
 }
 
+// trunkOf returns the trunk from which p comes, or nil: the one whose certificate the peer
+// has presented, or else the one that its address belongs to.
+func (ps *peers) trunkOf(p *packet) *Trunk {
+	if p.conn != nil && p.conn.trunk != nil {
+		return p.conn.trunk
+	}
+	return ps.trunkAt(p.peer.Addr())
+}
+
+// trunkTarget returns the address of a trunk that a URI with the address a leads to: one of
+// its To with that address, or with that IP address if the URI names no port. It returns a
+// if there is none.
+func (ps *peers) trunkTarget(u *siptext.URI, a Addr) Addr {
+	t := ps.trunkAt(a.Addr())
+	if t == nil {
+		return a
+	}
+	found := a
+	for _, to := range t.To {
+		switch {
+		case to == a:
+			return a
+		case to.AddrPort == a.AddrPort, to.Addr() == a.Addr() && u.Port == "" && found == a:
+			found = to
+		}
+	}
+	return found
+}
+
 // pbxOfURI returns the configured PBX whose IP address and port a SIP URI names,
-// preferably with the same transport. It returns nil for a host name, a SIPS URI, and a
-// transport other than udp or tcp.
+// preferably with the same transport. It returns nil for a host name and an unknown
+// transport.
 func (ps *peers) pbxOfURI(u *siptext.URI) *pbx {
 	a, ok := uriAddr(u)
 	if !ok {
@@ -174,7 +211,9 @@ func (ps *peers) isConfigured(ip netip.Addr) bool { return ps.isPBXHost(ip) || p
 func (ps *peers) trunkName(p *packet, r *routeDecision) string {
 	t := r.trunk
 	if r.dst == edgeSide {
-		t = ps.trunkAt(r.nextHop.addr.Addr())
+		if t = ps.trunkAt(r.nextHop.addr.Addr()); r.nextHop.conn != nil && r.nextHop.conn.trunk != nil {
+			t = r.nextHop.conn.trunk
+		}
 	} else if p.side == pbxSide {
 		t = ps.trunkAt(p.peer.Addr())
 	}
@@ -190,13 +229,34 @@ func (ps *peers) trunkName(p *packet, r *routeDecision) string {
 // nobody listens there.
 func (ps *peers) limitTarget(u *siptext.URI, fl flow) (to Addr, ok bool) {
 	to = Addr{fl.proto, fl.peer}
-	if a, ok := uriAddr(u); ok {
+	if a, ok := ps.secureTarget(u, fl); ok {
 		trunk := ps.trunkAt(a.Addr())
 		if a.Addr() == fl.peer.Addr() || trunk != nil && trunk == ps.trunkAt(fl.peer.Addr()) {
 			to = a
 		}
 	}
 	return to, fl.connID == 0 || to != Addr{fl.proto, fl.peer}
+}
+
+// secureTarget returns the address that a URI in the dialog of a flow names. A dialog over
+// TLS stays there: if the URI names another transport or no address, the target is the
+// peer of the flow, if it listens there, or else the first address of its trunk with TLS.
+func (ps *peers) secureTarget(u *siptext.URI, fl flow) (a Addr, ok bool) {
+	a, ok = uriAddr(u)
+	if !fl.proto.secure() || ok && a.Proto.secure() {
+		return a, ok
+	}
+	if fl.connID == 0 {
+		return Addr{fl.proto, fl.peer}, true
+	}
+	if t := ps.trunkAt(fl.peer.Addr()); t != nil {
+		for _, to := range t.To {
+			if to.Proto.secure() {
+				return to, true
+			}
+		}
+	}
+	return Addr{fl.proto, fl.peer}, true // nobody listens there
 }
 
 // dialogPBX returns the PBX to which later requests in the dialog of p are sent. p comes

@@ -113,7 +113,7 @@ func Listen(cfg Config) (*Proxy, error) {
 	px.bindings = newBindings()
 	px.backlog = make(chan struct{}, 1)
 	px.listeners.names = map[hostPort]bool{}
-	px.peers = peers{pbxSources: cfg.PBXSources, trunks: cfg.Trunks}
+	px.peers = peers{pbxSources: cfg.PBXSources, trunks: cfg.Trunks, pbxTLS: cfg.PBXTLS}
 	for _, a := range cfg.PBX {
 		px.peers.pbx = append(px.peers.pbx, &pbx{addr: a, id: newPBXID(a)})
 	}

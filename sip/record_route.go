@@ -26,11 +26,23 @@ func (c *composer) addRecordRoute(p *packet, r *routeDecision) {
 	}
 	c.tmpBuf = c.sealer.sealRouteToken(c.tmpBuf[:0], c.routeToken(p, r), m.text(m.callID), m.text(m.fromTag))
 	user := string(c.tmpBuf)
-	there, here := r.nextHop.ownName(r.dst).uri, p.ownName().uri
-	s.insert(at, "Record-Route: <sip:", user, "@", there, ";lr>\r\n")
+	thereScheme, there := recordRouteURI(m, r.nextHop.listener, r.nextHop.ownName(r.dst))
+	hereScheme, here := recordRouteURI(m, p.listener, p.ownName())
+	s.insert(at, "Record-Route: <", thereScheme, user, "@", there, ";lr>\r\n")
 	if here != there {
-		s.insert(at, "Record-Route: <sip:", user, "@", here, ";lr>\r\n")
+		s.insert(at, "Record-Route: <", hereScheme, user, "@", here, ";lr>\r\n")
 	}
+}
+
+// recordRouteURI returns the scheme of our Record-Route for one side of a request, and
+// what follows the user in its URI. It is SIPS on a side with TLS if the Request-URI is
+// (RFC 3261 §16.6 item 4), else SIP, because many peers do not understand a Route with
+// SIPS.
+func recordRouteURI(m *message, l *listener, name *ownName) (scheme, rest string) {
+	if uri := m.text(m.uri); l.proto == TLS && len(uri) > 5 && siptext.EqualFold(uri[:5], "sips:") {
+		return "sips:", name.sentBy
+	}
+	return "sip:", name.uri
 }
 
 // routeToken returns the token of a request's Record-Route: the flow on the edge side

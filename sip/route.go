@@ -61,7 +61,7 @@ func (rt *router) routeRequest(p *packet) (r routeDecision, f *fault) {
 	m := &p.msg
 	rt.edits.reset()
 	if p.side == edgeSide {
-		r.trunk = rt.peers.trunkAt(p.peer.Addr())
+		r.trunk = rt.peers.trunkOf(p)
 		r.stranger = r.trunk == nil
 	}
 	var target siptext.URI
@@ -366,7 +366,7 @@ func (rt *router) routeFromPBX(p *packet, r *routeDecision, next *siptext.URI, t
 	case passedOn && t.use != inRoute:
 		return nextHopNotAllowed
 	}
-	a, ok := uriAddr(next)
+	a, ok := rt.peers.secureTarget(next, t.flow)
 	r.flowGone = t.flow.connID != 0
 	switch {
 	case r.flowGone && (!ok || a == Addr{t.flow.proto, t.flow.peer}):
@@ -377,6 +377,7 @@ func (rt *router) routeFromPBX(p *packet, r *routeDecision, next *siptext.URI, t
 	if pbx := rt.peers.pbxOfAddr(a); pbx != nil {
 		a = pbx.addr
 	}
+	a = rt.peers.trunkTarget(next, a)
 	if r.dst = rt.peers.sideAt(a); r.dst == pbxSide {
 		return rt.routeToAddr(p, r, a)
 	}
@@ -418,6 +419,9 @@ func isLocalOnly(ip netip.Addr) bool { return ip.IsLoopback() || ip.IsLinkLocalU
 
 // routeToAddr makes an address the next hop of a request.
 func (rt *router) routeToAddr(p *packet, r *routeDecision, a Addr) *fault {
+	if a.Proto.secure() && !rt.peers.canDial(a) && rt.proxy.streams.findStream(a, 0) == nil {
+		return flowFailed // a phone, which does not listen
+	}
 	to, ok := rt.proxy.destinationAt(a, r.dst, p.listener)
 	if !ok {
 		return noTransport

@@ -378,7 +378,7 @@ func TestRequestsOfThePBXFollowRouteAndURI(t *testing.T) { // rows 13, 41
 			{"sip:101@phone.example", nil, "500"},
 			{"sip:101@192.0.2.1", nil, "404"},
 			{"tel:5551234", nil, "500"},
-			{"sips:101@192.0.2.101:5062", nil, "500"},
+			{"sips:101@192.0.2.101:5062", nil, "430"},
 			{"sip:101@192.0.2.101:5062;transport=sctp", nil, "500"},
 			{"sip:101@[2001:db8::1]", nil, "500"},
 		} {

@@ -24,7 +24,7 @@ func newSources(ps *peers) sources {
 // whose REGISTER or INVITE was accepted within the last hour.
 func (ss *sources) isKnown(now instant, p *packet) bool {
 	ip := p.peer.Addr()
-	return p.side == pbxSide || ss.accepted.has(ip, now) || ss.peers.isConfigured(ip)
+	return p.side == pbxSide || ss.accepted.has(ip, now) || ss.peers.isConfigured(ip) || ss.peers.trunkOf(p) != nil
 }
 
 // priorityOf returns the priority of p. A CANCEL has the priority of its INVITE, so that

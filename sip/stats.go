@@ -5,22 +5,23 @@ import "sync/atomic"
 // Stats are counts since the start of the proxy, except Transactions and Streams, which
 // are current.
 type Stats struct {
-	Received     uint64 `json:"received"`     // SIP messages
-	Malformed    uint64 `json:"malformed"`    // messages refused or dropped for their syntax
-	Stray        uint64 `json:"stray"`        // responses without a transaction
-	Dropped      uint64 `json:"dropped"`      // messages dropped because a queue was full
-	Unobserved   uint64 `json:"unobserved"`   // messages forwarded while the observation channel was full
-	Shed         uint64 `json:"shed"`         // new requests dropped or refused because transactions held too much memory
-	Withheld     uint64 `json:"withheld"`     // responses not sent to UDP sources that have not proved their address
-	Refused      uint64 `json:"refused"`      // connections refused because there were too many
-	Panics       uint64 `json:"panics"`       // messages lost to a bug
-	Transactions int64  `json:"transactions"` // client transactions without a final response
-	Streams      int64  `json:"streams"`      // open connections
+	Received     uint64 `json:"received"`          // SIP messages
+	Malformed    uint64 `json:"malformed"`         // messages refused or dropped for their syntax
+	Stray        uint64 `json:"stray"`             // responses without a transaction
+	Dropped      uint64 `json:"dropped"`           // messages dropped because a queue was full
+	Unobserved   uint64 `json:"unobserved"`        // messages forwarded while the observation channel was full
+	Shed         uint64 `json:"shed"`              // new requests dropped or refused because transactions held too much memory
+	Withheld     uint64 `json:"withheld"`          // responses not sent to UDP sources that have not proved their address
+	Refused      uint64 `json:"refused"`           // connections refused because there were too many
+	Handshakes   uint64 `json:"handshakes_failed"` // TLS handshakes that failed
+	Panics       uint64 `json:"panics"`            // messages lost to a bug
+	Transactions int64  `json:"transactions"`      // client transactions without a final response
+	Streams      int64  `json:"streams"`           // open connections
 }
 
 type counters struct {
 	received, malformed, stray, dropped, unobserved, panics atomic.Uint64
-	shed, withheld, refused                                 atomic.Uint64
+	shed, withheld, refused, handshakesFailed               atomic.Uint64
 	transactions                                            atomic.Int64
 	connections                                             [WSS + 1]atomic.Int64 // by transport; see Connections
 }
@@ -40,6 +41,7 @@ func (px *Proxy) Stats() Stats {
 		Shed:         px.stats.shed.Load(),
 		Withheld:     px.stats.withheld.Load(),
 		Refused:      px.stats.refused.Load(),
+		Handshakes:   px.stats.handshakesFailed.Load(),
 		Panics:       px.stats.panics.Load(),
 		Transactions: px.stats.transactions.Load(),
 		Streams:      px.streams.count.Load(),

@@ -1,6 +1,7 @@
 package sip
 
 import (
+	"crypto/tls"
 	"io"
 	"net"
 	"net/netip"
@@ -39,16 +40,18 @@ type stream struct {
 	outBytes  atomic.Int64 // bytes in outQueue
 	done      chan struct{}
 	closeOnce sync.Once
-	dialed    bool // opened by the proxy, so the peer listens at its port
+	dialed    bool        // opened by the proxy, so the peer listens at its port
+	client    *tls.Config // with which the proxy opens it; nil: without TLS, or accepted
+	trunk     *Trunk      // that the peer has proved to be by its certificate, or nil
 
 	hasPhones bool // a phone has registered on it; used by the reading goroutine only
 
 	mu   sync.Mutex
-	conn net.Conn // nil until it is open
+	conn net.Conn // below TLS, so that closing it never waits; nil until it is open
 }
 
 // key returns the key of the stream in the table.
-func (s *stream) key() streamKey { return streamKey{s.listener.proto, s.peer} }
+func (s *stream) key() streamKey { return streamKey{s.listener.proto, s.peer, s.client} }
 
 // outgoing is one message to write. tx is the id of the client transaction that is
 // informed if the message cannot be written, or 0. An outgoing without bytes closes the
@@ -119,12 +122,21 @@ func (s *stream) closed() bool {
 // dialPeer opens the connection and serves it.
 func (s *stream) dialPeer() {
 	defer s.close()
-	c, err := s.table.proxy.cfg.Net.Dial(s.listener.addr.Addr(), s.peer)
+	c, err := s.openConn()
 	if err != nil {
 		s.table.proxy.log.Info("connection failed", "peer", s.peer, "err", err)
 		s.close()
 		s.failQueued()
 		return
+	}
+	s.serve(c, nil)
+}
+
+// openConn opens the connection, and makes the TLS handshake if the transport has one.
+func (s *stream) openConn() (net.Conn, error) {
+	c, err := s.table.proxy.cfg.Net.Dial(s.listener.addr.Addr(), s.peer)
+	if err != nil {
+		return nil, err
 	}
 	s.local = addrPortOf(c.LocalAddr())
 	s.mu.Lock()
@@ -133,7 +145,16 @@ func (s *stream) dialPeer() {
 	if s.closed() {
 		c.Close()
 	}
-	s.serve(c, nil)
+	if s.client == nil {
+		return c, nil
+	}
+	t := tls.Client(c, s.client)
+	c.SetDeadline(time.Now().Add(handshakeTimeout))
+	if err := t.Handshake(); err != nil {
+		s.table.proxy.stats.handshakesFailed.Add(1)
+		return nil, err
+	}
+	return t, nil
 }
 
 // serve reads and writes until the stream is closed. first holds bytes that were read
@@ -155,6 +176,9 @@ func (s *stream) serve(c net.Conn, first []byte) {
 			s.readFrames(c, first)
 		} else {
 			s.readMessages(c, first)
+		}
+		if t, ok := c.(*tls.Conn); ok {
+			t.Close() // with an alert, without which a peer takes the end for an attack
 		}
 	}()
 	writer.Wait()

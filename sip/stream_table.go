@@ -2,6 +2,7 @@ package sip
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"net"
 	"net/netip"
@@ -18,6 +19,7 @@ type streamTable struct {
 	largeReadBytes atomic.Int64 // see maxLargeReadBytes
 	lastID         atomic.Uint32
 	goroutines     sync.WaitGroup
+	handshakes     *handshakes
 
 	mu          sync.Mutex
 	perPeer     map[netip.Addr]int
@@ -26,21 +28,32 @@ type streamTable struct {
 	closed      bool
 }
 
-// streamKey identifies a stream. Streams of two transports may have the same peer address.
+// streamKey identifies a stream. Streams of two transports may have the same peer address,
+// and so may streams with different certificates of ours.
 type streamKey struct {
-	proto Proto
-	peer  netip.AddrPort
+	proto  Proto
+	peer   netip.AddrPort
+	client *tls.Config // with which the proxy has opened it; nil: without TLS, or accepted
 }
 
 // newStreamTable returns an empty streamTable.
 func newStreamTable(px *Proxy) *streamTable {
-	return &streamTable{proxy: px, perPeer: map[netip.Addr]int{}, silentConns: map[net.Conn]bool{}, refusedAt: map[netip.Addr]time.Time{}}
+	return &streamTable{proxy: px, handshakes: newHandshakes(), perPeer: map[netip.Addr]int{}, silentConns: map[net.Conn]bool{}, refusedAt: map[netip.Addr]time.Time{}}
 }
 
 // findStream returns the open stream of a transport to a peer, or nil. id 0 matches any
-// stream.
+// stream, but prefers one that the proxy has opened with its certificate.
 func (ss *streamTable) findStream(peer Addr, id uint32) *stream {
-	v, ok := ss.byPeer.Load(streamKey{peer.Proto, peer.AddrPort})
+	key := streamKey{proto: peer.Proto, peer: peer.AddrPort}
+	if id == 0 {
+		if key.client = ss.proxy.peers.clientFor(peer); key.client != nil {
+			if v, ok := ss.byPeer.Load(key); ok {
+				return v.(*stream)
+			}
+			key.client = nil
+		}
+	}
+	v, ok := ss.byPeer.Load(key)
 	if !ok {
 		return nil
 	}
@@ -52,12 +65,21 @@ func (ss *streamTable) findStream(peer Addr, id uint32) *stream {
 
 // openTo returns the stream to a peer. If there is none, it starts to open one. Messages
 // wait in the queue of the stream until it is open. If a limit of connections is reached,
-// the returned stream is closed.
+// or if the proxy opens no connections of that transport to the peer, the returned stream
+// is closed.
 func (ss *streamTable) openTo(peer netip.AddrPort, l *listener) *stream {
-	if s := ss.findStream(Addr{l.proto, peer}, 0); s != nil {
+	to := Addr{l.proto, peer}
+	if s := ss.findStream(to, 0); s != nil {
 		return s
 	}
-	s := ss.addStream(nil, peer, l)
+	s := ss.newStream(nil, peer, l)
+	if s.client = ss.proxy.peers.clientFor(to); !ss.proxy.peers.canDial(to) {
+		s.close()
+		return s
+	}
+	if v, loaded := ss.byPeer.LoadOrStore(s.key(), s); loaded {
+		return v.(*stream) // another worker opens it: some carriers refuse a second connection
+	}
 	if !ss.admitConn(peer) {
 		s.close()
 	} else if !ss.startGoroutine(func() {
@@ -70,9 +92,9 @@ func (ss *streamTable) openTo(peer netip.AddrPort, l *listener) *stream {
 	return s
 }
 
-// addStream adds a stream to the table. c is nil if the connection of the stream is still
-// to be opened.
-func (ss *streamTable) addStream(c net.Conn, peer netip.AddrPort, l *listener) *stream {
+// newStream returns a stream. c is nil if the connection of the stream is still to be
+// opened.
+func (ss *streamTable) newStream(c net.Conn, peer netip.AddrPort, l *listener) *stream {
 	s := &stream{
 		table: ss, id: ss.lastID.Add(1), listener: l, peer: peer, conn: c, dialed: c == nil,
 		outQueue: make(chan outgoing, maxOutMessages), done: make(chan struct{}),
@@ -80,6 +102,13 @@ func (ss *streamTable) addStream(c net.Conn, peer netip.AddrPort, l *listener) *
 	if c != nil {
 		s.local = addrPortOf(c.LocalAddr())
 	}
+	return s
+}
+
+// addStream adds a stream to the table. c is its connection, or nil.
+func (ss *streamTable) addStream(c net.Conn, peer netip.AddrPort, l *listener, trunk *Trunk) *stream {
+	s := ss.newStream(c, peer, l)
+	s.trunk = trunk
 	ss.byPeer.Store(s.key(), s)
 	return s
 }
@@ -131,28 +160,35 @@ func (ss *streamTable) acceptConns(ctx context.Context, l *listener) {
 
 // serveConn waits for the first byte of a connection and only then makes a stream of it.
 // A connection that sends nothing, such as a health check's, takes little memory.
-func (ss *streamTable) serveConn(c net.Conn, peer netip.AddrPort, l *listener) {
-	defer c.Close()
+func (ss *streamTable) serveConn(raw net.Conn, peer netip.AddrPort, l *listener) {
+	defer raw.Close()
 	defer func() { ss.releaseConn(peer) }()
-	if !ss.markSilent(c, true) {
+	if !ss.markSilent(raw, true) {
 		return
 	}
 	var first []byte
 	ok := true
 	if l.trusts(peer.Addr()) {
-		peer, first, ok = ss.readClient(c, peer)
+		peer, first, ok = ss.readClient(raw, peer)
 	}
 	if ok && len(first) == 0 {
-		first = readFirst(c, time.Now().Add(firstByteTimeout))
+		first = readFirst(raw, time.Now().Add(firstByteTimeout))
 		ok = first != nil
+	}
+	c, trunk := raw, (*Trunk)(nil)
+	if ok && l.tls != nil {
+		if c, trunk, ok = ss.acceptTLS(raw, first, peer, l); ok {
+			first = readFirst(c, time.Now().Add(firstByteTimeout))
+			ok = first != nil
+		}
 	}
 	if ok {
 		l, first, ok = ss.splitTransports(c, first, peer, l)
 	}
-	if ss.markSilent(c, false); !ok {
+	if ss.markSilent(raw, false); !ok {
 		return
 	}
-	ss.addStream(c, peer, l).serve(c, first)
+	ss.addStream(raw, peer, l, trunk).serve(c, first)
 }
 
 // readFirst reads one byte until the deadline, or returns nil.

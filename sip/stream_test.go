@@ -10,7 +10,7 @@ import (
 func TestNoMessageStaysInAClosedStream(t *testing.T) {
 	w, _ := newBareWorker(t, nil)
 	for range 50000 {
-		s := w.proxy.streams.addStream(nil, barePhone, w.proxy.listeners.all[1])
+		s := w.proxy.streams.addStream(nil, barePhone, w.proxy.listeners.all[1], nil)
 		var closing sync.WaitGroup
 		closing.Go(func() { // as when a connection fails
 			s.close()

@@ -59,21 +59,32 @@ func uriPort(u *siptext.URI) int {
 }
 
 // uriAddr returns the address that a URI names by maddr or host, port and transport. It
-// returns false for host names and other transports.
+// returns false for host names and unknown transports.
 func uriAddr(u *siptext.URI) (Addr, bool) {
 	ip, err := netip.ParseAddr(strings.Trim(targetHost(u), "[]"))
-	if err != nil || u.Scheme != "sip" {
+	proto := uriProto(u)
+	if err != nil || proto == 0 {
 		return Addr{}, false
 	}
-	a := Addr{Proto: UDP}
-	switch t, _ := u.Param("transport"); {
+	port := cmp.Or(uint16(uriPort(u)), proto.defaultPort())
+	return Addr{proto, netip.AddrPortFrom(ip.Unmap(), port)}, true // ::ffff:0.0.0.0 is the host 0.0.0.0
+}
+
+// uriProto returns the transport that a SIP or SIPS URI names, or 0 if it is unknown. SIPS
+// is TLS whatever the transport parameter says.
+func uriProto(u *siptext.URI) Proto {
+	t, _ := u.Param("transport")
+	switch {
+	case u.Scheme == "sips", u.Scheme == "sip" && strings.EqualFold(t, "tls"):
+		return TLS
+	case u.Scheme != "sip":
+		return 0
 	case strings.EqualFold(t, "tcp"):
-		a.Proto = TCP
-	case t != "" && !strings.EqualFold(t, "udp"):
-		return Addr{}, false
+		return TCP
+	case t == "" || strings.EqualFold(t, "udp"):
+		return UDP
 	}
-	a.AddrPort = netip.AddrPortFrom(ip.Unmap(), uint16(cmp.Or(uriPort(u), defaultPort))) // ::ffff:0.0.0.0 is the host 0.0.0.0
-	return a, true
+	return 0
 }
 
 // targetHost returns the host to which a URI leads: its maddr, or else its host.

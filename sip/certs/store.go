@@ -1,0 +1,170 @@
+package certs
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+)
+
+// A Store holds the certificates of a TLS server. Handshakes read it without a lock.
+type Store struct {
+	current atomic.Pointer[set]
+
+	mu    sync.Mutex
+	pairs []*loadedPair
+}
+
+// loadedPair is a Pair with its last good certificate.
+type loadedPair struct {
+	Pair
+	file file
+	cert *tls.Certificate
+}
+
+// New returns a Store with the certificates of pairs. It needs at least one.
+func New(pairs []Pair) (*Store, error) {
+	s := &Store{}
+	return s, s.Configure(pairs)
+}
+
+// Configure replaces the pairs. If one of them is wrong, nothing changes.
+func (s *Store) Configure(pairs []Pair) error {
+	loaded := make([]*loadedPair, len(pairs))
+	for i, p := range pairs {
+		loaded[i] = &loadedPair{Pair: p, file: file{sources: []Source{p.Cert, p.Key}}}
+		if _, err := loaded[i].update(); err != nil {
+			return err
+		}
+	}
+	if len(loaded) == 0 {
+		return errNoPair
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pairs = loaded
+	s.current.Store(newSet(loaded))
+	return nil
+}
+
+// Refresh reads the pairs again, and uses those whose contents have changed. It returns
+// their names. A wrong pair is reported once, and its last good certificate stays.
+func (s *Store) Refresh() (changed []string, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var errs []error
+	for _, p := range s.pairs {
+		ok, err := p.update()
+		if err != nil {
+			errs = append(errs, err)
+		} else if ok {
+			changed = append(changed, p.Name)
+		}
+	}
+	if changed != nil {
+		s.current.Store(newSet(s.pairs))
+	}
+	return changed, errors.Join(errs...)
+}
+
+// update reads the pair again if its contents have changed.
+func (p *loadedPair) update() (changed bool, err error) {
+	changed, err = p.file.update(func(texts [][]byte) error {
+		cert, err := parsePair(texts[0], texts[1])
+		if err == nil {
+			p.cert = cert
+		}
+		return err
+	})
+	if err != nil {
+		return false, fmt.Errorf("load %s: %w", p.Name, err)
+	}
+	return changed, nil
+}
+
+// Infos describes the certificates in use.
+func (s *Store) Infos() (all []Info) {
+	for _, c := range s.current.Load().all {
+		all = append(all, newInfo(c.name, c.cert.Leaf))
+	}
+	return all
+}
+
+// GetCertificate returns the certificate for a handshake: of those for the name that the
+// client asks for, the first whose algorithms the client supports. A certificate for
+// exactly that name goes before one for *.rest of it. A client without a name, or with one
+// that no certificate has, gets the first certificate, or another for the same hosts. It
+// is for [tls.Config.GetCertificate].
+func (s *Store) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	fitting := s.current.Load().find(hello.ServerName)
+	client := *hello
+	client.ServerName = "" // find has looked at the name
+	for _, c := range fitting {
+		if client.SupportsCertificate(c) == nil {
+			return c, nil
+		}
+	}
+	return fitting[0], nil // the handshake fails with the client's own error
+}
+
+// set is the certificates that are in use together. It does not change.
+type set struct {
+	all    []namedCert
+	byHost map[string][]*tls.Certificate // host in lower case → certificates in the order of the config
+}
+
+// namedCert is a certificate with its name in the config.
+type namedCert struct {
+	name string
+	cert *tls.Certificate
+}
+
+// newSet returns the set of the certificates of pairs.
+func newSet(pairs []*loadedPair) *set {
+	s := &set{byHost: map[string][]*tls.Certificate{}}
+	for _, p := range pairs {
+		s.all = append(s.all, namedCert{p.Name, p.cert})
+		for _, host := range hostsOf(p.cert.Leaf) {
+			if !slices.Contains(s.byHost[host], p.cert) {
+				s.byHost[host] = append(s.byHost[host], p.cert)
+			}
+		}
+	}
+	return s
+}
+
+// hostsOf returns the names for which a certificate is valid, in lower case.
+func hostsOf(leaf *x509.Certificate) (hosts []string) {
+	for _, name := range leaf.DNSNames {
+		hosts = append(hosts, normalizeHost(name))
+	}
+	if len(hosts) == 0 && leaf.Subject.CommonName != "" {
+		hosts = append(hosts, normalizeHost(leaf.Subject.CommonName)) // old certificates have no other name
+	}
+	return hosts
+}
+
+func normalizeHost(name string) string { return strings.ToLower(strings.TrimSuffix(name, ".")) }
+
+// find returns the certificates for a host, in the order of the config. There is at least
+// one.
+func (s *set) find(host string) []*tls.Certificate {
+	host = normalizeHost(host)
+	if found := s.byHost[host]; host != "" && found != nil {
+		return found
+	}
+	if _, rest, ok := strings.Cut(host, "."); ok {
+		if found := s.byHost["*."+rest]; found != nil {
+			return found
+		}
+	}
+	first := s.all[0].cert
+	if hosts := hostsOf(first.Leaf); len(hosts) > 0 {
+		return s.byHost[hosts[0]]
+	}
+	return []*tls.Certificate{first}
+}
