@@ -63,9 +63,15 @@ type Listener struct {
 // ReachesPBX reports whether requests to a PBX can leave from l. Transport and address
 // family must be the same. If l is not on all addresses, both or none of the two must be
 // on loopback.
-func (l Listener) ReachesPBX(pbx Addr) bool {
-	own, ip := l.Addr.Addr(), pbx.Addr()
-	return l.Side != EdgeListener && l.Proto == pbx.Proto && own.Is4() == ip.Is4() && (own.IsUnspecified() || own.IsLoopback() == ip.IsLoopback())
+func (l Listener) ReachesPBX(pbx Addr) bool { return l.Side != EdgeListener && l.reaches(pbx) }
+
+// ReachesEdge reports whether requests to a trunk can leave from l, by the same rules.
+func (l Listener) ReachesEdge(trunk Addr) bool { return l.Side != PBXListener && l.reaches(trunk) }
+
+// reaches reports whether requests to an address can leave from l.
+func (l Listener) reaches(to Addr) bool {
+	own, ip := l.Addr.Addr(), to.Addr()
+	return l.Proto == to.Proto && own.Is4() == ip.Is4() && (own.IsUnspecified() || own.IsLoopback() == ip.IsLoopback())
 }
 
 // ListenerSide is the side whose peers send to a listener, and get requests from it.

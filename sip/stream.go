@@ -28,6 +28,12 @@ const (
 	maxRefusedAddrs    = 1024 // addresses whose refusals are logged in one refusalLogInterval
 )
 
+// A peer that has vanished is noticed: by keepAlive if the connection is idle, and by
+// userTimeout if something was sent.
+var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 10 * time.Second, Count: 3}
+
+const userTimeout = 10 * time.Second
+
 // stream is one connection. One goroutine reads it; another writes the messages that
 // workers queue.
 type stream struct {

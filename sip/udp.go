@@ -26,11 +26,12 @@ func (systemNetwork) ListenPacket(addr netip.AddrPort) (PacketConn, error) {
 }
 
 func (systemNetwork) Listen(addr netip.AddrPort) (net.Listener, error) {
-	return net.ListenTCP("tcp", net.TCPAddrFromAddrPort(addr))
+	c := net.ListenConfig{KeepAliveConfig: keepAlive, Control: setUserTimeout}
+	return c.Listen(context.Background(), "tcp", addr.String())
 }
 
 func (systemNetwork) Dial(local netip.Addr, addr netip.AddrPort) (net.Conn, error) {
-	d := net.Dialer{Timeout: dialTimeout}
+	d := net.Dialer{Timeout: dialTimeout, KeepAliveConfig: keepAlive, Control: setUserTimeout}
 	if !local.IsUnspecified() {
 		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(local, 0))
 	}

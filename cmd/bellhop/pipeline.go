@@ -28,6 +28,7 @@ import (
 // the live calls.
 type pipeline struct {
 	proxy    *sip.Proxy
+	certs    *certificates
 	observer *observer
 	keeper   *keep.Keeper
 	notifier *notify.Notifier
@@ -54,7 +55,11 @@ func buildPipeline(ctx context.Context, cfg config.Config, st *store.Store, log 
 		return nil, err
 	}
 	watch := make(chan dialog.Message, observeQueueSize)
-	proxy, err := listenProxy(cfg, key, watch, log, w)
+	certs, err := openCertificates(cfg, log)
+	if err != nil {
+		return nil, err
+	}
+	proxy, err := listenProxy(cfg, certs, key, watch, log, w)
 	if err != nil {
 		return nil, err
 	}
@@ -81,21 +86,23 @@ func buildPipeline(ctx context.Context, cfg config.Config, st *store.Store, log 
 	}
 	proxy.RestoreDialogs(up)
 	observer := newObserver(t, trace.New(cfg.Calls.Trace), watch, proxy.Clock, n, k, w.unbatched, log)
-	return &pipeline{proxy: proxy, observer: observer, keeper: k, notifier: n, node: node, log: log}, nil
+	return &pipeline{proxy: proxy, certs: certs, observer: observer, keeper: k, notifier: n, node: node, log: log}, nil
 }
 
 // listenProxy opens the sockets of the proxy. The proxy authenticates routes with key
 // and sends copies of messages to observations.
-func listenProxy(cfg config.Config, key []byte, observations chan<- dialog.Message, log *slog.Logger, w environment) (*sip.Proxy, error) {
+func listenProxy(cfg config.Config, certs *certificates, key []byte, observations chan<- dialog.Message, log *slog.Logger, w environment) (*sip.Proxy, error) {
 	connections, capped := capConnections(cfg.Guard.AllConnections, openFileLimit())
 	proxy, err := sip.Listen(sip.Config{
-		Listen:     cfg.Listeners(),
+		Listen:     certs.listeners(cfg),
 		LocalNets:  config.Prefixes(cfg.SIP.LocalNet),
 		PBX:        cfg.SIP.PBX,
 		PBXSources: config.Prefixes(cfg.SIP.PBXSources),
 		Register:   cfg.SIP.Register,
 		AddCID:     cfg.Calls.AddCID,
-		Trunks:     cfg.Trunks(),
+		Trunks:     certs.trunksOf(cfg),
+		TLS:        cfg.TLSServer(),
+		PBXTLS:     certs.pbx,
 
 		StripIdentity: cfg.SIP.StripIdentity,
 		Key:           key,
@@ -256,7 +263,9 @@ func (r *pipeline) run(ctx context.Context) {
 			r.log.Error("keeper stopped", "err", err)
 		}
 	})
+	stopCertificates := startTask(r.certs.run)
 	<-ctx.Done()
+	stopCertificates()
 	stopProxy()
 	stopObserver()
 	stopNotifier()

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"strings"
 
 	"bellhop/cmd/bellhop/config"
@@ -26,9 +27,15 @@ func (s *service) reloadConfig(ctx context.Context, path string, old config.Conf
 			return old
 		}
 	}
+	fresh, err := s.certs.configure(old, cfg)
+	if err != nil {
+		s.log.Error("config reload rejected", "err", err)
+		return old
+	}
+	s.certs.refresh()
 	var now, later []string
 	for _, key := range config.ChangedKeys(old, cfg) {
-		if isReloadable(key) || https && strings.HasPrefix(key, "admin.tls_") {
+		if isReloadable(key) || slices.Contains(fresh, key) || https && strings.HasPrefix(key, "admin.tls_") {
 			now = append(now, key)
 		} else {
 			later = append(later, key)
@@ -52,6 +59,18 @@ func (s *service) reloadConfig(ctx context.Context, path string, old config.Conf
 	running.Subscription = cfg.Subscription
 	if https {
 		running.Admin.TLSCert, running.Admin.TLSKey = cfg.Admin.TLSCert, cfg.Admin.TLSKey
+	}
+	for _, key := range fresh {
+		switch key {
+		case "sip.tls_cert":
+			running.SIP.TLSCert, running.SIP.TLSKey = cfg.SIP.TLSCert, cfg.SIP.TLSKey
+		case "sip.tls_name":
+			running.SIP.TLSName, running.SIP.TLSCA = cfg.SIP.TLSName, cfg.SIP.TLSCA
+		case "listener":
+			running.Listener = cfg.Listener
+		case "trunk":
+			running.Trunk = cfg.Trunk
+		}
 	}
 	addCID := running.Calls.AddCID
 	running.Calls = cfg.Calls

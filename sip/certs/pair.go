@@ -122,3 +122,6 @@ func (i Info) ExpiresSoon(now time.Time) bool {
 
 // errNoPair is the error of a [Store] without a certificate.
 var errNoPair = errors.New("no certificate")
+
+// Describe describes a certificate that is called name in the config.
+func Describe(name string, cert *tls.Certificate) Info { return newInfo(name, cert.Leaf) }

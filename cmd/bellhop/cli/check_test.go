@@ -165,9 +165,9 @@ side = "pbx"`, []string{
 }
 
 func TestCheckPrintsAllProblems(t *testing.T) {
-	path := write(t, "[sip]\nlisten = [\"tls://127.0.0.1\"]\nregistr = 1\n")
+	path := write(t, "[sip]\nlisten = [\"sctp://127.0.0.1\"]\nregistr = 1\n")
 	stdout, stderr := runCommand(t, 1, "check", "-c", path)
-	want := path + ":2:11: sip.listen: address \"tls://127.0.0.1\": tls is not supported yet: use udp://, tcp:// or ws://\n" +
+	want := path + ":2:11: sip.listen: address \"sctp://127.0.0.1\": unknown transport \"sctp\": use udp://, tcp://, tls://, ws:// or wss://\n" +
 		path + ":3:1: sip.registr: unknown key: did you mean \"register\"?\n"
 	if stdout != "" || stderr != want {
 		t.Errorf("got %q and %q, want %q", stdout, stderr, want)

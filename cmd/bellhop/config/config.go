@@ -42,6 +42,13 @@ type Config struct {
 		Register   sip.Register `toml:"register"`
 
 		StripIdentity bool `toml:"strip_identity"`
+
+		TLSCert   []PEM      `toml:"tls_cert"`
+		TLSKey    []PEM      `toml:"tls_key"`
+		TLSMin    TLSVersion `toml:"tls_min"`
+		TLSLegacy bool       `toml:"tls_legacy"`
+		TLSName   string     `toml:"tls_name"` // of the PBX
+		TLSCA     PEM        `toml:"tls_ca"`   // of the PBX
 	} `toml:"sip"`
 	Listener []Listener `toml:"listener"`
 
@@ -110,6 +117,8 @@ type Listener struct {
 	Side      sip.ListenerSide `toml:"side"`      // "" is both
 	Origins   []Origin         `toml:"origins"`   // none allows every page
 	ProxyFrom []CIDR           `toml:"proxy_from"`
+	TLSCert   []PEM            `toml:"tls_cert"` // none are those of [sip]
+	TLSKey    []PEM            `toml:"tls_key"`
 }
 
 // An Extension is an [[extension]] table.
@@ -124,6 +133,13 @@ type Trunk struct {
 	Name    string `toml:"name"`
 	Sources []CIDR `toml:"sources"`
 	Secret  Secret `toml:"secret"` // "" adds no header to the trunk's requests
+
+	To       []sip.Addr `toml:"to"`
+	TLSNames []string   `toml:"tls_names"`
+	TLSName  string     `toml:"tls_name"`
+	TLSCA    PEM        `toml:"tls_ca"`
+	TLSCert  PEM        `toml:"tls_cert"`
+	TLSKey   PEM        `toml:"tls_key"`
 }
 
 // Default returns the config of an empty file.
@@ -134,6 +150,7 @@ func Default() Config {
 	c.SIP.PBX = []sip.Addr{{Proto: sip.UDP, AddrPort: netip.MustParseAddrPort("127.0.0.1:5070")}}
 	c.SIP.Register = sip.RegisterPath
 	c.SIP.StripIdentity = true
+	c.SIP.TLSMin = "1.2"
 	c.Extensions.Pattern = regexp.MustCompile(`^[0-9]{2,5}$`)
 	c.Extensions.Learn = true
 	c.Guard.Connections = 256
@@ -186,6 +203,7 @@ func Check(path string) (c Config, warnings Problems, err error) {
 		return c, nil, err
 	}
 	c.warnListeners(r.addProblem)
+	c.warnTLS(r.addProblem, time.Now())
 	r.problems.Sort()
 	return c, r.problems, nil
 }

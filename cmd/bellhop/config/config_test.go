@@ -101,7 +101,7 @@ func TestConfigReportsProblems(t *testing.T) {
 			`c:1:1: lissten: unknown key: did you mean "listen" of [sip]?`,
 			`c:3:1: sip.registr: unknown key: did you mean "register"?`,
 			`c:4:1: sip.learn: unknown key: did you mean "learn" of [extensions]?`,
-			`c:5:1: sip."a b": unknown key: known keys are listen, advertise, local_net, pbx, pbx_sources, register, strip_identity`,
+			`c:5:1: sip."a b": unknown key: known keys are listen, advertise, local_net, pbx, pbx_sources, register, strip_identity, tls_cert, tls_key, tls_min, tls_legacy, tls_name, tls_ca`,
 			`c:6:1: stoer: unknown key: did you mean "store"?`,
 			`c:7:1: trunk.name: a trunk needs a name: set name = "carrier"`,
 			`c:7:1: trunk.sources: trunk "" needs the addresses it sends from: set sources = ["192.0.2.0/24"]`,
@@ -133,10 +133,10 @@ allow = ["localhost"]
 deny = ["::ffff:10.0.0.0/104", "::ffff:10.0.0.1", "::ffff:0:0/96", "::/0"]
 [admin]
 listen = "8080"`, []string{
-			`c:4:3: sip.listen: address "tls://127.0.0.1:5061": tls is not supported yet: use udp://, tcp:// or ws://`,
-			`c:5:3: sip.listen: address "wss://127.0.0.1": wss is not supported yet: use udp://, tcp:// or ws://`,
-			`c:5:22: sip.listen: address "127.0.0.1" has no transport: write udp://127.0.0.1 or tcp://127.0.0.1`,
-			`c:5:35: sip.listen: address "sctp://127.0.0.1": unknown transport "sctp": use udp://, tcp:// or ws://`,
+			`c:4:3: sip.listen: tls://127.0.0.1:5061 needs a certificate: set sip.tls_cert = ["file:PATH"] and sip.tls_key = ["file:PATH"]`,
+			`c:5:3: sip.listen: wss://127.0.0.1:443 needs a certificate: set sip.tls_cert = ["file:PATH"] and sip.tls_key = ["file:PATH"]`,
+			`c:5:22: sip.listen: address "127.0.0.1" has no transport: write udp://127.0.0.1, tcp://127.0.0.1 or tls://127.0.0.1`,
+			`c:5:35: sip.listen: address "sctp://127.0.0.1": unknown transport "sctp": use udp://, tcp://, tls://, ws:// or wss://`,
 			`c:7:13: sip.advertise: advertise "a b" is not host[:port]`,
 			`c:8:8: sip.pbx: address "udp://pbx.example:5060": "pbx.example:5060" is not an IP address: names are not looked up, write udp://192.0.2.1:5060`,
 			`c:9:16: sip.pbx_sources: "10.0.0.1/8" has host bits beyond its prefix: use 10.0.0.0/8 or 10.0.0.1/32`,
@@ -171,7 +171,7 @@ listener = [{side = "inside"}, {listen = "udp://0.0.0.0", advertise = "x y"}, {l
 			`c:3:89: listener.listen: udp://127.0.0.1:5060 is taken by udp://0.0.0.0:5060: remove one of them`,
 			`c:3:125: listener.advertise: 224.0.0.1 is not an address to send to: use the address or name at which phones reach bellhop`,
 			`c:3:138: listener.sides: unknown key: did you mean "side"?`,
-			`c:3:165: listener.listen: address "sip.example.com" has no transport: write udp://sip.example.com or tcp://sip.example.com`,
+			`c:3:165: listener.listen: address "sip.example.com" has no transport: write udp://sip.example.com, tcp://sip.example.com or tls://sip.example.com`,
 		}},
 		{"listeners of browsers", `[sip]
 listen = ["tcp://127.0.0.1:5060", "ws://127.0.0.1:5060", "ws://127.0.0.1:5060", "ws://0.0.0.0"]

@@ -60,11 +60,11 @@ func e164Formatter(r Region) func(string) string {
 	}
 }
 
-// Trunks returns the trunks of the proxy.
+// Trunks returns the trunks of the proxy, without their TLS clients.
 func (c *Config) Trunks() []sip.Trunk {
 	var ts []sip.Trunk
 	for _, t := range c.Trunk {
-		ts = append(ts, sip.Trunk{Name: t.Name, Sources: Prefixes(t.Sources), Secret: string(t.Secret)})
+		ts = append(ts, sip.Trunk{Name: t.Name, Sources: Prefixes(t.Sources), To: t.To, Secret: string(t.Secret), TLSNames: t.TLSNames})
 	}
 	return ts
 }

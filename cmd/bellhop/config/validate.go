@@ -17,6 +17,7 @@ func (c *Config) validateAll(report func(path, format string, args ...any)) {
 	c.validateListeners(report)
 	c.validatePBX(report)
 	c.validateTrunks(report)
+	c.validateTLS(report)
 	c.validateCalls(report)
 	c.validateAdmin(report)
 	c.validateSubscriptions(report)
@@ -98,9 +99,10 @@ func (c *Config) validateTrunks(report func(path, format string, args ...any)) {
 		if strings.TrimSpace(t.Name) == "" {
 			report(at+".name", `a trunk needs a name: set name = "carrier"`)
 		}
-		if len(t.Sources) == 0 {
+		if len(t.Sources) == 0 && len(t.To) == 0 && len(t.TLSNames) == 0 {
 			report(at+".sources", `trunk %q needs the addresses it sends from: set sources = ["192.0.2.0/24"]`, t.Name)
 		}
+		c.validateTargets(report, i, at)
 		if n := len(t.Secret); n > 0 && (n < 16 || n > 256) {
 			report(at+".secret", "the secret of trunk %q has %d characters: use 16 to 256 random ones, like the output of openssl rand -hex 16", t.Name, n)
 		}

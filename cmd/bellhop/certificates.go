@@ -1,0 +1,251 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"bellhop/cmd/bellhop/config"
+	"bellhop/sip"
+	"bellhop/sip/certs"
+)
+
+// certificateInterval is how often the files of certificates are compared with what is in
+// use, and expiryLogInterval how often a certificate that expires soon is logged.
+const (
+	certificateInterval = 10 * time.Second
+	expiryLogInterval   = 24 * time.Hour
+)
+
+// certificates are those of the proxy: of its TLS listeners, and of its connections to PBX
+// and trunks.
+type certificates struct {
+	shared *certs.Store             // of listeners without their own; nil: none
+	own    map[int]*certs.Store     // of a listener, by its index in the config
+	pbx    *certs.Client            // nil: no PBX has a TLS address
+	trunks map[string]*certs.Client // by the trunk's name
+	log    *slog.Logger
+}
+
+// openCertificates reads the certificates of the config.
+func openCertificates(cfg config.Config, log *slog.Logger) (c *certificates, err error) {
+	c = &certificates{own: map[int]*certs.Store{}, trunks: map[string]*certs.Client{}, log: log}
+	if pairs := cfg.SharedCertificates(); len(pairs) > 0 {
+		if c.shared, err = certs.New(pairs); err != nil {
+			return nil, err
+		}
+	}
+	for i := range cfg.Listeners() {
+		if pairs := cfg.OwnCertificates(i); len(pairs) > 0 {
+			if c.own[i], err = certs.New(pairs); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if client, ok := cfg.PBXClient(); ok {
+		if c.pbx, err = certs.NewClient(client); err != nil {
+			return nil, err
+		}
+	}
+	for i := range cfg.Trunk {
+		if client, ok := cfg.Trunk[i].Client(); ok {
+			if c.trunks[cfg.Trunk[i].Name], err = certs.NewClient(client); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return c, nil
+}
+
+// listeners returns the listeners of the config with their certificates.
+func (c *certificates) listeners(cfg config.Config) []sip.Listener {
+	ls := cfg.Listeners()
+	for i := range ls {
+		if ls[i].Certificates = c.own[i]; ls[i].Certificates == nil {
+			ls[i].Certificates = c.shared
+		}
+	}
+	return ls
+}
+
+// trunksOf returns the trunks of the config with their TLS clients.
+func (c *certificates) trunksOf(cfg config.Config) []sip.Trunk {
+	ts := cfg.Trunks()
+	for i := range ts {
+		ts[i].TLS = c.trunks[ts[i].Name]
+	}
+	return ts
+}
+
+// configure uses the certificates of another config where the running one has some too. It
+// returns the keys that are thereby applied, of those that differ.
+func (c *certificates) configure(old, cfg config.Config) (applied []string, err error) {
+	if c.shared != nil && len(cfg.SIP.TLSCert) > 0 {
+		applied = append(applied, "sip.tls_cert", "sip.tls_key")
+		if err := c.shared.Configure(cfg.SharedCertificates()); err != nil {
+			return nil, err
+		}
+	}
+	if reflect.DeepEqual(withoutPairs(old.Listener), withoutPairs(cfg.Listener)) && len(old.SIP.Listen) == len(cfg.SIP.Listen) {
+		applied = append(applied, "listener")
+		for i, store := range c.own {
+			if err := store.Configure(cfg.OwnCertificates(i)); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if client, ok := cfg.PBXClient(); ok && c.pbx != nil {
+		applied = append(applied, "sip.tls_name", "sip.tls_ca")
+		if err := c.pbx.Configure(client); err != nil {
+			return nil, err
+		}
+	}
+	if reflect.DeepEqual(withoutTLS(old.Trunk), withoutTLS(cfg.Trunk)) {
+		applied = append(applied, "trunk")
+		for i := range cfg.Trunk {
+			client, _ := cfg.Trunk[i].Client()
+			if running := c.trunks[cfg.Trunk[i].Name]; running != nil {
+				if err := running.Configure(client); err != nil {
+					return nil, err
+				}
+			}
+		}
+	}
+	return applied, nil
+}
+
+// withoutPairs returns listeners without the places of their certificates. Whether they
+// have some stays.
+func withoutPairs(ls []config.Listener) []config.Listener {
+	ls = slices.Clone(ls)
+	for i := range ls {
+		ls[i].TLSCert, ls[i].TLSKey = make([]config.PEM, min(len(ls[i].TLSCert), 1)), nil
+	}
+	return ls
+}
+
+// withoutTLS returns trunks without the settings that only their TLS clients have. Whether
+// they have a TLS client stays.
+func withoutTLS(ts []config.Trunk) []config.Trunk {
+	ts = slices.Clone(ts)
+	for i := range ts {
+		name := ""
+		if _, ok := ts[i].Client(); ok {
+			name = "some"
+		}
+		ts[i].TLSName, ts[i].TLSCA, ts[i].TLSCert, ts[i].TLSKey = name, "", "", ""
+	}
+	return ts
+}
+
+// run looks every certificateInterval whether the contents of certificates have changed,
+// until ctx ends. It logs those that expire soon, at once and then once a day.
+func (c *certificates) run(ctx context.Context) {
+	ticker := time.NewTicker(certificateInterval)
+	defer ticker.Stop()
+	var logged time.Time
+	for {
+		if now := time.Now(); now.Sub(logged) >= expiryLogInterval {
+			c.logExpiry(now)
+			logged = now
+		}
+		select {
+		case <-ticker.C:
+			c.refresh()
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// refresh uses the certificates whose contents have changed. A wrong one is logged, and the
+// last good one stays in use.
+func (c *certificates) refresh() {
+	report := func(changed []string, err error) {
+		if len(changed) > 0 {
+			c.log.Info("certificates reloaded", "keys", strings.Join(changed, " "))
+		}
+		if err != nil {
+			c.log.Error("certificate not reloaded", "err", err)
+		}
+	}
+	for _, s := range c.stores() {
+		report(s.Refresh())
+	}
+	for name, t := range c.clients() {
+		var changed []string
+		ok, err := t.Refresh()
+		if ok {
+			changed = []string{name}
+		}
+		report(changed, err)
+	}
+}
+
+// stores returns the certificates of listeners.
+func (c *certificates) stores() (all []*certs.Store) {
+	if c.shared != nil {
+		all = append(all, c.shared)
+	}
+	for _, s := range c.own {
+		all = append(all, s)
+	}
+	return all
+}
+
+// clients returns the TLS clients by their names in the log.
+func (c *certificates) clients() map[string]*certs.Client {
+	all := map[string]*certs.Client{}
+	if c.pbx != nil {
+		all["sip.tls_ca"] = c.pbx
+	}
+	for name, t := range c.trunks {
+		all[fmt.Sprintf("trunk %q", name)] = t
+	}
+	return all
+}
+
+// infos describes the certificates in use, in the order of their names in the config.
+func (c *certificates) infos() (all []certs.Info) {
+	for _, s := range c.stores() {
+		all = append(all, s.Infos()...)
+	}
+	for _, t := range c.clients() {
+		all = append(all, t.Infos()...)
+	}
+	slices.SortFunc(all, func(a, b certs.Info) int { return strings.Compare(a.Name, b.Name) })
+	return all
+}
+
+// logExpiry logs the certificates of which at most a third of the life is left.
+func (c *certificates) logExpiry(now time.Time) {
+	for _, i := range c.infos() {
+		if i.ExpiresSoon(now) {
+			c.log.Warn("certificate expires soon", "certificate", i.Name, "hosts", strings.Join(i.Hosts, " "), "expires", i.NotAfter, "expired", now.After(i.NotAfter))
+		}
+	}
+}
+
+// expiryDesc describes the metric of the certificates.
+var expiryDesc = prometheus.NewDesc("bellhop_tls_expiry_seconds",
+	"Seconds until a certificate of SIP expires; negative if it has expired.", []string{"certificate", "host"}, nil)
+
+// Describe implements [prometheus.Collector].
+func (c *certificates) Describe(ch chan<- *prometheus.Desc) { ch <- expiryDesc }
+
+// Collect implements [prometheus.Collector].
+func (c *certificates) Collect(ch chan<- prometheus.Metric) {
+	for _, i := range c.infos() {
+		host := ""
+		if len(i.Hosts) > 0 {
+			host = i.Hosts[0]
+		}
+		ch <- prometheus.MustNewConstMetric(expiryDesc, prometheus.GaugeValue, time.Until(i.NotAfter).Seconds(), i.Name, host)
+	}
+}
