@@ -58,7 +58,11 @@ func (px *Proxy) openListener(cfg Listener) (*listener, error) {
 		l.addr = addrPortOf(c.Addr())
 	}
 	if a.Proto.secure() {
-		l.tls = px.cfg.TLS.newConfig(cfg.Certificates, px.peers.asksForCertificate())
+		// A browser that is asked for a certificate may ask its user. No trunk opens a WebSocket.
+		l.tls = px.cfg.TLS.newConfig(cfg.Certificates, a.Proto == TLS && px.peers.asksForCertificate())
+		if l.twin != nil && a.Proto == TLS {
+			l.twin.tls = l.tls
+		}
 	}
 	l.local = netip.AddrPortFrom(px.reachableAddr(l.addr.Addr()), l.addr.Port())
 	l.setNames(cfg.Advertise)

@@ -209,14 +209,14 @@ func (p *peer) newRequest(method, uri string, lines ...string) text {
 // sentBy returns the host and port of p's Via. A browser does not know its address (RFC 7118
 // §5.2).
 func (p *peer) sentBy() string {
-	if p.proto == "WS" {
+	if p.proto == "WS" || p.proto == "WSS" {
 		return "abc.invalid"
 	}
 	return p.addr.String()
 }
 
 func (p *peer) contact() string {
-	if p.proto == "WS" {
+	if p.proto == "WS" || p.proto == "WSS" {
 		return "<sip:x@abc.invalid;transport=ws>"
 	}
 	if p.proto != "UDP" {

@@ -2,6 +2,7 @@ package sip_test
 
 import (
 	"bufio"
+	"crypto/tls"
 	"fmt"
 	"net"
 	"net/http"
@@ -184,6 +185,63 @@ func TestBrowserCallsAndIsCalled(t *testing.T) {
 				}
 			}, withWebSocket, oneWorker)
 		})
+	}
+}
+
+// A browser and a phone use one port with TLS, with and without a reverse proxy.
+func TestBrowserAndPhoneShareATLSPort(t *testing.T) {
+	for _, header := range []text{"", proxyHeaderV2} {
+		for _, first := range []sip.Proto{sip.TLS, sip.WSS} {
+			b := &tlsBed{}
+			runScenario(t, func(s *testbed) {
+				phone := s.dialTLSPeer(phoneAt.Addr(), b)
+				phone.send(phone.newRequest("OPTIONS", "sip:192.0.2.1:5061"))
+				phone.expect("the phone is answered", "SIP/2.0 200")
+
+				from := pageAt
+				if header != "" {
+					from = balancerAt
+				}
+				raw, err := s.net.Dial(from, proxyTLSAt)
+				if err != nil {
+					s.t.Fatal(err)
+				}
+				if header != "" {
+					raw.Write([]byte(header))
+				}
+				page := s.shakeHands(tls.Client(raw, &tls.Config{ServerName: "sip.example.com", RootCAs: b.ca.Pool(), NextProtos: []string{"http/1.1"}}))
+				page.proto = "WSS"
+				route, uri := page.registerOver("101@pbx.example", browser("1"))
+				call := page.setUpCall(s.pbx)
+				if rr := call.ok.fieldValues("Record-Route"); len(rr) != 2 || !strings.HasSuffix(rr[1], "@192.0.2.1:5061;transport=ws;lr>") {
+					t.Errorf("Record-Route: %q", rr)
+				}
+				s.pbx.send(s.pbx.calleeRequest(call.invite, "BYE"))
+				bye := page.expect("the PBX hangs up", "BYE")
+				if via := bye.fieldValue("Via"); !strings.HasPrefix(via, "SIP/2.0/WSS 192.0.2.1:5061;") {
+					t.Errorf("Via: %s", via)
+				}
+				page.respond(bye, "200 OK")
+				s.pbx.expect("the answer", "SIP/2.0 200")
+				s.advance(20 * time.Second)
+				page.expect("a ping, after which the connection is read on", "<ping>")
+				s.sendToPhone(s.pbx.newRequest("MESSAGE", uri, route...), page.peer)
+				page.close()
+				page.discardReceived()
+				s.pbx.send(s.pbx.newRequest("INVITE", uri, route...))
+				s.pbx.sendACK(s.pbx.newRequest("INVITE", uri), s.pbx.expect("nobody is there", "SIP/2.0 430"))
+			}, func(c *sip.Config) {
+				b.listen(c)
+				tls := &c.Listen[len(c.Listen)-1]
+				tls.ProxyFrom = parsePrefixes("192.0.2.50")
+				other := *tls
+				tls.Proto = first
+				if first == sip.TLS {
+					other.Proto = sip.WSS
+				}
+				c.Listen = append(c.Listen, other)
+			})
+		}
 	}
 }
 
