@@ -106,16 +106,18 @@ func TestBrowsersCallEachOther(t *testing.T) {
 		t.Fatal(err)
 	}
 	origin := servePages(t, bundlePhones(t), phonePage)
-	s.configure(fmt.Sprintf("[[listener]]\nlisten = \"ws://%v\"\norigins = [%q]\n", s.hop, origin))
+	cert, key := newCertificate(t, 1, s.hop.Addr().AsSlice())
+	at := freePort(t, "127.0.0.4")
+	s.configure(fmt.Sprintf("[[listener]]\nlisten = \"wss://%v\"\norigins = [%q]\ntls_cert = ['''%s''']\ntls_key = ['''%s''']\n", at, origin, cert, key))
 	s.serve()
 	s.subscribe("json", "POST", "dial-out", "dial-in", "answer", "hangup", "hold", "resume")
 
-	alice := s.startChromium("use-fake-ui-for-media-stream", "use-fake-device-for-media-stream")
-	bob := s.startChromium("use-fake-ui-for-media-stream", "use-fake-device-for-media-stream")
-	pages := map[string]*browser{"101": alice, "102": bob}
-	for user, b := range pages {
+	pages := map[string]*browser{}
+	for _, user := range []string{"101", "102"} {
+		b := s.startChromium("use-fake-ui-for-media-stream", "use-fake-device-for-media-stream", "ignore-certificate-errors")
+		pages[user] = b
 		b.do(chromedp.Navigate(origin))
-		b.until("the page is loaded", fmt.Sprintf(`typeof start === "function" && (start(%q, "ws://%v/"), true)`, user, s.hop))
+		b.until("the page is loaded", fmt.Sprintf(`typeof start === "function" && (start(%q, "wss://%v/"), true)`, user, at))
 		b.until("it is registered", `seen.includes("registered")`)
 	}
 	for _, call := range []struct{ caller, callee, ends string }{{"101", "102", "101"}, {"102", "101", "101"}, {"101", "102", "102"}} {

@@ -13,6 +13,7 @@ type placedListener struct {
 	sip.Listener
 	path         string
 	advertiseKey string // key of its advertised name, for remedies
+	tlsCert      []PEM
 }
 
 // Listeners returns the listeners of the proxy: the lines of sip.listen, then the
@@ -29,7 +30,7 @@ func (c *Config) Listeners() (ls []sip.Listener) {
 // that name is an address of the other family.
 func (c *Config) placedListeners() (ls []placedListener) {
 	for i, a := range c.SIP.Listen {
-		ls = append(ls, placedListener{sip.Listener{Addr: a}, indexPath("sip.listen", i), "sip.advertise"})
+		ls = append(ls, placedListener{sip.Listener{Addr: a}, indexPath("sip.listen", i), "sip.advertise", c.SIP.TLSCert})
 	}
 	for i, l := range c.Listener {
 		var origins []string
@@ -37,10 +38,13 @@ func (c *Config) placedListeners() (ls []placedListener) {
 			origins = append(origins, string(o))
 		}
 		ls = append(ls, placedListener{sip.Listener{Addr: l.Listen, Advertise: l.Advertise, Side: l.Side, Origins: origins, ProxyFrom: Prefixes(l.ProxyFrom)},
-			indexPath("listener", i) + ".listen", "advertise"})
+			indexPath("listener", i) + ".listen", "advertise", l.TLSCert})
 	}
 	for i := range ls {
 		l := &ls[i]
+		if len(l.tlsCert) == 0 {
+			l.tlsCert = c.SIP.TLSCert
+		}
 		if l.Advertise.Host == "" && l.Side != sip.PBXListener && suitsFamily(c.SIP.Advertise, l.Addr) {
 			l.Advertise = c.SIP.Advertise
 		}
@@ -93,6 +97,8 @@ func reportConflict(l, other placedListener, report func(path, format string, ar
 		report(l.path, "%v is taken by %v: use another port. Only tcp:// and ws://, or tls:// and wss://, may share an address", l.Addr, other.Addr)
 	case !slices.Equal(l.ProxyFrom, other.ProxyFrom):
 		report(l.path, "%v shares its address with %v: give both the same proxy_from", l.Addr, other.Addr)
+	case isSecure(l.Addr) && !slices.Equal(l.tlsCert, other.tlsCert):
+		report(l.path, "%v shares its address with %v: give both the same tls_cert", l.Addr, other.Addr)
 	}
 }
 

@@ -47,6 +47,9 @@ func TestTLSProblems(t *testing.T) {
 		want       []string
 	}{
 		{"all is well", listen + `sip.tls_min = "1.0"` + "\nsip.tls_legacy = true", nil},
+		{"browsers share the address", listen + "[[listener]]\nlisten = \"wss://127.0.0.1:5061\"", nil},
+		{"browsers share the address with another certificate", listen + "[[listener]]\nlisten = \"wss://127.0.0.1:5061\"\ntls_cert = [\"file:soon.crt\"]\ntls_key = [\"file:soon.key\"]", []string{
+			`c:5:10: listener.listen: wss://127.0.0.1:5061 shares its address with tls://127.0.0.1:5061: give both the same tls_cert`}},
 		{"no certificate", `sip.listen = ["udp://127.0.0.1:5060", "tls://127.0.0.1:5061"]`, []string{
 			`c:1:39: sip.listen: tls://127.0.0.1:5061 needs a certificate: set sip.tls_cert = ["file:PATH"] and sip.tls_key = ["file:PATH"]`}},
 		{"no key", "sip.tls_cert = [\"file:good.crt\"]", []string{
