@@ -25,7 +25,7 @@ func TestServeNeedsValidConfig(t *testing.T) {
 	if !strings.HasPrefix(stderr, "bellhop: config file config.toml does not exist: ") || !strings.Contains(stderr, "--config") || strings.Count(stderr, "\n") != 1 || stdout != "" {
 		t.Errorf("serve without a config says %q and %q", stdout, stderr)
 	}
-	if err := os.WriteFile("config.toml", []byte("[sip]\nlisten = [\"tls://127.0.0.1\"]\nregistr = 1\n"), 0o600); err != nil {
+	if err := os.WriteFile("config.toml", []byte("[sip]\nlisten = [\"sctp://127.0.0.1\"]\nregistr = 1\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	_, want := runCommand(t, 1, "check")
