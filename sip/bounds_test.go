@@ -251,10 +251,10 @@ func TestStrangersWaitForKnownSources(t *testing.T) {
 	px := w.proxy
 	px.sources.accepted.add(otherBare.Addr(), w.now())
 	w.queue.bytes.Add(1) // something waits
-	px.listeners.all[0].handleDatagram(numberedRequest("MESSAGE", 1, ""), barePhone, true)
-	px.listeners.all[0].handleDatagram(numberedRequest("MESSAGE", 2, ""), otherBare, true)
-	px.listeners.all[0].handleDatagram(numberedRequest("MESSAGE", 3, ""), barePBX, true)
-	px.listeners.all[0].handleDatagram(numberedRequest("MESSAGE", 4, ";tag=x"), barePhone, true)
+	px.listeners.all[0].handleDatagram(numberedRequest("MESSAGE", 1, ""), barePhone, netip.Addr{}, true)
+	px.listeners.all[0].handleDatagram(numberedRequest("MESSAGE", 2, ""), otherBare, netip.Addr{}, true)
+	px.listeners.all[0].handleDatagram(numberedRequest("MESSAGE", 3, ""), barePBX, netip.Addr{}, true)
+	px.listeners.all[0].handleDatagram(numberedRequest("MESSAGE", 4, ";tag=x"), barePhone, netip.Addr{}, true)
 	ctx, cancel := context.WithCancel(t.Context())
 	var run sync.WaitGroup
 	var order []string
@@ -271,7 +271,7 @@ func TestStrangersWaitForKnownSources(t *testing.T) {
 	}
 	w.memory.heldBytes = w.memory.maxHeldBytes
 	w.updateShedding(w.now())
-	px.listeners.all[0].handleDatagram(numberedRequest("MESSAGE", 5, ""), barePhone, false)
+	px.listeners.all[0].handleDatagram(numberedRequest("MESSAGE", 5, ""), barePhone, netip.Addr{}, false)
 	if px.Stats().Shed != 1 || len(w.queue.strangers) != 0 {
 		t.Errorf("%d requests are shed, %d wait", px.Stats().Shed, len(w.queue.strangers))
 	}
@@ -283,10 +283,10 @@ func TestCancelDoesNotOvertakeItsInvite(t *testing.T) {
 	w, out := newBareWorker(t, nil)
 	px := w.proxy
 	w.queue.bytes.Add(1) // something waits
-	px.listeners.all[0].handleDatagram(numberedRequest("INVITE", 1, ""), barePhone, true)
+	px.listeners.all[0].handleDatagram(numberedRequest("INVITE", 1, ""), barePhone, netip.Addr{}, true)
 	px.sources.accepted.add(barePhone.Addr(), w.now())
-	px.listeners.all[0].handleDatagram(numberedRequest("CANCEL", 1, ""), barePhone, true)
-	px.listeners.all[0].handleDatagram(numberedRequest("CANCEL", 2, ""), barePhone, true)
+	px.listeners.all[0].handleDatagram(numberedRequest("CANCEL", 1, ""), barePhone, netip.Addr{}, true)
+	px.listeners.all[0].handleDatagram(numberedRequest("CANCEL", 2, ""), barePhone, netip.Addr{}, true)
 	ctx, cancel := context.WithCancel(t.Context())
 	var run sync.WaitGroup
 	var order []string

@@ -38,7 +38,7 @@ func (w *worker) requeueCancel(p *packet) bool {
 	}
 	q := newPacket(p.buf)
 	q.msg.index(q.buf, p.conn != nil)
-	q.listener, q.conn, q.peer, q.side, q.receivedAt, q.requeued = p.listener, p.conn, p.peer, p.side, p.receivedAt, true
+	q.listener, q.conn, q.peer, q.local, q.side, q.receivedAt, q.requeued = p.listener, p.conn, p.peer, p.local, p.side, p.receivedAt, true
 	if w.queue.enqueue(workItem{packet: q}, fromStranger) {
 		return true
 	}

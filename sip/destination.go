@@ -21,7 +21,8 @@ const defaultPort = 5060
 type destination struct {
 	listener *listener
 	addr     netip.AddrPort
-	conn     *stream // nil over UDP
+	conn     *stream    // nil over UDP
+	local    netip.Addr // our address to send from and to name, if the listener has several; zero: any
 }
 
 // reliable reports whether the transport is a stream, so that nothing is retransmitted.
@@ -60,7 +61,7 @@ func (p *packet) responseDestination() destination {
 	if !p.receivesAtSource() {
 		to = netip.AddrPortFrom(p.peer.Addr(), cmp.Or(uint16(p.msg.via.port), p.listener.proto.defaultPort()))
 	}
-	return destination{listener: p.listener, addr: to, conn: p.conn}
+	return destination{listener: p.listener, addr: to, conn: p.conn, local: p.local}
 }
 
 // receivesAtSource reports whether the sender of a datagram receives at the port from
@@ -80,7 +81,7 @@ func (p *packet) receivesAtSource() bool {
 func (w *worker) sendMessage(to destination, b []byte, tx uint64) bool {
 	switch {
 	case to.conn == nil:
-		return to.listener.writeDatagram(b, to.addr) == nil
+		return to.listener.writeDatagram(b, to.local, to.addr) == nil
 	case to.conn.queueMessage(b, tx):
 		return true
 	case !to.conn.dialed && to.addr == to.conn.peer:
@@ -99,6 +100,7 @@ func (p *packet) flow() (fl flow, byURI bool) {
 	fl = flow{proto: p.listener.proto, listenerIndex: p.listener.index, listenerPort: p.listener.addr.Port(), peer: p.peer}
 	switch {
 	case p.conn == nil:
+		fl.local = p.local
 		byURI = !p.receivesAtSource() && sentByAddr(m) != p.peer
 	case p.conn.dialed:
 		byURI = true // and connID 0: another connection is as good

@@ -142,7 +142,7 @@ func (fr *framer) dispatchFirst(b []byte, at instant) {
 	p := newPacket(b[:fr.length])
 	p.msg, fr.head = fr.head, message{fields: p.msg.fields}
 	p.msg.cutBody(p.buf, true)
-	p.listener, p.conn, p.peer, p.receivedAt, p.endsStream = s.listener, s, s.peer, at, !fr.sane
+	p.listener, p.conn, p.peer, p.local, p.receivedAt, p.endsStream = s.listener, s, s.peer, s.localAddr(), at, !fr.sane
 	px.dispatch(p, false)
 }
 

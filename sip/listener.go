@@ -36,7 +36,7 @@ func (px *Proxy) openListener(cfg Listener) (*listener, error) {
 	if a.Proto.secure() && cfg.Certificates == nil {
 		return nil, fmt.Errorf("cannot listen on %s: no certificate", a)
 	}
-	l := &listener{proxy: px, index: uint8(len(px.listeners.all)), proto: a.Proto, side: cfg.Side, origins: cfg.Origins, proxyFrom: cfg.ProxyFrom}
+	l := &listener{proxy: px, index: uint8(len(px.listeners.all)), proto: a.Proto, side: cmp.Or(cfg.Side, BothSides), origins: cfg.Origins, proxyFrom: cfg.ProxyFrom}
 	l.twin = px.listeners.findTwin(a)
 	switch {
 	case l.twin != nil:
@@ -131,10 +131,12 @@ func (l *listener) canReach(ip netip.Addr) bool {
 }
 
 // listeners are the addresses that the proxy listens on, and the hosts and ports that name
-// the proxy in a URI. They do not change after Listen, so any goroutine may use them.
+// the proxy in a URI. They do not change after Listen, so any goroutine may use them. Only
+// the names of a listener on an unspecified address become more: see [listener.nameAt].
 type listeners struct {
-	all   []*listener
-	names map[hostPort]bool
+	all     []*listener
+	names   map[hostPort]bool
+	anyAddr bool // a listener is on an unspecified address
 }
 
 // hostPort is a host and port as a URI names them, in lower case and without brackets.
@@ -161,11 +163,21 @@ func (ls *listeners) findTwin(a Addr) *listener {
 	return nil
 }
 
+// isName reports whether a URI with this host and port names the proxy.
+func (ls *listeners) isName(host string, port int) bool {
+	n := newHostPort(host, port)
+	if ls.names[n] || !ls.anyAddr {
+		return ls.names[n]
+	}
+	ip, err := netip.ParseAddr(n.host)
+	return err == nil && ls.haveAddr(netip.AddrPortFrom(ip.Unmap(), uint16(n.port)))
+}
+
 // haveHost reports whether the proxy listens on an IP address, on any port.
 func (ls *listeners) haveHost(ip netip.Addr) bool {
 	for _, l := range ls.all {
 		own := l.addr.Addr()
-		if own == ip || l.local.Addr() == ip || own.IsUnspecified() && ip.IsLoopback() {
+		if own == ip || l.local.Addr() == ip || l.ownsAddr(ip) {
 			return true
 		}
 	}
@@ -176,7 +188,7 @@ func (ls *listeners) haveHost(ip netip.Addr) bool {
 func (ls *listeners) haveAddr(a netip.AddrPort) bool {
 	for _, l := range ls.all {
 		own := l.addr.Addr()
-		if l.addr.Port() == a.Port() && (own == a.Addr() || l.local.Addr() == a.Addr() || own.IsUnspecified() && a.Addr().IsLoopback()) {
+		if l.addr.Port() == a.Port() && (own == a.Addr() || l.local.Addr() == a.Addr() || l.ownsAddr(a.Addr())) {
 			return true
 		}
 	}
@@ -223,7 +235,7 @@ func (ls *listeners) findForFlow(fl flow, came *listener) *listener {
 
 // areNamedBy reports whether a URI names one of our listeners, by host or by maddr.
 func (ls *listeners) areNamedBy(u *siptext.URI) bool {
-	return (u.Scheme == "sip" || u.Scheme == "sips") && ls.names[newHostPort(targetHost(u), cmp.Or(uriPort(u), int(uriProto(u).defaultPort())))]
+	return (u.Scheme == "sip" || u.Scheme == "sips") && ls.isName(targetHost(u), cmp.Or(uriPort(u), int(uriProto(u).defaultPort())))
 }
 
 // areAskedBy reports whether an OPTIONS is addressed to the proxy itself. An OPTIONS to a

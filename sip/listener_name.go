@@ -2,17 +2,28 @@ package sip
 
 import (
 	"cmp"
+	"maps"
+	"net"
 	"net/netip"
+	"sync/atomic"
 
 	"bellhop/dialog"
 )
 
-// listenerNames are the two names of a listener. They are equal if the configuration
-// advertises none.
+// listenerNames are the names of a listener.
 type listenerNames struct {
 	real       ownName // the address at which the listener is reached without NAT
-	advertised ownName
+	advertised ownName // in the configuration
+	advertises bool    // advertised is set
+
+	// The real names of a listener on an unspecified address, by address. The map is
+	// replaced when an address is added.
+	byAddr atomic.Pointer[map[netip.Addr]*ownName]
 }
+
+// maxOwnAddrs limits listenerNames.byAddr. A machine has fewer addresses, except those of
+// 127.0.0.0/8, which only its own programs can send to.
+const maxOwnAddrs = 1024
 
 // ownName is a name of the proxy, in the two forms in which messages contain it.
 type ownName struct {
@@ -37,19 +48,80 @@ func (l *listener) setNames(advertise HostPort) {
 	if advertise.Host != "" {
 		at = HostPort{Host: advertise.Host, Port: cmp.Or(advertise.Port, at.Port)}
 		l.proxy.listeners.addName(at)
+		l.names.advertised, l.names.advertises = newOwnName(at, l.proto), true
 	}
-	l.names.advertised = newOwnName(at, l.proto)
+	if !l.hasAnyAddr() {
+		return
+	}
+	l.proxy.listeners.anyAddr = true
+	l.names.byAddr.Store(&map[netip.Addr]*ownName{})
+	own, _ := net.InterfaceAddrs()
+	for _, a := range own {
+		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Is4() == l.addr.Addr().Is4() {
+			l.nameAt(p.Addr())
+		}
+	}
 }
 
 // nameFor returns the name by which a peer with the address ip on a side knows the
 // listener. The PBX and peers in [Config.LocalNets] know the real name, because a NAT in
 // front of the machine may not let them use the advertised one. All others know the
-// advertised one, and so does everybody at a listener of the PBX side.
-func (l *listener) nameFor(side dialog.Side, ip netip.Addr) *ownName {
-	if l.side == PBXListener || side == edgeSide && !l.proxy.isLocalNet(ip) {
+// advertised one, and so does the PBX at a listener of its own. local is the address that
+// the peer uses, if the listener has several.
+func (l *listener) nameFor(side dialog.Side, ip, local netip.Addr) *ownName {
+	switch {
+	case l.names.advertises && (l.side == PBXListener || side == edgeSide && !l.proxy.isLocalNet(ip)):
 		return &l.names.advertised
+	case local.IsValid():
+		return l.nameAt(local)
 	}
 	return &l.names.real
+}
+
+// hasAnyAddr reports whether the listener is on an unspecified address, and so has all
+// addresses of the machine.
+func (l *listener) hasAnyAddr() bool { return l.addr.Addr().IsUnspecified() }
+
+// nameAt returns the real name of a listener with several addresses at one of them, and
+// remembers the address as its own.
+func (l *listener) nameAt(ip netip.Addr) *ownName {
+	m := l.names.byAddr.Load()
+	if n := (*m)[ip]; n != nil {
+		return n
+	}
+	n := newOwnName(HostPort{Host: uriHost(ip), Port: l.addr.Port()}, l.proto)
+	for len(*m) < maxOwnAddrs {
+		next := maps.Clone(*m)
+		next[ip] = &n
+		if l.names.byAddr.CompareAndSwap(m, &next) {
+			break
+		}
+		m = l.names.byAddr.Load()
+	}
+	return &n
+}
+
+// localAddr returns the address from which the listener sends over a flow whose local
+// address is ip: ip, if the listener is on an unspecified address of that family, else the
+// zero address.
+func (l *listener) localAddr(ip netip.Addr) netip.Addr {
+	if !l.hasAnyAddr() || ip.Is4() != l.addr.Addr().Is4() {
+		return netip.Addr{}
+	}
+	return ip
+}
+
+// ownsAddr reports whether ip is one of the addresses of a listener on an unspecified
+// address: a loopback address, one that the machine had at the start, or one to which a
+// peer has sent.
+func (l *listener) ownsAddr(ip netip.Addr) bool {
+	if !l.hasAnyAddr() || ip.Is4() != l.addr.Addr().Is4() {
+		return false
+	}
+	if ip.IsLoopback() {
+		return true
+	}
+	return (*l.names.byAddr.Load())[ip] != nil
 }
 
 // isLocalNet reports whether an address is in [Config.LocalNets].
@@ -64,8 +136,10 @@ func (px *Proxy) isLocalNet(ip netip.Addr) bool {
 
 // ownName returns the name by which the destination, on a side, knows the proxy.
 func (d destination) ownName(side dialog.Side) *ownName {
-	return d.listener.nameFor(side, d.peer().Addr())
+	return d.listener.nameFor(side, d.peer().Addr(), d.local)
 }
 
 // ownName returns the name by which the sender of p knows the proxy.
-func (p *packet) ownName() *ownName { return p.listener.nameFor(p.side, p.peer.Addr()) }
+func (p *packet) ownName() *ownName {
+	return p.listener.nameFor(p.side, p.peer.Addr(), p.local)
+}

@@ -26,7 +26,7 @@ func (ob *observer) observe(p *packet, r *routeDecision, trunk string) {
 	m := &p.msg
 	o := ob.makeObservation(m, p.receivedAt)
 	o.Src, o.Dst, o.From, o.To, o.Trunk, o.AOR = p.side, r.dst, p.peer, r.nextHop.addr, trunk, r.aor
-	o.Local, o.Stream = localEnd(p.listener, p.conn)
+	o.Local, o.Stream = destination{listener: p.listener, conn: p.conn, local: p.local}.localEnd()
 	o.Branch = o.Head[m.via.branch.from:m.via.branch.to]
 	o.CID = ob.composer.correlationID(p, r)
 	ob.sendObservation(o)
@@ -40,7 +40,7 @@ func (ob *observer) observeResponse(t *responseContext, p *packet) {
 	o := ob.makeObservation(&p.msg, p.receivedAt)
 	t.fillObservation(&o)
 	o.From = p.peer
-	o.Local, o.Stream = localEnd(p.listener, p.conn)
+	o.Local, o.Stream = destination{listener: p.listener, conn: p.conn, local: p.local}.localEnd()
 	ob.sendObservation(o)
 }
 
@@ -54,7 +54,7 @@ func (ob *observer) observeOwn(t *responseContext, b []byte) {
 	t.fillObservation(&o)
 	o.Own = true
 	o.From = t.client.nextHop.addr
-	o.Local, o.Stream = localEnd(t.server.upstream.listener, t.server.upstream.conn)
+	o.Local, o.Stream = t.server.upstream.localEnd()
 	ob.sendObservation(o)
 }
 
@@ -83,13 +83,15 @@ func (t *responseContext) fillObservation(o *dialog.Message) {
 	o.Src, o.Dst, o.To, o.Trunk, o.Branch = t.dst, t.src, t.server.upstream.peer(), t.trunk, t.branch
 }
 
-// localEnd returns the proxy's own address on a listener or connection, and whether it
-// is a stream.
-func localEnd(on *listener, conn *stream) (at netip.AddrPort, isStream bool) {
-	if conn != nil {
-		return conn.local, true
+// localEnd returns the proxy's own address in a flow, and whether it is a stream.
+func (d destination) localEnd() (at netip.AddrPort, isStream bool) {
+	switch {
+	case d.conn != nil:
+		return d.conn.local, true
+	case d.local.IsValid():
+		return netip.AddrPortFrom(d.local, d.listener.local.Port()), false
 	}
-	return on.local, false
+	return d.listener.local, false
 }
 
 // makeObservation copies a message for the tracker, in one allocation that all its

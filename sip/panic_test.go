@@ -2,6 +2,7 @@ package sip
 
 import (
 	"net"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -51,13 +52,13 @@ func TestAPanicOfAReaderCostsOneMessage(t *testing.T) {
 	invite := []byte(typicalINVITE)
 	workers := px.workers
 	px.workers = nil // finding the worker of a message panics
-	l.handleDatagram(invite, barePhone, false)
+	l.handleDatagram(invite, barePhone, netip.Addr{}, false)
 	px.reportUnsent(w.addOwnVia(invite))
 	px.workers = workers
 	if got := px.Stats().Panics; got != 2 {
 		t.Fatalf("%d panics are counted, want 2", got)
 	}
-	l.handleDatagram(invite, barePhone, false)
+	l.handleDatagram(invite, barePhone, netip.Addr{}, false)
 	if len(w.queue.strangers) != 1 {
 		t.Errorf("the next message did not come")
 	}

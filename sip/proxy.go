@@ -99,7 +99,7 @@ func Listen(cfg Config) (*Proxy, error) {
 		px.log = slog.Default()
 	}
 	if px.cfg.Net == nil {
-		px.cfg.Net = systemNetwork{}
+		px.cfg.Net = systemNetwork{px.log}
 	}
 	px.cfg.Register = cmp.Or(px.cfg.Register, RegisterPath)
 	if px.cfg.Workers <= 0 {

@@ -137,6 +137,7 @@ type packet struct {
 	listener   *listener
 	conn       *stream // nil over UDP
 	peer       netip.AddrPort
+	local      netip.Addr // our address that the peer sent to, if the listener has several; else the zero address
 	side       dialog.Side
 	receivedAt instant
 	endsStream bool // the stream cannot be read after this message and is closed

@@ -30,9 +30,11 @@ func (rt *router) tryFlow(p *packet, r *routeDecision, fl flow, byURI bool) bool
 		if to.conn = rt.proxy.streams.findStream(Addr{fl.proto, fl.peer}, fl.connID); to.conn == nil {
 			return false
 		}
-		to.listener, to.addr = to.conn.listener, fl.peer
+		to.listener, to.addr, to.local = to.conn.listener, fl.peer, to.conn.localAddr()
 	} else if to = (destination{listener: rt.listeners.findForFlow(fl, p.listener), addr: fl.peer}); to.listener == nil || byURI {
 		return false
+	} else {
+		to.local = to.listener.localAddr(fl.local)
 	}
 	r.edgeFlow, r.byURI, r.nextHop = fl, byURI, to
 	return true
@@ -74,5 +76,9 @@ func (rt *router) routeWithinLimit(p *packet, r *routeDecision, uri *siptext.URI
 		return flowFailed
 	}
 	r.edgeFlow, r.byURI, r.flowGone = t.flow, true, t.flow.connID != 0
-	return rt.routeToEdge(p, r, a)
+	f := rt.routeToEdge(p, r, a)
+	if f == nil && a.Proto == UDP {
+		r.nextHop.local = r.nextHop.listener.localAddr(t.flow.local)
+	}
+	return f
 }

@@ -100,7 +100,9 @@ func (ss *streamTable) newStream(c net.Conn, peer netip.AddrPort, l *listener) *
 		outQueue: make(chan outgoing, maxOutMessages), done: make(chan struct{}),
 	}
 	if c != nil {
-		s.local = addrPortOf(c.LocalAddr())
+		if s.local = addrPortOf(c.LocalAddr()); l.hasAnyAddr() && s.local.IsValid() {
+			l.nameAt(s.local.Addr()) // from now on, a URI with this address names the proxy
+		}
 	}
 	return s
 }
@@ -111,6 +113,15 @@ func (ss *streamTable) addStream(c net.Conn, peer netip.AddrPort, l *listener, t
 	s.trunk = trunk
 	ss.byPeer.Store(s.key(), s)
 	return s
+}
+
+// localAddr returns our address that the peer has connected to, if the listener has
+// several, else the zero address.
+func (s *stream) localAddr() netip.Addr {
+	if s.dialed || !s.local.IsValid() {
+		return netip.Addr{}
+	}
+	return s.listener.localAddr(s.local.Addr())
 }
 
 // startGoroutine runs f in a goroutine, or returns false if the table is closed. A panic

@@ -3,6 +3,7 @@ package sip
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net"
 	"net/netip"
 	"syscall"
@@ -10,24 +11,53 @@ import (
 )
 
 // systemNetwork is the [Network] of the operating system.
-type systemNetwork struct{}
+type systemNetwork struct{ log *slog.Logger }
 
 // receiveBufferSize is the kernel receive buffer that is requested for a UDP socket, in
 // bytes. With a small one, calls are lost to a full buffer while the processor is half
 // idle.
 const receiveBufferSize = 4 << 20
 
-func (systemNetwork) ListenPacket(addr netip.AddrPort) (PacketConn, error) {
-	c, err := net.ListenUDP(udpNetwork(addr.Addr()), net.UDPAddrFromAddrPort(addr))
+func (n systemNetwork) ListenPacket(addr netip.AddrPort) (PacketConn, error) {
+	c, err := openSocket(n, addr, func(lc *net.ListenConfig) (net.PacketConn, error) {
+		return lc.ListenPacket(context.Background(), "udp"+ipVersion(addr.Addr()), addr.String())
+	})
 	if err != nil {
 		return nil, err
 	}
-	return newPacketConn(c)
+	return newPacketConn(c.(*net.UDPConn))
 }
 
-func (systemNetwork) Listen(addr netip.AddrPort) (net.Listener, error) {
-	c := net.ListenConfig{KeepAliveConfig: keepAlive, Control: setUserTimeout}
-	return c.Listen(context.Background(), "tcp", addr.String())
+func (n systemNetwork) Listen(addr netip.AddrPort) (net.Listener, error) {
+	return openSocket(n, addr, func(lc *net.ListenConfig) (net.Listener, error) {
+		freeBind := lc.Control
+		lc.KeepAliveConfig = keepAlive
+		lc.Control = func(network, address string, c syscall.RawConn) error {
+			if freeBind != nil {
+				if err := freeBind(network, address, c); err != nil {
+					return err
+				}
+			}
+			return setUserTimeout(network, address, c)
+		}
+		return lc.Listen(context.Background(), "tcp"+ipVersion(addr.Addr()), addr.String())
+	})
+}
+
+// openSocket opens a socket on an address. If the machine does not have the address, the
+// socket receives nothing until it has: another node may have it now, and this one after a
+// failover (VRRP). That is logged, because the address may also be mistyped.
+func openSocket[T any](n systemNetwork, addr netip.AddrPort, open func(lc *net.ListenConfig) (T, error)) (T, error) {
+	s, err := open(new(net.ListenConfig))
+	if !errors.Is(err, syscall.EADDRNOTAVAIL) {
+		return s, err
+	}
+	absent, freeErr := open(&net.ListenConfig{Control: freeBind})
+	if freeErr != nil {
+		return s, err
+	}
+	n.log.Warn("listener address not assigned", "addr", addr.String(), "remedy", "add the address to this machine, unless another node has it now")
+	return absent, nil
 }
 
 func (systemNetwork) Dial(local netip.Addr, addr netip.AddrPort) (net.Conn, error) {
@@ -38,11 +68,13 @@ func (systemNetwork) Dial(local netip.Addr, addr netip.AddrPort) (net.Conn, erro
 	return d.Dial("tcp", addr.String())
 }
 
-func udpNetwork(ip netip.Addr) string {
-	if ip.Is4() {
-		return "udp4"
+// ipVersion returns the suffix that limits a network of package net to the family of ip.
+// Without it, a socket on [::] would receive IPv4 too.
+func ipVersion(ip netip.Addr) string {
+	if ip.Unmap().Is4() {
+		return "4"
 	}
-	return "udp"
+	return "6"
 }
 
 func isInUse(err error) bool { return errors.Is(err, syscall.EADDRINUSE) }
@@ -83,24 +115,36 @@ func (l *listener) receiveDatagrams() error {
 		if err != nil {
 			return err
 		}
-		l.handleDatagram(buf[:n], from, time.Since(before) > emptySocketRead)
+		l.handleDatagram(buf[:n], from, netip.Addr{}, time.Since(before) > emptySocketRead)
 	}
 }
 
 // batchReceiver is a PacketConn that receives several datagrams with one system call.
 type batchReceiver interface {
-	// receiveBatches calls handle for every datagram until the socket fails. b is valid
-	// until handle returns.
-	receiveBatches(handle func(b []byte, from netip.AddrPort, idle bool)) error
+	// receiveBatches calls handle for every datagram until the socket fails.
+	receiveBatches(handle datagramHandler) error
+}
+
+// datagramHandler handles a received datagram. b is valid until it returns. local is the
+// address to which the datagram was sent, if the socket is bound to an unspecified address
+// and the system reports it, else the zero address. idle reports that the socket has no
+// backlog.
+type datagramHandler func(b []byte, from netip.AddrPort, local netip.Addr, idle bool)
+
+// sourceConn is a PacketConn on an unspecified address that can send from any address of
+// the machine.
+type sourceConn interface {
+	// WriteFrom sends one datagram from the address local.
+	WriteFrom(b []byte, local netip.Addr, to netip.AddrPort) (int, error)
 }
 
 // A read that takes longer than emptySocketRead found the socket empty and waited for a
 // datagram.
 const emptySocketRead = 10 * time.Microsecond
 
-// handleDatagram indexes a datagram and dispatches it. idle reports that the socket has no
-// backlog. A panic costs this datagram only.
-func (l *listener) handleDatagram(b []byte, from netip.AddrPort, idle bool) {
+// handleDatagram indexes a datagram and dispatches it. It is a datagramHandler. A panic
+// costs this datagram only.
+func (l *listener) handleDatagram(b []byte, from netip.AddrPort, local netip.Addr, idle bool) {
 	px := l.proxy
 	defer px.recoverPanic("datagram")
 	for len(b) > 1 && b[0] == '\r' && b[1] == '\n' {
@@ -110,7 +154,10 @@ func (l *listener) handleDatagram(b []byte, from netip.AddrPort, idle bool) {
 		return // a keep-alive
 	}
 	p := newPacket(b)
-	p.listener, p.peer, p.receivedAt = l, unmapAddr(from), px.now()
+	p.listener, p.peer, p.local, p.receivedAt = l, unmapAddr(from), local, px.now()
+	if local.IsValid() {
+		l.nameAt(local) // from now on, a URI with this address names the proxy
+	}
 	if !p.msg.index(p.buf, false) {
 		px.stats.malformed.Add(1)
 		p.release()
@@ -119,24 +166,39 @@ func (l *listener) handleDatagram(b []byte, from netip.AddrPort, idle bool) {
 	px.dispatch(p, idle)
 }
 
-// writeDatagram sends one datagram. The socket's error queue is on, so a write may
-// return the error of an earlier datagram and send nothing. Therefore the write is tried
-// up to three times. If the destination is still unreachable, the datagram counts as
-// lost, the client transaction of its request is informed, and writeDatagram returns nil.
-// Any other error is returned.
-func (l *listener) writeDatagram(b []byte, to netip.AddrPort) (err error) {
+// writeDatagram sends one datagram, from the address local if it is valid. If the machine
+// no longer has that address, the system chooses another.
+//
+// The socket's error queue is on, so a write may return the error of an earlier datagram
+// and send nothing. Therefore the write is tried up to three times. If the destination is
+// still unreachable, the datagram counts as lost, the client transaction of its request is
+// informed, and writeDatagram returns nil. Any other error is returned.
+func (l *listener) writeDatagram(b []byte, local netip.Addr, to netip.AddrPort) (err error) {
 	if l.packet == nil {
 		return net.ErrClosed
 	}
-	for range 3 {
-		if _, err = l.packet.WriteToUDPAddrPort(b, to); err == nil {
+	for i := range 3 {
+		if err = l.writePacket(b, local, to); err == nil {
 			return nil
 		}
 		l.drainErrorQueue()
+		if i > 0 || errors.Is(err, syscall.EINVAL) {
+			local = netip.Addr{} // it may be the reason
+		}
 	}
 	if isUnreachable(err) {
 		l.proxy.reportUnsent(b)
 		return nil
+	}
+	return err
+}
+
+// writePacket makes one system call of writeDatagram.
+func (l *listener) writePacket(b []byte, local netip.Addr, to netip.AddrPort) (err error) {
+	if c, ok := l.packet.(sourceConn); ok && local.IsValid() {
+		_, err = c.WriteFrom(b, local, to)
+	} else {
+		_, err = l.packet.WriteToUDPAddrPort(b, to)
 	}
 	return err
 }

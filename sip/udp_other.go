@@ -2,7 +2,11 @@
 
 package sip
 
-import "net"
+import (
+	"errors"
+	"net"
+	"syscall"
+)
 
 func newPacketConn(c *net.UDPConn) (PacketConn, error) {
 	c.SetReadBuffer(receiveBufferSize)
@@ -11,3 +15,6 @@ func newPacketConn(c *net.UDPConn) (PacketConn, error) {
 
 // drainErrorQueue does nothing on this system: Timer B or F reports a closed port.
 func (l *listener) drainErrorQueue() bool { return false }
+
+// freeBind refuses to bind an address that the machine does not have.
+func freeBind(_, _ string, _ syscall.RawConn) error { return errors.ErrUnsupported }
