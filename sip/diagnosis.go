@@ -25,6 +25,7 @@ const (
 	strangerAccepted                    // it accepts an unknown source's INVITE without a challenge
 	bindingLost                         // it calls a phone at our address, without our Path or Contact
 	phoneTakenForPBX                    // it has bellhop's address, and a phone there is taken for it
+	edgeListenerUsed                    // requests from its address come to a listener of the edge side
 	symptomCount                        // number of symptoms
 )
 
@@ -78,6 +79,8 @@ func explainSymptom(s symptom, pbx *pbx, subject string) string {
 	case phoneTakenForPBX:
 		return fmt.Sprintf("a REGISTER from %s is refused because it is taken for one of the PBX %s, which has the same address as bellhop: phones there cannot use TCP: "+
 			"give the PBX an address that bellhop does not have, such as 127.0.0.2", subject, pbx.addr)
+	case edgeListenerUsed:
+		return fmt.Sprintf("requests from %s came to a listener with side = \"edge\" and are refused as a phone's: if PBX %s sends them, let it send to the address that bellhop check names for it", subject, pbx.addr)
 	case strangerAccepted:
 		return fmt.Sprintf("PBX %s took a call of %s, which is no [[trunk]] and where no phone has registered, without asking for a password: %s; if it is a carrier, make it a [[trunk]] with a secret", pbx.addr, subject, trunkByAddress)
 	case bindingLost:
@@ -136,7 +139,7 @@ func (px *Proxy) diagnose(now instant, t *responseContext, m *message) {
 		return
 	}
 	if m.status == 403 || m.status == 404 || m.status == 482 {
-		px.diagnoseSource(now, t.server.upstream.peer(), m.status == 482)
+		px.diagnoseSource(now, t.server.upstream.listener, t.server.upstream.peer(), m.status == 482)
 	}
 	register := m.isMethod("REGISTER")
 	if !register && !t.server.invite {
@@ -252,14 +255,19 @@ func (px *Proxy) noteCallToUs(p *packet) {
 	}
 }
 
-// diagnoseSource notes the symptom unknownPort for a refused request that comes from the
-// IP address of a PBX but was taken for a phone's, because it may be the PBX's. sure
-// reports that no phone sends such a request. If sure is false, the symptom is not noted
-// if a phone has registered from that address, or if bellhop has the address too.
-func (px *Proxy) diagnoseSource(now instant, source netip.AddrPort, sure bool) {
+// diagnoseSource notes the symptom unknownPort or edgeListenerUsed for a refused request to
+// listener l that comes from the IP address of a PBX but was taken for a phone's, because it
+// may be the PBX's. sure reports that no phone sends such a request. If sure is false, the
+// symptom is not noted if a phone has registered from that address, or if bellhop has the
+// address too.
+func (px *Proxy) diagnoseSource(now instant, l *listener, source netip.AddrPort, sure bool) {
+	s := unknownPort
+	if !l.serves(pbxSide) {
+		s = edgeListenerUsed
+	}
 	for _, pbx := range px.peers.pbx {
 		if pbx.addr.Addr() == source.Addr() && (sure || !pbx.sharesOurAddr && !px.sources.phones.has(source.Addr(), now)) {
-			px.noteSymptom(now, pbx, unknownPort, source.String())
+			px.noteSymptom(now, pbx, s, source.String())
 			return
 		}
 	}

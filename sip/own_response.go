@@ -30,7 +30,7 @@ func (w *worker) refuseTowards(p *packet, dst dialog.Side, f *fault, extra strin
 		w.observer.observeRefused(p, dst, b)
 	}
 	if f.status == 403 && p.side == edgeSide {
-		w.proxy.diagnoseSource(p.receivedAt, p.peer, true)
+		w.proxy.diagnoseSource(p.receivedAt, p.listener, p.peer, true)
 	}
 	if p.side == pbxSide && m.isMethod("REGISTER") {
 		w.proxy.diagnosePhone(p)
@@ -48,6 +48,28 @@ func (w *worker) sendOwnResponse(p *packet, b []byte) {
 		return
 	}
 	w.sendMessage(to, b, 0)
+}
+
+// goingDown answers new calls, and OPTIONS to the proxy, while it drains.
+var goingDown = &fault{503, "Going Down"}
+
+// retryAfter is the header field line of a 503: the sender may try again after 5 seconds.
+const retryAfter = "Retry-After: 5\r\n"
+
+// allowedMethods is the header field line of a 200 to OPTIONS.
+const allowedMethods = "Allow: INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER, SUBSCRIBE, NOTIFY, REFER, MESSAGE, INFO, UPDATE, PRACK, PUBLISH\r\n"
+
+// answerOptions answers an OPTIONS that is addressed to the proxy. A 503 tells the sender to
+// choose another proxy, because this one is draining or no PBX is up.
+func (w *worker) answerOptions(p *packet) {
+	f, extra := &fault{200, "OK"}, allowedMethods
+	switch {
+	case w.proxy.draining.Load():
+		f, extra = goingDown, retryAfter
+	case !w.proxy.PBXReachable():
+		f, extra = &fault{503, noPBX.phrase}, retryAfter
+	}
+	w.sendOwnResponse(p, w.composer.makeResponse(p, f.status, f.phrase, extra))
 }
 
 // makeResponse returns a response of the proxy itself to the request of p (RFC 3261

@@ -84,11 +84,14 @@ func (ps *peers) isPBXHost(ip netip.Addr) bool {
 	return ps.sourceSide(ip) == pbxSide
 }
 
-// sideOf returns the side that the message p came from. Phones may share the address of
-// a PBX that is reached over UDP, for example behind one NAT. Therefore a connection from
-// that address is on the edge side from its first REGISTER on. No PBX opens a WebSocket.
+// sideOf returns the side that the message p came from. A listener of the edge side has
+// peers of that side only, whatever their address. No PBX opens a WebSocket.
+//
+// Phones may share the address of a PBX that is reached over UDP, for example behind one
+// NAT. Therefore a connection from that address is on the edge side from its first REGISTER
+// on.
 func (ps *peers) sideOf(p *packet) dialog.Side {
-	if p.listener.proto.webSocket() {
+	if p.listener.proto.webSocket() || !p.listener.serves(pbxSide) {
 		return edgeSide
 	}
 	for _, pbx := range ps.pbx {
@@ -204,8 +207,11 @@ func (ps *peers) pbxAt(a netip.AddrPort) (found *pbx) {
 	return found
 }
 
-// isConfigured reports whether an address is configured as the PBX's or a trunk's.
-func (ps *peers) isConfigured(ip netip.Addr) bool { return ps.isPBXHost(ip) || ps.trunkAt(ip) != nil }
+// isConfigured reports whether a peer of listener l has an address that is configured as
+// the PBX's or a trunk's. The PBX is no peer of a listener of the edge side.
+func (ps *peers) isConfigured(l *listener, ip netip.Addr) bool {
+	return l.serves(pbxSide) && ps.isPBXHost(ip) || ps.trunkAt(ip) != nil
+}
 
 // trunkName returns the name of the trunk that a request comes from or goes to, or "".
 func (ps *peers) trunkName(p *packet, r *routeDecision) string {

@@ -35,7 +35,7 @@ func (ls *listeners) trustProxy(ip netip.Addr) bool {
 // readClient reads the PROXY header of a connection from a reverse proxy, and counts the
 // connection for the client that it names instead. rest holds the bytes after the header.
 // If ok is false, the connection is to be closed, and stays counted for the reverse proxy.
-func (ss *streamTable) readClient(c net.Conn, from netip.AddrPort) (client netip.AddrPort, rest []byte, ok bool) {
+func (ss *streamTable) readClient(c net.Conn, from netip.AddrPort, l *listener) (client netip.AddrPort, rest []byte, ok bool) {
 	c.SetReadDeadline(time.Now().Add(firstByteTimeout))
 	r := bufio.NewReaderSize(c, 256)
 	if _, err := r.Peek(1); err != nil {
@@ -48,7 +48,7 @@ func (ss *streamTable) readClient(c net.Conn, from netip.AddrPort) (client netip
 		return from, nil, false
 	}
 	if client != from {
-		if !ss.admitConn(client) {
+		if !ss.admitConn(client, l) {
 			return from, nil, false
 		}
 		ss.releaseConn(from)

@@ -37,7 +37,7 @@ func (w *worker) handleRequest(now instant, p *packet) {
 		if f, ok := w.admitRequest(now, p); !ok {
 			w.proxy.stats.shed.Add(1)
 			if f != nil {
-				w.refuseRequest(p, f, "Retry-After: 5\r\n")
+				w.refuseRequest(p, f, retryAfter)
 			}
 			return
 		}
@@ -48,8 +48,8 @@ func (w *worker) handleRequest(now instant, p *packet) {
 // forwardRequest forwards a new request (RFC 3261 §16.3–16.6), or answers it itself.
 func (w *worker) forwardRequest(now instant, p *packet, key serverKey) {
 	m := &p.msg
-	if m.isMethod("OPTIONS") && w.proxy.listeners.areAskedBy(m) {
-		w.sendOwnResponse(p, w.composer.makeResponse(p, 200, "OK", "Allow: INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER, SUBSCRIBE, NOTIFY, REFER, MESSAGE, INFO, UPDATE, PRACK, PUBLISH\r\n"))
+	if m.isMethod("OPTIONS") && p.listener.serves(p.side) && w.proxy.listeners.areAskedBy(m) {
+		w.answerOptions(p)
 		return
 	}
 	if f, extra := w.checkRequest(m); f != nil {
@@ -98,7 +98,7 @@ func (w *worker) checkRequest(m *message) (f *fault, extra string) {
 		return &fault{420, "Bad Extension"}, "Unsupported: " + tags + "\r\n"
 	}
 	if w.proxy.draining.Load() && m.initial() && m.isMethod("INVITE") {
-		return &fault{503, "Going Down"}, "Retry-After: 5\r\n"
+		return goingDown, retryAfter
 	}
 	return nil, ""
 }

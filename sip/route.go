@@ -38,6 +38,7 @@ var (
 	noPBX             = &fault{500, "No PBX Answers"}
 	flowFailed        = &fault{430, "Flow Failed"}
 	nextHopNotAllowed = &fault{403, "Next Hop Not Allowed"}
+	onlyForPBX        = &fault{403, "Only The PBX May Send Here"}
 )
 
 // router decides where requests go (RFC 3261 §16.4–16.6). It uses the message, the
@@ -60,6 +61,9 @@ type router struct {
 func (rt *router) routeRequest(p *packet) (r routeDecision, f *fault) {
 	m := &p.msg
 	rt.edits.reset()
+	if !p.listener.serves(p.side) {
+		return r, onlyForPBX
+	}
 	if p.side == edgeSide {
 		r.trunk = rt.peers.trunkOf(p)
 		r.stranger = r.trunk == nil
@@ -176,7 +180,7 @@ func (rt *router) openOwnRoute(p *packet, r *routeDecision, text string) (t toke
 		rt.proxy.notePathUse(p)
 		rt.proxy.sources.rememberBinding(p, &t)
 	} else if t.flow.peer != p.peer { // only a PBX uses the Path of another peer
-		rt.proxy.diagnoseSource(p.receivedAt, p.peer, true)
+		rt.proxy.diagnoseSource(p.receivedAt, p.listener, p.peer, true)
 	}
 	return t, true
 }

@@ -24,7 +24,7 @@ func newSources(ps *peers) sources {
 // whose REGISTER or INVITE was accepted within the last hour.
 func (ss *sources) isKnown(now instant, p *packet) bool {
 	ip := p.peer.Addr()
-	return p.side == pbxSide || ss.accepted.has(ip, now) || ss.peers.isConfigured(ip) || ss.peers.trunkOf(p) != nil
+	return p.side == pbxSide || ss.accepted.has(ip, now) || ss.peers.isConfigured(p.listener, ip) || ss.peers.trunkOf(p) != nil
 }
 
 // priorityOf returns the priority of p. A CANCEL has the priority of its INVITE, so that
@@ -47,7 +47,7 @@ func (ss *sources) priorityOf(p *packet) priority {
 // connection, or it knew the content of a response. PBX and trunks need no proof.
 func (ss *sources) isProven(now instant, to destination) bool {
 	ip := to.addr.Addr()
-	return to.conn != nil || ss.proven.has(ip, now) || ss.peers.isConfigured(ip)
+	return to.conn != nil || ss.proven.has(ip, now) || ss.peers.isConfigured(to.listener, ip)
 }
 
 // rememberAccepted makes the source of a REGISTER or INVITE that got a 2xx a known source. A

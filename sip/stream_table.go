@@ -69,7 +69,8 @@ func (ss *streamTable) findStream(peer Addr, id uint32) *stream {
 // is closed.
 func (ss *streamTable) openTo(peer netip.AddrPort, l *listener) *stream {
 	to := Addr{l.proto, peer}
-	if s := ss.findStream(to, 0); s != nil {
+	fits := func(s *stream) bool { return s.listener.side == l.side || s.listener.side == BothSides }
+	if s := ss.findStream(to, 0); s != nil && fits(s) {
 		return s
 	}
 	s := ss.newStream(nil, peer, l)
@@ -77,10 +78,19 @@ func (ss *streamTable) openTo(peer netip.AddrPort, l *listener) *stream {
 		s.close()
 		return s
 	}
-	if v, loaded := ss.byPeer.LoadOrStore(s.key(), s); loaded {
-		return v.(*stream) // another worker opens it: some carriers refuse a second connection
+	for {
+		v, loaded := ss.byPeer.LoadOrStore(s.key(), s)
+		if !loaded {
+			break
+		}
+		if other := v.(*stream); fits(other) {
+			return other // another worker opens it: some carriers refuse a second connection
+		}
+		if ss.byPeer.CompareAndSwap(s.key(), v, s) {
+			break
+		}
 	}
-	if !ss.admitConn(peer) {
+	if !ss.admitConn(peer, l) {
 		s.close()
 	} else if !ss.startGoroutine(func() {
 		defer ss.releaseConn(peer)
@@ -156,7 +166,7 @@ func (ss *streamTable) acceptConns(ctx context.Context, l *listener) {
 			continue
 		}
 		peer := addrPortOf(c.RemoteAddr())
-		if !ss.admitConn(peer) {
+		if !ss.admitConn(peer, l) {
 			c.Close()
 			continue
 		}
@@ -180,7 +190,7 @@ func (ss *streamTable) serveConn(raw net.Conn, peer netip.AddrPort, l *listener)
 	var first []byte
 	ok := true
 	if l.trusts(peer.Addr()) {
-		peer, first, ok = ss.readClient(raw, peer)
+		peer, first, ok = ss.readClient(raw, peer, l)
 	}
 	if ok && len(first) == 0 {
 		first = readFirst(raw, time.Now().Add(firstByteTimeout))
@@ -229,14 +239,14 @@ func (ss *streamTable) markSilent(c net.Conn, silent bool) bool {
 // admitConn counts a connection and returns true if it is within the limits, else refuses
 // it. The limit for one address does not apply to PBX, trunks and reverse proxies, but the
 // limit of all connections does.
-func (ss *streamTable) admitConn(peer netip.AddrPort) bool {
+func (ss *streamTable) admitConn(peer netip.AddrPort, l *listener) bool {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
 	each, all := ss.proxy.cfg.Connections, ss.proxy.cfg.AllConnections
 	switch ip := peer.Addr(); {
 	case all > 0 && ss.count.Load() >= int64(all):
 		ss.refuseConn(ip, "guard.all_connections", all)
-	case each > 0 && ss.perPeer[ip] >= each && !ss.proxy.peers.isConfigured(ip) && !ss.proxy.listeners.trustProxy(ip):
+	case each > 0 && ss.perPeer[ip] >= each && !ss.proxy.peers.isConfigured(l, ip) && !ss.proxy.listeners.trustProxy(ip):
 		ss.refuseConn(ip, "guard.connections", each)
 	default:
 		ss.count.Add(1)
