@@ -53,8 +53,11 @@ func (s *testbed) addUDPPeer(at netip.AddrPort) *peer {
 }
 
 // dialTCPPeer opens a TCP connection to the proxy.
-func (s *testbed) dialTCPPeer(from netip.Addr) *peer {
-	c, err := s.net.Dial(from, proxyAt)
+func (s *testbed) dialTCPPeer(from netip.Addr) *peer { return s.dialTCPPeerAt(from, proxyAt) }
+
+// dialTCPPeerAt opens a TCP connection to an address of the proxy.
+func (s *testbed) dialTCPPeerAt(from netip.Addr, to netip.AddrPort) *peer {
+	c, err := s.net.Dial(from, to)
 	if err != nil {
 		s.t.Fatal(err)
 	}
