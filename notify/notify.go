@@ -266,9 +266,10 @@ func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Notifier, err
 }
 
 // Run publishes and delivers events until ctx ends, and then returns nil. After ctx has
-// ended, unpublished events get two more seconds to be published, attempts in flight five
-// to end, and their records two to be written. Events that are still unpublished go to
-// the Spool. If a part of Run fails, its error is logged and the part is restarted.
+// ended, Run still publishes events for at most two seconds, waits at most five seconds
+// for the attempts in flight, and writes their records for at most two seconds. Events
+// that are still unpublished go to the Spool. If a part of Run fails, its error is logged
+// and the part is restarted.
 func (n *Notifier) Run(ctx context.Context) error {
 	defer n.sender.Close()
 	defer n.deliveryLog.Start(ctx)()

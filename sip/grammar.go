@@ -56,8 +56,8 @@ type valueList struct {
 	unclosed bool // a quote was not closed
 }
 
-// listValues returns the list of the values of the fields with that name. It stands
-// before the first value.
+// listValues returns the list of the values of the fields with that name. Call next on
+// the list to get the first value.
 func (m *message) listValues(name fieldName) valueList { return valueList{m: m, name: name} }
 
 // next moves to the next value, and reports whether there is one.

@@ -31,8 +31,9 @@ func (o oldDialogs) remove(callID []byte) {
 }
 
 // RestoreDialogs adds dialogs that were up when this process started. Tokens of version 1
-// are bound to no dialog. Until a dialog ends, the edge side may use them in it, and in
-// no other dialog. RestoreDialogs must be called before Run.
+// are bound to no dialog. The edge side may use such a token in one of these dialogs
+// until that dialog ends, and in no other dialog. RestoreDialogs must be called before
+// Run.
 func (px *Proxy) RestoreDialogs(dialogs []Dialog) {
 	for _, d := range dialogs {
 		w := px.workerOfCallID([]byte(d.CallID))
