@@ -2,12 +2,14 @@ package resolve_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 
@@ -30,15 +32,8 @@ func TestRealServer(t *testing.T) {
 		}
 		w.WriteMsg(m)
 	})
-	packets, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	packets, stream := listenBoth(t)
 	at := netip.MustParseAddrPort(packets.LocalAddr().String())
-	stream, err := net.Listen("tcp", at.String())
-	if err != nil {
-		t.Skip("the port is in use over TCP")
-	}
 	for _, s := range []*dns.Server{{PacketConn: packets, Handler: handler}, {Listener: stream, Handler: handler}} {
 		go s.ActivateAndServe()
 		defer s.Shutdown()
@@ -59,6 +54,25 @@ func TestRealServer(t *testing.T) {
 }
 
 const resolveSize = 512
+
+// listenBoth listens over UDP and TCP on the same free port.
+func listenBoth(t *testing.T) (net.PacketConn, net.Listener) {
+	t.Helper()
+	for {
+		packets, err := net.ListenPacket("udp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		stream, err := net.Listen("tcp", packets.LocalAddr().String())
+		if err == nil {
+			return packets, stream
+		}
+		defer packets.Close() // only now, so that the next port is another one
+		if !errors.Is(err, syscall.EADDRINUSE) {
+			t.Fatal(err)
+		}
+	}
+}
 
 func TestResolvConf(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "resolv.conf")
