@@ -114,12 +114,15 @@ type entry struct {
 	usedAt atomic.Int64        // second of the last Lookup
 
 	// Guarded by Resolver.mu.
-	underWay bool // a lookup is under way
-	counted  bool // in Resolver.lookups
-	failures int  // lookups in a row that failed
-	waiters  []waiter
-	watches  []*Watch
+	startedAt time.Time // start of the lookup that is under way; zero: there is none
+	counted   bool      // in Resolver.lookups
+	failures  int       // lookups in a row that failed
+	waiters   []waiter
+	watches   []*Watch
 }
+
+// underWay reports whether a lookup is under way. The caller holds mu.
+func (e *entry) underWay() bool { return !e.startedAt.IsZero() }
 
 // A waiter gets the answer of a lookup that is under way.
 type waiter struct {
@@ -211,8 +214,8 @@ func (r *Resolver) Lookup(t Target, done func(Answer)) Answer {
 }
 
 // joinLookup adds a waiter to the lookup of k, and starts the lookup if none is under
-// way. It returns an answer instead if one has arrived meanwhile, if the name servers are
-// known not to answer, or if a limit is reached.
+// way. It returns an answer instead if one has arrived meanwhile, if a limit is reached,
+// or if an expired one may be used and the name servers do not answer in staleWait.
 func (r *Resolver) joinLookup(now time.Time, k key, w waiter) Answer {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -228,9 +231,10 @@ func (r *Resolver) joinLookup(now time.Time, k key, w waiter) Answer {
 		return Answer{s, w.port}
 	}
 	old := s.extend(now, minRetry)
-	err := r.startLookup(e)
+	err := r.startLookup(now, e)
+	late := r.unreachable.Load() || now.Sub(e.startedAt) >= staleWait
 	switch {
-	case old != nil && (err != nil || r.unreachable.Load() || r.waiting >= maxWaiters):
+	case old != nil && (err != nil || late || r.waiting >= maxWaiters):
 		r.stats.stale.Add(1)
 		return Answer{old, w.port}
 	case err == nil && r.waiting >= maxWaiters:
@@ -266,7 +270,7 @@ func (r *Resolver) addEntry(now time.Time, k key) *entry {
 func (r *Resolver) evictName() bool {
 	var oldest *entry
 	r.entries.Range(func(_, v any) bool {
-		if e := v.(*entry); !e.underWay && len(e.watches) == 0 && (oldest == nil || e.usedAt.Load() < oldest.usedAt.Load()) {
+		if e := v.(*entry); !e.underWay() && len(e.watches) == 0 && (oldest == nil || e.usedAt.Load() < oldest.usedAt.Load()) {
 			oldest = e
 		}
 		return true
@@ -281,16 +285,16 @@ func (r *Resolver) evictName() bool {
 
 // startLookup starts a lookup of e if none is under way. It returns an error if there are
 // too many. The caller holds mu.
-func (r *Resolver) startLookup(e *entry) error {
+func (r *Resolver) startLookup(now time.Time, e *entry) error {
 	switch {
 	case r.closed:
 		return errClosed
-	case e.underWay:
+	case e.underWay():
 		return nil
 	case len(e.watches) == 0 && r.lookups >= maxLookups:
 		return errBusy
 	}
-	e.underWay, e.counted = true, len(e.watches) == 0
+	e.startedAt, e.counted = now, len(e.watches) == 0
 	if e.counted {
 		r.lookups++
 	}
@@ -365,7 +369,7 @@ func callWaiters(ws []waiter, s *set) {
 func (r *Resolver) finishLookup(e *entry, found outcome, err error) {
 	now := time.Now()
 	r.mu.Lock()
-	e.underWay = false
+	e.startedAt = time.Time{}
 	if e.counted {
 		r.lookups--
 	}

@@ -231,6 +231,27 @@ func TestStaleAnswers(t *testing.T) {
 	}, onlyIPv4)
 }
 
+// TestStaleAnswerForLateCaller tests that a caller during a lookup gets
+// the expired answer at once if the lookup has taken longer than a caller waits for it.
+func TestStaleAnswerForLateCaller(t *testing.T) {
+	run(t, "pbx.example. 60 A 192.0.2.1", func(b *testbed) {
+		b.want("the server answers", pbx, "udp://192.0.2.1:5060")
+		b.server.mu.Lock()
+		b.server.respond = func(string, netip.AddrPort, *dns.Msg) (*dns.Msg, time.Duration) { return nil, 0 }
+		b.server.mu.Unlock()
+		time.Sleep(time.Minute)
+		start := time.Now()
+		b.Lookup(pbx, func(resolve.Answer) {})
+		for _, after := range []time.Duration{500 * time.Millisecond, 1500 * time.Millisecond, 5 * time.Second} {
+			time.Sleep(after - time.Since(start))
+			b.want("the TTL has ended", pbx, "udp://192.0.2.1:5060")
+			if got, want := time.Since(start), max(after, time.Second); got != want {
+				t.Errorf("a caller after %v has the stale answer after %v, want %v", after, got, want)
+			}
+		}
+	}, onlyIPv4)
+}
+
 // TestNameThatIsGone tests that an answer of a name server counts more than old addresses.
 func TestNameThatIsGone(t *testing.T) {
 	run(t, "pbx.example. 60 A 192.0.2.1", func(b *testbed) {

@@ -123,9 +123,9 @@ func (r *Resolver) refreshWatched(now time.Time) time.Duration {
 	for e := range r.watched {
 		s := e.set.Load()
 		switch {
-		case e.underWay: // Run wakes when the lookup has ended
+		case e.underWay(): // Run wakes when the lookup has ended
 		case s == nil || !now.Before(s.refreshAt):
-			r.startLookup(e)
+			r.startLookup(now, e)
 		case s.refreshAt.Before(next):
 			next = s.refreshAt
 		}
