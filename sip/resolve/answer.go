@@ -32,7 +32,6 @@ type set struct {
 	refreshAt time.Time // when the next lookup of a watched name is due
 	goodUntil time.Time // when the TTL of the hosts ended or will end; zero: there are none
 	failing   bool      // the last lookup failed; hosts are those of an earlier one
-	stale     bool      // failing, and the TTL of hosts has ended
 }
 
 // A host is one server: the target of an SRV record, or the name itself.
@@ -76,22 +75,21 @@ func failedSet(now time.Time, retry time.Duration, err error) *set {
 	return &set{err: err, expires: now.Add(retry), refreshAt: now.Add(retry)}
 }
 
-// extend returns s as a stale set that is valid for the time retry. It returns nil if s
-// has no hosts or expired more than maxStale ago. A set whose TTL has not ended stays
-// what it is until then.
+// extend returns the set that is used after a failed lookup: s, valid for the time retry or
+// until its TTL ends, whichever is later. It returns nil if s has no hosts or its TTL ended
+// more than maxStale ago.
 func (s *set) extend(now time.Time, retry time.Duration) *set {
 	if s == nil || s.goodUntil.IsZero() || now.Sub(s.goodUntil) >= maxStale {
 		return nil
 	}
 	e := *s
 	e.failing = true
-	e.stale = !now.Before(s.goodUntil)
 	e.refreshAt = now.Add(retry)
 	e.expires = e.refreshAt
 	if end := s.goodUntil.Add(maxStale); e.expires.After(end) {
 		e.expires, e.refreshAt = end, end
 	}
-	if !e.stale && s.goodUntil.After(e.expires) {
+	if s.goodUntil.After(e.expires) {
 		e.expires = s.goodUntil
 	}
 	return &e
@@ -111,17 +109,6 @@ func (a Answer) Err() error {
 		return errPending
 	}
 	return a.set.err
-}
-
-// Stale reports that the addresses have expired but no name server has answered since.
-func (a Answer) Stale() bool { return a.set != nil && a.set.stale }
-
-// Expires returns when the next lookup is due.
-func (a Answer) Expires() time.Time {
-	if a.set == nil {
-		return time.Time{}
-	}
-	return a.set.expires
 }
 
 // AppendAddrs appends the addresses to dst, in the order in which one request should try

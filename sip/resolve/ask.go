@@ -55,7 +55,6 @@ func (r *Resolver) ask(ctx context.Context, q question, maxAliases int) (rrset, 
 	case <-ctx.Done():
 		return rrset{}, errNoResponse
 	}
-	r.stats.questions.Add(1)
 	m, err := r.exchange(ctx, q)
 	if err != nil {
 		return rrset{}, fmt.Errorf("ask for %s of %s: %w", dns.TypeToString[q.qtype], q.name, err)

@@ -14,6 +14,12 @@ func (r *Resolver) Names() int {
 	return r.names
 }
 
+// Stale reports that the addresses have expired but no name server has answered since.
+func (a Answer) Stale() bool { return a.set.failing && !time.Now().Before(a.set.goodUntil) }
+
+// Expires returns when the next lookup is due.
+func (a Answer) Expires() time.Time { return a.set.expires }
+
 // ReadAnswer reads an answer of a name server, for the fuzz test. It returns the number
 // of records, the lifetime and the name to ask for next.
 func ReadAnswer(m *dns.Msg, name string, qtype uint16) (records int, ttl time.Duration, alias string) {

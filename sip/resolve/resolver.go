@@ -29,7 +29,6 @@
 package resolve
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -44,9 +43,8 @@ import (
 
 // Config is the configuration of a [Resolver].
 type Config struct {
-	// Servers are the name servers. Empty: those that ResolvConf lists at the time.
-	Servers    []netip.AddrPort
-	ResolvConf string // a file of resolv.conf(5); "": /etc/resolv.conf
+	// Servers are the name servers. Empty: those that /etc/resolv.conf lists at the time.
+	Servers []netip.AddrPort
 
 	// Families are the address families in which each transport is usable. A transport
 	// that is missing is never chosen.
@@ -95,7 +93,6 @@ type Resolver struct {
 
 	entries     sync.Map    // key → *entry; read without mu
 	unreachable atomic.Bool // no name server answered the last question
-	stats       counters
 	goroutines  sync.WaitGroup
 	asking      chan struct{} // one value for each question that waits for a name server
 
@@ -151,7 +148,7 @@ func New(cfg Config) *Resolver {
 	if r.cfg.Dial == nil {
 		r.cfg.Dial = dialSystem
 	}
-	r.servers.configured, r.servers.file = cfg.Servers, cmp.Or(cfg.ResolvConf, "/etc/resolv.conf")
+	r.servers.configured, r.servers.file = cfg.Servers, "/etc/resolv.conf"
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	return r
 }
@@ -235,7 +232,6 @@ func (r *Resolver) joinLookup(now time.Time, k key, w waiter) Answer {
 	late := r.unreachable.Load() || now.Sub(e.startedAt) >= staleWait
 	switch {
 	case old != nil && (err != nil || late || r.waiting >= maxWaiters):
-		r.stats.stale.Add(1)
 		return Answer{old, w.port}
 	case err == nil && r.waiting >= maxWaiters:
 		err = errBusy
@@ -298,7 +294,6 @@ func (r *Resolver) startLookup(now time.Time, e *entry) error {
 	if e.counted {
 		r.lookups++
 	}
-	r.stats.lookups.Add(1)
 	r.goroutines.Go(func() { r.runLookup(e) })
 	return nil
 }
@@ -330,7 +325,6 @@ func (l *lookup) runRecovering() (found outcome, err error) {
 
 // panicError logs a recovered panic and returns it as an error.
 func (r *Resolver) panicError(p any) error {
-	r.stats.panics.Add(1)
 	r.log.Error("panic recovered", "part", "lookup", "err", fmt.Sprint(p), "stack", string(debug.Stack()))
 	return errors.New("the lookup panicked: see the log")
 }
@@ -345,7 +339,6 @@ func (r *Resolver) answerStale(e *entry) {
 		ws = r.takeWaiters(e)
 	}
 	r.mu.Unlock()
-	r.stats.stale.Add(uint64(len(ws)))
 	callWaiters(ws, old)
 }
 
@@ -379,7 +372,6 @@ func (r *Resolver) finishLookup(e *entry, found outcome, err error) {
 		e.failures = 0
 		s = newSet(now, found)
 	} else {
-		r.stats.failures.Add(1)
 		retry := min(minRetry<<min(e.failures, 3), maxRetry)
 		e.failures++
 		err = fmt.Errorf("lookup %s: %w", e.key.host, err)
@@ -394,9 +386,6 @@ func (r *Resolver) finishLookup(e *entry, found outcome, err error) {
 	r.mu.Unlock()
 	if isWatched {
 		r.logOutcome(e.key, old, s, err)
-	}
-	if s.stale {
-		r.stats.stale.Add(uint64(len(ws)))
 	}
 	callWaiters(ws, s)
 	notifyWatches(changed)

@@ -38,13 +38,13 @@ func TestLifetime(t *testing.T) {
 				b.lookup(pbx, time.Minute)
 				time.Sleep(tt.want - time.Nanosecond)
 				b.lookup(pbx, time.Minute)
-				if n := b.Stats().Lookups; n != 1 {
-					t.Errorf("%d lookups before %v, want 1", n, tt.want)
+				if n := b.server.questions("A pbx.example"); n != 1 {
+					t.Errorf("%d questions before %v, want 1", n, tt.want)
 				}
 				time.Sleep(time.Nanosecond)
 				b.lookup(pbx, time.Minute)
-				if n := b.Stats().Lookups; n != 2 {
-					t.Errorf("%d lookups after %v, want 2", n, tt.want)
+				if n := b.server.questions("A pbx.example"); n != 2 {
+					t.Errorf("%d questions after %v, want 2", n, tt.want)
 				}
 			}, onlyIPv4)
 		})

@@ -71,9 +71,6 @@ func (r *Resolver) Watch(t Target, changed func(*Watch)) (*Watch, error) {
 	return w, nil
 }
 
-// Target returns the target that w follows.
-func (w *Watch) Target() Target { return w.target }
-
 // Load returns what is known of the target now. It takes no lock and never returns nil.
 func (w *Watch) Load() *View { return w.view.Load() }
 
@@ -103,15 +100,6 @@ func (v *View) HasSource(ip netip.Addr) bool {
 		}
 	}
 	return false
-}
-
-// Former returns the addresses that the target had within the last hour and has no more.
-func (v *View) Former() []netip.Addr {
-	var ips []netip.Addr
-	for _, f := range v.former {
-		ips = append(ips, f.ip)
-	}
-	return ips
 }
 
 // refreshWatched starts the lookups of watched names that are due, and removes former
