@@ -106,6 +106,25 @@ func TestCertificateIsChosenByNameAndAlgorithm(t *testing.T) {
 	}
 }
 
+// A client that connects to an IP address sends no name.
+func TestCertificatesForAnAddressAreChosenByAlgorithm(t *testing.T) {
+	store, err := certs.New([]certs.Pair{
+		issue("ecdsa", siptest.CertificateRequest{Hosts: []string{"192.0.2.1"}}),
+		issue("rsa", siptest.CertificateRequest{Hosts: []string{"192.0.2.1"}, RSA: true}),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := &tls.Config{
+		InsecureSkipVerify: true,
+		CipherSuites:       []uint16{tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256},
+		MaxVersion:         tls.VersionTLS12,
+	}
+	if _, err := handshake(&tls.Config{GetCertificate: store.GetCertificate}, client); err != nil {
+		t.Errorf("an RSA client: %v", err)
+	}
+}
+
 // A renewal replaces files by swapping symbolic links, as certbot does.
 func TestChangedFilesAreUsed(t *testing.T) {
 	dir := t.TempDir()

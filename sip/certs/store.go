@@ -137,12 +137,15 @@ func newSet(pairs []*loadedPair) *set {
 	return s
 }
 
-// hostsOf returns the names for which a certificate is valid, in lower case.
+// hostsOf returns the names, in lower case, and addresses for which a certificate is valid.
 func hostsOf(leaf *x509.Certificate) (hosts []string) {
 	for _, name := range leaf.DNSNames {
 		hosts = append(hosts, normalizeHost(name))
 	}
-	if len(hosts) == 0 && leaf.Subject.CommonName != "" {
+	for _, ip := range leaf.IPAddresses {
+		hosts = append(hosts, ip.String())
+	}
+	if len(leaf.DNSNames) == 0 && leaf.Subject.CommonName != "" {
 		hosts = append(hosts, normalizeHost(leaf.Subject.CommonName)) // old certificates have no other name
 	}
 	return hosts
