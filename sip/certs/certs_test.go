@@ -64,12 +64,14 @@ func TestCertificateIsChosenByNameAndAlgorithm(t *testing.T) {
 		issue("exact", siptest.CertificateRequest{Hosts: []string{"SIP.example.com"}}),
 		issue("exact-rsa", siptest.CertificateRequest{Hosts: []string{"sip.example.com", "*.example.com"}, RSA: true}),
 		issue("first-rsa", siptest.CertificateRequest{Hosts: []string{"first.example"}, RSA: true}),
+		issue("wildcard-rsa", siptest.CertificateRequest{Hosts: []string{"*.example.net"}, RSA: true}),
+		issue("exact-ec", siptest.CertificateRequest{Hosts: []string{"ec.example.net"}}),
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	names := map[string]string{} // by serial number
-	for i, name := range []string{"first", "wildcard", "exact", "exact-rsa", "first-rsa"} {
+	for i, name := range []string{"first", "wildcard", "exact", "exact-rsa", "first-rsa", "wildcard-rsa", "exact-ec"} {
 		names[fmt.Sprint(firstSerial(store)+int64(i))] = name
 	}
 	rsa := []uint16{tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256}
@@ -83,6 +85,8 @@ func TestCertificateIsChosenByNameAndAlgorithm(t *testing.T) {
 		{"sip.example.com", rsa, "exact-rsa"},
 		{"other.example.com", nil, "wildcard"},
 		{"other.example.com", rsa, "exact-rsa"},
+		{"ec.example.net", nil, "exact-ec"},
+		{"ec.example.net", rsa, "wildcard-rsa"},
 		{"two.labels.example.com", nil, "first"},
 		{"example.com", nil, "first"},
 		{"unknown.example", nil, "first"},

@@ -114,7 +114,7 @@ func (s *Store) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, er
 // set is the certificates that are in use together. It does not change.
 type set struct {
 	all    []namedCert
-	byHost map[string][]*tls.Certificate // host in lower case → certificates in the order of the config
+	byHost map[string][]*tls.Certificate // host in lower case → certificates for it, then those for its wildcard
 }
 
 // namedCert is a certificate with its name in the config.
@@ -129,12 +129,22 @@ func newSet(pairs []*loadedPair) *set {
 	for _, p := range pairs {
 		s.all = append(s.all, namedCert{p.Name, p.cert})
 		for _, host := range hostsOf(p.cert.Leaf) {
-			if !slices.Contains(s.byHost[host], p.cert) {
-				s.byHost[host] = append(s.byHost[host], p.cert)
-			}
+			s.add(host, p.cert)
+		}
+	}
+	for host := range s.byHost {
+		for _, c := range s.byHost[wildcardOf(host)] {
+			s.add(host, c)
 		}
 	}
 	return s
+}
+
+// add adds a certificate for a host, unless it is there already.
+func (s *set) add(host string, c *tls.Certificate) {
+	if !slices.Contains(s.byHost[host], c) {
+		s.byHost[host] = append(s.byHost[host], c)
+	}
 }
 
 // hostsOf returns the names, in lower case, and addresses for which a certificate is valid.
@@ -153,17 +163,20 @@ func hostsOf(leaf *x509.Certificate) (hosts []string) {
 
 func normalizeHost(name string) string { return strings.ToLower(strings.TrimSuffix(name, ".")) }
 
-// find returns the certificates for a host, in the order of the config. There is at least
-// one.
+// wildcardOf returns the wildcard that stands for a host.
+func wildcardOf(host string) string {
+	_, rest, _ := strings.Cut(host, ".")
+	return "*." + rest
+}
+
+// find returns the certificates for a host, the best first. There is at least one.
 func (s *set) find(host string) []*tls.Certificate {
 	host = normalizeHost(host)
 	if found := s.byHost[host]; host != "" && found != nil {
 		return found
 	}
-	if _, rest, ok := strings.Cut(host, "."); ok {
-		if found := s.byHost["*."+rest]; found != nil {
-			return found
-		}
+	if found := s.byHost[wildcardOf(host)]; found != nil {
+		return found
 	}
 	first := s.all[0].cert
 	if hosts := hostsOf(first.Leaf); len(hosts) > 0 {
