@@ -314,6 +314,35 @@ func TestClientConfigurationIsNewAfterAChange(t *testing.T) {
 	}
 }
 
+// Connections are opened while the disk is slow.
+func TestClientConnectsDuringARefresh(t *testing.T) {
+	ca, reading, read := authority.PEM(), make(chan bool), make(chan bool)
+	slow := false
+	client, err := certs.NewClient(certs.ClientConfig{Name: "trunk", CA: func() ([]byte, error) {
+		if slow {
+			reading <- true
+			<-read
+		}
+		return ca, nil
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	slow = true
+	refreshed := make(chan bool)
+	go func() { client.Refresh(); close(refreshed) }()
+	<-reading
+	connected := make(chan bool)
+	go func() { client.TLS("carrier.example"); close(connected) }()
+	select {
+	case <-connected:
+	case <-time.After(time.Minute):
+		t.Error("a new connection waits for the disk")
+	}
+	close(read)
+	<-refreshed
+}
+
 func TestExpirySoonIsAThirdOfLife(t *testing.T) {
 	now := time.Now()
 	i := certs.Info{NotBefore: now, NotAfter: now.Add(90 * 24 * time.Hour)}

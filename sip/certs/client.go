@@ -21,15 +21,16 @@ type ClientConfig struct {
 
 // A Client holds the TLS configuration of the connections to a PBX or trunk.
 type Client struct {
-	config  ClientConfig
 	current atomic.Pointer[clientState]
 
-	mu   sync.Mutex
-	file file
+	mu     sync.Mutex // guards the fields below; held while the sources are read
+	config ClientConfig
+	file   file
 }
 
 // clientState is what a Client has read. It does not change.
 type clientState struct {
+	config ClientConfig     // whose sources have been read
 	roots  *x509.CertPool   // nil: the system's
 	cert   *tls.Certificate // nil: none
 	byHost sync.Map         // host that is connected to → *tls.Config
@@ -73,7 +74,7 @@ func (c *Client) Refresh() (changed bool, err error) {
 
 // use makes the TLS configuration from the texts of the sources.
 func (c *Client) use(texts [][]byte) error {
-	s := &clientState{}
+	s := &clientState{config: c.config}
 	if c.config.CA != nil {
 		if s.roots = x509.NewCertPool(); !s.roots.AppendCertsFromPEM(texts[0]) {
 			return errors.New("no certificate of an authority in PEM form")
@@ -101,10 +102,7 @@ func (c *Client) TLS(host string) *tls.Config {
 	if t, ok := s.byHost.Load(host); ok {
 		return t.(*tls.Config)
 	}
-	c.mu.Lock()
-	name := cmp.Or(c.config.ServerName, host)
-	c.mu.Unlock()
-	t, _ := s.byHost.LoadOrStore(host, s.newTLS(name))
+	t, _ := s.byHost.LoadOrStore(host, s.newTLS(cmp.Or(s.config.ServerName, host)))
 	return t.(*tls.Config)
 }
 
@@ -141,9 +139,7 @@ func (c *Client) Infos() []Info {
 	if s.cert == nil {
 		return nil
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return []Info{newInfo(c.config.Cert.Name, s.cert.Leaf)}
+	return []Info{newInfo(s.config.Cert.Name, s.cert.Leaf)}
 }
 
 // VerifyChain verifies that the first certificate is valid now for a usage and leads to
