@@ -42,7 +42,6 @@ type service struct {
 var (
 	errNoAddress = errors.New("the name has no address: add an A, AAAA or SRV record for a transport and an address family that a listener has")
 	errDeclined  = errors.New(`the name offers no SIP service: the target of its SRV record is "."`)
-	errTransport = errors.New("no listener has the transport")
 )
 
 // lookupNumeric returns the set of a target whose host is an address, and nil for a name.
@@ -65,13 +64,20 @@ func (r *Resolver) lookupNumeric(t Target) *set {
 	return &set{hosts: []host{h}, expires: forever, goodUntil: forever}
 }
 
+// keyOf returns the key of a target whose host is a name. It returns an error if the target
+// can never have an address.
+func (r *Resolver) keyOf(t Target) (key, error) {
+	k, err := t.key()
+	if err == nil && k.transport != 0 && !r.usable(k.transport) {
+		err = fmt.Errorf("lookup %s: no listener has the transport %s", k.host, k.transport)
+	}
+	return k, err
+}
+
 // run finds the hosts. It returns an error if the name servers give no usable answer.
 func (l *lookup) run() (outcome, error) {
 	l.ttl = maxTTL
 	k := l.key
-	if k.transport != 0 && !l.usable(k.transport) {
-		return outcome{err: fmt.Errorf("lookup %s: %w %s", k.host, errTransport, k.transport)}, nil
-	}
 	hosts, found, err := []host(nil), false, error(nil)
 	if !k.hasPort {
 		hosts, found, err = l.findServices()
@@ -96,7 +102,7 @@ func (l *lookup) run() (outcome, error) {
 }
 
 // usable reports whether a listener has the transport.
-func (l *lookup) usable(t Transport) bool { return l.resolver.cfg.Families[t] != Families{} }
+func (r *Resolver) usable(t Transport) bool { return r.cfg.Families[t] != Families{} }
 
 // defaultTransport returns the transport without SRV records.
 func (l *lookup) defaultTransport() Transport {
@@ -112,7 +118,7 @@ func (l *lookup) defaultTransport() Transport {
 // findName returns the name itself as the only host, or none.
 func (l *lookup) findName() ([]host, error) {
 	h := host{name: l.key.host, transport: l.defaultTransport()}
-	if !l.usable(h.transport) {
+	if !l.resolver.usable(h.transport) {
 		return nil, nil
 	}
 	if err := l.findIPs(&h); err != nil {
@@ -164,7 +170,7 @@ func (l *lookup) listServices() []service {
 	}
 	var list []service
 	for _, t := range transports {
-		if l.usable(t) && (t == TLS || !k.secure) {
+		if l.resolver.usable(t) && (t == TLS || !k.secure) {
 			list = append(list, service{name: t.srvPrefix() + k.host, transport: t})
 		}
 	}
@@ -181,7 +187,7 @@ func (l *lookup) chooseServices(records []naptr) []service {
 	var list []service
 	for _, n := range records {
 		s := service{name: n.replacement, transport: n.transport, order: int(n.order)}
-		if l.usable(n.transport) && (n.transport == TLS || !l.key.secure) && !slices.Contains(list, s) && len(list) < maxServices {
+		if l.resolver.usable(n.transport) && (n.transport == TLS || !l.key.secure) && !slices.Contains(list, s) && len(list) < maxServices {
 			list = append(list, s)
 		}
 	}

@@ -101,6 +101,13 @@ func TestFamiliesOfListeners(t *testing.T) {
 			t.Errorf("%d questions for AAAA, want none", n)
 		}
 		b.wantError("no listener has TCP", resolve.Target{Host: "a.example", Transport: resolve.TCP}, "no listener has the transport")
+		tcp := resolve.Target{Host: "b.example", Transport: resolve.TCP}
+		if a := b.Lookup(tcp, func(resolve.Answer) {}); a.Pending() {
+			t.Error("a transport without a listener needs a lookup")
+		}
+		if _, err := b.Watch(tcp, nil); err == nil {
+			t.Error("a name is watched that can never have an address")
+		}
 		b.wantError("numeric, other family", resolve.Target{Host: "2001:db8::1", Transport: resolve.UDP}, "no listener has transport udp")
 	}, func(c *resolve.Config) {
 		c.Families = map[resolve.Transport]resolve.Families{resolve.UDP: {IPv4: true}}

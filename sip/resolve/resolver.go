@@ -195,7 +195,7 @@ func (r *Resolver) Lookup(t Target, done func(Answer)) Answer {
 	if s := r.lookupNumeric(t); s != nil {
 		return Answer{s, t.Port}
 	}
-	k, err := t.key()
+	k, err := r.keyOf(t)
 	if err != nil {
 		return failedAnswer(err)
 	}

@@ -51,7 +51,7 @@ func (r *Resolver) Watch(t Target, changed func(*Watch)) (*Watch, error) {
 		w.view.Store(&View{Answer: Answer{s, t.Port}})
 		return w, s.err
 	}
-	k, err := t.key()
+	k, err := r.keyOf(t)
 	if err != nil {
 		return nil, err
 	}
