@@ -140,6 +140,8 @@ func TestParseOrigin(t *testing.T) {
 		{"https://a.example/x?y", "", `write https://a.example`},
 		{"https://u@a.example", "", `write https://a.example`},
 		{"https://bücher.example", "", `xn--`},
+		{"https://*.a.example", "", `origin "https://*.a.example" has a wildcard: list each host`},
+		{"https://a.example:", "", `is not scheme://host[:port]`},
 	} {
 		got, err := ParseOrigin(tt.in)
 		if got != tt.want || (err == nil) != (tt.err == "") || err != nil && !strings.Contains(err.Error(), tt.err) {

@@ -14,10 +14,12 @@ func ParseOrigin(s string) (string, error) {
 	switch {
 	case !ok || scheme == "":
 		return "", fmt.Errorf("origin %q has no scheme: write https://%s", s, strings.TrimLeft(s, ":/"))
-	case err != nil || u.Hostname() == "":
+	case err != nil || u.Hostname() == "" || strings.HasSuffix(u.Host, ":"):
 		return "", fmt.Errorf("origin %q is not scheme://host[:port]", s)
 	case u.User != nil || host != u.Host:
 		return "", fmt.Errorf("origin %q has more than scheme, host and port: write %s://%s", s, scheme, u.Host)
+	case strings.Contains(u.Host, "*"):
+		return "", fmt.Errorf("origin %q has a wildcard: list each host", s)
 	case strings.ContainsFunc(s, func(r rune) bool { return r > '~' }):
 		return "", fmt.Errorf("origin %q has letters beyond ASCII: write the host as browsers send it, xn--…", s)
 	}
