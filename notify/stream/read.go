@@ -14,8 +14,8 @@ import (
 var ErrStop = errors.New("reading stopped")
 
 // Read calls f for every message that is in the stream now and that c selects, until f
-// returns an error. If a message is lost on its way, Read continues after the last
-// message that f accepted.
+// returns an error. If a message is lost on its way, or the server restarts and loses the
+// consumer, Read continues after the last message that f accepted.
 func Read(ctx context.Context, s jetstream.Stream, c jetstream.OrderedConsumerConfig, f func(jetstream.Msg) error) error {
 	for {
 		last, err := readOnce(ctx, s, c, f)
@@ -28,8 +28,8 @@ func Read(ctx context.Context, s jetstream.Stream, c jetstream.OrderedConsumerCo
 	}
 }
 
-// errLostMessage reports that a message of the store did not arrive. NATS does not send it
-// again unless another message follows.
+// errLostMessage reports that a message of the store did not arrive. NATS sends it
+// again only if another message follows, and not at all if the consumer is lost.
 var errLostMessage = errors.New("a message of the store did not arrive")
 
 // readOnce reads like Read, with a single consumer. It returns the position of the last
@@ -65,10 +65,11 @@ func readOnce(ctx context.Context, s jetstream.Stream, c jetstream.OrderedConsum
 	for polls := 1; ; {
 		m, err := msgs.Next(jetstream.NextContext(waiting))
 		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
-			// The remaining messages may have been removed meanwhile.
+			// The remaining messages may have been removed meanwhile. An error does not end the
+			// reading: after a restart of the server the consumer is lost.
 			info, err := consumer.Info(ctx)
-			if err != nil || info.NumPending == 0 && (info.Delivered.Consumer == 0 || info.Delivered.Consumer == read) {
-				return last, err
+			if err == nil && info.NumPending == 0 && (info.Delivered.Consumer == 0 || info.Delivered.Consumer == read) {
+				return last, nil
 			}
 			if polls++; polls > maxReadPolls {
 				return last, errLostMessage
