@@ -94,8 +94,8 @@ func TestEventsQueries(t *testing.T) {
 	}
 }
 
-// Scan yields every event from a position on, once and in order, whether a consumer or
-// requests read them, and stops when it is told to.
+// Scan calls f once for every event from a position on, in order, and stops when f returns
+// false. It does so with a consumer, and with requests for a short rest of the log.
 func TestScanYieldsEachEventOnce(t *testing.T) {
 	js, closeStore := openStore(t, t.TempDir())
 	defer closeStore()
