@@ -557,6 +557,10 @@ func TestUnknownPathsAreNotFound(t *testing.T) {
 	r.wantProblem(404, "", "GET", "/v1/nowhere", nil)
 	r.wantProblem(404, "", "GET", "/nowhere", nil)
 	r.wantProblem(405, "", "PUT", "/v1/subscriptions", nil)
+	for _, path := range []string{"/v1%2F", "/v1%2Fcalls", "/v1%2Fsubscriptions%2Fx", "/v1%2F/calls", "/v12"} { // not below /v1
+		r.wantProblem(404, "", "GET", path, nil)
+		r.as("").wantProblem(404, "", "GET", path, nil)
+	}
 	resp, _ := r.do("POST", "/healthz", nil)
 	if resp.StatusCode != 405 || !strings.Contains(resp.Header.Get("Allow"), "GET") {
 		t.Errorf("POST /healthz: %d, Allow %q", resp.StatusCode, resp.Header.Get("Allow"))
