@@ -75,8 +75,8 @@ func readRegister(head string) *registerRequest {
 
 // requestedExpiry returns the duration in seconds that the REGISTER requests for a
 // contact's binding. It is 0 if the REGISTER removes the binding, and negative if the
-// REGISTER does not have the contact. A phone that changes its transport adds and removes
-// contacts with the same key; the added one then decides.
+// REGISTER requests no duration or does not have the contact. A phone that changes its
+// transport adds and removes contacts with the same key; the added one then decides.
 func (r *registerRequest) requestedExpiry(c *registerContact) int {
 	asked := -1
 	for i := range r.contacts {
