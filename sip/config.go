@@ -35,9 +35,11 @@ type Config struct {
 	// another key cuts off every live call and binding.
 	Key []byte
 
-	// Observations gets a copy of each message that the proxy forwards, of its own final
-	// responses to them, and of refused requests within a dialog; nil: no copies. The
-	// proxy never waits for it. If it is full, the message is counted as unobserved.
+	// The proxy sends copies of messages to Observations: each message that it forwards,
+	// each final response that it makes itself to a forwarded request, and each request
+	// within a dialog and CANCEL that it refuses, with its response, if it knows the
+	// sender. It never waits: while Observations is full, it only counts the messages as
+	// unobserved. nil: it sends no copies.
 	Observations chan<- dialog.Message
 
 	Workers   int              // 0: one per CPU
