@@ -34,13 +34,14 @@ type redelivery struct {
 	Named    bool   `json:"named,omitempty"` // it went to a URL that the receiver had named
 }
 
-// Redeliver makes one attempt at a delivery now, whatever its state: outside the order of
-// its call, and even while it is paused or its subscription disabled. The webhook-id is
-// the same. If the attempt succeeds, the state becomes delivered; otherwise the state
-// does not change. The attempt takes at most 15 seconds and is recorded.
+// Redeliver makes one attempt at a delivery now, whatever the state of the delivery. It
+// ignores the order of the call, and a subscription that is paused or disabled. The
+// request has the original webhook-id. If the attempt succeeds, the delivery becomes
+// delivered; otherwise its state does not change. The attempt takes at most 15 seconds
+// and is recorded.
 //
 // The error is ErrNoDelivery, ErrNotFound if the subscription is gone, ErrEventGone, or
-// of the store. A failed attempt is no error.
+// one of the store. A failed attempt is no error.
 func (n *Notifier) Redeliver(ctx context.Context, id string) (Attempt, error) {
 	d, err := n.Delivery(ctx, id)
 	if err != nil {

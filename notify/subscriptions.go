@@ -36,8 +36,8 @@ func (n *Notifier) Subscription(id string) (Subscription, error) {
 
 // Subscribe stores a new subscription and returns it as stored, with its secret. It sets
 // ID, times, state and revision, and generates a secret if s has none. The subscription
-// applies from the next published event on. The error is an *Invalid, ErrLimit, or one of the
-// store.
+// applies from the next published event on. The error is an *Invalid, ErrLimit, or one of
+// the store.
 func (n *Notifier) Subscribe(ctx context.Context, s Subscription) (Subscription, error) {
 	s = s.Clone()
 	s.Normalize()

@@ -50,7 +50,9 @@ func (o *Operations) Delivery(ctx context.Context, id string) (notify.Delivery, 
 	return d, err
 }
 
-// Redeliver makes an attempt of a delivery now, see [notify.Notifier.Redeliver].
+// Redeliver sends the event of a delivery again now and returns the attempt, see
+// [notify.Notifier.Redeliver]. A token may have only MaxTestsPerToken redeliveries and
+// tests in progress.
 func (o *Operations) Redeliver(ctx context.Context, id string) (notify.Attempt, error) {
 	if _, err := o.Delivery(ctx, id); err != nil {
 		return notify.Attempt{}, err
