@@ -21,9 +21,8 @@ import (
 	"bellhop/admin/ops"
 )
 
-// Page serves the routes of people who have signed in. Its methods ShowLogin, Login and
-// Logout serve the routes for signing in and out, and RequireSession sends people without
-// a session to /login.
+// Page serves the routes of people who have signed in; RequireSession keeps others out.
+// Its methods ShowLogin, Login and Logout serve the routes for signing in and out.
 type Page struct {
 	*access.Mux // the context of each request has its client
 
