@@ -100,23 +100,34 @@ func (h *handshakes) accept(raw net.Conn, first []byte, config *tls.Config, dead
 
 // start waits until c is under way, or returns false at the deadline.
 func (h *handshakes) start(c *handshakeConn, deadline time.Time) bool {
-	for wait := time.Duration(0); ; wait = handshakeRetry {
+	if !h.waitForSlot(deadline) {
+		return false
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	c.started = time.Now()
+	c.SetDeadline(deadline)
+	h.running = append(h.running, c)
+	return true
+}
+
+// waitForSlot takes a slot, or returns false at the deadline. As long as there is none, it
+// ends slow handshakes.
+func (h *handshakes) waitForSlot(deadline time.Time) bool {
+	select {
+	case h.slots <- struct{}{}:
+		return true
+	default:
+	}
+	for now := time.Now(); now.Before(deadline); now = time.Now() {
+		h.endOldest(now)
 		select {
 		case h.slots <- struct{}{}:
-			h.mu.Lock()
-			defer h.mu.Unlock()
-			c.started = time.Now()
-			c.SetDeadline(deadline)
-			h.running = append(h.running, c)
 			return true
-		case <-time.After(wait):
+		case <-time.After(handshakeRetry):
 		}
-		now := time.Now()
-		if !now.Before(deadline) {
-			return false
-		}
-		h.endOldest(now)
 	}
+	return false
 }
 
 // endOldest ends the handshake that has been under way for the longest time, if that is at

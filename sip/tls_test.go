@@ -199,6 +199,25 @@ func TestStalledHandshakesKeepNobodyOut(t *testing.T) {
 	}, b.listen)
 }
 
+// A slow handshake gives way to nobody while there is room.
+func TestSlowHandshakeMayGoOn(t *testing.T) {
+	b := &tlsBed{}
+	runScenario(t, func(s *testbed) {
+		slow, err := s.net.Dial(strangerAt.Addr(), proxyTLSAt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer slow.Close()
+		slow.Write([]byte{0x16})
+		s.advance(2 * time.Second)
+		for range 20 {
+			s.dialTLSPeer(phoneAt.Addr(), b)
+		}
+		s.advance(0)
+		assertEqual(t, "handshakes ended", fmt.Sprint(s.proxy.Stats().Handshakes), "0")
+	}, b.listen)
+}
+
 func TestTrunkIsKnownByItsCertificate(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
