@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"bellhop/cmd/bellhop/store"
 	"bellhop/dialog"
 	"bellhop/dialog/flowtest"
 	"bellhop/dialog/trace"
@@ -158,7 +159,7 @@ func TestObserverUsesMessageClock(t *testing.T) {
 			},
 			storeChanges: func(_ []dialog.Change, now, upTo time.Time) { put <- [2]time.Time{now, upTo} },
 		}
-		stop := startTask(f.run)
+		stop := store.StartTask(f.run)
 		invite := dialog.Message{
 			At: began, WallOffset: -back, Src: dialog.Edge, Dst: dialog.PBX, Method: "INVITE", CallID: "a", CSeq: 1, FromTag: "f", Branch: "z9hG4bK1",
 			Head: "INVITE sip:102@pbx.example SIP/2.0\r\nFrom: <sip:101@pbx.example>;tag=f\r\nTo: <sip:102@pbx.example>\r\n",

@@ -19,6 +19,7 @@ import (
 
 	"bellhop/cmd/bellhop/cli"
 	"bellhop/cmd/bellhop/config"
+	"bellhop/cmd/bellhop/store"
 	"bellhop/notify"
 	"bellhop/sip"
 	"bellhop/sip/siptest"
@@ -180,7 +181,7 @@ func (d *demonstration) setUp(ctx context.Context) error {
 	if d.service, err = buildService(ctx, cfg, newLogger(d.out, "text", &level)); err != nil {
 		return err
 	}
-	d.addCleanup(startTask(func(ctx context.Context) { d.service.run(ctx) }))
+	d.addCleanup(store.StartTask(func(ctx context.Context) { d.service.run(ctx) }))
 
 	hook := "http://" + receiver.Addr().String() + "/callback"
 	for _, extension := range []string{"101", "102"} {

@@ -140,7 +140,7 @@ func (h *testPipeline) start(fc flowtest.Config, cfg config.Config, st *store.St
 	if len(h.rooms.notifier.Subscriptions()) == 0 {
 		subscribeToAll(t, h.rooms.notifier)
 	}
-	stopRooms := startTask(h.rooms.run)
+	stopRooms := store.StartTask(h.rooms.run)
 	h.stopRooms = func() {
 		stopRooms()
 		h.Peers.Close()

@@ -267,7 +267,7 @@ func newAttack(t *testing.T, m *mutator, dir string) *attack {
 		t.Fatal(err)
 	}
 	subscribeToAll(t, a.rooms.notifier)
-	stopRooms := startTask(a.rooms.run)
+	stopRooms := store.StartTask(a.rooms.run)
 	synctest.Wait()
 
 	conn, err := a.network.ListenPacket(cfg.SIP.PBX[0].AddrPort)

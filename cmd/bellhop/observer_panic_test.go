@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"bellhop/cmd/bellhop/store"
 	"bellhop/dialog"
 	"bellhop/dialog/trace"
 )
@@ -49,7 +50,7 @@ func TestObserverSurvivesPanics(t *testing.T) {
 			queries:      make(chan func()),
 			log:          slog.New(slog.DiscardHandler),
 		}
-		stop := startTask(f.run)
+		stop := store.StartTask(f.run)
 		show := func(callID, from, to string, status int, method string) {
 			m := dialog.Message{
 				At: time.Now(), Src: dialog.Edge, Dst: dialog.PBX, Method: method, Status: status,

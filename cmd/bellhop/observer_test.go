@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"bellhop/cmd/bellhop/store"
 	"bellhop/dialog"
 	"bellhop/dialog/trace"
 )
@@ -46,7 +47,7 @@ func TestObservesFirstMessageAtOnce(t *testing.T) {
 					},
 					storeChanges: func([]dialog.Change, time.Time, time.Time) {},
 				}
-				stop := startTask(func(ctx context.Context) { f.run(ctx) })
+				stop := store.StartTask(func(ctx context.Context) { f.run(ctx) })
 				random := rand.New(rand.NewPCG(1, 2))
 				for i := range 3 * tt.calls * 14 {
 					m := dialog.Message{At: time.Now(), Src: dialog.PBX, Dst: dialog.Edge, Method: "OPTIONS", CallID: fmt.Sprint(i), FromTag: "1", Branch: "b"}

@@ -5,6 +5,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"bellhop/cmd/bellhop/store"
 )
 
 // TestDetectsOverload checks that a late timer means overload for a second.
@@ -42,7 +44,7 @@ func TestDetectsOverload(t *testing.T) {
 func TestMeasuresOverloadOnDemand(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newOverloadMonitor()
-		stop := startTask(func(ctx context.Context) { s.run(ctx) })
+		stop := store.StartTask(func(ctx context.Context) { s.run(ctx) })
 		defer stop()
 		for range 3 {
 			time.Sleep(time.Hour)

@@ -7,7 +7,6 @@ import (
 	"math"
 	"net/http"
 	"net/netip"
-	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -251,35 +250,23 @@ func (s *storedEvents) all(ctx context.Context) iter.Seq[dialog.Event] {
 // run runs the parts until ctx ends. It then stops them in the order of the pipeline,
 // so that each part still handles the output of the part before it.
 func (r *pipeline) run(ctx context.Context) {
-	stopProxy := startTask(func(ctx context.Context) { r.proxy.Run(ctx) })
-	stopObserver := startTask(r.observer.run)
-	stopNotifier := startTask(func(ctx context.Context) {
+	stopProxy := store.StartTask(func(ctx context.Context) { r.proxy.Run(ctx) })
+	stopObserver := store.StartTask(r.observer.run)
+	stopNotifier := store.StartTask(func(ctx context.Context) {
 		if err := r.notifier.Run(ctx); err != nil {
 			r.log.Error("notifier stopped", "err", err)
 		}
 	})
-	stopKeeper := startTask(func(ctx context.Context) {
+	stopKeeper := store.StartTask(func(ctx context.Context) {
 		if err := r.keeper.Run(ctx); err != nil {
 			r.log.Error("keeper stopped", "err", err)
 		}
 	})
-	stopCertificates := startTask(r.certs.run)
+	stopCertificates := store.StartTask(r.certs.run)
 	<-ctx.Done()
 	stopCertificates()
 	stopProxy()
 	stopObserver()
 	stopNotifier()
 	stopKeeper() // after the last events
-}
-
-// startTask runs f in a goroutine. stop cancels f's context and waits until f has
-// returned.
-func startTask(f func(context.Context)) (stop func()) {
-	ctx, cancel := context.WithCancel(context.Background())
-	var run sync.WaitGroup
-	run.Go(func() { f(ctx) })
-	return func() {
-		cancel()
-		run.Wait()
-	}
 }

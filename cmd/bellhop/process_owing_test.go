@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"bellhop/cmd/bellhop/store"
 	"bellhop/cmd/bellhop/store/storetest"
 	"bellhop/dialog"
 	"bellhop/notify"
@@ -70,7 +71,7 @@ func (s *site) owe(n int) {
 		s.t.Fatal(err)
 	}
 	events := make([]dialog.Event, n)
-	stop := startTask(func(ctx context.Context) { notifier.Run(ctx) })
+	stop := store.StartTask(func(ctx context.Context) { notifier.Run(ctx) })
 	defer stop()
 	for i := range events {
 		events[i] = dialog.Event{

@@ -176,9 +176,9 @@ func buildService(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *
 // passed.
 func (s *service) run(ctx context.Context) error {
 	defer s.store.Close()
-	defer startTask(s.store.Run)()
-	stopRooms := startTask(s.pipeline.run)
-	stopTokens := startTask(s.api.Run)
+	defer store.StartTask(s.store.Run)()
+	stopRooms := store.StartTask(s.pipeline.run)
+	stopTokens := store.StartTask(s.api.Run)
 	defer stopTokens()
 	failed := make(chan error, 1)
 	var api sync.WaitGroup

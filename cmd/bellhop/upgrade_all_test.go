@@ -135,8 +135,8 @@ func upgradeAll(t *testing.T, dir string) {
 	}
 	has("deliveries", "/v1/deliveries?limit=200")
 	has("subscriptions", "/v1/subscriptions?limit=200")
-	run := startTask(rooms.run)
-	runAPI := startTask(api.Run)
+	run := store.StartTask(rooms.run)
+	runAPI := store.StartTask(api.Run)
 	defer func() {
 		runAPI()
 		run()

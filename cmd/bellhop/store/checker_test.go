@@ -213,7 +213,7 @@ func TestFindsDamagedBucketWhileRunning(t *testing.T) {
 	st := openTested(t, dir)
 	check := st.supervisor.checker
 	flip()
-	defer startTask(func(ctx context.Context) { st.snapshot.run(ctx, st) })()
+	defer StartTask(func(ctx context.Context) { st.snapshot.run(ctx, st) })()
 	check.checkStreams(t.Context(), func(string) bool { return true })
 	want := d.buckets["bellhop_tokens"]["id3"]
 	deadline := time.After(patience)

@@ -328,12 +328,12 @@ func TestNamesOfAnyLengthKeepStoreConnected(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(startTask(func(ctx context.Context) { n.Run(ctx) }))
+	t.Cleanup(StartTask(func(ctx context.Context) { n.Run(ctx) }))
 	keeper, err := keep.Open(t.Context(), st, keep.Config{Node: "N", OldestUnpublished: n.EventLog.OldestUnpublished, LogEnd: n.EventLog.End, Log: quiet()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(startTask(func(ctx context.Context) { keeper.Run(ctx) }))
+	t.Cleanup(StartTask(func(ctx context.Context) { keeper.Run(ctx) }))
 	tracker := dialog.New(dialog.Config{Pattern: regexp.MustCompile(`(?s)^.*$`), Learn: true})
 	if err := tracker.Restore("", nil, nil); err != nil {
 		t.Fatal(err)

@@ -76,7 +76,7 @@ func TestSnapshotFollowsChanges(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	st := openTested(t, dir)
-	stop := startTask(func(ctx context.Context) { st.snapshot.run(ctx, st) })
+	stop := StartTask(func(ctx context.Context) { st.snapshot.run(ctx, st) })
 	kv := bucketOf(t, st, "bellhop_subscriptions")
 	must[uint64](t)(kv.PutString(t.Context(), "a", "1"))
 	deadline := time.After(patience)

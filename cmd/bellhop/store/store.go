@@ -86,7 +86,7 @@ func (s *Store) connect(ctx context.Context) error {
 		if err := s.supervisor.startEmbedded(); err != nil {
 			return err
 		}
-		s.undo = append(s.undo, s.supervisor.stopEmbedded, startTask(s.supervisor.run))
+		s.undo = append(s.undo, s.supervisor.stopEmbedded, StartTask(s.supervisor.run))
 	}
 	nc, err := connectStore(s.config, s.supervisor, s.log)
 	if err != nil {
@@ -120,14 +120,14 @@ func (s *Store) Run(ctx context.Context) {
 	}
 	checker := s.supervisor.checker
 	checker.markRestored("KV_bellhop_keys", math.MaxUint64) // the file key has it
-	stopChecks := startTask(func(ctx context.Context) { checker.run(ctx, s) })
+	stopChecks := StartTask(func(ctx context.Context) { checker.run(ctx, s) })
 	s.snapshot.run(ctx, s)
 	stopChecks() // after the last change of a bucket
 }
 
-// startTask runs f in a goroutine. stop cancels f's context and waits until f has
+// StartTask runs f in a goroutine. stop cancels f's context and waits until f has
 // returned.
-func startTask(f func(context.Context)) (stop func()) {
+func StartTask(f func(context.Context)) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var run sync.WaitGroup
 	run.Go(func() { f(ctx) })
