@@ -421,7 +421,6 @@ func (a *userAgent) defaultFrom() string {
 	return "<sip:" + a.User + "@" + Domain + ">"
 }
 
-// contactURI returns the URI for a Contact of the user agent.
 // sentBy returns the host and port in Via and Contact.
 func (a *userAgent) sentBy() string {
 	if a.transport == "WS" {
@@ -430,6 +429,7 @@ func (a *userAgent) sentBy() string {
 	return a.Addr.String()
 }
 
+// contactURI returns the URI for a Contact of the user agent.
 func (a *userAgent) contactURI() string {
 	if a.registeredContact != "" {
 		return a.registeredContact
