@@ -156,3 +156,18 @@ func TestPhonesBehindAReverseProxyAreLimited(t *testing.T) {
 		assertEqual(t, "refused", fmt.Sprint(s.proxy.Stats().Refused), "2")
 	}, behindProxy, func(c *sip.Config) { c.Connections = 2 })
 }
+
+// The proxy stops at once, also if a reverse proxy names a phone for a second connection
+// before it has closed the first.
+func TestStopClosesBothConnectionsOfOnePhone(t *testing.T) {
+	runScenario(t, func(s *testbed) {
+		for range 2 {
+			p := s.dialTCPPeer(balancerAt)
+			p.send(proxyHeaderV1 + p.newRequest("OPTIONS", "sip:192.0.2.1"))
+			p.expect("an answer", "SIP/2.0 200")
+		}
+		before := time.Now()
+		s.stop()
+		assertEqual(t, "time to stop", time.Since(before).String(), "0s")
+	}, behindProxy)
+}

@@ -128,6 +128,7 @@ func (s *stream) closed() bool {
 // dialPeer opens the connection and serves it.
 func (s *stream) dialPeer() {
 	defer s.close()
+	defer func() { s.table.untrackConn(s.conn) }()
 	c, err := s.openConn()
 	if err != nil {
 		s.table.proxy.log.Info("connection failed", "peer", s.peer, "err", err)
@@ -148,7 +149,7 @@ func (s *stream) openConn() (net.Conn, error) {
 	s.mu.Lock()
 	s.conn = c
 	s.mu.Unlock()
-	if s.closed() {
+	if !s.table.trackConn(c) || s.closed() {
 		c.Close()
 	}
 	if s.client == nil {

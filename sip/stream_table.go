@@ -21,11 +21,11 @@ type streamTable struct {
 	goroutines     sync.WaitGroup
 	handshakes     *handshakes
 
-	mu          sync.Mutex
-	perPeer     map[netip.Addr]int
-	silentConns map[net.Conn]bool        // accepted, without a first byte so far
-	refusedAt   map[netip.Addr]time.Time // time of the last log line about a refused connection
-	closed      bool
+	mu        sync.Mutex
+	perPeer   map[netip.Addr]int
+	conns     map[net.Conn]bool        // open, also those that are not in byPeer
+	refusedAt map[netip.Addr]time.Time // time of the last log line about a refused connection
+	closed    bool
 }
 
 // streamKey identifies a stream. Streams of two transports may have the same peer address,
@@ -38,7 +38,7 @@ type streamKey struct {
 
 // newStreamTable returns an empty streamTable.
 func newStreamTable(px *Proxy) *streamTable {
-	return &streamTable{proxy: px, handshakes: newHandshakes(), perPeer: map[netip.Addr]int{}, silentConns: map[net.Conn]bool{}, refusedAt: map[netip.Addr]time.Time{}}
+	return &streamTable{proxy: px, handshakes: newHandshakes(), perPeer: map[netip.Addr]int{}, conns: map[net.Conn]bool{}, refusedAt: map[netip.Addr]time.Time{}}
 }
 
 // findStream returns the open stream of a transport to a peer, or nil. id 0 matches any
@@ -184,9 +184,10 @@ func (ss *streamTable) acceptConns(ctx context.Context, l *listener) {
 func (ss *streamTable) serveConn(raw net.Conn, peer netip.AddrPort, l *listener) {
 	defer raw.Close()
 	defer func() { ss.releaseConn(peer) }()
-	if !ss.markSilent(raw, true) {
+	if !ss.trackConn(raw) {
 		return
 	}
+	defer ss.untrackConn(raw)
 	var first []byte
 	ok := true
 	if l.trusts(peer.Addr()) {
@@ -206,10 +207,9 @@ func (ss *streamTable) serveConn(raw net.Conn, peer netip.AddrPort, l *listener)
 	if ok {
 		l, first, ok = ss.splitTransports(c, first, peer, l)
 	}
-	if ss.markSilent(raw, false); !ok {
-		return
+	if ok {
+		ss.addStream(raw, peer, l, trunk).serve(c, first)
 	}
-	ss.addStream(raw, peer, l, trunk).serve(c, first)
 }
 
 // readFirst reads one byte until the deadline, or returns nil.
@@ -222,18 +222,23 @@ func readFirst(c net.Conn, deadline time.Time) []byte {
 	return first[:]
 }
 
-// markSilent records whether a connection has sent nothing so far, so that
-// streamTable.close also closes the connections that are not yet streams. It returns
-// false if the table is closed.
-func (ss *streamTable) markSilent(c net.Conn, silent bool) bool {
+// trackConn adds an open connection to those that streamTable.close closes: not all are in
+// byPeer, because they may be no streams yet, or have given way to a newer stream of the same
+// peer. It returns false if the table is closed.
+func (ss *streamTable) trackConn(c net.Conn) bool {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
-	if silent {
-		ss.silentConns[c] = true
-	} else {
-		delete(ss.silentConns, c)
+	if !ss.closed {
+		ss.conns[c] = true
 	}
 	return !ss.closed
+}
+
+// untrackConn removes a connection that trackConn has added.
+func (ss *streamTable) untrackConn(c net.Conn) {
+	ss.mu.Lock()
+	defer ss.mu.Unlock()
+	delete(ss.conns, c)
 }
 
 // admitConn counts a connection and returns true if it is within the limits, else refuses
@@ -292,7 +297,7 @@ func (ss *streamTable) releaseConn(peer netip.AddrPort) {
 func (ss *streamTable) close() {
 	ss.mu.Lock()
 	ss.closed = true
-	for c := range ss.silentConns {
+	for c := range ss.conns {
 		c.Close()
 	}
 	ss.mu.Unlock()
