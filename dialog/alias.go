@@ -64,8 +64,8 @@ func (d *directory) isShownAs(user, number string) bool {
 	return number == user || d.aliases.ownerOf(number) == user
 }
 
-// extensionShownAs returns the extension for which the PBX shows a number that is not the
-// name of that extension. The result has no user if there is no such extension.
+// extensionShownAs returns the extension that has number as an alias: calls from 101 may
+// show 0301234. It returns an empty Extension if no extension has that alias.
 func (d *directory) extensionShownAs(number string) Extension {
 	user := d.aliases.ownerOf(number)
 	if user == "" || user == number {

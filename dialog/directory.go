@@ -209,8 +209,8 @@ func (d *directory) callingExtension(m *Message, from, preferred, account, conta
 	return a, true
 }
 
-// accountExtension returns the extension whose name is the account name that a phone
-// authenticates as. It has no user if the name is not an extension.
+// accountExtension returns the extension that has the same name as the account in a
+// phone's credentials, 101 or 101@pbx.example. It returns an empty Extension if there is none.
 func (d *directory) accountExtension(name string, now time.Time) Extension {
 	user, host, _ := strings.Cut(name, "@")
 	e, _ := d.extensionAt(uri{user: siptext.Unescape(user), host: siptext.LowerHost(host)}, now)

@@ -119,9 +119,9 @@ func readRoot(document []byte) (root xml.StartElement, err error) {
 	}
 }
 
-// recordURLs sets the URLs that the response to a delivered newCall names, and writes
-// them to the delivery log before the newCall counts as delivered. If the store does not
-// accept them in time, they are written like any record.
+// recordURLs reads the URLs for the later events of the call from the response to a newCall,
+// and writes them to the delivery log at once: they must survive a crash after the newCall
+// counts as delivered. If this write fails, the URLs are written with the next batch.
 func (n *Notifier) recordURLs(ctx context.Context, a *attempt) {
 	if !a.Sub.FollowsURLs() || !schedule.IsNewCall(a.Type) || a.Seq == 0 || outcomeOf(a.Status) != schedule.Delivered {
 		return

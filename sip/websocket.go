@@ -85,7 +85,7 @@ func (fr *frameReader) decodeFrames(at instant) bool {
 		if e.Kind == websocket.None {
 			break
 		}
-		fr.keepalive.Hear(time.Now(), e.Kind)
+		fr.keepalive.NoteReceived(time.Now(), e.Kind)
 		switch e.Kind {
 		case websocket.Message:
 			fr.stream.dispatchFrame(message, at)

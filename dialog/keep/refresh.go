@@ -24,9 +24,9 @@ const (
 	purgeMarkerTTL = 10 * time.Minute
 )
 
-// A refresher holds the floor of this node (see the package comment), and the ids of the
-// calls whose snapshots must be written again before the floor can rise. Floors are
-// revisions of the bucket.
+// A refresher raises the floor of this node: the revision of the bucket below which every
+// snapshot is of an ended call. It holds the ids of the calls whose snapshots must be
+// written again, with a new revision, before the floor can rise.
 type refresher struct {
 	floor        uint64    // a snapshot with a revision below it is of an ended call
 	storedFloor  uint64    // the floor in the checkpoint of the bucket

@@ -104,13 +104,13 @@ func (b *breakers) noteSuccess(now time.Time, sr *subscriber, e *endpoint) {
 	}
 }
 
-// noteNoAnswer counts an attempt without a response in the breaker of its endpoint, and
-// opens the breaker if it must. probe says that the attempt was its probe.
+// noteNoAnswer counts an attempt without a response against its endpoint, and opens the
+// breaker of the endpoint if there are too many. probe is true if the attempt was a probe.
 //
-// A failed connection is the fault of the endpoint. A missing response may be the fault
-// of one URL if the endpoint has several subscribers. Then it counts only while the
-// subscriber's own breaker is closed, and opens the breaker of the endpoint only if
-// another subscriber has failed too.
+// If the connection failed, the endpoint is at fault. If only the response is missing, one
+// URL may be at fault. So if the endpoint has several subscribers, missing responses open
+// its breaker only if more than one of them has had some. A subscriber with an open breaker
+// of its own does not count.
 func (b *breakers) noteNoAnswer(now time.Time, p *Attempt, r *Result, probe bool) {
 	e, sr := p.endpoint, p.delivery.queue.subscriber
 	b.blockUnanswered(sr, e, r.Fault)

@@ -20,10 +20,10 @@ func NewKeepalive(now time.Time) Keepalive { return Keepalive{deadline: now.Add(
 // Deadline returns the time at which Expire is to be called.
 func (k *Keepalive) Deadline() time.Time { return k.deadline }
 
-// Hear notes that the client has sent something. A Pong does not put off the next Ping:
+// NoteReceived notes that the client has sent something. A Pong does not put off the next Ping:
 // without our Pings, a middlebox that counts only our side could cut the connection of a
 // client that sends Pongs unasked (RFC 6455 §5.5.3).
-func (k *Keepalive) Hear(now time.Time, kind Kind) {
+func (k *Keepalive) NoteReceived(now time.Time, kind Kind) {
 	k.unanswered = 0
 	if kind != Pong {
 		k.deadline = now.Add(pingAfter)

@@ -37,7 +37,7 @@ func TestSilentClientIsPinged(t *testing.T) {
 					got = append(got, fmt.Sprint(second, " ping"))
 				}
 				if kind, ok := tt.sends[second]; ok {
-					k.Hear(now, kind)
+					k.NoteReceived(now, kind)
 				}
 			}
 			if !slices.Equal(got, tt.want) {
