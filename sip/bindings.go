@@ -7,7 +7,7 @@ import (
 )
 
 // binding is what the proxy remembers of an accepted registration of one client: the flow
-// over which it was made. It does not change once it is in a table.
+// over which it was made. Only qualifiedAt changes once it is in a table.
 type binding struct {
 	id        bindingID
 	byContact bool // the client has no +sip.instance, so its Contact URI identifies it
@@ -16,6 +16,8 @@ type binding struct {
 	since     instant // time at which the REGISTER was received
 	expires   instant
 	keys      [bindingIndexes]uint64 // in the tables of bindings
+
+	qualifiedAt atomic.Int64 // instant at which the last OPTIONS of the PBX went over flow; 0: none
 }
 
 // replaces reports whether b's flow takes the place of fl, another flow of the same

@@ -19,6 +19,8 @@ type Config struct {
 	LocalNets  []netip.Prefix // peers that know the real addresses of listeners, not the advertised ones
 	PBX        []Addr         // at least one; more than one: the first that answers OPTIONS
 	PBXSources []netip.Prefix // further source addresses on the PBX side
+	UDPMax     int            // bytes of a request beyond which PBX and trunks get it over TCP; 0: never
+	KeepAlive  time.Duration  // interval of the OPTIONS to UDP phones behind a NAT; 0: none are sent
 	Register   Register       // how calls to phones come back through the proxy; "" is RegisterPath
 	AddCID     bool           // add X-CID to INVITEs towards the PBX that have none
 	Trunks     []Trunk
@@ -105,6 +107,12 @@ type Trunk struct {
 
 	TLSNames []string      // names in its certificate by which it is known when it connects
 	TLS      *certs.Client // how TLS is used towards it, and the authorities of its certificate; nil: no TLS
+
+	Probe      time.Duration // interval of OPTIONS to its addresses; 0: none are sent
+	OwnContact bool          // the proxy replaces the PBX's Contact by its advertised name
+	MaxCPS     int           // calls that it gets in any second, at most; 0: no limit
+
+	rate *callRate // of MaxCPS
 }
 
 // Register is how calls to phones come back through the proxy.

@@ -11,6 +11,9 @@ import "hash/maphash"
 func (px *Proxy) dispatch(p *packet, idle bool) {
 	px.stats.received.Add(1)
 	p.side = px.peers.sideOf(p)
+	if p.conn != nil {
+		px.noteAlias(p)
+	}
 	w := px.workerFor(&p.msg)
 	if w == nil {
 		px.stats.stray.Add(1)

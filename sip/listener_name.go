@@ -124,8 +124,14 @@ func (l *listener) ownsAddr(ip netip.Addr) bool {
 	return (*l.names.byAddr.Load())[ip] != nil
 }
 
-// isLocalNet reports whether an address is in [Config.LocalNets].
+// isLocalNet reports whether an address is in [Config.LocalNets] and not that of a trunk
+// that knows the proxy by its advertised name alone.
 func (px *Proxy) isLocalNet(ip netip.Addr) bool {
+	if px.peers.wantOwnContact {
+		if t := px.peers.trunkAt(ip); t != nil && t.OwnContact {
+			return false
+		}
+	}
 	for _, n := range px.cfg.LocalNets {
 		if n.Contains(ip) {
 			return true

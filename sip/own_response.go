@@ -62,7 +62,7 @@ const allowedMethods = "Allow: INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER, SUBS
 // answerOptions answers an OPTIONS that is addressed to the proxy. A 503 tells the sender to
 // choose another proxy, because this one is draining or no PBX is up.
 func (w *worker) answerOptions(p *packet) {
-	f, extra := &fault{200, "OK"}, allowedMethods
+	f, extra := &fault{200, "OK"}, w.composer.optionsFields(p)
 	switch {
 	case w.proxy.draining.Load():
 		f, extra = goingDown, retryAfter

@@ -17,6 +17,8 @@ type peers struct {
 	pbxSources []netip.Prefix // further sources on the PBX side
 	trunks     []Trunk
 	pbxTLS     *certs.Client // see [Config.PBXTLS]
+
+	wantOwnContact bool // a trunk has OwnContact
 }
 
 // pbx is one configured PBX.

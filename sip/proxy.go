@@ -61,6 +61,7 @@ import (
 	"log/slog"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -80,6 +81,8 @@ type Proxy struct {
 	serverKeySecret [32]byte // part of the keys of server transactions
 	sources         sources
 	bindings        *bindings
+	stunLimit       *stunLimit
+	trunkProbes     []*trunkProbe
 	backlog         chan struct{} // see Backlog
 	draining        atomic.Bool
 	stats           counters
@@ -111,9 +114,12 @@ func Listen(cfg Config) (*Proxy, error) {
 	rand.Read(px.serverKeySecret[:])
 	px.sources = newSources(&px.peers)
 	px.bindings = newBindings()
+	px.stunLimit = newStunLimit()
 	px.backlog = make(chan struct{}, 1)
 	px.listeners.names = map[hostPort]bool{}
-	px.peers = peers{pbxSources: cfg.PBXSources, trunks: cfg.Trunks, pbxTLS: cfg.PBXTLS}
+	px.peers = peers{pbxSources: cfg.PBXSources, trunks: newTrunks(cfg.Trunks), pbxTLS: cfg.PBXTLS}
+	px.peers.wantOwnContact = slices.ContainsFunc(cfg.Trunks, func(t Trunk) bool { return t.OwnContact })
+	px.trunkProbes = newTrunkProbes(&px.cfg, px.peers.trunks)
 	for _, a := range cfg.PBX {
 		px.peers.pbx = append(px.peers.pbx, &pbx{addr: a, id: newPBXID(a)})
 	}

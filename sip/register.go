@@ -45,8 +45,21 @@ func (c *composer) addPath(m *message, fl flow, byURI bool, ourURI string) {
 		t.binding = c.sealer.firstBinding(m)
 	}
 	c.tmpBuf = c.sealer.sealToken(c.tmpBuf[:0], t)
-	c.edits.insert(at, "Path: <sip:", string(c.tmpBuf), "@", ourURI, ";lr>\r\n")
+	outbound := ""
+	if m.hasRegID() && !m.hasNextVia() {
+		outbound = ";ob" // RFC 5626 §5.1: the proxy is the first hop
+	}
+	c.edits.insert(at, "Path: <sip:", string(c.tmpBuf), "@", ourURI, ";lr", outbound, ">\r\n")
 	c.edits.insert(top, "Supported: path\r\n")
+}
+
+// hasRegID reports whether a Contact has reg-id: the client keeps several flows (RFC 5626).
+func (m *message) hasRegID() (found bool) {
+	m.eachContact(func(_, params span, _ bool) {
+		_, here := findParam(m.b, params, "reg-id")
+		found = found || here
+	})
+	return found
 }
 
 // rewriteContacts replaces the host of each Contact by ours, and adds a token that
@@ -55,12 +68,7 @@ func (c *composer) addPath(m *message, fl flow, byURI bool, ourURI string) {
 // would make the header field too long.
 func (c *composer) rewriteContacts(m *message, fl flow, byURI bool, ourURI string) {
 	aor := m.registeredAOR()
-	room := maxFieldLen // by which the longest Contact field may grow
-	for i := range m.fields {
-		if f := &m.fields[i]; f.name == hContact {
-			room = min(room, maxFieldLen-int(f.line.to-f.line.from))
-		}
-	}
+	room := m.contactRoom()
 	key := m.appendAOR(nil, m.to)
 	m.eachContact(func(uri, params span, bare bool) {
 		var u siptext.URI
@@ -76,26 +84,44 @@ func (c *composer) rewriteContacts(m *message, fl flow, byURI bool, ourURI strin
 		if len(key) > 0 && fl.peer.IsValid() {
 			t.binding, _ = c.sealer.bindingID(key, text, m, params)
 		}
-		c.tmpBuf = c.sealer.sealToken(c.tmpBuf[:0], t)
-		user := ""
-		if u.Scheme != "tel" && u.User != "" {
-			user = string(text[strings.IndexByte(string(text), ':')+1:])
-			user = user[:strings.LastIndexByte(user, '@')+1]
-		}
-		if strings.Count(user, "@") > 1 {
-			return // other elements would read the URI differently
-		}
-		grows := len("<sip:;=>") + len(user) + len(ourURI) + len(contactParam) + len(c.tmpBuf) - len(text)
-		if grows > room {
-			return
-		}
-		room -= grows
-		open, shut := "", ""
-		if bare {
-			open, shut = "<", ">"
-		}
-		c.edits.replace(uri, open, "sip:", user, ourURI, ";", contactParam, "=", string(c.tmpBuf), shut)
+		c.replaceContact(m, uri, &u, bare, t, ourURI, &room)
 	})
+}
+
+// replaceContact notes the edit that replaces a Contact URI, read as u, by ours with the
+// token t. The user stays. It notes nothing if the edit takes more than room bytes.
+func (c *composer) replaceContact(m *message, uri span, u *siptext.URI, bare bool, t token, ourURI string, room *int) {
+	text := string(m.text(uri))
+	c.tmpBuf = c.sealer.sealToken(c.tmpBuf[:0], t)
+	user := ""
+	if u.Scheme != "tel" && u.User != "" {
+		user = text[strings.IndexByte(text, ':')+1:]
+		user = user[:strings.LastIndexByte(user, '@')+1]
+	}
+	if strings.Count(user, "@") > 1 {
+		return // other elements would read the URI differently
+	}
+	grows := len("<sip:;=>") + len(user) + len(ourURI) + len(contactParam) + len(c.tmpBuf) - len(text)
+	if grows > *room {
+		return
+	}
+	*room -= grows
+	open, shut := "", ""
+	if bare {
+		open, shut = "<", ">"
+	}
+	c.edits.replace(uri, open, "sip:", user, ourURI, ";", contactParam, "=", string(c.tmpBuf), shut)
+}
+
+// contactRoom returns the number of bytes by which the longest Contact field of m may grow.
+func (m *message) contactRoom() int {
+	room := maxFieldLen
+	for i := range m.fields {
+		if f := &m.fields[i]; f.name == hContact {
+			room = min(room, maxFieldLen-int(f.line.to-f.line.from))
+		}
+	}
+	return room
 }
 
 // restoreContacts replaces the rewritten Contacts in p, the 2xx to a REGISTER, by the

@@ -55,6 +55,7 @@ func (c *composer) rememberBindings(bs *bindings, now instant, reg *registration
 			bs.end(now, b.id, reg.at)
 		case string(client) != "*":
 			bs.set(now, b, aor)
+			c.keepAlives.start(now, b, client)
 		}
 	}
 }

@@ -66,9 +66,13 @@ func (w *worker) forwardRequest(now instant, p *packet, key serverKey) {
 		w.refuseTowards(p, r.dst, f, "")
 		return
 	}
+	if f := w.proxy.limitCalls(now, p, &r); f != nil {
+		w.refuseTowards(p, r.dst, f, "Retry-After: 1\r\n")
+		return
+	}
 	id := w.newTxID()
 	w.branchBuf = w.proxy.branchSalt.appendBranch(w.branchBuf[:0], id, hash)
-	out := w.composer.rewriteRequest(p, &r, w.branchBuf)
+	out := w.preferTCP(&r, w.composer.rewriteRequest(p, &r, w.branchBuf))
 
 	t := &responseContext{worker: w, src: p.side, dst: r.dst, trunk: w.proxy.peers.trunkName(p, &r), flowGone: r.flowGone, hasCredentials: m.hasField(hAuthorization), inDialog: !m.initial()}
 	t.hasOurPath = w.proxy.cfg.Register == RegisterPath && r.dst == pbxSide && m.isMethod("REGISTER") && m.makesBinding()
@@ -125,5 +129,6 @@ func (w *worker) forwardStateless(p *packet, r *routeDecision, hash uint32) {
 	w.hash.Write(m.text(m.callID))
 	w.branchBuf = w.proxy.branchSalt.appendBranch(w.branchBuf[:0], w.hash.Sum64()&(1<<48-1), hash)
 	w.observer.observe(p, r, w.proxy.peers.trunkName(p, r))
-	w.sendMessage(r.nextHop, w.composer.rewriteRequest(p, r, w.branchBuf), 0)
+	out := w.preferTCP(r, w.composer.rewriteRequest(p, r, w.branchBuf))
+	w.sendMessage(r.nextHop, out, 0)
 }

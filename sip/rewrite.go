@@ -15,6 +15,7 @@ type composer struct {
 	peers           *peers
 	listeners       *listeners
 	sealer          *sealer
+	keepAlives      *keepAlives
 	edits           splice  // of the message that is forwarded; the router notes the first ones
 	answeredRequest []byte  // request, as sent, whose final response is being handled; else nil
 	scratch         message // index of a message that is not the one received
@@ -47,6 +48,9 @@ func (c *composer) rewriteRequest(p *packet, r *routeDecision, branch []byte) []
 		}
 	}
 	c.applyTrust(p, r)
+	if r.dst == edgeSide {
+		c.replacePBXContacts(p, r.nextHop)
+	}
 	c.edits.addContentLength(m, r.nextHop)
 	c.outBuf = s.apply(c.outBuf[:0], m.b)
 	return c.outBuf
@@ -135,6 +139,8 @@ func (c *composer) rewriteResponse(p *packet, to destination) ([]byte, int) {
 	if p.side == pbxSide && m.status > 100 && m.status < 300 && needsRecordRoute(m) {
 		c.bindNextRoute(m)
 	}
+	c.replacePBXContacts(p, to)
+	c.restorePBXContacts(p)
 	c.edits.addContentLength(m, to)
 	c.outBuf = s.apply(c.outBuf[:0], m.b)
 	return c.outBuf, status

@@ -21,6 +21,8 @@ type routeDecision struct {
 	pbx      pbxID     // PBX that an edge-side request goes to
 	aor      string    // address-of-record of the binding that the request is sent to
 
+	contactPBX pbxID // PBX whose Contact the Request-URI was, if we had replaced that Contact
+
 	trunk    *Trunk // trunk that the request comes from, or nil
 	stranger bool   // the request comes from neither PBX nor trunk
 }
@@ -131,6 +133,11 @@ func (rt *router) restoreTarget(p *packet, r *routeDecision, target *siptext.URI
 		*target = last.uri
 	case hasParam(target, contactParam):
 		text, _ := target.Param(contactParam)
+		if to, pbx, ok := rt.sealer.openPBXContact(text); ok {
+			r.contactPBX = pbx
+			edits.replace(m.uri, to)
+			return parseURI(to, target)
+		}
 		t, ok := rt.sealer.openToken(text, inContact)
 		if !ok {
 			return forgedRoute
@@ -262,7 +269,7 @@ func (rt *router) routeFromEdge(p *packet, r *routeDecision, next *siptext.URI, 
 		}
 		return rt.routeToDialogPBX(p, r, next, &tokens.first)
 	case !routed:
-		return rt.routeToAnyPBX(p, r)
+		return rt.routeToNamedPBX(p, r, next)
 	}
 	pbx := rt.peers.pbxOfURI(next)
 	if pbx == nil || !p.msg.initial() {
@@ -296,6 +303,23 @@ func (rt *router) routeToAnyPBX(p *packet, r *routeDecision) *fault {
 		return noPBX
 	}
 	return rt.routeToPBX(p, r, pbx)
+}
+
+// routeToNamedPBX routes a request without Route to the PBX whose Contact its Request-URI
+// was, if we had replaced that Contact by ours, or to the PBX that the Request-URI of a
+// trunk's request names: the PBX has registered with the trunk. Any other request, and one
+// to a PBX that is down, goes to the first PBX that is up.
+func (rt *router) routeToNamedPBX(p *packet, r *routeDecision, target *siptext.URI) *fault {
+	named := r.contactPBX
+	if pbx := rt.peers.pbxOfURI(target); named == (pbxID{}) && pbx != nil && r.trunk != nil {
+		named = pbx.id
+	}
+	for _, pbx := range rt.peers.pbx {
+		if pbx.id == named && !pbx.down.Load() {
+			return rt.routeToPBX(p, r, pbx)
+		}
+	}
+	return rt.routeToAnyPBX(p, r)
 }
 
 // routeToPBX routes a request to a configured PBX.

@@ -13,6 +13,18 @@ func (rt *router) takeFlow(p *packet, r *routeDecision, t *token) bool {
 	if t.binding != (bindingID{}) {
 		newest = rt.proxy.bindings.newest(t.binding, p.receivedAt)
 	}
+	if !rt.tryFlows(p, r, t, newest) {
+		return false
+	}
+	if newest != nil && newest.flow == r.edgeFlow && p.msg.isMethod("OPTIONS") {
+		newest.qualifiedAt.Store(max(int64(p.receivedAt), 1)) // keepAlive sends none of its own
+	}
+	return true
+}
+
+// tryFlows routes a request over the flow of token t or that of newest, the binding of t
+// as it was registered last, or nil. It returns false if neither can be used.
+func (rt *router) tryFlows(p *packet, r *routeDecision, t *token, newest *binding) bool {
 	switch {
 	case newest == nil || newest.flow == t.flow:
 		return rt.tryFlow(p, r, t.flow, t.byURI)

@@ -28,9 +28,9 @@ const (
 	maxRefusedAddrs    = 1024 // addresses whose refusals are logged in one refusalLogInterval
 )
 
-// A peer that has vanished is noticed: by keepAlive if the connection is idle, and by
+// A peer that has vanished is noticed: by tcpKeepAlive if the connection is idle, and by
 // userTimeout if something was sent.
-var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 10 * time.Second, Count: 3}
+var tcpKeepAlive = net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 10 * time.Second, Count: 3}
 
 const userTimeout = 10 * time.Second
 
@@ -51,6 +51,8 @@ type stream struct {
 	trunk     *Trunk      // that the peer has proved to be by its certificate, or nil
 
 	hasPhones bool // a phone has registered on it; used by the reading goroutine only
+	aliasRead bool // see noteAlias; used by the reading goroutine only
+	alias     atomic.Pointer[netip.AddrPort]
 
 	mu   sync.Mutex
 	conn net.Conn // below TLS, so that closing it never waits; nil until it is open
@@ -107,6 +109,7 @@ func (s *stream) close() {
 	s.closeOnce.Do(func() {
 		s.table.byPeer.CompareAndDelete(s.key(), s)
 		close(s.done)
+		s.removeAlias()
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if s.conn != nil {

@@ -17,8 +17,8 @@ import (
 )
 
 var (
-	proxyTLSAt = netip.MustParseAddrPort("192.0.2.1:5061")
-	carrierAt  = netip.MustParseAddrPort("192.0.2.200:5061")
+	proxyTLSAt   = netip.MustParseAddrPort("192.0.2.1:5061")
+	tlsCarrierAt = netip.MustParseAddrPort("192.0.2.200:5061")
 )
 
 // tlsBed has the certificates of a testbed with TLS. They are made in its bubble, because
@@ -245,7 +245,7 @@ func TestTrunkIsKnownByItsCertificate(t *testing.T) {
 					own = append(own, a.IssueTLS(tt.request))
 				}
 				for range 2 { // the second one resumes the session of TLS
-					peer := s.dialTLSPeer(carrierAt.Addr(), b, own...)
+					peer := s.dialTLSPeer(tlsCarrierAt.Addr(), b, own...)
 					peer.send(peer.newInvite())
 					invite := s.pbx.expect("the INVITE goes on", "INVITE")
 					if got := invite.fieldValue("X-Bellhop-Trunk") != ""; got != tt.trunk {
@@ -309,8 +309,8 @@ func TestDialogStaysOnTheConnectionOfItsInvite(t *testing.T) {
 			presented = append(presented, cs.ServerName+" "+strings.Join(cs.PeerCertificates[0].DNSNames, " "))
 			return nil
 		}}
-		carrier, opened := s.addTLSListener(carrierAt, config)
-		other, openedOther := s.addTLSListener(netip.AddrPortFrom(carrierAt.Addr(), 5071), config)
+		carrier, opened := s.addTLSListener(tlsCarrierAt, config)
+		other, openedOther := s.addTLSListener(netip.AddrPortFrom(tlsCarrierAt.Addr(), 5071), config)
 
 		s.pbx.send(s.pbx.newRequest("INVITE", "sip:5551234@192.0.2.200"))
 		invite := carrier.expect("the INVITE goes to the trunk's address", "INVITE sip:5551234@192.0.2.200 ")
@@ -341,7 +341,7 @@ func TestDialogStaysOnTheConnectionOfItsInvite(t *testing.T) {
 		assertEqual(t, "connections", fmt.Sprint(opened.Load(), openedOther.Load()), "1 1")
 	}, b.listen, func(c *sip.Config) {
 		own := b.issue("trunk.tls_cert", siptest.CertificateRequest{Hosts: []string{"sbc.example"}})
-		c.Trunks = []sip.Trunk{{Name: "carrier", To: []sip.Addr{{Proto: sip.TLS, AddrPort: carrierAt}}, TLS: b.newClient("sip.carrier.example", &own)}}
+		c.Trunks = []sip.Trunk{{Name: "carrier", To: []sip.Addr{{Proto: sip.TLS, AddrPort: tlsCarrierAt}}, TLS: b.newClient("sip.carrier.example", &own)}}
 	})
 }
 
@@ -349,7 +349,7 @@ func TestDialogStaysOnTheConnectionOfItsInvite(t *testing.T) {
 func TestDialogOverTLSStaysThere(t *testing.T) {
 	b := &tlsBed{}
 	runScenario(t, func(s *testbed) {
-		carrier, opened := s.addTLSListener(carrierAt, &tls.Config{Certificates: []tls.Certificate{b.ca.IssueTLS(siptest.CertificateRequest{Hosts: []string{"sip.carrier.example"}})}})
+		carrier, opened := s.addTLSListener(tlsCarrierAt, &tls.Config{Certificates: []tls.Certificate{b.ca.IssueTLS(siptest.CertificateRequest{Hosts: []string{"sip.carrier.example"}})}})
 		plain := s.addUDPPeer(netip.MustParseAddrPort("192.0.2.200:5060"))
 		for _, contact := range []string{"<sip:192.0.2.200>", "<sip:c@host.carrier.example>"} {
 			s.pbx.send(s.pbx.newRequest("INVITE", "sip:5551234@192.0.2.200"))
@@ -367,7 +367,7 @@ func TestDialogOverTLSStaysThere(t *testing.T) {
 		assertEqual(t, "connections", fmt.Sprint(opened.Load()), "3")
 		plain.discardReceived()
 	}, b.listen, func(c *sip.Config) {
-		c.Trunks = []sip.Trunk{{Name: "carrier", To: []sip.Addr{{Proto: sip.TLS, AddrPort: carrierAt}}, TLS: b.newClient("sip.carrier.example", nil)}}
+		c.Trunks = []sip.Trunk{{Name: "carrier", To: []sip.Addr{{Proto: sip.TLS, AddrPort: tlsCarrierAt}}, TLS: b.newClient("sip.carrier.example", nil)}}
 	})
 }
 

@@ -43,7 +43,7 @@ type token struct {
 	use     tokenUse
 	binding bindingID // binding that the flow belongs to; zero: none
 	byURI   bool      // unless the flow is an open stream, the URI gives the address; see limitTarget for Record-Route
-	text    string    // Path: the address-of-record; Contact: that and the phone's own URI
+	text    string    // Path: the address-of-record; Contact: that and the phone's own URI, or the id and URI of a PBX
 
 	// The fields below are of Record-Route tokens only.
 	pbx     pbxID   // PBX of the dialog; zero: target is its address
@@ -62,6 +62,8 @@ const (
 	inRoute   tokenUse = 'r' // Record-Route
 	inPath    tokenUse = 'p' // Path of a REGISTER
 	inContact tokenUse = 'c' // Contact of a REGISTER, rewritten
+
+	inPBXContact tokenUse = 'b' // Contact of the PBX towards a trunk, rewritten
 )
 
 // pbxID is a hash of a PBX's configured address. It stays the same when other PBXs are

@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"syscall"
 	"time"
+
+	"bellhop/sip/stun"
 )
 
 // systemNetwork is the [Network] of the operating system.
@@ -31,7 +33,7 @@ func (n systemNetwork) ListenPacket(addr netip.AddrPort) (PacketConn, error) {
 func (n systemNetwork) Listen(addr netip.AddrPort) (net.Listener, error) {
 	return openSocket(n, addr, func(lc *net.ListenConfig) (net.Listener, error) {
 		freeBind := lc.Control
-		lc.KeepAliveConfig = keepAlive
+		lc.KeepAliveConfig = tcpKeepAlive
 		lc.Control = func(network, address string, c syscall.RawConn) error {
 			if freeBind != nil {
 				if err := freeBind(network, address, c); err != nil {
@@ -61,7 +63,7 @@ func openSocket[T any](n systemNetwork, addr netip.AddrPort, open func(lc *net.L
 }
 
 func (systemNetwork) Dial(local netip.Addr, addr netip.AddrPort) (net.Conn, error) {
-	d := net.Dialer{Timeout: dialTimeout, KeepAliveConfig: keepAlive, Control: setUserTimeout}
+	d := net.Dialer{Timeout: dialTimeout, KeepAliveConfig: tcpKeepAlive, Control: setUserTimeout}
 	if !local.IsUnspecified() {
 		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(local, 0))
 	}
@@ -147,6 +149,10 @@ const emptySocketRead = 10 * time.Microsecond
 func (l *listener) handleDatagram(b []byte, from netip.AddrPort, local netip.Addr, idle bool) {
 	px := l.proxy
 	defer px.recoverPanic("datagram")
+	if stun.IsMessage(b) {
+		l.answerSTUN(b, unmapAddr(from), local)
+		return
+	}
 	for len(b) > 1 && b[0] == '\r' && b[1] == '\n' {
 		b = b[2:] // RFC 3261 §7.5
 	}

@@ -130,6 +130,16 @@ func (r *viaValue) hasCookie(b []byte) bool {
 	return len(r.branch.of(b)) > len(cookie) && siptext.EqualFold(b[r.branch.from:r.branch.from+int32(len(cookie))], "z9hg4bk")
 }
 
+// hasAlias reports whether the Via has the parameter alias (RFC 5923).
+func (r *viaValue) hasAlias(b []byte) bool {
+	params := span{r.host.to, r.value.to}
+	for params.from < params.to && b[params.from] != ';' {
+		params.from++
+	}
+	_, found := findParam(b, span{min(params.from+1, params.to), params.to}, "alias")
+	return found
+}
+
 // fixVia notes the edits that write the source address into the topmost Via. If the Via
 // has rport, it gets received and the value of rport (RFC 3581 §4). Otherwise it gets
 // received if the source address differs from sent-by (RFC 3261 §18.2.1). A wrong

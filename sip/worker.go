@@ -38,6 +38,8 @@ type worker struct {
 	composer composer // writes what is sent
 	observer observer // passes copies to the tracker
 
+	keepAlives keepAlives
+
 	// Scratch memory, valid until the next message.
 	hash      maphash.Hash
 	scratch   message // index of a message that a transaction retained
@@ -56,7 +58,8 @@ func newWorker(px *Proxy, index int) *worker {
 	}
 	sealer := newSealer(px.cfg.Key)
 	w.router = router{proxy: px, peers: &px.peers, listeners: &px.listeners, sealer: sealer, edits: &w.composer.edits}
-	w.composer = composer{cfg: &px.cfg, peers: &px.peers, listeners: &px.listeners, sealer: sealer}
+	w.keepAlives = keepAlives{worker: w, interval: instant(px.cfg.KeepAlive)}
+	w.composer = composer{cfg: &px.cfg, peers: &px.peers, listeners: &px.listeners, sealer: sealer, keepAlives: &w.keepAlives}
 	w.observer = observer{proxy: px, composer: &w.composer}
 	w.hash.SetSeed(px.hashSeed)
 	return w
@@ -70,6 +73,7 @@ func (w *worker) run(ctx context.Context) {
 	defer w.timer.Stop()
 	w.mu.Lock()
 	w.startProbes()
+	w.startTrunkProbes()
 	w.resetTimer()
 	w.mu.Unlock()
 	for {

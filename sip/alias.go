@@ -1,0 +1,43 @@
+package sip
+
+import (
+	"cmp"
+	"net/netip"
+)
+
+// noteAlias reads the Via of the first request on a connection that a trunk has opened. If
+// it has alias, requests to the port in that Via go over this connection (RFC 5923 §5). It
+// is called by the goroutine that reads the connection.
+//
+// Nobody else may set an alias. Otherwise a stranger who shares the address of a carrier
+// could take the calls to that carrier.
+func (px *Proxy) noteAlias(p *packet) {
+	s, m := p.conn, &p.msg
+	if s.dialed || s.aliasRead || !m.isRequest() || m.fault != nil {
+		return
+	}
+	s.aliasRead = true
+	if !m.via.hasAlias(m.b) || px.peers.trunkAt(p.peer.Addr()) == nil {
+		return
+	}
+	px.streams.addAlias(s, netip.AddrPortFrom(p.peer.Addr(), uint16(cmp.Or(m.via.port, defaultPort))))
+}
+
+// addAlias makes the peer of a stream reachable at another port too, unless there is a
+// stream to that port.
+func (ss *streamTable) addAlias(s *stream, at netip.AddrPort) {
+	if _, taken := ss.byPeer.LoadOrStore(at, s); taken {
+		return
+	}
+	s.alias.Store(&at)
+	if s.closed() {
+		s.removeAlias() // close has not seen the alias
+	}
+}
+
+// removeAlias undoes addAlias.
+func (s *stream) removeAlias() {
+	if at := s.alias.Load(); at != nil {
+		s.table.byPeer.CompareAndDelete(*at, s)
+	}
+}

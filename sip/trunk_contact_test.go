@@ -1,0 +1,312 @@
+package sip_test
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"bellhop/dialog/siptext"
+	"bellhop/sip"
+)
+
+const sbcName = "sbc.example.com"
+
+// teams is a stub of Microsoft Teams Direct Routing. It answers 403 to what Microsoft does
+// not accept: a Contact or topmost Record-Route without the name of the SBC, sips, and
+// calls of an SBC that has not sent OPTIONS.
+type teams struct {
+	*peer
+	knowsSBC bool // an OPTIONS was good
+}
+
+// newTeams returns a stub at carrierAt that listens on TCP.
+func newTeams(s *testbed) *teams {
+	p := s.addTCPListener(carrierAt)
+	p.name = "teams"
+	return &teams{peer: p}
+}
+
+// fault returns why a message is not acceptable, or "".
+func (q *teams) fault(m text) string {
+	isSBC := func(value string) bool {
+		u := siptext.ParseURI(bracketedURI(value))
+		return u.Scheme == "sip" && u.Host == sbcName && net.ParseIP(u.Host) == nil
+	}
+	switch {
+	case len(m.fieldValues("Contact")) != 1 || !isSBC(m.fieldValue("Contact")):
+		return "Contact: " + m.fieldValue("Contact")
+	case strings.HasPrefix(m.startLine(), "SIP/2.0"):
+		return ""
+	case m.method() == "OPTIONS" && m.fieldValue("Allow") == "":
+		return "no Allow"
+	case m.fieldValue("Record-Route") != "" && !isSBC(m.fieldValue("Record-Route")):
+		return "Record-Route: " + m.fieldValue("Record-Route")
+	case m.method() == "INVITE" && m.fieldValue("Record-Route") == "":
+		return "no Record-Route"
+	case m.method() == "INVITE" && !q.knowsSBC:
+		return "no OPTIONS before"
+	}
+	return ""
+}
+
+// accept returns the next request if it is acceptable, else refuses it.
+func (q *teams) accept(method string) (m text, ok bool) {
+	q.s.t.Helper()
+	m = q.expect("teams", method+" ")
+	if why := q.fault(m); why != "" {
+		q.respond(m, "403 Forbidden", "Reason: Q.850;cause=63;text=\""+why+"\"")
+		return m, false
+	}
+	return m, true
+}
+
+// mustAccept is accept. It fails the test if the request is refused.
+func (q *teams) mustAccept(method string) text {
+	q.s.t.Helper()
+	m, ok := q.accept(method)
+	if !ok {
+		q.s.t.Fatalf("Teams refuses: %s\n%s", q.fault(m), m)
+	}
+	return m
+}
+
+// acceptOptions answers the OPTIONS that bellhop sends first.
+func (q *teams) acceptOptions() {
+	q.s.t.Helper()
+	q.s.advance(time.Minute) // the stub may not have listened before
+	q.respond(q.mustAccept("OPTIONS"), "200 OK")
+	q.knowsSBC = true
+	q.discardReceived()
+}
+
+// teamsConfig is the config of a trunk to Teams.
+func teamsConfig(contact bool) func(*sip.Config) {
+	return func(c *sip.Config) {
+		for i := range c.Listen {
+			c.Listen[i].Advertise = sip.HostPort{Host: sbcName, Port: 5061}
+		}
+		c.LocalNets = []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")} // it gets the name all the same
+		c.Trunks = []sip.Trunk{{Name: "teams", Sources: parsePrefixes("203.0.113.0/24"),
+			To: []sip.Addr{{Proto: sip.TCP, AddrPort: carrierAt}}, Probe: time.Minute, OwnContact: contact}}
+	}
+}
+
+// runTeams runs a script with the stub.
+func runTeams(t *testing.T, contact bool, script func(s *testbed, q *teams)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		s := newTestbed(t, teamsConfig(contact))
+		defer s.closeAll()
+		script(s, newTeams(s))
+		if n := s.proxy.Stats().Panics; n != 0 {
+			t.Errorf("%d panics: %s", n, s.log)
+		}
+	})
+}
+
+// callTeams sends an INVITE of the PBX to Teams.
+func (s *testbed) callTeams(lines ...string) text {
+	invite := s.pbx.newInvite(lines...).replaced("sip:102@pbx.example SIP", fmt.Sprintf("sip:+4930@%s;transport=tcp SIP", carrierAt))
+	s.pbx.send(invite)
+	return invite
+}
+
+const ownContact = "<sip:+49;phone-context=a@192.0.2.2:5060;x=y>;isfocus"
+
+// The PBX calls Teams. All requests of the dialog arrive from either end, with the PBX's own
+// Contact as their Request-URI.
+func TestPBXCallsTeams(t *testing.T) {
+	runTeams(t, true, func(s *testbed, q *teams) {
+		q.acceptOptions()
+		s.callTeams("Contact: " + ownContact)
+		invite := q.mustAccept("INVITE")
+		if got := invite.fieldValue("Contact"); !strings.HasPrefix(got, "<sip:+49;phone-context=a@sbc.example.com:5061;transport=tcp;bellhop=") || !strings.HasSuffix(got, ">;isfocus") {
+			t.Errorf("Contact: %s", got)
+		}
+		q.respond(invite, "183 Session Progress")
+		s.pbx.expect("early media", "SIP/2.0 183")
+		q.send(q.calleeRequest(invite, "UPDATE"))
+		update := s.pbx.expect("an UPDATE of Teams", "UPDATE "+bracketedURI(ownContact)+" SIP/2.0")
+		s.pbx.respond(update, "200 OK", "Contact: "+ownContact)
+		if why := q.fault(q.expect("its answer", "SIP/2.0 200")); why != "" {
+			t.Error(why)
+		}
+		q.respond(invite, "200 OK")
+		ok := s.pbx.expect("the answer", "SIP/2.0 200")
+		assertEqual(t, "Teams' Contact stays", bracketedURI(ok.fieldValue("Contact")), bracketedURI(q.contact()))
+		s.pbx.send(s.pbx.callerRequest(ok, "ACK"))
+		q.expect("the ACK", "ACK")
+		s.pbx.send(s.pbx.callerRequest(ok, "INVITE", "Contact: "+ownContact))
+		reinvite := q.mustAccept("INVITE")
+		q.respond(reinvite, "200 OK")
+		s.pbx.send(s.pbx.callerRequest(s.pbx.expect("answered", "SIP/2.0 200"), "ACK"))
+		q.expect("the ACK", "ACK")
+		q.send(q.calleeRequest(invite, "INVITE"))
+		got := s.pbx.expect("a re-INVITE of Teams", "INVITE "+bracketedURI(ownContact)+" SIP/2.0")
+		s.pbx.respond(got, "200 OK", "Contact: "+ownContact)
+		if why := q.fault(q.expect("answered", "SIP/2.0 200")); why != "" {
+			t.Error(why)
+		}
+		q.send(q.calleeRequest(invite, "BYE"))
+		s.pbx.respond(s.pbx.expect("Teams hangs up", "BYE "+bracketedURI(ownContact)+" SIP/2.0"), "200 OK")
+		q.expect("the answer", "SIP/2.0 200")
+	})
+}
+
+// Teams calls the PBX.
+func TestTeamsCallsPBX(t *testing.T) {
+	runTeams(t, true, func(s *testbed, q *teams) {
+		q.acceptOptions()
+		invite := q.newInvite().replaced("sip:102@pbx.example SIP", "sip:+4940@sbc.example.com:5061;transport=tcp SIP")
+		q.send(invite)
+		got := s.pbx.expect("the call comes in", "INVITE sip:+4940@sbc.example.com:5061;transport=tcp SIP/2.0")
+		assertEqual(t, "Teams' Contact stays", got.fieldValue("Contact"), q.contact())
+		for _, status := range []string{"180 Ringing", "200 OK"} {
+			s.pbx.respond(got, status, "Contact: "+ownContact)
+		}
+		for _, status := range []string{"180", "200"} {
+			ok := q.expect("answered", "SIP/2.0 "+status)
+			if why := q.fault(ok); why != "" {
+				t.Error(why)
+			}
+			if status == "200" {
+				q.send(q.callerRequest(ok, "ACK"))
+				s.pbx.expect("the ACK", "ACK "+bracketedURI(ownContact)+" SIP/2.0")
+				q.send(q.callerRequest(ok, "INFO"))
+				s.pbx.respond(s.pbx.expect("an INFO", "INFO "+bracketedURI(ownContact)+" SIP/2.0"), "200 OK")
+				q.expect("the answer", "SIP/2.0 200")
+			}
+		}
+		s.pbx.send(s.pbx.calleeRequest(got, "INVITE", "Contact: "+ownContact))
+		q.respond(q.mustAccept("INVITE"), "200 OK")
+		s.pbx.expect("answered", "SIP/2.0 200")
+		s.pbx.send(s.pbx.calleeRequest(got, "BYE"))
+		q.respond(q.expect("the PBX hangs up", "BYE"), "200 OK")
+		s.pbx.expect("the answer", "SIP/2.0 200")
+	})
+}
+
+// The stub refuses what it should: calls before OPTIONS, and the PBX's own Contact.
+func TestTeamsRefusesOthers(t *testing.T) {
+	runTeams(t, true, func(s *testbed, q *teams) {
+		s.advance(time.Minute)
+		q.discardReceived()
+		s.callTeams()
+		if _, ok := q.accept("INVITE"); ok {
+			t.Error("accepted without OPTIONS")
+		}
+		s.pbx.expect("refused", "SIP/2.0 403")
+	})
+	runTeams(t, false, func(s *testbed, q *teams) {
+		q.knowsSBC = true
+		s.advance(time.Minute)
+		q.discardReceived()
+		s.callTeams()
+		if _, ok := q.accept("INVITE"); ok {
+			t.Error("accepted with the PBX's Contact")
+		}
+		s.pbx.expect("refused", "SIP/2.0 403")
+	})
+}
+
+// Contacts that are not the PBX's place in a dialog stay: those of a redirection, those to
+// others than the trunk, and those that have no valid URI.
+func TestContactsOfOthersStay(t *testing.T) {
+	runTeams(t, true, func(s *testbed, q *teams) {
+		q.acceptOptions()
+		invite := q.newInvite()
+		q.send(invite)
+		s.pbx.respond(s.pbx.expect("the call comes in", "INVITE"), "302 Moved Temporarily", "Contact: <sip:103@192.0.2.7>")
+		assertEqual(t, "of a redirection", q.expect("the answer", "SIP/2.0 302").fieldValue("Contact"), "<sip:103@192.0.2.7>")
+		s.pbx.discardReceived()
+
+		s.callTeams("Contact: <mailto:x@y>")
+		assertEqual(t, "of another scheme", q.expect("to Teams", "INVITE").fieldValue("Contact"), "<mailto:x@y>")
+
+		s.pbx.send(s.pbx.newRequest("MESSAGE", "sip:101@"+phoneAt.String(), "Contact: "+ownContact))
+		assertEqual(t, "to a phone", s.phone.expect("to a phone", "MESSAGE").fieldValue("Contact"), ownContact)
+
+		s.phone.send(s.phone.newInvite())
+		s.pbx.respond(s.pbx.expect("a phone calls", "INVITE"), "200 OK", "Contact: "+ownContact)
+		assertEqual(t, "to a phone", s.phone.expect("the answer", "SIP/2.0 200").fieldValue("Contact"), ownContact)
+	})
+}
+
+// A token in a Contact leads to the PBX alone, whoever sends it. A changed one is refused.
+func TestTokenOfPBXContactLeadsToPBX(t *testing.T) {
+	runTeams(t, true, func(s *testbed, q *teams) {
+		q.acceptOptions()
+		s.callTeams("Contact: " + ownContact)
+		uri := bracketedURI(q.mustAccept("INVITE").fieldValue("Contact"))
+		s.phone.send(s.phone.newRequest("MESSAGE", uri))
+		s.pbx.respond(s.pbx.expect("a stranger's request", "MESSAGE "+bracketedURI(ownContact)+" SIP/2.0"), "403 Forbidden")
+		s.phone.expect("the answer", "SIP/2.0 403")
+		s.phone.send(s.phone.newRequest("MESSAGE", uri[:len(uri)-1]+"!"))
+		s.phone.expect("a changed token", "SIP/2.0 403 Forged Route")
+	})
+}
+
+// A PBX registers at its carrier through bellhop. The carrier's calls go to that PBX: to the
+// Contact that bellhop has replaced, or else to the PBX that the Request-URI names.
+func TestPBXRegistersAtCarrier(t *testing.T) {
+	second := netip.MustParseAddrPort("192.0.2.3:5060")
+	for _, ours := range []bool{true, false} {
+		for _, at := range []netip.AddrPort{pbxAt, second} {
+			t.Run(fmt.Sprintf("contact ours %v, PBX %v", ours, at), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					s := newTestbed(t, withTrunk(sip.Trunk{OwnContact: ours}), func(c *sip.Config) {
+						c.PBX = append(c.PBX, sip.Addr{Proto: sip.UDP, AddrPort: second})
+						for i := range c.Listen {
+							c.Listen[i].Advertise = sip.HostPort{Host: sbcName}
+						}
+					})
+					defer s.closeAll()
+					carrier := s.addUDPPeer(carrierAt)
+					pbx := s.allPBXs[0]
+					if at == second {
+						pbx = s.allPBXs[1]
+					}
+					pbx.discardReceived() // OPTIONS
+					contact := fmt.Sprintf("<sip:line1@%s>", at)
+					pbx.send(pbx.newRequest("REGISTER", "sip:"+carrierAt.String(), "To: <sip:line1@carrier.example>", "Contact: "+contact+";expires=300"))
+					register := carrier.expect("to the carrier", "REGISTER sip:203.0.113.9:5060 SIP/2.0")
+					bound := register.fieldValue("Contact")
+					if got := strings.HasPrefix(bound, "<sip:line1@sbc.example.com:5060;bellhop="); got != ours || !strings.HasSuffix(bound, ">;expires=300") {
+						t.Errorf("Contact: %s", bound)
+					}
+					if register.fieldValue("Path") != "" {
+						t.Errorf("with a Path:\n%s", register)
+					}
+					carrier.respond(register, "200 OK", "Contact: <sip:line1@198.51.100.77>;expires=60, "+bound)
+					assertEqual(t, "the PBX gets its own Contact", pbx.expect("the answer", "SIP/2.0 200").fieldValue("Contact"),
+						"<sip:line1@198.51.100.77>;expires=60, "+contact+";expires=300")
+
+					carrier.send(carrier.newRequest("INVITE", bracketedURI(bound), "To: <sip:line1@carrier.example>"))
+					invite := pbx.expect("a call comes in", "INVITE "+bracketedURI(contact)+" SIP/2.0")
+					pbx.respond(invite, "200 OK", "Contact: "+contact)
+					ok := carrier.expect("the answer", "SIP/2.0 200")
+					carrier.send(carrier.callerRequest(ok, "ACK"), carrier.callerRequest(ok, "BYE"))
+					pbx.expect("its ACK", "ACK "+bracketedURI(contact)+" SIP/2.0")
+					pbx.respond(pbx.expect("the carrier hangs up", "BYE "+bracketedURI(contact)+" SIP/2.0"), "200 OK")
+					carrier.expect("the answer", "SIP/2.0 200")
+				})
+			})
+		}
+	}
+}
+
+// Only a trunk chooses a PBX by its Request-URI.
+func TestStrangerChoosesNoPBX(t *testing.T) {
+	second := netip.MustParseAddrPort("192.0.2.3:5060")
+	synctest.Test(t, func(t *testing.T) {
+		s := newTestbed(t, func(c *sip.Config) { c.PBX = append(c.PBX, sip.Addr{Proto: sip.UDP, AddrPort: second}) })
+		defer s.closeAll()
+		s.pbx.discardReceived()
+		s.phone.send(s.phone.newRequest("INVITE", "sip:line1@"+second.String()))
+		s.pbx.expect("the first PBX that is up", "INVITE sip:line1@192.0.2.3:5060 SIP/2.0")
+	})
+}
