@@ -20,12 +20,14 @@ func (px *Proxy) noteAlias(p *packet) {
 	if !m.via.hasAlias(m.b) || px.peers.trunkAt(p.peer.Addr()) == nil {
 		return
 	}
-	px.streams.addAlias(s, netip.AddrPortFrom(p.peer.Addr(), uint16(cmp.Or(m.via.port, defaultPort))))
+	at := s.key()
+	at.peer = netip.AddrPortFrom(at.peer.Addr(), uint16(cmp.Or(m.via.port, int(at.proto.defaultPort()))))
+	px.streams.addAlias(s, at)
 }
 
 // addAlias makes the peer of a stream reachable at another port too, unless there is a
 // stream to that port.
-func (ss *streamTable) addAlias(s *stream, at netip.AddrPort) {
+func (ss *streamTable) addAlias(s *stream, at streamKey) {
 	if _, taken := ss.byPeer.LoadOrStore(at, s); taken {
 		return
 	}

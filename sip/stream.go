@@ -52,7 +52,7 @@ type stream struct {
 
 	hasPhones bool // a phone has registered on it; used by the reading goroutine only
 	aliasRead bool // see noteAlias; used by the reading goroutine only
-	alias     atomic.Pointer[netip.AddrPort]
+	alias     atomic.Pointer[streamKey] // further port of the peer, or nil
 
 	mu   sync.Mutex
 	conn net.Conn // below TLS, so that closing it never waits; nil until it is open

@@ -45,6 +45,7 @@ func proxyMetrics(h *sip.Proxy) []prometheus.Collector {
 		counter("messages_unobserved_total", "Messages forwarded but not tracked because the tracker's queue was full.", func(s sip.Stats) uint64 { return s.Unobserved }),
 		counter("requests_shed_total", "New requests dropped or rejected because transactions had reached their memory limit.", func(s sip.Stats) uint64 { return s.Shed }),
 		counter("responses_withheld_total", "Responses withheld from UDP sources that have not shown that they receive responses.", func(s sip.Stats) uint64 { return s.Withheld }),
+		counter("trunk_calls_refused_total", "Calls of the PBX refused because of max_cps of their trunk.", func(s sip.Stats) uint64 { return s.Limited }),
 		counter("connections_refused_total", "Connections refused because of guard.connections or guard.all_connections.", func(s sip.Stats) uint64 { return s.Refused }),
 		counter("tls_handshakes_failed_total", "TLS handshakes that failed, of accepted and of opened connections.", func(s sip.Stats) uint64 { return s.Handshakes }),
 		counter("panics_total", "Panics recovered in the proxy, each of which lost a message.", func(s sip.Stats) uint64 { return s.Panics }),

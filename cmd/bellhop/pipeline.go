@@ -97,6 +97,8 @@ func listenProxy(cfg config.Config, certs *certificates, key []byte, observation
 		LocalNets:  config.Prefixes(cfg.SIP.LocalNet),
 		PBX:        cfg.SIP.PBX,
 		PBXSources: config.Prefixes(cfg.SIP.PBXSources),
+		UDPMax:     cfg.SIP.UDPMax,
+		KeepAlive:  time.Duration(cfg.NAT.KeepAlive),
 		Register:   cfg.SIP.Register,
 		AddCID:     cfg.Calls.AddCID,
 		Trunks:     certs.trunksOf(cfg),

@@ -39,6 +39,7 @@ type Config struct {
 		LocalNet   []CIDR       `toml:"local_net"`
 		PBX        []sip.Addr   `toml:"pbx"`
 		PBXSources []CIDR       `toml:"pbx_sources"`
+		UDPMax     int          `toml:"udp_max"`
 		Register   sip.Register `toml:"register"`
 
 		StripIdentity bool `toml:"strip_identity"`
@@ -58,6 +59,10 @@ type Config struct {
 	} `toml:"extensions"`
 	Extension []Extension `toml:"extension"`
 	Trunk     []Trunk     `toml:"trunk"`
+
+	NAT struct {
+		KeepAlive Duration `toml:"keepalive"`
+	} `toml:"nat"`
 
 	Guard struct {
 		Connections    int `toml:"connections"`
@@ -128,20 +133,6 @@ type Extension struct {
 	DID    []string      `toml:"did"`
 }
 
-// A Trunk is a [[trunk]] table.
-type Trunk struct {
-	Name    string `toml:"name"`
-	Sources []CIDR `toml:"sources"`
-	Secret  Secret `toml:"secret"` // "" adds no header to the trunk's requests
-
-	To       []sip.Addr `toml:"to"`
-	TLSNames []string   `toml:"tls_names"`
-	TLSName  string     `toml:"tls_name"`
-	TLSCA    PEM        `toml:"tls_ca"`
-	TLSCert  PEM        `toml:"tls_cert"`
-	TLSKey   PEM        `toml:"tls_key"`
-}
-
 // Default returns the config of an empty file.
 func Default() Config {
 	var c Config
@@ -153,6 +144,7 @@ func Default() Config {
 	c.SIP.TLSMin = "1.2"
 	c.Extensions.Pattern = regexp.MustCompile(`^[0-9]{2,5}$`)
 	c.Extensions.Learn = true
+	c.NAT.KeepAlive = Duration(25 * time.Second)
 	c.Guard.Connections = 256
 	c.Guard.AllConnections = 20000
 	c.Calls.AddCID = true
@@ -204,6 +196,7 @@ func Check(path string) (c Config, warnings Problems, err error) {
 	}
 	c.warnListeners(r.addProblem)
 	c.warnTLS(r.addProblem, time.Now())
+	c.warnUDPMax(r.addProblem)
 	r.problems.Sort()
 	return c, r.problems, nil
 }

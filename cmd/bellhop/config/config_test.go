@@ -101,7 +101,7 @@ func TestConfigReportsProblems(t *testing.T) {
 			`c:1:1: lissten: unknown key: did you mean "listen" of [sip]?`,
 			`c:3:1: sip.registr: unknown key: did you mean "register"?`,
 			`c:4:1: sip.learn: unknown key: did you mean "learn" of [extensions]?`,
-			`c:5:1: sip."a b": unknown key: known keys are listen, advertise, local_net, pbx, pbx_sources, register, strip_identity, tls_cert, tls_key, tls_min, tls_legacy, tls_name, tls_ca`,
+			`c:5:1: sip."a b": unknown key: known keys are listen, advertise, local_net, pbx, pbx_sources, udp_max, register, strip_identity, tls_cert, tls_key, tls_min, tls_legacy, tls_name, tls_ca`,
 			`c:6:1: stoer: unknown key: did you mean "store"?`,
 			`c:7:1: trunk.name: a trunk needs a name: set name = "carrier"`,
 			`c:7:1: trunk.sources: trunk "" needs the addresses it sends from: set sources = ["192.0.2.0/24"]`,
@@ -249,6 +249,45 @@ sip.pbx_sources = ["10.2.0.0/16"]`, []string{
 		}},
 		{"the secret of a trunk", "[[trunk]]\nname = \"a\"\nsources = [\"192.0.2.0/24\"]\nsecret = \"guess-me\"", []string{
 			`c:4:10: trunk.secret: the secret of trunk "a" has 8 characters: use 16 to 256 random ones, like the output of openssl rand -hex 16`,
+		}},
+		{"targets of trunks", `[sip]
+listen = ["udp://192.0.2.10:5060", "tcp://192.0.2.10:5060"]
+pbx = ["udp://192.0.2.1:5060"]
+pbx_sources = ["192.0.2.16/28"]
+[[trunk]]
+name = "a"
+to = ["udp://198.51.100.1:5060", "udp://198.51.100.1:5060", "udp://192.0.2.1:5080", "tcp://192.0.2.17:5060", "tcp://192.0.2.10:5060"]
+contact = "ours"
+probe = "2s"
+max_cps = -1
+[[trunk]]
+name = "b"
+sources = ["198.51.100.0/24"]
+to = ["udp://198.51.100.1:5062", "tcp://[2001:db8::1]:5060", "tcp://127.0.0.1:5061", "udp://0.0.0.0:5060", "udp://198.51.100.2:0"]
+contact = "theirs"
+probe = "often"`, []string{
+			`c:7:34: trunk.to: udp://198.51.100.1:5060 is listed twice`,
+			`c:7:61: trunk.to: udp://192.0.2.1:5080 has the address of the PBX udp://192.0.2.1:5060: use the carrier's own address, to tell the two apart`,
+			`c:7:85: trunk.to: tcp://192.0.2.17:5060 is in 192.0.2.16/28 of sip.pbx_sources: use the carrier's own address, to tell the two apart`,
+			`c:7:110: trunk.to: tcp://192.0.2.10:5060 is bellhop's own listener tcp://192.0.2.10:5060: calls would loop: use the carrier's address`,
+			`c:8:11: trunk.contact: "ours" needs a name that the trunk reaches: set sip.advertise = "sip.example.com"`,
+			`c:9:9: trunk.probe: "2s" is too short: use at least 5s, or "0s" for no OPTIONS`,
+			`c:10:11: trunk.max_cps: -1 is not a number of calls a second: use 1 or more, or 0 for no limit`,
+			`c:14:7: trunk.to: udp://198.51.100.1:5062 belongs to trunk "a" too: an address belongs to one trunk`,
+			`c:14:34: trunk.to: no listener reaches tcp://[2001:db8::1]:5060: add to sip.listen a tcp:// listener on an IPv6 address other than loopback or on [::]`,
+			`c:14:62: trunk.to: no listener reaches tcp://127.0.0.1:5061: add to sip.listen a tcp:// listener on an IPv4 loopback address or on 0.0.0.0`,
+			`c:14:86: trunk.to: udp://0.0.0.0:5060 is not an address to send to: use the carrier's own address and port`,
+			`c:14:108: trunk.to: udp://198.51.100.2:0 is not an address to send to: use the carrier's own address and port`,
+			`c:15:11: trunk.contact: must be "" or "ours", not "theirs"`,
+			`c:16:9: trunk.probe: "often" is not a duration: use a form like 100ms, 30s, 15m or 720h`,
+		}},
+		{"keep-alive and sizes", "[nat]\nkeepalive = \"1s\"\n[sip]\nudp_max = 100", []string{
+			`c:2:13: nat.keepalive: 1s is too short: use at least 5s, or "0s" for no OPTIONS`,
+			`c:4:11: sip.udp_max: 100 is not a size of requests: use 500 to 65507 bytes, or 0 for UDP at any size`,
+		}},
+		{"keep-alive and sizes below zero", "[nat]\nkeepalive = \"-1s\"\n[sip]\nudp_max = -1", []string{
+			`c:2:13: nat.keepalive: -1s is too short: use at least 5s, or "0s" for no OPTIONS`,
+			`c:4:11: sip.udp_max: -1 is not a size of requests: use 500 to 65507 bytes, or 0 for UDP at any size`,
 		}},
 		{"header with credentials", "[calls]\nrec_id = \"Authorization\"", []string{
 			`c:2:10: calls.rec_id: "Authorization" holds credentials of phones, which bellhop never sends on: use another header field`,

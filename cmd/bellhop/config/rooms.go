@@ -10,7 +10,6 @@ import (
 	"github.com/nyaruka/phonenumbers"
 
 	"bellhop/dialog"
-	"bellhop/sip"
 )
 
 // TrackerConfig returns the tracker's part of the config.
@@ -58,15 +57,6 @@ func e164Formatter(r Region) func(string) string {
 		}
 		return phonenumbers.Format(n, phonenumbers.E164)
 	}
-}
-
-// Trunks returns the trunks of the proxy, without their TLS clients.
-func (c *Config) Trunks() []sip.Trunk {
-	var ts []sip.Trunk
-	for _, t := range c.Trunk {
-		ts = append(ts, sip.Trunk{Name: t.Name, Sources: Prefixes(t.Sources), To: t.To, Secret: string(t.Secret), TLSNames: t.TLSNames})
-	}
-	return ts
 }
 
 // AdminURL returns the URL at which programs on this machine reach the admin API.

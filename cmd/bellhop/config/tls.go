@@ -170,6 +170,11 @@ func (c *Config) validateTargets(report func(path, format string, args ...any), 
 				report(path, "%v has the address of the PBX %v: use the carrier's own address, to tell the two apart", a, pbx)
 			}
 		}
+		for _, source := range c.SIP.PBXSources {
+			if source.Contains(a.Addr()) {
+				report(path, "%v is in %v of sip.pbx_sources: use the carrier's own address, to tell the two apart", a, source)
+			}
+		}
 		for _, other := range c.Trunk[:index] {
 			if slices.ContainsFunc(other.To, func(o sip.Addr) bool { return o.Addr() == a.Addr() }) ||
 				slices.ContainsFunc(other.Sources, func(s CIDR) bool { return s.Contains(a.Addr()) }) {

@@ -18,6 +18,7 @@ func (c *Config) validateAll(report func(path, format string, args ...any)) {
 	c.validatePBX(report)
 	c.validateTrunks(report)
 	c.validateTLS(report)
+	c.validateNAT(report)
 	c.validateCalls(report)
 	c.validateAdmin(report)
 	c.validateSubscriptions(report)
@@ -89,49 +90,6 @@ func describeListener(pbx sip.Addr) string {
 		return fmt.Sprintf("a %s:// listener on an %s loopback address or on %s", pbx.Proto, family, all)
 	}
 	return fmt.Sprintf("a %s:// listener on an %s address other than loopback or on %s", pbx.Proto, family, all)
-}
-
-// validateTrunks reports invalid or incomplete trunks, and address ranges that overlap
-// with the PBX or another trunk.
-func (c *Config) validateTrunks(report func(path, format string, args ...any)) {
-	for i, t := range c.Trunk {
-		at := indexPath("trunk", i)
-		if strings.TrimSpace(t.Name) == "" {
-			report(at+".name", `a trunk needs a name: set name = "carrier"`)
-		}
-		if len(t.Sources) == 0 && len(t.To) == 0 && len(t.TLSNames) == 0 {
-			report(at+".sources", `trunk %q needs the addresses it sends from: set sources = ["192.0.2.0/24"]`, t.Name)
-		}
-		c.validateTargets(report, i, at)
-		if n := len(t.Secret); n > 0 && (n < 16 || n > 256) {
-			report(at+".secret", "the secret of trunk %q has %d characters: use 16 to 256 random ones, like the output of openssl rand -hex 16", t.Name, n)
-		}
-		for _, other := range c.Trunk[:i] {
-			if other.Name == t.Name {
-				report(at+".name", "two trunks are called %q: give each its own name", t.Name)
-			}
-		}
-		for j, source := range t.Sources {
-			path := indexPath(at+".sources", j)
-			for _, pbx := range c.SIP.PBX {
-				if source.Contains(pbx.Addr().Unmap()) {
-					report(path, "%v contains the PBX %v: use the trunk's own addresses, to tell the two apart", source, pbx)
-				}
-			}
-			for _, pbx := range c.SIP.PBXSources {
-				if source.Overlaps(pbx.Prefix) {
-					report(path, "%v overlaps with %v of sip.pbx_sources: an address belongs to either the PBX or a trunk", source, pbx)
-				}
-			}
-			for k, other := range c.Trunk[:i+1] {
-				for l, s := range other.Sources {
-					if (k < i || l < j) && source.Overlaps(s.Prefix) {
-						report(path, "%v overlaps with %v of trunk %q: an address belongs to one trunk", source, s, other.Name)
-					}
-				}
-			}
-		}
-	}
 }
 
 // fieldName matches the name of a SIP header (RFC 3261 §25.1).
