@@ -50,8 +50,8 @@ type stream struct {
 	client    *tls.Config // with which the proxy opens it; nil: without TLS, or accepted
 	trunk     *Trunk      // that the peer has proved to be by its certificate, or nil
 
-	hasPhones bool // a phone has registered on it; used by the reading goroutine only
-	aliasRead bool // see noteAlias; used by the reading goroutine only
+	hasPhones bool                      // a phone has registered on it; used by the reading goroutine only
+	aliasRead bool                      // see noteAlias; used by the reading goroutine only
 	alias     atomic.Pointer[streamKey] // further port of the peer, or nil
 
 	mu   sync.Mutex
