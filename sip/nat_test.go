@@ -2,6 +2,7 @@ package sip_test
 
 import (
 	"bytes"
+	"crypto/tls"
 	"encoding/hex"
 	"fmt"
 	"net/netip"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"bellhop/sip"
+	"bellhop/sip/siptest"
 )
 
 // TestAnswersSTUN sends STUN requests to the SIP port. A source gets five responses at once
@@ -149,6 +151,73 @@ func TestAlias(t *testing.T) {
 	}
 	t.Run("stranger with the address of the carrier", func(t *testing.T) {
 		runScenario(t, func(s *testbed) { testAlias(s, "203.0.113.9", "203.0.113.9:5060;alias", false) })
+	})
+}
+
+// Over TLS the certificate decides, not the address. The PBX's calls to the address of a
+// trunk go over the connection of a peer with the certificate of that trunk only.
+func TestAliasOverTLS(t *testing.T) {
+	const name, otherName = "sip.carrier.example", "sip.other.example"
+	for _, tt := range []struct {
+		what, presents string
+		used           bool
+	}{
+		{"the trunk's certificate", name, true},
+		{"no certificate", "", false},
+		{"another trunk's certificate", otherName, false},
+	} {
+		t.Run(tt.what, func(t *testing.T) {
+			b := &tlsBed{}
+			runScenario(t, func(s *testbed) {
+				carrier, _ := s.addTLSListener(tlsCarrierAt, &tls.Config{Certificates: []tls.Certificate{b.ca.IssueTLS(siptest.CertificateRequest{Hosts: []string{name}})}})
+				var own []tls.Certificate
+				if tt.presents != "" {
+					own = append(own, b.ca.IssueTLS(siptest.CertificateRequest{Hosts: []string{tt.presents}}))
+				}
+				p := s.dialTLSPeer(tlsCarrierAt.Addr(), b, own...)
+				p.send(p.newRequest("MESSAGE", "sip:102@pbx.example", fmt.Sprintf("Via: SIP/2.0/TLS %s;branch=z9hG4bK-alias;alias", tlsCarrierAt)))
+				s.pbx.respond(s.pbx.expect("its request goes on", "MESSAGE"), "200 OK")
+				p.expect("the answer", "SIP/2.0 200")
+				target := carrier
+				if tt.used {
+					target = p
+				}
+				s.pbx.send(s.pbx.newRequest("MESSAGE", fmt.Sprintf("sip:5551234@%s;transport=tls", tlsCarrierAt)))
+				target.respond(target.expect("the PBX sends to the trunk", "MESSAGE sip:5551234@"), "200 OK")
+				s.pbx.expect("the answer", "SIP/2.0 200")
+				p.discardReceived()
+			}, b.listen, func(c *sip.Config) {
+				c.Trunks = []sip.Trunk{
+					{Name: "carrier", TLSNames: []string{name}, To: []sip.Addr{{Proto: sip.TLS, AddrPort: tlsCarrierAt}}, TLS: b.newClient(name, nil)},
+					{Name: "other", TLSNames: []string{otherName}, TLS: b.newClient(otherName, nil)},
+				}
+			})
+		})
+	}
+}
+
+// A trunk that is known by its certificate may send from any address, and is called over
+// its connection.
+func TestAliasFromUnlistedAddress(t *testing.T) {
+	b := &tlsBed{}
+	runScenario(t, func(s *testbed) {
+		at := netip.MustParseAddrPort("198.51.100.20:5061")
+		call := func() { s.pbx.send(s.pbx.newRequest("MESSAGE", fmt.Sprintf("sip:5551234@%s;transport=tls", at))) }
+		call()
+		s.pbx.expect("nobody is there", "SIP/2.0 430")
+		p := s.dialTLSPeer(at.Addr(), b, b.ca.IssueTLS(siptest.CertificateRequest{Hosts: []string{"sip.carrier.example"}}))
+		p.send(p.newRequest("MESSAGE", "sip:102@pbx.example", fmt.Sprintf("Via: SIP/2.0/TLS %s;branch=z9hG4bK-alias;alias", at)))
+		s.pbx.respond(s.pbx.expect("its request goes on", "MESSAGE"), "200 OK")
+		p.expect("the answer", "SIP/2.0 200")
+		call()
+		p.respond(p.expect("over its connection", "MESSAGE sip:5551234@"), "200 OK")
+		s.pbx.expect("the answer", "SIP/2.0 200")
+		p.close()
+		s.advance(time.Second)
+		call()
+		s.pbx.expect("nobody is there any more", "SIP/2.0 430")
+	}, b.listen, func(c *sip.Config) {
+		c.Trunks = []sip.Trunk{{Name: "carrier", TLSNames: []string{"sip.carrier.example"}, TLS: b.newClient("sip.carrier.example", nil)}}
 	})
 }
 
