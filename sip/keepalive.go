@@ -48,8 +48,8 @@ type keepAlive struct {
 // start keeps the client of a binding reachable if it is behind a NAT: if contact, the
 // Contact URI that it wrote, does not have the address from which it sends over UDP.
 func (ks *keepAlives) start(now instant, b *binding, contact []byte) {
-	if ks.interval <= 0 || b.flow.proto != UDP {
-		return
+	if ks.interval <= 0 || b.flow.proto != UDP || b.byURI {
+		return // the peer is a proxy in front of the client, which keeps the client reachable itself
 	}
 	var u siptext.URI
 	uri := string(contact)
@@ -129,11 +129,13 @@ func (k *keepAlive) handleTimer(now instant) {
 	k.awaited.start(now)
 }
 
-// handleResponse handles the first response to an OPTIONS. Any response has kept the NAT
-// open.
+// handleResponse handles a response to an OPTIONS. Any final response has kept the NAT
+// open. Its transaction absorbs repetitions and then ends by itself.
 func (k *keepAlive) handleResponse(now instant, p *packet) {
-	k.endWait()
-	k.schedule(now)
+	if p.msg.status >= 200 {
+		k.awaited = nil
+		k.schedule(now)
+	}
 }
 
 func (k *keepAlive) handleFailure(now instant, why failureReason) {

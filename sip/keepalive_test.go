@@ -220,6 +220,45 @@ func TestDrainEndsKeepAlives(t *testing.T) {
 	}, keepAlive(25*time.Second))
 }
 
+// A phone that answers late has got the OPTIONS twice. Its second response belongs to the
+// same transaction.
+func TestKeepAliveAbsorbsSecondResponse(t *testing.T) {
+	runScenario(t, func(s *testbed) {
+		s.phone.registerWith("101", "<sip:101@10.0.0.5>", 60)
+		var sent []text
+		for len(sent) < 2 {
+			s.advance(100 * time.Millisecond)
+			if m, ok := s.phone.nextMessage(); ok {
+				sent = append(sent, m)
+			}
+		}
+		assertEqual(t, "sent again", string(sent[1]), string(sent[0]))
+		s.phone.respond(sent[0], "200 OK")
+		s.phone.respond(sent[1], "200 OK")
+		s.advance(20 * time.Second)
+		s.expectNothing("answered")
+		if n := s.proxy.Stats().Stray; n > 0 {
+			t.Errorf("%d stray responses", n)
+		}
+		s.advance(time.Minute)
+		s.phone.discardReceived()
+	}, keepAlive(25*time.Second))
+}
+
+// A trunk that registers its customers through the proxy keeps them reachable itself. So
+// does a proxy of the edge side.
+func TestKeepsSilentTowardsProxies(t *testing.T) {
+	runScenario(t, func(s *testbed) {
+		register := s.phone.newRequest("REGISTER", "sip:pbx.example", "Contact: <sip:101@10.0.0.5>", "Expires: 300").
+			replaced("Max-Forwards", "Via: SIP/2.0/UDP 10.0.0.5;branch=z9hG4bK-first\r\nMax-Forwards")
+		s.phone.send(register)
+		s.pbx.respond(s.pbx.expect("the REGISTER goes on", "REGISTER"), "200 OK", "Contact: <sip:101@10.0.0.5>;expires=300")
+		s.phone.expect("the answer comes back", "SIP/2.0 200")
+		s.advance(2 * time.Minute)
+		s.expectNothing("no OPTIONS")
+	}, keepAlive(25*time.Second))
+}
+
 // Without an interval, nothing is sent.
 func TestKeepAliveCanBeOff(t *testing.T) {
 	runScenario(t, func(s *testbed) {
