@@ -48,7 +48,7 @@ func (w *worker) startTrunkProbes() {
 }
 
 // handleTimer sends the next OPTIONS. If the last one has no response yet, the address
-// counts as down instead.
+// counts as down instead. While the proxy drains, it sends none, so that Drain returns.
 func (b *trunkProbe) handleTimer(now instant) {
 	w, wait := b.worker, min(optionsTimeout, b.interval/2)
 	if b.awaited != nil {
@@ -58,6 +58,10 @@ func (b *trunkProbe) handleTimer(now instant) {
 		w.wheel.start(&b.timer, now+b.interval-wait)
 		return
 	}
+	if w.proxy.draining.Load() {
+		w.wheel.start(&b.timer, now+b.interval)
+		return
+	}
 	to, ok := w.proxy.destinationAt(b.addr, edgeSide, nil)
 	if !ok {
 		b.setDown(true, "no listener reaches it")
@@ -65,8 +69,8 @@ func (b *trunkProbe) handleTimer(now instant) {
 		return
 	}
 	uri := "sip:" + b.addr.AddrPort.String()
-	if b.addr.Proto == TCP {
-		uri += ";transport=tcp"
+	if b.addr.Proto != UDP {
+		uri += ";transport=" + b.addr.Proto.String()
 	}
 	b.awaited = w.newOptions(b, to, uri, "Contact: <sip:"+to.ownName(edgeSide).uri+">\r\n"+allowedMethods)
 	w.wheel.start(&b.timer, now+wait)
@@ -85,7 +89,6 @@ func (b *trunkProbe) handleResponse(now instant, p *packet) {
 	default:
 		b.setDown(false, "")
 	}
-	b.awaited.terminate()
 	b.awaited = nil
 	b.worker.wheel.start(&b.timer, now+b.interval)
 }
@@ -106,7 +109,7 @@ func (b *trunkProbe) setDown(down bool, why string) {
 // optionsFields returns the header fields of the 200 to an OPTIONS that is addressed to the
 // proxy. A trunk gets the Contact at which it reaches the proxy too.
 func (c *composer) optionsFields(p *packet) string {
-	if p.side == edgeSide && c.peers.trunkAt(p.peer.Addr()) != nil {
+	if p.side == edgeSide && c.peers.trunkOf(p) != nil {
 		return "Contact: <sip:" + p.ownName().uri + ">\r\n" + allowedMethods
 	}
 	return allowedMethods

@@ -158,6 +158,24 @@ func TestProbeSendsOptionsFirst(t *testing.T) {
 	})
 }
 
+// While the proxy drains, it sends no OPTIONS to trunks, so that Drain returns.
+func TestDrainEndsProbesOfTrunks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newTestbed(t, withTrunk(sip.Trunk{To: []sip.Addr{{Proto: sip.UDP, AddrPort: carrierAt}}, Probe: time.Minute}))
+		defer s.closeAll()
+		trunk := s.addUDPPeer(carrierAt)
+		s.advance(time.Minute)
+		trunk.discardReceived()
+		s.advance(10 * time.Second) // the OPTIONS has no response
+		trunk.discardReceived()
+		if s.proxy.Drain(t.Context()); s.proxy.Stats().Transactions != 0 {
+			t.Error("Drain returns with a transaction under way")
+		}
+		s.advance(10 * time.Minute)
+		s.expectNothing("no OPTIONS")
+	})
+}
+
 // TestAnswersOptionsOfTrunk checks that a trunk gets Contact and Allow, and a stranger no
 // Contact.
 func TestAnswersOptionsOfTrunk(t *testing.T) {
