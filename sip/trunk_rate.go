@@ -7,12 +7,20 @@ import (
 )
 
 // callRate limits the calls to one trunk in any second. Workers share it without a lock.
-// at holds the times of the last calls in a ring, as many as a second may have.
+//
+// slots is a ring of the last calls, as many as a second may have. Call number n takes the
+// slot n modulo their number, if the call before it in that slot is more than a second old.
+// A slot holds the time of its call and the round of the ring in which that call took it,
+// so that a worker that is late sees that another one has taken the slot.
 type callRate struct {
-	next     atomic.Uint64 // number of the next call
-	at       []atomic.Int64
+	next     atomic.Uint64 // number of the next call, or less for a moment
+	slots    []atomic.Uint64
 	loggedAt atomic.Int64 // time of the last log line about a refused call
 }
+
+// A slot of a callRate has the time in milliseconds in its lower bits, and the lower bits
+// of the round above.
+const callTimeBits = 44
 
 // newTrunks returns trunks with a callRate each.
 func newTrunks(configured []Trunk) []Trunk {
@@ -28,24 +36,29 @@ func newCallRate(n int) *callRate {
 	if n <= 0 {
 		return nil
 	}
-	c := &callRate{at: make([]atomic.Int64, n)}
-	for i := range c.at {
-		c.at[i].Store(-int64(time.Second))
-	}
-	return c
+	return &callRate{slots: make([]atomic.Uint64, n)}
 }
 
 // allow reports whether a call may begin at now, and counts it.
 func (c *callRate) allow(now instant) bool {
+	size := uint64(len(c.slots))
+	ms := uint64(now/instant(time.Millisecond)) + 1 // rounded up
 	for {
 		n := c.next.Load()
-		slot := &c.at[n%uint64(len(c.at))]
-		if now-instant(slot.Load()) < instant(time.Second) {
-			return false
-		}
-		if c.next.CompareAndSwap(n, n+1) {
-			slot.Store(int64(now))
-			return true
+		slot := &c.slots[n%size]
+		taken := slot.Load()
+		round, at := n/size+1, taken%(1<<callTimeBits) // round 0: the slot is empty
+		switch taken >> callTimeBits {
+		case round % (1 << (64 - callTimeBits)): // another worker has taken it
+			c.next.CompareAndSwap(n, n+1)
+		case (round - 1) % (1 << (64 - callTimeBits)):
+			if round > 1 && ms <= at+1000 {
+				return false
+			}
+			if slot.CompareAndSwap(taken, round<<callTimeBits|ms) {
+				c.next.CompareAndSwap(n, n+1)
+				return true
+			}
 		}
 	}
 }
