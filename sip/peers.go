@@ -161,6 +161,14 @@ func (ps *peers) trunkOf(p *packet) *Trunk {
 	return ps.trunkAt(p.peer.Addr())
 }
 
+// trunkTo returns the trunk to which messages to a destination go, or nil: see trunkOf.
+func (ps *peers) trunkTo(to destination) *Trunk {
+	if to.conn != nil && to.conn.trunk != nil {
+		return to.conn.trunk
+	}
+	return ps.trunkAt(to.peer().Addr())
+}
+
 // trunkTarget returns the address of a trunk that a URI with the address a leads to: one of
 // its To with that address, or with that IP address if the URI names no port. It returns a
 // if there is none.
@@ -219,9 +227,7 @@ func (ps *peers) isConfigured(l *listener, ip netip.Addr) bool {
 func (ps *peers) trunkName(p *packet, r *routeDecision) string {
 	t := r.trunk
 	if r.dst == edgeSide {
-		if t = ps.trunkAt(r.nextHop.addr.Addr()); r.nextHop.conn != nil && r.nextHop.conn.trunk != nil {
-			t = r.nextHop.conn.trunk
-		}
+		t = ps.trunkTo(r.nextHop)
 	} else if p.side == pbxSide {
 		t = ps.trunkAt(p.peer.Addr())
 	}

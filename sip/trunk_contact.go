@@ -18,7 +18,7 @@ func (c *composer) replacePBXContacts(p *packet, to destination) {
 	if p.side != pbxSide || m.status >= 300 || !c.peers.wantOwnContact || !m.hasField(hContact) {
 		return
 	}
-	if trunk := c.peers.trunkAt(to.peer().Addr()); trunk == nil || !trunk.OwnContact {
+	if trunk := c.peers.trunkTo(to); trunk == nil || !trunk.OwnContact {
 		return
 	}
 	id, _ := c.peers.sourcePBX(p)

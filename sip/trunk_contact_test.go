@@ -190,6 +190,85 @@ func TestTeamsCallsPBX(t *testing.T) {
 	})
 }
 
+// Teams gives up a call before it is answered. CANCEL has the Request-URI of the INVITE, to
+// our Contact, which Teams has got with an earlier call.
+func TestTeamsCancelsCall(t *testing.T) {
+	runTeams(t, true, func(s *testbed, q *teams) {
+		q.acceptOptions()
+		s.callTeams("Contact: " + ownContact)
+		uri := bracketedURI(q.mustAccept("INVITE").fieldValue("Contact"))
+		invite := q.newInvite().replaced("sip:102@pbx.example SIP", uri+" SIP")
+		q.send(invite)
+		got := s.pbx.expect("a call to our Contact", "INVITE "+bracketedURI(ownContact)+" SIP/2.0")
+		s.pbx.respond(got, "180 Ringing", "Contact: "+ownContact)
+		q.expect("it rings", "SIP/2.0 180")
+		q.sendCancel(invite)
+		q.expect("taken", "SIP/2.0 200")
+		cancel := s.pbx.expect("Teams gives up", "CANCEL "+bracketedURI(ownContact)+" SIP/2.0")
+		assertEqual(t, "its branch", cancel.viaBranch(), got.viaBranch())
+		s.pbx.respond(cancel, "200 OK")
+		s.pbx.respond(got, "487 Request Terminated")
+		q.sendACK(invite, q.expect("the answer", "SIP/2.0 487"))
+		s.pbx.expect("its ACK", "ACK "+bracketedURI(ownContact)+" SIP/2.0")
+	})
+}
+
+// The PBX gives up a call before Teams answers.
+func TestPBXCancelsCallToTeams(t *testing.T) {
+	runTeams(t, true, func(s *testbed, q *teams) {
+		q.acceptOptions()
+		sent := s.callTeams("Contact: " + ownContact)
+		invite := q.mustAccept("INVITE")
+		q.respond(invite, "180 Ringing")
+		s.pbx.expect("it rings", "SIP/2.0 180")
+		s.pbx.sendCancel(sent)
+		s.pbx.expect("taken", "SIP/2.0 200")
+		cancel := q.expect("the PBX gives up", "CANCEL "+invite.requestURI()+" SIP/2.0")
+		assertEqual(t, "its branch", cancel.viaBranch(), invite.viaBranch())
+		q.respond(cancel, "200 OK")
+		q.respond(invite, "487 Request Terminated")
+		s.pbx.sendACK(sent, s.pbx.expect("the answer", "SIP/2.0 487"))
+		q.expect("its ACK", "ACK")
+	})
+}
+
+// Bellhop is started again while a call is up. Requests of either end arrive.
+func TestOwnContactOutlivesRestart(t *testing.T) {
+	runTeams(t, true, func(s *testbed, q *teams) {
+		q.acceptOptions()
+		s.callTeams("Contact: " + ownContact)
+		invite := q.mustAccept("INVITE")
+		q.respond(invite, "200 OK")
+		ok := s.pbx.expect("the answer", "SIP/2.0 200")
+		s.pbx.send(s.pbx.callerRequest(ok, "ACK"))
+		q.expect("the ACK", "ACK")
+
+		s.stop()
+		s.restartProxy()
+		s.advance(time.Minute)
+		q.discardReceived() // OPTIONS
+		q.send(q.calleeRequest(invite, "INVITE"))
+		got := s.pbx.expect("a re-INVITE of Teams", "INVITE "+bracketedURI(ownContact)+" SIP/2.0")
+		s.pbx.respond(got, "200 OK", "Contact: "+ownContact)
+		again := q.expect("answered", "SIP/2.0 200")
+		if why := q.fault(again); why != "" {
+			t.Error(why)
+		}
+		q.send(q.calleeRequest(invite, "ACK"))
+		s.pbx.expect("the ACK", "ACK "+bracketedURI(ownContact)+" SIP/2.0")
+		s.pbx.send(s.pbx.callerRequest(ok, "UPDATE", "Contact: "+ownContact))
+		update := q.expect("an UPDATE of the PBX", "UPDATE ")
+		if why := q.fault(update); why != "" {
+			t.Error(why)
+		}
+		q.respond(update, "200 OK")
+		s.pbx.expect("answered", "SIP/2.0 200")
+		q.send(q.calleeRequest(invite, "BYE"))
+		s.pbx.respond(s.pbx.expect("Teams hangs up", "BYE "+bracketedURI(ownContact)+" SIP/2.0"), "200 OK")
+		q.expect("the answer", "SIP/2.0 200")
+	})
+}
+
 // The stub refuses what it should: calls before OPTIONS, and the PBX's own Contact.
 func TestTeamsRefusesOthers(t *testing.T) {
 	runTeams(t, true, func(s *testbed, q *teams) {
