@@ -3,7 +3,6 @@ package config
 import (
 	"cmp"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -78,29 +77,16 @@ func (p ProbeInterval) interval() time.Duration {
 // waits 4 s for its response.
 const minOptionsInterval = 5 * time.Second
 
-// Trunks returns the trunks of the proxy, without their TLS clients. The addresses that a trunk gets requests at are
-// among those that it sends from.
+// Trunks returns the trunks of the proxy, without their TLS clients.
 func (c *Config) Trunks() []sip.Trunk {
 	var ts []sip.Trunk
 	for _, t := range c.Trunk {
 		ts = append(ts, sip.Trunk{
-			Name: t.Name, Sources: t.prefixes(), Secret: string(t.Secret),
+			Name: t.Name, Sources: Prefixes(t.Sources), Secret: string(t.Secret),
 			To: t.To, Probe: t.Probe.interval(), OwnContact: t.Contact == OwnContact, MaxCPS: t.MaxCPS, TLSNames: t.TLSNames,
 		})
 	}
 	return ts
-}
-
-// prefixes returns the addresses of a trunk.
-func (t *Trunk) prefixes() []netip.Prefix {
-	ps := Prefixes(t.Sources)
-	for _, a := range t.To {
-		p := netip.PrefixFrom(a.Addr().Unmap(), a.Addr().Unmap().BitLen())
-		if !slices.ContainsFunc(ps, func(q netip.Prefix) bool { return q.Overlaps(p) }) {
-			ps = append(ps, p)
-		}
-	}
-	return ps
 }
 
 // validateTrunks reports invalid or incomplete trunks, and address ranges that overlap
