@@ -12,7 +12,6 @@ type Stats struct {
 	Unobserved   uint64 `json:"unobserved"`        // messages forwarded while the observation channel was full
 	Shed         uint64 `json:"shed"`              // new requests dropped or refused because transactions held too much memory
 	Withheld     uint64 `json:"withheld"`          // responses not sent to UDP sources that have not proved their address
-	Limited      uint64 `json:"limited"`           // calls to a trunk refused because of Trunk.MaxCPS
 	Refused      uint64 `json:"refused"`           // connections refused because there were too many
 	Handshakes   uint64 `json:"handshakes_failed"` // TLS handshakes that failed
 	Panics       uint64 `json:"panics"`            // messages lost to a bug
@@ -22,7 +21,7 @@ type Stats struct {
 
 type counters struct {
 	received, malformed, stray, dropped, unobserved, panics atomic.Uint64
-	shed, withheld, refused, limited, handshakesFailed      atomic.Uint64
+	shed, withheld, refused, handshakesFailed               atomic.Uint64
 	transactions                                            atomic.Int64
 	connections                                             [WSS + 1]atomic.Int64 // by transport; see Connections
 }
@@ -41,7 +40,6 @@ func (px *Proxy) Stats() Stats {
 		Unobserved:   px.stats.unobserved.Load(),
 		Shed:         px.stats.shed.Load(),
 		Withheld:     px.stats.withheld.Load(),
-		Limited:      px.stats.limited.Load(),
 		Refused:      px.stats.refused.Load(),
 		Handshakes:   px.stats.handshakesFailed.Load(),
 		Panics:       px.stats.panics.Load(),

@@ -3,7 +3,11 @@ package sip
 import (
 	"bytes"
 	"sync/atomic"
+	"time"
 )
+
+// maxProbeAnswer is how many bytes of a status line are remembered.
+const maxProbeAnswer = 80
 
 // trunkProbe sends OPTIONS to one address of a trunk: some trunks send no calls before
 // they have got one, and a NAT in front of bellhop stays open for calls of the trunk. The
@@ -15,20 +19,32 @@ type trunkProbe struct {
 	interval instant
 	timer    timer
 	awaited  *clientTx // OPTIONS without a response so far, or nil
-	down     atomic.Bool
+	state    atomic.Pointer[probeState]
 }
 
-// newTrunkProbes returns the probes of the configured trunks. Over UDP a trunk gets
-// OPTIONS as often as a phone behind a NAT does, if that is more often.
+// probeState is what the last OPTIONS has shown. It does not change.
+type probeState struct {
+	up     bool
+	since  instant // time at which the address became up or down
+	answer string  // status code and reason of the last response, or why there is none
+}
+
+// ProbeInterval returns the interval of the OPTIONS to a trunk over a transport. Over UDP
+// that is keepAlive if it is shorter, because the trunk is then kept reachable as a phone
+// behind a NAT is. It returns 0 for no OPTIONS.
+func ProbeInterval(proto Proto, probe, keepAlive time.Duration) time.Duration {
+	if proto == UDP && keepAlive > 0 {
+		return min(probe, keepAlive)
+	}
+	return probe
+}
+
+// newTrunkProbes returns the probes of the configured trunks.
 func newTrunkProbes(cfg *Config, trunks []Trunk) (probes []*trunkProbe) {
 	for i := range trunks {
 		t := &trunks[i]
 		for _, a := range t.To {
-			interval := t.Probe
-			if a.Proto == UDP && cfg.KeepAlive > 0 {
-				interval = min(interval, cfg.KeepAlive)
-			}
-			if interval > 0 {
+			if interval := ProbeInterval(a.Proto, t.Probe, cfg.KeepAlive); interval > 0 {
 				probes = append(probes, &trunkProbe{trunk: t, addr: a, interval: instant(interval)})
 			}
 		}
@@ -54,7 +70,7 @@ func (b *trunkProbe) handleTimer(now instant) {
 	if b.awaited != nil {
 		b.awaited.terminate()
 		b.awaited = nil
-		b.setDown(true, "no response")
+		b.setState(now, false, "no response")
 		w.wheel.start(&b.timer, now+b.interval-wait)
 		return
 	}
@@ -64,7 +80,7 @@ func (b *trunkProbe) handleTimer(now instant) {
 	}
 	to, ok := w.proxy.destinationAt(b.addr, edgeSide, nil)
 	if !ok {
-		b.setDown(true, "no listener reaches it")
+		b.setState(now, false, "no listener reaches it")
 		w.wheel.start(&b.timer, now+b.interval)
 		return
 	}
@@ -80,30 +96,79 @@ func (b *trunkProbe) handleTimer(now instant) {
 // handleResponse handles a response to an OPTIONS. A trunk that refuses calls answers
 // 503; one that does not accept the proxy as its peer answers 403.
 func (b *trunkProbe) handleResponse(now instant, p *packet) {
-	switch status := p.msg.status; {
-	case status < 200:
+	status := p.msg.status
+	if status < 200 {
 		return
-	case status == 403 || status == 503:
-		line, _, _ := bytes.Cut(p.msg.b, crlf)
-		b.setDown(true, string(line[len("SIP/2.0 "):]))
-	default:
-		b.setDown(false, "")
 	}
+	line, _, _ := bytes.Cut(p.msg.b, crlf)
+	answer := line[len("SIP/2.0 "):]
+	b.setState(now, status != 403 && status != 503, string(answer[:min(len(answer), maxProbeAnswer)]))
 	b.awaited = nil
 	b.worker.wheel.start(&b.timer, now+b.interval)
 }
 
 func (b *trunkProbe) handleFailure(now instant, why failureReason) {
 	b.awaited = nil
-	b.setDown(true, "unreachable")
+	b.setState(now, false, "unreachable")
 	b.worker.wheel.start(&b.timer, now+b.interval)
 }
 
-// setDown stores whether the address is down, and logs a change.
-func (b *trunkProbe) setDown(down bool, why string) {
-	if b.down.Swap(down) != down {
-		b.worker.proxy.log.Warn("trunk state changed", "trunk", b.trunk.Name, "address", b.addr, "down", down, "why", why)
+// setState stores what an OPTIONS has shown. It logs when the address goes down, and when
+// it is up again.
+func (b *trunkProbe) setState(now instant, up bool, answer string) {
+	old := b.state.Load()
+	next := &probeState{up: up, since: now, answer: answer}
+	if old != nil && old.up == up {
+		if old.answer == answer {
+			return
+		}
+		next.since = old.since
 	}
+	b.state.Store(next)
+	if wasUp := old == nil || old.up; wasUp != up {
+		b.worker.proxy.log.Warn("trunk state changed", "trunk", b.trunk.Name, "address", b.addr, "down", !up, "why", answer)
+	}
+}
+
+// TrunkState is the state of a trunk.
+type TrunkState struct {
+	Name    string
+	Refused uint64        // calls of the PBX refused because of [Trunk.MaxCPS]
+	Targets []TargetState // its addresses that get OPTIONS
+}
+
+// TargetState is what the last OPTIONS to an address of a trunk has shown.
+type TargetState struct {
+	Addr   Addr
+	Known  bool          // an OPTIONS has had a response or has failed; else the fields below are zero
+	Up     bool          // the response was neither 403 nor 503
+	For    time.Duration // how long the address has been up or down
+	Answer string        // status code and reason of the last response, or why there is none
+}
+
+// TrunkStates returns the states of the trunks in the order of [Config.Trunks]. It may be
+// called from any goroutine at any time.
+func (px *Proxy) TrunkStates() (states []TrunkState) {
+	now := px.now()
+	for i := range px.peers.trunks {
+		t := &px.peers.trunks[i]
+		s := TrunkState{Name: t.Name}
+		if t.rate != nil {
+			s.Refused = t.rate.refused.Load()
+		}
+		for _, b := range px.trunkProbes {
+			if b.trunk != t {
+				continue
+			}
+			target := TargetState{Addr: b.addr}
+			if v := b.state.Load(); v != nil {
+				target.Known, target.Up, target.For, target.Answer = true, v.up, max(time.Duration(now-v.since), 0), v.answer
+			}
+			s.Targets = append(s.Targets, target)
+		}
+		states = append(states, s)
+	}
+	return states
 }
 
 // optionsFields returns the header fields of the 200 to an OPTIONS that is addressed to the

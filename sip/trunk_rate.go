@@ -15,6 +15,7 @@ import (
 type callRate struct {
 	next     atomic.Uint64 // number of the next call, or less for a moment
 	slots    []atomic.Uint64
+	refused  atomic.Uint64
 	loggedAt atomic.Int64 // time of the last log line about a refused call
 }
 
@@ -76,7 +77,7 @@ func (px *Proxy) limitCalls(now instant, p *packet, r *routeDecision) *fault {
 	if trunk == nil || trunk.rate == nil || trunk.rate.allow(now) {
 		return nil
 	}
-	px.stats.limited.Add(1)
+	trunk.rate.refused.Add(1)
 	last := trunk.rate.loggedAt.Load()
 	if (last == 0 || now-instant(last) >= instant(time.Minute)) && trunk.rate.loggedAt.CompareAndSwap(last, int64(now)) {
 		px.log.Warn("calls to trunk refused", "trunk", trunk.Name, "max_cps", trunk.MaxCPS)

@@ -1,6 +1,7 @@
 package sip_test
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -51,9 +52,7 @@ func TestLimitsCallsToTrunk(t *testing.T) {
 			trunk.respond(trunk.expect("no call", "MESSAGE"), "200 OK")
 			s.pbx.expect("the answer", "SIP/2.0 200")
 		}
-		if n := s.proxy.Stats().Limited; n != 54 {
-			t.Errorf("%d calls counted as refused", n)
-		}
+		assertEqual(t, "refused", fmt.Sprint(s.proxy.TrunkStates()), "[{carrier 54 []}]")
 		if n := strings.Count(s.log.String(), "calls to trunk refused"); n != 1 {
 			t.Errorf("%d log lines: %s", n, s.log)
 		}
@@ -138,11 +137,13 @@ func TestProbeSendsOptionsFirst(t *testing.T) {
 			{"403 Forbidden", ""},
 			{"404 Not Found", "down=false"},
 			{"503 Service Unavailable", `down=true why="503 Service Unavailable"`},
+			{"403 Forbidden", ""},
 			{"405 Method Not Allowed", "down=false"},
 			{"", `down=true why="no response"`},
 			{"200 OK", "down=false"},
 		} {
 			s.log.Reset()
+			before := s.proxy.TrunkStates()[0].Targets[0]
 			if tt.status != "" {
 				trunk.respond(first, "100 Trying")
 				trunk.respond(first, tt.status)
@@ -150,6 +151,14 @@ func TestProbeSendsOptionsFirst(t *testing.T) {
 			s.advance(time.Minute - time.Second)
 			if got := strings.Contains(s.log.String(), "trunk state changed"); got != (tt.log != "") || !strings.Contains(s.log.String(), tt.log) {
 				t.Errorf("after %q: log %q, want %q", tt.status, s.log, tt.log)
+			}
+			after := s.proxy.TrunkStates()[0].Targets[0]
+			want := cmp.Or(tt.status, "no response")
+			if up := want[0] == '2' || want[:3] == "404" || want[:3] == "405"; !after.Known || after.Up != up || after.Answer != want {
+				t.Errorf("after %q: state %+v", tt.status, after)
+			}
+			if changed := after.Up != before.Up || !before.Known; changed != (after.For < time.Minute) {
+				t.Errorf("after %q: %+v for %v", tt.status, after, after.For)
 			}
 			trunk.discardReceived()
 			s.advance(time.Second)

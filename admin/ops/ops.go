@@ -61,6 +61,9 @@ type Config struct {
 	// Connections counts the open SIP connections; nil: none.
 	Connections func() Connections
 
+	// Trunks returns the states of the configured trunks; nil: there are none.
+	Trunks func() []Trunk
+
 	// Losses returns the records that the store has lost to damage, last found first;
 	// nil: none. bellhop is degraded for a day after one was found.
 	Losses func() []Loss

@@ -30,6 +30,8 @@ type Status struct {
 
 	Connections Connections `json:"connections" doc:"Open connections of phones, trunks and the PBX, by transport"`
 
+	Trunks []Trunk `json:"trunks" nullable:"false" doc:"Configured trunks, in the order of the config"`
+
 	Suppressed uint64 `json:"attempts_suppressed" doc:"Calls of unregistered sources that the PBX refused before a phone rang, and for which no events were published because they were too many"`
 
 	Subscriptions struct {
@@ -63,6 +65,21 @@ type Connections struct {
 	WSS int64 `json:"wss" doc:"WebSocket over TLS"`
 }
 
+// Trunk is the state of a configured trunk.
+type Trunk struct {
+	Name    string        `json:"name" doc:"Name of the trunk"`
+	Refused uint64        `json:"calls_refused" doc:"Calls of the PBX refused because of max_cps, since the start"`
+	Targets []TrunkTarget `json:"targets" nullable:"false" doc:"Addresses to which bellhop sends OPTIONS"`
+}
+
+// TrunkTarget is the state of one address of a trunk.
+type TrunkTarget struct {
+	Address string     `json:"address" doc:"Transport and address"`
+	State   string     `json:"state" enum:"unknown,up,down" doc:"Up if the last OPTIONS was answered with neither 403 nor 503; unknown before the first answer"`
+	Since   *time.Time `json:"since,omitempty" doc:"Time since which the address has been up or down"`
+	Answer  string     `json:"answer,omitempty" doc:"Status code and reason of the last response, or why there is none"`
+}
+
 // Status returns the status of this node, even if a part of bellhop does not respond.
 // streams is the number of open event streams.
 func (o *Operations) Status(ctx context.Context, streams int) Status {
@@ -81,6 +98,10 @@ func (o *Operations) Status(ctx context.Context, streams int) Status {
 	}
 	if o.config.Connections != nil {
 		v.Connections = o.config.Connections()
+	}
+	v.Trunks = []Trunk{}
+	if o.config.Trunks != nil {
+		v.Trunks = o.config.Trunks()
 	}
 	v.Ready = len(v.Reasons) == 0
 	v.Store.Losses = append([]Loss{}, o.Losses()...)

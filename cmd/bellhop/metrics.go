@@ -1,8 +1,11 @@
 package main
 
 import (
+	"time"
+
 	"github.com/prometheus/client_golang/prometheus"
 
+	"bellhop/admin/ops"
 	"bellhop/dialog/keep"
 	"bellhop/sip"
 )
@@ -45,13 +48,64 @@ func proxyMetrics(h *sip.Proxy) []prometheus.Collector {
 		counter("messages_unobserved_total", "Messages forwarded but not tracked because the tracker's queue was full.", func(s sip.Stats) uint64 { return s.Unobserved }),
 		counter("requests_shed_total", "New requests dropped or rejected because transactions had reached their memory limit.", func(s sip.Stats) uint64 { return s.Shed }),
 		counter("responses_withheld_total", "Responses withheld from UDP sources that have not shown that they receive responses.", func(s sip.Stats) uint64 { return s.Withheld }),
-		counter("trunk_calls_refused_total", "Calls of the PBX refused because of max_cps of their trunk.", func(s sip.Stats) uint64 { return s.Limited }),
 		counter("connections_refused_total", "Connections refused because of guard.connections or guard.all_connections.", func(s sip.Stats) uint64 { return s.Refused }),
 		counter("tls_handshakes_failed_total", "TLS handshakes that failed, of accepted and of opened connections.", func(s sip.Stats) uint64 { return s.Handshakes }),
 		counter("panics_total", "Panics recovered in the proxy, each of which lost a message.", func(s sip.Stats) uint64 { return s.Panics }),
 		gauge("transactions", "Pending SIP transactions.", func(s sip.Stats) int64 { return s.Transactions }),
 		gauge("streams", "Open connections of SIP, including those that have sent nothing.", func(s sip.Stats) int64 { return s.Streams }),
 	}
+}
+
+// trunkMetrics exports the states of trunks.
+type trunkMetrics struct{ proxy *sip.Proxy }
+
+// Descriptions of the metrics of trunks.
+var (
+	trunkUpDesc = prometheus.NewDesc("bellhop_sip_trunk_up",
+		"1 if an address of a trunk answers OPTIONS with neither 403 nor 503, else 0.", []string{"trunk", "address"}, nil)
+	trunkRefusedDesc = prometheus.NewDesc("bellhop_sip_trunk_calls_refused_total",
+		"Calls of the PBX refused because of max_cps of their trunk.", []string{"trunk"}, nil)
+)
+
+// Describe implements [prometheus.Collector].
+func (m trunkMetrics) Describe(ch chan<- *prometheus.Desc) { ch <- trunkUpDesc; ch <- trunkRefusedDesc }
+
+// Collect implements [prometheus.Collector]. An address that has not been probed yet has no
+// metric.
+func (m trunkMetrics) Collect(ch chan<- prometheus.Metric) {
+	for _, t := range m.proxy.TrunkStates() {
+		ch <- prometheus.MustNewConstMetric(trunkRefusedDesc, prometheus.CounterValue, float64(t.Refused), t.Name)
+		for _, to := range t.Targets {
+			up := 0.0
+			if to.Up {
+				up = 1
+			}
+			if to.Known {
+				ch <- prometheus.MustNewConstMetric(trunkUpDesc, prometheus.GaugeValue, up, t.Name, to.Addr.String())
+			}
+		}
+	}
+}
+
+// describeTrunks returns the states of trunks as the status shows them.
+func describeTrunks(states []sip.TrunkState, now time.Time) []ops.Trunk {
+	trunks := []ops.Trunk{}
+	for _, s := range states {
+		t := ops.Trunk{Name: s.Name, Refused: s.Refused, Targets: []ops.TrunkTarget{}}
+		for _, to := range s.Targets {
+			target := ops.TrunkTarget{Address: to.Addr.String(), State: "unknown", Answer: to.Answer}
+			if to.Known {
+				since := now.Add(-to.For).UTC().Truncate(time.Second)
+				target.State, target.Since = "down", &since
+				if to.Up {
+					target.State = "up"
+				}
+			}
+			t.Targets = append(t.Targets, target)
+		}
+		trunks = append(trunks, t)
+	}
+	return trunks
 }
 
 // keeperMetrics returns the metrics of the keeper.

@@ -140,7 +140,7 @@ func buildService(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *
 		Guides:         guides(),
 		TrustedProxies: config.Prefixes(cfg.Admin.TrustedProxies),
 		Strained:       s.overload.overloaded,
-		Collectors:     slices.Concat([]prometheus.Collector{s.certs}, proxyMetrics(s.proxy), observerMetrics(s.observer), keeperMetrics(s.keeper)),
+		Collectors:     slices.Concat([]prometheus.Collector{s.certs}, proxyMetrics(s.proxy), []prometheus.Collector{trunkMetrics{s.proxy}}, observerMetrics(s.observer), keeperMetrics(s.keeper)),
 		Config: ops.Config{
 			Notifier:   s.notifier,
 			KeepEvents: time.Duration(cfg.Notify.KeepEvents),
@@ -157,6 +157,7 @@ func buildService(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *
 				n := s.proxy.Connections
 				return ops.Connections{TCP: n(sip.TCP), TLS: n(sip.TLS), WS: n(sip.WS), WSS: n(sip.WSS)}
 			},
+			Trunks:  func() []ops.Trunk { return describeTrunks(s.proxy.TrunkStates(), time.Now()) },
 			Losses:  s.store.Losses,
 			Node:    s.node,
 			Version: buildVersion(),

@@ -142,6 +142,32 @@ listen = "tcp://10.0.0.1:5060"`, []string{
 			"phones reach bellhop at tcp://10.0.0.1:5060",
 			"the PBX udp://10.0.0.2:5060 sees bellhop at udp://10.0.0.1:5060",
 		}},
+		{"trunks", `[sip]
+listen = ["udp://192.0.2.10:5060", "tcp://192.0.2.10:5060"]
+advertise = "sip.example.com"
+pbx = ["udp://192.0.2.1:5060"]
+[[trunk]]
+name = "carrier"
+sources = ["198.51.100.0/24"]
+to = ["udp://198.51.100.1:5060", "tcp://203.0.113.9:5070", "udp://10.0.0.9:5060"]
+max_cps = 30
+[[trunk]]
+name = "inside"
+to = ["tcp://10.0.0.10:5060"]
+contact = "ours"
+probe = "0s"`, []string{
+			"phones reach bellhop at udp://sip.example.com:5060, and phones in sip.local_net at udp://192.0.2.10:5060",
+			"phones reach bellhop at tcp://sip.example.com:5060, and phones in sip.local_net at tcp://192.0.2.10:5060",
+			"the PBX udp://192.0.2.1:5060 sees bellhop at udp://192.0.2.10:5060",
+			`the trunk "carrier" is known by 198.51.100.0/24, 203.0.113.9, 10.0.0.9`,
+			`the trunk "carrier" gets requests at udp://198.51.100.1:5060, and OPTIONS every 25s, and sees bellhop at udp://sip.example.com:5060`,
+			`the trunk "carrier" gets requests at tcp://203.0.113.9:5070, and OPTIONS every 1m0s, and sees bellhop at tcp://sip.example.com:5060`,
+			`the trunk "carrier" gets requests at udp://10.0.0.9:5060, and OPTIONS every 25s, and sees bellhop at udp://192.0.2.10:5060`,
+			`the trunk "carrier" gets at most 30 calls a second`,
+			`the trunk "inside" is known by 10.0.0.10`,
+			`the trunk "inside" gets requests at tcp://10.0.0.10:5060, and sees bellhop at tcp://sip.example.com:5060`,
+			`the trunk "inside" gets that address in the Contact of the PBX`,
+		}},
 		{"the PBX has a name for bellhop", `sip.pbx = ["udp://10.0.0.2:5060"]
 [[listener]]
 listen = "udp://192.0.2.1:5060"

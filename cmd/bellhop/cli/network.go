@@ -10,8 +10,8 @@ import (
 	"bellhop/sip"
 )
 
-// describeNetwork returns sentences about the addresses at which phones reach bellhop, and
-// the addresses of bellhop that each PBX sees.
+// describeNetwork returns sentences about the addresses at which phones reach bellhop, the
+// addresses of bellhop that each PBX sees, and how bellhop and each trunk know each other.
 func describeNetwork(c *config.Config) (lines []string) {
 	for _, l := range c.Listeners() {
 		if l.Side == sip.PBXListener {
@@ -34,7 +34,64 @@ func describeNetwork(c *config.Config) (lines []string) {
 	for _, pbx := range c.SIP.PBX {
 		lines = append(lines, fmt.Sprintf("the PBX %v sees bellhop at %s", pbx, strings.Join(addressesSeen(c, pbx), ", ")))
 	}
+	for i := range c.Trunk {
+		lines = append(lines, describeTrunk(c, &c.Trunk[i])...)
+	}
 	return lines
+}
+
+// describeTrunk returns sentences about how bellhop knows a trunk, and about each address
+// at which the trunk gets requests.
+func describeTrunk(c *config.Config, t *config.Trunk) (lines []string) {
+	var known []string
+	for _, s := range t.Sources {
+		known = append(known, s.String())
+	}
+	for _, a := range t.To {
+		if ip := a.Addr().String(); !slices.ContainsFunc(t.Sources, func(s config.CIDR) bool { return s.Contains(a.Addr()) }) && !slices.Contains(known, ip) {
+			known = append(known, ip)
+		}
+	}
+	for _, name := range t.TLSNames {
+		known = append(known, "its certificate for "+name)
+	}
+	lines = append(lines, fmt.Sprintf("the trunk %q is known by %s", t.Name, strings.Join(known, ", ")))
+	for _, a := range t.To {
+		line := fmt.Sprintf("the trunk %q gets requests at %v", t.Name, a)
+		if every := c.ProbeInterval(t, a); every > 0 {
+			line += fmt.Sprintf(", and OPTIONS every %v", every)
+		}
+		if seen := addressSeenBy(c, t, a); seen != "" {
+			line += ", and sees bellhop at " + seen
+		}
+		lines = append(lines, line)
+	}
+	if t.Contact == config.OwnContact {
+		lines = append(lines, fmt.Sprintf("the trunk %q gets that address in the Contact of the PBX", t.Name))
+	}
+	if t.MaxCPS > 0 {
+		lines = append(lines, fmt.Sprintf("the trunk %q gets at most %d calls a second", t.Name, t.MaxCPS))
+	}
+	return lines
+}
+
+// addressSeenBy returns the address of bellhop that a trunk sees at one of its addresses:
+// that of the first listener that reaches it.
+func addressSeenBy(c *config.Config, t *config.Trunk, a sip.Addr) string {
+	for _, l := range c.Listeners() {
+		if !l.ReachesEdge(a) {
+			continue
+		}
+		local := t.Contact != config.OwnContact && slices.ContainsFunc(c.SIP.LocalNet, func(n config.CIDR) bool { return n.Contains(a.Addr()) })
+		if l.Advertise.Host != "" && !local {
+			return advertisedAddress(l)
+		}
+		if ip, ok := sip.SourceAddr(a.AddrPort); l.Addr.Addr().IsUnspecified() && ok {
+			return fmt.Sprintf("%v://%s", l.Proto, sip.HostPort{Host: ip.String(), Port: l.Port()})
+		}
+		return l.Addr.String()
+	}
+	return ""
 }
 
 // addressesSeen returns the addresses of bellhop that a PBX sees. A request leaves from

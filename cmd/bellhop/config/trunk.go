@@ -73,6 +73,11 @@ func (p ProbeInterval) interval() time.Duration {
 	return max(cmp.Or(time.Duration(p), defaultProbe), 0)
 }
 
+// ProbeInterval returns the interval of the OPTIONS to an address of a trunk, or 0.
+func (c *Config) ProbeInterval(t *Trunk, a sip.Addr) time.Duration {
+	return sip.ProbeInterval(a.Proto, t.Probe.interval(), time.Duration(c.NAT.KeepAlive))
+}
+
 // minOptionsInterval is the shortest interval of OPTIONS to trunks and phones. An OPTIONS
 // waits 4 s for its response.
 const minOptionsInterval = 5 * time.Second
