@@ -171,6 +171,13 @@ func TestStatusShowsCounts(t *testing.T) {
 	c.Node, c.Ready = "ONE", func() []string { return reasons }
 	c.Suppressed = func() uint64 { return 7 }
 	c.Connections = func() ops.Connections { return ops.Connections{TCP: 1, TLS: 2, WS: 3, WSS: 4} }
+	since := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	c.Trunks = func() []ops.Trunk {
+		return []ops.Trunk{{Name: "carrier", Refused: 8, Targets: []ops.TrunkTarget{
+			{Address: "udp://192.0.2.1:5060", State: "up", Since: &since, Answer: "200 OK"},
+			{Address: "udp://192.0.2.2:5060", State: "unknown"},
+		}}}
+	}
 	r := newRig(t, c)
 	r.want(201, "POST", "/v1/subscriptions", withFields(subscription(), "extension", "999"))
 	r.want(201, "POST", "/v1/subscriptions", withFields(subscription(), "active", false))
@@ -185,7 +192,11 @@ func TestStatusShowsCounts(t *testing.T) {
 		"version": "v0", "node": "ONE", "started": got["started"], "uptime": got["uptime"],
 		"delivering": false, "ready": true, "reasons": []any{}, "degraded": []any{}, "store": object{"ok": true, "losses": []any{}},
 		"calls": 2.0, "streams": 1.0, "attempts_suppressed": 7.0,
-		"connections":   map[string]any{"tcp": 1.0, "tls": 2.0, "ws": 3.0, "wss": 4.0},
+		"connections": map[string]any{"tcp": 1.0, "tls": 2.0, "ws": 3.0, "wss": 4.0},
+		"trunks": []any{object{"name": "carrier", "calls_refused": 8.0, "targets": []any{
+			object{"address": "udp://192.0.2.1:5060", "state": "up", "since": "2026-01-02T03:04:05Z", "answer": "200 OK"},
+			object{"address": "udp://192.0.2.2:5060", "state": "unknown"},
+		}}},
 		"subscriptions": object{"all": 2.0, "active": 1.0, "paused": 0.0, "disabled": 1.0},
 		"events":        object{"published": 2.0, "dropped": 0.0, "unpublished": 0.0},
 		"deliveries":    object{"pending": 0.0, "delivered": 0.0, "expired": 0.0, "refused": 0.0, "canceled": 0.0, "failed_attempts": 0.0},

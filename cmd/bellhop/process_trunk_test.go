@@ -1,0 +1,85 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"bellhop/admin/ops"
+	"bellhop/sip"
+)
+
+// answerAll answers the requests to a UDP socket with a status.
+func answerAll(c net.PacketConn, status string) {
+	b := make([]byte, 4096)
+	for {
+		n, from, err := c.ReadFrom(b)
+		if err != nil {
+			return
+		}
+		answer := []string{"SIP/2.0 " + status}
+		for line := range strings.SplitSeq(string(b[:n]), "\r\n") {
+			switch name, _, _ := strings.Cut(line, ":"); name {
+			case "Via", "From", "To", "Call-ID", "CSeq":
+				answer = append(answer, line)
+			}
+		}
+		io.WriteString(writerTo{c, from}, strings.Join(append(answer, "Content-Length: 0", "", ""), "\r\n"))
+	}
+}
+
+// writerTo writes datagrams to an address.
+type writerTo struct {
+	net.PacketConn
+	to net.Addr
+}
+
+func (w writerTo) Write(b []byte) (int, error) { return w.WriteTo(b, w.to) }
+
+// TestShowsStateOfTrunks runs bellhop with a trunk of two addresses, one of which answers.
+// Status and metrics show which.
+func TestShowsStateOfTrunks(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, sip.UDP, sip.UDP)
+	carrier, err := net.ListenPacket("udp", "127.0.0.6:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer carrier.Close()
+	go answerAll(carrier, "200 OK")
+	up := netip.MustParseAddrPort(carrier.LocalAddr().String())
+	down := freePort(t, "127.0.0.6")
+	s.configure(fmt.Sprintf("[[trunk]]\nname = \"carrier\"\nto = [\"udp://%v\", \"tcp://%v\"]\nmax_cps = 30\n", up, down))
+	s.serve()
+	var status struct{ Trunks []ops.Trunk }
+	states := func() (all string) {
+		s.api("GET", "/v1/status", nil, &status)
+		for _, trunk := range status.Trunks {
+			all += fmt.Sprint(trunk.Name, " ", trunk.Refused)
+			for _, to := range trunk.Targets {
+				all += fmt.Sprintf(" %s %s %q", to.Address, to.State, to.Answer)
+			}
+		}
+		return all
+	}
+	want := fmt.Sprintf(`carrier 0 udp://%v up "200 OK" tcp://%v down "unreachable"`, up, down)
+	s.eventually("both addresses have been probed", func() bool { return states() == want })
+	for _, to := range status.Trunks[0].Targets {
+		if to.Since == nil || time.Since(*to.Since) > time.Hour {
+			t.Errorf("%s is %s since %v", to.Address, to.State, to.Since)
+		}
+	}
+	for name, want := range map[string]float64{
+		fmt.Sprintf(`bellhop_sip_trunk_up{address="udp://%v",trunk="carrier"}`, up):   1,
+		fmt.Sprintf(`bellhop_sip_trunk_up{address="tcp://%v",trunk="carrier"}`, down): 0,
+		`bellhop_sip_trunk_calls_refused_total{trunk="carrier"}`:                      0,
+	} {
+		if got := s.metric(name); got != want {
+			t.Errorf("%s is %v, want %v", name, got, want)
+		}
+	}
+}
