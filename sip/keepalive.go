@@ -46,7 +46,8 @@ type keepAlive struct {
 }
 
 // start keeps the client of a binding reachable if it is behind a NAT: if contact, the
-// Contact URI that it wrote, does not have the address from which it sends over UDP.
+// Contact URI that it wrote, does not have the address and port from which it sends. The
+// transport does not matter, because a phone over UDP may ask to be called over TCP.
 func (ks *keepAlives) start(now instant, b *binding, contact []byte) {
 	if ks.interval <= 0 || b.flow.proto != UDP || b.byURI {
 		return // the peer is a proxy in front of the client, which keeps the client reachable itself
@@ -54,7 +55,7 @@ func (ks *keepAlives) start(now instant, b *binding, contact []byte) {
 	var u siptext.URI
 	uri := string(contact)
 	valid := parseURI(uri, &u) == nil
-	if a, ok := uriAddr(&u); valid && ok && a == (Addr{UDP, b.flow.peer}) {
+	if a, ok := uriAddr(&u); valid && ok && a.AddrPort == b.flow.peer {
 		ks.stop(b.id)
 		return
 	}
