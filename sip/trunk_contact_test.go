@@ -1,42 +1,76 @@
 package sip_test
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"net"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"bellhop/dialog/siptext"
 	"bellhop/sip"
+	"bellhop/sip/siptest"
 )
 
-const sbcName = "sbc.example.com"
+// sbcName is the advertised name of bellhop, and teamsName that of Teams. teamsAt is its
+// address.
+const (
+	sbcName   = "sip.example.com"
+	teamsName = "sip.pstnhub.example"
+)
 
-// teams is a stub of Microsoft Teams Direct Routing. It answers 403 to what Microsoft does
-// not accept: a Contact or topmost Record-Route without the name of the SBC, sips, and
-// calls of an SBC that has not sent OPTIONS.
+var teamsAt = netip.MustParseAddrPort("203.0.113.9:5061")
+
+// teams is a stub of Microsoft Teams Direct Routing, over TLS with certificates on both
+// ends. It answers 403 to what Microsoft does not accept: a Contact or topmost
+// Record-Route without the name in the certificate of the SBC, sips, and calls of an SBC
+// that has not sent OPTIONS.
 type teams struct {
 	*peer
+	bed      *tlsBed
+	sbc      atomic.Pointer[string] // name in the certificate that bellhop has presented last
+	opened   *atomic.Int32
 	knowsSBC bool // an OPTIONS was good
 }
 
-// newTeams returns a stub at carrierAt that listens on TCP.
-func newTeams(s *testbed) *teams {
-	p := s.addTCPListener(carrierAt)
-	p.name = "teams"
-	return &teams{peer: p}
+// newTeams returns a stub at teamsAt.
+func newTeams(s *testbed, b *tlsBed) *teams {
+	q := &teams{bed: b}
+	q.peer, q.opened = s.addTLSListener(teamsAt, &tls.Config{
+		Certificates: []tls.Certificate{q.certificate()},
+		ClientAuth:   tls.RequireAnyClientCert,
+		VerifyConnection: func(cs tls.ConnectionState) error {
+			leaf := cs.PeerCertificates[0]
+			if _, err := leaf.Verify(x509.VerifyOptions{Roots: b.ca.Pool(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
+				return err
+			}
+			q.sbc.Store(&leaf.DNSNames[0])
+			return nil
+		},
+	})
+	q.name = "teams"
+	return q
+}
+
+// certificate returns a certificate of Teams, for servers and not for clients.
+func (q *teams) certificate() tls.Certificate {
+	return q.bed.ca.IssueTLS(siptest.CertificateRequest{Hosts: []string{teamsName}, Usage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}})
 }
 
 // fault returns why a message is not acceptable, or "".
 func (q *teams) fault(m text) string {
 	isSBC := func(value string) bool {
 		u := siptext.ParseURI(bracketedURI(value))
-		return u.Scheme == "sip" && u.Host == sbcName && net.ParseIP(u.Host) == nil
+		return u.Scheme == "sip" && u.Host == *q.sbc.Load() && net.ParseIP(u.Host) == nil
 	}
 	switch {
+	case strings.Contains(strings.ToLower(string(m)), "sips:"):
+		return "sips"
 	case len(m.fieldValues("Contact")) != 1 || !isSBC(m.fieldValue("Contact")):
 		return "Contact: " + m.fieldValue("Contact")
 	case strings.HasPrefix(m.startLine(), "SIP/2.0"):
@@ -84,14 +118,17 @@ func (q *teams) acceptOptions() {
 }
 
 // teamsConfig is the config of a trunk to Teams.
-func teamsConfig(contact bool) func(*sip.Config) {
+func teamsConfig(b *tlsBed, contact bool) func(*sip.Config) {
 	return func(c *sip.Config) {
+		b.listen(c)
 		for i := range c.Listen {
-			c.Listen[i].Advertise = sip.HostPort{Host: sbcName, Port: 5061}
+			c.Listen[i].Advertise = sip.HostPort{Host: sbcName}
 		}
+		own := b.issue("trunk.tls_cert", siptest.CertificateRequest{Hosts: []string{sbcName}})
 		c.LocalNets = []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")} // it gets the name all the same
-		c.Trunks = []sip.Trunk{{Name: "teams", Sources: parsePrefixes("203.0.113.0/24"),
-			To: []sip.Addr{{Proto: sip.TCP, AddrPort: carrierAt}}, Probe: time.Minute, OwnContact: contact}}
+		c.Trunks = []sip.Trunk{{Name: "teams", Secret: "0123456789abcdef",
+			To: []sip.Addr{{Proto: sip.TLS, AddrPort: teamsAt}}, TLSNames: []string{teamsName}, TLS: b.newClient(teamsName, &own),
+			Probe: time.Minute, OwnContact: contact}}
 	}
 }
 
@@ -99,9 +136,10 @@ func teamsConfig(contact bool) func(*sip.Config) {
 func runTeams(t *testing.T, contact bool, script func(s *testbed, q *teams)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		s := newTestbed(t, teamsConfig(contact))
+		b := &tlsBed{}
+		s := newTestbed(t, teamsConfig(b, contact))
 		defer s.closeAll()
-		script(s, newTeams(s))
+		script(s, newTeams(s, b))
 		if n := s.proxy.Stats().Panics; n != 0 {
 			t.Errorf("%d panics: %s", n, s.log)
 		}
@@ -110,7 +148,7 @@ func runTeams(t *testing.T, contact bool, script func(s *testbed, q *teams)) {
 
 // callTeams sends an INVITE of the PBX to Teams.
 func (s *testbed) callTeams(lines ...string) text {
-	invite := s.pbx.newInvite(lines...).replaced("sip:102@pbx.example SIP", fmt.Sprintf("sip:+4930@%s;transport=tcp SIP", carrierAt))
+	invite := s.pbx.newInvite(lines...).replaced("sip:102@pbx.example SIP", fmt.Sprintf("sip:+4930@%s;transport=tls SIP", teamsAt))
 	s.pbx.send(invite)
 	return invite
 }
@@ -124,7 +162,7 @@ func TestPBXCallsTeams(t *testing.T) {
 		q.acceptOptions()
 		s.callTeams("Contact: " + ownContact)
 		invite := q.mustAccept("INVITE")
-		if got := invite.fieldValue("Contact"); !strings.HasPrefix(got, "<sip:+49;phone-context=a@sbc.example.com:5061;transport=tcp;bellhop=") || !strings.HasSuffix(got, ">;isfocus") {
+		if got := invite.fieldValue("Contact"); !strings.HasPrefix(got, "<sip:+49;phone-context=a@sip.example.com:5061;transport=tls;bellhop=") || !strings.HasSuffix(got, ">;isfocus") {
 			t.Errorf("Contact: %s", got)
 		}
 		q.respond(invite, "183 Session Progress")
@@ -161,9 +199,9 @@ func TestPBXCallsTeams(t *testing.T) {
 func TestTeamsCallsPBX(t *testing.T) {
 	runTeams(t, true, func(s *testbed, q *teams) {
 		q.acceptOptions()
-		invite := q.newInvite().replaced("sip:102@pbx.example SIP", "sip:+4940@sbc.example.com:5061;transport=tcp SIP")
+		invite := q.newInvite().replaced("sip:102@pbx.example SIP", "sip:+4940@sip.example.com:5061;transport=tls SIP")
 		q.send(invite)
-		got := s.pbx.expect("the call comes in", "INVITE sip:+4940@sbc.example.com:5061;transport=tcp SIP/2.0")
+		got := s.pbx.expect("the call comes in", "INVITE sip:+4940@sip.example.com:5061;transport=tls SIP/2.0")
 		assertEqual(t, "Teams' Contact stays", got.fieldValue("Contact"), q.contact())
 		for _, status := range []string{"180 Ringing", "200 OK"} {
 			s.pbx.respond(got, status, "Contact: "+ownContact)
@@ -269,6 +307,45 @@ func TestOwnContactOutlivesRestart(t *testing.T) {
 	})
 }
 
+// Teams opens a connection of its own for a call. Its certificate makes it the trunk, and
+// all requests of the call take that connection.
+func TestTeamsCallsOverItsOwnConnection(t *testing.T) {
+	runTeams(t, true, func(s *testbed, q *teams) {
+		q.acceptOptions()
+		opened := q.opened.Load()
+		own := s.dialTLSPeer(netip.MustParseAddr("198.51.100.61"), q.bed, q.certificate())
+		own.send(own.newRequest("OPTIONS", "sip:"+sbcName+":5061;transport=tls"))
+		answer := own.expect("its OPTIONS", "SIP/2.0 200")
+		if why := q.fault(answer); why != "" || answer.fieldValue("Allow") == "" {
+			t.Errorf("the answer to its OPTIONS: %s\n%s", why, answer)
+		}
+		invite := own.newRequest("INVITE", "sip:+4940@"+sbcName+":5061;transport=tls")
+		own.send(invite)
+		got := s.pbx.expect("the call comes in", "INVITE ")
+		assertEqual(t, "taken for the trunk", got.fieldValue("X-Bellhop-Trunk"), "0123456789abcdef")
+		s.pbx.respond(got, "200 OK", "Contact: "+ownContact)
+		ok := own.expectLast("answered", "SIP/2.0 200")
+		if why := q.fault(ok); why != "" {
+			t.Error(why)
+		}
+		own.send(own.callerRequest(ok, "ACK"))
+		s.pbx.expect("the ACK", "ACK "+bracketedURI(ownContact)+" SIP/2.0")
+		s.pbx.send(s.pbx.calleeRequest(got, "INVITE", "Contact: "+ownContact))
+		reinvite := own.expect("a re-INVITE", "INVITE ")
+		if why := q.fault(reinvite); why != "" {
+			t.Error(why)
+		}
+		own.respond(reinvite, "200 OK")
+		s.pbx.expect("answered", "SIP/2.0 200")
+		s.pbx.send(s.pbx.calleeRequest(got, "BYE"))
+		own.respond(own.expect("the PBX hangs up", "BYE"), "200 OK")
+		s.pbx.expect("the answer", "SIP/2.0 200")
+		if n := q.opened.Load(); n != opened {
+			t.Errorf("bellhop has opened %d more connections", n-opened)
+		}
+	})
+}
+
 // The stub refuses what it should: calls before OPTIONS, and the PBX's own Contact.
 func TestTeamsRefusesOthers(t *testing.T) {
 	runTeams(t, true, func(s *testbed, q *teams) {
@@ -354,7 +431,7 @@ func TestPBXRegistersAtCarrier(t *testing.T) {
 					pbx.send(pbx.newRequest("REGISTER", "sip:"+carrierAt.String(), "To: <sip:line1@carrier.example>", "Contact: "+contact+";expires=300"))
 					register := carrier.expect("to the carrier", "REGISTER sip:203.0.113.9:5060 SIP/2.0")
 					bound := register.fieldValue("Contact")
-					if got := strings.HasPrefix(bound, "<sip:line1@sbc.example.com:5060;bellhop="); got != ours || !strings.HasSuffix(bound, ">;expires=300") {
+					if got := strings.HasPrefix(bound, "<sip:line1@sip.example.com:5060;bellhop="); got != ours || !strings.HasSuffix(bound, ">;expires=300") {
 						t.Errorf("Contact: %s", bound)
 					}
 					if register.fieldValue("Path") != "" {
