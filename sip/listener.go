@@ -4,9 +4,11 @@ import (
 	"cmp"
 	"crypto/tls"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 
 	"bellhop/dialog"
 	"bellhop/dialog/siptext"
@@ -131,12 +133,12 @@ func (l *listener) canReach(ip netip.Addr) bool {
 }
 
 // listeners are the addresses that the proxy listens on, and the hosts and ports that name
-// the proxy in a URI. They do not change after Listen, so any goroutine may use them. Only
-// the names of a listener on an unspecified address become more: see [listener.nameAt].
+// the proxy in a URI. Any goroutine may use them. After Listen only their names change: see
+// [Proxy.Advertise] and listener.nameAt.
 type listeners struct {
 	all     []*listener
-	names   map[hostPort]bool
-	anyAddr bool // a listener is on an unspecified address
+	names   atomic.Pointer[map[hostPort]bool] // the map is replaced when a name is added
+	anyAddr bool                              // a listener is on an unspecified address
 }
 
 // hostPort is a host and port as a URI names them, in lower case and without brackets.
@@ -151,7 +153,13 @@ func newHostPort(host string, port int) hostPort {
 }
 
 // addName adds a host and port to the names of the proxy.
-func (ls *listeners) addName(n HostPort) { ls.names[newHostPort(n.Host, int(n.Port))] = true }
+func (ls *listeners) addName(n HostPort) {
+	names := map[hostPort]bool{newHostPort(n.Host, int(n.Port)): true}
+	if old := ls.names.Load(); old != nil {
+		maps.Copy(names, *old)
+	}
+	ls.names.Store(&names)
+}
 
 // findTwin returns the listener that shares its address with another one at a, or nil.
 func (ls *listeners) findTwin(a Addr) *listener {
@@ -166,8 +174,8 @@ func (ls *listeners) findTwin(a Addr) *listener {
 // isName reports whether a URI with this host and port names the proxy.
 func (ls *listeners) isName(host string, port int) bool {
 	n := newHostPort(host, port)
-	if ls.names[n] || !ls.anyAddr {
-		return ls.names[n]
+	if named := (*ls.names.Load())[n]; named || !ls.anyAddr {
+		return named
 	}
 	ip, err := netip.ParseAddr(n.host)
 	return err == nil && ls.haveAddr(netip.AddrPortFrom(ip.Unmap(), uint16(n.port)))

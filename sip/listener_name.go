@@ -12,9 +12,8 @@ import (
 
 // listenerNames are the names of a listener.
 type listenerNames struct {
-	real       ownName // the address at which the listener is reached without NAT
-	advertised ownName // in the configuration
-	advertises bool    // advertised is set
+	real       ownName                 // the address at which the listener is reached without NAT
+	advertised atomic.Pointer[ownName] // nil: none; see Proxy.Advertise
 
 	// The real names of a listener on an unspecified address, by address. The map is
 	// replaced when an address is added.
@@ -45,11 +44,7 @@ func (l *listener) setNames(advertise HostPort) {
 	at := HostPort{Host: uriHost(l.local.Addr()), Port: l.addr.Port()}
 	l.proxy.listeners.addName(at)
 	l.names.real = newOwnName(at, l.proto)
-	if advertise.Host != "" {
-		at = HostPort{Host: advertise.Host, Port: cmp.Or(advertise.Port, at.Port)}
-		l.proxy.listeners.addName(at)
-		l.names.advertised, l.names.advertises = newOwnName(at, l.proto), true
-	}
+	l.advertise(advertise)
 	if !l.hasAnyAddr() {
 		return
 	}
@@ -63,15 +58,37 @@ func (l *listener) setNames(advertise HostPort) {
 	}
 }
 
+// advertise sets the advertised name of a listener; an empty host means none.
+func (l *listener) advertise(at HostPort) {
+	if at.Host == "" {
+		l.names.advertised.Store(nil)
+		return
+	}
+	at.Port = cmp.Or(at.Port, l.addr.Port())
+	l.proxy.listeners.addName(at)
+	n := newOwnName(at, l.proto)
+	l.names.advertised.Store(&n)
+}
+
+// Advertise sets the advertised names of the listeners, in the order of [Config.Listen].
+// Their former names lead to the proxy all the same, because the requests of calls that are
+// up contain them. Advertise may be called while the proxy runs, but not twice at once.
+func (px *Proxy) Advertise(names []HostPort) {
+	for i, l := range px.listeners.all {
+		l.advertise(names[i])
+	}
+}
+
 // nameFor returns the name by which a peer with the address ip on a side knows the
 // listener. The PBX and peers in [Config.LocalNets] know the real name, because a NAT in
 // front of the machine may not let them use the advertised one. All others know the
 // advertised one, and so does the PBX at a listener of its own. local is the address that
 // the peer uses, if the listener has several.
 func (l *listener) nameFor(side dialog.Side, ip, local netip.Addr) *ownName {
+	advertised := l.names.advertised.Load()
 	switch {
-	case l.names.advertises && (l.side == PBXListener || side == edgeSide && !l.proxy.isLocalNet(ip)):
-		return &l.names.advertised
+	case advertised != nil && (l.side == PBXListener || side == edgeSide && !l.proxy.isLocalNet(ip)):
+		return advertised
 	case local.IsValid():
 		return l.nameAt(local)
 	}

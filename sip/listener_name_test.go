@@ -177,3 +177,35 @@ func TestListenerOfThePBXHasItsOwnName(t *testing.T) {
 		})
 	}
 }
+
+// The advertised name changes while a call is up. New messages have the new name. Requests
+// of the call arrive, from both ends, under the old name and under the new one.
+func TestAdvertisedNameChanges(t *testing.T) {
+	runScenario(t, func(s *testbed) {
+		phone := s.addUDPPeer(publicPhone)
+		c := phone.setUpCall(s.pbx)
+		assertEqual(t, "Record-Route to the phone", hosts(c.ok), "192.0.2.1:5060 sip.example.com:5066")
+		for _, tt := range []struct{ host, want string }{{"new.example.com", "new.example.com:5060"}, {"", "192.0.2.1:5060"}} {
+			name := sip.HostPort{Host: tt.host}
+			s.proxy.Advertise([]sip.HostPort{name, name})
+			s.pbx.send(s.pbx.calleeRequest(c.invite, "INFO"))
+			info := phone.expect("a request of the PBX", "INFO")
+			assertEqual(t, "Via", sentBy(info), tt.want)
+			assertEqual(t, "Route", info.fieldValue("Route"), "")
+			phone.respond(info, "200 OK")
+			s.pbx.expect("answer", "SIP/2.0 200")
+			phone.send(phone.callerRequest(c.ok, "INFO"))
+			got := s.pbx.expect("a request under the old name", "INFO")
+			assertEqual(t, "Route", got.fieldValue("Route"), "")
+			s.pbx.respond(got, "200 OK")
+			phone.expect("answer", "SIP/2.0 200")
+			next := phone.setUpCall(s.pbx)
+			s.pbx.send(s.pbx.calleeRequest(next.invite, "BYE"))
+			phone.respond(phone.expect("a call under the new name", "BYE"), "200 OK")
+			s.pbx.expect("answer", "SIP/2.0 200")
+		}
+		phone.send(phone.callerRequest(c.ok, "BYE"))
+		s.pbx.respond(s.pbx.expect("the phone hangs up", "BYE"), "200 OK")
+		phone.expect("answer", "SIP/2.0 200")
+	}, advertised)
+}

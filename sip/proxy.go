@@ -116,7 +116,6 @@ func Listen(cfg Config) (*Proxy, error) {
 	px.bindings = newBindings()
 	px.stunLimit = newStunLimit()
 	px.backlog = make(chan struct{}, 1)
-	px.listeners.names = map[hostPort]bool{}
 	px.peers = peers{pbxSources: cfg.PBXSources, trunks: newTrunks(cfg.Trunks), pbxTLS: cfg.PBXTLS}
 	px.peers.wantOwnContact = slices.ContainsFunc(cfg.Trunks, func(t Trunk) bool { return t.OwnContact })
 	px.trunkProbes = newTrunkProbes(&px.cfg, px.peers.trunks)

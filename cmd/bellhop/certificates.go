@@ -120,12 +120,14 @@ func (c *certificates) configure(old, cfg config.Config) (applied []string, err 
 	return applied, nil
 }
 
-// withoutPairs returns listeners without the places of their certificates. Whether they
-// have some stays.
+// withoutPairs returns listeners without the settings that change while bellhop runs: their
+// advertised names, and the places of their certificates. Whether they have certificates
+// stays.
 func withoutPairs(ls []config.Listener) []config.Listener {
 	ls = slices.Clone(ls)
 	for i := range ls {
 		ls[i].TLSCert, ls[i].TLSKey = make([]config.PEM, min(len(ls[i].TLSCert), 1)), nil
+		ls[i].Advertise = sip.HostPort{}
 	}
 	return ls
 }

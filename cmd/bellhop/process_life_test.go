@@ -283,8 +283,14 @@ func TestReloadsOnSIGHUP(t *testing.T) {
 			return false
 		})
 	}
+	unadvertised, err := os.ReadFile(filepath.Join(s.dir, "config.toml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.write("config.toml", strings.Replace(string(unadvertised), "[sip]\n", "[sip]\nadvertise = \"sip.example.com\"\n", 1))
+	says(`"config reloaded"`, `"applied":"sip.advertise"`, `"needs_restart":""`)
 	s.configure("level = \"debug\"\n[extensions]\npattern = '^9[0-9]$'\n[calls]\nadd_cid = false\n")
-	says(`"config reloaded"`, `"applied":"extensions.pattern log.level"`, `"needs_restart":"calls.add_cid"`)
+	says(`"config reloaded"`, `"applied":"sip.advertise extensions.pattern log.level"`, `"needs_restart":"calls.add_cid"`)
 	s.write("config.toml", "[sip]\nlisten = 5060\n")
 	says(`"config reload rejected"`, "config.toml:2:")
 	if got := s.status("/readyz"); got != http.StatusOK {

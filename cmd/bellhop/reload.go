@@ -8,6 +8,7 @@ import (
 
 	"bellhop/cmd/bellhop/config"
 	"bellhop/dialog"
+	"bellhop/sip"
 )
 
 // reloadConfig reads the config again, applies the settings that can change at run
@@ -72,10 +73,20 @@ func (s *service) reloadConfig(ctx context.Context, path string, old config.Conf
 			running.Trunk = cfg.Trunk
 		}
 	}
+	running.SIP.Advertise = cfg.SIP.Advertise
+	s.proxy.Advertise(advertisedNames(running))
 	addCID := running.Calls.AddCID
 	running.Calls = cfg.Calls
 	running.Calls.AddCID = addCID
 	return running
+}
+
+// advertisedNames returns the advertised names of the listeners of a config.
+func advertisedNames(cfg config.Config) (names []sip.HostPort) {
+	for _, l := range cfg.Listeners() {
+		names = append(names, l.Advertise)
+	}
+	return names
 }
 
 // setKinds sets the kinds of the configured extensions for the admin API.
@@ -96,5 +107,5 @@ func isReloadable(key string) bool {
 	case "calls":
 		return key != "calls.add_cid"
 	}
-	return key == "log.level"
+	return key == "log.level" || key == "sip.advertise"
 }
