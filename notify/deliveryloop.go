@@ -170,8 +170,7 @@ func (l *deliveryLoop) runLoop(ctx context.Context) error {
 // takeNewEvents adds the released events that are in the cache to the scheduler, and
 // starts reading the further ones from the store.
 func (l *deliveryLoop) takeNewEvents(ctx context.Context, now time.Time) {
-	limit := l.EventLog.Released()
-	entries, next := l.EventLog.Cached(l.nextSeq, limit)
+	entries, next, limit := l.EventLog.Released(l.nextSeq)
 	if len(entries) > 0 {
 		l.applySubscriptions() // a subscription made before the events were published receives them
 	}

@@ -6,6 +6,7 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 
 	"bellhop/dialog"
+	"bellhop/notify/stream"
 )
 
 // blockSize is the number of positions in a block, and the most that one request to the
@@ -43,6 +44,49 @@ func newCache() cache {
 		panic(err) // only for a size below 1
 	}
 	return cache{recent: make(map[uint64]*block), older: older}
+}
+
+// raiseEnd raises the known end of the log to seq, unless it is higher already. If the
+// log is not shared, raiseEnd also releases the events up to there; otherwise
+// ReleaseEvents does.
+func (l *Log) raiseEnd(seq uint64) {
+	l.mu.Lock()
+	if l.end = max(l.end, seq); l.reader != nil {
+		stream.Signal(l.reader.endRaised)
+	}
+	l.mu.Unlock()
+	if l.config.Shared {
+		stream.Signal(l.endRaised)
+	} else {
+		l.release(seq)
+	}
+}
+
+// release allows the events up to seq to be delivered.
+func (l *Log) release(seq uint64) {
+	l.mu.Lock()
+	l.released = max(l.released, seq)
+	l.mu.Unlock()
+	stream.Signal(l.ReleasedRaised)
+}
+
+// Released returns the cached events that may be delivered, beginning at position from.
+// limit is the position of the last event that may be delivered. next is the first
+// position unknown to the cache, and is greater than limit if there is none up to limit.
+// Released never reads the store.
+func (l *Log) Released(from uint64) (entries []Entry, next, limit uint64) {
+	l.mu.Lock()
+	limit = l.released
+	l.mu.Unlock()
+	entries, next = l.cache.entries(from, limit)
+	return entries, next, limit
+}
+
+// End returns the position of the last event known to be in the log.
+func (l *Log) End() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.end
 }
 
 // blockOf returns the number of the block of a position, and the index in it.

@@ -7,8 +7,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-
-	"bellhop/notify/stream"
 )
 
 // endSubject is the NATS subject on which a node announces the end of the log to other
@@ -18,11 +16,6 @@ const (
 	endSubject      = "bellhop.said"
 	endPollInterval = time.Second
 )
-
-// announceEnd sends the last position of the log that this node knows to the other nodes.
-func (l *Log) announceEnd() {
-	l.js.Conn().Publish(endSubject, strconv.AppendUint(nil, l.End(), 10)) // a lost message only delays the others
-}
 
 // followEnd updates the known end of the log until ctx ends, from the announcements of
 // all nodes and by asking the stream every endPollInterval. It calls f whenever raised
@@ -66,57 +59,22 @@ func (l *Log) Bounds(ctx context.Context) (first, last uint64, err error) {
 	return info.State.FirstSeq, info.State.LastSeq, nil
 }
 
-// End returns the position of the last event known to be in the log.
-func (l *Log) End() uint64 {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.end
-}
-
-// raiseEnd raises the known end of the log to seq, unless it is higher already. If the
-// log is not shared, it raises Released as well.
-func (l *Log) raiseEnd(seq uint64) {
-	l.mu.Lock()
-	if l.end = max(l.end, seq); l.reader != nil {
-		stream.Signal(l.reader.endRaised)
-	}
-	if !l.config.Shared {
-		l.released = max(l.released, seq)
-	}
-	l.mu.Unlock()
-	if l.config.Shared {
-		stream.Signal(l.endRaised)
-	} else {
-		stream.Signal(l.ReleasedRaised)
-	}
-}
-
-// Released returns the position of the last event that may be delivered. If the log is
-// shared, it rises only while ReleaseEvents runs; otherwise it rises with the end of the
-// log.
-func (l *Log) Released() uint64 {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.released
-}
-
-// ReleaseEvents raises Released to the end of the log whenever the end has risen, until
-// ctx ends. Before, it calls sync, which returns when this node knows every subscription
+// ReleaseEvents releases the events up to the end of the log whenever the end has risen,
+// until ctx ends. Before, it calls sync, which returns when this node knows every subscription
 // that was stored before the new events. If sync fails, the events are released all the
 // same. A node that does not share the log need not call ReleaseEvents.
 func (l *Log) ReleaseEvents(ctx context.Context, sync func(context.Context) error) error {
 	l.followEnd(ctx, l.endRaised, func() {
-		seq := l.End()
-		if seq <= l.Released() {
+		l.mu.Lock()
+		end, released := l.end, l.released
+		l.mu.Unlock()
+		if end <= released {
 			return
 		}
 		if err := sync(ctx); err != nil && ctx.Err() == nil {
 			l.log.Warn("subscriptions not refreshed", "err", err)
 		}
-		l.mu.Lock()
-		l.released = max(l.released, seq)
-		l.mu.Unlock()
-		stream.Signal(l.ReleasedRaised)
+		l.release(end)
 	})
 	return nil
 }

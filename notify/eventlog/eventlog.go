@@ -38,7 +38,6 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"bellhop/dialog"
-	"bellhop/notify/stream"
 )
 
 // Config holds the settings of a Log, and the functions that the Log calls.
@@ -79,7 +78,7 @@ type Log struct {
 	cache     cache
 	readSlot  chan struct{} // capacity 1: held by a tail or query while it reads from the store
 
-	// ReleasedRaised, of capacity 1, receives a signal when Released may have risen.
+	// ReleasedRaised, of capacity 1, receives a signal when Released may return more.
 	ReleasedRaised chan struct{}
 	endRaised      chan struct{} // capacity 1: end may have risen; used only if the log is shared
 
@@ -118,11 +117,6 @@ func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Log, error) {
 
 // allEventsSubject matches the subjects of all events.
 const allEventsSubject = "bellhop.event.*.*.*"
-
-// subjectOf returns the subject that an event is published to.
-func subjectOf(e *dialog.Event) string {
-	return "bellhop.event." + stream.Base32Token(e.Extension.User) + "." + stream.Token(e.Call) + "." + stream.Token(e.ID)
-}
 
 // Stats holds counts since Open, except Unpublished, which is a current value.
 type Stats struct {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -293,4 +294,14 @@ func (l *Log) encodeEvent(m *nats.Msg, e *dialog.Event) (encoded *dialog.Event) 
 	}
 	m.Subject, m.Data = subjectOf(e), body
 	return e
+}
+
+// subjectOf returns the subject that an event is published to.
+func subjectOf(e *dialog.Event) string {
+	return "bellhop.event." + stream.Base32Token(e.Extension.User) + "." + stream.Token(e.Call) + "." + stream.Token(e.ID)
+}
+
+// announceEnd sends the last position of the log that this node knows to the other nodes.
+func (l *Log) announceEnd() {
+	l.js.Conn().Publish(endSubject, strconv.AppendUint(nil, l.End(), 10)) // a lost message only delays the others
 }

@@ -16,13 +16,6 @@ import (
 	"bellhop/notify/stream"
 )
 
-// Cached returns the events at the positions from..to that precede the first position
-// unknown to the cache. next is that position, or to+1 if all are known. Cached never
-// reads the store.
-func (l *Log) Cached(from, to uint64) (entries []Entry, next uint64) {
-	return l.cache.entries(from, to)
-}
-
 // Read returns the events at the positions from..to, or, if ctx ends, those read until
 // then. Events that expire meanwhile are left out. Any server with a copy of the stream
 // may answer. If a server does not answer, or its copy lags, Read asks again.
