@@ -705,7 +705,7 @@ func (r *rig) publishEvents(events ...dialog.Event) {
 	ended := make(chan error)
 	go func() { ended <- r.notifier.Run(ctx) }()
 	before := r.notifier.Stats().Published
-	r.notifier.Publish(events)
+	r.notifier.EventLog.Append(events)
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for r.notifier.Stats().Published < before+uint64(len(events)) {

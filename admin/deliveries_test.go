@@ -72,14 +72,14 @@ func TestListsDeliveriesWithAttempts(t *testing.T) {
 	sub := r.want(201, "POST", "/v1/subscriptions", withFields(subscription(), "url", url+"/cb", "headers", object{"X-Key": "hush"}))["id"].(string)
 	other := r.want(201, "POST", "/v1/subscriptions", withFields(subscription(), "extension", "1002"))["id"].(string)
 	for _, id := range []string{"e1", "e2", "e3"} {
-		r.notifier.Publish(hangup(id))
+		r.notifier.EventLog.Append(hangup(id))
 		r.waitForJSON("/v1/deliveries?state=delivered", func(o object) bool {
 			items := o["items"].([]any)
 			return len(items) > 0 && items[0].(object)["event_id"] == id
 		})
 	}
 	status.Store(500)
-	r.notifier.Publish(hangup("e4"))
+	r.notifier.EventLog.Append(hangup("e4"))
 	waits := r.waitForJSON("/v1/deliveries?state=waiting", func(o object) bool {
 		items := o["items"].([]any)
 		return len(items) == 1 && hasState("waiting", 1)(items[0].(object))
@@ -199,7 +199,7 @@ func TestBoundTokenSeesItsDeliveriesOnly(t *testing.T) {
 	nobody, _ := r.newToken(object{"scope": "write", "extensions": []string{"1009"}})
 	events := slices.Concat(hangup("e1"), hangup("e2"))
 	events[1].Extension.User = "1002"
-	r.notifier.Publish(events)
+	r.notifier.EventLog.Append(events)
 	r.waitForJSON("/v1/deliveries", func(o object) bool { return len(o["items"].([]any)) == 4 })
 
 	seen := func(client *rig, path string) []string {
@@ -259,7 +259,7 @@ func TestRedeliverOfExpiredEvent(t *testing.T) {
 	r := newRig(t, Config{}, loopback)
 	url, _ := r.newReceiver()
 	sub := r.want(201, "POST", "/v1/subscriptions", withFields(subscription(), "url", url))["id"].(string)
-	r.notifier.Publish(hangup("e1"))
+	r.notifier.EventLog.Append(hangup("e1"))
 	r.waitForJSON("/v1/deliveries", func(o object) bool { return len(o["items"].([]any)) == 1 })
 	if _, err := r.store.Request("$JS.API.STREAM.PURGE.bellhop_events", nil, 5*time.Minute); err != nil {
 		t.Fatal(err)

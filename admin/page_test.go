@@ -503,7 +503,7 @@ func TestPageShowsDeliveries(t *testing.T) {
 	v.gets(400, "GET", "/deliveries?cursor=x", nil)
 	v.sees("/deliveries?extension=nobody", "No subscriptions yet")
 	status.Store(500)
-	r.notifier.Publish(hangup("e1"))
+	r.notifier.EventLog.Append(hangup("e1"))
 	path := "/deliveries/e1-" + sub
 	r.waitForJSON("/v1/deliveries?state=waiting", func(o object) bool {
 		items := o["items"].([]any)
@@ -529,7 +529,7 @@ func TestPageReplaysTimeRange(t *testing.T) {
 	at, _ := r.newReceiver()
 	v := r.visit()
 	sub := r.want(201, "POST", "/v1/subscriptions", withFields(subscription(), "url", at))["id"].(string)
-	r.notifier.Publish(hangup("e1"))
+	r.notifier.EventLog.Append(hangup("e1"))
 	r.waitUntil("it is delivered", func() bool { return r.notifier.Stats().Delivered == 1 })
 	path := "/subscriptions/" + sub + "/replay"
 	before := time.Now().Add(-2 * time.Hour).UTC().Format("2006-01-02 15:04")

@@ -11,7 +11,7 @@ func TestReplaysTimeRange(t *testing.T) {
 	sub := r.want(201, "POST", "/v1/subscriptions", withFields(subscription(), "url", url))["id"].(string)
 	path := "/v1/subscriptions/" + sub
 	begin := time.Now().Add(-time.Minute)
-	r.notifier.Publish(hangup("e1"))
+	r.notifier.EventLog.Append(hangup("e1"))
 	r.waitForJSON(path+"/deliveries", func(o object) bool { return len(o["items"].([]any)) == 1 })
 	if out := r.want(202, "POST", path+"/replay", object{"from": begin}); out["events"] != 1.0 {
 		t.Errorf("got %v, want one event", out)

@@ -60,7 +60,7 @@ func TestUnreadStreamsTakeLittleMemory(t *testing.T) {
 	say := func(i int) {
 		e := event(3*i+2, "101")
 		e.Call, e.MessageText = "c", strings.Repeat("x", size)
-		r.notifier.Publish([]dialog.Event{e})
+		r.notifier.EventLog.Append([]dialog.Event{e})
 	}
 	say(0)
 	r.waitUntil("every stream that nobody reads waits, or is closed", func() bool {

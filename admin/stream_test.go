@@ -303,7 +303,7 @@ func TestFiftyStreamsGetAllEvents(t *testing.T) {
 	for i := range all {
 		e := event(i, "101")
 		e.Call = "c" // one call, in order
-		r.notifier.Publish([]dialog.Event{e, event(all+i, "102")})
+		r.notifier.EventLog.Append([]dialog.Event{e, event(all+i, "102")})
 	}
 	clients.Wait()
 }
@@ -318,7 +318,7 @@ func TestSlowStreamIsDisconnected(t *testing.T) {
 	for ; r.server.streams.Count() == 2; last++ {
 		e := event(last, "101")
 		e.MessageText = strings.Repeat("x", 500_000) // more than any buffer holds
-		r.notifier.Publish([]dialog.Event{e})
+		r.notifier.EventLog.Append([]dialog.Event{e})
 		quick.wantNext(idOf(last))
 	}
 	had := 0

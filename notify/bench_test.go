@@ -28,7 +28,7 @@ var measured = []Dialect{JSON, Telphin, Unified}
 const benchRequests = 16
 
 // BenchmarkCallback publishes events and delivers them by real HTTP to a receiver in
-// another process. It measures the CPU time of one event from Publish to the response of the
+// another process. It measures the CPU time of one event from Append to the response of the
 // receiver, the store included. BenchmarkBarePost is the lower limit. "paced" runs at 600
 // events a second; the others run as fast as they can with at most 1000 deliveries in
 // flight.
@@ -62,7 +62,7 @@ func deliverCallbacks(b *testing.B, dialect Dialect, rate int) {
 			e := &events[k]
 			e.Call, e.Party, e.ID, e.At = call, call, call[:31]+strconv.Itoa(k+2), now
 		}
-		n.Publish(events)
+		n.EventLog.Append(events)
 		published += 3
 		if rate > 0 {
 			stream.Sleep(b.Context(), time.Until(begin.Add(time.Duration(i+1)*time.Second/time.Duration(rate))))

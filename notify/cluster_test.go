@@ -286,7 +286,7 @@ func TestTwoNodes(t *testing.T) {
 		calls = append(calls, i)
 		for k, e := range callOf(i) {
 			n := nodes[(i+k)%len(nodes)]
-			n.Publish([]dialog.Event{e})
+			n.EventLog.Append([]dialog.Event{e})
 			waitUntilPublished(t, n)
 		}
 	}
@@ -297,8 +297,8 @@ func TestTwoNodes(t *testing.T) {
 		i := len(calls)
 		calls = append(calls, i)
 		all := callOf(i)
-		one.Publish(slices.Clone(all))
-		two.Publish(slices.Clone(all))
+		one.EventLog.Append(slices.Clone(all))
+		two.EventLog.Append(slices.Clone(all))
 	}
 	if repeated := k.awaitCalls(t, calls); repeated > 0 {
 		t.Errorf("%d callbacks are repeated", repeated)
@@ -332,7 +332,7 @@ func TestSubscriptionOfAnotherNode(t *testing.T) {
 		s := testSubscription("", r.URL)
 		s.Dialect = Telphin
 		s = mustSubscribe(t, at, s)
-		says.Publish(callOf(i)[2:])
+		says.EventLog.Append(callOf(i)[2:])
 		if got := <-r.got; got.id != callOf(i)[2].ID+"-"+s.ID {
 			t.Errorf("got %s, want the hangup of call %d for %s", got.id, i, s.ID)
 		}
@@ -368,7 +368,7 @@ func runMate() {
 	from, err := strconv.Atoi(os.Getenv("NOTIFY_FROM"))
 	must(err)
 	for i := from; ; i++ {
-		n.Publish(callOf(i))
+		n.EventLog.Append(callOf(i))
 		for n.Stats().Unpublished > 0 {
 			stream.Sleep(ctx, time.Millisecond)
 		}
@@ -411,7 +411,7 @@ func TestNodeKilled(t *testing.T) {
 			t.Fatal(lines.Text())
 		}
 		calls = append(calls, i, i-theirs)
-		n.Publish(callOf(i - theirs))
+		n.EventLog.Append(callOf(i - theirs))
 		if i == theirs+100 {
 			break
 		}
@@ -421,7 +421,7 @@ func TestNodeKilled(t *testing.T) {
 	killed := time.Now()
 	for i := 101; time.Since(killed) < leaseExpiry; i++ {
 		calls = append(calls, i)
-		n.Publish(callOf(i))
+		n.EventLog.Append(callOf(i))
 		stream.Sleep(t.Context(), 20*time.Millisecond)
 	}
 	waitForLease(t, n, "TWO")
@@ -461,7 +461,7 @@ func TestNodeCutOff(t *testing.T) {
 	s := testSubscription("", r.URL)
 	s.Dialect, s.Timeout = Telphin, Duration(time.Minute)
 	mustSubscribe(t, two, s)
-	two.Publish(callOf(1)[2:])
+	two.EventLog.Append(callOf(1)[2:])
 	<-received
 	one.js.Conn().Close()
 	again := <-received
@@ -493,7 +493,7 @@ func TestStoreLeaderKilled(t *testing.T) {
 	for i := range all {
 		<-tick.C
 		calls = append(calls, i)
-		[]*Notifier{one, two}[i%2].Publish(callOf(i))
+		[]*Notifier{one, two}[i%2].EventLog.Append(callOf(i))
 		if i == all/5 {
 			c.killServer(leader)
 		}
@@ -530,7 +530,7 @@ func TestTailsOfACluster(t *testing.T) {
 	}
 	leader := c.leaderOf(one, "bellhop_events")
 	for i := range calls {
-		nodes[i%2].Publish(callOf(i))
+		nodes[i%2].EventLog.Append(callOf(i))
 		if i == calls/2 {
 			c.killServer(leader)
 		}

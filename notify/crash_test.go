@@ -22,7 +22,7 @@ func TestEndedDeliveryStaysEndedAfterCrash(t *testing.T) {
 		s.Dialect, s.LiveTTL = Telphin, Duration(time.Hour)
 		mustSubscribe(t, n, s)
 		for i := range 5 {
-			n.Publish(callOf(i))
+			n.EventLog.Append(callOf(i))
 			time.Sleep(10 * time.Second) // some attempts
 		}
 		up.Store(true)

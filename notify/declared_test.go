@@ -43,7 +43,7 @@ func TestDeclaredIsDeliveredTo(t *testing.T) {
 		if len(ids) != 3 {
 			t.Errorf("ids are %v", ids)
 		}
-		n.Publish(callOf(1))
+		n.EventLog.Append(callOf(1))
 		synctest.Wait()
 		time.Sleep(time.Second)
 		if got, want := w.summary(), "0s dial-out, 0s hangup, 0s answer"; len(got) != len(want) {
@@ -87,7 +87,7 @@ func TestDeclaredSurvivesRestart(t *testing.T) {
 		one := []Subscription{declaredSubscription("http://crm/a", "hangup")}
 		n, stop := startNotifier(t, js, c)
 		n.Declare(one)
-		n.Publish(callOf(1))
+		n.EventLog.Append(callOf(1))
 		time.Sleep(2 * time.Second)
 		stop()
 
@@ -114,7 +114,7 @@ func TestDeclaredSurvivesRestart(t *testing.T) {
 		}
 		n.Declare(one)
 		stop = runNotifier(n)
-		n.Publish(callOf(2))
+		n.EventLog.Append(callOf(2))
 		time.Sleep(2 * time.Second)
 		n.Declare(nil)
 		time.Sleep(time.Second)
@@ -138,7 +138,7 @@ func TestDeclaredIsDisabledBy410(t *testing.T) {
 		one := []Subscription{declaredSubscription("http://crm/a", "hangup")}
 		n.Declare(one)
 		say := func(i int) {
-			n.Publish([]dialog.Event{callOf(i)[2]})
+			n.EventLog.Append([]dialog.Event{callOf(i)[2]})
 			time.Sleep(time.Second)
 		}
 		say(1)

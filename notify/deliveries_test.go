@@ -126,7 +126,7 @@ func TestAttemptsAreRecorded(t *testing.T) {
 		s.Dialect = Telphin
 		s = mustSubscribe(t, n, s)
 		begin := time.Now()
-		n.Publish(eventsOf("c", dialog.DialOut))
+		n.EventLog.Append(eventsOf("c", dialog.DialOut))
 		time.Sleep(5 * time.Second)
 		id := "ca-" + s.ID
 		if got := deliveryNow(t, n, id); got.State != Waiting || !got.Next.Equal(got.Attempts[1].Next) || time.Until(got.Next) > 7*time.Second {
@@ -202,7 +202,7 @@ func TestDrippingResponseIsCut(t *testing.T) {
 	})
 	playWithTransport(t, Config{Transport: receiver}, func(t *testing.T, _ jetstream.JetStream, n *Notifier) {
 		s := mustSubscribe(t, n, testSubscription("", "http://crm/hook"))
-		n.Publish(eventsOf("c", dialog.DialOut, dialog.Hangup))
+		n.EventLog.Append(eventsOf("c", dialog.DialOut, dialog.Hangup))
 		time.Sleep(2*send.BodyTimeout + time.Second)
 		for _, event := range []string{"ca", "cb"} {
 			d := deliveryNow(t, n, event+"-"+s.ID)
@@ -225,7 +225,7 @@ func TestRequestsAreRecordedAsSent(t *testing.T) {
 				s := testSubscription("", tt.url)
 				s.Method = tt.method
 				s = mustSubscribe(t, n, s)
-				n.Publish(eventsOf("c", dialog.Hangup))
+				n.EventLog.Append(eventsOf("c", dialog.Hangup))
 				time.Sleep(time.Second)
 				r := deliveryNow(t, n, "ca-"+s.ID).Attempts[0].Request
 				if r.Method != tt.method || !strings.HasPrefix(r.URL, tt.sent) || !strings.HasPrefix(r.Body, tt.body) || (r.Body == "") != (tt.body == "") {
@@ -237,7 +237,7 @@ func TestRequestsAreRecordedAsSent(t *testing.T) {
 
 func TestEndsWithoutAttemptAreRecorded(t *testing.T) {
 	runInVirtualTime(t, answerStatuses(500), func(t *testing.T, n *Notifier, w *fakeWire, s Subscription) {
-		n.Publish(eventsOf("c", dialog.DialOut, dialog.Answer)) // the answer waits for the dial, and is equally old
+		n.EventLog.Append(eventsOf("c", dialog.DialOut, dialog.Answer)) // the answer waits for the dial, and is equally old
 		time.Sleep(2 * time.Minute)
 		d := deliveryNow(t, n, "cb-"+s.ID)
 		if got, want := d.summary(), "expired; 0 expired"; got != want {
@@ -249,7 +249,7 @@ func TestEndsWithoutAttemptAreRecorded(t *testing.T) {
 		if d.Call != "c" || d.Extension != "101@pbx" || d.Type != dialog.Answer {
 			t.Errorf("got %+v", d)
 		}
-		n.Publish(eventsOf("d", dialog.Hangup))
+		n.EventLog.Append(eventsOf("d", dialog.Hangup))
 		time.Sleep(time.Second)
 		if got := deliveryNow(t, n, "da-"+s.ID).State; got != Waiting {
 			t.Errorf("the hangup is %s", got)
@@ -267,7 +267,7 @@ func TestEndsWithoutAttemptAreRecorded(t *testing.T) {
 
 func TestRefusedIsRecorded(t *testing.T) {
 	runInVirtualTime(t, answerStatuses(410), func(t *testing.T, n *Notifier, w *fakeWire, s Subscription) {
-		n.Publish(eventsOf("c", dialog.Hangup))
+		n.EventLog.Append(eventsOf("c", dialog.Hangup))
 		time.Sleep(time.Second)
 		if got, want := deliveryNow(t, n, "ca-"+s.ID).summary(), "refused; 1 refused 410"; got != want {
 			t.Errorf("got %s, want %s", got, want)
@@ -308,19 +308,19 @@ func TestDeliveriesPaged(t *testing.T) {
 		var ended, waiting []string // newest first
 		for i := range 7 {
 			call := fmt.Sprint("well", i)
-			n.Publish(eventsOf(call, dialog.Hangup))
+			n.EventLog.Append(eventsOf(call, dialog.Hangup))
 			time.Sleep(time.Second)
 			ended = append([]string{call + "a"}, ended...)
 		}
 		for i := range 3 {
 			call := fmt.Sprint("slow", i)
-			n.Publish(eventsOf(call, dialog.DialOut))
+			n.EventLog.Append(eventsOf(call, dialog.DialOut))
 			time.Sleep(10 * time.Second)
 			ended = append([]string{call + "a"}, ended...)
 		}
 		for i := range 3 {
 			call := fmt.Sprint("down", i)
-			n.Publish(eventsOf(call, dialog.Hangup))
+			n.EventLog.Append(eventsOf(call, dialog.Hangup))
 			time.Sleep(time.Second)
 			waiting = append([]string{call + "a"}, waiting...)
 		}
@@ -371,7 +371,7 @@ func TestDeliveriesOfManyCalls(t *testing.T) {
 	runInVirtualTime(t, nil, func(t *testing.T, n *Notifier, w *fakeWire, s Subscription) {
 		var want []string
 		for i := range 600 {
-			n.Publish(callOf(i))
+			n.EventLog.Append(callOf(i))
 			for _, e := range callOf(i) {
 				want = append(want, e.ID)
 			}
@@ -429,7 +429,7 @@ func TestDeliveriesAreKeptAsLongAsEvents(t *testing.T) {
 	receiver := roundTripper(func(*http.Request) (*http.Response, error) { return newResponse(200, nil, ""), nil })
 	playWithTransport(t, Config{Transport: receiver, KeepEvents: time.Minute}, func(t *testing.T, _ jetstream.JetStream, n *Notifier) {
 		s := mustSubscribe(t, n, testSubscription("", "http://crm/hook"))
-		n.Publish(eventsOf("c", dialog.Hangup))
+		n.EventLog.Append(eventsOf("c", dialog.Hangup))
 		time.Sleep(50 * time.Second)
 		if ids, _ := readDeliveries(t, n, DeliveryQuery{}); len(ids) != 1 {
 			t.Errorf("after 50 s there are %v", ids)
@@ -461,7 +461,7 @@ func TestAttemptsWaitForTheStore(t *testing.T) {
 			}
 		}
 		gone()
-		n.Publish(eventsOf("c", dialog.DialOut, dialog.Hangup))
+		n.EventLog.Append(eventsOf("c", dialog.DialOut, dialog.Hangup))
 		time.Sleep(10 * time.Second)
 		if got := n.Stats(); got.Delivered != 2 || got.RecordsDropped != 0 {
 			t.Errorf("without the log: %+v", got)
@@ -474,7 +474,7 @@ func TestAttemptsWaitForTheStore(t *testing.T) {
 			t.Errorf("with it, there are %v", ids)
 		}
 		gone()
-		n.Publish(eventsOf("d", dialog.DialOut, dialog.Hangup))
+		n.EventLog.Append(eventsOf("d", dialog.DialOut, dialog.Hangup))
 		time.Sleep(time.Second)
 		begin := time.Now()
 		stop()
@@ -490,7 +490,7 @@ func TestAttemptsAreWrittenAtTheEnd(t *testing.T) {
 	defer closeStore()
 	n, stop := startNotifier(t, js, Config{Transport: &fakeWire{}})
 	s := mustSubscribe(t, n, testSubscription("", "http://crm/hook"))
-	n.Publish(eventsOf("c", dialog.DialOut, dialog.Hangup))
+	n.EventLog.Append(eventsOf("c", dialog.DialOut, dialog.Hangup))
 	for n.Stats().Delivered < 2 {
 		stream.Sleep(t.Context(), time.Millisecond)
 	}
@@ -509,7 +509,7 @@ func TestSecretsAreNotRecorded(t *testing.T) {
 		s := testSubscription("", "http://crm/hook")
 		s.Headers = map[string]string{"X-Key": "hush-key", "Authorization": "Bearer hush-bearer", "cookie": "hush-jar", "proxy-authorization": "hush-proxy"}
 		s = mustSubscribe(t, n, s)
-		n.Publish(eventsOf("c", dialog.Hangup))
+		n.EventLog.Append(eventsOf("c", dialog.Hangup))
 		time.Sleep(time.Second)
 		if _, err := n.Redeliver(t.Context(), "ca-"+s.ID); err != nil {
 			t.Fatal(err)
@@ -577,7 +577,7 @@ func TestReadsWhileMessagesAreRemoved(t *testing.T) {
 func TestDeliveriesChangeWhilePaged(t *testing.T) {
 	playWithTransport(t, Config{Transport: &switchableReceiver{status: 200}}, func(t *testing.T, js jetstream.JetStream, n *Notifier) {
 		s := mustSubscribe(t, n, testSubscription("", "http://crm/hook"))
-		n.Publish(eventsOf("c", dialog.Hangup))
+		n.EventLog.Append(eventsOf("c", dialog.Hangup))
 		time.Sleep(time.Second)
 		attempts := n.deliveryLog.Stream
 		n.deliveryLog.Stream = interruptedStream{attempts, func() {
@@ -617,7 +617,7 @@ func TestReadingLeavesNoConsumer(t *testing.T) {
 	s := NewSubscription()
 	s.Extension, s.Types, s.URL = "101", []string{"dial-out", "answer", "hangup"}, r.URL
 	s = mustSubscribe(t, n, s)
-	n.Publish(callOf(1))
+	n.EventLog.Append(callOf(1))
 	for range callOf(1) {
 		<-r.got
 	}

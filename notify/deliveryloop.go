@@ -328,7 +328,7 @@ func (l *deliveryLoop) publishHealth(h schedule.Health) {
 		if st.Breaker == schedule.SubscriptionBreaker {
 			l.log.Info("subscription resumed", "subscriber", id)
 		}
-		l.Publish([]dialog.Event{h.Subscription.StateEvent("resumed", "", time.Now())})
+		l.EventLog.Append([]dialog.Event{h.Subscription.StateEvent("resumed", "", time.Now())})
 	case st.Paused.IsZero() || st.Breaker != h.Breaker:
 		begins := st.Paused.IsZero()
 		st := healthState{Failing: h.Failing, Paused: h.Paused, Why: h.Why, Breaker: h.Breaker}
@@ -338,7 +338,7 @@ func (l *deliveryLoop) publishHealth(h schedule.Health) {
 			l.log.Warn("subscription paused", "subscriber", id, "err", h.Why)
 		}
 		if begins {
-			l.Publish([]dialog.Event{h.Subscription.StateEvent("paused", st.pauseReason(h.Subscription), time.Now())})
+			l.EventLog.Append([]dialog.Event{h.Subscription.StateEvent("paused", st.pauseReason(h.Subscription), time.Now())})
 		}
 	}
 }
@@ -353,7 +353,7 @@ func (l *deliveryLoop) disableSubscription(s *Subscription, why string) {
 	id, url := s.ID, s.URL
 	l.stats.disabled.Add(1)
 	l.log.Warn("subscription disabled", "subscriber", id, "why", why)
-	l.Publish([]dialog.Event{s.StateEvent(StateDisabled, why, time.Now())})
+	l.EventLog.Append([]dialog.Event{s.StateEvent(StateDisabled, why, time.Now())})
 	l.helpers.Go(func() {
 		defer l.recoverPanic("disable subscription")
 		for l.attemptCtx.Err() == nil {

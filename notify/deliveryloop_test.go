@@ -146,7 +146,7 @@ func TestDeliversInOrder(t *testing.T) {
 					events = append(events, dialog.Event{ID: fmt.Sprint("e", i), Call: "c", Party: "p", Seq: i + 1, Type: typ, Flow: dialog.Out,
 						At: time.Now(), Extension: dialog.Extension{User: "101", Domain: "pbx"}})
 				}
-				n.Publish(events)
+				n.EventLog.Append(events)
 				time.Sleep(tt.wait)
 				if got := w.summary(); got != tt.want {
 					t.Errorf("sent\n %s, want\n %s", got, tt.want)
@@ -215,7 +215,7 @@ func TestReceiverDown(t *testing.T) {
 			mu.Lock()
 			down = i >= 100 && i < 400
 			mu.Unlock()
-			n.Publish(callOf(i))
+			n.EventLog.Append(callOf(i))
 			time.Sleep(100 * time.Millisecond)
 		}
 		time.Sleep(time.Minute)
@@ -240,9 +240,9 @@ func TestDeliveriesSurviveRestart(t *testing.T) {
 		s := testSubscription("", "http://crm/hook")
 		s.Dialect = Telphin
 		mustSubscribe(t, n, s)
-		n.Publish(callOf(1))
+		n.EventLog.Append(callOf(1))
 		time.Sleep(3 * time.Second)
-		n.Publish(callOf(2)[2:])
+		n.EventLog.Append(callOf(2)[2:])
 		time.Sleep(100 * time.Millisecond)
 		stop()
 		closeStore()
@@ -283,7 +283,7 @@ func TestOptInTypesNeedSubscription(t *testing.T) {
 		published := func() uint64 {
 			ringing := callOf(0)[0]
 			ringing.Type, ringing.ID = dialog.Ringing, fmt.Sprint("ringing ", time.Now().UnixNano())
-			n.Publish([]dialog.Event{ringing})
+			n.EventLog.Append([]dialog.Event{ringing})
 			time.Sleep(time.Second)
 			return n.Stats().Published
 		}
@@ -307,7 +307,7 @@ func TestStoreGone(t *testing.T) {
 			t.Fatal(err)
 		}
 		for i := range 10 {
-			n.Publish(callOf(i))
+			n.EventLog.Append(callOf(i))
 		}
 		time.Sleep(time.Second)
 		if n.EventLog.Health() == nil || n.Stats().Unpublished != 30 {
@@ -333,8 +333,8 @@ func TestEventIsPublishedOnce(t *testing.T) {
 	n, stop := startNotifier(t, js, Config{})
 	other, stopOther := startNotifier(t, js, Config{})
 	for i := range 100 {
-		n.Publish(callOf(i))
-		other.Publish(callOf(i))
+		n.EventLog.Append(callOf(i))
+		other.EventLog.Append(callOf(i))
 	}
 	stop()
 	stopOther()

@@ -47,7 +47,7 @@ func TestDeadReceiverDelaysNoOther(t *testing.T) {
 		mustSubscribe(t, n, s)
 		const calls = 1000
 		for i := range calls {
-			n.Publish(callOf(i)[2:])
+			n.EventLog.Append(callOf(i)[2:])
 			time.Sleep(20 * time.Millisecond)
 		}
 		synctest.Wait()
@@ -130,7 +130,7 @@ func measureFairness(t *testing.T, bad bool) sinkLateness {
 			who = 98 + call%2
 		}
 		e[0].Extension = dialog.Extension{User: extension(who), Domain: "pbx.example"}
-		n.Publish(e)
+		n.EventLog.Append(e)
 	}
 	begin := time.Now()
 	for i := range rate * seconds {

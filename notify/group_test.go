@@ -108,7 +108,7 @@ func (s *ctiTest) editSubscription(f func(*Subscription)) {
 func (s *ctiTest) publishEvents(events ...dialog.Event) {
 	for _, e := range events {
 		e.At = time.Now()
-		s.Publish([]dialog.Event{e})
+		s.EventLog.Append([]dialog.Event{e})
 		time.Sleep(3 * time.Millisecond)
 	}
 }

@@ -52,7 +52,7 @@ func TestPauseIsPublished(t *testing.T) {
 			}
 			return states
 		}
-		n.Publish(makeHangups(1, 5))
+		n.EventLog.Append(makeHangups(1, 5))
 		time.Sleep(500 * time.Millisecond)
 		got, _ := n.Subscription(s.ID)
 		if got.State != StatePaused || !got.Active || !strings.Contains(got.Why, "Service Unavailable") {
@@ -90,7 +90,7 @@ func TestDisabledAfterFiveDays(t *testing.T) {
 		c := Config{Transport: w, KeepEvents: keepForever}
 		n, stop := startNotifier(t, js, c)
 		id := mustSubscribe(t, n, testSubscription("", "http://crm/hook")).ID
-		n.Publish(makeHangups(1, 1))
+		n.EventLog.Append(makeHangups(1, 1))
 		time.Sleep(4 * time.Minute)
 		st, ok := n.health.get(id)
 		if !ok || st.Failing.Sub(w.start) > time.Second {
@@ -106,7 +106,7 @@ func TestDisabledAfterFiveDays(t *testing.T) {
 		defer closeStore()
 		n, stop = startNotifier(t, js, c)
 		defer stop()
-		n.Publish(makeHangups(2, 1))
+		n.EventLog.Append(makeHangups(2, 1))
 		time.Sleep(20 * time.Second)
 		if s, _ := n.Subscription(id); !s.Active {
 			t.Errorf("disabled too early: %s", s.Why)
@@ -122,7 +122,7 @@ func TestDisabledAfterFiveDays(t *testing.T) {
 		if _, err := n.Edit(t.Context(), id, 0, func(s *Subscription) error { s.Active = true; return nil }); err != nil {
 			t.Error(err)
 		}
-		n.Publish(makeHangups(3, 1))
+		n.EventLog.Append(makeHangups(3, 1))
 		time.Sleep(3 * time.Minute)
 		if s, _ := n.Subscription(id); !s.Active {
 			t.Errorf("switched on again, it is disabled at once: %s", s.Why)
@@ -239,7 +239,7 @@ func TestPauseOutlivesARestart(t *testing.T) {
 				operator.Extension, operator.ExtensionRegex, operator.Types = "", ".*", []string{"subscription-state"}
 				operator.Dialect = Telphin
 				mustSubscribe(t, n, operator)
-				n.Publish(makeHangups(1, 6))
+				n.EventLog.Append(makeHangups(1, 6))
 				time.Sleep(time.Minute)
 				st, _ := n.health.get(id)
 				if st.Paused.IsZero() {
@@ -255,7 +255,7 @@ func TestPauseOutlivesARestart(t *testing.T) {
 				defer closeStore()
 				n, stop = startNotifier(t, js, c)
 				defer stop()
-				n.Publish(makeHangups(10, 20))
+				n.EventLog.Append(makeHangups(10, 20))
 				w.mu.Lock()
 				before := len(w.got)
 				w.mu.Unlock()

@@ -70,7 +70,7 @@ func runVictim() {
 	must(err)
 	for i := from; os.Getenv("NOTIFY_END") == ""; i++ {
 		fmt.Println("call", i)
-		n.Publish(callOf(i))
+		n.EventLog.Append(callOf(i))
 		stream.Sleep(ctx, 20*time.Millisecond)
 	}
 	for quiet := 0; quiet < 200; quiet++ { // longer than between two events

@@ -143,7 +143,7 @@ func testKeeping(t *testing.T, twice int, f func(*testing.T, *ctiTest)) {
 func (s *ctiTest) publishParty(party, i int) {
 	e := partyEvents(party)[i]
 	e.At = time.Now()
-	s.Publish([]dialog.Event{e})
+	s.EventLog.Append([]dialog.Event{e})
 	time.Sleep(time.Second)
 }
 

@@ -1,10 +1,10 @@
 // Package notify publishes events and delivers them to subscriptions, at least once and in
 // order.
 //
-// [Notifier.Publish] hands events to a [Notifier], which appends them to the event log, a
-// JetStream stream. The Notifier then delivers each event to every subscription that
-// matches it. Each attempt is one HTTP request. Attempts go on until one succeeds or the
-// event expires.
+// [eventlog.Log.Append] publishes events: it appends them to the event log, a JetStream
+// stream. The [Notifier] then delivers each event to every subscription that matches it.
+// Each attempt is one HTTP request. Attempts go on until one succeeds or the event
+// expires.
 //
 // # Order
 //
@@ -54,7 +54,7 @@
 //
 // # What a crash loses
 //
-// Kill -9 loses the events that Publish has accepted and the stream has not acknowledged:
+// Kill -9 loses the events that Append has accepted and the stream has not acknowledged:
 // those of the last 2 ms (40 ms above 2,000 events a second), and those of the batch that
 // is being written. A power cut also loses what the store had not synced. A regular stop
 // loses none: unpublished events go to the [Spool], and the next Run publishes them
@@ -181,7 +181,7 @@ func (c Config) log() *slog.Logger {
 // A Notifier publishes events and delivers them. Its methods may be called from any
 // goroutine unless they say otherwise.
 type Notifier struct {
-	EventLog *eventlog.Log // for reading; Publish appends to it, and Run runs it
+	EventLog *eventlog.Log // Append publishes events; Run runs it
 	Numbers  NumberTable   // of extensions, in callbacks
 
 	config Config
@@ -354,10 +354,6 @@ func (n *Notifier) Stats() Stats {
 		Panics: n.stats.panics.Load(),
 	}
 }
-
-// Publish buffers events for the event log, see [eventlog.Log.Append]. It discards events
-// of an opt-in type that no subscription has named since the start.
-func (n *Notifier) Publish(events []dialog.Event) { n.EventLog.Append(events) }
 
 // Aliases of the event log's types for the API, the page and the config.
 type (

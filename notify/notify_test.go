@@ -141,7 +141,7 @@ func TestDeliversCall(t *testing.T) {
 	s := NewSubscription()
 	s.Extension, s.Types, s.URL, s.Dialect = "101", []string{"dial-out", "answer", "hangup"}, r.URL, Telphin
 	s = mustSubscribe(t, n, s)
-	n.Publish(callOf(1))
+	n.EventLog.Append(callOf(1))
 	for _, want := range callOf(1) {
 		got := <-r.got
 		if got.form.Get("EventType") != string(want.Type) || got.id != want.ID+"-"+s.ID {

@@ -34,7 +34,7 @@ func TestPanicCostsOneEvent(t *testing.T) {
 		bad := callOf(1)[:1]
 		bad[0].CallerName = "\xff" // so that it is decoded again
 		bad[0].At = time.Date(12_000, 1, 1, 0, 0, 0, 0, time.UTC)
-		n.Publish(slices.Concat(bad, callOf(2)))
+		n.EventLog.Append(slices.Concat(bad, callOf(2)))
 		time.Sleep(time.Minute)
 		if s := n.Stats(); s.Published != 3 || s.Dropped != 1 || s.Unpublished != 0 || s.Delivered != 3 || s.Expired != 3 || s.Pending != 0 || s.Panics != 4 {
 			t.Errorf("%+v: want 3 published, 1 dropped, 3 delivered, 3 expired and 4 panics", s)

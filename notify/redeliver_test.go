@@ -97,7 +97,7 @@ func TestRedeliverOnce(t *testing.T) {
 				s := testSubscription("", "http://crm/hook")
 				s.LiveTTL = Duration(3 * time.Second)
 				s = mustSubscribe(t, n, s)
-				n.Publish(eventsOf("c", tt.typ))
+				n.EventLog.Append(eventsOf("c", tt.typ))
 				time.Sleep(tt.wait)
 				id := "ca-" + s.ID
 				if tt.change != nil {
@@ -155,7 +155,7 @@ func TestRedeliverErrors(t *testing.T) {
 	playWithTransport(t, Config{Transport: l}, func(t *testing.T, js jetstream.JetStream, n *Notifier) {
 		s := mustSubscribe(t, n, testSubscription("", "http://crm/hook"))
 		other := mustSubscribe(t, n, testSubscription("", "http://other/hook"))
-		n.Publish(eventsOf("c", dialog.Hangup))
+		n.EventLog.Append(eventsOf("c", dialog.Hangup))
 		time.Sleep(time.Second)
 		if err := n.Unsubscribe(t.Context(), other.ID, 0); err != nil {
 			t.Fatal(err)
@@ -184,7 +184,7 @@ func TestRedeliverOutlivesItsCaller(t *testing.T) {
 		s := testSubscription("", "http://crm/hook")
 		s.Timeout = Duration(time.Minute)
 		s = mustSubscribe(t, n, s)
-		n.Publish(eventsOf("c", dialog.Hangup))
+		n.EventLog.Append(eventsOf("c", dialog.Hangup))
 		time.Sleep(time.Second)
 		l.setStatus(0)
 		ctx, cancel := context.WithCancel(t.Context())
@@ -210,7 +210,7 @@ func TestRedeliverByAnotherNode(t *testing.T) {
 		other, stop := startNotifier(t, js, c)
 		defer stop()
 		s := mustSubscribe(t, n, testSubscription("", "http://crm/hook"))
-		n.Publish(eventsOf("c", dialog.DialIn, dialog.Hangup))
+		n.EventLog.Append(eventsOf("c", dialog.DialIn, dialog.Hangup))
 		time.Sleep(1500 * time.Millisecond)
 		l.setStatus(200)
 		id := "ca-" + s.ID
@@ -238,7 +238,7 @@ func TestRedeliverWhileBeingDelivered(t *testing.T) {
 	l := &switchableReceiver{}
 	playWithTransport(t, Config{Transport: l}, func(t *testing.T, _ jetstream.JetStream, n *Notifier) {
 		s := mustSubscribe(t, n, testSubscription("", "http://crm/hook"))
-		n.Publish(eventsOf("c", dialog.Hangup))
+		n.EventLog.Append(eventsOf("c", dialog.Hangup))
 		time.Sleep(5 * time.Second)
 		id := "ca-" + s.ID
 		if got := deliveryNow(t, n, id).summary(); got != "waiting" {

@@ -20,7 +20,7 @@ func TestReplayRange(t *testing.T) {
 		other = mustSubscribe(t, n, other)
 		begin := time.Now()
 		for i := range 10 {
-			n.Publish(callOf(i))
+			n.EventLog.Append(callOf(i))
 			time.Sleep(10 * time.Second)
 		}
 		took := func() (got []string) {
@@ -70,7 +70,7 @@ func TestReplayRange(t *testing.T) {
 
 		// A pending event arrives once, and so does one that is replayed twice.
 		up.Store(false)
-		n.Publish(callOf(10))
+		n.EventLog.Append(callOf(10))
 		time.Sleep(time.Second)
 		for range 2 {
 			if count, err := n.Replay(t.Context(), s.ID, begin, time.Time{}, []string{"hangup"}); count != 11 || err != nil {
@@ -97,8 +97,8 @@ func TestReplayRefused(t *testing.T) {
 	runInVirtualTime(t, answerStatuses(200), func(t *testing.T, n *Notifier, w *fakeWire, s Subscription) {
 		n.maxReplay = 3
 		begin := time.Now()
-		n.Publish(callOf(1))
-		n.Publish(callOf(2)[:1])
+		n.EventLog.Append(callOf(1))
+		n.EventLog.Append(callOf(2)[:1])
 		time.Sleep(time.Second)
 		off := testSubscription("", "http://crm/off")
 		off.Active = false
@@ -160,7 +160,7 @@ func TestReplayAndCrash(t *testing.T) {
 		s = mustSubscribe(t, n, s)
 		begin := time.Now()
 		for i := range 20 {
-			n.Publish(callOf(i))
+			n.EventLog.Append(callOf(i))
 			time.Sleep(time.Second)
 		}
 		up.Store(false)
@@ -225,7 +225,7 @@ func TestReplayOfAnotherNode(t *testing.T) {
 		other, stopOther := startNotifier(t, js, Config{Transport: w, Node: "two"})
 		defer stopOther()
 		begin := time.Now()
-		n.Publish(callOf(1)) // no subscription wants these
+		n.EventLog.Append(callOf(1)) // no subscription wants these
 		time.Sleep(10 * time.Second)
 		s := testSubscription("", "http://crm/hook")
 		s.Dialect = Telphin

@@ -41,7 +41,7 @@ func TestRequestOfEachDialect(t *testing.T) {
 				defer stop()
 				tt.sub.Extension, tt.sub.Types, tt.sub.Active = "101", []string{"dial-out"}, true
 				s := mustSubscribe(t, n, tt.sub)
-				n.Publish(callOf(1)[:1])
+				n.EventLog.Append(callOf(1)[:1])
 				time.Sleep(time.Second)
 				w.mu.Lock()
 				defer w.mu.Unlock()

@@ -69,7 +69,7 @@ func TestSignatureVerifies(t *testing.T) {
 			i++
 			e := testEvent(i)
 			e.CallerName = `Zoë "Z" <Öl & Co>`
-			n.Publish([]dialog.Event{e})
+			n.EventLog.Append([]dialog.Event{e})
 			got := <-r.got
 			if err := verifyRequest(s.Secret, got); err != nil {
 				t.Errorf("%s %s %s: %v", dialect, method, kind, err)
@@ -100,7 +100,7 @@ func TestEachAttemptIsSigned(t *testing.T) {
 	}
 	runInVirtualTime(t, answer, func(t *testing.T, n *Notifier, w *fakeWire, s Subscription) {
 		secret = s.Secret
-		n.Publish([]dialog.Event{testEvent(1)})
+		n.EventLog.Append([]dialog.Event{testEvent(1)})
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		if len(w.got) != 3 {
@@ -144,7 +144,7 @@ func TestRotatesSecret(t *testing.T) {
 		want := func(when string, want ...bool) {
 			t.Helper()
 			shown++
-			n.Publish([]dialog.Event{testEvent(shown)})
+			n.EventLog.Append([]dialog.Event{testEvent(shown)})
 			time.Sleep(time.Second)
 			synctest.Wait()
 			signatures := 0
@@ -326,7 +326,7 @@ func TestWithoutSecret(t *testing.T) {
 	if err := n.registry.refreshSubscription(t.Context(), old.ID); err != nil {
 		t.Fatal(err)
 	}
-	n.Publish([]dialog.Event{testEvent(1)})
+	n.EventLog.Append([]dialog.Event{testEvent(1)})
 	if h := (<-r.got).Header; h["Webhook-Signature"] != nil || h.Get("Webhook-Timestamp") == "" || h.Get("Webhook-Id") == "" {
 		t.Errorf("without a secret it has %v", h)
 	}
@@ -334,7 +334,7 @@ func TestWithoutSecret(t *testing.T) {
 	if err != nil || !s.OldSecretUntil.IsZero() {
 		t.Fatal(s, err)
 	}
-	n.Publish([]dialog.Event{testEvent(2)})
+	n.EventLog.Append([]dialog.Event{testEvent(2)})
 	got := <-r.got
 	if err := verifyRequest(s.Secret, got); err != nil || strings.Contains(got.Header.Get("Webhook-Signature"), " ") {
 		t.Errorf("with one it has %v: %v", got.Header, err)
@@ -359,7 +359,7 @@ func TestDeclaredIsSigned(t *testing.T) {
 		if shown := n.Subscriptions()[0]; shown.Secret != "" || shown.OldSecret != "" {
 			t.Error("a declared secret is shown")
 		}
-		n.Publish([]dialog.Event{testEvent(i + 1)})
+		n.EventLog.Append([]dialog.Event{testEvent(i + 1)})
 		got := <-r.got
 		for j, secret := range secrets {
 			if err := verifyRequest(secret, got); secret != "" && err != nil {

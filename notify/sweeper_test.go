@@ -27,7 +27,7 @@ func TestOutboxIsSwept(t *testing.T) {
 		s.Dialect, s.LiveTTL = Telphin, Duration(time.Hour)
 		mustSubscribe(t, n, s)
 		for i := range 20 {
-			n.Publish(callOf(i))
+			n.EventLog.Append(callOf(i))
 			time.Sleep(time.Second)
 		}
 		time.Sleep(time.Minute)

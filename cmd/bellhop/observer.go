@@ -51,7 +51,7 @@ type observer struct {
 
 // newObserver returns an observer. run starts it.
 func newObserver(t *dialog.Tracker, traces *trace.Recorder, messages <-chan dialog.Message, clock func() (time.Time, time.Duration), n *notify.Notifier, k *keep.Keeper, unbatched bool, log *slog.Logger) *observer {
-	o := &observer{tracker: t, traces: traces, messages: messages, clock: clock, publish: n.Publish, storeChanges: k.Put, unbatched: unbatched, queries: make(chan func()), log: log}
+	o := &observer{tracker: t, traces: traces, messages: messages, clock: clock, publish: n.EventLog.Append, storeChanges: k.Put, unbatched: unbatched, queries: make(chan func()), log: log}
 	traces.OnPanic = func(reason any, stack []byte) {
 		o.tracePanics.Add(1)
 		o.log.Error("panic recovered", "in", "trace", "err", fmt.Sprint(reason), "stack", string(stack))

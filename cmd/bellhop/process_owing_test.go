@@ -82,7 +82,7 @@ func (s *site) owe(n int) {
 		if i%1000 == 0 {
 			s.eventually("the log keeps up", func() bool { return notifier.Stats().Unpublished < 2000 })
 		}
-		notifier.Publish(events[i : i+1])
+		notifier.EventLog.Append(events[i : i+1])
 	}
 	outbox, err := st.Stream(s.t.Context(), "bellhop_outbox")
 	if err != nil {

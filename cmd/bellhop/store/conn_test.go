@@ -367,7 +367,7 @@ func TestNamesOfAnyLengthKeepStoreConnected(t *testing.T) {
 	name := func() string { return hostileName(random) }
 	observe := func(m dialog.Message) {
 		m.At = time.Now()
-		n.Publish(tracker.Observe(m))
+		n.EventLog.Append(tracker.Observe(m))
 	}
 	for range rounds {
 		head := fmt.Sprintf("From: %q <sip:%s@%s>\r\nTo: <sip:%s@%s>\r\nContact: <sip:%s@%s>\r\nDiversion: <sip:%s@x>\r\n",
