@@ -226,6 +226,36 @@ func (b *breakers) reportHealth(sr *subscriber) {
 	}
 }
 
+// holdDue looks for due deliveries of sr that a circuit breaker now blocks, and makes
+// them back off.
+func (p *dispatch) holdDue(sr *subscriber) {
+	for _, waiting := range [...]*fifo[*delivery]{&sr.due, &sr.dueReplays} {
+		for range waiting.len() {
+			if d := waiting.pop(); d.state == due {
+				p.makeDue(d)
+			}
+		}
+	}
+}
+
+// releaseHeld looks for deliveries of sr that backed off because of a circuit breaker,
+// and makes those due that are no longer blocked.
+func (p *dispatch) releaseHeld(sr *subscriber) {
+	for _, q := range sr.queues {
+		if d := q.deliveries[0]; d.state == backingOff && d.backoff.reason == byBreaker {
+			p.endBackoff(d)
+			p.makeDue(d)
+		}
+	}
+}
+
+// scheduleProbe makes RunDue look for open breakers to probe at the time at, or earlier.
+func (p *dispatch) scheduleProbe(at time.Time) {
+	if p.nextProbe.IsZero() || at.Before(p.nextProbe) {
+		p.nextProbe = at
+	}
+}
+
 // replaceProbe schedules another probe if d, which has ended, was the probe of a breaker.
 func (b *breakers) replaceProbe(d *delivery) {
 	sr := d.queue.subscriber

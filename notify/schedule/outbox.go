@@ -198,6 +198,28 @@ func (o *outbox) advanceCursor() {
 	}
 }
 
+// settleDelivery settles d, which has ended or is in the outbox: it releases the event of
+// d and counts d in its checkpoint.
+func (s *Scheduler) settleDelivery(d *delivery) {
+	d.event = nil
+	if c := d.checkpoint; c != nil {
+		d.checkpoint = nil
+		s.settle(c)
+	}
+}
+
+// settle counts one settled delivery of c. It then moves the cursor if c is an event, or
+// finishes the page if c is a page and all its deliveries are settled.
+func (s *Scheduler) settle(c *checkpoint) {
+	c.unsettled--
+	switch {
+	case c.read == nil:
+		s.outbox.advanceCursor()
+	case c.unsettled == 0:
+		s.catchUp.finishPage(c)
+	}
+}
+
 // saveDelivery enqueues d to be written to the outbox, unless it is enqueued already.
 func (o *outbox) saveDelivery(d *delivery) {
 	if d.entry.save() {

@@ -86,79 +86,6 @@ func (s *Scheduler) Cursor() uint64 { return s.outbox.cursor }
 // cursor that was passed to Start.
 func (s *Scheduler) LastRead() uint64 { return s.lastRead }
 
-// Has reports whether a subscription is active.
-func (s *Scheduler) Has(subscription string) bool { return s.subscribers[subscription] != nil }
-
-// ApplySubscription adds a subscription or applies its changes. If the subscription is
-// not active, it is removed and its pending deliveries are canceled. failing is used only
-// for a subscription that is added. It is the time since when all attempts failed, as an
-// earlier process stored it, or zero.
-func (s *Scheduler) ApplySubscription(sub subscription.Subscription, failing time.Time) {
-	sr := s.subscribers[sub.ID]
-	if sr != nil && !sub.Active {
-		s.cancelSubscriber(sr)
-	}
-	if !sub.Active {
-		return
-	}
-	edited := false
-	if sr == nil {
-		sr = &subscriber{queues: make(map[queueKey]*queue), failing: failing}
-		s.subscribers[sub.ID] = sr
-	} else {
-		s.extensions.remove(sr)
-		edited = sub.URL != sr.sub.URL || sub.Revision != sr.sub.Revision
-		if sub.LiveTTL != sr.sub.LiveTTL {
-			defer heap.Init(&s.dispatch.backoffs)
-		}
-		if sub.URL != sr.sub.URL {
-			sr.failing = time.Time{}
-		}
-		if !sub.AskedSince().Equal(sr.sub.AskedSince()) {
-			sr.clearURLs()
-		}
-	}
-	sr.apply(&sub)
-	s.extensions.add(sr)
-	s.attachEndpoint(sr)
-	if edited { // earlier failures do not concern the new form
-		s.breakers.closeSubscriber(sr)
-	}
-	s.dispatch.enqueueSubscriber(sr)
-}
-
-// cancelSubscriber removes sr and cancels its pending deliveries. An attempt in flight
-// continues, and its delivery ends with the result. If the result is that the attempt
-// must be retried, the delivery is canceled.
-func (s *Scheduler) cancelSubscriber(sr *subscriber) {
-	sr.gone = true
-	s.extensions.remove(sr)
-	delete(s.subscribers, sr.sub.ID)
-	delete(s.breakers.subscribers, sr)
-	for _, r := range slices.Clone(sr.reads) {
-		s.catchUp.endRead(r)
-	}
-	for _, q := range sr.queues {
-		for _, d := range slices.Clone(q.deliveries) {
-			switch d.state {
-			case queued, due, backingOff:
-				s.endDelivery(d, Canceled)
-			case inFlight, ended:
-			}
-		}
-	}
-	s.leaveEndpoint(sr, sr.endpoint)
-}
-
-// Health returns the health of a subscription; ok is false if it is not active.
-func (s *Scheduler) Health(subscription string) (h Health, ok bool) {
-	sr := s.subscribers[subscription]
-	if sr == nil {
-		return h, false
-	}
-	return sr.health(), true
-}
-
 // Full reports whether no event can be added for now, because maxRecentEvents were added
 // since the oldest one that is not settled.
 func (s *Scheduler) Full() bool { return s.outbox.recent.len() >= maxRecentEvents }
@@ -217,6 +144,59 @@ func (s *Scheduler) scheduleFirst(d *delivery) {
 	}
 }
 
+// dispatch holds the deliveries that are due and those that back off.
+//
+// Endpoints take turns, and so do the subscribers of each endpoint. In each turn one
+// attempt is started. An endpoint without a free slot is not in dueEndpoints, so that an
+// endpoint that does not respond does not delay the others.
+type dispatch struct {
+	dueEndpoints fifo[*endpoint] // with a due delivery and a free slot
+	backoffs     backoffHeap
+	nextProbe    time.Time // when to look for open breakers to probe; zero: not scheduled
+	outbox       *outbox
+}
+
+// makeDue makes d due. If a circuit breaker blocks d, d backs off until the breaker
+// closes instead, and the deliveries of its queue are written to the outbox.
+func (p *dispatch) makeDue(d *delivery) {
+	if d.blocked() {
+		p.backOff(d, byBreaker)
+		p.outbox.saveQueue(d.queue)
+		return
+	}
+	d.state, d.backoff.reason = due, noBackoff
+	d.queue.subscriber.pushDue(d)
+	p.enqueueSubscriber(d.queue.subscriber)
+}
+
+// pushDue adds d, the first of its queue, to the due deliveries.
+func (sr *subscriber) pushDue(d *delivery) {
+	if d.queue.replays {
+		sr.dueReplays.push(d)
+	} else {
+		sr.due.push(d)
+	}
+}
+
+// enqueueSubscriber adds sr to the due subscribers of its endpoint if it can make an
+// attempt. It also adds the endpoint to the due endpoints if it can.
+func (p *dispatch) enqueueSubscriber(sr *subscriber) {
+	e := sr.endpoint
+	if !sr.enqueued && !sr.gone && sr.hasDue() && sr.inFlight < sr.maxAttempts() {
+		sr.enqueued = true
+		e.dueSubscribers.push(sr)
+	}
+	p.enqueueEndpoint(e)
+}
+
+// enqueueEndpoint adds e to the due endpoints if it has a due subscriber and a free slot.
+func (p *dispatch) enqueueEndpoint(e *endpoint) {
+	if !e.enqueued && e.dueSubscribers.len() > 0 && e.inFlight < maxEndpointAttempts {
+		e.enqueued = true
+		p.dueEndpoints.push(e)
+	}
+}
+
 // NextAttempt returns the attempt to make now; ok is false if there is none. FinishAttempt
 // must be called with its result.
 func (s *Scheduler) NextAttempt(now time.Time) (a Attempt, ok bool) {
@@ -270,6 +250,17 @@ func (s *Scheduler) startAttempt(now time.Time, e *endpoint, sr *subscriber) (a 
 	}
 	return a, true
 }
+
+// popDue removes and returns the delivery to attempt next; there must be one.
+func (sr *subscriber) popDue() *delivery {
+	if sr.due.len() > 0 {
+		return sr.due.pop()
+	}
+	return sr.dueReplays.pop()
+}
+
+// hasDue reports whether a delivery of sr is due.
+func (sr *subscriber) hasDue() bool { return sr.due.len()+sr.dueReplays.len() > 0 }
 
 // FinishAttempt applies the result of an attempt, and returns what becomes of its
 // delivery.
@@ -383,6 +374,32 @@ func (s *Scheduler) scheduleRetry(now time.Time, d *delivery, retryAfter time.Du
 	s.outbox.saveQueue(d.queue)
 }
 
+// backOff makes d wait until it is due, expires, or is picked as a probe. The success of
+// another delivery makes d due earlier only if the reason is byBreaker and the breaker
+// closes.
+func (p *dispatch) backOff(d *delivery, reason backoffReason) {
+	sr := d.queue.subscriber
+	d.state, d.backoff.reason = backingOff, reason
+	heap.Push(&p.backoffs, d.queue)
+	switch {
+	case sr.endpoint.open():
+		p.scheduleProbe(sr.endpoint.nextProbe)
+	case sr.open():
+		p.scheduleProbe(sr.nextProbe)
+	}
+}
+
+// endBackoff removes d from the deliveries that back off.
+func (p *dispatch) endBackoff(d *delivery) { heap.Remove(&p.backoffs, d.queue.heapIndex) }
+
+// firstBackoff returns the delivery whose backoff ends first, or nil.
+func (p *dispatch) firstBackoff() *delivery {
+	if len(p.backoffs) == 0 {
+		return nil
+	}
+	return p.backoffs[0].deliveries[0]
+}
+
 // endDelivery ends d with outcome o and removes it from its queue. If d was the first of
 // its queue, the next delivery is scheduled.
 func (s *Scheduler) endDelivery(d *delivery, o Outcome) {
@@ -411,28 +428,6 @@ func (s *Scheduler) endDelivery(d *delivery, o Outcome) {
 	}
 	for _, r := range q.subscriber.reads {
 		s.catchUp.enqueueRead(r)
-	}
-}
-
-// settleDelivery settles d, which has ended or is in the outbox: it releases the event of
-// d and counts d in its checkpoint.
-func (s *Scheduler) settleDelivery(d *delivery) {
-	d.event = nil
-	if c := d.checkpoint; c != nil {
-		d.checkpoint = nil
-		s.settle(c)
-	}
-}
-
-// settle counts one settled delivery of c. It then moves the cursor if c is an event, or
-// finishes the page if c is a page and all its deliveries are settled.
-func (s *Scheduler) settle(c *checkpoint) {
-	c.unsettled--
-	switch {
-	case c.read == nil:
-		s.outbox.advanceCursor()
-	case c.unsettled == 0:
-		s.catchUp.finishPage(c)
 	}
 }
 

@@ -1,6 +1,7 @@
 package schedule
 
 import (
+	"container/heap"
 	"net/url"
 	"slices"
 	"strings"
@@ -60,26 +61,6 @@ func (sr *subscriber) maxAttempts() int {
 	return limit
 }
 
-// pushDue adds d, the first of its queue, to the due deliveries.
-func (sr *subscriber) pushDue(d *delivery) {
-	if d.queue.replays {
-		sr.dueReplays.push(d)
-	} else {
-		sr.due.push(d)
-	}
-}
-
-// popDue removes and returns the delivery to attempt next; there must be one.
-func (sr *subscriber) popDue() *delivery {
-	if sr.due.len() > 0 {
-		return sr.due.pop()
-	}
-	return sr.dueReplays.pop()
-}
-
-// hasDue reports whether a delivery of sr is due.
-func (sr *subscriber) hasDue() bool { return sr.due.len()+sr.dueReplays.len() > 0 }
-
 // queueOf returns the queue of sr with key k, and creates it if it does not exist.
 func (sr *subscriber) queueOf(k queueKey) *queue {
 	q := sr.queues[k]
@@ -128,6 +109,79 @@ func (sr *subscriber) health() Health {
 		h.Paused, h.Why, h.Breaker = b.openSince, b.reason, of
 	}
 	return h
+}
+
+// Has reports whether a subscription is active.
+func (s *Scheduler) Has(subscription string) bool { return s.subscribers[subscription] != nil }
+
+// ApplySubscription adds a subscription or applies its changes. If the subscription is
+// not active, it is removed and its pending deliveries are canceled. failing is used only
+// for a subscription that is added. It is the time since when all attempts failed, as an
+// earlier process stored it, or zero.
+func (s *Scheduler) ApplySubscription(sub subscription.Subscription, failing time.Time) {
+	sr := s.subscribers[sub.ID]
+	if sr != nil && !sub.Active {
+		s.cancelSubscriber(sr)
+	}
+	if !sub.Active {
+		return
+	}
+	edited := false
+	if sr == nil {
+		sr = &subscriber{queues: make(map[queueKey]*queue), failing: failing}
+		s.subscribers[sub.ID] = sr
+	} else {
+		s.extensions.remove(sr)
+		edited = sub.URL != sr.sub.URL || sub.Revision != sr.sub.Revision
+		if sub.LiveTTL != sr.sub.LiveTTL {
+			defer heap.Init(&s.dispatch.backoffs)
+		}
+		if sub.URL != sr.sub.URL {
+			sr.failing = time.Time{}
+		}
+		if !sub.AskedSince().Equal(sr.sub.AskedSince()) {
+			sr.clearURLs()
+		}
+	}
+	sr.apply(&sub)
+	s.extensions.add(sr)
+	s.attachEndpoint(sr)
+	if edited { // earlier failures do not concern the new form
+		s.breakers.closeSubscriber(sr)
+	}
+	s.dispatch.enqueueSubscriber(sr)
+}
+
+// cancelSubscriber removes sr and cancels its pending deliveries. An attempt in flight
+// continues, and its delivery ends with the result. If the result is that the attempt
+// must be retried, the delivery is canceled.
+func (s *Scheduler) cancelSubscriber(sr *subscriber) {
+	sr.gone = true
+	s.extensions.remove(sr)
+	delete(s.subscribers, sr.sub.ID)
+	delete(s.breakers.subscribers, sr)
+	for _, r := range slices.Clone(sr.reads) {
+		s.catchUp.endRead(r)
+	}
+	for _, q := range sr.queues {
+		for _, d := range slices.Clone(q.deliveries) {
+			switch d.state {
+			case queued, due, backingOff:
+				s.endDelivery(d, Canceled)
+			case inFlight, ended:
+			}
+		}
+	}
+	s.leaveEndpoint(sr, sr.endpoint)
+}
+
+// Health returns the health of a subscription; ok is false if it is not active.
+func (s *Scheduler) Health(subscription string) (h Health, ok bool) {
+	sr := s.subscribers[subscription]
+	if sr == nil {
+		return h, false
+	}
+	return sr.health(), true
 }
 
 // An endpoint is a scheme, host and port: a server that is up or down as a whole.
