@@ -128,6 +128,40 @@ func (s *Sender) Send(ctx context.Context, cancel context.CancelFunc, r *Request
 	return result
 }
 
+// signBuffers are buffers for the signed content.
+var signBuffers = sync.Pool{New: func() any { return new([]byte) }}
+
+// sign adds the timestamp and the signatures to a request that is otherwise complete. The
+// signed payload is the body, or the query of a GET.
+func (r *Request) sign(now time.Time) {
+	timestamp := strconv.FormatInt(now.Unix(), 10)
+	r.Header["Webhook-Timestamp"] = []string{timestamp}
+	if r.Signer == nil {
+		return
+	}
+	buffer := signBuffers.Get().(*[]byte)
+	b := append((*buffer)[:0], r.Header["Webhook-Id"][0]...)
+	b = append(append(append(b, '.'), timestamp...), '.')
+	if r.Method == http.MethodGet {
+		b = append(b, r.URL.RawQuery...)
+	} else {
+		b = append(b, r.Body...)
+	}
+	signed := len(b)
+	for i, key := range r.Signer.keys {
+		if i > 0 {
+			if until := r.Signer.until; !until.IsZero() && !now.Before(until) {
+				break
+			}
+			b = append(b, ' ')
+		}
+		b = key.appendSignature(b, b[:signed])
+	}
+	r.Header["Webhook-Signature"] = []string{string(b[signed:])}
+	*buffer = b
+	signBuffers.Put(buffer)
+}
+
 // newRequest returns the request for a transport. It changes and shares the header of r.
 func (r *Request) newRequest(ctx context.Context, userAgent string) *http.Request {
 	req := new(http.Request).WithContext(ctx)
