@@ -43,12 +43,6 @@ const (
 // NewSubscription returns a subscription with the defaults: POST, json, active.
 func NewSubscription() Subscription { return subscription.New() }
 
-var (
-	ErrNotFound = errors.New("no such subscription")
-	ErrConflict = errors.New("the subscription was changed by someone else")
-	ErrLimit    = errors.New("the extension has reached its limit of subscriptions")
-)
-
 // openSubscriptions opens the bucket of subscriptions: JSON by subscription id.
 func openSubscriptions(ctx context.Context, js jetstream.JetStream, c Config) (jetstream.KeyValue, error) {
 	return openBucket(ctx, js, c, jetstream.KeyValueConfig{Bucket: "bellhop_subscriptions"})
@@ -102,44 +96,6 @@ func (r *registry) applyStored(e jetstream.KeyValueEntry) error {
 	return nil
 }
 
-// putSubscription applies one subscription, unless a newer revision is known.
-func (r *registry) putSubscription(s Subscription) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.subs[s.ID].Revision >= s.Revision || r.deleted[s.ID] >= s.Revision {
-		return
-	}
-	r.subs[s.ID] = s
-	r.namedTypes.Or(uint32(subscription.MaskOf(s.Types...)))
-	r.markChanged(s.ID)
-}
-
-// removeSubscription applies a deletion, unless a newer revision is known.
-func (r *registry) removeSubscription(id string, revision uint64) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.subs[id].Revision > revision {
-		return
-	}
-	if _, ok := r.subs[id]; ok {
-		delete(r.subs, id)
-		r.deleted[id] = max(r.deleted[id], revision)
-		r.markChanged(id)
-		return
-	}
-	delete(r.deleted, id) // the watch has seen the deletion too: no older entry follows
-}
-
-// markChanged marks a subscription for the delivery loop to apply, unless no loop runs.
-// mu is locked.
-func (r *registry) markChanged(id string) {
-	if r.idle {
-		return
-	}
-	r.changed[id] = true // before the signal
-	stream.Signal(r.changedSignal)
-}
-
 // setIdle discards all changes until markAllChanged is called, because no delivery loop
 // runs.
 func (r *registry) setIdle() {
@@ -173,87 +129,6 @@ func (r *registry) takeChanged() []Subscription {
 	}
 	clear(r.changed)
 	return subs
-}
-
-// get returns a copy of a subscription, or ErrNotFound.
-func (r *registry) get(id string) (Subscription, error) {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	s, ok := r.subs[id]
-	if !ok {
-		return s, ErrNotFound
-	}
-	return s.Clone(), nil
-}
-
-// countSiblings returns how many subscriptions have the same Extension and ExtensionRegex
-// as s.
-func (r *registry) countSiblings(s *Subscription) (n int) {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	for _, other := range r.subs {
-		if other.Extension == s.Extension && other.ExtensionRegex == s.ExtensionRegex {
-			n++
-		}
-	}
-	return n
-}
-
-// saveSubscription stores s, with its state and time of change, and returns it as stored.
-// s.Revision must be the stored revision, or 0 for a new subscription; otherwise the
-// error is ErrConflict. For a declared subscription the error is ErrDeclared.
-func (r *registry) saveSubscription(ctx context.Context, s Subscription) (Subscription, error) {
-	if s.Declared != "" {
-		return s, fmt.Errorf("%w (%s)", ErrDeclared, s.Declared)
-	}
-	s.Modified = time.Now().UTC().Truncate(time.Microsecond)
-	switch {
-	case s.Active:
-		s.State, s.Why = StateActive, ""
-	case s.State != StateDisabled:
-		s.State, s.Why = StateDisabled, "switched off"
-	} // else it is disabled already, with a reason
-	b, err := json.Marshal(s)
-	if err != nil {
-		return s, fmt.Errorf("encode subscription %s: %w", s.ID, err)
-	}
-	old := s.Revision
-	s.Revision, err = r.kv.Update(ctx, s.ID, b, old)
-	if wrongRevision(err) {
-		return s, ErrConflict
-	}
-	if err != nil {
-		return s, fmt.Errorf("store subscription %s: %w", s.ID, err)
-	}
-	r.putSubscription(s)
-	return s, nil
-}
-
-// disableSubscription disables a subscription whose receiver refuses or fails. It does
-// nothing if the subscription was deleted or disabled, or has another URL meanwhile.
-func (r *registry) disableSubscription(ctx context.Context, id, url, why string) error {
-	for {
-		s, err := r.get(id)
-		if err != nil || s.URL != url || !s.Active {
-			return nil // deleted or changed: the response was not meant for it
-		}
-		if s.Declared != "" {
-			r.disableDeclared(id, url, why)
-			return nil
-		}
-		s.Active, s.State, s.Why = false, StateDisabled, why
-		if _, err = r.saveSubscription(ctx, s); err != ErrConflict {
-			return err
-		}
-		if err := r.refreshSubscription(ctx, id); err != nil {
-			return err
-		}
-	}
-}
-
-// wrongRevision reports whether a write failed because the key has another revision.
-func wrongRevision(err error) bool {
-	return errors.Is(err, jetstream.ErrKeyExists) || errors.Is(err, jetstream.ErrKeyRevisionMismatch)
 }
 
 // wanted reports whether an event is published. An event of an opt-in type is published
