@@ -7,7 +7,6 @@ import (
 	"sync"
 
 	"bellhop/admin/access"
-	"bellhop/notify"
 )
 
 // Limits of one token. The token of the config has only the limit maxProgramSize, because
@@ -28,37 +27,6 @@ func (e *quotaError) Error() string { return e.text }
 // errManyTests is the error of a test or redelivery while MaxTestsPerToken others with
 // the same token are in progress.
 var errManyTests = fmt.Errorf("at most %d tests and redeliveries may run at a time with one token: wait for one to end", MaxTestsPerToken)
-
-// checkQuota returns an error if creating or changing sub would exceed the limits of a
-// token. token is its id.
-func (o *Operations) checkQuota(token string, sub *notify.Subscription) error {
-	if token == access.ConfigID {
-		return nil
-	}
-	cost, count := ProgramSize(sub.ExtensionRegex), 0
-	for _, other := range o.notifier.Subscriptions() {
-		if other.Owner == token && other.ID != sub.ID {
-			count++
-			cost += ProgramSize(other.ExtensionRegex)
-		}
-	}
-	switch {
-	case count >= MaxSubscriptionsPerToken:
-		return &quotaError{fmt.Sprintf("this token has reached its limit of %d subscriptions: delete some, or use another token", count)}
-	case sub.ExtensionRegex != "" && cost > MaxProgramsPerToken:
-		return &quotaError{fmt.Sprintf("the extension_regex of this token's subscriptions compile to %d instructions, more than %d: delete some, or use fewer repetitions", cost, MaxProgramsPerToken)}
-	}
-	return nil
-}
-
-// checkComplexity returns a [notify.Invalid] if an expression would compile to too
-// large a program.
-func checkComplexity(expr string) error {
-	if size := ProgramSize(expr); size > maxProgramSize {
-		return &notify.Invalid{Field: "extension_regex", Why: fmt.Sprintf("is too complex: it compiles to about %d instructions, more than %d: use fewer repetitions", size, maxProgramSize)}
-	}
-	return nil
-}
 
 // ProgramSize estimates the number of instructions that an expression compiles to. It
 // returns 0 if expr is empty or malformed. It does not compile expr, because that may

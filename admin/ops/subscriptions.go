@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"iter"
 	"slices"
 	"time"
@@ -73,6 +74,37 @@ func (o *Operations) CreateSubscription(ctx context.Context, sub notify.Subscrip
 		o.record(ctx, "create-subscription", sub.ID, nil, maskSecrets(sub))
 	}
 	return sub, err
+}
+
+// checkQuota returns an error if creating or changing sub would exceed the limits of a
+// token. token is its id.
+func (o *Operations) checkQuota(token string, sub *notify.Subscription) error {
+	if token == access.ConfigID {
+		return nil
+	}
+	cost, count := ProgramSize(sub.ExtensionRegex), 0
+	for _, other := range o.notifier.Subscriptions() {
+		if other.Owner == token && other.ID != sub.ID {
+			count++
+			cost += ProgramSize(other.ExtensionRegex)
+		}
+	}
+	switch {
+	case count >= MaxSubscriptionsPerToken:
+		return &quotaError{fmt.Sprintf("this token has reached its limit of %d subscriptions: delete some, or use another token", count)}
+	case sub.ExtensionRegex != "" && cost > MaxProgramsPerToken:
+		return &quotaError{fmt.Sprintf("the extension_regex of this token's subscriptions compile to %d instructions, more than %d: delete some, or use fewer repetitions", cost, MaxProgramsPerToken)}
+	}
+	return nil
+}
+
+// checkComplexity returns a [notify.Invalid] if an expression would compile to too
+// large a program.
+func checkComplexity(expr string) error {
+	if size := ProgramSize(expr); size > maxProgramSize {
+		return &notify.Invalid{Field: "extension_regex", Why: fmt.Sprintf("is too complex: it compiles to about %d instructions, more than %d: use fewer repetitions", size, maxProgramSize)}
+	}
+	return nil
 }
 
 // ChangeSubscription changes a subscription with edit, see [notify.Notifier.Edit].

@@ -37,17 +37,13 @@ func newIdempotencyCache() *idempotencyCache {
 	return &idempotencyCache{responses: access.NewCache[cachedResponse](maxCachedResponses)}
 }
 
-// answerOnce lets h serve requests. If the response to a POST with an Idempotency-Key is
-// a 2xx, it is cached, and a repetition of the request gets it without h. After any other
-// response, h serves a repetition again. A repetition during the first request is
-// answered 409. Another request with the same key is answered 422.
+// answerOnce lets h serve requests with an Idempotency-Key. If the response is a 2xx, it
+// is cached, and a repetition of the request gets it without h. After any other response,
+// h serves a repetition again. A repetition during the first request is answered 409.
+// Another request with the same key is answered 422.
 func (c *idempotencyCache) answerOnce(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		key := r.Header.Get("Idempotency-Key")
-		if key == "" || r.Method != http.MethodPost {
-			h.ServeHTTP(w, r)
-			return
-		}
 		if len(key) > maxIdempotencyKey {
 			WriteError(w, http.StatusBadRequest, fmt.Sprintf("Idempotency-Key too long: at most %d bytes", maxIdempotencyKey))
 			return

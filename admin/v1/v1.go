@@ -4,8 +4,8 @@
 package v1
 
 import (
-	"cmp"
 	"context"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -18,10 +18,10 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
 	"bellhop/admin/access"
+	"bellhop/admin/dialect"
 	"bellhop/admin/limit"
 	"bellhop/admin/ops"
 	"bellhop/dialog"
-	"bellhop/notify"
 	"bellhop/notify/subscription"
 )
 
@@ -34,7 +34,7 @@ type API struct {
 	lines   lineCache
 
 	mux         *access.Mux
-	handler     http.Handler
+	once        http.Handler // of the requests with an Idempotency-Key
 	description []byte
 }
 
@@ -45,18 +45,74 @@ func New(o *ops.Operations, auth *access.Authenticator, streams *limit.Streams, 
 	api := humago.New(a.mux, newConfig(o.Version()))
 	a.register(api)
 	a.description = describe(api)
-	a.handler = newIdempotencyCache().answerOnce(limitNames(a.mux))
+	a.once = newIdempotencyCache().answerOnce(http.HandlerFunc(a.serve))
 	return a
 }
 
-// ServeHTTP serves the paths below /v1.
-func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) { a.handler.ServeHTTP(w, r) }
+// ServeHTTP serves the paths below /v1. The response to a POST with an Idempotency-Key may
+// be that of an earlier request, see answerOnce.
+func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method == http.MethodPost && r.Header.Get("Idempotency-Key") != "" {
+		a.once.ServeHTTP(w, r)
+		return
+	}
+	a.serve(w, r)
+}
+
+// serve calls the operation of a request. It answers 404 if a segment of the path is
+// longer than dialog.MaxName bytes, and 422 if a value in the query is longer. A segment
+// or value may be the name of an extension, call, event or subscription, which becomes a
+// subject or key of the store.
+func (a *API) serve(w http.ResponseWriter, r *http.Request) {
+	long := func(name string) bool { return len(name) > dialog.MaxName }
+	const detail = "name too long: at most 256 bytes"
+	if slices.ContainsFunc(dialect.Path(r.URL), long) {
+		WriteError(w, http.StatusNotFound, detail)
+		return
+	}
+	for key, values := range r.URL.Query() {
+		if slices.ContainsFunc(values, long) {
+			writeProblemModel(w, huma.ErrorModel{
+				Status: http.StatusUnprocessableEntity, Title: http.StatusText(http.StatusUnprocessableEntity), Detail: "validation failed",
+				Errors: []*huma.ErrorDetail{{Location: "query." + key, Message: detail}},
+			})
+			return
+		}
+	}
+	a.mux.ServeHTTP(w, r)
+}
 
 // Permissions returns the permission of each route, by pattern.
 func (a *API) Permissions() map[string]access.Permission { return a.mux.Permissions }
 
 // Description returns the OpenAPI description, as JSON.
 func (a *API) Description() []byte { return a.description }
+
+// newConfig returns huma's configuration for /v1.
+func newConfig(version string) huma.Config {
+	c := huma.DefaultConfig("bellhop", version)
+	c.Info.Description = "Manage webhook subscriptions to the extensions of a PBX, and read calls, events and deliveries."
+	c.Info.License = &huma.License{Name: "Apache 2.0", Identifier: "Apache-2.0"}
+	c.Info.Contact = &huma.Contact{Name: "Guide to this API: bellhop help api", URL: "/help/api"}
+	c.Servers = []*huma.Server{{URL: "/"}} // the server that serves the description
+	c.OpenAPIPath, c.DocsPath, c.SchemasPath, c.CreateHooks = "", "", "", nil
+	c.RejectUnknownQueryParameters = true // a misspelt filter must not select everything
+	c.Components.SecuritySchemes = map[string]*huma.SecurityScheme{"token": {Type: "http", Scheme: "bearer", Description: "Token of POST /v1/tokens, of the command bellhop token create, or the first one in the file admin.token of the store"}}
+	c.Security = []map[string][]string{{"token": {}}}
+	c.Transformers = []huma.Transformer{dropErrorValues}
+	return c
+}
+
+// dropErrorValues removes from a problem the values that the client has sent, because
+// they may be secret.
+func dropErrorValues(_ huma.Context, _ string, v any) (any, error) {
+	if m, ok := v.(*huma.ErrorModel); ok {
+		for _, e := range m.Errors {
+			e.Value = nil
+		}
+	}
+	return v, nil
+}
 
 // register adds the operations below /v1.
 func (a *API) register(api huma.API) {
@@ -174,174 +230,6 @@ func checkCursor(cursor string) error {
 	return unprocessable("query.cursor", "unknown cursor; use next from the previous page")
 }
 
-// change is the body of a request that creates or changes a subscription. A field that
-// is absent keeps its value, or has its default in a new subscription. Package notify
-// validates the result.
-type change struct{ fields subscription.Change }
-
-func (c *change) UnmarshalJSON(b []byte) error { return c.fields.UnmarshalJSON(b) }
-
-// Schema describes the fields of a subscription that a request may set. The schema has
-// the name Change.
-func (change) Schema(r huma.Registry) *huma.Schema {
-	ref := &huma.Schema{Ref: "#/components/schemas/Change"}
-	if r.Map()["Change"] != nil {
-		return ref
-	}
-	body := &huma.Schema{Type: huma.TypeObject, Properties: make(map[string]*huma.Schema), AdditionalProperties: false}
-	for _, f := range subscription.Fields {
-		field := *r.Schema(f.Type, false, "")
-		field.Description, field.WriteOnly, field.Nullable = f.Doc, f.Secret, false
-		for word := range strings.SplitSeq(f.Tag.Get("enum"), ",") {
-			if word != "" {
-				field.Enum = append(field.Enum, word)
-			}
-		}
-		body.Properties[f.Name] = &field
-	}
-	body.PrecomputeMessages()
-	r.Map()["Change"] = body
-	return ref
-}
-
-// subscriptionResponse is the answer with one subscription. Its ETag is the revision.
-type subscriptionResponse struct {
-	ETag     string `header:"ETag"`
-	Location string `header:"Location"`
-	Body     notify.Subscription
-}
-
-// respondSubscription returns the answer with a subscription.
-func respondSubscription(sub notify.Subscription) *subscriptionResponse {
-	return &subscriptionResponse{ETag: `"` + strconv.FormatUint(sub.Revision, 10) + `"`, Body: sub}
-}
-
-// matchRevision returns the revision that If-Match requires of a subscription, or 0 if it
-// requires none. For a single entity tag, it returns the revision in the tag, which the
-// operation compares with the stored one. For several tags, it returns the stored
-// revision if one of them has it, and notify.ErrConflict otherwise.
-func (a *API) matchRevision(ctx context.Context, id, ifMatch string) (uint64, error) {
-	if ifMatch == "" || ifMatch == "*" {
-		return 0, nil
-	}
-	tags := entityTags(ifMatch)
-	if len(tags) > 1 {
-		sub, err := a.ops.Subscription(ctx, id)
-		if err != nil {
-			return 0, err
-		}
-		own := strconv.FormatUint(sub.Revision, 10)
-		if !slices.Contains(tags, own) {
-			return 0, notify.ErrConflict
-		}
-		tags = []string{own}
-	}
-	if len(tags) == 1 {
-		if n, err := strconv.ParseUint(tags[0], 10, 64); err == nil && n != 0 {
-			return n, nil
-		}
-	}
-	return 0, notify.ErrConflict // not an ETag of bellhop
-}
-
-// entityTags returns the entity tags of If-Match without their quotes (RFC 9110
-// §13.1.1). A weak tag keeps its W/, so that it equals no revision: in If-Match it must
-// never match. A tag may contain a comma.
-func entityTags(ifMatch string) (tags []string) {
-	for rest := strings.TrimSpace(ifMatch); rest != ""; {
-		n := strings.IndexByte(rest, ',')
-		if strings.HasPrefix(rest, `"`) {
-			if end := strings.IndexByte(rest[1:], '"'); end >= 0 {
-				if n = strings.IndexByte(rest[end+2:], ','); n >= 0 {
-					n += end + 2
-				}
-			}
-		}
-		if n < 0 {
-			n = len(rest)
-		}
-		if tag := strings.Trim(strings.TrimSpace(rest[:n]), `"`); tag != "" {
-			tags = append(tags, tag)
-		}
-		rest = strings.TrimSpace(rest[min(n+1, len(rest)):])
-	}
-	return tags
-}
-
-func (a *API) listSubscriptions(ctx context.Context, in *struct {
-	Cursor    string `query:"cursor" doc:"next from the previous page"`
-	Limit     int    `query:"limit" minimum:"1" maximum:"1000" default:"100" doc:"Maximum number of items"`
-	Extension string `query:"extension" doc:"Only subscriptions to exactly this extension"`
-	Type      string `query:"type" doc:"Only subscriptions whose types contain this one"`
-	Active    string `query:"active" enum:"true,false" doc:"Only active, or only inactive, subscriptions"`
-}) (*listResponse[notify.Subscription], error) {
-	if err := cmp.Or(checkEventType(in.Type), checkCursor(in.Cursor)); err != nil {
-		return nil, err
-	}
-	subs := slices.DeleteFunc(a.ops.Subscriptions(ctx), func(sub notify.Subscription) bool {
-		return in.Extension != "" && sub.Extension != in.Extension ||
-			in.Type != "" && !slices.Contains(sub.Types, in.Type) ||
-			in.Active != "" && sub.Active != (in.Active == "true")
-	})
-	return pageAfter(subs, in.Cursor, in.Limit, func(sub notify.Subscription) string {
-		return cursorOf(sub.Created, sub.ID)
-	}), nil
-}
-
-func (a *API) createSubscription(ctx context.Context, in *struct{ Body change }) (*subscriptionResponse, error) {
-	sub := notify.NewSubscription()
-	if err := in.Body.fields.ApplyTo(&sub); err != nil {
-		return nil, a.problem(err)
-	}
-	sub, err := a.ops.CreateSubscription(ctx, sub)
-	if err != nil {
-		return nil, a.problem(err)
-	}
-	out := respondSubscription(sub)
-	out.Location = "/v1/subscriptions/" + sub.ID
-	return out, nil
-}
-
-func (a *API) getSubscription(ctx context.Context, in *struct {
-	ID string `path:"id" doc:"ID of the subscription"`
-}) (*subscriptionResponse, error) {
-	sub, err := a.ops.Subscription(ctx, in.ID)
-	if err != nil {
-		return nil, a.problem(err)
-	}
-	return respondSubscription(sub), nil
-}
-
-func (a *API) changeSubscription(ctx context.Context, in *struct {
-	ID      string `path:"id" doc:"ID of the subscription"`
-	IfMatch string `header:"If-Match" doc:"Apply the change only if the subscription still has this ETag"`
-	Body    change
-}) (*subscriptionResponse, error) {
-	old, err := a.matchRevision(ctx, in.ID, in.IfMatch)
-	if err != nil {
-		return nil, a.problem(err)
-	}
-	sub, err := a.ops.ChangeSubscription(ctx, in.ID, old, in.Body.fields.ApplyTo)
-	if err != nil {
-		return nil, a.problem(err)
-	}
-	return respondSubscription(sub), nil
-}
-
-func (a *API) deleteSubscription(ctx context.Context, in *struct {
-	ID      string `path:"id" doc:"ID of the subscription"`
-	IfMatch string `header:"If-Match" doc:"Apply the change only if the subscription still has this ETag"`
-}) (*struct{}, error) {
-	old, err := a.matchRevision(ctx, in.ID, in.IfMatch)
-	if err != nil {
-		return nil, a.problem(err)
-	}
-	if err := a.ops.DeleteSubscription(ctx, in.ID, old); err != nil {
-		return nil, a.problem(err)
-	}
-	return nil, nil
-}
-
 func (a *API) listCalls(ctx context.Context, in *struct {
 	Cursor    string `query:"cursor" doc:"next from the previous page"`
 	Limit     int    `query:"limit" minimum:"1" maximum:"1000" default:"100" doc:"Maximum number of items"`
@@ -381,6 +269,18 @@ func checkEventType(t string) error {
 	return nil
 }
 
+// WriteError writes a problem of RFC 9457. It is the access.ErrorWriter of /v1.
+func WriteError(w http.ResponseWriter, status int, detail string) {
+	writeProblemModel(w, huma.ErrorModel{Status: status, Title: http.StatusText(status), Detail: detail})
+}
+
+// writeProblemModel writes a problem of RFC 9457.
+func writeProblemModel(w http.ResponseWriter, p huma.ErrorModel) {
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(p.Status)
+	json.NewEncoder(w).Encode(p)
+}
+
 // unprocessable returns a 422 for one field. location is its place in the request, such
 // as query.type.
 func unprocessable(location, message string) error {
@@ -401,37 +301,6 @@ func (a *API) problem(err error) error {
 	default:
 		return huma.NewError(refused.Status, refused.Text)
 	}
-}
-
-func (a *API) rotateSecret(ctx context.Context, in *struct {
-	ID      string `path:"id" doc:"ID of the subscription"`
-	IfMatch string `header:"If-Match" doc:"Rotate only if the subscription still has this ETag"`
-}) (*subscriptionResponse, error) {
-	old, err := a.matchRevision(ctx, in.ID, in.IfMatch)
-	if err != nil {
-		return nil, a.problem(err)
-	}
-	sub, err := a.ops.RotateSecret(ctx, in.ID, old)
-	if err != nil {
-		return nil, a.problem(err)
-	}
-	return respondSubscription(sub), nil
-}
-
-// Replayed is the answer to a replay.
-type Replayed struct {
-	Events int `json:"events" doc:"Number of events in the time range; those still waiting are not sent twice"`
-}
-
-func (a *API) replay(ctx context.Context, in *struct {
-	ID   string `path:"id" doc:"ID of the subscription"`
-	Body ops.Replay
-}) (*struct{ Body Replayed }, error) {
-	events, err := a.ops.Replay(ctx, in.ID, in.Body)
-	if err != nil {
-		return nil, a.problem(err)
-	}
-	return &struct{ Body Replayed }{Replayed{events}}, nil
 }
 
 func (a *API) getStatus(ctx context.Context, _ *struct{}) (*struct{ Body ops.Status }, error) {
