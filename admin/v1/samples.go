@@ -94,12 +94,13 @@ func sampleTrace(call Call) Trace {
 	}
 }
 
-// sampleStatus returns the status of a node with the [sampleSubscription] and one live
-// call.
+// sampleStatus returns the status of a node with the [sampleSubscription], one trunk and
+// one live call.
 func sampleStatus() ops.Status {
 	calls := 1
 	v := ops.Status{Version: "0.1.0", Started: sampleTime, Uptime: 3600, Delivering: true, Ready: true, Reasons: []string{}, Degraded: []string{}, Calls: &calls}
 	v.Store.OK, v.Store.Losses = true, []ops.Loss{}
+	v.Trunks = []ops.Trunk{{Name: "carrier", Targets: []ops.TrunkTarget{{Address: "udp://192.0.2.1:5060", State: "up", Since: &sampleTime, Answer: "200 OK"}}}}
 	v.Subscriptions.All, v.Subscriptions.Active = 1, 1
 	v.Events.Published, v.Deliveries.Delivered = 12, 12
 	return v
