@@ -1,8 +1,10 @@
 package admin
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"path"
@@ -111,9 +113,9 @@ var sameOrigin = http.NewCrossOriginProtection()
 // everything. A panic of h is answered 500.
 func (s *Server) accept(refuse access.ErrorWriter, h http.Handler) http.Handler {
 	return s.recoverPanics(refuse, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		body, err := limit.ReadBody(r)
+		body, err := readBody(r)
 		switch {
-		case errors.Is(err, limit.ErrBodyTooLarge):
+		case errors.Is(err, errBodyTooLarge):
 			refuse(w, http.StatusRequestEntityTooLarge, fmt.Sprintf("the body is too large: send at most %d bytes", limit.MaxBody))
 			return
 		case err != nil:
@@ -137,6 +139,24 @@ func (s *Server) accept(refuse access.ErrorWriter, h http.Handler) http.Handler 
 		}
 		h.ServeHTTP(w, limit.WithBody(r, body))
 	}))
+}
+
+// errBodyTooLarge is the error of a body of more than limit.MaxBody bytes.
+var errBodyTooLarge = errors.New("body too large")
+
+// byteOrderMark starts the UTF-8 bodies of some clients (RFC 8259 §8.1).
+var byteOrderMark = []byte("\uFEFF")
+
+// readBody returns the body of a request, without a byte order mark. If the body is too
+// large, it returns errBodyTooLarge. Before that it discards up to another megabyte,
+// because a client that is still writing would not see the response.
+func readBody(r *http.Request) ([]byte, error) {
+	body, err := io.ReadAll(io.LimitReader(r.Body, limit.MaxBody+1))
+	if err == nil && len(body) > limit.MaxBody {
+		io.CopyN(io.Discard, r.Body, 1<<20)
+		err = errBodyTooLarge
+	}
+	return bytes.TrimPrefix(body, byteOrderMark), err
 }
 
 // identifier identifies the client of a request, see [access.Authenticator.Identify].
