@@ -8,7 +8,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 
-	"bellhop/dialog"
 	"bellhop/notify/eventlog"
 	"bellhop/notify/schedule"
 	"bellhop/notify/send"
@@ -223,22 +222,6 @@ func (l *deliveryLoop) applySubscriptions() {
 	}
 }
 
-// restorePause restores the pause of s that its stored health st records, by opening the
-// circuit breaker that paused s. It does nothing if this process already delivered to s
-// (known). If s was edited since the pause, restorePause publishes instead that s is
-// resumed.
-func (l *deliveryLoop) restorePause(s Subscription, st healthState, known bool) {
-	h, ok := l.scheduler.Health(s.ID)
-	if !ok || known || st.Paused.IsZero() {
-		return
-	}
-	if s.Modified.After(st.Paused) {
-		l.publishHealth(h)
-		return
-	}
-	l.scheduler.RestorePause(time.Now(), s.ID, schedule.Health{Paused: st.Paused, Why: st.Why, Breaker: st.Breaker})
-}
-
 // startAttempts hands attempts to the senders until none is due or maxSenders are in
 // flight.
 func (l *deliveryLoop) startAttempts(now time.Time) {
@@ -283,149 +266,6 @@ func (l *deliveryLoop) takeResult(a *attempt) {
 	}
 }
 
-// updateHealth stores when a subscription began to fail, once it has failed for
-// healthDelay, and clears it when the subscription recovers. After disableAfter of
-// failures it disables the subscription.
-func (l *deliveryLoop) updateHealth(now time.Time, h schedule.Health, why string) {
-	id := h.Subscription.ID
-	st, known := l.health.get(id)
-	switch {
-	case h.Failing.IsZero():
-		if known && st.Paused.IsZero() {
-			l.health.set(id, nil)
-		}
-	case now.Sub(h.Failing) >= disableAfter:
-		l.disableSubscription(h.Subscription, "all attempts failed since "+h.Failing.UTC().Format(time.RFC3339)+"; last failure: "+why)
-	case !known && now.Sub(h.Failing) >= healthDelay:
-		l.health.set(id, &healthState{Failing: h.Failing, Why: why})
-	}
-}
-
-// reportBreaker logs that the circuit breaker of an endpoint has opened or closed, and
-// counts the openings.
-func (l *deliveryLoop) reportBreaker(endpoint string, open bool, why string) {
-	if open {
-		l.stats.paused.Add(1)
-		l.log.Warn("endpoint paused", "endpoint", endpoint, "err", why)
-	} else {
-		l.log.Info("endpoint resumed", "endpoint", endpoint)
-	}
-}
-
-// publishHealth publishes and stores that a subscription was paused or resumed. If
-// another circuit breaker pauses a paused subscription, it only stores that.
-func (l *deliveryLoop) publishHealth(h schedule.Health) {
-	id := h.Subscription.ID
-	st, _ := l.health.get(id)
-	switch {
-	case h.Paused.IsZero() && st.Paused.IsZero():
-	case h.Paused.IsZero():
-		if h.Failing.IsZero() || st.Failing.IsZero() {
-			l.health.set(id, nil)
-		} else {
-			l.health.set(id, &healthState{Failing: h.Failing, Why: st.Why})
-		}
-		if st.Breaker == schedule.SubscriptionBreaker {
-			l.log.Info("subscription resumed", "subscriber", id)
-		}
-		l.EventLog.Append([]dialog.Event{h.Subscription.StateEvent("resumed", "", time.Now())})
-	case st.Paused.IsZero() || st.Breaker != h.Breaker:
-		begins := st.Paused.IsZero()
-		st := healthState{Failing: h.Failing, Paused: h.Paused, Why: h.Why, Breaker: h.Breaker}
-		l.health.set(id, &st)
-		if h.Breaker == schedule.SubscriptionBreaker {
-			l.stats.ownPaused.Add(1)
-			l.log.Warn("subscription paused", "subscriber", id, "err", h.Why)
-		}
-		if begins {
-			l.EventLog.Append([]dialog.Event{h.Subscription.StateEvent("paused", st.pauseReason(h.Subscription), time.Now())})
-		}
-	}
-}
-
-// disableSubscription publishes that a subscription is disabled, and disables it in the
-// store in the background. It tries again until that succeeds.
-func (l *deliveryLoop) disableSubscription(s *Subscription, why string) {
-	if l.disabling[s.ID] {
-		return
-	}
-	l.disabling[s.ID] = true
-	id, url := s.ID, s.URL
-	l.stats.disabled.Add(1)
-	l.log.Warn("subscription disabled", "subscriber", id, "why", why)
-	l.EventLog.Append([]dialog.Event{s.StateEvent(StateDisabled, why, time.Now())})
-	l.helpers.Go(func() {
-		defer l.recoverPanic("disable subscription")
-		for l.attemptCtx.Err() == nil {
-			ctx, cancel := context.WithTimeout(l.attemptCtx, stream.Timeout)
-			err := l.registry.disableSubscription(ctx, id, url, why)
-			cancel()
-			if err == nil {
-				return
-			}
-			l.log.Error("subscription not disabled", "subscriber", id, "err", err)
-			stream.Sleep(l.attemptCtx, stream.Backoff)
-		}
-	})
-}
-
-// saveUpdates hands the next batch of updates to the outbox writer, unless a batch is
-// still being written.
-func (l *deliveryLoop) saveUpdates(now time.Time) {
-	if l.updates != nil {
-		return
-	}
-	if l.updates = l.scheduler.Updates(now, stream.BatchSize); l.updates == nil {
-		return
-	}
-	msgs := make([]*nats.Msg, len(l.updates))
-	for i, u := range l.updates {
-		msgs[i] = outboxMessage(u)
-	}
-	l.updateBatches <- msgs
-}
-
-// takeUpdateResults applies the results of the written batch to the scheduler.
-func (l *deliveryLoop) takeUpdateResults(results []stream.Result) {
-	for i, u := range l.updates {
-		l.scheduler.FinishUpdate(u, results[i].Err)
-	}
-	l.updates = nil
-}
-
-// runOutboxWriter writes batches to the outbox, and removes superseded messages, until
-// updateBatches is closed.
-func (l *deliveryLoop) runOutboxWriter(writer *stream.Writer, sweeper *sweeper) {
-	for msgs := range l.updateBatches {
-		l.updateResults <- l.writeOutboxBatch(writer, sweeper, msgs)
-		l.sweepOutbox(writer, sweeper)
-	}
-}
-
-// writeOutboxBatch writes a batch to the outbox and returns the result of each message.
-func (l *deliveryLoop) writeOutboxBatch(writer *stream.Writer, sweeper *sweeper, msgs []*nats.Msg) (results []stream.Result) {
-	results = stream.Unanswered(len(msgs)) // if it panics
-	defer l.recoverPanic("write outbox")
-	results = writer.Write(l.attemptCtx, msgs)
-	for _, r := range results {
-		if r.Err != nil {
-			l.log.Warn("outbox not written", "err", r.Err)
-			stream.Sleep(l.attemptCtx, stream.Backoff)
-			break
-		}
-	}
-	for i, r := range results {
-		sweeper.noteResult(msgs[i], r)
-	}
-	return results
-}
-
-// sweepOutbox removes messages that the outbox no longer needs.
-func (l *deliveryLoop) sweepOutbox(writer *stream.Writer, sweeper *sweeper) {
-	defer l.recoverPanic("sweep outbox")
-	sweeper.removeMessages(l.attemptCtx, writer)
-}
-
 // drainAttempts waits up to five seconds for the attempts in flight, and writes their
 // results to the outbox. It aborts the others; they are made again after a restart.
 func (l *deliveryLoop) drainAttempts() {
@@ -450,14 +290,4 @@ func (l *deliveryLoop) drainAttempts() {
 		l.takeUpdateResults(<-l.updateResults)
 	}
 	l.abort()
-}
-
-// countEnd counts and records the end of a delivery, and logs it if the delivery expired
-// or was refused.
-func (n *Notifier) countEnd(e schedule.End) {
-	n.stats.ended[e.Outcome].Add(1)
-	n.recordEnd(e)
-	if e.Outcome == schedule.Expired || e.Outcome == schedule.Refused {
-		n.log.Warn("delivery "+e.Outcome.String(), "subscriber", e.Subscription, "call", e.Queue, "type", e.Type, "attempts", e.Failures)
-	}
 }

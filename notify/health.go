@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"bellhop/dialog"
 	"bellhop/notify/schedule"
 	"bellhop/notify/stream"
 )
@@ -166,4 +167,106 @@ func (h *healthStates) withHealth(s Subscription) Subscription {
 		s.Why = st.pauseReason(&s) + "; since " + st.Paused.UTC().Format(time.RFC3339) + " only probes are sent, up to 30 s apart"
 	}
 	return s
+}
+
+// restorePause restores the pause of s that its stored health st records, by opening the
+// circuit breaker that paused s. It does nothing if this process already delivered to s
+// (known). If s was edited since the pause, restorePause publishes instead that s is
+// resumed.
+func (l *deliveryLoop) restorePause(s Subscription, st healthState, known bool) {
+	h, ok := l.scheduler.Health(s.ID)
+	if !ok || known || st.Paused.IsZero() {
+		return
+	}
+	if s.Modified.After(st.Paused) {
+		l.publishHealth(h)
+		return
+	}
+	l.scheduler.RestorePause(time.Now(), s.ID, schedule.Health{Paused: st.Paused, Why: st.Why, Breaker: st.Breaker})
+}
+
+// updateHealth stores when a subscription began to fail, once it has failed for
+// healthDelay, and clears it when the subscription recovers. After disableAfter of
+// failures it disables the subscription.
+func (l *deliveryLoop) updateHealth(now time.Time, h schedule.Health, why string) {
+	id := h.Subscription.ID
+	st, known := l.health.get(id)
+	switch {
+	case h.Failing.IsZero():
+		if known && st.Paused.IsZero() {
+			l.health.set(id, nil)
+		}
+	case now.Sub(h.Failing) >= disableAfter:
+		l.disableSubscription(h.Subscription, "all attempts failed since "+h.Failing.UTC().Format(time.RFC3339)+"; last failure: "+why)
+	case !known && now.Sub(h.Failing) >= healthDelay:
+		l.health.set(id, &healthState{Failing: h.Failing, Why: why})
+	}
+}
+
+// reportBreaker logs that the circuit breaker of an endpoint has opened or closed, and
+// counts the openings.
+func (l *deliveryLoop) reportBreaker(endpoint string, open bool, why string) {
+	if open {
+		l.stats.paused.Add(1)
+		l.log.Warn("endpoint paused", "endpoint", endpoint, "err", why)
+	} else {
+		l.log.Info("endpoint resumed", "endpoint", endpoint)
+	}
+}
+
+// publishHealth publishes and stores that a subscription was paused or resumed. If
+// another circuit breaker pauses a paused subscription, it only stores that.
+func (l *deliveryLoop) publishHealth(h schedule.Health) {
+	id := h.Subscription.ID
+	st, _ := l.health.get(id)
+	switch {
+	case h.Paused.IsZero() && st.Paused.IsZero():
+	case h.Paused.IsZero():
+		if h.Failing.IsZero() || st.Failing.IsZero() {
+			l.health.set(id, nil)
+		} else {
+			l.health.set(id, &healthState{Failing: h.Failing, Why: st.Why})
+		}
+		if st.Breaker == schedule.SubscriptionBreaker {
+			l.log.Info("subscription resumed", "subscriber", id)
+		}
+		l.EventLog.Append([]dialog.Event{h.Subscription.StateEvent("resumed", "", time.Now())})
+	case st.Paused.IsZero() || st.Breaker != h.Breaker:
+		begins := st.Paused.IsZero()
+		st := healthState{Failing: h.Failing, Paused: h.Paused, Why: h.Why, Breaker: h.Breaker}
+		l.health.set(id, &st)
+		if h.Breaker == schedule.SubscriptionBreaker {
+			l.stats.ownPaused.Add(1)
+			l.log.Warn("subscription paused", "subscriber", id, "err", h.Why)
+		}
+		if begins {
+			l.EventLog.Append([]dialog.Event{h.Subscription.StateEvent("paused", st.pauseReason(h.Subscription), time.Now())})
+		}
+	}
+}
+
+// disableSubscription publishes that a subscription is disabled, and disables it in the
+// store in the background. It tries again until that succeeds.
+func (l *deliveryLoop) disableSubscription(s *Subscription, why string) {
+	if l.disabling[s.ID] {
+		return
+	}
+	l.disabling[s.ID] = true
+	id, url := s.ID, s.URL
+	l.stats.disabled.Add(1)
+	l.log.Warn("subscription disabled", "subscriber", id, "why", why)
+	l.EventLog.Append([]dialog.Event{s.StateEvent(StateDisabled, why, time.Now())})
+	l.helpers.Go(func() {
+		defer l.recoverPanic("disable subscription")
+		for l.attemptCtx.Err() == nil {
+			ctx, cancel := context.WithTimeout(l.attemptCtx, stream.Timeout)
+			err := l.registry.disableSubscription(ctx, id, url, why)
+			cancel()
+			if err == nil {
+				return
+			}
+			l.log.Error("subscription not disabled", "subscriber", id, "err", err)
+			stream.Sleep(l.attemptCtx, stream.Backoff)
+		}
+	})
 }

@@ -65,6 +65,63 @@ func outboxMessage(u schedule.Update) *nats.Msg {
 	return m
 }
 
+// saveUpdates hands the next batch of updates to the outbox writer, unless a batch is
+// still being written.
+func (l *deliveryLoop) saveUpdates(now time.Time) {
+	if l.updates != nil {
+		return
+	}
+	if l.updates = l.scheduler.Updates(now, stream.BatchSize); l.updates == nil {
+		return
+	}
+	msgs := make([]*nats.Msg, len(l.updates))
+	for i, u := range l.updates {
+		msgs[i] = outboxMessage(u)
+	}
+	l.updateBatches <- msgs
+}
+
+// takeUpdateResults applies the results of the written batch to the scheduler.
+func (l *deliveryLoop) takeUpdateResults(results []stream.Result) {
+	for i, u := range l.updates {
+		l.scheduler.FinishUpdate(u, results[i].Err)
+	}
+	l.updates = nil
+}
+
+// runOutboxWriter writes batches to the outbox, and removes superseded messages, until
+// updateBatches is closed.
+func (l *deliveryLoop) runOutboxWriter(writer *stream.Writer, sweeper *sweeper) {
+	for msgs := range l.updateBatches {
+		l.updateResults <- l.writeOutboxBatch(writer, sweeper, msgs)
+		l.sweepOutbox(writer, sweeper)
+	}
+}
+
+// writeOutboxBatch writes a batch to the outbox and returns the result of each message.
+func (l *deliveryLoop) writeOutboxBatch(writer *stream.Writer, sweeper *sweeper, msgs []*nats.Msg) (results []stream.Result) {
+	results = stream.Unanswered(len(msgs)) // if it panics
+	defer l.recoverPanic("write outbox")
+	results = writer.Write(l.attemptCtx, msgs)
+	for _, r := range results {
+		if r.Err != nil {
+			l.log.Warn("outbox not written", "err", r.Err)
+			stream.Sleep(l.attemptCtx, stream.Backoff)
+			break
+		}
+	}
+	for i, r := range results {
+		sweeper.noteResult(msgs[i], r)
+	}
+	return results
+}
+
+// sweepOutbox removes messages that the outbox no longer needs.
+func (l *deliveryLoop) sweepOutbox(writer *stream.Writer, sweeper *sweeper) {
+	defer l.recoverPanic("sweep outbox")
+	sweeper.removeMessages(l.attemptCtx, writer)
+}
+
 // A storedRead is a read of the log, as the outbox stores it, for a lagging subscription
 // or a replay.
 type storedRead struct {

@@ -61,6 +61,16 @@ func (n *Notifier) recordAttempt(a *attempt, v schedule.Verdict) {
 	n.deliveryLog.Add(a.fillRecord(word, v.Next))
 }
 
+// countEnd counts and records the end of a delivery, and logs it if the delivery expired
+// or was refused.
+func (n *Notifier) countEnd(e schedule.End) {
+	n.stats.ended[e.Outcome].Add(1)
+	n.recordEnd(e)
+	if e.Outcome == schedule.Expired || e.Outcome == schedule.Refused {
+		n.log.Warn("delivery "+e.Outcome.String(), "subscriber", e.Subscription, "call", e.Queue, "type", e.Type, "attempts", e.Failures)
+	}
+}
+
 // recordEnd records the end of a delivery, unless the record of an attempt or a
 // redelivery already contains it.
 func (n *Notifier) recordEnd(e schedule.End) {
