@@ -132,7 +132,7 @@ func TestReverseProxyConnectsOnly(t *testing.T) {
 		s.dialTCPPeer(balancerAt).close()
 		s.advance(0)
 		assertEqual(t, "malformed", fmt.Sprint(s.proxy.Stats().Malformed), "0")
-		if s.log.Len() > 0 {
+		if s.log.String() != "" {
 			t.Errorf("logged: %s", s.log)
 		}
 	}, behindProxy)

@@ -32,7 +32,7 @@ type testbed struct {
 	t            *testing.T
 	net          *siptest.Network
 	proxy        *sip.Proxy
-	log          *bytes.Buffer
+	log          *logBuffer
 	observations chan dialog.Message
 	peers        []*peer
 	stop         func()
@@ -41,6 +41,30 @@ type testbed struct {
 	allPBXs    []*peer // several PBXs get OPTIONS all the time
 
 	restartProxy func() // starts a new proxy with the same configuration
+}
+
+// logBuffer holds a log. Workers write to it while a test reads it.
+type logBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logBuffer) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(b)
+}
+
+func (l *logBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+func (l *logBuffer) Reset() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.b.Reset()
 }
 
 // runScenario runs a script on a testbed. At its end the proxy must come to rest: five
@@ -68,7 +92,7 @@ func runUnproven(t *testing.T, script func(s *testbed), changes ...func(*sip.Con
 // newTestbed returns a testbed with a running proxy. It must be called in a synctest
 // bubble.
 func newTestbed(t *testing.T, changes ...func(*sip.Config)) *testbed {
-	s := &testbed{t: t, net: siptest.NewNetwork(), log: &bytes.Buffer{}, observations: make(chan dialog.Message, 1<<14)}
+	s := &testbed{t: t, net: siptest.NewNetwork(), log: &logBuffer{}, observations: make(chan dialog.Message, 1<<14)}
 	cfg := sip.Config{
 		Listen:       listenOn(sip.Addr{Proto: sip.UDP, AddrPort: proxyAt}, sip.Addr{Proto: sip.TCP, AddrPort: proxyAt}),
 		PBX:          []sip.Addr{{Proto: sip.UDP, AddrPort: pbxAt}},
