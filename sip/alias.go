@@ -35,7 +35,8 @@ func (ps *peers) maySetAlias(s *stream) bool {
 	case TCP:
 		return listed != nil
 	case TLS:
-		return s.trunk != nil && (listed == nil || listed == s.trunk)
+		t := ps.trunkOfConn(s)
+		return t != nil && (listed == nil || listed == t)
 	}
 	return false
 }

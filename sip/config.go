@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"bellhop/dialog"
@@ -112,7 +113,8 @@ type Trunk struct {
 	OwnContact bool          // the proxy replaces the PBX's Contact by its advertised name
 	MaxCPS     int           // calls that it gets in any second, at most; 0: no limit
 
-	rate *callRate // of MaxCPS
+	rate    *callRate      // of MaxCPS
+	refused *atomic.Uint64 // calls of the PBX refused because of MaxCPS
 }
 
 // Register is how calls to phones come back through the proxy.

@@ -144,7 +144,7 @@ func (l *listener) ownsAddr(ip netip.Addr) bool {
 // isLocalNet reports whether an address is in [Config.LocalNets] and not that of a trunk
 // that knows the proxy by its advertised name alone.
 func (px *Proxy) isLocalNet(ip netip.Addr) bool {
-	if px.peers.wantOwnContact {
+	if px.peers.trunks.Load().wantOwnContact {
 		if t := px.peers.trunkAt(ip); t != nil && t.OwnContact {
 			return false
 		}

@@ -10,15 +10,13 @@ import (
 )
 
 // peers are the configured elements that the proxy exchanges messages with: the PBXs and
-// the trunks. All other senders, phones too, are strangers. Only pbx.down and
+// the trunks. All other senders, phones too, are strangers. Only trunks, pbx.down and
 // pbx.diagnosis, which are atomic, change after Listen, so any goroutine may use peers.
 type peers struct {
 	pbx        []*pbx
 	pbxSources []netip.Prefix // further sources on the PBX side
-	trunks     []Trunk
+	trunks     atomic.Pointer[trunkSet]
 	pbxTLS     *certs.Client // see [Config.PBXTLS]
-
-	wantOwnContact bool // a trunk has OwnContact
 }
 
 // pbx is one configured PBX.
@@ -136,8 +134,7 @@ func (ps *peers) sourceSide(ip netip.Addr) dialog.Side {
 
 // trunkAt returns the trunk that an address belongs to, or nil.
 func (ps *peers) trunkAt(ip netip.Addr) *Trunk {
-	for i := range ps.trunks {
-		t := &ps.trunks[i]
+	for _, t := range ps.trunks.Load().all {
 		for _, a := range t.To {
 			if a.Addr() == ip {
 				return t
@@ -155,16 +152,16 @@ func (ps *peers) trunkAt(ip netip.Addr) *Trunk {
 // trunkOf returns the trunk from which p comes, or nil: the one whose certificate the peer
 // has presented, or else the one that its address belongs to.
 func (ps *peers) trunkOf(p *packet) *Trunk {
-	if p.conn != nil && p.conn.trunk != nil {
-		return p.conn.trunk
+	if t := ps.trunkOfConn(p.conn); t != nil {
+		return t
 	}
 	return ps.trunkAt(p.peer.Addr())
 }
 
 // trunkTo returns the trunk to which messages to a destination go, or nil: see trunkOf.
 func (ps *peers) trunkTo(to destination) *Trunk {
-	if to.conn != nil && to.conn.trunk != nil {
-		return to.conn.trunk
+	if t := ps.trunkOfConn(to.conn); t != nil {
+		return t
 	}
 	return ps.trunkAt(to.peer().Addr())
 }

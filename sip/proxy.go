@@ -61,7 +61,6 @@ import (
 	"log/slog"
 	"runtime"
 	"runtime/debug"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -82,7 +81,6 @@ type Proxy struct {
 	sources         sources
 	bindings        *bindings
 	stunLimit       *stunLimit
-	trunkProbes     []*trunkProbe
 	backlog         chan struct{} // see Backlog
 	draining        atomic.Bool
 	stats           counters
@@ -116,9 +114,8 @@ func Listen(cfg Config) (*Proxy, error) {
 	px.bindings = newBindings()
 	px.stunLimit = newStunLimit()
 	px.backlog = make(chan struct{}, 1)
-	px.peers = peers{pbxSources: cfg.PBXSources, trunks: newTrunks(cfg.Trunks), pbxTLS: cfg.PBXTLS}
-	px.peers.wantOwnContact = slices.ContainsFunc(cfg.Trunks, func(t Trunk) bool { return t.OwnContact })
-	px.trunkProbes = newTrunkProbes(&px.cfg, px.peers.trunks)
+	px.peers.pbxSources, px.peers.pbxTLS = cfg.PBXSources, cfg.PBXTLS
+	px.peers.trunks.Store(px.newTrunkSet(cfg.Trunks, &trunkSet{}))
 	for _, a := range cfg.PBX {
 		px.peers.pbx = append(px.peers.pbx, &pbx{addr: a, id: newPBXID(a)})
 	}

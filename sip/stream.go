@@ -48,7 +48,7 @@ type stream struct {
 	closeOnce sync.Once
 	dialed    bool        // opened by the proxy, so the peer listens at its port
 	client    *tls.Config // with which the proxy opens it; nil: without TLS, or accepted
-	trunk     *Trunk      // that the peer has proved to be by its certificate, or nil
+	trunk     string      // name of the trunk that the peer has proved to be by its certificate, or ""
 
 	hasPhones bool                      // a phone has registered on it; used by the reading goroutine only
 	aliasRead bool                      // see noteAlias; used by the reading goroutine only

@@ -120,7 +120,9 @@ func (ss *streamTable) newStream(c net.Conn, peer netip.AddrPort, l *listener) *
 // addStream adds a stream to the table. c is its connection, or nil.
 func (ss *streamTable) addStream(c net.Conn, peer netip.AddrPort, l *listener, trunk *Trunk) *stream {
 	s := ss.newStream(c, peer, l)
-	s.trunk = trunk
+	if trunk != nil {
+		s.trunk = trunk.Name
+	}
 	ss.byPeer.Store(s.key(), s)
 	return s
 }

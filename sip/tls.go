@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"slices"
 	"time"
 
 	"bellhop/sip/certs"
@@ -76,12 +77,7 @@ func (ps *peers) canDial(a Addr) bool { return a.Proto == TCP || ps.clientFor(a)
 
 // asksForCertificate reports whether a trunk is known by its certificate.
 func (ps *peers) asksForCertificate() bool {
-	for i := range ps.trunks {
-		if len(ps.trunks[i].TLSNames) > 0 {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(ps.trunks.Load().all, func(t *Trunk) bool { return len(t.TLSNames) > 0 })
 }
 
 // trunkOfCertificate returns the trunk that has presented the certificates of a chain. A
@@ -95,8 +91,7 @@ func (ps *peers) trunkOfCertificate(chain []*x509.Certificate, now time.Time) (t
 		return nil, nil
 	}
 	err = fmt.Errorf("no trunk has a name of the certificate in tls_names: %q", chain[0].DNSNames)
-	for i := range ps.trunks {
-		t := &ps.trunks[i]
+	for _, t := range ps.trunks.Load().all {
 		for _, name := range t.TLSNames {
 			if !certs.HasName(chain[0], name) {
 				continue

@@ -15,7 +15,7 @@ import (
 // trunk that wants ours. A redirection (3xx) keeps its Contacts, because they are targets.
 func (c *composer) replacePBXContacts(p *packet, to destination) {
 	m := &p.msg
-	if p.side != pbxSide || m.status >= 300 || !c.peers.wantOwnContact || !m.hasField(hContact) {
+	if p.side != pbxSide || m.status >= 300 || !c.peers.trunks.Load().wantOwnContact || !m.hasField(hContact) {
 		return
 	}
 	if trunk := c.peers.trunkTo(to); trunk == nil || !trunk.OwnContact {

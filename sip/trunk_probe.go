@@ -13,8 +13,8 @@ const maxProbeAnswer = 80
 // they have got one, and a NAT in front of bellhop stays open for calls of the trunk. The
 // first worker owns all trunkProbes.
 type trunkProbe struct {
-	worker   *worker
-	trunk    *Trunk
+	worker   *worker // nil: not started
+	trunk    string  // name
 	addr     Addr
 	interval instant
 	timer    timer
@@ -39,28 +39,54 @@ func ProbeInterval(proto Proto, probe, keepAlive time.Duration) time.Duration {
 	return probe
 }
 
-// newTrunkProbes returns the probes of the configured trunks.
-func newTrunkProbes(cfg *Config, trunks []Trunk) (probes []*trunkProbe) {
-	for i := range trunks {
-		t := &trunks[i]
+// newTrunkProbes returns the probes of the trunks. Those that are in old already, and have
+// the same interval, stay the same. Others keep the state of their address.
+func newTrunkProbes(cfg *Config, trunks []*Trunk, old []*trunkProbe) (probes []*trunkProbe) {
+	for _, t := range trunks {
 		for _, a := range t.To {
-			if interval := ProbeInterval(a.Proto, t.Probe, cfg.KeepAlive); interval > 0 {
-				probes = append(probes, &trunkProbe{trunk: t, addr: a, interval: instant(interval)})
+			interval := instant(ProbeInterval(a.Proto, t.Probe, cfg.KeepAlive))
+			if interval <= 0 {
+				continue
 			}
+			b := &trunkProbe{trunk: t.Name, addr: a, interval: interval}
+			for _, o := range old {
+				switch {
+				case o.trunk != t.Name || o.addr != a:
+				case o.interval == interval:
+					b = o
+				default:
+					b.state.Store(o.state.Load())
+				}
+			}
+			probes = append(probes, b)
 		}
 	}
 	return probes
 }
 
-// startTrunkProbes starts the probes of all trunks on the first worker.
+// startTrunkProbes starts those probes of trunks that do not run. The first worker runs all.
 func (w *worker) startTrunkProbes() {
 	if w.index != 0 {
 		return
 	}
-	for _, b := range w.proxy.trunkProbes {
-		b.worker, b.timer.owner = w, b
-		b.handleTimer(w.now())
+	for _, b := range w.proxy.peers.trunks.Load().probes {
+		if b.worker == nil {
+			b.worker, b.timer.owner = w, b
+			b.handleTimer(w.now())
+		}
 	}
+}
+
+// stop ends a probe.
+func (b *trunkProbe) stop() {
+	if b.worker == nil {
+		return
+	}
+	if b.awaited != nil {
+		b.awaited.terminate()
+		b.awaited = nil
+	}
+	b.worker.wheel.stop(&b.timer)
 }
 
 // handleTimer sends the next OPTIONS. If the last one has no response yet, the address
@@ -126,7 +152,7 @@ func (b *trunkProbe) setState(now instant, up bool, answer string) {
 	}
 	b.state.Store(next)
 	if wasUp := old == nil || old.up; wasUp != up {
-		b.worker.proxy.log.Warn("trunk state changed", "trunk", b.trunk.Name, "address", b.addr, "down", !up, "why", answer)
+		b.worker.proxy.log.Warn("trunk state changed", "trunk", b.trunk, "address", b.addr, "down", !up, "why", answer)
 	}
 }
 
@@ -146,18 +172,15 @@ type TargetState struct {
 	Answer string        // status code and reason of the last response, or why there is none
 }
 
-// TrunkStates returns the states of the trunks in the order of [Config.Trunks]. It may be
+// TrunkStates returns the states of the trunks in the order of the configuration. It may be
 // called from any goroutine at any time.
 func (px *Proxy) TrunkStates() (states []TrunkState) {
 	now := px.now()
-	for i := range px.peers.trunks {
-		t := &px.peers.trunks[i]
-		s := TrunkState{Name: t.Name}
-		if t.rate != nil {
-			s.Refused = t.rate.refused.Load()
-		}
-		for _, b := range px.trunkProbes {
-			if b.trunk != t {
+	set := px.peers.trunks.Load()
+	for _, t := range set.all {
+		s := TrunkState{Name: t.Name, Refused: t.refused.Load()}
+		for _, b := range set.probes {
+			if b.trunk != t.Name {
 				continue
 			}
 			target := TargetState{Addr: b.addr}

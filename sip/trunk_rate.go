@@ -1,7 +1,6 @@
 package sip
 
 import (
-	"slices"
 	"sync/atomic"
 	"time"
 )
@@ -15,22 +14,12 @@ import (
 type callRate struct {
 	next     atomic.Uint64 // number of the next call, or less for a moment
 	slots    []atomic.Uint64
-	refused  atomic.Uint64
 	loggedAt atomic.Int64 // time of the last log line about a refused call
 }
 
 // A slot of a callRate has the time in milliseconds in its lower bits, and the lower bits
 // of the round above.
 const callTimeBits = 44
-
-// newTrunks returns trunks with a callRate each.
-func newTrunks(configured []Trunk) []Trunk {
-	trunks := slices.Clone(configured)
-	for i := range trunks {
-		trunks[i].rate = newCallRate(trunks[i].MaxCPS)
-	}
-	return trunks
-}
 
 // newCallRate returns a callRate of that many calls a second, or nil if n is 0.
 func newCallRate(n int) *callRate {
@@ -77,7 +66,7 @@ func (px *Proxy) limitCalls(now instant, p *packet, r *routeDecision) *fault {
 	if trunk == nil || trunk.rate == nil || trunk.rate.allow(now) {
 		return nil
 	}
-	trunk.rate.refused.Add(1)
+	trunk.refused.Add(1)
 	last := trunk.rate.loggedAt.Load()
 	if (last == 0 || now-instant(last) >= instant(time.Minute)) && trunk.rate.loggedAt.CompareAndSwap(last, int64(now)) {
 		px.log.Warn("calls to trunk refused", "trunk", trunk.Name, "max_cps", trunk.MaxCPS)
