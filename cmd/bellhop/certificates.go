@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -26,16 +27,18 @@ const (
 // certificates are those of the proxy: of its TLS listeners, and of its connections to PBX
 // and trunks.
 type certificates struct {
-	shared *certs.Store             // of listeners without their own; nil: none
-	own    map[int]*certs.Store     // of a listener, by its index in the config
-	pbx    *certs.Client            // nil: no PBX has a TLS address
-	trunks map[string]*certs.Client // by the trunk's name
+	shared *certs.Store         // of listeners without their own; nil: none
+	own    map[int]*certs.Store // of a listener, by its index in the config
+	pbx    *certs.Client        // nil: no PBX has a TLS address
 	log    *slog.Logger
+
+	mu     sync.Mutex               // guards trunks
+	trunks map[string]*certs.Client // by the trunk's name; the map is replaced, not changed
 }
 
 // openCertificates reads the certificates of the config.
 func openCertificates(cfg config.Config, log *slog.Logger) (c *certificates, err error) {
-	c = &certificates{own: map[int]*certs.Store{}, trunks: map[string]*certs.Client{}, log: log}
+	c = &certificates{own: map[int]*certs.Store{}, log: log}
 	if pairs := cfg.SharedCertificates(); len(pairs) > 0 {
 		if c.shared, err = certs.New(pairs); err != nil {
 			return nil, err
@@ -53,14 +56,39 @@ func openCertificates(cfg config.Config, log *slog.Logger) (c *certificates, err
 			return nil, err
 		}
 	}
+	return c, c.configureTrunks(cfg)
+}
+
+// configureTrunks sets the TLS clients of the trunks. A trunk that has one already keeps
+// it, with new settings.
+func (c *certificates) configureTrunks(cfg config.Config) (err error) {
+	old, clients := c.trunkClients(), map[string]*certs.Client{}
 	for i := range cfg.Trunk {
-		if client, ok := cfg.Trunk[i].Client(); ok {
-			if c.trunks[cfg.Trunk[i].Name], err = certs.NewClient(client); err != nil {
-				return nil, err
-			}
+		t := &cfg.Trunk[i]
+		client, ok := t.Client()
+		switch running := old[t.Name]; {
+		case !ok:
+			continue
+		case running != nil:
+			clients[t.Name], err = running, running.Configure(client)
+		default:
+			clients[t.Name], err = certs.NewClient(client)
+		}
+		if err != nil {
+			return err
 		}
 	}
-	return c, nil
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.trunks = clients
+	return nil
+}
+
+// trunkClients returns the TLS clients of the trunks by the names of the trunks.
+func (c *certificates) trunkClients() map[string]*certs.Client {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.trunks
 }
 
 // listeners returns the listeners of the config with their certificates.
@@ -76,9 +104,9 @@ func (c *certificates) listeners(cfg config.Config) []sip.Listener {
 
 // trunksOf returns the trunks of the config with their TLS clients.
 func (c *certificates) trunksOf(cfg config.Config) []sip.Trunk {
-	ts := cfg.Trunks()
+	ts, clients := cfg.Trunks(), c.trunkClients()
 	for i := range ts {
-		ts[i].TLS = c.trunks[ts[i].Name]
+		ts[i].TLS = clients[ts[i].Name]
 	}
 	return ts
 }
@@ -106,15 +134,10 @@ func (c *certificates) configure(old, cfg config.Config) (applied []string, err 
 			return nil, err
 		}
 	}
-	if reflect.DeepEqual(withoutTLS(old.Trunk), withoutTLS(cfg.Trunk)) {
+	if haveTLSNames(old.Trunk) == haveTLSNames(cfg.Trunk) {
 		applied = append(applied, "trunk")
-		for i := range cfg.Trunk {
-			client, _ := cfg.Trunk[i].Client()
-			if running := c.trunks[cfg.Trunk[i].Name]; running != nil {
-				if err := running.Configure(client); err != nil {
-					return nil, err
-				}
-			}
+		if err := c.configureTrunks(cfg); err != nil {
+			return nil, err
 		}
 	}
 	return applied, nil
@@ -132,18 +155,10 @@ func withoutPairs(ls []config.Listener) []config.Listener {
 	return ls
 }
 
-// withoutTLS returns trunks without the settings that only their TLS clients have. Whether
-// they have a TLS client stays.
-func withoutTLS(ts []config.Trunk) []config.Trunk {
-	ts = slices.Clone(ts)
-	for i := range ts {
-		name := ""
-		if _, ok := ts[i].Client(); ok {
-			name = "some"
-		}
-		ts[i].TLSName, ts[i].TLSCA, ts[i].TLSCert, ts[i].TLSKey = name, "", "", ""
-	}
-	return ts
+// haveTLSNames reports whether a trunk is known by its certificate. Only then do the
+// listeners ask for certificates, which they do from the start or never.
+func haveTLSNames(ts []config.Trunk) bool {
+	return slices.ContainsFunc(ts, func(t config.Trunk) bool { return len(t.TLSNames) > 0 })
 }
 
 // run looks every certificateInterval whether the contents of certificates have changed,
@@ -207,7 +222,7 @@ func (c *certificates) clients() map[string]*certs.Client {
 	if c.pbx != nil {
 		all["sip.tls_ca"] = c.pbx
 	}
-	for name, t := range c.trunks {
+	for name, t := range c.trunkClients() {
 		all[fmt.Sprintf("trunk %q", name)] = t
 	}
 	return all

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -54,7 +55,7 @@ func TestShowsStateOfTrunks(t *testing.T) {
 	up := netip.MustParseAddrPort(carrier.LocalAddr().String())
 	down := freePort(t, "127.0.0.6")
 	s.configure(fmt.Sprintf("[[trunk]]\nname = \"carrier\"\nto = [\"udp://%v\", \"tcp://%v\"]\nmax_cps = 30\n", up, down))
-	s.serve()
+	p := s.serve()
 	var status struct{ Trunks []ops.Trunk }
 	states := func() (all string) {
 		s.api("GET", "/v1/status", nil, &status)
@@ -80,6 +81,22 @@ func TestShowsStateOfTrunks(t *testing.T) {
 	} {
 		if got := s.metric(name); got != want {
 			t.Errorf("%s is %v, want %v", name, got, want)
+		}
+	}
+
+	// The trunk gets another name and one address, and nothing starts again.
+	s.configure(fmt.Sprintf("[[trunk]]\nname = \"other\"\nto = [\"udp://%v\"]\n", up))
+	p.signal(syscall.SIGHUP)
+	s.eventually("the new trunk has been probed", func() bool { return states() == fmt.Sprintf(`other 0 udp://%v up "200 OK"`, up) })
+	s.configure(fmt.Sprintf("[[trunk]]\nname = \"other\"\nto = [\"udp://%v\"]\nprobe = \"often\"\n", up))
+	p.signal(syscall.SIGHUP)
+	s.eventually("a wrong config changes nothing", func() bool { return strings.Contains(p.out.String(), `"config reload rejected"`) })
+	s.configure("")
+	p.signal(syscall.SIGHUP)
+	s.eventually("there is no trunk", func() bool { return states() == "" })
+	for _, line := range []string{`"config reloaded","applied":"trunk","needs_restart":""`} {
+		if strings.Count(p.out.String(), line) != 2 {
+			t.Errorf("the log has not twice %s:\n%s", line, p.out.String())
 		}
 	}
 }

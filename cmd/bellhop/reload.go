@@ -71,6 +71,7 @@ func (s *service) reloadConfig(ctx context.Context, path string, old config.Conf
 			running.Listener = cfg.Listener
 		case "trunk":
 			running.Trunk = cfg.Trunk
+			s.proxy.SetTrunks(s.certs.trunksOf(running))
 		}
 	}
 	running.SIP.Advertise = cfg.SIP.Advertise
