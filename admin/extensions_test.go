@@ -170,13 +170,18 @@ func TestStatusShowsCounts(t *testing.T) {
 	var reasons []string
 	c.Node, c.Ready = "ONE", func() []string { return reasons }
 	c.Suppressed = func() uint64 { return 7 }
-	c.Connections = func() ops.Connections { return ops.Connections{TCP: 1, TLS: 2, WS: 3, WSS: 4} }
 	since := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	c.Trunks = func() []ops.Trunk {
 		return []ops.Trunk{{Name: "carrier", Refused: 8, Targets: []ops.TrunkTarget{
 			{Address: "udp://192.0.2.1:5060", State: "up", Since: &since, Answer: "200 OK"},
 			{Address: "udp://192.0.2.2:5060", State: "unknown"},
 		}}}
+	}
+	expires := time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
+	c.Edge = func() (ops.Connections, []ops.Listener, []ops.Certificate) {
+		return ops.Connections{TCP: 1, TLS: 2, WS: 3, WSS: 4, Refused: 5, HandshakesFailed: 6},
+			[]ops.Listener{{Address: "tls://192.0.2.1:5061", Side: "edge", Connections: 2}},
+			[]ops.Certificate{{Name: "sip.tls_cert[0]", Hosts: []string{"a.example"}, Issuer: "CN=ca", Expires: expires, State: ops.CertificateExpiring}}
 	}
 	r := newRig(t, c)
 	r.want(201, "POST", "/v1/subscriptions", withFields(subscription(), "extension", "999"))
@@ -192,11 +197,13 @@ func TestStatusShowsCounts(t *testing.T) {
 		"version": "v0", "node": "ONE", "started": got["started"], "uptime": got["uptime"],
 		"delivering": false, "ready": true, "reasons": []any{}, "degraded": []any{}, "store": object{"ok": true, "losses": []any{}},
 		"calls": 2.0, "streams": 1.0, "attempts_suppressed": 7.0,
-		"connections": map[string]any{"tcp": 1.0, "tls": 2.0, "ws": 3.0, "wss": 4.0},
 		"trunks": []any{object{"name": "carrier", "calls_refused": 8.0, "targets": []any{
 			object{"address": "udp://192.0.2.1:5060", "state": "up", "since": "2026-01-02T03:04:05Z", "answer": "200 OK"},
 			object{"address": "udp://192.0.2.2:5060", "state": "unknown"},
 		}}},
+		"connections":   object{"tcp": 1.0, "tls": 2.0, "ws": 3.0, "wss": 4.0, "refused": 5.0, "handshakes_failed": 6.0},
+		"listeners":     []any{object{"address": "tls://192.0.2.1:5061", "side": "edge", "connections": 2.0}},
+		"certificates":  []any{object{"name": "sip.tls_cert[0]", "hosts": []any{"a.example"}, "issuer": "CN=ca", "expires": "2026-03-01T00:00:00Z", "state": "expiring"}},
 		"subscriptions": object{"all": 2.0, "active": 1.0, "paused": 0.0, "disabled": 1.0},
 		"events":        object{"published": 2.0, "dropped": 0.0, "unpublished": 0.0},
 		"deliveries":    object{"pending": 0.0, "delivered": 0.0, "expired": 0.0, "refused": 0.0, "canceled": 0.0, "failed_attempts": 0.0},

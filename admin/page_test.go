@@ -583,9 +583,16 @@ func TestPageManagesTokens(t *testing.T) {
 }
 
 func TestPageShowsHealth(t *testing.T) {
-	r := newRig(t, Config{Config: ops.Config{Ready: func() []string { return []string{"no PBX answers OPTIONS"} }}})
+	r := newRig(t, Config{Config: ops.Config{
+		Ready: func() []string { return []string{"no PBX answers OPTIONS"} },
+		Edge: func() (ops.Connections, []ops.Listener, []ops.Certificate) {
+			return ops.Connections{TLS: 2, WSS: 1, Refused: 4}, []ops.Listener{{Address: "tls://192.0.2.1:5061", Side: "edge", Connections: 2}},
+				[]ops.Certificate{{Name: "sip.tls_cert[0]", Hosts: []string{"a.example"}, Issuer: "CN=ca", Expires: time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC), State: ops.CertificateExpiring}}
+		},
+	}})
 	r.want(201, "POST", "/v1/subscriptions", withFields(subscription(), "active", false, "url", "http://off.example/"))
-	r.visit().sees("/health", "Not ready", "no PBX answers OPTIONS", "Delivered", "http://off.example/", "switched off")
+	r.visit().sees("/health", "Not ready", "no PBX answers OPTIONS", "Delivered", "http://off.example/", "switched off",
+		"TCP 0, TLS 2, WS 0, WSS 1", "tls://192.0.2.1:5061", "sip.tls_cert[0]", "a.example", "CN=ca", "1 Mar 2026", "expiring")
 }
 
 func TestPageWeighsLittle(t *testing.T) {

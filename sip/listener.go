@@ -28,6 +28,8 @@ type listener struct {
 	twin   *listener    // of the other transport at the same address, or nil
 	tls    *tls.Config  // nil: without TLS
 
+	connections atomic.Int64 // on which messages are exchanged
+
 	origins   []string       // see Listener.Origins
 	proxyFrom []netip.Prefix // see Listener.ProxyFrom
 }

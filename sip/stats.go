@@ -23,12 +23,35 @@ type counters struct {
 	received, malformed, stray, dropped, unobserved, panics atomic.Uint64
 	shed, withheld, refused, handshakesFailed               atomic.Uint64
 	transactions                                            atomic.Int64
-	connections                                             [WSS + 1]atomic.Int64 // by transport; see Connections
+}
+
+// ListenerState is the state of a listener.
+type ListenerState struct {
+	Addr        Addr
+	Side        ListenerSide
+	Connections int64 // on which messages are exchanged; 0 for UDP
+}
+
+// Listeners returns the states of the listeners in the order of the configuration. It may
+// be called from any goroutine at any time.
+func (px *Proxy) Listeners() []ListenerState {
+	states := make([]ListenerState, 0, len(px.listeners.all))
+	for _, l := range px.listeners.all {
+		states = append(states, ListenerState{Addr{l.proto, l.addr}, l.side, l.connections.Load()})
+	}
+	return states
 }
 
 // Connections returns the number of connections of a transport on which messages are
 // exchanged. It may be called from any goroutine at any time.
-func (px *Proxy) Connections(p Proto) int64 { return px.stats.connections[p].Load() }
+func (px *Proxy) Connections(p Proto) (n int64) {
+	for _, l := range px.listeners.all {
+		if l.proto == p {
+			n += l.connections.Load()
+		}
+	}
+	return n
+}
 
 // Stats returns the current counts. It may be called from any goroutine at any time.
 func (px *Proxy) Stats() Stats {

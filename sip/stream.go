@@ -170,9 +170,8 @@ func (s *stream) openConn() (net.Conn, error) {
 // serve reads and writes until the stream is closed. first holds bytes that were read
 // before. A panic closes the stream.
 func (s *stream) serve(c net.Conn, first []byte) {
-	open := &s.table.proxy.stats.connections[s.listener.proto]
-	open.Add(1)
-	defer open.Add(-1)
+	s.listener.connections.Add(1)
+	defer s.listener.connections.Add(-1)
 	var writer sync.WaitGroup
 	writer.Go(func() {
 		defer s.close()

@@ -58,8 +58,9 @@ type Config struct {
 	// because their source had too many; nil: none.
 	Suppressed func() uint64
 
-	// Connections counts the open SIP connections; nil: none.
-	Connections func() Connections
+	// Edge returns the state of the SIP connections, listeners and certificates; nil:
+	// there are none.
+	Edge func() (Connections, []Listener, []Certificate)
 
 	// Trunks returns the states of the configured trunks; nil: there are none.
 	Trunks func() []Trunk

@@ -28,7 +28,9 @@ type Status struct {
 	Calls   *int `json:"calls" doc:"Number of live calls; null while the tracker is too busy to count them"`
 	Streams int  `json:"streams" doc:"Number of open event streams"`
 
-	Connections Connections `json:"connections" doc:"Open connections of phones, trunks and the PBX, by transport"`
+	Connections  Connections   `json:"connections" doc:"Connections of phones, trunks and the PBX"`
+	Listeners    []Listener    `json:"listeners" nullable:"false" doc:"Addresses that bellhop listens on, in the order of the config"`
+	Certificates []Certificate `json:"certificates" nullable:"false" doc:"Certificates of the listeners and of connections to PBX and trunks, by name"`
 
 	Trunks []Trunk `json:"trunks" nullable:"false" doc:"Configured trunks, in the order of the config"`
 
@@ -57,12 +59,40 @@ type Status struct {
 	} `json:"deliveries" doc:"Deliveries since the start, but for pending"`
 }
 
-// Connections are numbers of open SIP connections, by transport.
+// Connections are numbers of SIP connections.
 type Connections struct {
-	TCP int64 `json:"tcp" doc:"TCP"`
-	TLS int64 `json:"tls" doc:"TLS"`
-	WS  int64 `json:"ws" doc:"WebSocket"`
-	WSS int64 `json:"wss" doc:"WebSocket over TLS"`
+	TCP int64 `json:"tcp" doc:"Open connections over TCP"`
+	TLS int64 `json:"tls" doc:"Open connections over TLS"`
+	WS  int64 `json:"ws" doc:"Open connections over WebSocket"`
+	WSS int64 `json:"wss" doc:"Open connections over WebSocket with TLS"`
+
+	Refused          uint64 `json:"refused" doc:"Connections refused since the start because too many were open"`
+	HandshakesFailed uint64 `json:"handshakes_failed" doc:"TLS handshakes that failed since the start"`
+}
+
+// Listener is the state of an address that bellhop listens on.
+type Listener struct {
+	Address     string `json:"address" doc:"Transport and address"`
+	Side        string `json:"side" enum:"edge,pbx,both" doc:"Side whose peers use the listener"`
+	Connections int64  `json:"connections" doc:"Open connections; 0 for UDP"`
+}
+
+// CertificateState is the part of its life that a certificate is in.
+type CertificateState string
+
+const (
+	CertificateValid    CertificateState = "valid"
+	CertificateExpiring CertificateState = "expiring" // at most a third of its life is left
+	CertificateExpired  CertificateState = "expired"
+)
+
+// Certificate describes a TLS certificate in use.
+type Certificate struct {
+	Name    string           `json:"name" doc:"Key of the certificate in the config"`
+	Hosts   []string         `json:"hosts" nullable:"false" doc:"Names and addresses for which the certificate is valid"`
+	Issuer  string           `json:"issuer" doc:"Name of the authority that issued the certificate"`
+	Expires time.Time        `json:"expires" doc:"Time at which the certificate expires"`
+	State   CertificateState `json:"state" enum:"valid,expiring,expired" doc:"Expiring: at most a third of the certificate's life is left"`
 }
 
 // Trunk is the state of a configured trunk.
@@ -96,9 +126,7 @@ func (o *Operations) Status(ctx context.Context, streams int) Status {
 	if o.config.Suppressed != nil {
 		v.Suppressed = o.config.Suppressed()
 	}
-	if o.config.Connections != nil {
-		v.Connections = o.config.Connections()
-	}
+	v.Connections, v.Listeners, v.Certificates = o.Edge()
 	v.Trunks = []Trunk{}
 	if o.config.Trunks != nil {
 		v.Trunks = o.config.Trunks()
@@ -131,6 +159,14 @@ func (o *Operations) Status(ctx context.Context, streams int) Status {
 	d.Pending, d.Failed = stats.Pending, stats.Failed
 	d.Delivered, d.Expired, d.Refused, d.Canceled = stats.Delivered, stats.Expired, stats.Refused, stats.Canceled
 	return v
+}
+
+// Edge returns the state of the SIP connections, listeners and certificates.
+func (o *Operations) Edge() (cs Connections, ls []Listener, certs []Certificate) {
+	if o.config.Edge != nil {
+		cs, ls, certs = o.config.Edge()
+	}
+	return cs, append([]Listener{}, ls...), append([]Certificate{}, certs...)
 }
 
 // Stats returns the counters of the Notifier.

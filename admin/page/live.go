@@ -260,6 +260,9 @@ type healthView struct {
 	Degraded []string
 	Tiles    []tile
 	Failing  []notify.Subscription
+
+	Listeners    []ops.Listener
+	Certificates []ops.Certificate
 }
 
 // tile is one number on the health page.
@@ -275,7 +278,9 @@ func (p *Page) healthData(r *http.Request) (any, error) {
 	}
 	stats := p.ops.Stats()
 	count := func(n uint64) string { return fmt.Sprint(n) }
-	v := healthView{Reasons: p.ops.Unready(), Degraded: p.ops.Degraded(), Tiles: []tile{
+	connections, listeners, certificates := p.ops.Edge()
+	open := connections.TCP + connections.TLS + connections.WS + connections.WSS
+	v := healthView{Listeners: listeners, Certificates: certificates, Reasons: p.ops.Unready(), Degraded: p.ops.Degraded(), Tiles: []tile{
 		{Name: "Live calls", Value: fmt.Sprint(len(calls))},
 		{Name: "Events published", Value: count(stats.Published), About: "since the start"},
 		{Name: "Delivered", Value: count(stats.Delivered), About: "callbacks answered with 2xx"},
@@ -284,6 +289,9 @@ func (p *Page) healthData(r *http.Request) (any, error) {
 		{Name: "Expired", Value: count(stats.Expired), About: "callbacks not delivered in time", Bad: stats.Expired > 0},
 		{Name: "Refused", Value: count(stats.Refused), About: "callbacks answered with 410 Gone", Bad: stats.Refused > 0},
 		{Name: "Events dropped", Value: count(stats.Dropped), About: "lost while the store was slow or down", Bad: stats.Dropped > 0},
+		{Name: "SIP connections", Value: fmt.Sprint(open), About: fmt.Sprintf("TCP %d, TLS %d, WS %d, WSS %d", connections.TCP, connections.TLS, connections.WS, connections.WSS)},
+		{Name: "Connections refused", Value: count(connections.Refused), About: "because too many were open", Bad: connections.Refused > 0},
+		{Name: "Handshakes failed", Value: count(connections.HandshakesFailed), About: "of TLS; scanners cause some"},
 	}}
 	for _, sub := range p.ops.Subscriptions(r.Context()) {
 		if sub.State != notify.StateActive {

@@ -99,6 +99,12 @@ func sampleTrace(call Call) Trace {
 func sampleStatus() ops.Status {
 	calls := 1
 	v := ops.Status{Version: "0.1.0", Started: sampleTime, Uptime: 3600, Delivering: true, Ready: true, Reasons: []string{}, Degraded: []string{}, Calls: &calls}
+	v.Connections.TLS, v.Connections.HandshakesFailed = 2, 1
+	v.Listeners = []ops.Listener{{Address: "udp://192.0.2.1:5060", Side: "both"}, {Address: "tls://192.0.2.1:5061", Side: "both", Connections: 2}}
+	v.Certificates = []ops.Certificate{{
+		Name: "sip.tls_cert[0]", Hosts: []string{"sip.example.com"}, Issuer: "CN=E5,O=Let's Encrypt,C=US",
+		Expires: sampleTime.AddDate(0, 0, 60), State: ops.CertificateValid,
+	}}
 	v.Store.OK, v.Store.Losses = true, []ops.Loss{}
 	v.Trunks = []ops.Trunk{{Name: "carrier", Targets: []ops.TrunkTarget{{Address: "udp://192.0.2.1:5060", State: "up", Since: &sampleTime, Answer: "200 OK"}}}}
 	v.Subscriptions.All, v.Subscriptions.Active = 1, 1

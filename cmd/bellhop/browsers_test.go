@@ -65,7 +65,7 @@ func TestPageOfAnotherOriginOpensNoWebSocket(t *testing.T) {
 	b.until("an answer comes", `answer.startsWith("SIP/2.0 200 OK\r\n")`)
 	var status struct{ Connections map[string]int }
 	s.api("GET", "/v1/status", nil, &status)
-	if want := map[string]int{"tcp": 0, "tls": 0, "ws": 1, "wss": 0}; !maps.Equal(status.Connections, want) {
+	if want := map[string]int{"tcp": 0, "tls": 0, "ws": 1, "wss": 0, "refused": 0, "handshakes_failed": 0}; !maps.Equal(status.Connections, want) {
 		t.Errorf("connections are %v, want %v", status.Connections, want)
 	}
 	b.do(chromedp.Navigate(other))

@@ -12,6 +12,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"bellhop/admin/ops"
 	"bellhop/cmd/bellhop/config"
 	"bellhop/sip"
 	"bellhop/sip/certs"
@@ -238,6 +239,31 @@ func (c *certificates) infos() (all []certs.Info) {
 	}
 	slices.SortFunc(all, func(a, b certs.Info) int { return strings.Compare(a.Name, b.Name) })
 	return all
+}
+
+// describe returns the certificates in use as the status shows them.
+func (c *certificates) describe(now time.Time) (all []ops.Certificate) {
+	for _, i := range c.infos() {
+		state := ops.CertificateValid
+		switch {
+		case now.After(i.NotAfter):
+			state = ops.CertificateExpired
+		case i.ExpiresSoon(now):
+			state = ops.CertificateExpiring
+		}
+		all = append(all, ops.Certificate{Name: i.Name, Hosts: i.Hosts, Issuer: i.Issuer, Expires: i.NotAfter.UTC(), State: state})
+	}
+	return all
+}
+
+// expired returns a sentence about each certificate that has expired.
+func (c *certificates) expired(now time.Time) (why []string) {
+	for _, i := range c.infos() {
+		if now.After(i.NotAfter) {
+			why = append(why, fmt.Sprintf("certificate %s for %s expired at %s: renew it", i.Name, strings.Join(i.Hosts, " "), i.NotAfter.UTC().Format(time.RFC3339)))
+		}
+	}
+	return why
 }
 
 // logExpiry logs the certificates of which at most a third of the life is left.

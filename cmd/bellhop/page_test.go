@@ -462,6 +462,10 @@ func TestTakeScreenshots(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := newSite(t, sip.UDP, sip.UDP)
+	cert, key := newCertificate(t, 1, s.hop.Addr().AsSlice())
+	s.write("cert.pem", cert)
+	s.write("key.pem", key)
+	s.configure(fmt.Sprintf("[[listener]]\nlisten = \"wss://%v\"\ntls_cert = ['file:%[2]s/cert.pem']\ntls_key = ['file:%[2]s/key.pem']\n", freePort(t, "127.0.0.4"), s.dir))
 	p := s.serve()
 	b := s.browse()
 	b.picture("first", "/", "")

@@ -8,11 +8,13 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"bellhop/admin/ops"
 	"bellhop/sip"
 )
 
@@ -101,8 +103,19 @@ func TestRenewsSIPCertificates(t *testing.T) {
 	check("after a wrong renewal")
 
 	_, metrics := s.request("GET", "/metrics", nil)
-	if !strings.Contains(string(metrics), `bellhop_tls_expiry_seconds{certificate="listener.tls_cert[0]",host="127.0.0.4"} 3`) {
+	if !strings.Contains(string(metrics), `bellhop_tls_expiry_seconds{certificate="listener[0].tls_cert[0]",host="127.0.0.4"} 3`) {
 		t.Error("the metrics have no expiry of the certificate")
+	}
+	var status ops.Status
+	s.api("GET", "/v1/status", nil, &status)
+	if n := status.Connections.TLS; n != 1 {
+		t.Errorf("the status counts %d connections over TLS, want 1", n)
+	}
+	if n := len(status.Listeners); n != 3 || status.Listeners[2] != (ops.Listener{Address: "tls://" + at.String(), Side: "both", Connections: 1}) {
+		t.Errorf("the listeners are %v", status.Listeners)
+	}
+	if cs := status.Certificates; len(cs) != 1 || cs[0].State != ops.CertificateValid || cs[0].Name != "listener[0].tls_cert[0]" || !slices.Equal(cs[0].Hosts, []string{"127.0.0.4"}) {
+		t.Errorf("the certificates are %v", cs)
 	}
 	p.stop()
 	if _, err := io.ReadAll(open); err != nil && !strings.Contains(err.Error(), "EOF") && !strings.Contains(err.Error(), "reset") {

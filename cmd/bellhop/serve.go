@@ -151,17 +151,14 @@ func buildService(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *
 			Extensions: s.observer.knownExtensions,
 			Extension:  s.observer.knownExtension,
 			Ready:      s.notReadyReasons,
-			Degraded:   s.proxy.Degraded,
+			Degraded:   s.degradedReasons,
 			Suppressed: s.observer.tracker.Suppressed,
-			Connections: func() ops.Connections {
-				n := s.proxy.Connections
-				return ops.Connections{TCP: n(sip.TCP), TLS: n(sip.TLS), WS: n(sip.WS), WSS: n(sip.WSS)}
-			},
-			Trunks:  func() []ops.Trunk { return describeTrunks(s.proxy.TrunkStates(), time.Now()) },
-			Losses:  s.store.Losses,
-			Node:    s.node,
-			Version: buildVersion(),
-			Log:     log,
+			Edge:       s.describeEdge,
+			Trunks:     func() []ops.Trunk { return describeTrunks(s.proxy.TrunkStates(), time.Now()) },
+			Losses:     s.store.Losses,
+			Node:       s.node,
+			Version:    buildVersion(),
+			Log:        log,
 		},
 	})
 	if err != nil {
@@ -266,6 +263,25 @@ func (s *service) listenURIs() (uris []string) {
 		uris = append(uris, "sip:"+at.String()+";transport="+a.Proto.String())
 	}
 	return uris
+}
+
+// degradedReasons returns the problems that do not keep bellhop from its work.
+func (s *service) degradedReasons() []string {
+	return append(s.proxy.Degraded(), s.certs.expired(time.Now())...)
+}
+
+// describeEdge returns the state of the SIP connections, listeners and certificates.
+func (s *service) describeEdge() (ops.Connections, []ops.Listener, []ops.Certificate) {
+	count, stats := s.proxy.Connections, s.proxy.Stats()
+	cs := ops.Connections{
+		TCP: count(sip.TCP), TLS: count(sip.TLS), WS: count(sip.WS), WSS: count(sip.WSS),
+		Refused: stats.Refused, HandshakesFailed: stats.Handshakes,
+	}
+	var ls []ops.Listener
+	for _, l := range s.proxy.Listeners() {
+		ls = append(ls, ops.Listener{Address: l.Addr.String(), Side: string(l.Side), Connections: l.Connections})
+	}
+	return cs, ls, s.certs.describe(time.Now())
 }
 
 // notReadyReasons returns the reasons why bellhop is not ready, or none if it is ready.

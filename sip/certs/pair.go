@@ -102,13 +102,14 @@ func (f *file) update(use func(texts [][]byte) error) (changed bool, err error) 
 type Info struct {
 	Name      string    // of the certificate in the config
 	Hosts     []string  // names and addresses for which it is valid
+	Issuer    string    // distinguished name of the authority that issued it
 	NotBefore time.Time // start of its life
 	NotAfter  time.Time // end of its life
 }
 
 // newInfo describes the certificate leaf.
 func newInfo(name string, leaf *x509.Certificate) Info {
-	i := Info{Name: name, Hosts: append([]string{}, leaf.DNSNames...), NotBefore: leaf.NotBefore, NotAfter: leaf.NotAfter}
+	i := Info{Name: name, Hosts: append([]string{}, leaf.DNSNames...), Issuer: leaf.Issuer.String(), NotBefore: leaf.NotBefore, NotAfter: leaf.NotAfter}
 	for _, ip := range leaf.IPAddresses {
 		i.Hosts = append(i.Hosts, ip.String())
 	}

@@ -33,8 +33,7 @@ func (c *Config) TLSServer() sip.TLSServer {
 // newPairs returns the pairs of the arrays tls_cert and tls_key at path.
 func newPairs(path string, certificates, keys []PEM) (pairs []certs.Pair) {
 	for i := range min(len(certificates), len(keys)) {
-		name := indices.ReplaceAllString(path, "") + fmt.Sprintf(".tls_cert[%d]", i)
-		pairs = append(pairs, certs.Pair{Name: name, Cert: certificates[i].ReadPEM, Key: keys[i].ReadPEM})
+		pairs = append(pairs, certs.Pair{Name: indexPath(path+".tls_cert", i), Cert: certificates[i].ReadPEM, Key: keys[i].ReadPEM})
 	}
 	return pairs
 }
