@@ -60,8 +60,8 @@ func newBareWorker(tb testing.TB, change func(*Config)) (*worker, *recordingSock
 	tb.Helper()
 	s := &recordingSocket{}
 	cfg := Config{
-		Listen:  []Listener{{Addr: Addr{UDP, bareProxy}}, {Addr: Addr{TCP, bareProxy}}},
-		PBX:     []Addr{{UDP, barePBX}},
+		Listen:  []Listener{{Addr: Addr{Proto: UDP, AddrPort: bareProxy}}, {Addr: Addr{Proto: TCP, AddrPort: bareProxy}}},
+		PBX:     []Addr{{Proto: UDP, AddrPort: barePBX}},
 		Key:     testKey,
 		Workers: 1,
 		Log:     slog.New(slog.NewTextHandler(io.Discard, nil)),

@@ -28,6 +28,7 @@ type clientTx struct {
 	timer           timer
 	retransmitAfter instant // wait before the next retransmission: Timers A and E
 	deadline        instant // Timers B and F; C while proceeding
+	failoverAt      instant // the user gets silent then, if there is no response; 0: never
 }
 
 // clientState is a state of the diagram at clientTx.
@@ -48,10 +49,10 @@ type transactionUser interface {
 	// those of a 2xx to INVITE.
 	handleResponse(now instant, p *packet)
 	// handleFailure is called when a timeout or a transport error ends the wait for the
-	// final response. The transaction then terminates, except after ringTimeout. After
-	// ringTimeout the user either terminates the transaction, or sends CANCEL. If no
-	// final response to the INVITE comes within 64*T1 after the CANCEL, handleFailure is
-	// called with ringTimeout again.
+	// final response. The transaction then terminates, except after ringTimeout and silent.
+	// After ringTimeout the user terminates it, or sends CANCEL and gets ringTimeout again
+	// if no final response comes within 64*T1. After silent it goes on. In all cases the
+	// user may instead start another transaction in its place: see sendToNextTarget.
 	handleFailure(now instant, why failureReason)
 }
 
@@ -62,6 +63,7 @@ const (
 	timedOut    failureReason = iota + 1 // Timer B or F
 	unreachable                          // the transport reports an error
 	ringTimeout                          // Timer C, or no final response after our CANCEL
+	silent                               // no response by clientTx.failoverAt
 )
 
 // start sends the request. The timers are set before the first byte leaves, so that no
@@ -73,14 +75,22 @@ func (c *clientTx) start(now instant) {
 	c.worker.proxy.stats.transactions.Add(1)
 	c.retransmitAfter = t1
 	c.deadline = now + timerB
-	if c.nextHop.reliable() {
-		c.worker.wheel.start(&c.timer, c.deadline)
-	} else {
-		c.worker.wheel.start(&c.timer, now+c.retransmitAfter)
-	}
+	c.startRequestTimer(now)
 	if !c.worker.sendMessage(c.nextHop, c.request, c.id) {
 		c.fail(now, unreachable)
 	}
+}
+
+// startRequestTimer sets the timer to the next retransmission, failoverAt or the deadline.
+func (c *clientTx) startRequestTimer(now instant) {
+	at := c.deadline
+	if !c.nextHop.reliable() {
+		at = min(at, now+c.retransmitAfter)
+	}
+	if c.failoverAt != 0 && c.state == clientCalling {
+		at = min(at, c.failoverAt)
+	}
+	c.worker.wheel.start(&c.timer, at)
 }
 
 // handleResponse handles a response to the request.
@@ -153,6 +163,12 @@ func (c *clientTx) handleTimer(now instant) {
 	switch c.state {
 	case clientCalling, clientProceeding:
 		switch {
+		case c.failoverAt != 0 && c.state == clientCalling && now >= c.failoverAt:
+			c.failoverAt = 0
+			c.startRequestTimer(now)
+			c.user.handleFailure(now, silent)
+		case now < c.deadline && c.nextHop.reliable():
+			c.startRequestTimer(now)
 		case now < c.deadline:
 			c.retransmitRequest(now)
 		case c.invite && c.state == clientProceeding:
@@ -173,7 +189,7 @@ func (c *clientTx) retransmitRequest(now instant) {
 	if !c.invite && (c.retransmitAfter > t2 || c.state == clientProceeding) {
 		c.retransmitAfter = t2
 	}
-	c.worker.wheel.start(&c.timer, min(now+c.retransmitAfter, c.deadline))
+	c.startRequestTimer(now)
 	if !c.worker.sendMessage(c.nextHop, c.request, c.id) {
 		c.fail(now, unreachable)
 	}
@@ -195,7 +211,9 @@ func (c *clientTx) fail(now instant, why failureReason) {
 	if user != nil {
 		user.handleFailure(now, why)
 	}
-	c.terminate()
+	if c.state == clientTerminated { // else the user has started another one in its place
+		c.terminate()
+	}
 }
 
 // markSettled takes the transaction out of Stats.Transactions.
@@ -274,25 +292,13 @@ func (w *worker) handleSendFailure(now instant, id uint64) {
 
 // endsTransaction reports whether a transport error of the request of c ends c.
 //
-// An error of a stream ends it. An ICMP error ends a probe. It also ends a new request to
-// a PBX if another PBX is up, because the sender of the request then gets a failure at
-// once and can try again. After any other ICMP error the datagram counts as lost: Timers
-// A and E retransmit it, and a next hop that restarts is back before Timer B.
+// An error of a stream ends it. An ICMP error ends a probe, and also a request that can be
+// sent to another target. After any other ICMP error the datagram counts as lost: Timers A
+// and E retransmit it, and a next hop that restarts is back before Timer B.
 func (w *worker) endsTransaction(c *clientTx) bool {
-	if _, forwarded := c.user.(*responseContext); c.nextHop.reliable() || !forwarded {
+	t, forwarded := c.user.(*responseContext)
+	if c.nextHop.reliable() || !forwarded {
 		return true
 	}
-	w.scratch.index(c.request, false)
-	if !w.scratch.initial() {
-		return false
-	}
-	var here, others bool
-	for _, p := range w.proxy.peers.pbx {
-		if p.addr.Proto == UDP && p.addr.AddrPort == c.nextHop.addr {
-			here = true
-		} else if !p.down.Load() {
-			others = true
-		}
-	}
-	return here && others
+	return t.canFailOver()
 }

@@ -1,6 +1,7 @@
 package sip
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"net"
@@ -18,7 +19,8 @@ import (
 type Config struct {
 	Listen     []Listener     // at least one
 	LocalNets  []netip.Prefix // peers that know the real addresses of listeners, not the advertised ones
-	PBX        []Addr         // at least one; more than one: the first that answers OPTIONS
+	PBX        []Addr         // at least one; a new request goes to one that is up, by PBXMode
+	PBXMode    PBXMode        // "" is FirstPBX
 	PBXSources []netip.Prefix // further source addresses on the PBX side
 	UDPMax     int            // bytes of a request beyond which PBX and trunks get it over TCP; 0: never
 	KeepAlive  time.Duration  // interval of the OPTIONS to UDP phones behind a NAT; 0: none are sent
@@ -50,6 +52,15 @@ type Config struct {
 	Net       Network          // nil: the operating system's
 	WallClock func() time.Time // the wall clock; nil: time.Now. Tests set it
 
+	// FailoverAfter is how long a PBX may take for the first response to a request before
+	// the request is sent to the next one; 0: 2 s.
+	FailoverAfter time.Duration
+
+	NameServers []netip.AddrPort // for the names in PBX and Trunk.To; empty: those of the machine
+
+	// DialNameServer opens a socket to a name server; nil: the operating system's. Tests set it.
+	DialNameServer func(ctx context.Context, network string, server netip.AddrPort) (net.Conn, error)
+
 	Connections    int // limit of connections from one address that is neither PBX nor trunk; 0: no limit
 	AllConnections int // limit of all connections; 0: no limit
 }
@@ -67,7 +78,7 @@ type Listener struct {
 
 // ReachesPBX reports whether requests to a PBX can leave from l. Transport and address
 // family must be the same. If l is not on all addresses, both or none of the two must be
-// on loopback.
+// on loopback. For a PBX with a name, only the transport must be the same.
 func (l Listener) ReachesPBX(pbx Addr) bool { return l.Side != EdgeListener && l.reaches(pbx) }
 
 // ReachesEdge reports whether requests to a trunk can leave from l, by the same rules.
@@ -76,7 +87,7 @@ func (l Listener) ReachesEdge(trunk Addr) bool { return l.Side != PBXListener &&
 // reaches reports whether requests to an address can leave from l.
 func (l Listener) reaches(to Addr) bool {
 	own, ip := l.Addr.Addr(), to.Addr()
-	return l.Proto == to.Proto && own.Is4() == ip.Is4() && (own.IsUnspecified() || own.IsLoopback() == ip.IsLoopback())
+	return l.Proto == to.Proto && (to.Host != "" || own.Is4() == ip.Is4() && (own.IsUnspecified() || own.IsLoopback() == ip.IsLoopback()))
 }
 
 // ListenerSide is the side whose peers send to a listener, and get requests from it.
@@ -98,12 +109,30 @@ func (s *ListenerSide) UnmarshalText(b []byte) error {
 	return fmt.Errorf(`side is "edge", "pbx" or "both", not %q`, b)
 }
 
+// PBXMode is how a new request gets one of several PBXs.
+type PBXMode string
+
+const (
+	FirstPBX  PBXMode = "first"  // the first that is up
+	SpreadPBX PBXMode = "spread" // one that depends on the address-of-record of the sender
+)
+
+// UnmarshalText accepts the two values of PBXMode.
+func (m *PBXMode) UnmarshalText(b []byte) error {
+	switch v := PBXMode(b); v {
+	case FirstPBX, SpreadPBX:
+		*m = v
+		return nil
+	}
+	return fmt.Errorf(`pbx_mode is "first" or "spread", not %q`, b)
+}
+
 // A Trunk is a carrier: edge-side addresses that are never extensions. It is known by the
 // addresses of To, by Sources, or by its certificate.
 type Trunk struct {
 	Name    string
 	Sources []netip.Prefix
-	To      []Addr // where the PBX's requests to it go
+	To      []Addr // where the PBX's requests to it go, if their URI names one of them
 	Secret  string // value of X-Bellhop-Trunk in its requests to the PBX; "": no such field
 
 	TLSNames []string      // names in its certificate by which it is known when it connects
@@ -113,6 +142,7 @@ type Trunk struct {
 	OwnContact bool          // the proxy replaces the PBX's Contact by its advertised name
 	MaxCPS     int           // calls that it gets in any second, at most; 0: no limit
 
+	remotes []*remote      // of To
 	rate    *callRate      // of MaxCPS
 	refused *atomic.Uint64 // calls of the PBX refused because of MaxCPS
 }
@@ -204,20 +234,32 @@ func (p Proto) uriName() string {
 	return p.String()
 }
 
-// An Addr is a transport and a socket address, written udp://192.0.2.1:5060.
+// An Addr is a transport and a socket address, written udp://192.0.2.1:5060. The address of
+// a PBX or trunk may have a host name instead, which is in Host. As configured, AddrPort
+// then has only its port, or 0 if the DNS gives it. Once the name has been looked up,
+// AddrPort has the address too.
 type Addr struct {
 	Proto Proto
 	netip.AddrPort
+	Host string // in lower case
 }
 
 // String returns the form that UnmarshalText reads.
-func (a Addr) String() string { return a.Proto.String() + "://" + a.AddrPort.String() }
+func (a Addr) String() string {
+	switch {
+	case a.Host == "" || a.Addr().IsValid():
+		return a.Proto.String() + "://" + a.AddrPort.String()
+	case a.Port() == 0:
+		return a.Proto.String() + "://" + a.Host
+	}
+	return a.Proto.String() + "://" + a.Host + ":" + strconv.Itoa(int(a.Port()))
+}
 
-// UnmarshalText reads proto://address:port. The port may be left out if it is 5060, 5061 of
-// tls, 80 of ws, or 443 of wss. The address must be numeric, because names are not looked
-// up.
+// UnmarshalText reads proto://address:port or proto://name:port. The port may be left out.
+// For an address it is then 5060, 5061 of tls, 80 of ws, or 443 of wss.
 func (a *Addr) UnmarshalText(b []byte) error {
 	s := string(b)
+	*a = Addr{}
 	scheme, rest, ok := strings.Cut(s, "://")
 	if !ok {
 		return fmt.Errorf("address %q has no transport: write udp://%s, tcp://%s or tls://%s", s, s, s, s)
@@ -240,16 +282,33 @@ func (a *Addr) UnmarshalText(b []byte) error {
 		a.AddrPort = ap
 		return nil
 	}
-	ip, err := netip.ParseAddr(strings.Trim(rest, "[]"))
-	if err != nil {
-		if h, port, err := net.SplitHostPort(rest); err == nil && h != "" {
-			if _, err := netip.ParseAddr(h); err == nil {
-				return fmt.Errorf("address %q: %q is not a port: write 1 to 65535", s, port)
-			}
-		}
-		return fmt.Errorf("address %q: %q is not an IP address: names are not looked up, write %s://192.0.2.1:5060", s, rest, scheme)
+	if ip, err := netip.ParseAddr(strings.Trim(rest, "[]")); err == nil {
+		a.AddrPort = netip.AddrPortFrom(ip, a.Proto.defaultPort())
+		return nil
 	}
-	a.AddrPort = netip.AddrPortFrom(ip, a.Proto.defaultPort())
+	return a.readName(s, rest)
+}
+
+// readName reads name:port or name. text is the whole address.
+func (a *Addr) readName(text, rest string) error {
+	name, port, hasPort := strings.Cut(rest, ":")
+	n, err := uint64(0), error(nil)
+	if hasPort {
+		if h, p, splitErr := net.SplitHostPort(rest); splitErr == nil {
+			name, port = h, p
+		}
+		n, err = strconv.ParseUint(port, 10, 16)
+	}
+	_, notName := netip.ParseAddr(name)
+	name = strings.ToLower(strings.TrimSuffix(name, "."))
+	numeric := name != "" && strings.Trim(name, "0123456789.") == ""
+	switch {
+	case notName == nil && hasPort, isHostName(name) && !numeric && hasPort && (err != nil || n == 0):
+		return fmt.Errorf("address %q: %q is not a port: write 1 to 65535", text, port)
+	case !isHostName(name) || numeric:
+		return fmt.Errorf("address %q: %q is neither an IP address nor a host name: write %s://192.0.2.1:5060 or %s://pbx.example.com", text, rest, a.Proto, a.Proto)
+	}
+	a.Host, a.AddrPort = name, netip.AddrPortFrom(netip.Addr{}, uint16(n))
 	return nil
 }
 

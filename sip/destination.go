@@ -48,7 +48,7 @@ func (px *Proxy) destinationAt(a Addr, side dialog.Side, came *listener) (to des
 	}
 	to = destination{listener: l, addr: a.AddrPort}
 	if a.Proto.stream() {
-		to.conn = px.streams.openTo(a.AddrPort, l)
+		to.conn = px.streams.openTo(a, l)
 	}
 	return to, true
 }
@@ -87,7 +87,7 @@ func (w *worker) sendMessage(to destination, b []byte, tx uint64) bool {
 	case !to.conn.dialed && to.addr == to.conn.peer:
 		return false
 	}
-	return w.proxy.streams.openTo(to.addr, to.listener).queueMessage(b, tx)
+	return w.proxy.streams.openTo(Addr{Proto: to.listener.proto, AddrPort: to.addr, Host: to.conn.host}, to.listener).queueMessage(b, tx)
 }
 
 // flow returns the flow on which p was received. byURI reports that a request to the

@@ -66,26 +66,26 @@ func explainSymptom(s symptom, pbx *pbx, subject string) string {
 	switch s {
 	case pathIgnored:
 		return fmt.Sprintf("PBX %s ignores Path: it registered %s without our Path, so its calls to that phone bypass bellhop and cause no events: "+
-			"in Asterisk set support_path = yes in every aor; for a PBX without Path set sip.register = \"contact\"", pbx.addr, subject)
+			"in Asterisk set support_path = yes in every aor; for a PBX without Path set sip.register = \"contact\"", pbx.config, subject)
 	case registerUnchallenged:
-		return fmt.Sprintf("PBX %s answers the REGISTER of %s with 404 instead of asking for a password: %s", pbx.addr, subject, trunkByAddress)
+		return fmt.Sprintf("PBX %s answers the REGISTER of %s with 404 instead of asking for a password: %s", pbx.config, subject, trunkByAddress)
 	case inviteUnchallenged:
-		return fmt.Sprintf("PBX %s answers an INVITE of the phone at %s with 404 instead of asking for a password: %s", pbx.addr, subject, trunkByAddress)
+		return fmt.Sprintf("PBX %s answers an INVITE of the phone at %s with 404 instead of asking for a password: %s", pbx.config, subject, trunkByAddress)
 	case unknownPort:
-		if pbx.sharesOurAddr {
-			return fmt.Sprintf("requests from %s are taken for a phone's: if PBX %s sends from there too, have it send from that port alone, or give it an address that bellhop does not have, such as 127.0.0.2", subject, pbx.addr)
+		if pbx.sharesOurAddr() {
+			return fmt.Sprintf("requests from %s are taken for a phone's: if PBX %s sends from there too, have it send from that port alone, or give it an address that bellhop does not have, such as 127.0.0.2", subject, pbx.config)
 		}
-		return fmt.Sprintf("requests from %s are refused as a phone's: if PBX %s sends from there too, as an external profile of FreeSWITCH does, set sip.pbx_sources = [%q]", subject, pbx.addr, pbx.addr.Addr())
+		return fmt.Sprintf("requests from %s are refused as a phone's: if PBX %s sends from there too, as an external profile of FreeSWITCH does, set sip.pbx_sources = [%q]", subject, pbx.config, strings.Trim(subject[:strings.LastIndexByte(subject, ':')], "[]"))
 	case phoneTakenForPBX:
 		return fmt.Sprintf("a REGISTER from %s is refused because it is taken for one of the PBX %s, which has the same address as bellhop: phones there cannot use TCP: "+
-			"give the PBX an address that bellhop does not have, such as 127.0.0.2", subject, pbx.addr)
+			"give the PBX an address that bellhop does not have, such as 127.0.0.2", subject, pbx.config)
 	case edgeListenerUsed:
-		return fmt.Sprintf("requests from %s came to a listener with side = \"edge\" and are refused as a phone's: if PBX %s sends them, let it send to the address that bellhop check names for it", subject, pbx.addr)
+		return fmt.Sprintf("requests from %s came to a listener with side = \"edge\" and are refused as a phone's: if PBX %s sends them, let it send to the address that bellhop check names for it", subject, pbx.config)
 	case strangerAccepted:
-		return fmt.Sprintf("PBX %s took a call of %s, which is no [[trunk]] and where no phone has registered, without asking for a password: %s; if it is a carrier, make it a [[trunk]] with a secret", pbx.addr, subject, trunkByAddress)
+		return fmt.Sprintf("PBX %s took a call of %s, which is no [[trunk]] and where no phone has registered, without asking for a password: %s; if it is a carrier, make it a [[trunk]] with a secret", pbx.config, subject, trunkByAddress)
 	case bindingLost:
 		return fmt.Sprintf("PBX %s calls %s, which is bellhop itself: it has replaced the phone's Contact with bellhop's address and lost the phone's Path: "+
-			"in Asterisk set rewrite_contact = no, in FreeSWITCH remove sip-force-contact", pbx.addr, subject)
+			"in Asterisk set rewrite_contact = no, in FreeSWITCH remove sip-force-contact", pbx.config, subject)
 	}
 	return ""
 }
@@ -100,7 +100,7 @@ func (px *Proxy) noteSymptom(now instant, pbx *pbx, s symptom, subject string) {
 	if last != 0 && now-instant(last) < symptomLogInterval || !d.loggedAt[s].CompareAndSwap(last, int64(max(now, 1))) {
 		return
 	}
-	px.log.Warn("PBX misconfigured", "pbx", pbx.addr.String(), "why", explainSymptom(s, pbx, subject))
+	px.log.Warn("PBX misconfigured", "pbx", pbx.config.String(), "why", explainSymptom(s, pbx, subject))
 }
 
 // setOnce stores true if b is false. It writes only once, because workers share the
@@ -266,7 +266,7 @@ func (px *Proxy) diagnoseSource(now instant, l *listener, source netip.AddrPort,
 		s = edgeListenerUsed
 	}
 	for _, pbx := range px.peers.pbx {
-		if pbx.addr.Addr() == source.Addr() && (sure || !pbx.sharesOurAddr && !px.sources.phones.has(source.Addr(), now)) {
+		if pbx.hasIP(source.Addr()) && (sure || !pbx.sharesOurAddr() && !px.sources.phones.has(source.Addr(), now)) {
 			px.noteSymptom(now, pbx, s, source.String())
 			return
 		}
@@ -278,7 +278,7 @@ func (px *Proxy) diagnoseSource(now instant, l *listener, source netip.AddrPort,
 // have sent it.
 func (px *Proxy) diagnosePhone(p *packet) {
 	for _, pbx := range px.peers.pbx {
-		if pbx.sharesOurAddr && pbx.addr.Addr() == p.peer.Addr() && pbx.isSource(p.listener.proto, p.peer) {
+		if pbx.sharesOurAddr() && pbx.hasIP(p.peer.Addr()) && pbx.isSource(p.listener.proto, p.peer) {
 			px.noteSymptom(p.receivedAt, pbx, phoneTakenForPBX, p.peer.Addr().String())
 			return
 		}

@@ -226,7 +226,7 @@ func TestEachPBXHasItsOwnDiagnosis(t *testing.T) {
 		got := s.pbx.expect("to the first", "REGISTER")
 		s.pbx.respond(got, "200 OK", "Path: "+got.fieldValue("Path"))
 		s.phone.expect("answer", "SIP/2.0 200")
-		s.advance(10 * time.Second)
+		s.advance(5 * time.Second)
 		second.respond(second.expect("a probe", "OPTIONS"), "200 OK")
 		s.pbx.respond(s.pbx.expect("a probe", "OPTIONS"), "503 Service Unavailable")
 		s.phone.send(s.phone.newRequest("REGISTER", "sip:pbx.example"))

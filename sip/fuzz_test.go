@@ -190,7 +190,7 @@ func routeTexts(m *message) (uris []string, fault bool) {
 func FuzzToken(f *testing.F) {
 	s := newSealer(testKey)
 	fl := flow{UDP, 0, 5060, barePhone, 7, bareProxy.Addr()}
-	f.Add(string(s.sealRouteToken(nil, token{flow: fl, binding: bindingID{1}, target: Addr{UDP, barePBX}}, []byte("call"), []byte("tag"))), "call", "tag")
+	f.Add(string(s.sealRouteToken(nil, token{flow: fl, binding: bindingID{1}, target: Addr{Proto: UDP, AddrPort: barePBX}}, []byte("call"), []byte("tag"))), "call", "tag")
 	f.Add(string(s.sealToken(nil, token{use: inPath, flow: fl, binding: bindingID{1}, text: "101@pbx.example"})), "", "")
 	for _, tt := range oldTokens {
 		f.Add(tt.text, "call", "from")

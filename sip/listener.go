@@ -93,7 +93,7 @@ func (px *Proxy) reachableAddr(ip netip.Addr) netip.Addr {
 		to = netip.AddrPortFrom(netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8, 15: 1}), defaultPort) // RFC 3849
 	}
 	for _, pbx := range px.cfg.PBX {
-		if pbx.Addr().Is4() == ip.Is4() {
+		if pbx.Host == "" && pbx.Addr().Is4() == ip.Is4() {
 			to = pbx.AddrPort
 			break
 		}

@@ -81,7 +81,7 @@ func FuzzNextHop(f *testing.F) {
 		net := &recordingNetwork{dialed: make(chan netip.AddrPort, 64)}
 		w, _ := newBareWorker(t, func(c *Config) {
 			c.Net = net
-			c.PBX = append(c.PBX, Addr{TCP, registrar})
+			c.PBX = append(c.PBX, Addr{Proto: TCP, AddrPort: registrar})
 			c.PBXSources = []netip.Prefix{netip.MustParsePrefix("192.0.2.2/32")}
 			c.Trunks = []Trunk{{Name: "carrier", Sources: []netip.Prefix{netip.MustParsePrefix("198.51.100.9/32")}}}
 		})

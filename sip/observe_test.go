@@ -180,11 +180,16 @@ func TestAddressesRoundTripAsText(t *testing.T) {
 		{"ws://192.0.2.1", "ws://192.0.2.1:80"},
 		{"wss://192.0.2.1", "wss://192.0.2.1:443"},
 		{"sctp://192.0.2.1", `address "sctp://192.0.2.1": unknown transport "sctp": use udp://, tcp://, tls://, ws:// or wss://`},
-		{"udp://pbx.example", `address "udp://pbx.example": "pbx.example" is not an IP address: names are not looked up, write udp://192.0.2.1:5060`},
+		{"udp://pbx.example", "udp://pbx.example"},
+		{"tcp://PBX.Example.:5070", "tcp://pbx.example:5070"},
+		{"udp://pbx.example:0", `address "udp://pbx.example:0": "0" is not a port: write 1 to 65535`},
+		{"udp://pbx example", `address "udp://pbx example": "pbx example" is neither an IP address nor a host name: write udp://192.0.2.1:5060 or udp://pbx.example.com`},
+		{"udp://192.0.2.300", `address "udp://192.0.2.300": "192.0.2.300" is neither an IP address nor a host name: write udp://192.0.2.1:5060 or udp://pbx.example.com`},
+		{"udp://", `address "udp://": "" is neither an IP address nor a host name: write udp://192.0.2.1:5060 or udp://pbx.example.com`},
 		{"udp://192.0.2.1:99999", `address "udp://192.0.2.1:99999": "99999" is not a port: write 1 to 65535`},
 		{"tcp://[2001:db8::1]:sip", `address "tcp://[2001:db8::1]:sip": "sip" is not a port: write 1 to 65535`},
 	} {
-		var a sip.Addr
+		a := sip.Addr{Host: "before"}
 		got := ""
 		if err := a.UnmarshalText([]byte(tt.in)); err != nil {
 			got = err.Error()

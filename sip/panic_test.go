@@ -113,7 +113,7 @@ func TestPanicOnAStreamCostsOneMessage(t *testing.T) {
 	s = px.streams.addStream(panickingConn{}, barePhone, px.listeners.all[1], nil)
 	s.queueMessage([]byte("x"), 0)
 	s.serve(&byteWiseConn{Conn: panickingConn{}}, nil)
-	if px.streams.findStream(Addr{TCP, barePhone}, 0) != nil {
+	if px.streams.findStream(Addr{Proto: TCP, AddrPort: barePhone}, 0) != nil {
 		t.Error("a stream that broke is still open")
 	}
 }

@@ -2,6 +2,7 @@ package sip
 
 import (
 	"net/netip"
+	"slices"
 	"sync/atomic"
 
 	"bellhop/dialog"
@@ -10,8 +11,9 @@ import (
 )
 
 // peers are the configured elements that the proxy exchanges messages with: the PBXs and
-// the trunks. All other senders, phones too, are strangers. Only trunks, pbx.down and
-// pbx.diagnosis, which are atomic, change after Listen, so any goroutine may use peers.
+// the trunks. All other senders, phones too, are strangers. Only trunks, the views and
+// targets of remotes, and pbx.diagnosis, which are atomic, change after Listen, so any
+// goroutine may use peers.
 type peers struct {
 	pbx        []*pbx
 	pbxSources []netip.Prefix // further sources on the PBX side
@@ -21,63 +23,125 @@ type peers struct {
 
 // pbx is one configured PBX.
 type pbx struct {
-	addr          Addr
-	id            pbxID
-	sharesOurAddr bool        // the proxy has the same IP address, so phones may send from it too
-	down          atomic.Bool // it did not answer OPTIONS, or answered 503; never set for a single PBX
-
+	remote
+	id        pbxID
 	diagnosis diagnosis
 }
 
-// isSource reports whether a message that came from peer over proto comes from this PBX.
-//
-// The IP address must match. The transport may differ from the configured one, because
-// some PBXs send a large request over another (RFC 3261 §18.1.1). The source port must
-// match too if other senders may have the same IP address. It must match if both
-// transports are UDP. If the proxy has the address too, it must match unless both have
-// the same transport with connections.
-func (p *pbx) isSource(proto Proto, peer netip.AddrPort) bool {
-	switch {
-	case p.addr.AddrPort == peer:
-		return true
-	case p.addr.Addr() != peer.Addr():
-		return false
-	case p.sharesOurAddr:
-		return proto.stream() && proto == p.addr.Proto
+// configure sets the configured elements of cfg. The remotes have no targets yet.
+func (ps *peers) configure(cfg *Config) {
+	ps.pbxSources, ps.pbxTLS = cfg.PBXSources, cfg.PBXTLS
+	for _, a := range cfg.PBX {
+		p := &pbx{id: newPBXID(a)}
+		p.config, p.remote.pbx = a, p
+		p.view.Store(&remoteView{})
+		ps.pbx = append(ps.pbx, p)
 	}
-	return p.addr.Proto.stream() || proto.stream()
+	ps.trunks.Store(newTrunkSet(cfg, cfg.Trunks, &trunkSet{}))
+}
+
+// several reports whether there can be more than one target of PBXs.
+func (ps *peers) several() bool {
+	return len(ps.pbx) > 1 || len(ps.pbx) == 1 && ps.pbx[0].config.Host != ""
+}
+
+// severalTargets reports whether there is more than one target of PBXs now.
+func (ps *peers) severalTargets() bool {
+	n := 0
+	for _, p := range ps.pbx {
+		n += len(p.view.Load().targets)
+	}
+	return n > 1
+}
+
+// remotes returns all configured elements that requests are sent to.
+func (ps *peers) remotes() (all []*remote) {
+	for _, p := range ps.pbx {
+		all = append(all, &p.remote)
+	}
+	return append(all, ps.trunks.Load().remotes()...)
+}
+
+// isSource reports whether a message that came from peer over proto comes from this PBX.
+func (p *pbx) isSource(proto Proto, peer netip.AddrPort) bool {
+	v := p.view.Load()
+	for _, t := range v.targets {
+		if t.isSource(proto, peer) {
+			return true
+		}
+	}
+	for _, t := range v.former {
+		if t.isSource(proto, peer) {
+			return true
+		}
+	}
+	return false
+}
+
+// sharesOurAddr reports whether the proxy has an IP address of the PBX.
+func (p *pbx) sharesOurAddr() bool {
+	for _, t := range p.view.Load().targets {
+		if t.sharesOurAddr {
+			return true
+		}
+	}
+	return false
+}
+
+// dialogTarget returns the address for the token of a dialog with this PBX: the target at
+// a, now or within the last hour, or else the one with the same IP address. It returns the zero address if the PBX is
+// configured by address, because the id of the PBX is then enough.
+func (p *pbx) dialogTarget(a Addr) (to Addr) {
+	if p.config.Host == "" {
+		return to
+	}
+	v := p.view.Load()
+	for _, targets := range [...][]*target{v.targets, v.former} {
+		for _, t := range targets {
+			if t.AddrPort == a.AddrPort {
+				return t.Addr
+			}
+			if t.Addr.Addr() == a.Addr() && !to.IsValid() {
+				to = t.Addr
+			}
+		}
+	}
+	return to
 }
 
 // pbxOfAddr returns the configured PBX at an address, or nil. A PBX with the same
-// transport is preferred. One with another transport matches too, because a URI seldom
-// names it.
+// transport is preferred.
 func (ps *peers) pbxOfAddr(a Addr) (found *pbx) {
+	if t := ps.targetAt(a); t != nil {
+		return t.remote.pbx
+	}
+	return nil
+}
+
+// targetAt returns the target of a PBX at an address, or nil. One with the same transport
+// is preferred.
+func (ps *peers) targetAt(a Addr) (found *target) {
 	for _, p := range ps.pbx {
-		if p.addr.AddrPort == a.AddrPort {
-			if p.addr.Proto == a.Proto {
-				return p
-			}
-			found = p
+		if t := p.targetAt(a); t != nil && (found == nil || t.Proto == a.Proto) {
+			found = t
 		}
 	}
 	return found
 }
 
-// firstAlivePBX returns the first PBX that answers.
-func (ps *peers) firstAlivePBX() (*pbx, bool) {
-	for _, p := range ps.pbx {
-		if !p.down.Load() {
-			return p, true
-		}
-	}
-	return nil, false
+// anyPBXUp reports whether new requests may go to a PBX.
+func (ps *peers) anyPBXUp() bool {
+	return slices.ContainsFunc(ps.pbx, (*pbx).up)
 }
+
+// up reports whether new requests may go to a target of the PBX.
+func (p *pbx) up() bool { return slices.ContainsFunc(p.view.Load().targets, (*target).up) }
 
 // isPBXHost reports whether an IP address is that of a configured PBX, on any port, or is
 // in [Config.PBXSources].
 func (ps *peers) isPBXHost(ip netip.Addr) bool {
 	for _, p := range ps.pbx {
-		if p.addr.Addr() == ip {
+		if p.hasIP(ip) {
 			return true
 		}
 	}
@@ -98,7 +162,7 @@ func (ps *peers) sideOf(p *packet) dialog.Side {
 		if !pbx.isSource(p.listener.proto, p.peer) {
 			continue
 		}
-		if p.conn != nil && pbx.addr.Proto == UDP {
+		if p.conn != nil && pbx.config.Proto == UDP {
 			if p.msg.isRequest() && p.msg.isMethod("REGISTER") {
 				p.conn.hasPhones = true
 			}
@@ -114,8 +178,10 @@ func (ps *peers) sideOf(p *packet) dialog.Side {
 // sideAt returns the side of an address that requests are sent to.
 func (ps *peers) sideAt(a Addr) dialog.Side {
 	for _, p := range ps.pbx {
-		if p.addr.Proto == a.Proto && (p.addr.AddrPort == a.AddrPort || a.Proto.stream() && p.addr.Addr() == a.Addr()) {
-			return pbxSide
+		for _, t := range p.view.Load().targets {
+			if t.Proto == a.Proto && (t.AddrPort == a.AddrPort || a.Proto.stream() && t.Addr.Addr() == a.Addr()) {
+				return pbxSide
+			}
 		}
 	}
 	return ps.sourceSide(a.Addr())
@@ -135,8 +201,8 @@ func (ps *peers) sourceSide(ip netip.Addr) dialog.Side {
 // trunkAt returns the trunk that an address belongs to, or nil.
 func (ps *peers) trunkAt(ip netip.Addr) *Trunk {
 	for _, t := range ps.trunks.Load().all {
-		for _, a := range t.To {
-			if a.Addr() == ip {
+		for _, r := range t.remotes {
+			if r.hasIP(ip) {
 				return t
 			}
 		}
@@ -170,26 +236,37 @@ func (ps *peers) trunkTo(to destination) *Trunk {
 // its To with that address, or with that IP address if the URI names no port. It returns a
 // if there is none.
 func (ps *peers) trunkTarget(u *siptext.URI, a Addr) Addr {
-	t := ps.trunkAt(a.Addr())
-	if t == nil {
-		return a
-	}
 	found := a
-	for _, to := range t.To {
-		switch {
-		case to == a:
-			return a
-		case to.AddrPort == a.AddrPort, to.Addr() == a.Addr() && u.Port == "" && found == a:
-			found = to
+	for _, r := range remotesOf(ps.trunkAt(a.Addr())) {
+		for _, t := range r.view.Load().targets {
+			switch {
+			case t.Proto == a.Proto && t.AddrPort == a.AddrPort:
+				return t.Addr
+			case t.AddrPort == a.AddrPort, t.Addr.Addr() == a.Addr() && u.Port == "" && found == a:
+				found = t.Addr
+			}
 		}
 	}
 	return found
 }
 
-// pbxOfURI returns the configured PBX whose IP address and port a SIP URI names,
-// preferably with the same transport. It returns nil for a host name and an unknown
-// transport.
+// remotesOf returns the addresses that a trunk is configured with; t may be nil.
+func remotesOf(t *Trunk) []*remote {
+	if t == nil {
+		return nil
+	}
+	return t.remotes
+}
+
+// pbxOfURI returns the configured PBX whose IP address and port, or configured name, a SIP
+// URI names, preferably with the same transport. It returns nil for any other host name,
+// and for an unknown transport.
 func (ps *peers) pbxOfURI(u *siptext.URI) *pbx {
+	for _, p := range ps.pbx {
+		if p.isNamed(targetHost(u), uriPort(u)) {
+			return p
+		}
+	}
 	a, ok := uriAddr(u)
 	if !ok {
 		return nil
@@ -204,11 +281,13 @@ func (ps *peers) pbxAt(a netip.AddrPort) (found *pbx) {
 		return ps.pbx[0] // it may send from another address of its own
 	}
 	for _, p := range ps.pbx {
-		if p.addr.AddrPort == a {
-			return p
-		}
-		if found == nil && p.addr.Addr() == a.Addr() {
-			found = p
+		for _, t := range p.view.Load().targets {
+			if t.AddrPort == a {
+				return p
+			}
+			if found == nil && t.Addr.Addr() == a.Addr() {
+				found = p
+			}
 		}
 	}
 	return found
@@ -239,14 +318,14 @@ func (ps *peers) trunkName(p *packet, r *routeDecision) string {
 // PBX has chosen. ok is false if this leads to the port from which the peer had connected:
 // nobody listens there.
 func (ps *peers) limitTarget(u *siptext.URI, fl flow) (to Addr, ok bool) {
-	to = Addr{fl.proto, fl.peer}
+	to = fl.addr()
 	if a, ok := ps.secureTarget(u, fl); ok {
 		trunk := ps.trunkAt(a.Addr())
 		if a.Addr() == fl.peer.Addr() || trunk != nil && trunk == ps.trunkAt(fl.peer.Addr()) {
 			to = a
 		}
 	}
-	return to, fl.connID == 0 || to != Addr{fl.proto, fl.peer}
+	return to, fl.connID == 0 || !fl.isAt(to)
 }
 
 // secureTarget returns the address that a URI in the dialog of a flow names. A dialog over
@@ -258,20 +337,19 @@ func (ps *peers) secureTarget(u *siptext.URI, fl flow) (a Addr, ok bool) {
 		return a, ok
 	}
 	if fl.connID == 0 {
-		return Addr{fl.proto, fl.peer}, true
+		return fl.addr(), true
 	}
-	if t := ps.trunkAt(fl.peer.Addr()); t != nil {
-		for _, to := range t.To {
-			if to.Proto.secure() {
-				return to, true
-			}
+	for _, r := range remotesOf(ps.trunkAt(fl.peer.Addr())) {
+		if targets := r.view.Load().targets; r.config.Proto.secure() && len(targets) > 0 {
+			return targets[0].Addr, true
 		}
 	}
-	return Addr{fl.proto, fl.peer}, true // nobody listens there
+	return fl.addr(), true // nobody listens there
 }
 
 // dialogPBX returns the PBX to which later requests in the dialog of p are sent. p comes
-// from a PBX. The result is the id of a configured PBX, or else an address.
+// from a PBX. The result is the id of a configured PBX, with its address if the PBX is
+// configured by name, or else an address alone.
 //
 // The Contact of p decides if it has the address of a PBX and p has only one Via. With
 // more Vias, the PBX is a proxy that forwards the caller's Contact. So the source of p
@@ -280,15 +358,15 @@ func (ps *peers) dialogPBX(p *packet) (id pbxID, target Addr) {
 	contact, known := p.msg.contactAddr()
 	known = known && !p.msg.hasNextVia()
 	if pbx := ps.pbxOfAddr(contact); known && pbx != nil {
-		return pbx.id, Addr{}
+		return pbx.id, pbx.dialogTarget(contact)
 	}
 	if known && ps.isPBXHost(contact.Addr()) {
 		return id, contact
 	}
 	for _, pbx := range ps.pbx {
 		if pbx.isSource(p.listener.proto, p.peer) {
-			return pbx.id, Addr{}
+			return pbx.id, pbx.dialogTarget(Addr{Proto: p.listener.proto, AddrPort: p.peer})
 		}
 	}
-	return id, Addr{p.listener.proto, p.peer}
+	return id, Addr{Proto: p.listener.proto, AddrPort: p.peer}
 }

@@ -64,6 +64,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"bellhop/sip/resolve"
 )
 
 // A Proxy forwards SIP between the edge side and the PBX side. Make one with [Listen].
@@ -81,6 +83,8 @@ type Proxy struct {
 	sources         sources
 	bindings        *bindings
 	stunLimit       *stunLimit
+	resolver        *resolve.Resolver
+	affinities      *affinities   // nil: there is only one PBX
 	backlog         chan struct{} // see Backlog
 	draining        atomic.Bool
 	stats           counters
@@ -114,10 +118,9 @@ func Listen(cfg Config) (*Proxy, error) {
 	px.bindings = newBindings()
 	px.stunLimit = newStunLimit()
 	px.backlog = make(chan struct{}, 1)
-	px.peers.pbxSources, px.peers.pbxTLS = cfg.PBXSources, cfg.PBXTLS
-	px.peers.trunks.Store(px.newTrunkSet(cfg.Trunks, &trunkSet{}))
-	for _, a := range cfg.PBX {
-		px.peers.pbx = append(px.peers.pbx, &pbx{addr: a, id: newPBXID(a)})
+	px.peers.configure(&px.cfg)
+	if px.peers.several() {
+		px.affinities = newAffinities()
 	}
 	for _, a := range cfg.Listen {
 		l, err := px.openListener(a)
@@ -127,11 +130,11 @@ func Listen(cfg Config) (*Proxy, error) {
 		}
 		px.listeners.all = append(px.listeners.all, l)
 	}
-	for _, p := range px.peers.pbx {
-		p.sharesOurAddr = px.listeners.haveHost(p.addr.Addr())
-		if px.listeners.find(p.addr.Proto, pbxSide, p.addr.Addr(), nil) == nil {
+	px.resolver = px.newResolver()
+	for _, r := range px.peers.remotes() {
+		if err := px.openRemote(r); err != nil {
 			px.Close()
-			return nil, fmt.Errorf("sip: no listener can reach PBX %s: add a %s listener of its address family", p.addr, p.addr.Proto)
+			return nil, err
 		}
 	}
 	px.streams = newStreamTable(px)
@@ -145,7 +148,7 @@ func Listen(cfg Config) (*Proxy, error) {
 func (px *Proxy) Addrs() []Addr {
 	var as []Addr
 	for _, l := range px.listeners.all {
-		as = append(as, Addr{l.proto, l.addr})
+		as = append(as, Addr{Proto: l.proto, AddrPort: l.addr})
 	}
 	return as
 }
@@ -158,6 +161,7 @@ func (px *Proxy) Run(ctx context.Context) error {
 	for _, w := range px.workers {
 		px.goroutines.Go(func() { w.run(ctx) })
 	}
+	px.goroutines.Go(func() { px.resolver.Run(ctx) })
 	for _, l := range px.listeners.all {
 		if l.stream != nil {
 			px.goroutines.Go(func() { px.streams.acceptConns(ctx, l) })
@@ -204,11 +208,9 @@ func (px *Proxy) logPanic(what string, r any) {
 	px.log.Error("panic recovered", "part", what, "err", fmt.Sprint(r), "stack", string(debug.Stack()))
 }
 
-// PBXReachable reports whether a PBX is up. A single PBX always counts as up.
-func (px *Proxy) PBXReachable() bool {
-	_, ok := px.peers.firstAlivePBX()
-	return ok
-}
+// PBXReachable reports whether a PBX is up. A single PBX always counts as up, unless it has
+// a name without an address.
+func (px *Proxy) PBXReachable() bool { return px.peers.anyPBXUp() }
 
 // Close closes the listeners. Run does so itself when it ends.
 func (px *Proxy) Close() {

@@ -50,6 +50,9 @@ func recordRouteURI(m *message, l *listener, name *ownName) (scheme, rest string
 func (c *composer) routeToken(p *packet, r *routeDecision) token {
 	t := token{use: inRoute, flow: r.edgeFlow, byURI: r.byURI, binding: r.binding, pbx: r.pbx}
 	if p.side == edgeSide {
+		if to := r.target; to != nil && to.remote.pbx != nil && to.remote.config.Host != "" {
+			t.target = to.Addr
+		}
 		return t
 	}
 	t.fromPBX = true

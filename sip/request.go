@@ -70,10 +70,6 @@ func (w *worker) forwardRequest(now instant, p *packet, key serverKey) {
 		w.refuseTowards(p, r.dst, f, "Retry-After: 1\r\n")
 		return
 	}
-	id := w.newTxID()
-	w.branchBuf = w.proxy.branchSalt.appendBranch(w.branchBuf[:0], id, hash)
-	out := w.preferTCP(&r, w.composer.rewriteRequest(p, &r, w.branchBuf))
-
 	t := &responseContext{worker: w, src: p.side, dst: r.dst, trunk: w.proxy.peers.trunkName(p, &r), flowGone: r.flowGone, hasCredentials: m.hasField(hAuthorization), inDialog: !m.initial()}
 	t.hasOurPath = w.proxy.cfg.Register == RegisterPath && r.dst == pbxSide && m.isMethod("REGISTER") && m.makesBinding()
 	if p.side == edgeSide && r.dst == pbxSide && m.isMethod("REGISTER") {
@@ -84,11 +80,23 @@ func (w *worker) forwardRequest(now instant, p *packet, key serverKey) {
 	if w.proxy.cfg.Observations != nil {
 		t.branch = string(m.text(m.via.branch))
 	}
-	t.client = clientTx{worker: w, user: t, id: id, loopHash: hash, nextHop: r.nextHop, invite: t.server.invite, request: w.memory.retainCopy(nil, out)}
+	t.startFailover(p, &r, hash)
 	if t.server.invite {
 		w.wheel.start(&t.server.timer, now+tryingDelay)
 	}
 	w.observer.observe(p, &r, t.trunk)
+	w.sendRequest(now, t, p, &r, hash)
+}
+
+// sendRequest starts the client transaction of t.
+func (w *worker) sendRequest(now instant, t *responseContext, p *packet, r *routeDecision, hash uint32) {
+	id := w.newTxID()
+	w.branchBuf = w.proxy.branchSalt.appendBranch(w.branchBuf[:0], id, hash)
+	out := w.preferTCP(r, w.composer.rewriteRequest(p, r, w.branchBuf))
+	t.client = clientTx{worker: w, user: t, id: id, loopHash: hash, nextHop: r.nextHop, invite: t.server.invite, request: w.memory.retainCopy(nil, out)}
+	if t.canFailOver() {
+		t.client.failoverAt = now + w.proxy.failoverAfter()
+	}
 	t.client.start(now)
 }
 

@@ -18,6 +18,8 @@ type responseContext struct {
 	flowGone bool // the request is sent to the URI, because the flow to the phone is closed
 
 	registration *registration // of a REGISTER that may set bindings, else nil
+	target       *target       // of a PBX or trunk that the request was sent to, or nil
+	failover     *failover     // nil: the request is sent to no other target
 
 	// The fields below go into the observation of each response.
 	branch   string
@@ -35,6 +37,13 @@ type responseContext struct {
 // on another leg of the call, is observed later.
 func (t *responseContext) handleResponse(now instant, p *packet) {
 	m := &p.msg
+	if t.handleRefusal(now, m) {
+		return
+	}
+	if m.status > 100 {
+		t.endFailover()
+	}
+	t.rememberTarget(now, m)
 	if t.registration != nil && m.status/100 == 2 {
 		t.worker.composer.rememberBindings(t.worker.proxy.bindings, now, t.registration, m)
 	}
@@ -64,6 +73,10 @@ func (t *responseContext) handleResponse(now instant, p *packet) {
 // timed out. In all other cases it sends a final response of the proxy.
 func (t *responseContext) handleFailure(now instant, why failureReason) {
 	c := &t.client
+	if why != ringTimeout && t.handleUnanswered(now, why) || why == silent {
+		return
+	}
+	t.endFailover()
 	if why != ringTimeout || c.canceled {
 		t.cancelFields = t.worker.memory.releaseCopy(t.cancelFields)
 	}
@@ -97,6 +110,7 @@ func (t *responseContext) cancelInvite(now instant, m *message) {
 		return
 	}
 	t.canceled = true
+	t.endFailover()
 	t.cancelFields = t.worker.memory.retainCopy(nil, cancelFields(m, t.worker.proxy.cfg.StripIdentity && t.src == edgeSide && t.trunk == ""))
 	if t.client.state == clientProceeding {
 		t.sendCancel(now)
@@ -110,11 +124,22 @@ func (t *responseContext) sendCancel(now instant) {
 	if c.canceled || c.state != clientProceeding {
 		return
 	}
+	fields := t.cancelFields
+	t.cancelFields = nil
+	t.cancelClient(now, c, fields)
+	t.worker.memory.releaseCopy(fields)
+}
+
+// cancelClient sends CANCEL for a client transaction, with the given header fields, and
+// waits 64*T1 for its final response.
+func (t *responseContext) cancelClient(now instant, c *clientTx, fields []byte) {
+	if c.canceled || c.state != clientProceeding {
+		return
+	}
 	c.canceled = true
 	c.deadline = now + timerB
 	t.worker.wheel.start(&c.timer, c.deadline)
-	k := &clientTx{worker: t.worker, id: c.id, loopHash: c.loopHash, nextHop: c.nextHop, cancel: true, request: t.worker.memory.retainCopy(nil, t.worker.composer.makeCancel(c.request, t.cancelFields))}
-	t.cancelFields = t.worker.memory.releaseCopy(t.cancelFields)
+	k := &clientTx{worker: t.worker, id: c.id, loopHash: c.loopHash, nextHop: c.nextHop, cancel: true, request: t.worker.memory.retainCopy(nil, t.worker.composer.makeCancel(c.request, fields))}
 	if k.start(now); k.state == clientTerminated {
 		t.worker.handleSendFailure(now, c.id) // as after a later error of the stream
 	}

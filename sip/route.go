@@ -7,6 +7,7 @@ import (
 
 	"bellhop/dialog"
 	"bellhop/dialog/siptext"
+	"bellhop/sip/resolve"
 )
 
 // routeDecision is the destination of a request, with the data about it that Record-Route,
@@ -19,6 +20,8 @@ type routeDecision struct {
 	flowGone bool      // the flow to the phone is closed, so the URI gives the next hop
 	binding  bindingID // binding that edgeFlow belongs to; zero: none
 	pbx      pbxID     // PBX that an edge-side request goes to
+	target   *target   // of a PBX or trunk, that nextHop is; nil: another address
+	left     []*target // further targets for failover; valid until the next request is routed
 	aor      string    // address-of-record of the binding that the request is sent to
 
 	contactPBX pbxID // PBX whose Contact the Request-URI was, if we had replaced that Contact
@@ -55,6 +58,11 @@ type router struct {
 	oldDialogs oldDialogs
 	routes     routeSet // of the request that was read last
 	edits      *splice  // of that request
+
+	onlyTarget *target        // not nil: a request goes to it again, after other targets have failed
+	targets    []*target      // scratch
+	resolved   []resolve.Addr // scratch
+	ranked     []*pbx         // scratch
 }
 
 // routeRequest decides where the request of p goes. It notes two kinds of edits in
@@ -282,27 +290,18 @@ func (rt *router) routeFromEdge(p *packet, r *routeDecision, next *siptext.URI, 
 // If that PBX is no longer configured, the request goes to the configured PBX that next
 // names, or else to the first PBX that is up.
 func (rt *router) routeToDialogPBX(p *packet, r *routeDecision, next *siptext.URI, t *token) *fault {
-	if t.fromPBX && !t.direct && t.target.IsValid() && rt.peers.isPBXHost(t.target.Addr()) {
+	if t.fromPBX && !t.direct && t.pbx == (pbxID{}) && t.target.IsValid() && rt.peers.isPBXHost(t.target.Addr()) {
 		return rt.routeToAddr(p, r, t.target)
 	}
 	for _, pbx := range rt.peers.pbx {
 		if pbx.id == t.pbx {
-			return rt.routeToPBX(p, r, pbx)
+			return rt.routeWithinDialog(p, r, pbx, t.target)
 		}
 	}
 	if pbx := rt.peers.pbxOfURI(next); pbx != nil { // the dialog's PBX is no longer configured
 		return rt.routeToPBX(p, r, pbx)
 	}
 	return rt.routeToAnyPBX(p, r)
-}
-
-// routeToAnyPBX routes a request to the first PBX that is up.
-func (rt *router) routeToAnyPBX(p *packet, r *routeDecision) *fault {
-	pbx, ok := rt.peers.firstAlivePBX()
-	if !ok {
-		return noPBX
-	}
-	return rt.routeToPBX(p, r, pbx)
 }
 
 // routeToNamedPBX routes a request without Route to the PBX whose Contact its Request-URI
@@ -315,17 +314,11 @@ func (rt *router) routeToNamedPBX(p *packet, r *routeDecision, target *siptext.U
 		named = pbx.id
 	}
 	for _, pbx := range rt.peers.pbx {
-		if pbx.id == named && !pbx.down.Load() {
+		if pbx.id == named && pbx.up() {
 			return rt.routeToPBX(p, r, pbx)
 		}
 	}
 	return rt.routeToAnyPBX(p, r)
-}
-
-// routeToPBX routes a request to a configured PBX.
-func (rt *router) routeToPBX(p *packet, r *routeDecision, pbx *pbx) *fault {
-	r.pbx = pbx.id
-	return rt.routeToAddr(p, r, pbx.addr)
 }
 
 // routeToOtherEnd routes a request within a dialog directly to the other end, because the
@@ -397,13 +390,17 @@ func (rt *router) routeFromPBX(p *packet, r *routeDecision, next *siptext.URI, t
 	a, ok := rt.peers.secureTarget(next, t.flow)
 	r.flowGone = t.flow.connID != 0
 	switch {
-	case r.flowGone && (!ok || a == Addr{t.flow.proto, t.flow.peer}):
+	case r.flowGone && (!ok || t.flow.isAt(a)):
 		return flowFailed
+	case !ok && t.flow.peer.IsValid(): // a name that the other end has chosen: it was at this address before
+		a = t.flow.addr()
+	case !ok && rt.chooseTrunkTargets(p, next):
+		return rt.routeToTrunk(p, r)
 	case !ok:
 		return hostNotResolved
 	}
-	if pbx := rt.peers.pbxOfAddr(a); pbx != nil {
-		a = pbx.addr
+	if t := rt.peers.targetAt(a); t != nil {
+		a = t.Addr
 	}
 	a = rt.peers.trunkTarget(next, a)
 	if r.dst = rt.peers.sideAt(a); r.dst == pbxSide {
@@ -411,7 +408,7 @@ func (rt *router) routeFromPBX(p *packet, r *routeDecision, next *siptext.URI, t
 	}
 	f := rt.routeToEdge(p, r, a)
 	if f == nil {
-		r.edgeFlow, r.byURI = flow{proto: a.Proto, listenerIndex: r.nextHop.listener.index, listenerPort: r.nextHop.listener.addr.Port(), peer: a.AddrPort}, true
+		r.edgeFlow, r.byURI = r.flowOfURI(a), true
 	}
 	return f
 }

@@ -39,7 +39,7 @@ func (rt *router) tryFlows(p *packet, r *routeDecision, t *token, newest *bindin
 func (rt *router) tryFlow(p *packet, r *routeDecision, fl flow, byURI bool) bool {
 	var to destination
 	if fl.proto.stream() {
-		if to.conn = rt.proxy.streams.findStream(Addr{fl.proto, fl.peer}, fl.connID); to.conn == nil {
+		if to.conn = rt.proxy.streams.findStream(Addr{Proto: fl.proto, AddrPort: fl.peer}, fl.connID); to.conn == nil {
 			return false
 		}
 		to.listener, to.addr, to.local = to.conn.listener, fl.peer, to.conn.localAddr()

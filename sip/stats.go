@@ -14,6 +14,7 @@ type Stats struct {
 	Withheld     uint64 `json:"withheld"`          // responses not sent to UDP sources that have not proved their address
 	Refused      uint64 `json:"refused"`           // connections refused because there were too many
 	Handshakes   uint64 `json:"handshakes_failed"` // TLS handshakes that failed
+	FailedOver   uint64 `json:"failed_over"`       // requests sent to another PBX or address after a failure
 	Panics       uint64 `json:"panics"`            // messages lost to a bug
 	Transactions int64  `json:"transactions"`      // client transactions without a final response
 	Streams      int64  `json:"streams"`           // open connections
@@ -21,7 +22,7 @@ type Stats struct {
 
 type counters struct {
 	received, malformed, stray, dropped, unobserved, panics atomic.Uint64
-	shed, withheld, refused, handshakesFailed               atomic.Uint64
+	shed, withheld, refused, handshakesFailed, failedOver   atomic.Uint64
 	transactions                                            atomic.Int64
 }
 
@@ -37,7 +38,7 @@ type ListenerState struct {
 func (px *Proxy) Listeners() []ListenerState {
 	states := make([]ListenerState, 0, len(px.listeners.all))
 	for _, l := range px.listeners.all {
-		states = append(states, ListenerState{Addr{l.proto, l.addr}, l.side, l.connections.Load()})
+		states = append(states, ListenerState{Addr{Proto: l.proto, AddrPort: l.addr}, l.side, l.connections.Load()})
 	}
 	return states
 }
@@ -65,6 +66,7 @@ func (px *Proxy) Stats() Stats {
 		Withheld:     px.stats.withheld.Load(),
 		Refused:      px.stats.refused.Load(),
 		Handshakes:   px.stats.handshakesFailed.Load(),
+		FailedOver:   px.stats.failedOver.Load(),
 		Panics:       px.stats.panics.Load(),
 		Transactions: px.stats.transactions.Load(),
 		Streams:      px.streams.count.Load(),

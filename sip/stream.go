@@ -47,6 +47,7 @@ type stream struct {
 	done      chan struct{}
 	closeOnce sync.Once
 	dialed    bool        // opened by the proxy, so the peer listens at its port
+	host      string      // configured name of the peer, to which the proxy opens it; "": none
 	client    *tls.Config // with which the proxy opens it; nil: without TLS, or accepted
 	trunk     string      // name of the trunk that the peer has proved to be by its certificate, or ""
 

@@ -46,12 +46,12 @@ func newStreamTable(px *Proxy) *streamTable {
 func (ss *streamTable) findStream(peer Addr, id uint32) *stream {
 	key := streamKey{proto: peer.Proto, peer: peer.AddrPort}
 	if id == 0 {
-		if key.client = ss.proxy.peers.clientFor(peer); key.client != nil {
+		for key.client = range ss.proxy.peers.clientsFor(peer) {
 			if v, ok := ss.byPeer.Load(key); ok {
 				return v.(*stream)
 			}
-			key.client = nil
 		}
+		key.client = nil
 	}
 	v, ok := ss.byPeer.Load(key)
 	if !ok {
@@ -63,17 +63,18 @@ func (ss *streamTable) findStream(peer Addr, id uint32) *stream {
 	return nil
 }
 
-// openTo returns the stream to a peer. If there is none, it starts to open one. Messages
+// openTo returns the stream to an address of the transport of l. If there is none, it starts to open one. Messages
 // wait in the queue of the stream until it is open. If a limit of connections is reached,
 // or if the proxy opens no connections of that transport to the peer, the returned stream
 // is closed.
-func (ss *streamTable) openTo(peer netip.AddrPort, l *listener) *stream {
-	to := Addr{l.proto, peer}
+func (ss *streamTable) openTo(to Addr, l *listener) *stream {
+	peer := to.AddrPort
 	fits := func(s *stream) bool { return s.listener.side == l.side || s.listener.side == BothSides }
 	if s := ss.findStream(to, 0); s != nil && fits(s) {
 		return s
 	}
 	s := ss.newStream(nil, peer, l)
+	s.host = to.Host
 	if s.client = ss.proxy.peers.clientFor(to); !ss.proxy.peers.canDial(to) {
 		s.close()
 		return s
@@ -160,7 +161,7 @@ func (ss *streamTable) acceptConns(ctx context.Context, l *listener) {
 			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
 				return
 			}
-			ss.proxy.log.Warn("connection not accepted", "listener", Addr{l.proto, l.addr}.String(), "err", err)
+			ss.proxy.log.Warn("connection not accepted", "listener", Addr{Proto: l.proto, AddrPort: l.addr}.String(), "err", err)
 			select {
 			case <-ctx.Done():
 			case <-time.After(100 * time.Millisecond):

@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"fmt"
+	"iter"
 	"slices"
 	"time"
 
@@ -53,22 +54,64 @@ func (s TLSServer) newConfig(store *certs.Store, askClient bool) *tls.Config {
 	return c
 }
 
-// clientFor returns the TLS configuration for connections to an address, or nil if the
-// proxy opens none to it: TLS is used towards a configured PBX or trunk only, because
-// nobody else's certificate can be verified.
-func (ps *peers) clientFor(a Addr) *tls.Config {
-	if a.Proto != TLS {
-		return nil
-	}
-	for _, p := range ps.pbx {
-		if p.addr.Proto == TLS && p.addr.Addr() == a.Addr() && ps.pbxTLS != nil {
-			return ps.pbxTLS.TLS("")
+// clientsFor returns the TLS configurations for connections to an address. There is none
+// if the proxy opens no such connection: TLS is used towards a configured PBX or trunk
+// only, because nobody else's certificate can be verified.
+//
+// The server is verified by the name that the PBX or trunk is configured with. If a has no
+// name, it may be the address of several names. Then the first configuration is for new
+// connections, and an open connection with another one is as good.
+func (ps *peers) clientsFor(a Addr) iter.Seq[*tls.Config] {
+	return func(yield func(*tls.Config) bool) {
+		if a.Proto != TLS {
+			return
+		}
+		for _, p := range ps.pbx {
+			if ps.pbxTLS != nil && p.isTLSAt(a) && !yield(ps.pbxTLS.TLS(p.config.Host)) {
+				return
+			}
+		}
+		for _, t := range ps.trunks.Load().all {
+			for _, r := range t.remotes {
+				if client := t.TLS; client != nil && r.isTLSAt(a) && !yield(client.TLS(r.config.Host)) {
+					return
+				}
+			}
+		}
+		if t := ps.trunkAt(a.Addr()); t != nil && t.TLS != nil {
+			yield(t.TLS.TLS(t.nameForTLS()))
 		}
 	}
-	if t := ps.trunkAt(a.Addr()); t != nil && t.TLS != nil {
-		return t.TLS.TLS("")
+}
+
+// clientFor returns the first of clientsFor, or nil.
+func (ps *peers) clientFor(a Addr) *tls.Config {
+	for client := range ps.clientsFor(a) {
+		return client
 	}
 	return nil
+}
+
+// isTLSAt reports whether a TLS address is one of a remote.
+func (r *remote) isTLSAt(a Addr) bool {
+	if r.config.Proto != TLS {
+		return false
+	}
+	if a.Host != "" {
+		return a.Host == r.config.Host
+	}
+	return r.hasIP(a.Addr())
+}
+
+// nameForTLS returns the name by which a server of a trunk is verified if its address is
+// only in Sources: the first name in To.
+func (t *Trunk) nameForTLS() string {
+	for _, a := range t.To {
+		if a.Proto == TLS && a.Host != "" {
+			return a.Host
+		}
+	}
+	return ""
 }
 
 // canDial reports whether the proxy may open a stream to an address. Phones on TLS and

@@ -102,6 +102,13 @@ type flow struct {
 	local         netip.Addr // our address in the flow, if the listener has several; else the zero address
 }
 
+// addr returns the address of the peer of a flow.
+func (fl flow) addr() Addr { return Addr{Proto: fl.proto, AddrPort: fl.peer} }
+
+// isAt reports whether the peer of a flow is at an address. The name of the address does
+// not count.
+func (fl flow) isAt(a Addr) bool { return a.Proto == fl.proto && a.AddrPort == fl.peer }
+
 const (
 	unboundVersion = 1 // Path, Contact and Record-Route of earlier versions of bellhop
 	boundVersion   = 2 // Record-Route of earlier versions of bellhop
@@ -336,7 +343,7 @@ func readAddr(b []byte) (a Addr, ok bool) {
 		return Addr{}, false
 	}
 	ip, found := netip.AddrFromSlice(b[4:])
-	return Addr{Proto(b[0]), netip.AddrPortFrom(ip, binary.BigEndian.Uint16(b[1:]))}, found && len(b) == 4+int(b[3])
+	return Addr{Proto: Proto(b[0]), AddrPort: netip.AddrPortFrom(ip, binary.BigEndian.Uint16(b[1:]))}, found && len(b) == 4+int(b[3])
 }
 
 // appendIP appends an IP address with its length in front to b.

@@ -61,13 +61,13 @@ func requestWithin(callID, fromTag, toTag string) *message {
 
 func TestRouteTokensOpenInTheirDialogAlone(t *testing.T) {
 	s := newSealer(testKey)
-	pbx := Addr{UDP, netip.MustParseAddrPort("192.0.2.2:5060")}
+	pbx := Addr{Proto: UDP, AddrPort: netip.MustParseAddrPort("192.0.2.2:5060")}
 	for _, tok := range []token{
 		{},
 		{flow: flow{UDP, 7, 5060, netip.MustParseAddrPort("192.0.2.1:65535"), 0, netip.Addr{}}, pbx: newPBXID(pbx)},
 		{flow: flow{TCP, 255, 1, netip.MustParseAddrPort("[2001:db8::1]:1"), 1<<32 - 1, netip.MustParseAddr("2001:db8::2")}, binding: bindingID{1}, fromPBX: true, target: pbx},
 		{flow: flow{UDP, 0, 1, netip.MustParseAddrPort("192.0.2.1:1"), 0, netip.MustParseAddr("192.0.2.2")}, next: routeID{1}},
-		{fromPBX: true, direct: true, byURI: true, next: routeID{1}, target: Addr{TCP, netip.MustParseAddrPort("[2001:db8::1]:5060")}},
+		{fromPBX: true, direct: true, byURI: true, next: routeID{1}, target: Addr{Proto: TCP, AddrPort: netip.MustParseAddrPort("[2001:db8::1]:5060")}},
 		{byURI: true, next: routeID{2}},
 	} {
 		tok.use = inRoute
@@ -124,9 +124,9 @@ var oldTokens = []struct {
 	{"AWMAAAAAAAAAAAAAADEwMUBwYnguZXhhbXBsZSBzaXA6MTAxQDEwLjAuMC41O3RyYW5zcG9ydD11ZHAtnhwlue4kGg", token{
 		use: inContact, text: "101@pbx.example sip:101@10.0.0.5;transport=udp"}},
 	{"AnIAAgETxJxBBMAAAmUAAAAJzwBqFXKQnlnU1BsNSPjguQ", token{
-		use: inRoute, flow: flow{proto: TCP, listenerIndex: 1, listenerPort: 5060, peer: netip.MustParseAddrPort("192.0.2.101:40001"), connID: 9}, pbx: newPBXID(Addr{UDP, barePBX})}},
+		use: inRoute, flow: flow{proto: TCP, listenerIndex: 1, listenerPort: 5060, peer: netip.MustParseAddrPort("192.0.2.101:40001"), connID: 9}, pbx: newPBXID(Addr{Proto: UDP, AddrPort: barePBX})}},
 	{"AnIPAAAAAAAAAAAAAAAAAAAAAAAAAAEAAAAAAAAAAhPEECABDbgAAAAAAAAAAAAAAAG4WUVoX9urzA", token{
-		use: inRoute, fromPBX: true, direct: true, byURI: true, next: routeID{1}, target: Addr{TCP, netip.MustParseAddrPort("[2001:db8::1]:5060")}}},
+		use: inRoute, fromPBX: true, direct: true, byURI: true, next: routeID{1}, target: Addr{Proto: TCP, AddrPort: netip.MustParseAddrPort("[2001:db8::1]:5060")}}},
 }
 
 func TestTokensOfEarlierVersionsOpen(t *testing.T) {

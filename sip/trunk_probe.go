@@ -2,31 +2,44 @@ package sip
 
 import (
 	"bytes"
-	"sync/atomic"
+	"slices"
+	"strings"
 	"time"
 )
 
-// maxProbeAnswer is how many bytes of a status line are remembered.
-const maxProbeAnswer = 80
+const (
+	// maxProbeAnswer is how many bytes of a status line are remembered.
+	maxProbeAnswer = 80
 
-// trunkProbe sends OPTIONS to one address of a trunk: some trunks send no calls before
-// they have got one, and a NAT in front of bellhop stays open for calls of the trunk. The
-// first worker owns all trunkProbes.
-type trunkProbe struct {
+	// unresolvedWait is the time between two looks whether the name of a trunk has an
+	// address, so that a trunk gets its first OPTIONS soon after the start.
+	unresolvedWait = instant(time.Second)
+)
+
+// trunkProber sends OPTIONS to the targets of one element of [Trunk.To]: some trunks send
+// no calls before they have got one, and a NAT in front of bellhop stays open for calls of
+// the trunk. The first worker owns all trunkProbers.
+type trunkProber struct {
 	worker   *worker // nil: not started
 	trunk    string  // name
-	addr     Addr
+	remote   *remote
 	interval instant
 	timer    timer
-	awaited  *clientTx // OPTIONS without a response so far, or nil
-	state    atomic.Pointer[probeState]
+	probes   []*trunkProbe // under way; empty between the end of their time and the next OPTIONS
 }
 
-// probeState is what the last OPTIONS has shown. It does not change.
-type probeState struct {
-	up     bool
-	since  instant // time at which the address became up or down
-	answer string  // status code and reason of the last response, or why there is none
+// trunkProbe is one OPTIONS.
+type trunkProbe struct {
+	prober *trunkProber
+	target *target
+	tx     *clientTx // nil once there is a response or failure
+}
+
+// probeAnswer is what OPTIONS to a target of a trunk have shown. It does not change.
+type probeAnswer struct {
+	up    bool
+	since instant // time at which the target became up or down
+	text  string  // status code and reason of the last response, or why there is none
 }
 
 // ProbeInterval returns the interval of the OPTIONS to a trunk over a transport. Over UDP
@@ -39,37 +52,32 @@ func ProbeInterval(proto Proto, probe, keepAlive time.Duration) time.Duration {
 	return probe
 }
 
-// newTrunkProbes returns the probes of the trunks. Those that are in old already, and have
-// the same interval, stay the same. Others keep the state of their address.
-func newTrunkProbes(cfg *Config, trunks []*Trunk, old []*trunkProbe) (probes []*trunkProbe) {
+// newTrunkProbers returns the probers of trunks. Those that are in old already, and have
+// the same interval, stay the same.
+func newTrunkProbers(cfg *Config, trunks []*Trunk, old []*trunkProber) (probers []*trunkProber) {
 	for _, t := range trunks {
-		for _, a := range t.To {
-			interval := instant(ProbeInterval(a.Proto, t.Probe, cfg.KeepAlive))
+		for _, r := range t.remotes {
+			interval := instant(ProbeInterval(r.config.Proto, t.Probe, cfg.KeepAlive))
 			if interval <= 0 {
 				continue
 			}
-			b := &trunkProbe{trunk: t.Name, addr: a, interval: interval}
-			for _, o := range old {
-				switch {
-				case o.trunk != t.Name || o.addr != a:
-				case o.interval == interval:
-					b = o
-				default:
-					b.state.Store(o.state.Load())
-				}
+			b := &trunkProber{trunk: t.Name, remote: r, interval: interval}
+			if i := slices.IndexFunc(old, func(o *trunkProber) bool { return o.remote == r && o.interval == interval }); i >= 0 {
+				b = old[i]
 			}
-			probes = append(probes, b)
+			probers = append(probers, b)
 		}
 	}
-	return probes
+	return probers
 }
 
-// startTrunkProbes starts those probes of trunks that do not run. The first worker runs all.
-func (w *worker) startTrunkProbes() {
+// startTrunkProbers starts those probers of trunks that do not run. The first worker runs
+// all.
+func (w *worker) startTrunkProbers() {
 	if w.index != 0 {
 		return
 	}
-	for _, b := range w.proxy.peers.trunks.Load().probes {
+	for _, b := range w.proxy.peers.trunks.Load().probers {
 		if b.worker == nil {
 			b.worker, b.timer.owner = w, b
 			b.handleTimer(w.now())
@@ -77,82 +85,101 @@ func (w *worker) startTrunkProbes() {
 	}
 }
 
-// stop ends a probe.
-func (b *trunkProbe) stop() {
+// stop ends a prober.
+func (b *trunkProber) stop() {
 	if b.worker == nil {
 		return
 	}
-	if b.awaited != nil {
-		b.awaited.terminate()
-		b.awaited = nil
+	for _, p := range b.probes {
+		if p.tx != nil {
+			p.tx.terminate()
+		}
 	}
 	b.worker.wheel.stop(&b.timer)
 }
 
-// handleTimer sends the next OPTIONS. If the last one has no response yet, the address
-// counts as down instead. While the proxy drains, it sends none, so that Drain returns.
-func (b *trunkProbe) handleTimer(now instant) {
+// handleTimer ends the probes that are under way, or sends the next ones. While the proxy
+// drains, it sends none, so that Drain returns.
+func (b *trunkProber) handleTimer(now instant) {
 	w, wait := b.worker, min(optionsTimeout, b.interval/2)
-	if b.awaited != nil {
-		b.awaited.terminate()
-		b.awaited = nil
-		b.setState(now, false, "no response")
+	if len(b.probes) > 0 {
+		for _, p := range b.probes {
+			if p.tx != nil {
+				p.tx.terminate()
+				p.finish(now, false, "no response")
+			}
+		}
+		b.probes = b.probes[:0]
 		w.wheel.start(&b.timer, now+b.interval-wait)
 		return
 	}
-	if w.proxy.draining.Load() {
-		w.wheel.start(&b.timer, now+b.interval)
-		return
+	targets, next := b.remote.view.Load().targets, b.interval
+	if len(targets) == 0 {
+		next = min(next, unresolvedWait)
 	}
-	to, ok := w.proxy.destinationAt(b.addr, edgeSide, nil)
+	if !w.proxy.draining.Load() {
+		for _, t := range targets {
+			b.sendOptions(now, t)
+		}
+	}
+	if len(b.probes) > 0 {
+		next = wait
+	}
+	w.wheel.start(&b.timer, now+next)
+}
+
+// sendOptions sends OPTIONS to a target. Its Request-URI has the name of the trunk, if it
+// is configured by name.
+func (b *trunkProber) sendOptions(now instant, t *target) {
+	p := &trunkProbe{prober: b, target: t}
+	to, ok := b.worker.proxy.destinationAt(t.Addr, edgeSide, nil)
 	if !ok {
-		b.setState(now, false, "no listener reaches it")
-		w.wheel.start(&b.timer, now+b.interval)
+		p.finish(now, false, "no listener reaches it")
 		return
 	}
-	uri := "sip:" + b.addr.AddrPort.String()
-	if b.addr.Proto != UDP {
-		uri += ";transport=" + b.addr.Proto.String()
+	_, at, _ := strings.Cut(b.remote.config.String(), "://")
+	uri := "sip:" + at
+	if t.Proto != UDP {
+		uri += ";transport=" + t.Proto.String()
 	}
-	b.awaited = w.newOptions(b, to, uri, "Contact: <sip:"+to.ownName(edgeSide).uri+">\r\n"+allowedMethods)
-	w.wheel.start(&b.timer, now+wait)
-	b.awaited.start(now)
+	p.tx = b.worker.newOptions(p, to, uri, "Contact: <sip:"+to.ownName(edgeSide).uri+">\r\n"+allowedMethods)
+	b.probes = append(b.probes, p)
+	p.tx.start(now)
 }
 
 // handleResponse handles a response to an OPTIONS. A trunk that refuses calls answers
 // 503; one that does not accept the proxy as its peer answers 403.
-func (b *trunkProbe) handleResponse(now instant, p *packet) {
-	status := p.msg.status
-	if status < 200 {
+func (p *trunkProbe) handleResponse(now instant, m *packet) {
+	status := m.msg.status
+	if status < 200 || p.tx == nil {
 		return
 	}
-	line, _, _ := bytes.Cut(p.msg.b, crlf)
-	answer := line[len("SIP/2.0 "):]
-	b.setState(now, status != 403 && status != 503, string(answer[:min(len(answer), maxProbeAnswer)]))
-	b.awaited = nil
-	b.worker.wheel.start(&b.timer, now+b.interval)
+	line, _, _ := bytes.Cut(m.msg.b, crlf)
+	text := line[len("SIP/2.0 "):]
+	p.finish(now, status != 403 && status != 503, string(text[:min(len(text), maxProbeAnswer)]))
 }
 
-func (b *trunkProbe) handleFailure(now instant, why failureReason) {
-	b.awaited = nil
-	b.setState(now, false, "unreachable")
-	b.worker.wheel.start(&b.timer, now+b.interval)
+func (p *trunkProbe) handleFailure(now instant, why failureReason) {
+	if p.tx != nil {
+		p.finish(now, false, "unreachable")
+	}
 }
 
-// setState stores what an OPTIONS has shown. It logs when the address goes down, and when
-// it is up again.
-func (b *trunkProbe) setState(now instant, up bool, answer string) {
-	old := b.state.Load()
-	next := &probeState{up: up, since: now, answer: answer}
+// finish stores what an OPTIONS has shown. It logs when the target goes down, and when it
+// is up again.
+func (p *trunkProbe) finish(now instant, up bool, text string) {
+	p.tx = nil
+	t := p.target
+	old, next := t.answer.Load(), &probeAnswer{up: up, since: now, text: text}
 	if old != nil && old.up == up {
-		if old.answer == answer {
+		if old.text == text {
 			return
 		}
 		next.since = old.since
 	}
-	b.state.Store(next)
+	t.answer.Store(next)
 	if wasUp := old == nil || old.up; wasUp != up {
-		b.worker.proxy.log.Warn("trunk state changed", "trunk", b.trunk, "address", b.addr, "down", !up, "why", answer)
+		p.prober.worker.proxy.log.Warn("trunk state changed", "trunk", p.prober.trunk, "address", t.Addr.String(), "down", !up, "why", text)
 	}
 }
 
@@ -179,15 +206,17 @@ func (px *Proxy) TrunkStates() (states []TrunkState) {
 	set := px.peers.trunks.Load()
 	for _, t := range set.all {
 		s := TrunkState{Name: t.Name, Refused: t.refused.Load()}
-		for _, b := range set.probes {
-			if b.trunk != t.Name {
+		for _, b := range set.probers {
+			if !slices.Contains(t.remotes, b.remote) {
 				continue
 			}
-			target := TargetState{Addr: b.addr}
-			if v := b.state.Load(); v != nil {
-				target.Known, target.Up, target.For, target.Answer = true, v.up, max(time.Duration(now-v.since), 0), v.answer
+			for _, to := range b.remote.view.Load().targets {
+				target := TargetState{Addr: to.Addr}
+				if v := to.answer.Load(); v != nil {
+					target.Known, target.Up, target.For, target.Answer = true, v.up, max(time.Duration(now-v.since), 0), v.text
+				}
+				s.Targets = append(s.Targets, target)
 			}
-			s.Targets = append(s.Targets, target)
 		}
 		states = append(states, s)
 	}

@@ -8,27 +8,55 @@ import (
 // trunkSet are the configured trunks. It does not change. [Proxy.SetTrunks] replaces it.
 type trunkSet struct {
 	all            []*Trunk
-	probes         []*trunkProbe
+	probers        []*trunkProber
 	wantOwnContact bool // a trunk has OwnContact
 }
 
-// newTrunkSet returns the set of configured trunks. A trunk keeps its count of refused
-// calls, and its callRate if the limit is the same, from the trunk of its name in old.
-func (px *Proxy) newTrunkSet(configured []Trunk, old *trunkSet) *trunkSet {
+// newTrunkSet returns the set of configured trunks. A trunk keeps from the trunk of its
+// name in old: its count of refused calls, its callRate if the limit is the same, and the
+// remotes that are configured as before. Other remotes have no targets yet.
+func newTrunkSet(cfg *Config, configured []Trunk, old *trunkSet) *trunkSet {
 	set := &trunkSet{}
 	for _, t := range configured {
 		t.rate, t.refused = newCallRate(t.MaxCPS), &atomic.Uint64{}
-		if o := old.named(t.Name); o != nil {
+		o := old.named(t.Name)
+		if o != nil {
 			t.refused = o.refused
 			if o.MaxCPS == t.MaxCPS {
 				t.rate = o.rate
 			}
 		}
+		t.remotes = nil
+		for _, a := range t.To {
+			r := o.remoteAt(a)
+			if r == nil {
+				r = &remote{config: a}
+				r.view.Store(&remoteView{})
+			}
+			t.remotes = append(t.remotes, r)
+		}
 		set.all = append(set.all, &t)
 		set.wantOwnContact = set.wantOwnContact || t.OwnContact
 	}
-	set.probes = newTrunkProbes(&px.cfg, set.all, old.probes)
+	set.probers = newTrunkProbers(cfg, set.all, old.probers)
 	return set
+}
+
+// remoteAt returns the remote of a trunk with a configured address, or nil. t may be nil.
+func (t *Trunk) remoteAt(a Addr) *remote {
+	i := slices.IndexFunc(remotesOf(t), func(r *remote) bool { return r.config == a })
+	if i < 0 {
+		return nil
+	}
+	return t.remotes[i]
+}
+
+// remotes returns the remotes of all trunks.
+func (s *trunkSet) remotes() (all []*remote) {
+	for _, t := range s.all {
+		all = append(all, t.remotes...)
+	}
+	return all
 }
 
 // named returns the trunk with a name, or nil.
@@ -49,14 +77,27 @@ func (px *Proxy) SetTrunks(configured []Trunk) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	old := px.peers.trunks.Load()
-	set := px.newTrunkSet(configured, old)
+	set := newTrunkSet(&px.cfg, configured, old)
+	for _, r := range set.remotes() {
+		if slices.Contains(old.remotes(), r) {
+			continue
+		}
+		if err := px.openRemote(r); err != nil {
+			px.log.Error("address of a trunk unusable", "address", r.config.String(), "err", err)
+		}
+	}
 	px.peers.trunks.Store(set)
-	for _, b := range old.probes {
-		if !slices.Contains(set.probes, b) {
+	for _, b := range old.probers {
+		if !slices.Contains(set.probers, b) {
 			b.stop()
 		}
 	}
-	w.startTrunkProbes()
+	for _, r := range old.remotes() {
+		if r.watch != nil && !slices.Contains(set.remotes(), r) {
+			r.watch.Stop()
+		}
+	}
+	w.startTrunkProbers()
 	w.resetTimer()
 }
 

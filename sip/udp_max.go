@@ -17,7 +17,7 @@ func (w *worker) preferTCP(r *routeDecision, out []byte) []byte {
 	if r.dst == edgeSide && (!r.byURI || px.peers.trunkAt(r.nextHop.addr.Addr()) == nil) {
 		return out
 	}
-	to, ok := px.destinationAt(Addr{TCP, r.nextHop.addr}, r.dst, nil)
+	to, ok := px.destinationAt(Addr{Proto: TCP, AddrPort: r.nextHop.addr}, r.dst, nil)
 	if !ok {
 		return out
 	}

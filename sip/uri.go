@@ -67,7 +67,7 @@ func uriAddr(u *siptext.URI) (Addr, bool) {
 		return Addr{}, false
 	}
 	port := cmp.Or(uint16(uriPort(u)), proto.defaultPort())
-	return Addr{proto, netip.AddrPortFrom(ip.Unmap(), port)}, true // ::ffff:0.0.0.0 is the host 0.0.0.0
+	return Addr{Proto: proto, AddrPort: netip.AddrPortFrom(ip.Unmap(), port)}, true // ::ffff:0.0.0.0 is the host 0.0.0.0
 }
 
 // uriProto returns the transport that a SIP or SIPS URI names, or 0 if it is unknown. SIPS

@@ -73,7 +73,7 @@ func (w *worker) run(ctx context.Context) {
 	defer w.timer.Stop()
 	w.mu.Lock()
 	w.startProbes()
-	w.startTrunkProbes()
+	w.startTrunkProbers()
 	w.resetTimer()
 	w.mu.Unlock()
 	for {

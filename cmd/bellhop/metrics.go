@@ -47,6 +47,7 @@ func proxyMetrics(h *sip.Proxy) []prometheus.Collector {
 		counter("messages_dropped_total", "Messages dropped because a queue was full.", func(s sip.Stats) uint64 { return s.Dropped }),
 		counter("messages_unobserved_total", "Messages forwarded but not tracked because the tracker's queue was full.", func(s sip.Stats) uint64 { return s.Unobserved }),
 		counter("requests_shed_total", "New requests dropped or rejected because transactions had reached their memory limit.", func(s sip.Stats) uint64 { return s.Shed }),
+		counter("requests_failed_over_total", "Requests sent to another PBX or address after the first failed.", func(s sip.Stats) uint64 { return s.FailedOver }),
 		counter("responses_withheld_total", "Responses withheld from UDP sources that have not shown that they receive responses.", func(s sip.Stats) uint64 { return s.Withheld }),
 		counter("connections_refused_total", "Connections refused because of guard.connections or guard.all_connections.", func(s sip.Stats) uint64 { return s.Refused }),
 		counter("tls_handshakes_failed_total", "TLS handshakes that failed, of accepted and of opened connections.", func(s sip.Stats) uint64 { return s.Handshakes }),

@@ -96,6 +96,7 @@ func listenProxy(cfg config.Config, certs *certificates, key []byte, observation
 		Listen:     certs.listeners(cfg),
 		LocalNets:  config.Prefixes(cfg.SIP.LocalNet),
 		PBX:        cfg.SIP.PBX,
+		PBXMode:    cfg.SIP.PBXMode,
 		PBXSources: config.Prefixes(cfg.SIP.PBXSources),
 		UDPMax:     cfg.SIP.UDPMax,
 		KeepAlive:  time.Duration(cfg.NAT.KeepAlive),
@@ -105,6 +106,8 @@ func listenProxy(cfg config.Config, certs *certificates, key []byte, observation
 		TLS:        cfg.TLSServer(),
 		PBXTLS:     certs.pbx,
 
+		FailoverAfter: time.Duration(cfg.SIP.FailoverAfter),
+		NameServers:   config.NameServers(cfg.DNS.Servers),
 		StripIdentity: cfg.SIP.StripIdentity,
 		Key:           key,
 		Observations:  observations,

@@ -16,6 +16,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -291,7 +292,11 @@ func (s *service) notReadyReasons() []string {
 		why = append(why, "draining: new calls are refused")
 	}
 	if !s.proxy.PBXReachable() {
-		why = append(why, "no PBX answers OPTIONS")
+		reason := "no PBX answers OPTIONS"
+		if names := s.proxy.UnresolvedNames(); len(names) > 0 {
+			reason += "; no address is known for " + strings.Join(names, ", ")
+		}
+		why = append(why, reason)
 	}
 	if err := s.store.WriteError(); err != nil {
 		why = append(why, err.Error())

@@ -97,7 +97,7 @@ func TestFamiliesOfListeners(t *testing.T) {
 		a.example. 60 AAAA 2001:db8::1`
 	run(t, zone, func(b *testbed) {
 		b.want("only IPv4 is listened on", resolve.Target{Host: "a.example", Port: 5060, Transport: resolve.UDP}, "udp://192.0.2.1:5060")
-		if n := b.server.questions("AAAA a.example"); n != 0 {
+		if n := b.server.Questions("AAAA a.example"); n != 0 {
 			t.Errorf("%d questions for AAAA, want none", n)
 		}
 		b.wantError("no listener has TCP", resolve.Target{Host: "a.example", Transport: resolve.TCP}, "no listener has the transport")

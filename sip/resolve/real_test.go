@@ -16,17 +16,18 @@ import (
 	"github.com/miekg/dns"
 
 	"bellhop/sip/resolve"
+	"bellhop/sip/resolve/resolvetest"
 )
 
 // TestRealServer tests lookups over real sockets, with responses over UDP and TCP.
 func TestRealServer(t *testing.T) {
-	zone := newNameServer(t, "pbx.example. 60 A 192.0.2.1")
+	records := "pbx.example. 60 A 192.0.2.1\n"
 	for i := range 200 {
-		rr, _ := dns.NewRR(fmt.Sprintf("many.example. 60 A 10.0.0.%d", i+1))
-		zone.zone = append(zone.zone, rr)
+		records += fmt.Sprintf("many.example. 60 A 10.0.0.%d\n", i+1)
 	}
+	zone := resolvetest.NewServer(t, records)
 	handler := dns.HandlerFunc(func(w dns.ResponseWriter, q *dns.Msg) {
-		m := zone.answer(q)
+		m := zone.Answer(q)
 		if w.LocalAddr().Network() == "udp" {
 			m.Truncate(resolveSize)
 		}
@@ -113,7 +114,7 @@ func TestResolvConf(t *testing.T) {
 // FuzzAnswer tests that no response of a name server makes the resolver panic or keep more
 // than its limits.
 func FuzzAnswer(f *testing.F) {
-	zone := newNameServer(f, `a.example. 60 A 192.0.2.1
+	zone := resolvetest.NewServer(f, `a.example. 60 A 192.0.2.1
 		a.example. 60 NAPTR 10 0 "s" "SIP+D2U" "" _sip._udp.a.example.
 		b.example. 60 CNAME a.example.
 		_sip._udp.a.example. 60 SRV 0 0 5060 a.example.
@@ -124,7 +125,7 @@ func FuzzAnswer(f *testing.F) {
 		for j, qtype := range types {
 			q := new(dns.Msg)
 			q.SetQuestion(dns.Fqdn(name), qtype)
-			b, err := zone.answer(q).Pack()
+			b, err := zone.Answer(q).Pack()
 			if err != nil {
 				f.Fatal(err)
 			}

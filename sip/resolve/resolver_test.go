@@ -38,12 +38,12 @@ func TestLifetime(t *testing.T) {
 				b.lookup(pbx, time.Minute)
 				time.Sleep(tt.want - time.Nanosecond)
 				b.lookup(pbx, time.Minute)
-				if n := b.server.questions("A pbx.example"); n != 1 {
+				if n := b.server.Questions("A pbx.example"); n != 1 {
 					t.Errorf("%d questions before %v, want 1", n, tt.want)
 				}
 				time.Sleep(time.Nanosecond)
 				b.lookup(pbx, time.Minute)
-				if n := b.server.questions("A pbx.example"); n != 2 {
+				if n := b.server.Questions("A pbx.example"); n != 2 {
 					t.Errorf("%d questions after %v, want 2", n, tt.want)
 				}
 			}, onlyIPv4)
@@ -57,8 +57,8 @@ func onlyIPv4(c *resolve.Config) {
 
 func TestConcurrentCallersShareALookup(t *testing.T) {
 	run(t, "pbx.example. 60 A 192.0.2.1", func(b *testbed) {
-		b.server.respond = func(_ string, _ netip.AddrPort, q *dns.Msg) (*dns.Msg, time.Duration) {
-			return b.server.answer(q), 200 * time.Millisecond
+		b.server.Respond = func(_ string, _ netip.AddrPort, q *dns.Msg) (*dns.Msg, time.Duration) {
+			return b.server.Answer(q), 200 * time.Millisecond
 		}
 		var called atomic.Int32
 		for range 1000 {
@@ -72,7 +72,7 @@ func TestConcurrentCallersShareALookup(t *testing.T) {
 		}
 		time.Sleep(200*time.Millisecond + 1)
 		synctest.Wait()
-		if n, asked := called.Load(), b.server.questions("A pbx.example"); n != 1000 || asked != 1 {
+		if n, asked := called.Load(), b.server.Questions("A pbx.example"); n != 1000 || asked != 1 {
 			t.Errorf("%d of 1000 callers have the answer after %d questions, want all after 1", n, asked)
 		}
 	}, onlyIPv4)
@@ -115,8 +115,8 @@ func TestBadServers(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			run(t, "pbx.example. 60 A 192.0.2.1", func(b *testbed) {
-				b.server.respond = func(network string, server netip.AddrPort, q *dns.Msg) (*dns.Msg, time.Duration) {
-					m := b.server.answer(q)
+				b.server.Respond = func(network string, server netip.AddrPort, q *dns.Msg) (*dns.Msg, time.Duration) {
+					m := b.server.Answer(q)
 					if tt.name == "knows no EDNS" && q.IsEdns0() != nil {
 						m.Answer, m.Rcode = nil, dns.RcodeFormatError
 					}
@@ -144,11 +144,11 @@ func TestBadServers(t *testing.T) {
 
 func TestServerThatAnsweredIsAskedFirst(t *testing.T) {
 	run(t, "pbx.example. 60 A 192.0.2.1", func(b *testbed) {
-		b.server.respond = func(_ string, server netip.AddrPort, q *dns.Msg) (*dns.Msg, time.Duration) {
+		b.server.Respond = func(_ string, server netip.AddrPort, q *dns.Msg) (*dns.Msg, time.Duration) {
 			if server == serverA {
 				return nil, 0
 			}
-			return b.server.answer(q), 0
+			return b.server.Answer(q), 0
 		}
 		b.want("after the first one was silent", pbx, "udp://192.0.2.1:5060")
 		start := time.Now()
@@ -184,10 +184,10 @@ func TestForgedResponses(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			run(t, "pbx.example. 60 A 192.0.2.1", func(b *testbed) {
-				b.server.raw = raw
+				b.server.Raw = raw
 				if name == "owner" {
-					b.server.respond = func(_ string, _ netip.AddrPort, q *dns.Msg) (*dns.Msg, time.Duration) {
-						m := b.server.answer(q)
+					b.server.Respond = func(_ string, _ netip.AddrPort, q *dns.Msg) (*dns.Msg, time.Duration) {
+						m := b.server.Answer(q)
 						rr, _ := dns.NewRR("other.example. 60 A 203.0.113.66")
 						m.Answer = append([]dns.RR{rr}, m.Answer...)
 						return m, 0
@@ -204,9 +204,9 @@ func TestForgedResponses(t *testing.T) {
 func TestStaleAnswers(t *testing.T) {
 	run(t, "pbx.example. 60 A 192.0.2.1", func(b *testbed) {
 		b.want("the server answers", pbx, "udp://192.0.2.1:5060")
-		b.server.mu.Lock()
-		b.server.respond = func(string, netip.AddrPort, *dns.Msg) (*dns.Msg, time.Duration) { return nil, 0 }
-		b.server.mu.Unlock()
+		b.server.Lock()
+		b.server.Respond = func(string, netip.AddrPort, *dns.Msg) (*dns.Msg, time.Duration) { return nil, 0 }
+		b.server.Unlock()
 		time.Sleep(time.Minute)
 		start := time.Now()
 		b.want("the TTL has ended", pbx, "udp://192.0.2.1:5060")
@@ -223,9 +223,9 @@ func TestStaleAnswers(t *testing.T) {
 		b.want("almost a day later", pbx, "udp://192.0.2.1:5060")
 		time.Sleep(3 * time.Minute)
 		b.wantError("a day later", pbx, "no name server answers")
-		b.server.mu.Lock()
-		b.server.respond = nil
-		b.server.mu.Unlock()
+		b.server.Lock()
+		b.server.Respond = nil
+		b.server.Unlock()
 		time.Sleep(time.Minute)
 		b.want("the server is back", pbx, "udp://192.0.2.1:5060")
 	}, onlyIPv4)
@@ -236,9 +236,9 @@ func TestStaleAnswers(t *testing.T) {
 func TestStaleAnswerForLateCaller(t *testing.T) {
 	run(t, "pbx.example. 60 A 192.0.2.1", func(b *testbed) {
 		b.want("the server answers", pbx, "udp://192.0.2.1:5060")
-		b.server.mu.Lock()
-		b.server.respond = func(string, netip.AddrPort, *dns.Msg) (*dns.Msg, time.Duration) { return nil, 0 }
-		b.server.mu.Unlock()
+		b.server.Lock()
+		b.server.Respond = func(string, netip.AddrPort, *dns.Msg) (*dns.Msg, time.Duration) { return nil, 0 }
+		b.server.Unlock()
 		time.Sleep(time.Minute)
 		start := time.Now()
 		b.Lookup(pbx, func(resolve.Answer) {})
@@ -256,7 +256,7 @@ func TestStaleAnswerForLateCaller(t *testing.T) {
 func TestNameThatIsGone(t *testing.T) {
 	run(t, "pbx.example. 60 A 192.0.2.1", func(b *testbed) {
 		b.want("at first", pbx, "udp://192.0.2.1:5060")
-		b.server.setZone(t, "")
+		b.server.SetZone(t, "")
 		time.Sleep(time.Minute)
 		b.wantError("NXDOMAIN", pbx, "has no address")
 	}, onlyIPv4)
@@ -271,9 +271,9 @@ func TestFloodOfNames(t *testing.T) {
 			t.Fatal(err)
 		}
 		synctest.Wait()
-		b.server.mu.Lock()
-		b.server.respond = func(string, netip.AddrPort, *dns.Msg) (*dns.Msg, time.Duration) { return nil, 0 }
-		b.server.mu.Unlock()
+		b.server.Lock()
+		b.server.Respond = func(string, netip.AddrPort, *dns.Msg) (*dns.Msg, time.Duration) { return nil, 0 }
+		b.server.Unlock()
 		var answered atomic.Int32
 		refused := 0
 		for i := range 20000 {
@@ -304,7 +304,7 @@ func TestStop(t *testing.T) {
 	var r *testbed
 	run(t, "", func(b *testbed) {
 		r = b
-		b.server.respond = func(string, netip.AddrPort, *dns.Msg) (*dns.Msg, time.Duration) { return nil, 0 }
+		b.server.Respond = func(string, netip.AddrPort, *dns.Msg) (*dns.Msg, time.Duration) { return nil, 0 }
 		b.Lookup(pbx, func(a resolve.Answer) {
 			if a.Err() != nil {
 				called.Add(1)
@@ -342,7 +342,7 @@ func TestWatch(t *testing.T) {
 		if changes.Load() != 1 {
 			t.Errorf("%d changes of a name that has not moved", changes.Load())
 		}
-		b.server.setZone(t, "pbx.example. 60 A 192.0.2.2")
+		b.server.SetZone(t, "pbx.example. 60 A 192.0.2.2")
 		time.Sleep(time.Minute)
 		v := w.Load()
 		if got := addrs(v.Answer); !slices.Equal(got, []string{"udp://192.0.2.2:5060"}) || changes.Load() != 2 {
@@ -360,9 +360,9 @@ func TestWatch(t *testing.T) {
 			t.Errorf("the old address is still a source after an hour; %d changes", changes.Load())
 		}
 		w.Stop()
-		n := b.server.questions("A pbx.example")
+		n := b.server.Questions("A pbx.example")
 		time.Sleep(time.Hour)
-		if got := b.server.questions("A pbx.example"); got != n {
+		if got := b.server.Questions("A pbx.example"); got != n {
 			t.Errorf("%d questions after the end of the watch", got-n)
 		}
 	}, onlyIPv4)
@@ -373,7 +373,7 @@ func TestWatch(t *testing.T) {
 func TestWatchWithoutServers(t *testing.T) {
 	run(t, "pbx.example. 60 A 192.0.2.1", func(b *testbed) {
 		silent := func(string, netip.AddrPort, *dns.Msg) (*dns.Msg, time.Duration) { return nil, 0 }
-		b.server.respond = silent
+		b.server.Respond = silent
 		w, err := b.Watch(pbx, nil)
 		if err != nil {
 			t.Fatal(err)
@@ -382,16 +382,16 @@ func TestWatchWithoutServers(t *testing.T) {
 		if a := w.Load(); a.Err() == nil {
 			t.Fatal("an answer without a name server")
 		}
-		b.server.mu.Lock()
-		b.server.respond = nil
-		b.server.mu.Unlock()
+		b.server.Lock()
+		b.server.Respond = nil
+		b.server.Unlock()
 		time.Sleep(40 * time.Second)
 		if got := addrs(w.Load().Answer); len(got) != 1 {
 			t.Fatalf("%v 40 s after the name server is back", got)
 		}
-		b.server.mu.Lock()
-		b.server.respond = silent
-		b.server.mu.Unlock()
+		b.server.Lock()
+		b.server.Respond = silent
+		b.server.Unlock()
 		time.Sleep(23 * time.Hour)
 		if got := addrs(w.Load().Answer); len(got) != 1 || !w.Load().Stale() {
 			t.Errorf("%v after 23 hours without a name server", got)

@@ -3,22 +3,16 @@ package resolve_test
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
-	"io"
 	"log/slog"
-	"net"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/miekg/dns"
-
 	"bellhop/sip/resolve"
+	"bellhop/sip/resolve/resolvetest"
 )
 
 var (
@@ -26,189 +20,11 @@ var (
 	serverB = netip.MustParseAddrPort("192.0.2.54:53")
 )
 
-// A nameServer answers questions from a zone, in virtual time and in memory.
-type nameServer struct {
-	mu    sync.Mutex
-	zone  []dns.RR
-	asked map[string]int // by type and name
-
-	// respond, if set, answers in place of the zone. A response of nil is never sent.
-	respond func(network string, server netip.AddrPort, q *dns.Msg) (m *dns.Msg, after time.Duration)
-	// raw, if set, is sent as the response.
-	raw func(q *dns.Msg) [][]byte
-}
-
-// newNameServer returns a server of a zone in the form of a master file.
-func newNameServer(t testing.TB, zone string) *nameServer {
-	t.Helper()
-	s := &nameServer{asked: map[string]int{}}
-	s.setZone(t, zone)
-	return s
-}
-
-func (s *nameServer) setZone(t testing.TB, zone string) {
-	t.Helper()
-	var records []dns.RR
-	for line := range strings.Lines(zone) {
-		rr, err := dns.NewRR(strings.TrimSpace(line))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if rr != nil {
-			records = append(records, rr)
-		}
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.zone = records
-}
-
-// questions returns how often a question was asked, like "A pbx.example".
-func (s *nameServer) questions(q string) int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.asked[q]
-}
-
-// answer returns the response of the zone to a query, with the CNAME records on the way.
-func (s *nameServer) answer(query *dns.Msg) *dns.Msg {
-	m := new(dns.Msg)
-	m.SetReply(query)
-	name, exists := query.Question[0].Name, false
-	for range 20 {
-		alias := ""
-		for _, rr := range s.zone {
-			h := rr.Header()
-			if !strings.EqualFold(h.Name, name) {
-				continue
-			}
-			exists = true
-			if h.Rrtype == query.Question[0].Qtype {
-				m.Answer = append(m.Answer, rr)
-			} else if c, ok := rr.(*dns.CNAME); ok {
-				m.Answer = append(m.Answer, rr)
-				alias = c.Target
-			}
-		}
-		if name = alias; alias == "" {
-			break
-		}
-	}
-	if !exists {
-		m.Rcode = dns.RcodeNameError
-	}
-	if len(m.Answer) == 0 {
-		for _, rr := range s.zone {
-			if rr.Header().Rrtype == dns.TypeSOA {
-				m.Ns = append(m.Ns, rr)
-			}
-		}
-	}
-	return m
-}
-
-// dial opens a connection to the server.
-func (s *nameServer) dial(_ context.Context, network string, server netip.AddrPort) (net.Conn, error) {
-	return &memConn{server: s, network: network, at: server, in: make(chan []byte, 64), deadline: make(chan struct{})}, nil
-}
-
-// memConn is a connection to a nameServer.
-type memConn struct {
-	net.Conn
-	server  *nameServer
-	network string
-	at      netip.AddrPort
-	in      chan []byte
-	rest    []byte // of a message on a stream
-
-	mu       sync.Mutex
-	deadline chan struct{}
-	closed   bool
-}
-
-func (c *memConn) Write(b []byte) (int, error) {
-	query := new(dns.Msg)
-	wire := b
-	if c.network == "tcp" {
-		wire = b[2:]
-	}
-	if err := query.Unpack(wire); err != nil {
-		return 0, err
-	}
-	s := c.server
-	s.mu.Lock()
-	q := query.Question[0]
-	s.asked[dns.TypeToString[q.Qtype]+" "+strings.TrimSuffix(q.Name, ".")]++
-	respond, raw := s.respond, s.raw
-	var m *dns.Msg
-	if respond == nil {
-		m = s.answer(query)
-	}
-	s.mu.Unlock()
-	if raw != nil {
-		for _, b := range raw(query) {
-			c.in <- b
-		}
-	}
-	after := time.Duration(0)
-	if respond != nil {
-		m, after = respond(c.network, c.at, query)
-	}
-	if m == nil {
-		return len(b), nil
-	}
-	reply, err := m.Pack()
-	if err != nil {
-		return 0, err
-	}
-	if c.network == "tcp" {
-		reply = append(binary.BigEndian.AppendUint16(nil, uint16(len(reply))), reply...)
-	}
-	time.AfterFunc(after, func() {
-		select {
-		case c.in <- reply:
-		default:
-		}
-	})
-	return len(b), nil
-}
-
-func (c *memConn) Read(b []byte) (int, error) {
-	c.mu.Lock()
-	deadline := c.deadline
-	c.mu.Unlock()
-	if len(c.rest) == 0 {
-		select {
-		case c.rest = <-c.in:
-		case <-deadline:
-			return 0, os.ErrDeadlineExceeded
-		}
-	}
-	n := copy(b, c.rest)
-	if c.rest = c.rest[n:]; c.network == "udp" {
-		c.rest = nil
-	}
-	return n, nil
-}
-
-// SetDeadline ends reads at once: the resolver only sets a deadline that has passed.
-func (c *memConn) SetDeadline(time.Time) error { return c.Close() }
-
-func (c *memConn) Close() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !c.closed {
-		c.closed = true
-		close(c.deadline)
-	}
-	return nil
-}
-
-// A testbed is a running resolver with a nameServer.
+// A testbed is a running resolver with a name server.
 type testbed struct {
 	*resolve.Resolver
 	t      *testing.T
-	server *nameServer
+	server *resolvetest.Server
 	log    *bytes.Buffer
 }
 
@@ -222,12 +38,12 @@ var allTransports = map[resolve.Transport]resolve.Families{
 func run(t *testing.T, zone string, script func(b *testbed), changes ...func(*resolve.Config)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		b := &testbed{t: t, server: newNameServer(t, zone), log: &bytes.Buffer{}}
+		b := &testbed{t: t, server: resolvetest.NewServer(t, zone), log: &bytes.Buffer{}}
 		cfg := resolve.Config{
 			Servers:  []netip.AddrPort{serverA, serverB},
 			Families: allTransports,
 			Log:      slog.New(slog.NewTextHandler(b.log, nil)),
-			Dial:     b.server.dial,
+			Dial:     b.server.Dial,
 		}
 		for _, change := range changes {
 			change(&cfg)
@@ -288,5 +104,3 @@ func addrs(a resolve.Answer) (list []string) {
 	}
 	return list
 }
-
-var _ io.Reader = (*memConn)(nil)

@@ -105,7 +105,7 @@ func addressesSeen(c *config.Config, pbx sip.Addr) (seen []string) {
 		at := l.Addr.String()
 		if l.Side == sip.PBXListener && l.Advertise.Host != "" {
 			at = advertisedAddress(l)
-		} else if ip, ok := sip.SourceAddr(pbx.AddrPort); l.Addr.Addr().IsUnspecified() && ok {
+		} else if ip, ok := sip.SourceAddr(pbx.AddrPort); pbx.Host == "" && l.Addr.Addr().IsUnspecified() && ok {
 			at = fmt.Sprintf("%v://%s", l.Proto, sip.HostPort{Host: ip.String(), Port: l.Port()})
 		}
 		if !slices.Contains(seen, at) {

@@ -34,13 +34,15 @@ import (
 // each key. The file config.toml in the repository is the manual of the keys.
 type Config struct {
 	SIP struct {
-		Listen     []sip.Addr   `toml:"listen"`
-		Advertise  sip.HostPort `toml:"advertise"`
-		LocalNet   []CIDR       `toml:"local_net"`
-		PBX        []sip.Addr   `toml:"pbx"`
-		PBXSources []CIDR       `toml:"pbx_sources"`
-		UDPMax     int          `toml:"udp_max"`
-		Register   sip.Register `toml:"register"`
+		Listen        []sip.Addr   `toml:"listen"`
+		Advertise     sip.HostPort `toml:"advertise"`
+		LocalNet      []CIDR       `toml:"local_net"`
+		PBX           []sip.Addr   `toml:"pbx"`
+		PBXMode       sip.PBXMode  `toml:"pbx_mode"`
+		FailoverAfter Duration     `toml:"failover_after"`
+		PBXSources    []CIDR       `toml:"pbx_sources"`
+		UDPMax        int          `toml:"udp_max"`
+		Register      sip.Register `toml:"register"`
 
 		StripIdentity bool `toml:"strip_identity"`
 
@@ -59,6 +61,10 @@ type Config struct {
 	} `toml:"extensions"`
 	Extension []Extension `toml:"extension"`
 	Trunk     []Trunk     `toml:"trunk"`
+
+	DNS struct {
+		Servers []NameServer `toml:"servers"`
+	} `toml:"dns"`
 
 	NAT struct {
 		KeepAlive Duration `toml:"keepalive"`
@@ -139,6 +145,8 @@ func Default() Config {
 	c.SIP.Listen = []sip.Addr{{Proto: sip.UDP, AddrPort: netip.MustParseAddrPort("127.0.0.1:5060")}}
 	c.SIP.LocalNet = privateNetworks()
 	c.SIP.PBX = []sip.Addr{{Proto: sip.UDP, AddrPort: netip.MustParseAddrPort("127.0.0.1:5070")}}
+	c.SIP.PBXMode = sip.FirstPBX
+	c.SIP.FailoverAfter = Duration(2 * time.Second)
 	c.SIP.Register = sip.RegisterPath
 	c.SIP.StripIdentity = true
 	c.SIP.TLSMin = "1.2"
@@ -197,6 +205,7 @@ func Check(path string) (c Config, warnings Problems, err error) {
 	c.warnListeners(r.addProblem)
 	c.warnTLS(r.addProblem, time.Now())
 	c.warnUDPMax(r.addProblem)
+	c.warnNames(r.addProblem)
 	r.problems.Sort()
 	return c, r.problems, nil
 }

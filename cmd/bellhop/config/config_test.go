@@ -101,7 +101,7 @@ func TestConfigReportsProblems(t *testing.T) {
 			`c:1:1: lissten: unknown key: did you mean "listen" of [sip]?`,
 			`c:3:1: sip.registr: unknown key: did you mean "register"?`,
 			`c:4:1: sip.learn: unknown key: did you mean "learn" of [extensions]?`,
-			`c:5:1: sip."a b": unknown key: known keys are listen, advertise, local_net, pbx, pbx_sources, udp_max, register, strip_identity, tls_cert, tls_key, tls_min, tls_legacy, tls_name, tls_ca`,
+			`c:5:1: sip."a b": unknown key: known keys are listen, advertise, local_net, pbx, pbx_mode, failover_after, pbx_sources, udp_max, register, strip_identity, tls_cert, tls_key, tls_min, tls_legacy, tls_name, tls_ca`,
 			`c:6:1: stoer: unknown key: did you mean "store"?`,
 			`c:7:1: trunk.name: a trunk needs a name: set name = "carrier"`,
 			`c:7:1: trunk.sources: trunk "" needs the addresses it sends from: set sources = ["192.0.2.0/24"]`,
@@ -126,7 +126,7 @@ listen = [
   "wss://127.0.0.1", "127.0.0.1", """sctp://127.0.0.1""",
 ]
 advertise = "a b"
-pbx = ["udp://pbx.example:5060"]
+pbx = ["udp://pbx_example:5060"]
 pbx_sources = ["10.0.0.1/8", "10.0.0.1", "2001:db8::/129"]
 [notify]
 allow = ["localhost"]
@@ -138,7 +138,7 @@ listen = "8080"`, []string{
 			`c:5:22: sip.listen: address "127.0.0.1" has no transport: write udp://127.0.0.1, tcp://127.0.0.1 or tls://127.0.0.1`,
 			`c:5:35: sip.listen: address "sctp://127.0.0.1": unknown transport "sctp": use udp://, tcp://, tls://, ws:// or wss://`,
 			`c:7:13: sip.advertise: advertise "a b" is not host[:port]`,
-			`c:8:8: sip.pbx: address "udp://pbx.example:5060": "pbx.example:5060" is not an IP address: names are not looked up, write udp://192.0.2.1:5060`,
+			`c:8:8: sip.pbx: address "udp://pbx_example:5060": "pbx_example:5060" is neither an IP address nor a host name: write udp://192.0.2.1:5060 or udp://pbx.example.com`,
 			`c:9:16: sip.pbx_sources: "10.0.0.1/8" has host bits beyond its prefix: use 10.0.0.0/8 or 10.0.0.1/32`,
 			`c:9:42: sip.pbx_sources: "2001:db8::/129" is not a range of addresses: use a form like 192.0.2.0/24 or 2001:db8::/32`,
 			`c:11:10: notify.allow: "localhost" is not a range of addresses: use a form like 192.0.2.0/24 or 2001:db8::/32`,

@@ -66,10 +66,12 @@ func (c *Config) validateListeners(report func(path, format string, args ...any)
 	if len(all) == 0 {
 		report("sip.listen", `no address to listen on: set at least one, like ["udp://127.0.0.1:5060"]`)
 	}
+	c.validateListenNames(report)
 	edge := false
 	for i, l := range all {
 		edge = edge || l.Side != sip.PBXListener
 		switch {
+		case l.Host != "":
 		case !l.IsValid():
 			report(l.path, `no address to listen on: set listen = "udp://192.0.2.1:5060"`)
 		case l.Addr.Addr().IsMulticast():

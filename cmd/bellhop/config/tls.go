@@ -102,7 +102,7 @@ func (c *Config) validateTLS(report func(path, format string, args ...any)) {
 	validateCA(report, "sip.tls_ca", c.SIP.TLSCA)
 	validateName(report, "sip.tls_name", c.SIP.TLSName)
 	for i, a := range c.SIP.PBX {
-		if isTLS(a) && c.SIP.TLSName == "" && c.SIP.TLSCA == "" {
+		if isTLS(a) && a.Host == "" && c.SIP.TLSName == "" && c.SIP.TLSCA == "" {
 			report(indexPath("sip.pbx", i), "no certificate proves the address %v: set sip.tls_name to the name in the PBX's certificate, or sip.tls_ca to the certificate of the authority that issued it", a)
 		}
 	}
@@ -135,7 +135,7 @@ func (c *Config) validateTrunkTLS(report func(path, format string, args ...any),
 		}
 	}
 	for i, a := range t.To {
-		if isTLS(a) && t.TLSName == "" && t.TLSCA == "" {
+		if isTLS(a) && a.Host == "" && t.TLSName == "" && t.TLSCA == "" {
 			report(indexPath(path+".to", i), "no certificate proves the address %v: set tls_name to the name in the carrier's certificate, or tls_ca to the certificate of the authority that issued it", a)
 		}
 	}
@@ -149,12 +149,12 @@ func (c *Config) validateTargets(report func(path, format string, args ...any), 
 	for i, a := range t.To {
 		path := indexPath(at+".to", i)
 		switch {
-		case !a.IsValid():
+		case a.Proto == 0:
 			continue // reported
 		case a.Proto == sip.WS || a.Proto == sip.WSS:
 			report(path, "%v: bellhop opens no WebSocket to a trunk: use udp://, tcp:// or tls://", a)
 			continue
-		case a.Port() == 0 || a.Addr().IsUnspecified() || a.Addr().IsMulticast():
+		case isNoTarget(a):
 			report(path, "%v is not an address to send to: use the carrier's own address and port", a)
 		case slices.Contains(t.To[:i], a):
 			report(path, "%v is listed twice", a)
@@ -165,7 +165,7 @@ func (c *Config) validateTargets(report func(path, format string, args ...any), 
 			}
 		}
 		for _, pbx := range c.SIP.PBX {
-			if pbx.Addr() == a.Addr() {
+			if sameHost(pbx, a) {
 				report(path, "%v has the address of the PBX %v: use the carrier's own address, to tell the two apart", a, pbx)
 			}
 		}
@@ -175,7 +175,7 @@ func (c *Config) validateTargets(report func(path, format string, args ...any), 
 			}
 		}
 		for _, other := range c.Trunk[:index] {
-			if slices.ContainsFunc(other.To, func(o sip.Addr) bool { return o.Addr() == a.Addr() }) ||
+			if slices.ContainsFunc(other.To, func(o sip.Addr) bool { return sameHost(o, a) }) ||
 				slices.ContainsFunc(other.Sources, func(s CIDR) bool { return s.Contains(a.Addr()) }) {
 				report(path, "%v belongs to trunk %q too: an address belongs to one trunk", a, other.Name)
 			}
@@ -184,6 +184,14 @@ func (c *Config) validateTargets(report func(path, format string, args ...any), 
 			report(path, "no listener reaches %v: add to sip.listen %s", a, describeListener(a))
 		}
 	}
+}
+
+// sameHost reports whether two addresses have the same name, or the same IP address.
+func sameHost(a, b sip.Addr) bool {
+	if a.Host != "" || b.Host != "" {
+		return a.Host == b.Host
+	}
+	return a.Addr() == b.Addr()
 }
 
 // validatePairs reports the certificates of the arrays tls_cert and tls_key at path that

@@ -16,6 +16,7 @@ import (
 func (c *Config) validateAll(report func(path, format string, args ...any)) {
 	c.validateListeners(report)
 	c.validatePBX(report)
+	c.validateFailover(report)
 	c.validateTrunks(report)
 	c.validateTLS(report)
 	c.validateNAT(report)
@@ -59,7 +60,7 @@ func (c *Config) validatePBX(report func(path, format string, args ...any)) {
 	listeners := c.Listeners()
 	for i, a := range c.SIP.PBX {
 		path := indexPath("sip.pbx", i)
-		if a.Port() == 0 || a.Addr().IsUnspecified() || a.Addr().IsMulticast() {
+		if isNoTarget(a) {
 			report(path, "%v is not an address to send to: use the PBX's own address and port", a)
 		}
 		if a.Proto == sip.WS || a.Proto == sip.WSS {
@@ -80,8 +81,16 @@ func (c *Config) validatePBX(report func(path, format string, args ...any)) {
 	}
 }
 
+// isNoTarget reports whether an address is none to which requests can be sent.
+func isNoTarget(a sip.Addr) bool {
+	return a.Host == "" && (a.Port() == 0 || a.Addr().IsUnspecified() || a.Addr().IsMulticast())
+}
+
 // describeListener describes the listener that would reach the PBX.
 func describeListener(pbx sip.Addr) string {
+	if pbx.Host != "" {
+		return fmt.Sprintf("a %s:// listener", pbx.Proto)
+	}
 	family, all := "IPv4", "0.0.0.0"
 	if !pbx.Addr().Is4() {
 		family, all = "IPv6", "[::]"

@@ -1,0 +1,216 @@
+package sip
+
+import (
+	"bytes"
+	"net/netip"
+	"slices"
+
+	"bellhop/dialog"
+	"bellhop/dialog/siptext"
+)
+
+// How long a target rests after a failure, unless its 503 has Retry-After.
+const (
+	restTime    = instant(30e9)
+	maxRestTime = instant(60e9)
+)
+
+// failover is what a request with several targets needs to be sent to the next one
+// (RFC 3263 §4.3). It ends with the first response that the sender gets.
+type failover struct {
+	left     []*target // not tried so far
+	buf      []byte    // the request as it was received
+	listener *listener
+	conn     *stream
+	peer     netip.AddrPort
+	local    netip.Addr // our address that it was sent to
+	side     dialog.Side
+	at       instant // time at which it was received
+	hash     uint32  // loop hash
+}
+
+// startFailover prepares a context for the targets after the first one.
+func (t *responseContext) startFailover(p *packet, r *routeDecision, hash uint32) {
+	if r.target == nil {
+		return
+	}
+	t.target = r.target
+	if len(r.left) == 0 {
+		return
+	}
+	t.failover = &failover{
+		left: slices.Clone(r.left), buf: t.worker.memory.retainCopy(nil, p.buf),
+		listener: p.listener, conn: p.conn, peer: p.peer, local: p.local, side: p.side, at: p.receivedAt, hash: hash,
+	}
+}
+
+// endFailover ends the use of further targets.
+func (t *responseContext) endFailover() {
+	if t.failover != nil {
+		t.failover.buf = t.worker.memory.releaseCopy(t.failover.buf)
+		t.failover = nil
+		t.client.failoverAt = 0
+	}
+}
+
+// nextTarget returns the next target that is up, or nil.
+func (f *failover) nextTarget() *target {
+	for len(f.left) > 0 && f.left[0].down.Load() {
+		f.left = f.left[1:]
+	}
+	if len(f.left) == 0 {
+		return nil
+	}
+	return f.left[0]
+}
+
+// canFailOver reports whether a request can be sent to another target.
+func (t *responseContext) canFailOver() bool {
+	return t.failover != nil && !t.canceled && t.server.state == serverProceeding && t.failover.nextTarget() != nil
+}
+
+// sendToNextTarget sends the request to the next target, with a new branch, in the same
+// server transaction. It returns false if there is none. The client transaction so far
+// goes on without the context if it is still needed.
+func (t *responseContext) sendToNextTarget(now instant) bool {
+	for t.canFailOver() {
+		w, f := t.worker, t.failover
+		to := f.nextTarget()
+		f.left = f.left[1:]
+		p := newPacket(f.buf)
+		p.msg.index(p.buf, f.conn != nil)
+		p.listener, p.conn, p.peer, p.local, p.side, p.receivedAt = f.listener, f.conn, f.peer, f.local, f.side, f.at
+		w.router.onlyTarget = to
+		r, fault := w.router.routeRequest(p)
+		w.router.onlyTarget = nil
+		sent := fault == nil && r.target == to
+		if sent {
+			t.detachClient(now)
+			t.target = to
+			w.proxy.stats.failedOver.Add(1)
+			w.sendRequest(now, t, p, &r, f.hash)
+		}
+		p.release()
+		if sent {
+			return true
+		}
+	}
+	return false
+}
+
+// handleRefusal handles a 503: the target rests, and the request goes to the next one. It
+// returns false if there is none.
+func (t *responseContext) handleRefusal(now instant, m *message) bool {
+	if t.target == nil || m.status != 503 {
+		return false
+	}
+	long := restTime
+	if s, ok := readRetryAfter(m); ok {
+		long = min(instant(s)*1e9, maxRestTime)
+	}
+	t.target.rest(now, long)
+	return t.sendToNextTarget(now)
+}
+
+// readRetryAfter returns the seconds in the Retry-After of m. A comment and parameters may
+// follow them (RFC 3261 §20.33).
+func readRetryAfter(m *message) (seconds int, ok bool) {
+	for line := range bytes.SplitSeq(m.b[:m.headLen], crlf) {
+		name, value, _ := bytes.Cut(line, []byte(":"))
+		if !siptext.EqualFold(bytes.TrimSpace(name), "retry-after") {
+			continue
+		}
+		value = bytes.TrimSpace(value)
+		end := bytes.IndexFunc(value, func(c rune) bool { return c < '0' || c > '9' })
+		if end < 0 {
+			end = len(value)
+		}
+		return parseNumber(value[:end], 1<<31-1)
+	}
+	return 0, false
+}
+
+// handleUnanswered handles a transport error or a target without any response: the target
+// is down or rests, and the request goes to the next one. It returns false if there is
+// none.
+func (t *responseContext) handleUnanswered(now instant, why failureReason) bool {
+	if t.target == nil {
+		return false
+	}
+	if t.target.rest(now, restTime); why == unreachable && t.target.remote.pbx != nil && t.worker.proxy.peers.severalTargets() {
+		t.target.setDown(t.worker.proxy, true, "a request could not be sent")
+	}
+	return t.sendToNextTarget(now)
+}
+
+// rememberTarget notes the PBX that an address-of-record is registered at, and the PBX
+// that has challenged a request, so that the next requests go there.
+func (t *responseContext) rememberTarget(now instant, m *message) {
+	as := t.worker.proxy.affinities
+	if as == nil || t.target == nil || t.target.remote.pbx == nil {
+		return
+	}
+	switch {
+	case m.status == 401 || m.status == 407:
+		as.set(now, ofChallenger, m.text(m.callID), t.target, challengeLifetime)
+	case m.status/100 == 2 && m.isMethod("REGISTER"):
+		var buf [128]byte
+		as.set(now, ofRegistrar, m.appendAOR(buf[:0], m.to), t.target, m.grantedLifetime())
+	}
+}
+
+// detachClient makes room for another client transaction. One that has sent its ACK goes
+// on alone, to send it again. One without a response goes on as an abandoned branch.
+func (t *responseContext) detachClient(now instant) {
+	c := &t.client
+	if c.state == clientTerminated {
+		c.terminate()
+		return
+	}
+	old := &clientTx{}
+	at, running := c.timer.at, c.timer.running
+	t.worker.wheel.stop(&c.timer)
+	*old = *c
+	old.timer = timer{owner: old}
+	t.worker.clientTxs.m[old.id] = old
+	old.user = nil
+	switch {
+	case old.state == clientCalling || old.state == clientProceeding:
+		old.user = &abandonedBranch{context: t, client: old, target: t.target}
+		old.failoverAt = 0
+		old.markSettled()
+		t.worker.wheel.start(&old.timer, old.deadline)
+	case running:
+		t.worker.wheel.start(&old.timer, at)
+	}
+	c.underWay = false
+}
+
+// abandonedBranch is the user of a client transaction whose target has sent no response in
+// time. The target may still have got the request. If it rings, it gets a CANCEL. If it
+// accepts, the sender gets its 2xx, because nobody else can end what it has begun.
+type abandonedBranch struct {
+	context *responseContext
+	client  *clientTx
+	target  *target
+}
+
+func (b *abandonedBranch) handleResponse(now instant, p *packet) {
+	t, status := b.context, p.msg.status
+	switch {
+	case status/100 == 2:
+		t.target = b.target
+		t.handleResponse(now, p)
+		t.canceled = true
+		t.sendCancel(now) // the other target rings
+	case status < 200 && b.client.invite:
+		t.cancelClient(now, b.client, nil)
+	}
+}
+
+// handleFailure ends the wait for a final response after a CANCEL.
+func (b *abandonedBranch) handleFailure(now instant, why failureReason) {
+	if why == ringTimeout {
+		b.client.terminate()
+	}
+}

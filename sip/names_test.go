@@ -1,0 +1,244 @@
+package sip_test
+
+import (
+	"crypto/tls"
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"bellhop/sip"
+	"bellhop/sip/resolve/resolvetest"
+	"bellhop/sip/siptest"
+)
+
+// namedPBX configures the PBX by name.
+func namedPBX(server *resolvetest.Server) func(*sip.Config) {
+	return func(c *sip.Config) {
+		c.PBX = []sip.Addr{{Proto: sip.UDP, Host: "pbx.example"}}
+		c.NameServers = []netip.AddrPort{netip.MustParseAddrPort("192.0.2.53:53")}
+		c.DialNameServer = server.Dial
+	}
+}
+
+// sendMessage sends a MESSAGE from the phone, which a PBX gets.
+func (s *testbed) sendMessage(to *peer, what string) {
+	s.t.Helper()
+	s.phone.send(s.phone.newRequest("MESSAGE", "sip:102@pbx.example"))
+	to.respond(to.get(what, "MESSAGE sip:102@pbx.example"), "200 OK")
+	s.phone.expect(what, "SIP/2.0 200")
+}
+
+func TestPBXWithAName(t *testing.T) {
+	server := resolvetest.NewServer(t, "")
+	runScenario(t, func(s *testbed) {
+		s.phone.send(s.phone.newRequest("MESSAGE", "sip:102@pbx.example"))
+		s.phone.expect("it has no address", "SIP/2.0 500")
+		if s.proxy.PBXReachable() || strings.Join(s.proxy.UnresolvedNames(), " ") != "udp://pbx.example" {
+			t.Errorf("the PBX is reachable, or unresolved are only %q", s.proxy.UnresolvedNames())
+		}
+		server.SetZone(t, "_sip._udp.pbx.example. 60 SRV 0 0 5060 a.pbx.example.\na.pbx.example. 60 A 192.0.2.2")
+		s.advance(31 * time.Second)
+		s.sendMessage(s.pbx, "it has an address")
+		if len(s.proxy.UnresolvedNames()) > 0 || !s.proxy.PBXReachable() {
+			t.Error("the PBX is not reachable")
+		}
+		s.phone.send(s.phone.newRequest("MESSAGE", "sip:102@pbx.example", "Route: <sip:pbx.example;lr>"))
+		s.pbx.respond(s.pbx.get("its Route", "MESSAGE"), "200 OK")
+		s.phone.expect("answer", "SIP/2.0 200")
+		s.pbx.send(s.pbx.newRequest("MESSAGE", "sip:101@192.0.2.101:5062"))
+		s.phone.respond(s.phone.expect("it is on the PBX side", "MESSAGE"), "200 OK")
+		s.pbx.get("answer", "SIP/2.0 200")
+	}, namedPBX(server))
+}
+
+// A PBX that moves is followed. Its calls stay at the address that knows them.
+func TestPBXThatMoves(t *testing.T) {
+	server := resolvetest.NewServer(t, "pbx.example. 60 A 192.0.2.2")
+	runScenario(t, func(s *testbed) {
+		second := s.addUDPPeer(secondAt)
+		s.advance(time.Second)
+		call := s.phone.setUpCall(s.pbx)
+		server.SetZone(t, "pbx.example. 60 A 192.0.2.12")
+		s.advance(time.Minute)
+		s.sendMessage(second, "it has moved")
+		s.phone.send(s.phone.callerRequest(call.ok, "INFO"))
+		s.pbx.respond(s.pbx.get("the call is at the old address", "INFO"), "200 OK")
+		s.phone.expect("answer", "SIP/2.0 200")
+		for _, p := range []*peer{s.pbx, second} {
+			p.send(p.newRequest("MESSAGE", "sip:101@192.0.2.101:5062"))
+			s.phone.respond(s.phone.expect("old and new are the PBX", "MESSAGE"), "200 OK")
+			p.get("answer", "SIP/2.0 200")
+		}
+		s.advance(time.Hour)
+		s.pbx.send(s.pbx.newRequest("MESSAGE", "sip:101@192.0.2.101:5062"))
+		second.respond(second.get("the old address is anybody's", "MESSAGE"), "404 Not Found")
+		s.pbx.get("answer", "SIP/2.0 404")
+		second.send(second.newRequest("MESSAGE", "sip:101@192.0.2.101:5062"))
+		s.phone.respond(s.phone.expect("the new one is the PBX", "MESSAGE"), "200 OK")
+		second.get("answer", "SIP/2.0 200")
+	}, namedPBX(server))
+}
+
+func TestNameWithoutNameServer(t *testing.T) {
+	server := resolvetest.NewServer(t, "pbx.example. 60 A 192.0.2.2")
+	runScenario(t, func(s *testbed) {
+		s.advance(time.Second)
+		s.sendMessage(s.pbx, "resolved")
+		server.Lock()
+		server.Respond = func(string, netip.AddrPort, *dns.Msg) (*dns.Msg, time.Duration) { return nil, 0 }
+		server.Unlock()
+		for range 23 {
+			s.advance(time.Hour)
+			start := time.Now()
+			s.sendMessage(s.pbx, "by the last answer")
+			if d := time.Since(start); d > 0 {
+				t.Fatalf("the DNS delays a request by %v", d)
+			}
+		}
+	}, namedPBX(server))
+}
+
+// The servers of one name are several targets.
+func TestServersOfANameFailOver(t *testing.T) {
+	server := resolvetest.NewServer(t, `_sip._udp.pbx.example. 60 SRV 10 0 5060 a.pbx.example.
+		_sip._udp.pbx.example. 60 SRV 20 0 5060 b.pbx.example.
+		a.pbx.example. 60 A 192.0.2.2
+		b.pbx.example. 60 A 192.0.2.12`)
+	runScenario(t, func(s *testbed) {
+		s.allPBXs = append(s.allPBXs, s.addUDPPeer(secondAt))
+		second := s.allPBXs[1]
+		s.wait(time.Second, s.allPBXs...)
+		s.phone.send(s.phone.newInvite())
+		s.pbx.respond(s.pbx.get("the first", "INVITE"), "503 Service Unavailable")
+		s.pbx.get("its ACK", "ACK")
+		second.respond(second.get("the second", "INVITE"), "200 OK")
+		ok := s.phone.expect("answer", "SIP/2.0 200")
+		s.phone.send(s.phone.callerRequest(ok, "ACK"))
+		second.get("the ACK", "ACK")
+		s.wait(10*time.Second, s.allPBXs...) // the first accepts new calls again
+		bye := s.phone.callerRequest(ok, "BYE")
+		s.phone.send(bye.replaced("BYE "+bye.requestURI(), "BYE sip:x@pbx.example"))
+		second.respond(second.get("within the dialog", "BYE"), "200 OK")
+		s.phone.expect("answer", "SIP/2.0 200")
+		s.pbx.getNothing("no dialog there")
+	}, namedPBX(server))
+}
+
+func TestNameThatLeadsToTheProxyIsIgnored(t *testing.T) {
+	server := resolvetest.NewServer(t, "pbx.example. 60 A 192.0.2.1\npbx.example. 60 A 192.0.2.2")
+	runScenario(t, func(s *testbed) {
+		s.advance(time.Second)
+		for range 4 {
+			s.sendMessage(s.pbx, "never to itself")
+		}
+		if !strings.Contains(s.log.String(), "address of a name ignored") {
+			t.Errorf("the log lacks a warning:\n%s", s.log)
+		}
+	}, namedPBX(server))
+}
+
+// A trunk is known by all addresses of its names, and the PBX's requests to a name go to
+// them.
+func TestTrunkWithNames(t *testing.T) {
+	server := resolvetest.NewServer(t, `_sip._udp.carrier.example. 60 SRV 10 0 5070 a.carrier.example.
+		_sip._udp.carrier.example. 60 SRV 20 0 5070 b.carrier.example.
+		a.carrier.example. 60 A 198.51.100.1
+		b.carrier.example. 60 A 198.51.100.2`)
+	runScenario(t, func(s *testbed) {
+		s.advance(time.Second)
+		a, b := s.addUDPPeer(netip.MustParseAddrPort("198.51.100.1:5070")), s.addUDPPeer(netip.MustParseAddrPort("198.51.100.2:5070"))
+		for _, p := range []*peer{a, b} {
+			p.send(p.newRequest("MESSAGE", "sip:5551234@pbx.example"))
+			got := s.pbx.expect("a trunk's", "MESSAGE")
+			assertEqual(t, "mark of the trunk", got.fieldValue("X-Bellhop-Trunk"), "0123456789abcdef")
+			s.pbx.respond(got, "200 OK")
+			p.expect("answer", "SIP/2.0 200")
+		}
+		s.pbx.send(s.pbx.newRequest("INVITE", "sip:+1555@carrier.example"))
+		a.respond(a.expect("the name stays", "INVITE sip:+1555@carrier.example SIP/2.0"), "503 Service Unavailable")
+		a.expect("its ACK", "ACK")
+		got := b.expect("the next server", "INVITE sip:+1555@carrier.example SIP/2.0")
+		b.respond(got, "200 OK")
+		ok := s.pbx.expect("answer", "SIP/2.0 200")
+		s.pbx.send(s.pbx.callerRequest(ok, "ACK"))
+		b.expect("the ACK", "ACK")
+		b.send(b.calleeRequest(got, "BYE"))
+		s.pbx.respond(s.pbx.expect("the carrier hangs up", "BYE"), "200 OK")
+		b.expect("answer", "SIP/2.0 200")
+		s.pbx.send(s.pbx.newRequest("INVITE", "sip:+1555@other.example"))
+		s.pbx.sendACK(s.pbx.newInvite(), s.pbx.expect("no trunk's name", "SIP/2.0 500"))
+	}, func(c *sip.Config) {
+		namedPBX(server)(c)
+		c.PBX = []sip.Addr{{Proto: sip.UDP, AddrPort: pbxAt}}
+		c.Trunks = []sip.Trunk{{Name: "carrier", Secret: "0123456789abcdef", To: []sip.Addr{{Proto: sip.UDP, Host: "carrier.example"}}}}
+	})
+}
+
+// A PBX that is reached over TLS by its name is verified by that name, which the DNS cannot
+// change. Its port comes from the SRV records of sips.
+func TestPBXOverTLSIsVerifiedByItsName(t *testing.T) {
+	for _, tt := range []struct {
+		host, want string
+	}{
+		{"pbx.example", ""},
+		{"host.example", "SIP/2.0 500"}, // the name in the SRV record proves nothing
+	} {
+		t.Run(tt.host, func(t *testing.T) {
+			server := resolvetest.NewServer(t, "_sips._tcp.pbx.example. 60 SRV 0 0 5071 host.example.\nhost.example. 60 A 192.0.2.3")
+			b := &tlsBed{}
+			var asked string
+			runScenario(t, func(s *testbed) {
+				certificate := b.ca.IssueTLS(siptest.CertificateRequest{Hosts: []string{tt.host}})
+				pbx, _ := s.addTLSListener(netip.MustParseAddrPort("192.0.2.3:5071"), &tls.Config{GetCertificate: func(h *tls.ClientHelloInfo) (*tls.Certificate, error) {
+					asked = h.ServerName
+					return &certificate, nil
+				}})
+				s.advance(time.Second)
+				phone := s.dialTLSPeer(phoneAt.Addr(), b)
+				phone.send(phone.newInvite())
+				if tt.want == "" {
+					pbx.respond(pbx.expectLast("a call", "INVITE"), "486 Busy Here")
+					phone.expectLast("the answer", "SIP/2.0 486")
+				} else {
+					s.advance(11 * time.Second)
+					phone.expectLast("the call fails", tt.want)
+				}
+				assertEqual(t, "server name that the proxy sends", asked, "pbx.example")
+			}, b.listen, namedPBX(server), func(c *sip.Config) {
+				c.PBX = []sip.Addr{{Proto: sip.TLS, Host: "pbx.example"}}
+				c.PBXTLS = b.newClient("", nil)
+			})
+		})
+	}
+}
+
+// Each server of a trunk gets OPTIONS with the name of the trunk. Calls avoid a server that
+// does not answer them.
+func TestServersOfATrunkAreProbed(t *testing.T) {
+	server := resolvetest.NewServer(t, `_sip._udp.carrier.example. 60 SRV 10 0 5070 a.carrier.example.
+		_sip._udp.carrier.example. 60 SRV 20 0 5070 b.carrier.example.
+		a.carrier.example. 60 A 198.51.100.1
+		b.carrier.example. 60 A 198.51.100.2`)
+	runScenario(t, func(s *testbed) {
+		s.probes = true
+		a, b := s.addUDPPeer(netip.MustParseAddrPort("198.51.100.1:5070")), s.addUDPPeer(netip.MustParseAddrPort("198.51.100.2:5070"))
+		s.advance(time.Second)
+		a.expect("a probe", "OPTIONS sip:carrier.example SIP/2.0")
+		b.respond(b.expect("a probe", "OPTIONS sip:carrier.example SIP/2.0"), "200 OK")
+		s.advance(20 * time.Second)
+		a.discardReceived()
+		states := s.proxy.TrunkStates()[0].Targets
+		assertEqual(t, "states", fmt.Sprintf("%v %t %q, %v %t %q", states[0].Addr, states[0].Up, states[0].Answer, states[1].Addr, states[1].Up, states[1].Answer),
+			`udp://198.51.100.1:5070 false "no response", udp://198.51.100.2:5070 true "200 OK"`)
+		s.pbx.send(s.pbx.newRequest("INVITE", "sip:+1555@carrier.example"))
+		b.respond(b.expect("the call", "INVITE"), "486 Busy Here")
+		a.expectNone("the server that is down")
+	}, namedPBX(server), func(c *sip.Config) {
+		c.PBX = []sip.Addr{{Proto: sip.UDP, AddrPort: pbxAt}}
+		c.Trunks = []sip.Trunk{{Name: "carrier", Probe: time.Minute, To: []sip.Addr{{Proto: sip.UDP, Host: "carrier.example"}}}}
+	})
+}
