@@ -8,7 +8,7 @@ func (w *worker) handleCancel(now instant, p *packet, key serverKey) {
 	m := &p.msg
 	s := w.serverTxs.m[w.makeServerKey(m, []byte("INVITE"))]
 	if s == nil {
-		if m.maxForwards == 0 || w.requeueCancel(p) {
+		if m.maxForwards == 0 || w.requeueCancel(p) || w.dropsFollowUp(now, p) {
 			return
 		}
 		r, f := w.router.routeRequest(p)
@@ -60,13 +60,15 @@ func (c *composer) makeCancel(invite, fields []byte) []byte {
 
 // cancelFields returns the header field lines of a received CANCEL that our CANCEL
 // repeats: all that the proxy does not read, such as Reason (RFC 3326 §2), and Supported,
-// Expires, the credentials, X-AUTH-IP and X-AUTH-PORT. strip omits the last two.
+// Expires, User-Agent, the credentials, X-AUTH-IP and X-AUTH-PORT. strip omits the last
+// two.
 func cancelFields(m *message, strip bool) []byte {
 	var keep []byte
 	pos := int32(bytes.Index(m.b, crlf) + 2)
 	for i := range m.fields {
 		f := &m.fields[i]
-		if f.name == hAuthorization || f.name == hSupported || f.name == hExpires || f.name == hAuthSource && !strip {
+		switch {
+		case f.name == hAuthorization, f.name == hSupported, f.name == hExpires, f.name == hUserAgent, f.name == hAuthSource && !strip:
 			continue
 		}
 		keep = append(keep, m.b[pos:f.line.from]...)

@@ -13,6 +13,7 @@ import (
 
 	"bellhop/dialog"
 	"bellhop/sip/certs"
+	"bellhop/sip/guard"
 )
 
 // Config is the configuration of a [Proxy].
@@ -60,6 +61,10 @@ type Config struct {
 
 	// DialNameServer opens a socket to a name server; nil: the operating system's. Tests set it.
 	DialNameServer func(ctx context.Context, network string, server netip.AddrPort) (net.Conn, error)
+
+	// Guard limits and bans sources that are neither PBX nor trunk. The zero value sets no
+	// limit. See [Proxy.ConfigureGuard].
+	Guard guard.Settings
 
 	Connections    int // limit of connections from one address that is neither PBX nor trunk; 0: no limit
 	AllConnections int // limit of all connections; 0: no limit

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"bellhop/dialog/siptext"
+	"bellhop/sip/guard"
 )
 
 var (
@@ -39,6 +40,9 @@ func (s *stream) readMessages(c net.Conn, first []byte) {
 	}
 	defer func() { s.table.resizeReadBuffer(cap(fr.buf), 0) }()
 	for fr.readMore(c) && fr.dispatchMessages(s.table.proxy.now()) {
+	}
+	if (fr.length == 0 || !fr.known) && !beginsLikeSIP(fr.buf) {
+		s.table.proxy.notePoint(s.table.proxy.now(), s.listener, s, s.peer.Addr(), guard.BanNotSIP)
 	}
 }
 
@@ -231,4 +235,16 @@ func hasContentType(head []byte) bool {
 		}
 	}
 	return false
+}
+
+// beginsLikeSIP reports whether the bytes that are left of a stream may be the start of a
+// SIP message: text whose first line, if it is complete, contains the version of SIP.
+func beginsLikeSIP(b []byte) bool {
+	line, _, complete := bytes.Cut(b, crlf)
+	for _, c := range line {
+		if c < ' ' && c != '\t' && c != '\r' {
+			return false
+		}
+	}
+	return len(line) <= maxStartLine && (!complete || len(line) == 0 || bytes.Contains(bytes.ToUpper(line), version))
 }

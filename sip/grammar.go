@@ -238,6 +238,8 @@ func lookUpFieldName(n []byte) fieldName {
 		return matchName(n, "call-id", hCallID) + matchName(n, "contact", hContact) + matchName(n, "expires", hExpires)
 	case 9:
 		return matchName(n, "supported", hSupported) + matchName(n, "diversion", hDiversion) + matchName(n, "x-auth-ip", hAuthSource)
+	case 10:
+		return matchName(n, "user-agent", hUserAgent)
 	case 11:
 		return matchName(n, "x-auth-port", hAuthSource)
 	case 12:
@@ -248,6 +250,10 @@ func lookUpFieldName(n []byte) fieldName {
 		return matchName(n, "content-length", hContentLength)
 	case 15:
 		return matchName(n, "x-bellhop-trunk", hTrunkMark) + matchName(n, "remote-party-id", hRemotePartyID)
+	case 16:
+		return matchName(n, "www-authenticate", hAuthenticate)
+	case 18:
+		return matchName(n, "proxy-authenticate", hAuthenticate)
 	case 19:
 		return matchName(n, "p-asserted-identity", hAssertedIdentity) + matchName(n, "proxy-authorization", hAuthorization)
 	}

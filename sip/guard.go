@@ -31,6 +31,9 @@ func (w *worker) updateShedding(now instant) {
 // of known sources are refused. Requests of known sources within a dialog are always
 // admitted.
 func (w *worker) admitRequest(now instant, p *packet) (f *fault, ok bool) {
+	if p.overRate {
+		return overloaded, false
+	}
 	if w.memory.heldBytes < w.memory.maxHeldBytes/10*8 {
 		return nil, true
 	}
@@ -47,7 +50,7 @@ func (w *worker) admitRequest(now instant, p *packet) (f *fault, ok bool) {
 }
 
 // overloaded answers new requests of known sources when transactions hold too much
-// memory.
+// memory, and new requests on a connection whose source sends too many.
 var overloaded = &fault{503, "Overloaded"}
 
 // proveByACK accepts the ACK of a 3xx‥6xx as proof of its source's address, if the ACK

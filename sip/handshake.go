@@ -3,11 +3,17 @@ package sip
 import (
 	"crypto/tls"
 	"errors"
+	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"runtime"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
+
+	"bellhop/sip/guard"
 )
 
 // Limits of TLS handshakes of accepted connections.
@@ -38,7 +44,12 @@ func newHandshakes() *handshakes {
 	return &handshakes{slots: make(chan struct{}, maxHandshakes), compute: make(chan struct{}, max(runtime.NumCPU()/2, 1))}
 }
 
-var errHandshakesFull = errors.New("too many handshakes")
+// Failures of handshakes that are no fault of the peer.
+var (
+	errHandshakesFull     = errors.New("too many handshakes")
+	errHandshakeEnded     = errors.New("ended to make room for others")
+	errCertificateRefused = errors.New("the peer left after it was answered: it may not accept the certificate")
+)
 
 // handshakeConn is a connection during its handshake. While it waits for the peer, another
 // handshake computes. After the handshake it only passes the calls on.
@@ -48,6 +59,8 @@ type handshakeConn struct {
 	first   []byte // bytes that were read before
 	started time.Time
 	over    bool
+	wrote   bool        // the peer was answered, so it may have seen the certificate
+	ended   atomic.Bool // by endOldest
 }
 
 // Read returns the bytes that were read before, and then those of the connection.
@@ -67,6 +80,7 @@ func (c *handshakeConn) Read(b []byte) (int, error) {
 // Write writes to the connection.
 func (c *handshakeConn) Write(b []byte) (int, error) {
 	if !c.over {
+		c.wrote = true
 		defer c.pause()()
 	}
 	return c.Conn.Write(b)
@@ -93,9 +107,23 @@ func (h *handshakes) accept(raw net.Conn, first []byte, config *tls.Config, dead
 	}()
 	t := tls.Server(c, config)
 	if err := t.Handshake(); err != nil {
-		return nil, err
+		return nil, c.failure(err)
 	}
 	return t, nil
+}
+
+// failure returns why a handshake has failed with an error: one of the failures above, or
+// an error that the peer has caused.
+func (c *handshakeConn) failure(err error) error {
+	var op *net.OpError
+	left := errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+	switch {
+	case c.ended.Load():
+		return errHandshakeEnded
+	case errors.As(err, &op) && op.Op == "remote error", left && c.wrote:
+		return fmt.Errorf("%w: %w", errCertificateRefused, err)
+	}
+	return err
 }
 
 // start waits until c is under way, or returns false at the deadline.
@@ -136,6 +164,7 @@ func (h *handshakes) endOldest(now time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if len(h.running) > 0 && now.Sub(h.running[0].started) >= fairHandshakeTime {
+		h.running[0].ended.Store(true)
 		h.running[0].SetDeadline(now)
 		h.running = h.running[1:]
 	}
@@ -160,7 +189,7 @@ func (ss *streamTable) acceptTLS(raw net.Conn, first []byte, peer netip.AddrPort
 	px := ss.proxy
 	t, err := ss.handshakes.accept(raw, first, l.tls, time.Now().Add(handshakeTimeout))
 	if err != nil {
-		px.noteFailedHandshake(peer, err)
+		px.noteFailedHandshake(peer, l, err)
 		return nil, nil, false
 	}
 	trunk, err = px.peers.trunkOfCertificate(t.ConnectionState().PeerCertificates, time.Now())
@@ -183,8 +212,13 @@ func (h *handshakes) logsCertificate(now time.Time) bool {
 }
 
 // noteFailedHandshake counts and logs a TLS handshake that has failed. Scanners cause many,
-// so the log line is one of level debug.
-func (px *Proxy) noteFailedHandshake(peer netip.AddrPort, err error) {
+// so the log line is one of level debug. It is a fault of the peer, unless the proxy has
+// ended it, or the peer may not accept our certificate: phones repeat that until the
+// certificate is renewed.
+func (px *Proxy) noteFailedHandshake(peer netip.AddrPort, l *listener, err error) {
 	px.stats.handshakesFailed.Add(1)
 	px.log.Debug("TLS handshake failed", "peer", peer, "err", err)
+	if !errors.Is(err, errHandshakesFull) && !errors.Is(err, errHandshakeEnded) && !errors.Is(err, errCertificateRefused) {
+		px.notePoint(px.now(), l, nil, peer.Addr(), guard.BanHandshake)
+	}
 }

@@ -48,6 +48,8 @@ const (
 	hDiversion
 	hAuthorization // also Proxy-Authorization
 	hAuthSource    // X-AUTH-IP, X-AUTH-PORT
+	hAuthenticate  // WWW-Authenticate, Proxy-Authenticate
+	hUserAgent
 	fieldNameCount // number of names
 )
 

@@ -3,6 +3,7 @@ package sip
 import (
 	"encoding/hex"
 	"strconv"
+	"time"
 
 	"bellhop/dialog"
 )
@@ -38,16 +39,29 @@ func (w *worker) refuseTowards(p *packet, dst dialog.Side, f *fault, extra strin
 	w.sendOwnResponse(p, b)
 }
 
-// sendOwnResponse sends the response b that the proxy makes itself, without state. To an
-// INVITE of a source that has not proved its address it sends no response that is larger
-// than the INVITE.
+// isForgeable reports whether the source of p is an unknown one that may be forged: it has
+// no connection, has not proved its address, is not on this machine and is not allowed.
+func (w *worker) isForgeable(p *packet) bool {
+	px, ip := w.proxy, p.peer.Addr()
+	return !px.sources.isKnown(w.now(), p) && !px.sources.isProven(w.now(), p.responseDestination()) && !ip.IsLoopback() && !px.guard.Allows(ip)
+}
+
+// sendOwnResponse sends the response b that the proxy makes itself, without state.
+//
+// An unknown source that may be forged gets no response that is larger than its request,
+// and only a few responses a second. The response to an INVITE is not larger than the
+// INVITE either if its source is known but has not proved its address.
 func (w *worker) sendOwnResponse(p *packet, b []byte) {
-	to := p.responseDestination()
-	if p.msg.isMethod("INVITE") && len(b) > len(p.buf) && !w.proxy.sources.isProven(w.now(), to) {
-		w.proxy.stats.withheld.Add(1)
+	px, larger := w.proxy, len(b) > len(p.buf)
+	withhold := larger && p.msg.isMethod("INVITE") && !px.sources.isProven(w.now(), p.responseDestination())
+	if !withhold && w.isForgeable(p) {
+		withhold = larger || !px.guard.AllowsAnswer(p.peer.Addr(), time.Duration(w.now()))
+	}
+	if withhold {
+		px.stats.withheld.Add(1)
 		return
 	}
-	w.sendMessage(to, b, 0)
+	w.sendMessage(p.responseDestination(), b, 0)
 }
 
 // goingDown answers new calls, and OPTIONS to the proxy, while it drains.
@@ -60,7 +74,8 @@ const retryAfter = "Retry-After: 5\r\n"
 const allowedMethods = "Allow: INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER, SUBSCRIBE, NOTIFY, REFER, MESSAGE, INFO, UPDATE, PRACK, PUBLISH\r\n"
 
 // answerOptions answers an OPTIONS that is addressed to the proxy. A 503 tells the sender to
-// choose another proxy, because this one is draining or no PBX is up.
+// choose another proxy, because this one is draining or no PBX is up. To a source that may
+// be forged, the answer omits its last header field if it would be larger than the request.
 func (w *worker) answerOptions(p *packet) {
 	f, extra := &fault{200, "OK"}, w.composer.optionsFields(p)
 	switch {
@@ -69,7 +84,11 @@ func (w *worker) answerOptions(p *packet) {
 	case !w.proxy.PBXReachable():
 		f, extra = &fault{503, noPBX.phrase}, retryAfter
 	}
-	w.sendOwnResponse(p, w.composer.makeResponse(p, f.status, f.phrase, extra))
+	b := w.composer.makeResponse(p, f.status, f.phrase, extra)
+	if len(b) > len(p.buf) && w.isForgeable(p) {
+		b = w.composer.makeResponse(p, f.status, f.phrase, "")
+	}
+	w.sendOwnResponse(p, b)
 }
 
 // makeResponse returns a response of the proxy itself to the request of p (RFC 3261

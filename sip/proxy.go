@@ -65,6 +65,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"bellhop/sip/guard"
 	"bellhop/sip/resolve"
 )
 
@@ -84,7 +85,10 @@ type Proxy struct {
 	bindings        *bindings
 	stunLimit       *stunLimit
 	resolver        *resolve.Resolver
-	affinities      *affinities   // nil: there is only one PBX
+	affinities      *affinities // nil: there is only one PBX
+	guard           *guard.Guard
+	recount         chan struct{} // asks runGuard to count bindings
+	suspects        chan suspect  // sources to ban
 	backlog         chan struct{} // see Backlog
 	draining        atomic.Bool
 	stats           counters
@@ -117,6 +121,8 @@ func Listen(cfg Config) (*Proxy, error) {
 	px.sources = newSources(&px.peers)
 	px.bindings = newBindings()
 	px.stunLimit = newStunLimit()
+	px.guard = guard.New(cfg.Guard)
+	px.recount, px.suspects = make(chan struct{}, 1), make(chan suspect, maxSuspects)
 	px.backlog = make(chan struct{}, 1)
 	px.peers.configure(&px.cfg)
 	if px.peers.several() {
@@ -162,6 +168,7 @@ func (px *Proxy) Run(ctx context.Context) error {
 		px.goroutines.Go(func() { w.run(ctx) })
 	}
 	px.goroutines.Go(func() { px.resolver.Run(ctx) })
+	px.goroutines.Go(func() { px.runGuard(ctx) })
 	for _, l := range px.listeners.all {
 		if l.stream != nil {
 			px.goroutines.Go(func() { px.streams.acceptConns(ctx, l) })

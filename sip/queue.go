@@ -141,6 +141,7 @@ type packet struct {
 	side       dialog.Side
 	receivedAt instant
 	endsStream bool // the stream cannot be read after this message and is closed
+	overRate   bool // its source sends too many requests; it is refused
 
 	requeued bool // a CANCEL that was moved after the new requests of unknown sources
 }

@@ -27,6 +27,8 @@ func (w *worker) handleRequest(now instant, p *packet) {
 			w.observer.observe(p, &routeDecision{dst: t.dst, nextHop: t.client.nextHop}, t.trunk)
 			return
 		}
+	} else if !m.isMethod("CANCEL") && w.dropsFollowUp(now, p) {
+		return
 	}
 	switch {
 	case m.isMethod("ACK"):

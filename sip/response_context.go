@@ -52,6 +52,7 @@ func (t *responseContext) handleResponse(now instant, p *packet) {
 	}
 	t.worker.observer.observeResponse(t, p)
 	t.worker.proxy.diagnose(now, t, m)
+	t.judgeCredentials(now, m)
 	if m.status >= 200 {
 		t.cancelFields = t.worker.memory.releaseCopy(t.cancelFields)
 		t.worker.proxy.sources.rememberAccepted(now, t, m)

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"bellhop/sip/guard"
 )
 
 // streamTable holds the open connections. Workers look them up without a lock.
@@ -22,9 +24,9 @@ type streamTable struct {
 	handshakes     *handshakes
 
 	mu        sync.Mutex
-	perPeer   map[netip.Addr]int
-	conns     map[net.Conn]bool        // open, also those that are not in byPeer
-	refusedAt map[netip.Addr]time.Time // time of the last log line about a refused connection
+	perSource map[netip.Prefix]int       // connections, see guard.SourceOf
+	conns     map[net.Conn]bool          // open, also those that are not in byPeer
+	refusedAt map[netip.Prefix]time.Time // time of the last log line about a refused connection
 	closed    bool
 }
 
@@ -38,7 +40,7 @@ type streamKey struct {
 
 // newStreamTable returns an empty streamTable.
 func newStreamTable(px *Proxy) *streamTable {
-	return &streamTable{proxy: px, handshakes: newHandshakes(), perPeer: map[netip.Addr]int{}, conns: map[net.Conn]bool{}, refusedAt: map[netip.Addr]time.Time{}}
+	return &streamTable{proxy: px, handshakes: newHandshakes(), perSource: map[netip.Prefix]int{}, conns: map[net.Conn]bool{}, refusedAt: map[netip.Prefix]time.Time{}}
 }
 
 // findStream returns the open stream of a transport to a peer, or nil. id 0 matches any
@@ -245,45 +247,47 @@ func (ss *streamTable) untrackConn(c net.Conn) {
 }
 
 // admitConn counts a connection and returns true if it is within the limits, else refuses
-// it. The limit for one address does not apply to PBX, trunks and reverse proxies, but the
-// limit of all connections does.
+// it. The limit for one source does not apply to PBX, trunks, reverse proxies and
+// allowed sources, but the limit of all connections does. A connection of a banned source
+// is refused silently.
 func (ss *streamTable) admitConn(peer netip.AddrPort, l *listener) bool {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
 	each, all := ss.proxy.cfg.Connections, ss.proxy.cfg.AllConnections
-	switch ip := peer.Addr(); {
+	switch ip, source := peer.Addr(), guard.SourceOf(peer.Addr()); {
+	case ss.proxy.dropsBanned(l, ip, ss.proxy.now()):
 	case all > 0 && ss.count.Load() >= int64(all):
-		ss.refuseConn(ip, "guard.all_connections", all)
-	case each > 0 && ss.perPeer[ip] >= each && !ss.proxy.peers.isConfigured(l, ip) && !ss.proxy.listeners.trustProxy(ip):
-		ss.refuseConn(ip, "guard.connections", each)
+		ss.refuseConn(source, "guard.all_connections", all)
+	case each > 0 && ss.perSource[source] >= each && !ss.proxy.isFree(l, nil, ip):
+		ss.refuseConn(source, "guard.connections", each)
 	default:
 		ss.count.Add(1)
-		ss.perPeer[ip]++
+		ss.perSource[source]++
 		return true
 	}
 	return false
 }
 
 // refuseConn counts a refused connection, and logs it at most once a minute for each
-// address. The caller holds mu.
-func (ss *streamTable) refuseConn(ip netip.Addr, key string, limit int) {
+// source. The caller holds mu.
+func (ss *streamTable) refuseConn(source netip.Prefix, key string, limit int) {
 	ss.proxy.stats.refused.Add(1)
 	now := time.Now()
-	if at, told := ss.refusedAt[ip]; told && now.Sub(at) < refusalLogInterval {
+	if at, told := ss.refusedAt[source]; told && now.Sub(at) < refusalLogInterval {
 		return
 	}
 	if len(ss.refusedAt) >= maxRefusedAddrs {
-		for ip, at := range ss.refusedAt {
+		for s, at := range ss.refusedAt {
 			if now.Sub(at) >= refusalLogInterval {
-				delete(ss.refusedAt, ip)
+				delete(ss.refusedAt, s)
 			}
 		}
 		if len(ss.refusedAt) >= maxRefusedAddrs {
 			return
 		}
 	}
-	ss.refusedAt[ip] = now
-	ss.proxy.log.Warn("connection refused", "source", ip, "limit", key, "connections", limit)
+	ss.refusedAt[source] = now
+	ss.proxy.log.Warn("connection refused", "source", sourceText(source), "limit", key, "connections", limit)
 }
 
 // releaseConn uncounts a connection that admitConn has counted.
@@ -291,8 +295,9 @@ func (ss *streamTable) releaseConn(peer netip.AddrPort) {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
 	ss.count.Add(-1)
-	if ss.perPeer[peer.Addr()]--; ss.perPeer[peer.Addr()] == 0 {
-		delete(ss.perPeer, peer.Addr())
+	source := guard.SourceOf(peer.Addr())
+	if ss.perSource[source]--; ss.perSource[source] == 0 {
+		delete(ss.perSource, source)
 	}
 }
 

@@ -149,8 +149,12 @@ const emptySocketRead = 10 * time.Microsecond
 func (l *listener) handleDatagram(b []byte, from netip.AddrPort, local netip.Addr, idle bool) {
 	px := l.proxy
 	defer px.recoverPanic("datagram")
+	from = unmapAddr(from)
+	if px.dropsBanned(l, from.Addr(), px.now()) {
+		return
+	}
 	if stun.IsMessage(b) {
-		l.answerSTUN(b, unmapAddr(from), local)
+		l.answerSTUN(b, from, local)
 		return
 	}
 	for len(b) > 1 && b[0] == '\r' && b[1] == '\n' {
@@ -160,7 +164,7 @@ func (l *listener) handleDatagram(b []byte, from netip.AddrPort, local netip.Add
 		return // a keep-alive
 	}
 	p := newPacket(b)
-	p.listener, p.peer, p.local, p.receivedAt = l, unmapAddr(from), local, px.now()
+	p.listener, p.peer, p.local, p.receivedAt = l, from, local, px.now()
 	if local.IsValid() {
 		l.nameAt(local) // from now on, a URI with this address names the proxy
 	}

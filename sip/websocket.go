@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"bellhop/dialog/siptext"
+	"bellhop/sip/guard"
 	"bellhop/sip/websocket"
 )
 
@@ -184,14 +185,21 @@ func (ss *streamTable) splitTransports(c net.Conn, first []byte, peer netip.Addr
 			return nil, nil, false
 		}
 	}
+	px := ss.proxy
 	if !bytes.Equal(first, get) {
-		return sip, first, sip != nil && (siptext.IsTokenChar(first[0]) || first[0] == '\r' || first[0] == '\n')
+		if ok = siptext.IsTokenChar(first[0]) || first[0] == '\r' || first[0] == '\n'; !ok {
+			px.notePoint(px.now(), l, nil, peer.Addr(), guard.BanNotSIP)
+		}
+		return sip, first, sip != nil && ok
 	}
 	c.SetDeadline(time.Now().Add(firstByteTimeout))
 	rest, err := websocket.Accept(c, first, ws.origins)
 	if err != nil {
-		ss.proxy.stats.malformed.Add(1)
-		ss.proxy.log.Debug("WebSocket handshake failed", "peer", peer, "err", err)
+		px.stats.malformed.Add(1)
+		px.log.Debug("WebSocket handshake failed", "peer", peer, "err", err)
+		if page := (*websocket.PageError)(nil); !errors.As(err, &page) {
+			px.notePoint(px.now(), l, nil, peer.Addr(), guard.BanHandshake)
+		}
 		return nil, nil, false
 	}
 	return ws, rest, true

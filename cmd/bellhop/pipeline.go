@@ -115,6 +115,7 @@ func listenProxy(cfg config.Config, certs *certificates, key []byte, observation
 		Net:           w.network,
 		WallClock:     w.wall,
 
+		Guard:          cfg.GuardSettings(),
 		Connections:    cfg.Guard.Connections,
 		AllConnections: connections,
 	})

@@ -52,12 +52,14 @@ func (s *service) reloadConfig(ctx context.Context, path string, old config.Conf
 	}
 	s.notifier.Declare(config.DeclaredSubscriptions(cfg))
 	s.setKinds(cfg)
+	connections, _ := capConnections(cfg.Guard.AllConnections, openFileLimit())
+	s.proxy.ConfigureGuard(cfg.GuardSettings(), cfg.Guard.Connections, connections)
 	s.log.Info("config reloaded", "applied", strings.Join(now, " "), "needs_restart", strings.Join(later, " "))
 	// Settings that need a restart keep their old value, so that the next reload logs
 	// them again.
 	running := old
 	running.Log.Level, running.Extensions, running.Extension = cfg.Log.Level, cfg.Extensions, cfg.Extension
-	running.Subscription = cfg.Subscription
+	running.Subscription, running.Guard = cfg.Subscription, cfg.Guard
 	if https {
 		running.Admin.TLSCert, running.Admin.TLSKey = cfg.Admin.TLSCert, cfg.Admin.TLSKey
 	}
@@ -103,7 +105,7 @@ func (s *service) setKinds(cfg config.Config) {
 func isReloadable(key string) bool {
 	table, _, _ := strings.Cut(key, ".")
 	switch table {
-	case "extensions", "extension", "subscription":
+	case "extensions", "extension", "subscription", "guard":
 		return true
 	case "calls":
 		return key != "calls.add_cid"

@@ -69,11 +69,27 @@ func Accept(c io.ReadWriter, first []byte, origins []string) (rest []byte, err e
 	}{bytes.NewReader(head), c})
 	switch {
 	case errors.Is(err, errOrigin):
-		return nil, fmt.Errorf("accept WebSocket from origin %q: %w", origin, err)
+		err = fmt.Errorf("accept WebSocket from origin %q: %w", origin, err)
 	case err != nil:
-		return nil, fmt.Errorf("accept WebSocket: %w", err)
+		err = fmt.Errorf("accept WebSocket: %w", err)
 	}
-	return rest, nil
+	if err != nil && isFromPage(head) {
+		err = &PageError{err}
+	}
+	return rest, err
+}
+
+// A PageError is the refusal of a request that a web page has caused. Any page can make the
+// browsers of its visitors send one, so it is no fault of theirs.
+type PageError struct{ Err error }
+
+func (e *PageError) Error() string { return e.Err.Error() }
+func (e *PageError) Unwrap() error { return e.Err }
+
+// isFromPage reports whether a request has a header field that browsers add for a page.
+func isFromPage(head []byte) bool {
+	lower := bytes.ToLower(head)
+	return bytes.Contains(lower, []byte("\r\norigin:")) || bytes.Contains(lower, []byte("\r\nsec-fetch-site:"))
 }
 
 // readHandshake reads from c up to the blank line that ends a handshake. It answers a

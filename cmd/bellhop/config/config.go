@@ -71,8 +71,14 @@ type Config struct {
 	} `toml:"nat"`
 
 	Guard struct {
-		Connections    int `toml:"connections"`
-		AllConnections int `toml:"all_connections"`
+		UserAgents     []string `toml:"user_agents"`
+		Allow          []CIDR   `toml:"allow"`
+		Rate           Rate     `toml:"rate"`
+		PerBinding     int      `toml:"per_binding"`
+		BanAfter       int      `toml:"ban_after"`
+		BanTime        Duration `toml:"ban_time"`
+		Connections    int      `toml:"connections"`
+		AllConnections int      `toml:"all_connections"`
 	} `toml:"guard"`
 
 	Calls struct {
@@ -153,6 +159,11 @@ func Default() Config {
 	c.Extensions.Pattern = regexp.MustCompile(`^[0-9]{2,5}$`)
 	c.Extensions.Learn = true
 	c.NAT.KeepAlive = Duration(25 * time.Second)
+	c.Guard.UserAgents = []string{"friendly-scanner", "sipvicious", "sipcli", "VaxSIPUserAgent", "pplsip"}
+	c.Guard.Rate = Rate{Count: 30, Per: 10 * time.Second}
+	c.Guard.PerBinding = 10
+	c.Guard.BanAfter = 10
+	c.Guard.BanTime = Duration(5 * time.Minute)
 	c.Guard.Connections = 256
 	c.Guard.AllConnections = 20000
 	c.Calls.AddCID = true

@@ -21,15 +21,9 @@ func (c *Config) validateAll(report func(path, format string, args ...any)) {
 	c.validateTLS(report)
 	c.validateNAT(report)
 	c.validateCalls(report)
+	c.validateGuard(report)
 	c.validateAdmin(report)
 	c.validateSubscriptions(report)
-
-	if c.Guard.Connections < 0 {
-		report("guard.connections", "%d is not a number of connections: use 1 or more, or 0 for no limit", c.Guard.Connections)
-	}
-	if c.Guard.AllConnections < 0 {
-		report("guard.all_connections", "%d is not a number of connections: use 1 or more, or 0 for as many as the limit of open files allows", c.Guard.AllConnections)
-	}
 
 	if c.Notify.KeepEvents < Duration(time.Second) {
 		report("notify.keep_events", "%v is too short: use at least 1s", c.Notify.KeepEvents)

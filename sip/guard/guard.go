@@ -1,0 +1,280 @@
+// Package guard decides which sources a SIP proxy serves: it limits the rate of their
+// requests, counts their faults and bans them.
+//
+// A source is an IPv4 address, or the /64 network of an IPv6 address. The caller passes
+// in the time: how long the [Guard] has existed. All methods may be called from any
+// goroutine. Those that are called for each message take no lock and allocate nothing.
+//
+// # Forged sources
+//
+// The source of a datagram may be forged. So a fault counts only if the caller knows that
+// the source is real, because the source has a connection, or because it has used a nonce
+// that was sent to it and to nobody else (see [Guard.NoteNonce]). Otherwise anyone could
+// have any source banned.
+//
+// # Memory
+//
+// All tables have a fixed size. If a table is full, a new source displaces the one that
+// matters least: for a rate the one that has used least of its rate, for points the
+// oldest, for a ban the one that ends first. A flood of forged sources therefore removes
+// no ban, because only real sources are in the tables of points and bans. It may remove
+// nonces; then faults of datagrams do not count for as long.
+package guard
+
+import (
+	"bytes"
+	"hash/maphash"
+	"net/netip"
+	"sync/atomic"
+	"time"
+)
+
+// Settings are the limits of a [Guard]. They may change while it is in use.
+type Settings struct {
+	UserAgents []string       // texts in the User-Agent of scanners, in any case
+	Allow      []netip.Prefix // networks that are neither limited nor banned
+	Rate       Rate           // requests outside dialogs of one source; zero: no limit
+	PerBinding int            // requests by which Rate.Count grows for each live binding of the source
+	BanAfter   int            // points in pointsWindow after which a source is banned; 0: never
+	BanTime    time.Duration  // of the first ban; it doubles with each further one up to MaxBanTime
+}
+
+// MaxBanTime is the longest ban that BanTime grows to. A source that has not been banned
+// for that long gets BanTime again.
+const MaxBanTime = 24 * time.Hour
+
+// answerRate is the rate of answers to one source that has not proved its address.
+var answerRate = Rate{5, time.Second}
+
+// A Guard holds what is known of sources.
+type Guard struct {
+	settings atomic.Pointer[settings]
+	bindings atomic.Pointer[BindingCounts]
+	requests *limiter // outside dialogs
+	answers  *limiter // to sources that have not proved their address
+	scores   *scores
+	nonces   *nonces
+	bans     *bans
+	drops    [dropReasons]atomic.Uint64
+	banned   [banReasons]atomic.Uint64
+}
+
+// settings are the Settings in the form in which they are used.
+type settings struct {
+	Settings
+	userAgents [][]byte // in lower case
+}
+
+// New returns a Guard without bans.
+func New(s Settings) *Guard {
+	seed := maphash.MakeSeed()
+	g := &Guard{requests: newLimiter(seed), answers: newLimiter(seed), scores: newScores(seed), nonces: newNonces(seed), bans: newBans(seed)}
+	g.bindings.Store(&BindingCounts{})
+	g.Configure(s)
+	return g
+}
+
+// Configure replaces the settings. Bans of sources in Allow end; all others stay.
+func (g *Guard) Configure(s Settings) {
+	used := &settings{Settings: s}
+	for _, text := range s.UserAgents {
+		used.userAgents = append(used.userAgents, bytes.ToLower([]byte(text)))
+	}
+	g.settings.Store(used)
+	for _, b := range g.bans.all() {
+		if g.Allows(b.Source.Addr()) {
+			g.bans.remove(sourceOf(b.Source.Addr()))
+		}
+	}
+}
+
+// Allows reports whether a source is in the networks that are neither limited nor banned.
+func (g *Guard) Allows(ip netip.Addr) bool {
+	for _, p := range g.settings.Load().Allow {
+		if p.Contains(ip) {
+			return true
+		}
+	}
+	return false
+}
+
+// A DropReason tells why a message is dropped.
+type DropReason uint8
+
+const (
+	DropBanned    DropReason = iota // its source is banned
+	DropUserAgent                   // its User-Agent is that of a scanner
+	DropRate                        // its source sends too many requests
+	dropReasons                     // number of reasons
+)
+
+// DropReasons are all values of DropReason.
+var DropReasons = []DropReason{DropBanned, DropUserAgent, DropRate}
+
+func (r DropReason) String() string { return [...]string{"ban", "user_agent", "rate"}[r] }
+
+// Dropped returns how many messages were dropped for a reason.
+func (g *Guard) Dropped(r DropReason) uint64 { return g.drops[r].Load() }
+
+// IsBanned reports whether a source is banned.
+func (g *Guard) IsBanned(ip netip.Addr, now time.Duration) bool {
+	return g.bans.active(sourceOf(ip), now) != nil
+}
+
+// CountDrop counts a message or connection that is dropped.
+func (g *Guard) CountDrop(r DropReason) { g.drops[r].Add(1) }
+
+// maxUserAgent is the length of the part of a User-Agent in which scanners are looked for.
+const maxUserAgent = 256
+
+// DropsUserAgent reports whether a request is dropped because of its User-Agent, and
+// counts it.
+func (g *Guard) DropsUserAgent(name []byte) bool {
+	list := g.settings.Load().userAgents
+	if len(list) == 0 || len(name) == 0 {
+		return false
+	}
+	var buf [maxUserAgent]byte
+	lower := buf[:0]
+	for _, c := range name[:min(len(name), maxUserAgent)] {
+		if 'A' <= c && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		lower = append(lower, c)
+	}
+	for _, text := range list {
+		if bytes.Contains(lower, text) {
+			g.drops[DropUserAgent].Add(1)
+			return true
+		}
+	}
+	return false
+}
+
+// RequestKind is a kind of requests. Each kind has a rate of its own.
+type RequestKind uint8
+
+const (
+	Datagram RequestKind = iota // outside dialogs
+	OnStream                    // outside dialogs, over a stream: forged datagrams do not use up its rate
+	FollowUp                    // a CANCEL or a request within a dialog that may be made up
+)
+
+// DropsRequest takes a request from the rate of its source. It reports whether the request
+// is dropped because the source has used its rate up, and counts it.
+func (g *Guard) DropsRequest(ip netip.Addr, kind RequestKind, now time.Duration) bool {
+	set := g.settings.Load()
+	if set.Rate.Count <= 0 {
+		return false
+	}
+	s, rate := sourceOf(ip), set.Rate
+	key := uint64(s) ^ uint64(kind)<<56 // the first byte of a source is 0 or below 0x40
+	if n := (*g.bindings.Load())[s]; n > 0 {
+		rate.Count += n * set.PerBinding
+	}
+	if g.requests.take(key, rate, now) {
+		return false
+	}
+	g.drops[DropRate].Add(1)
+	return true
+}
+
+// AllowsAnswer takes an answer from the rate of answers to a source that has not proved
+// its address, and reports whether the rate allows it.
+func (g *Guard) AllowsAnswer(ip netip.Addr, now time.Duration) bool {
+	return g.answers.take(uint64(sourceOf(ip)), answerRate, now)
+}
+
+// NoteNonce remembers that a nonce is sent to a source. The caller must note the nonces that
+// are sent to all sources, on streams too: a nonce that others know proves nothing.
+func (g *Guard) NoteNonce(ip netip.Addr, nonce []byte, now time.Duration) {
+	g.nonces.add(sourceOf(ip), nonce, now)
+}
+
+// ProvesSource reports whether a nonce was sent to a source within the last hour, and to no
+// other source. Whoever uses it receives at an address of the source.
+func (g *Guard) ProvesSource(ip netip.Addr, nonce []byte, now time.Duration) bool {
+	return g.nonces.proves(sourceOf(ip), nonce, now)
+}
+
+// AddPoint counts a fault of a real source, and reports whether a ban is due: whether
+// [Guard.BanIfDue] may ban the source.
+func (g *Guard) AddPoint(ip netip.Addr, now time.Duration) (due bool) {
+	after := g.settings.Load().BanAfter
+	points := g.scores.add(sourceOf(ip), now)
+	return after > 0 && points >= after
+}
+
+// ClearPoints forgets the faults of a source, because it has used the right password.
+func (g *Guard) ClearPoints(ip netip.Addr) { g.scores.clear(sourceOf(ip)) }
+
+// BanIfDue bans a source if it has enough points. A source with live bindings is banned
+// after that many times more points, because a ban cuts off all phones behind one address
+// if one of them has a wrong password.
+func (g *Guard) BanIfDue(ip netip.Addr, reason BanReason, now time.Duration) (b Ban, ok bool) {
+	set, s := g.settings.Load(), sourceOf(ip)
+	after := min(set.BanAfter*(1+(*g.bindings.Load())[s]), maxPoints)
+	if after <= 0 || g.scores.points(s, now) < after || g.bans.active(s, now) != nil || g.Allows(ip) {
+		return Ban{}, false
+	}
+	return g.addBan(s, reason, 0, now), true
+}
+
+// Ban bans a source for a time; 0: as long as after faults.
+func (g *Guard) Ban(ip netip.Addr, d time.Duration, now time.Duration) Ban {
+	return g.addBan(sourceOf(ip), BanManual, d, now)
+}
+
+func (g *Guard) addBan(s source, reason BanReason, d, now time.Duration) Ban {
+	g.banned[reason].Add(1)
+	g.scores.clear(s)
+	return g.bans.add(s, reason, d, g.settings.Load().BanTime, now)
+}
+
+// Restore adds a ban of an earlier process, unless it ended more than MaxBanTime ago.
+func (g *Guard) Restore(b Ban, now time.Duration) {
+	if b.Until+MaxBanTime > now && !g.Allows(b.Source.Addr()) {
+		g.bans.mu.Lock()
+		defer g.bans.mu.Unlock()
+		g.bans.put(sourceOf(b.Source.Addr()), &b)
+	}
+}
+
+// Unban ends the ban of a source and forgets earlier ones. ok is false if it is not
+// banned.
+func (g *Guard) Unban(ip netip.Addr, now time.Duration) (b Ban, ok bool) {
+	s := sourceOf(ip)
+	if p := g.bans.active(s, now); p != nil {
+		b, ok = *p, true
+	}
+	g.bans.remove(s)
+	g.scores.clear(s)
+	return b, ok
+}
+
+// Bans returns the bans that have not ended at now.
+func (g *Guard) Bans(now time.Duration) (active []Ban) {
+	for _, b := range g.bans.all() {
+		if b.Until > now {
+			active = append(active, b)
+		}
+	}
+	return active
+}
+
+// AllBans returns the bans, and those that have ended and still count for the length of
+// the next one.
+func (g *Guard) AllBans() []Ban { return g.bans.all() }
+
+// Banned returns how many bans began for a reason.
+func (g *Guard) Banned(r BanReason) uint64 { return g.banned[r].Load() }
+
+// BindingCounts are the numbers of live bindings of sources.
+type BindingCounts map[source]int
+
+// Add counts a binding whose requests come from ip.
+func (c BindingCounts) Add(ip netip.Addr) { c[sourceOf(ip)]++ }
+
+// SetBindings replaces the numbers of live bindings. The caller does not change c
+// afterwards.
+func (g *Guard) SetBindings(c BindingCounts) { g.bindings.Store(&c) }

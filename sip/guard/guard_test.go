@@ -1,0 +1,391 @@
+package guard
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+)
+
+var (
+	scanner = netip.MustParseAddr("198.51.100.7")
+	phone   = netip.MustParseAddr("192.0.2.101")
+)
+
+// newGuard returns a Guard with the default limits.
+func newGuard(changes ...func(*Settings)) *Guard {
+	s := Settings{
+		UserAgents: []string{"friendly-scanner", "VaxSIPUserAgent"},
+		Allow:      []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")},
+		Rate:       Rate{30, 10 * time.Second},
+		PerBinding: 10,
+		BanAfter:   10,
+		BanTime:    5 * time.Minute,
+	}
+	for _, change := range changes {
+		change(&s)
+	}
+	return New(s)
+}
+
+// numbered returns one of many sources.
+func numbered(n int) netip.Addr {
+	return netip.AddrFrom4([4]byte{10, byte(n >> 16), byte(n >> 8), byte(n)})
+}
+
+// requests returns how many of n requests at one time are served.
+func requests(g *Guard, ip netip.Addr, n int, now time.Duration) (served int) {
+	for range n {
+		if !g.DropsRequest(ip, Datagram, now) {
+			served++
+		}
+	}
+	return served
+}
+
+// A source may send its whole rate at once, and then one request each time a request of
+// the rate is due. After a pause it has the whole rate again.
+func TestRateOfASource(t *testing.T) {
+	g := newGuard()
+	now := time.Hour
+	for _, tt := range []struct {
+		after time.Duration
+		want  int
+	}{
+		{0, 30},
+		{0, 0},
+		{332 * time.Millisecond, 0},
+		{2 * time.Millisecond, 1},
+		{3334 * time.Millisecond, 10},
+		{time.Minute, 30},
+	} {
+		now += tt.after
+		if got := requests(g, scanner, 100, now); got != tt.want {
+			t.Errorf("%v later %d of 100 requests are served, want %d", tt.after, got, tt.want)
+		}
+	}
+	if got := requests(g, phone, 100, now); got != 30 {
+		t.Errorf("another source gets %d, want 30", got)
+	}
+	if g.DropsRequest(scanner, OnStream, now) {
+		t.Error("datagrams, which may be forged, use up the rate of connections")
+	}
+	if got := g.Dropped(DropRate); got == 0 {
+		t.Error("nothing is counted")
+	}
+}
+
+// Addresses of one /64 are one source, because its holder has all of them.
+func TestIPv6NetworkIsOneSource(t *testing.T) {
+	g := newGuard()
+	served := 0
+	for i := range 100 {
+		served += requests(g, netip.MustParseAddr(fmt.Sprintf("2001:db8:1:2::%x", i)), 1, 0)
+	}
+	if served != 30 {
+		t.Errorf("%d of 100 requests of one /64 are served, want 30", served)
+	}
+	if got := requests(g, netip.MustParseAddr("2001:db8:1:3::1"), 100, 0); got != 30 {
+		t.Errorf("the next /64 gets %d, want 30", got)
+	}
+	for text, want := range map[string]string{"2001:db8:1:2::9": "2001:db8:1:2::/64", "192.0.2.7": "192.0.2.7/32", "::ffff:192.0.2.7": "192.0.2.7/32", "::1": "::/64"} {
+		if got := sourceOf(netip.MustParseAddr(text)).prefix(); got.String() != want {
+			t.Errorf("the source of %s is %v, want %s", text, got, want)
+		}
+	}
+}
+
+// 200 phones behind one address restart at once: two requests each.
+func TestRateGrowsWithBindings(t *testing.T) {
+	g := newGuard()
+	counts := BindingCounts{}
+	for range 200 {
+		counts.Add(phone)
+	}
+	g.SetBindings(counts)
+	if got := requests(g, phone, 400, 0); got != 400 {
+		t.Errorf("%d of 400 requests of an office are served", got)
+	}
+	if got := requests(g, phone, 10000, 0); got < 1600 || got > 1660 {
+		t.Errorf("then %d further ones are served, want 1630", got)
+	}
+	if got := requests(g, scanner, 400, 0); got != 30 {
+		t.Errorf("a source without bindings gets %d, want 30", got)
+	}
+}
+
+func TestNoRate(t *testing.T) {
+	g := newGuard(func(s *Settings) { s.Rate = Rate{} })
+	if got := requests(g, scanner, 10000, 0); got != 10000 {
+		t.Errorf("%d of 10000 requests are served without a limit", got)
+	}
+}
+
+// A flood of forged sources does not make the tables forget a source that has used up its
+// rate, a ban or points.
+func TestForgedSourcesEvictNothing(t *testing.T) {
+	g := newGuard()
+	now := time.Minute
+	requests(g, scanner, 30, now)
+	banned := netip.MustParseAddr("198.51.100.8")
+	g.Ban(banned, 0, now)
+	for range 9 {
+		g.AddPoint(phone, now)
+	}
+	for i := range 65000 {
+		g.DropsRequest(numbered(i), Datagram, now+time.Duration(i)*50*time.Microsecond)
+		g.AllowsAnswer(numbered(i), now)
+		g.IsBanned(numbered(i), now)
+		g.NoteNonce(numbered(i), fmt.Append(nil, i), now)
+	}
+	if got := requests(g, scanner, 30, now); got != 0 {
+		t.Errorf("after 65,000 sources, %d requests of a source that has used up its rate are served", got)
+	}
+	if !g.IsBanned(banned, now) {
+		t.Error("a ban is lost")
+	}
+	if !g.AddPoint(phone, now) {
+		t.Error("points are lost")
+	}
+}
+
+func TestAnswersToAForgedSource(t *testing.T) {
+	g := newGuard()
+	sent := 0
+	for ms := range 10000 {
+		if g.AllowsAnswer(scanner, time.Duration(ms)*time.Millisecond) {
+			sent++
+		}
+	}
+	if sent < 50 || sent > 55 {
+		t.Errorf("%d answers in 10 s, want 5 a second and 5 at once", sent)
+	}
+}
+
+// Points count within 10 minutes. Accepted credentials set them to 0.
+func TestPointsWithinTheirWindow(t *testing.T) {
+	g := newGuard()
+	add := func(n int, now time.Duration) (due bool) {
+		for range n {
+			due = g.AddPoint(scanner, now)
+		}
+		return due
+	}
+	if add(9, 0) {
+		t.Error("a ban is due after 9 points")
+	}
+	g.ClearPoints(scanner)
+	if add(9, time.Minute) {
+		t.Error("accepted credentials do not set the points to 0")
+	}
+	if add(1, 12*time.Minute) {
+		t.Error("points count for more than 10 minutes")
+	}
+	if !add(9, 13*time.Minute) {
+		t.Error("no ban is due after 10 points in 10 minutes")
+	}
+	if b, ok := g.BanIfDue(scanner, BanCredentials, 13*time.Minute); !ok || b.Source.String() != "198.51.100.7/32" || b.Until-b.Since != 5*time.Minute || b.Times != 1 {
+		t.Errorf("banned: %+v, %v", b, ok)
+	}
+	if _, ok := g.BanIfDue(scanner, BanCredentials, 13*time.Minute); ok {
+		t.Error("banned twice")
+	}
+	if got := g.Banned(BanCredentials); got != 1 {
+		t.Errorf("%d bans are counted", got)
+	}
+}
+
+// One phone of an office with a wrong password does not cut off the others.
+func TestSourceWithBindingsNeedsMorePoints(t *testing.T) {
+	g := newGuard()
+	counts := BindingCounts{}
+	for range 199 {
+		counts.Add(phone)
+	}
+	g.SetBindings(counts)
+	for i := 1; i <= 2000; i++ {
+		due := g.AddPoint(phone, 0)
+		if due != (i >= 10) {
+			t.Fatalf("point %d: due %v", i, due)
+		}
+		if _, ok := g.BanIfDue(phone, BanCredentials, 0); ok != (i == 2000) {
+			t.Fatalf("point %d: banned %v", i, ok)
+		}
+	}
+}
+
+// Each ban within a day of the last one is twice as long, up to a day.
+func TestBansDouble(t *testing.T) {
+	g := newGuard()
+	now := time.Duration(0)
+	var got []time.Duration
+	for range 11 {
+		b := g.addBan(sourceOf(scanner), BanCredentials, 0, now)
+		got = append(got, b.Until-b.Since)
+		now = b.Until - 1
+		if !g.IsBanned(scanner, now) {
+			t.Error("the ban ends early")
+		}
+		if now++; g.IsBanned(scanner, now) {
+			t.Error("the ban does not end")
+		}
+	}
+	var want []time.Duration
+	for _, minutes := range []int{5, 10, 20, 40, 80, 160, 320, 640, 1280, 1440, 1440} {
+		want = append(want, time.Duration(minutes)*time.Minute)
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("bans of %v, want %v", got, want)
+	}
+	if b := g.addBan(sourceOf(scanner), BanCredentials, 0, now+MaxBanTime); b.Times != 1 {
+		t.Errorf("a day later it is ban %d, want the first", b.Times)
+	}
+}
+
+func TestBansByHand(t *testing.T) {
+	g := newGuard()
+	ip := netip.MustParseAddr("2001:db8::1")
+	if b := g.Ban(ip, time.Hour, 0); b.Until != time.Hour || b.Reason != BanManual || b.Source.String() != "2001:db8::/64" {
+		t.Errorf("banned: %+v", b)
+	}
+	g.Ban(scanner, 0, 0)
+	if got := g.Bans(time.Minute); len(got) != 2 || got[0].Source.Addr() != scanner {
+		t.Errorf("bans %v", got)
+	}
+	if !g.IsBanned(netip.MustParseAddr("2001:db8::ffff"), time.Minute) {
+		t.Error("another address of the banned network is served")
+	}
+	if b, ok := g.Unban(ip, time.Minute); !ok || b.Source.Addr() != netip.MustParseAddr("2001:db8::") {
+		t.Errorf("unbanned: %v, %v", b, ok)
+	}
+	if _, ok := g.Unban(ip, time.Minute); ok {
+		t.Error("unbanned twice")
+	}
+	if g.IsBanned(ip, time.Minute) {
+		t.Error("still banned")
+	}
+	if got := g.Bans(6 * time.Minute); len(got) != 0 {
+		t.Errorf("bans %v after they have ended", got)
+	}
+}
+
+// Bans survive new settings, unless the source is allowed now.
+func TestConfigureKeepsBans(t *testing.T) {
+	g := newGuard()
+	g.Ban(scanner, 0, 0)
+	g.Ban(phone, 0, 0)
+	g.Configure(Settings{Allow: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}})
+	if !g.IsBanned(scanner, 0) || g.IsBanned(phone, 0) {
+		t.Errorf("bans %v, want that of the source that is not allowed", g.Bans(0))
+	}
+}
+
+// A restored ban lasts as long as it would have, and one that has ended still doubles the
+// next one.
+func TestRestoredBans(t *testing.T) {
+	g := newGuard()
+	g.Restore(Ban{Source: netip.MustParsePrefix("198.51.100.7/32"), Since: -4 * time.Minute, Until: time.Minute, Times: 1}, 0)
+	g.Restore(Ban{Source: netip.MustParsePrefix("192.0.2.101/32"), Since: -20 * time.Minute, Until: -10 * time.Minute, Times: 2}, 0)
+	g.Restore(Ban{Source: netip.MustParsePrefix("192.0.2.102/32"), Since: -30 * time.Hour, Until: -25 * time.Hour, Times: 9}, 0)
+	if !g.IsBanned(scanner, 59*time.Second) || g.IsBanned(scanner, 61*time.Second) {
+		t.Error("the ban does not end when it would have")
+	}
+	if g.IsBanned(phone, 0) {
+		t.Error("a ban that has ended counts")
+	}
+	if b := g.addBan(sourceOf(phone), BanCredentials, 0, 0); b.Times != 3 || b.Until != 20*time.Minute {
+		t.Errorf("the next ban is %+v", b)
+	}
+	if len(g.AllBans()) != 2 {
+		t.Errorf("bans %v", g.AllBans())
+	}
+}
+
+// A full bucket evicts the ban that ends first, never one that goes on for longer.
+func TestTooManyBans(t *testing.T) {
+	g := newGuard()
+	g.Ban(scanner, time.Hour, 0)
+	for i := range 2 * banSlots {
+		g.Ban(numbered(i), time.Minute, 0)
+	}
+	if !g.IsBanned(scanner, 0) {
+		t.Error("the longest ban is lost")
+	}
+	if n := len(g.AllBans()); n > banSlots {
+		t.Errorf("%d bans are kept", n)
+	}
+}
+
+func TestUserAgentOfScanners(t *testing.T) {
+	g := newGuard()
+	for name, want := range map[string]bool{
+		"friendly-scanner":               true,
+		"Friendly-Scanner 0.3":           true,
+		"some vaxsipuseragent/3.1":       true,
+		"Linphone/5.1.65 (belle-sip)":    false,
+		"":                               false,
+		"friendly":                       false,
+		string(make([]byte, 64<<10)):     false,
+		"Yealink SIP-T46S 66.86.0.15":    false,
+		"\xff\xfe friendly-scanner \x00": true,
+	} {
+		if got := g.DropsUserAgent([]byte(name)); got != want {
+			t.Errorf("%.40q is dropped: %v, want %v", name, got, want)
+		}
+	}
+	if got := g.Dropped(DropUserAgent); got != 4 {
+		t.Errorf("%d are counted, want 4", got)
+	}
+}
+
+// Only the source that a nonce was sent to proves its address by it, and none if it was
+// sent to several.
+func TestNonces(t *testing.T) {
+	g := newGuard()
+	g.NoteNonce(phone, []byte("abc"), time.Minute)
+	g.NoteNonce(phone, []byte("abc"), 2*time.Minute)
+	g.NoteNonce(phone, []byte("shared"), time.Minute)
+	g.NoteNonce(scanner, []byte("shared"), time.Minute)
+	g.NoteNonce(scanner, []byte("shared"), 2*time.Minute)
+	g.NoteNonce(phone, []byte("again"), time.Minute)
+	g.NoteNonce(scanner, []byte("again"), 2*time.Hour)
+	for _, tt := range []struct {
+		ip    netip.Addr
+		nonce string
+		now   time.Duration
+		want  bool
+	}{
+		{phone, "abc", time.Minute, true},
+		{phone, "abc", time.Hour + time.Minute, true},
+		{phone, "abc", time.Hour + 2*time.Minute, false},
+		{phone, "abd", time.Minute, false},
+		{scanner, "abc", time.Minute, false},
+		{phone, "shared", 2 * time.Minute, false},
+		{scanner, "shared", 2 * time.Minute, false},
+		{scanner, "again", 2 * time.Hour, true},
+		{phone, "again", 2 * time.Hour, false},
+	} {
+		if got := g.ProvesSource(tt.ip, []byte(tt.nonce), tt.now); got != tt.want {
+			t.Errorf("nonce %s from %v at %v: %v, want %v", tt.nonce, tt.ip, tt.now, got, tt.want)
+		}
+	}
+}
+
+// The checks of each message allocate nothing.
+func TestChecksAllocateNothing(t *testing.T) {
+	g := newGuard()
+	g.Ban(scanner, 0, 0)
+	name, nonce := []byte("Linphone/5.1.65"), []byte("abc")
+	if n := testing.AllocsPerRun(100, func() {
+		g.IsBanned(phone, 0)
+		g.DropsUserAgent(name)
+		g.DropsRequest(phone, Datagram, 0)
+		g.AllowsAnswer(phone, 0)
+		g.NoteNonce(phone, nonce, 0)
+		g.ProvesSource(phone, nonce, 0)
+		g.Allows(phone)
+	}); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}

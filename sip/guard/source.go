@@ -1,0 +1,52 @@
+package guard
+
+import (
+	"encoding/binary"
+	"hash/maphash"
+	"net/netip"
+	"sync/atomic"
+)
+
+// source is a source in one word: the upper half of an IPv6 address, or an IPv4 address
+// behind 0:ffff. The IPv6 networks with that start are reserved.
+type source uint64
+
+const ipv4Source = source(0xffff << 32)
+
+// sourceOf returns the source that an address belongs to.
+func sourceOf(ip netip.Addr) source {
+	if ip = ip.Unmap(); ip.Is4() {
+		b := ip.As4()
+		return ipv4Source | source(binary.BigEndian.Uint32(b[:]))
+	}
+	b := ip.As16()
+	return source(binary.BigEndian.Uint64(b[:8]))
+}
+
+// SourceOf returns the addresses of the source that an address belongs to: a /32 or a /64.
+func SourceOf(ip netip.Addr) netip.Prefix { return sourceOf(ip).prefix() }
+
+// prefix returns the addresses of a source: a /32 or a /64.
+func (s source) prefix() netip.Prefix {
+	if s&^(1<<32-1) == ipv4Source {
+		var b [4]byte
+		binary.BigEndian.PutUint32(b[:], uint32(s))
+		return netip.PrefixFrom(netip.AddrFrom4(b), 32)
+	}
+	var b [16]byte
+	binary.BigEndian.PutUint64(b[:8], uint64(s))
+	return netip.PrefixFrom(netip.AddrFrom16(b), 64)
+}
+
+// ways is the number of slots of a bucket of one-word slots: a cache line.
+const ways = 8
+
+// bucketOf returns the bucket of a key, and a hash of the key for the tags in its slots.
+// The seed is secret, so nobody can choose sources that share a bucket.
+func bucketOf(slots []atomic.Uint64, seed maphash.Seed, key uint64) (bucket []atomic.Uint64, hash uint64) {
+	var b [8]byte
+	binary.LittleEndian.PutUint64(b[:], key)
+	hash = maphash.Bytes(seed, b[:])
+	i := hash % uint64(len(slots)/ways) // of the lower bits; tags are the upper bits
+	return slots[i*ways:][:ways], hash
+}
