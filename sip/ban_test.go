@@ -1,7 +1,10 @@
 package sip_test
 
 import (
+	"crypto/tls"
 	"fmt"
+	"io"
+	"net"
 	"net/netip"
 	"strings"
 	"testing"
@@ -404,4 +407,108 @@ func TestGuardIsReconfigured(t *testing.T) {
 		s.proxy.ConfigureGuard(c.Guard, 1, 10)
 		s.phone.expectServed()
 	}, guarded)
+}
+
+// aheadConn is a connection that delivers what is read from a pipe, so that the peer may
+// write before it is read, as into the buffer of a socket.
+type aheadConn struct {
+	net.Conn
+	r *io.PipeReader
+}
+
+func (c aheadConn) Read(b []byte) (int, error) { return c.r.Read(b) }
+
+// readAhead returns a connection that reads all of c at once.
+func readAhead(c net.Conn) aheadConn {
+	chunks := make(chan []byte, 64)
+	r, w := io.Pipe()
+	go func() {
+		defer close(chunks)
+		for {
+			b := make([]byte, 4096)
+			n, err := c.Read(b)
+			if n > 0 {
+				chunks <- b[:n]
+			}
+			if err != nil {
+				return
+			}
+		}
+	}()
+	go func() {
+		for b := range chunks {
+			w.Write(b)
+		}
+		w.Close()
+	}()
+	return aheadConn{c, r}
+}
+
+// Handshakes that fail are faults, unless the client does not accept our certificate, or
+// sends nothing.
+func TestFailedHandshakesBan(t *testing.T) {
+	for name, tt := range map[string]struct {
+		connect func(c net.Conn)
+		bans    bool
+	}{
+		"no TLS":  {func(c net.Conn) { c.Write([]byte("GET / HTTP/1.1\r\n\r\n")) }, true},
+		"nothing": {func(c net.Conn) {}, false},
+		"unknown certificate": {func(c net.Conn) {
+			ahead := readAhead(c)
+			defer ahead.r.Close()
+			tls.Client(ahead, &tls.Config{ServerName: "sip.example.com"}).Handshake()
+		}, false},
+		"a TLS version too old": {func(c net.Conn) {
+			tls.Client(c, &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS10}).Handshake()
+		}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := &tlsBed{}
+			runUnproven(t, func(s *testbed) {
+				for range 12 {
+					c, err := s.net.Dial(otherAt.Addr(), proxyTLSAt)
+					if err != nil {
+						s.t.Fatal(err)
+					}
+					tt.connect(c)
+					s.advance(10 * ms)
+					c.Close()
+					s.advance(10 * ms)
+				}
+				lines := s.bans()
+				if !tt.bans && len(lines) > 0 || tt.bans && (len(lines) != 1 || !strings.Contains(lines[0], "source=192.0.2.102 reason=handshake")) {
+					s.t.Errorf("log %q", lines)
+				}
+			}, guarded, b.listen)
+		})
+	}
+}
+
+// A request with a made-up To tag is limited as one outside a dialog is, with a rate of its
+// own. A Route to elsewhere does not change that.
+func TestMadeUpDialogsAreLimited(t *testing.T) {
+	for name, tt := range map[string]struct {
+		lines []string
+		want  int
+	}{
+		"no Route":           {nil, 30},
+		"a Route of another": {[]string{"Route: <sip:203.0.113.9;lr>"}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			runUnproven(t, func(s *testbed) {
+				got := 0
+				for range 60 {
+					s.phone.send(s.phone.newRequest("BYE", "sip:102@pbx.example", append(tt.lines, "To: <sip:102@pbx.example>;tag=made-up")...))
+					if m, ok := s.pbx.nextMessage(); ok {
+						got++
+						s.pbx.respond(m, "481 No Such Dialog")
+					}
+					s.phone.discardReceived()
+				}
+				if got != tt.want {
+					s.t.Errorf("%d of 60 reach the PBX, want %d", got, tt.want)
+				}
+			}, guarded)
+		})
+	}
 }
