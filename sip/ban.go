@@ -255,3 +255,10 @@ func (px *Proxy) ConfigureGuard(s guard.Settings, connections, allConnections in
 	defer px.streams.mu.Unlock()
 	px.cfg.Connections, px.cfg.AllConnections = connections, allConnections
 }
+
+// Guard returns what the proxy knows of sources. It may be used from any goroutine.
+func (px *Proxy) Guard() *guard.Guard { return px.guard }
+
+// Bans returns the number of sources that are banned now. It may be called from any
+// goroutine.
+func (px *Proxy) Bans() int { return len(px.guard.Bans(time.Duration(px.now()))) }

@@ -8,6 +8,7 @@ import (
 	"bellhop/admin/ops"
 	"bellhop/dialog/keep"
 	"bellhop/sip"
+	"bellhop/sip/guard"
 )
 
 // newCounter returns a counter that calls read for its value when it is collected.
@@ -55,6 +56,22 @@ func proxyMetrics(h *sip.Proxy) []prometheus.Collector {
 		gauge("transactions", "Pending SIP transactions.", func(s sip.Stats) int64 { return s.Transactions }),
 		gauge("streams", "Open connections of SIP, including those that have sent nothing.", func(s sip.Stats) int64 { return s.Streams }),
 	}
+}
+
+// guardMetrics returns the metrics of limits and bans.
+func guardMetrics(h *sip.Proxy) (all []prometheus.Collector) {
+	counter := func(name, help, reason string, read func() uint64) prometheus.Collector {
+		return prometheus.NewCounterFunc(prometheus.CounterOpts{Namespace: "bellhop", Subsystem: "guard", Name: name, Help: help, ConstLabels: prometheus.Labels{"reason": reason}},
+			func() float64 { return float64(read()) })
+	}
+	for _, r := range guard.DropReasons {
+		all = append(all, counter("dropped_total", "Messages and connections dropped, by reason.", r.String(), func() uint64 { return h.Guard().Dropped(r) }))
+	}
+	for _, r := range guard.BanReasons {
+		all = append(all, counter("bans_total", "Bans of sources that have begun, by reason.", r.String(), func() uint64 { return h.Guard().Banned(r) }))
+	}
+	return append(all, prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "bellhop", Subsystem: "guard", Name: "banned", Help: "Sources that are banned now."},
+		func() float64 { return float64(h.Bans()) }))
 }
 
 // trunkMetrics exports the states of trunks.
