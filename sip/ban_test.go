@@ -157,6 +157,9 @@ func TestRequestsOfASourceAreLimited(t *testing.T) {
 		if got := forwarded(s.addUDPPeer(trunkAt), 60); got != 60 {
 			s.t.Errorf("%d of 60 requests of a trunk are forwarded", got)
 		}
+		if got := forwarded(s.addUDPPeer(netip.MustParseAddrPort("127.0.0.2:5062")), 60); got != 60 {
+			s.t.Errorf("%d of 60 requests of this machine are forwarded", got)
+		}
 		s.advance(time.Second)
 		if got := forwarded(s.phone, 60); got != 3 {
 			s.t.Errorf("%d requests are forwarded a second later, want 3", got)
