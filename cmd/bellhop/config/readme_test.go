@@ -54,7 +54,7 @@ var (
 func TestReadmeConfigsAreValid(t *testing.T) {
 	configs := readmeConfigs(t, filepath.Join("..", "..", "..", "sip", "README.md"))
 	want := []string{"TLS", "Browsers", "Settings", "On the PBX's machine", "In front of a LAN PBX", "In a cloud with 1:1 NAT", "Phones behind NAT", "Two nodes",
-		"Trunks", "Telnyx", "Microsoft Teams", "A carrier at which the PBX registers", "FreeSWITCH", "3CX and others without Path"}
+		"Trunks", "Twilio", "Telnyx", "Microsoft Teams", "A carrier at which the PBX registers", "FreeSWITCH", "3CX and others without Path"}
 	for _, heading := range want {
 		found := false
 		for name := range configs {
