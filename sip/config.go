@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -93,6 +94,14 @@ func (l Listener) ReachesEdge(trunk Addr) bool { return l.Side != PBXListener &&
 func (l Listener) reaches(to Addr) bool {
 	own, ip := l.Addr.Addr(), to.Addr()
 	return l.Proto == to.Proto && (to.Host != "" || own.Is4() == ip.Is4() && (own.IsUnspecified() || own.IsLoopback() == ip.IsLoopback()))
+}
+
+// Receives reports whether requests to an address come to l itself. If l is on all
+// addresses of a family, these are loopback and the addresses that this machine has now.
+func (l Listener) Receives(to Addr) bool {
+	own, ip := l.Addr.Addr().Unmap(), to.Addr().Unmap()
+	return l.Proto.sharesPorts(to.Proto) && l.Port() == to.Port() && ip.IsValid() &&
+		(own == ip || own.IsUnspecified() && own.Is4() == ip.Is4() && (ip.IsLoopback() || slices.Contains(machineAddrs(), ip)))
 }
 
 // ListenerSide is the side whose peers send to a listener, and get requests from it.
@@ -208,6 +217,10 @@ func (p Proto) PairsWith(other Proto) bool {
 	a, b := min(p, other), max(p, other)
 	return a == TCP && b == WS || a == TLS && b == WSS
 }
+
+// sharesPorts reports whether two transports have the same ports: those of UDP, or those of
+// TCP.
+func (p Proto) sharesPorts(other Proto) bool { return p.stream() == other.stream() }
 
 // secure reports whether the transport is encrypted by TLS.
 func (p Proto) secure() bool { return p == TLS || p == WSS }

@@ -194,15 +194,30 @@ func (ls *listeners) haveHost(ip netip.Addr) bool {
 	return false
 }
 
-// haveAddr reports whether a message to an address would come back to the proxy.
+// haveAddr reports whether a message to an address would come back to the proxy. The
+// transport does not matter, because a URI seldom names it.
 func (ls *listeners) haveAddr(a netip.AddrPort) bool {
 	for _, l := range ls.all {
-		own := l.addr.Addr()
-		if l.addr.Port() == a.Port() && (own == a.Addr() || l.local.Addr() == a.Addr() || l.ownsAddr(a.Addr())) {
+		if l.isAt(a) {
 			return true
 		}
 	}
 	return false
+}
+
+// receiverOf returns the listener to which messages to an address would come, or nil.
+func (ls *listeners) receiverOf(a Addr) *listener {
+	for _, l := range ls.all {
+		if l.proto.sharesPorts(a.Proto) && l.isAt(a.AddrPort) {
+			return l
+		}
+	}
+	return nil
+}
+
+// isAt reports whether the listener has an address.
+func (l *listener) isAt(a netip.AddrPort) bool {
+	return l.addr.Port() == a.Port() && (l.addr.Addr() == a.Addr() || l.local.Addr() == a.Addr() || l.ownsAddr(a.Addr()))
 }
 
 // find returns a listener of transport proto that serves a side and from which the address

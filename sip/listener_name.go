@@ -50,12 +50,22 @@ func (l *listener) setNames(advertise HostPort) {
 	}
 	l.proxy.listeners.anyAddr = true
 	l.names.byAddr.Store(&map[netip.Addr]*ownName{})
-	own, _ := net.InterfaceAddrs()
-	for _, a := range own {
-		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Is4() == l.addr.Addr().Is4() {
-			l.nameAt(p.Addr())
+	for _, ip := range machineAddrs() {
+		if ip.Is4() == l.addr.Addr().Is4() {
+			l.nameAt(ip)
 		}
 	}
+}
+
+// machineAddrs returns the addresses of the interfaces of this machine.
+func machineAddrs() (ips []netip.Addr) {
+	all, _ := net.InterfaceAddrs()
+	for _, a := range all {
+		if p, err := netip.ParsePrefix(a.String()); err == nil {
+			ips = append(ips, p.Addr())
+		}
+	}
+	return ips
 }
 
 // advertise sets the advertised name of a listener; an empty host means none.

@@ -56,6 +56,9 @@ func (px *Proxy) newTarget(r *remote, a Addr) *target {
 func (px *Proxy) openRemote(r *remote) error {
 	if r.config.Host == "" {
 		r.view.Store(&remoteView{targets: []*target{px.newTarget(r, r.config)}})
+		if l := px.listeners.receiverOf(r.config); l != nil {
+			return fmt.Errorf("sip: %s %s is the listener %s://%s of bellhop: calls would loop: use the address of the %[1]s", r.kind(), r.config, l.proto, l.addr)
+		}
 		if px.listeners.find(r.config.Proto, r.side(), r.config.Addr(), nil) == nil {
 			return fmt.Errorf("sip: no listener can reach %s %s: add a %s listener of its address family", r.kind(), r.config, r.config.Proto)
 		}
@@ -100,7 +103,7 @@ func (px *Proxy) follow(r *remote, w *resolve.Watch) {
 	for _, a := range now.AppendAddrs(nil, func(int) int { return 0 }) {
 		to := r.config
 		to.AddrPort = a.AddrPort
-		if px.listeners.haveAddr(to.AddrPort) {
+		if px.listeners.receiverOf(to) != nil {
 			px.log.Warn("address of a name ignored", "name", r.config.String(), "address", to.String(), "err", "it is a listener of bellhop: calls would loop")
 			continue
 		}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"bellhop/sip"
+	"bellhop/sip/siptest"
 )
 
 var loopback = netip.MustParseAddrPort("127.0.0.1:0")
@@ -217,6 +218,7 @@ func TestPortInUseIsReported(t *testing.T) {
 func TestListenReportsBadConfiguration(t *testing.T) {
 	udp, tcp := sip.Addr{Proto: sip.UDP, AddrPort: loopback}, sip.Addr{Proto: sip.TCP, AddrPort: loopback}
 	pbx := netip.MustParseAddrPort("127.0.0.1:5070")
+	at5060 := sip.Addr{Proto: sip.UDP, AddrPort: netip.MustParseAddrPort("127.0.0.1:5060")}
 	for _, tt := range []struct {
 		name string
 		cfg  sip.Config
@@ -232,6 +234,18 @@ func TestListenReportsBadConfiguration(t *testing.T) {
 		{
 			"a PBX over IPv6 and no IPv6", sip.Config{Listen: listenOn(udp, tcp), PBX: []sip.Addr{{Proto: sip.UDP, AddrPort: netip.MustParseAddrPort("[2001:db8::1]:5060")}}, Key: key},
 			"sip: no listener can reach PBX udp://[2001:db8::1]:5060: add a udp listener of its address family",
+		},
+		{
+			"a PBX at the address of a listener", sip.Config{Listen: listenOn(at5060), PBX: []sip.Addr{at5060}, Key: key, Net: siptest.NewNetwork()},
+			"sip: PBX udp://127.0.0.1:5060 is the listener udp://127.0.0.1:5060 of bellhop: calls would loop: use the address of the PBX",
+		},
+		{
+			"a trunk at an address of a listener on all addresses",
+			sip.Config{
+				Listen: listenOn(sip.Addr{Proto: sip.UDP, AddrPort: netip.MustParseAddrPort("0.0.0.0:5060")}), PBX: []sip.Addr{{Proto: sip.UDP, AddrPort: pbx}},
+				Trunks: []sip.Trunk{{Name: "a", To: []sip.Addr{at5060}}}, Key: key, Net: siptest.NewNetwork(),
+			},
+			"sip: trunk udp://127.0.0.1:5060 is the listener udp://0.0.0.0:5060 of bellhop: calls would loop: use the address of the trunk",
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -5,8 +5,8 @@
 // value may refer to a secret: env:NAME or file:PATH. Secrets are not printed, whatever
 // the format.
 //
-// Reading a config opens the files that its values name. It changes nothing and uses no
-// network.
+// Reading a config opens the files that its values name, and reads the addresses of this
+// machine. It changes nothing and uses no network.
 package config
 
 import (

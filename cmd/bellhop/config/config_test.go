@@ -228,8 +228,8 @@ proxy_from = ["192.0.2.9"]`, []string{
 		{"an empty array of listeners", "listener = []", []string{
 			`c:1:1: sip.listen: no address to listen on: set at least one, like ["udp://127.0.0.1:5060"]`,
 		}},
-		{"the PBX is a listener", "[sip]\nlisten = [\"udp://0.0.0.0:5060\"]\npbx = [\"udp://192.0.2.1:5060\", \"tcp://192.0.2.1:5060\", \"udp://192.0.2.1:5061\", \"udp://192.0.2.1:5061\", \"udp://0.0.0.0:5070\", \"udp://192.0.2.1:0\"]", []string{
-			`c:3:8: sip.pbx: udp://192.0.2.1:5060 is bellhop's own listener udp://0.0.0.0:5060: calls would loop: use the PBX's address, or change sip.listen`,
+		{"the PBX is a listener", "[sip]\nlisten = [\"udp://0.0.0.0:5060\"]\npbx = [\"udp://127.0.0.9:5060\", \"tcp://192.0.2.1:5060\", \"udp://192.0.2.1:5061\", \"udp://192.0.2.1:5061\", \"udp://0.0.0.0:5070\", \"udp://192.0.2.1:0\"]", []string{
+			`c:3:8: sip.pbx: udp://127.0.0.9:5060 is bellhop's own listener udp://0.0.0.0:5060: calls would loop: use the PBX's address, or change sip.listen`,
 			`c:3:32: sip.pbx: no listener reaches tcp://192.0.2.1:5060: add to sip.listen a tcp:// listener on an IPv4 address other than loopback or on 0.0.0.0`,
 			`c:3:80: sip.pbx: udp://192.0.2.1:5061 is listed twice`,
 			`c:3:104: sip.pbx: udp://0.0.0.0:5070 is not an address to send to: use the PBX's own address and port`,

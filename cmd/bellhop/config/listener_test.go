@@ -2,6 +2,8 @@ package config
 
 import (
 	"fmt"
+	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -55,6 +57,48 @@ listener = [{listen = "udp://127.0.0.1:5060", advertise = "inside.example", side
 				t.Errorf("got %q, want %q", got, tt.want)
 			}
 		})
+	}
+}
+
+// TestOnlyAddressesOfThisMachineLoop checks that a PBX and a trunk may have the port of a
+// listener on all addresses, unless their address is one of this machine.
+func TestOnlyAddressesOfThisMachineLoop(t *testing.T) {
+	const text = `[sip]
+listen = ["udp://0.0.0.0:5060", "tcp://0.0.0.0:5060", "udp://[::]:5060", "tcp://[::]:5060"]
+pbx = [%q]
+[[trunk]]
+name = "carrier"
+to = [%q]`
+	for _, proto := range []string{"udp", "tcp"} {
+		for _, host := range []string{"198.51.100.1", "[2001:db8:5::1]"} {
+			pbx, trunk := proto+"://"+host+":5060", "udp://203.0.113.1:5060"
+			if _, err := Parse("c", fmt.Sprintf(text, pbx, trunk)); err != nil {
+				t.Errorf("PBX at %s: %v", pbx, err)
+			}
+			if _, err := Parse("c", fmt.Sprintf(text, trunk, pbx)); err != nil {
+				t.Errorf("trunk at %s: %v", pbx, err)
+			}
+		}
+	}
+	own, err := net.InterfaceAddrs()
+	if err != nil || len(own) == 0 {
+		t.Fatalf("no addresses of this machine: %v", err)
+	}
+	for _, o := range own {
+		a := sip.Addr{Proto: sip.TCP, AddrPort: netip.AddrPortFrom(netip.MustParsePrefix(o.String()).Addr(), 5060)}
+		listener := "tcp://0.0.0.0:5060"
+		if a.Addr().Is6() {
+			listener = "tcp://[::]:5060"
+		}
+		for _, tt := range []struct{ pbx, trunk, want string }{
+			{a.String(), "udp://203.0.113.1:5060", "c:3:8: sip.pbx: %v is bellhop's own listener %s: calls would loop: use the PBX's address, or change sip.listen"},
+			{"udp://198.51.100.1:5060", a.String(), "c:6:7: trunk.to: %v is bellhop's own listener %s: calls would loop: use the carrier's address"},
+		} {
+			_, err := Parse("c", fmt.Sprintf(text, tt.pbx, tt.trunk))
+			if want := fmt.Sprintf(tt.want, a, listener); fmt.Sprint(err) != want {
+				t.Errorf("got  %v\nwant %s", err, want)
+			}
+		}
 	}
 }
 

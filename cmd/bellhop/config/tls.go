@@ -160,7 +160,7 @@ func (c *Config) validateTargets(report func(path, format string, args ...any), 
 			report(path, "%v is listed twice", a)
 		}
 		for _, l := range listeners {
-			if socketsConflict(a, l.Addr) {
+			if l.Receives(a) {
 				report(path, "%v is bellhop's own listener %v: calls would loop: use the carrier's address", a, l.Addr)
 			}
 		}

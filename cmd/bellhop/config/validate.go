@@ -62,7 +62,7 @@ func (c *Config) validatePBX(report func(path, format string, args ...any)) {
 			continue
 		}
 		for _, l := range listeners {
-			if socketsConflict(a, l.Addr) {
+			if l.Receives(a) {
 				report(path, "%v is bellhop's own listener %v: calls would loop: use the PBX's address, or change sip.listen", a, l.Addr)
 			}
 		}
