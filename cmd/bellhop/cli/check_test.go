@@ -190,6 +190,33 @@ side = "pbx"`, []string{
 	}
 }
 
+// The addresses of a name are not known without a lookup.
+func TestNetworkWithNames(t *testing.T) {
+	c, err := config.Parse("c", `[sip]
+listen = ["udp://0.0.0.0:5060"]
+pbx = ["udp://pbx.example.com"]
+[[trunk]]
+name = "carrier"
+sources = ["198.51.100.0/24"]
+to = ["udp://a.example.com", "udp://a.example.com:5070", "udp://b.example.com"]
+max_cps = 1`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		"phones reach bellhop at udp://0.0.0.0:5060, every IPv4 address of this machine",
+		"the PBX udp://pbx.example.com sees bellhop at udp port 5060 of an address of this machine",
+		`the trunk "carrier" is known by 198.51.100.0/24, the addresses of a.example.com, the addresses of b.example.com`,
+		`the trunk "carrier" gets requests at udp://a.example.com, and OPTIONS every 25s, and sees bellhop at udp port 5060 of an address of this machine`,
+		`the trunk "carrier" gets requests at udp://a.example.com:5070, and OPTIONS every 25s, and sees bellhop at udp port 5060 of an address of this machine`,
+		`the trunk "carrier" gets requests at udp://b.example.com, and OPTIONS every 25s, and sees bellhop at udp port 5060 of an address of this machine`,
+		`the trunk "carrier" gets at most 1 call a second`,
+	}
+	if got := describeNetwork(&c); !slices.Equal(got, want) {
+		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
 func TestCheckPrintsAllProblems(t *testing.T) {
 	path := write(t, "[sip]\nlisten = [\"sctp://127.0.0.1\"]\nregistr = 1\n")
 	stdout, stderr := runCommand(t, 1, "check", "-c", path)

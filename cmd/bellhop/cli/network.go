@@ -48,6 +48,12 @@ func describeTrunk(c *config.Config, t *config.Trunk) (lines []string) {
 		known = append(known, s.String())
 	}
 	for _, a := range t.To {
+		if a.Host != "" {
+			if named := "the addresses of " + a.Host; !slices.Contains(known, named) {
+				known = append(known, named)
+			}
+			continue
+		}
 		if ip := a.Addr().String(); !slices.ContainsFunc(t.Sources, func(s config.CIDR) bool { return s.Contains(a.Addr()) }) && !slices.Contains(known, ip) {
 			known = append(known, ip)
 		}
@@ -70,7 +76,11 @@ func describeTrunk(c *config.Config, t *config.Trunk) (lines []string) {
 		lines = append(lines, fmt.Sprintf("the trunk %q gets that address in the Contact of the PBX", t.Name))
 	}
 	if t.MaxCPS > 0 {
-		lines = append(lines, fmt.Sprintf("the trunk %q gets at most %d calls a second", t.Name, t.MaxCPS))
+		calls := "calls"
+		if t.MaxCPS == 1 {
+			calls = "call"
+		}
+		lines = append(lines, fmt.Sprintf("the trunk %q gets at most %d %s a second", t.Name, t.MaxCPS, calls))
 	}
 	return lines
 }
@@ -86,10 +96,7 @@ func addressSeenBy(c *config.Config, t *config.Trunk, a sip.Addr) string {
 		if l.Advertise.Host != "" && !local {
 			return advertisedAddress(l)
 		}
-		if ip, ok := sip.SourceAddr(a.AddrPort); l.Addr.Addr().IsUnspecified() && ok {
-			return fmt.Sprintf("%v://%s", l.Proto, sip.HostPort{Host: ip.String(), Port: l.Port()})
-		}
-		return l.Addr.String()
+		return sourceAddress(l, a)
 	}
 	return ""
 }
@@ -102,17 +109,27 @@ func addressesSeen(c *config.Config, pbx sip.Addr) (seen []string) {
 		if !l.ReachesPBX(pbx) || l.Side == sip.PBXListener && len(seen) > 0 {
 			continue
 		}
-		at := l.Addr.String()
+		at := sourceAddress(l, pbx)
 		if l.Side == sip.PBXListener && l.Advertise.Host != "" {
 			at = advertisedAddress(l)
-		} else if ip, ok := sip.SourceAddr(pbx.AddrPort); pbx.Host == "" && l.Addr.Addr().IsUnspecified() && ok {
-			at = fmt.Sprintf("%v://%s", l.Proto, sip.HostPort{Host: ip.String(), Port: l.Port()})
 		}
 		if !slices.Contains(seen, at) {
 			seen = append(seen, at)
 		}
 	}
 	return seen
+}
+
+// sourceAddress returns the address from which listener l sends to a PBX or trunk at to. If
+// to is a name and l listens on all addresses, only the port is certain.
+func sourceAddress(l sip.Listener, to sip.Addr) string {
+	if !l.Addr.Addr().IsUnspecified() {
+		return l.Addr.String()
+	}
+	if ip, ok := sip.SourceAddr(to.AddrPort); to.Host == "" && ok {
+		return fmt.Sprintf("%v://%s", l.Proto, sip.HostPort{Host: ip.String(), Port: l.Port()})
+	}
+	return fmt.Sprintf("%v port %d of an address of this machine", l.Proto, l.Port())
 }
 
 // realAddress describes the address of a listener.
