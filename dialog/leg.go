@@ -210,7 +210,9 @@ func (l *leg) learnTransaction(m *Message) {
 // hangupBy returns who hung up; m is the BYE or the response to it. Usually that is the
 // end of the leg that sent the BYE. It is the system if the PBX sent the BYE and one of
 // these applies: the other end still talks; the PBX has hung up on the other end within
-// hangupGap before; the BYE has a cause that is not the other end's.
+// hangupGap before; the BYE has a cause that is not the other end's. A phone that has
+// transferred the other end is no end any more, even while its leg is up, if the phone
+// that was left has just hung up.
 func (l *leg) hangupBy(m *Message) HangupBy {
 	if m.Origin() == PBX {
 		r := readReason(m.Head)
@@ -220,6 +222,7 @@ func (l *leg) hangupBy(m *Message) HangupBy {
 		var last *leg // last answered leg that has not transferred the other end
 		for _, o := range l.oppositeLegs() {
 			switch {
+			case o.state == talking && o.hasReferred && l.transferredEndLeft(o, m.At):
 			case o.state == talking:
 				return BySystem
 			case !o.answered.IsZero() && !o.hasReferred && (last == nil || o.ended.After(last.ended)):
@@ -234,6 +237,14 @@ func (l *leg) hangupBy(m *Message) HangupBy {
 		return ByCaller
 	}
 	return ByCallee
+}
+
+// transferredEndLeft reports whether a phone other than those of the leg and of transferor
+// hung up at most hangupGap before at: the phone that transferor has connected with the leg.
+func (l *leg) transferredEndLeft(transferor *leg, at time.Time) bool {
+	return slices.ContainsFunc(l.call.legs, func(o *leg) bool {
+		return o != l && o != transferor && o.state == over && !o.answered.IsZero() && o.endedBy != BySystem && !o.hasReferred && at.Sub(o.ended) <= hangupGap
+	})
 }
 
 // otherEndLeftBefore reports whether the other end of the leg hung up, or refused, at
