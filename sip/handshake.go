@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -16,17 +17,19 @@ import (
 	"bellhop/sip/guard"
 )
 
-// Limits of TLS handshakes of accepted connections.
+// Limits of TLS handshakes of accepted connections. The last two are times for which the
+// proxy waits for a peer: after that, the handshake gives way if others wait.
 const (
-	handshakeTimeout  = 10 * time.Second
-	maxHandshakes     = 256
-	fairHandshakeTime = time.Second            // after which a handshake ends if others wait
-	handshakeRetry    = 100 * time.Millisecond // how often those that wait look for a slow one
+	handshakeTimeout   = 10 * time.Second
+	maxHandshakes      = 256
+	fairHandshakeTime  = 500 * time.Millisecond
+	crowdHandshakeTime = 250 * time.Millisecond // if the source of the other has fewer handshakes under way
 )
 
-// handshakes limits the TLS handshakes that are under way. If there are too many, the
-// oldest of those that have lasted for fairHandshakeTime are ended, so that peers that
-// stop in the middle keep nobody out.
+// handshakes limits the TLS handshakes that are under way. If there are too many, a new one
+// takes the place of one that has waited for its peer for too long, so that peers that stop
+// in the middle keep nobody out. A source with few handshakes waits less than one with
+// many.
 //
 // Handshakes compute on half of the processors at most, so that messages of open
 // connections do not wait for the others when all phones come back at once.
@@ -34,14 +37,15 @@ type handshakes struct {
 	slots   chan struct{} // one value for each handshake under way
 	compute chan struct{} // one value for each handshake that computes
 
-	mu       sync.Mutex
-	running  []*handshakeConn // in the order of their start
-	loggedAt time.Time        // time of the last log line about a certificate
+	mu        sync.Mutex
+	running   []*handshakeConn // in the order of their start
+	perSource map[netip.Prefix]int
+	loggedAt  time.Time // time of the last log line about a certificate
 }
 
 // newHandshakes returns handshakes with none under way.
 func newHandshakes() *handshakes {
-	return &handshakes{slots: make(chan struct{}, maxHandshakes), compute: make(chan struct{}, max(runtime.NumCPU()/2, 1))}
+	return &handshakes{slots: make(chan struct{}, maxHandshakes), compute: make(chan struct{}, max(runtime.NumCPU()/2, 1)), perSource: map[netip.Prefix]int{}}
 }
 
 // Failures of handshakes that are no fault of the peer.
@@ -55,12 +59,16 @@ var (
 // handshake computes. After the handshake it only passes the calls on.
 type handshakeConn struct {
 	net.Conn
-	all     *handshakes
-	first   []byte // bytes that were read before
-	started time.Time
-	over    bool
-	wrote   bool        // the peer was answered, so it may have seen the certificate
-	ended   atomic.Bool // by endOldest
+	all    *handshakes
+	source netip.Prefix // see guard.SourceOf
+	first  []byte       // bytes that were read before
+	over   bool
+	wrote  bool        // the peer was answered, so it may have seen the certificate
+	ended  atomic.Bool // another handshake has taken its place
+
+	// The fields below are guarded by handshakes.mu.
+	waited       time.Duration // for the peer, until waitingSince
+	waitingSince time.Time     // zero: it does not wait for the peer now
 }
 
 // Read returns the bytes that were read before, and then those of the connection.
@@ -86,16 +94,40 @@ func (c *handshakeConn) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
-// pause lets another handshake compute until resume is called.
+// pause lets another handshake compute until resume is called. Meanwhile c waits for its
+// peer.
 func (c *handshakeConn) pause() (resume func()) {
+	c.setWaiting(true)
 	<-c.all.compute
-	return func() { c.all.compute <- struct{}{} }
+	return func() {
+		c.setWaiting(false)
+		c.all.compute <- struct{}{}
+	}
 }
 
-// accept makes the TLS handshake of an accepted connection. first holds bytes that were
-// read before. It ends at the deadline.
-func (h *handshakes) accept(raw net.Conn, first []byte, config *tls.Config, deadline time.Time) (*tls.Conn, error) {
-	c := &handshakeConn{Conn: raw, all: h, first: first}
+// setWaiting notes whether c waits for its peer from now on.
+func (c *handshakeConn) setWaiting(waiting bool) {
+	c.all.mu.Lock()
+	defer c.all.mu.Unlock()
+	now := time.Now()
+	c.waited, c.waitingSince = c.peerTime(now), time.Time{}
+	if waiting {
+		c.waitingSince = now
+	}
+}
+
+// peerTime returns how long c has waited for its peer. The caller holds handshakes.mu.
+func (c *handshakeConn) peerTime(now time.Time) time.Duration {
+	if c.waitingSince.IsZero() {
+		return c.waited
+	}
+	return c.waited + now.Sub(c.waitingSince)
+}
+
+// accept makes the TLS handshake of a connection that was accepted from an address. first
+// holds bytes that were read before. It ends at the deadline.
+func (h *handshakes) accept(raw net.Conn, from netip.Addr, first []byte, config *tls.Config, deadline time.Time) (*tls.Conn, error) {
+	c := &handshakeConn{Conn: raw, all: h, source: guard.SourceOf(from), first: first}
 	if !h.start(c, deadline) {
 		return nil, errHandshakesFull
 	}
@@ -128,66 +160,93 @@ func (c *handshakeConn) failure(err error) error {
 
 // start waits until c is under way, or returns false at the deadline.
 func (h *handshakes) start(c *handshakeConn, deadline time.Time) bool {
-	if !h.waitForSlot(deadline) {
-		return false
-	}
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	c.started = time.Now()
 	c.SetDeadline(deadline)
-	h.running = append(h.running, c)
-	return true
-}
-
-// waitForSlot takes a slot, or returns false at the deadline. As long as there is none, it
-// ends slow handshakes.
-func (h *handshakes) waitForSlot(deadline time.Time) bool {
-	select {
-	case h.slots <- struct{}{}:
-		return true
-	default:
-	}
 	for now := time.Now(); now.Before(deadline); now = time.Now() {
-		h.endOldest(now)
 		select {
 		case h.slots <- struct{}{}:
+			h.add(c)
 			return true
-		case <-time.After(handshakeRetry):
+		default:
+		}
+		wait, replaced := h.replaceSlow(c, now)
+		if replaced {
+			return true
+		}
+		select {
+		case h.slots <- struct{}{}:
+			h.add(c)
+			return true
+		case <-time.After(min(wait, deadline.Sub(now))):
 		}
 	}
 	return false
 }
 
-// endOldest ends the handshake that has been under way for the longest time, if that is at
-// least fairHandshakeTime.
-func (h *handshakes) endOldest(now time.Time) {
+// add adds c, which has a slot, to the handshakes under way.
+func (h *handshakes) add(c *handshakeConn) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if len(h.running) > 0 && now.Sub(h.running[0].started) >= fairHandshakeTime {
-		h.running[0].ended.Store(true)
-		h.running[0].SetDeadline(now)
-		h.running = h.running[1:]
-	}
+	h.insert(c)
 }
 
-// end removes c from the handshakes under way.
+// insert is add for a caller that holds mu.
+func (h *handshakes) insert(c *handshakeConn) {
+	h.running = append(h.running, c)
+	h.perSource[c.source]++
+}
+
+// replaceSlow ends the oldest handshake that must give way to c, and gives its slot to c. If
+// there is none, wait is the time after which there may be one.
+func (h *handshakes) replaceSlow(c *handshakeConn, now time.Time) (wait time.Duration, replaced bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	wait = crowdHandshakeTime
+	for _, r := range h.running {
+		limit := fairHandshakeTime
+		if h.perSource[r.source] > h.perSource[c.source]+1 {
+			limit = crowdHandshakeTime
+		}
+		left := limit - r.peerTime(now)
+		if left <= 0 {
+			r.ended.Store(true)
+			r.SetDeadline(now)
+			h.remove(r)
+			h.insert(c)
+			return 0, true
+		}
+		wait = min(wait, left)
+	}
+	return wait, false
+}
+
+// remove removes c from the handshakes under way, and reports whether it was one of them.
+// The caller holds mu.
+func (h *handshakes) remove(c *handshakeConn) bool {
+	i := slices.Index(h.running, c)
+	if i < 0 {
+		return false
+	}
+	h.running = slices.Delete(h.running, i, i+1)
+	if h.perSource[c.source]--; h.perSource[c.source] == 0 {
+		delete(h.perSource, c.source)
+	}
+	return true
+}
+
+// end removes c from the handshakes under way, and frees its slot if no other has taken it.
 func (h *handshakes) end(c *handshakeConn) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for i, r := range h.running {
-		if r == c {
-			h.running = append(h.running[:i:i], h.running[i+1:]...)
-			break
-		}
+	if h.remove(c) {
+		<-h.slots
 	}
-	<-h.slots
 }
 
 // acceptTLS makes the handshake of an accepted connection, and returns the trunk that the
 // peer has proved to be, if any. A failure is counted and ends this connection only.
 func (ss *streamTable) acceptTLS(raw net.Conn, first []byte, peer netip.AddrPort, l *listener) (c net.Conn, trunk *Trunk, ok bool) {
 	px := ss.proxy
-	t, err := ss.handshakes.accept(raw, first, l.tls, time.Now().Add(handshakeTimeout))
+	t, err := ss.handshakes.accept(raw, peer.Addr(), first, l.tls, time.Now().Add(handshakeTimeout))
 	if err != nil {
 		px.noteFailedHandshake(peer, l, err)
 		return nil, nil, false

@@ -170,32 +170,59 @@ func TestBadTLSConnectionsEnd(t *testing.T) {
 	}, b.listen)
 }
 
+// stallHandshakes opens n connections from each of some addresses, and begins a handshake on
+// each that does not go on.
+func (s *testbed) stallHandshakes(n int, from ...netip.Addr) {
+	s.t.Helper()
+	for range n {
+		for _, ip := range from {
+			c, err := s.net.Dial(ip, proxyTLSAt)
+			if err != nil {
+				s.t.Fatal(err)
+			}
+			s.t.Cleanup(func() { c.Close() })
+			c.Write([]byte{0x16})
+		}
+	}
+	s.advance(0)
+}
+
+// expectTLSWithin checks that a phone gets an answer over a new TLS connection in time.
+func (s *testbed) expectTLSWithin(limit time.Duration, b *tlsBed) {
+	s.t.Helper()
+	start := time.Now()
+	phone := s.dialTLSPeer(phoneAt.Addr(), b)
+	phone.send(phone.newRequest("OPTIONS", "sip:192.0.2.1:5061;transport=tls"))
+	phone.expect("the phone is served", "SIP/2.0 200")
+	if d := time.Since(start); d > limit {
+		s.t.Errorf("the phone is served after %v, want %v", d, limit)
+	}
+}
+
 // Peers that stop in the middle of the handshake take all places. The oldest of them give
-// way to others after a second.
+// way to others after half a second.
 func TestStalledHandshakesKeepNobodyOut(t *testing.T) {
 	b := &tlsBed{}
 	runScenario(t, func(s *testbed) {
-		var stalled []net.Conn
+		var from []netip.Addr
 		for i := range 300 {
-			c, err := s.net.Dial(netip.AddrFrom4([4]byte{198, 51, 100, byte(i)}), proxyTLSAt)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer c.Close()
-			c.Write([]byte{0x16})
-			stalled = append(stalled, c)
+			from = append(from, netip.AddrFrom4([4]byte{198, 51, 100 + byte(i>>8), byte(i)}))
 		}
-		s.advance(0)
-		start := time.Now()
-		phone := s.dialTLSPeer(phoneAt.Addr(), b)
-		phone.send(phone.newRequest("OPTIONS", "sip:192.0.2.1:5061;transport=tls"))
-		phone.expect("the phone is served", "SIP/2.0 200")
-		if d := time.Since(start); d > 1200*time.Millisecond {
-			t.Errorf("the phone is served after %v", d)
-		}
+		s.stallHandshakes(1, from...)
+		s.expectTLSWithin(500*time.Millisecond, b)
 		if n := s.proxy.Stats().Handshakes; n == 0 || n > 100 {
-			t.Errorf("%d of %d handshakes were ended", n, len(stalled))
+			t.Errorf("%d of %d handshakes were ended", n, len(from))
 		}
+	}, b.listen)
+}
+
+// Few sources with many connections each do not make another source wait for its turn
+// among them.
+func TestStalledHandshakesOfFewSources(t *testing.T) {
+	b := &tlsBed{}
+	runScenario(t, func(s *testbed) {
+		s.stallHandshakes(500, netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("198.51.100.2"), netip.MustParseAddr("198.51.100.3"))
+		s.expectTLSWithin(250*time.Millisecond, b)
 	}, b.listen)
 }
 
