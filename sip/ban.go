@@ -19,9 +19,10 @@ func (px *Proxy) isFree(l *listener, conn *stream, ip netip.Addr) bool {
 }
 
 // dropsBanned reports whether what a peer of listener l sends is dropped because its source
-// is banned. The PBX may be in the network of a banned source, so it is looked for then.
-func (px *Proxy) dropsBanned(l *listener, ip netip.Addr, now instant) bool {
-	if !px.guard.IsBanned(ip, time.Duration(now)) || px.isFree(l, nil, ip) {
+// is banned. conn is its connection or nil. The PBX may be in the network of a banned
+// source, so it is looked for then.
+func (px *Proxy) dropsBanned(l *listener, conn *stream, ip netip.Addr, now instant) bool {
+	if !px.guard.IsBanned(ip, time.Duration(now)) || px.isFree(l, conn, ip) {
 		return false
 	}
 	px.guard.CountDrop(guard.DropBanned)
@@ -30,7 +31,7 @@ func (px *Proxy) dropsBanned(l *listener, ip netip.Addr, now instant) bool {
 
 // guardDrops reports whether a request is dropped because of its User-Agent or the rate of
 // its source. A new request on a stream beyond the rate is not dropped but refused, because
-// its sender would not repeat it.
+// its sender would not repeat it. An ACK cannot be refused.
 //
 // This machine has no rate: nobody else can send from its loopback addresses, and load
 // tests run there. CANCEL and requests within a dialog are limited later: see dropsFollowUp.
@@ -53,7 +54,7 @@ func (px *Proxy) guardDrops(p *packet) bool {
 		return false
 	}
 	px.recountBindings()
-	p.overRate = p.conn != nil
+	p.overRate = p.conn != nil && !m.isMethod("ACK")
 	return !p.overRate
 }
 

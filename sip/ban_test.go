@@ -515,3 +515,44 @@ func TestMadeUpDialogsAreLimited(t *testing.T) {
 		})
 	}
 }
+
+// A connection that had sent nothing when its source was banned ends with its first
+// message.
+func TestBanEndsSilentConnections(t *testing.T) {
+	runUnproven(t, func(s *testbed) {
+		guesser := s.dialTCPPeer(otherAt.Addr())
+		guesser.guess(9)
+		c, err := s.net.Dial(otherAt.Addr(), proxyAt)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		silent := s.addConnPeer(c, "TCP")
+		guesser.register("101", "n9", "403 Forbidden")
+		if lines := s.bans(); len(lines) != 1 {
+			s.t.Fatalf("log %q", lines)
+		}
+		silent.send(silent.newRequest("MESSAGE", "sip:102@pbx.example"))
+		silent.expect("the banned source", "<closed>")
+		if m, ok := s.pbx.nextMessage(); ok {
+			s.t.Errorf("a banned source reaches the PBX:\n%s", m)
+		}
+	}, guarded)
+}
+
+// An ACK has no answer, so that one without a dialog is dropped beyond the rate, on
+// connections too.
+func TestACKsOutsideDialogsAreLimited(t *testing.T) {
+	runUnproven(t, func(s *testbed) {
+		over := s.dialTCPPeer(otherAt.Addr())
+		got := 0
+		for range 60 {
+			over.send(over.newRequest("ACK", "sip:102@pbx.example"))
+			if _, ok := s.pbx.nextMessage(); ok {
+				got++
+			}
+		}
+		if got > 30 {
+			s.t.Errorf("%d of 60 reach the PBX, want 30 at most", got)
+		}
+	}, guarded)
+}

@@ -5,12 +5,18 @@ import "hash/maphash"
 // dispatch passes an indexed packet to its worker. If the queue is full, a datagram is
 // dropped and counted, and a stream waits for room. A response whose branch is not ours
 // is dropped, and so is a new request of an unknown source while the worker sheds. Package
-// guard drops requests of sources that send too many.
+// guard drops requests of sources that send too many. A stream of a banned source is
+// closed; it may have been accepted, but not in the table yet, when the ban began.
 //
 // idle reports that the socket has no backlog. The worker may then handle p inline, on
 // this goroutine. Messages in a backlog are queued, so that several workers share them.
 func (px *Proxy) dispatch(p *packet, idle bool) {
 	px.stats.received.Add(1)
+	if p.conn != nil && px.dropsBanned(p.listener, p.conn, p.peer.Addr(), p.receivedAt) {
+		p.conn.close()
+		p.release()
+		return
+	}
 	p.side = px.peers.sideOf(p)
 	if px.guardDrops(p) {
 		p.release()

@@ -255,7 +255,7 @@ func (ss *streamTable) admitConn(peer netip.AddrPort, l *listener) bool {
 	defer ss.mu.Unlock()
 	each, all := ss.proxy.cfg.Connections, ss.proxy.cfg.AllConnections
 	switch ip, source := peer.Addr(), guard.SourceOf(peer.Addr()); {
-	case ss.proxy.dropsBanned(l, ip, ss.proxy.now()):
+	case ss.proxy.dropsBanned(l, nil, ip, ss.proxy.now()):
 	case all > 0 && ss.count.Load() >= int64(all):
 		ss.refuseConn(source, "guard.all_connections", all)
 	case each > 0 && ss.perSource[source] >= each && !ss.proxy.isFree(l, nil, ip):

@@ -150,7 +150,7 @@ func (l *listener) handleDatagram(b []byte, from netip.AddrPort, local netip.Add
 	px := l.proxy
 	defer px.recoverPanic("datagram")
 	from = unmapAddr(from)
-	if px.dropsBanned(l, from.Addr(), px.now()) {
+	if px.dropsBanned(l, nil, from.Addr(), px.now()) {
 		return
 	}
 	if stun.IsMessage(b) {
