@@ -144,18 +144,19 @@ func (t *responseContext) handleUnanswered(now instant, why failureReason) bool 
 }
 
 // rememberTarget notes the PBX that an address-of-record is registered at, and the PBX
-// that has challenged a request, so that the next requests go there.
-func (t *responseContext) rememberTarget(now instant, m *message) {
+// that has challenged a request, so that the next requests go there. from is the target
+// that has sent the response m, or nil.
+func (t *responseContext) rememberTarget(now instant, m *message, from *target) {
 	as := t.worker.proxy.affinities
-	if as == nil || t.target == nil || t.target.remote.pbx == nil {
+	if as == nil || from == nil || from.remote.pbx == nil {
 		return
 	}
 	switch {
 	case m.status == 401 || m.status == 407:
-		as.set(now, ofChallenger, m.text(m.callID), t.target, challengeLifetime)
+		as.set(now, ofChallenger, m.text(m.callID), from, challengeLifetime)
 	case m.status/100 == 2 && m.isMethod("REGISTER"):
 		var buf [128]byte
-		as.set(now, ofRegistrar, m.appendAOR(buf[:0], m.to), t.target, m.grantedLifetime())
+		as.set(now, ofRegistrar, m.appendAOR(buf[:0], m.to), from, m.grantedLifetime())
 	}
 }
 
@@ -199,10 +200,10 @@ func (b *abandonedBranch) handleResponse(now instant, p *packet) {
 	t, status := b.context, p.msg.status
 	switch {
 	case status/100 == 2:
-		t.target = b.target
-		t.handleResponse(now, p)
-		t.canceled = true
-		t.sendCancel(now) // the other target rings
+		if t.forwardResponse(now, p, b.target); b.client.invite {
+			t.canceled = true
+			t.sendCancel(now) // the other target rings
+		}
 	case status < 200 && b.client.invite:
 		t.cancelClient(now, b.client, nil)
 	}

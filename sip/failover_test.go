@@ -191,6 +191,100 @@ func TestSlowPBXThatAnswersHasTheCall(t *testing.T) {
 	}, twoPBXs)
 }
 
+// A 2xx to INVITE is forwarded even after another final response (RFC 3261 §16.7), because
+// nobody else can end the call that it begins.
+func TestSlowPBXThatAnswersAfterARefusalHasTheCall(t *testing.T) {
+	for _, late := range []time.Duration{0, 20 * time.Second} { // 20 s: the server transaction has ended
+		t.Run(late.String(), func(t *testing.T) {
+			runScenario(t, func(s *testbed) {
+				second, calls := s.allPBXs[1], s.followCalls()
+				invite := s.phone.newInvite()
+				s.phone.send(invite)
+				first := s.pbx.get("the INVITE", "INVITE")
+				s.advance(2 * time.Second)
+				next := second.get("after 2 s", "INVITE")
+				s.phone.expect("meanwhile", "SIP/2.0 100")
+				second.respond(next, "486 Busy Here")
+				second.get("its ACK", "ACK")
+				s.phone.sendACK(invite, s.phone.expect("answer", "SIP/2.0 486"))
+				s.advance(late)
+				calls.readObservations()
+				calls.said = nil
+				s.pbx.discardRequests("INVITE")
+				second.discardRequests("OPTIONS")
+				s.pbx.respond(first, "200 OK")
+				ok := s.phone.expect("answer after all", "SIP/2.0 200")
+				s.pbx.respond(first, "200 OK")
+				s.phone.expect("repeated", "SIP/2.0 200")
+				s.phone.send(s.phone.callerRequest(ok, "ACK"))
+				s.pbx.get("the ACK", "ACK")
+				s.phone.send(s.phone.callerRequest(ok, "BYE"))
+				s.pbx.respond(s.pbx.get("the call ends", "BYE"), "200 OK")
+				s.phone.expect("answer", "SIP/2.0 200")
+				calls.expectEvents("the caller was refused once", 0)
+			}, twoPBXs)
+		})
+	}
+}
+
+// Two PBXs have the same request. The sender gets the first final response alone, unless it
+// is an INVITE, and so does the tracker. Only an INVITE can be canceled.
+func TestSlowPBXThatAcceptsAMessage(t *testing.T) {
+	runScenario(t, func(s *testbed) {
+		second := s.allPBXs[1]
+		s.phone.send(s.phone.newRequest("MESSAGE", "sip:102@pbx.example"))
+		first := s.pbx.get("the MESSAGE", "MESSAGE")
+		s.advance(2 * time.Second)
+		next := second.get("after 2 s", "MESSAGE")
+		second.respond(next, "100 Trying")
+		s.pbx.discardRequests("MESSAGE")
+		s.pbx.respond(first, "200 OK")
+		s.phone.expect("answer", "SIP/2.0 200")
+		second.getNothing("no CANCEL")
+		for len(s.observations) > 0 {
+			<-s.observations
+		}
+		second.respond(next, "404 Not Found")
+		s.phone.expectNone("the second response")
+		if n := len(s.observations); n > 0 {
+			t.Errorf("%d observations of a response that is not forwarded", n)
+		}
+	}, twoPBXs)
+}
+
+// One PBX answers late, the other one never. Only the latter rests, and its timeout is no
+// second answer to the call.
+func TestSilentPBXRestsAndNotTheSlowOne(t *testing.T) {
+	runScenario(t, func(s *testbed) {
+		second := s.allPBXs[1]
+		s.phone.send(s.phone.newInvite())
+		first := s.pbx.get("the INVITE", "INVITE")
+		s.advance(2 * time.Second)
+		second.get("after 2 s", "INVITE")
+		s.phone.expect("meanwhile", "SIP/2.0 100")
+		s.pbx.discardRequests("INVITE")
+		s.pbx.respond(first, "200 OK")
+		s.phone.expect("answer", "SIP/2.0 200")
+		for len(s.observations) > 0 {
+			<-s.observations
+		}
+		for range 32 {
+			s.advance(time.Second)
+			s.pbx.getNothing("only OPTIONS")
+			for m, ok := second.nextMessage(); ok; m, ok = second.nextMessage() {
+				if strings.HasPrefix(string(m), "OPTIONS") {
+					second.respond(m, "200 OK")
+				}
+			}
+		}
+		if n := len(s.observations); n > 0 {
+			t.Errorf("the tracker gets %d messages of a call that was answered: %+v", n, <-s.observations)
+		}
+		s.phone.expectNone("it has its answer")
+		s.sendMessage(s.pbx, "the first does not rest")
+	}, twoPBXs)
+}
+
 func TestNoFailover(t *testing.T) {
 	for _, tt := range []struct {
 		name      string

@@ -27,7 +27,21 @@ type responseContext struct {
 	trunk    string
 }
 
-// handleResponse forwards a response of the next hop (RFC 3261 §16.7).
+// handleResponse handles a response of the next hop. A 503 may send the request to the next
+// target. All other responses are forwarded.
+func (t *responseContext) handleResponse(now instant, p *packet) {
+	m := &p.msg
+	if t.handleRefusal(now, m) {
+		return
+	}
+	t.forwardResponse(now, p, t.target)
+	if m.status < 200 && t.canceled {
+		t.sendCancel(now)
+	}
+}
+
+// forwardResponse forwards a response (RFC 3261 §16.7) if the server transaction takes it.
+// from is the target that has sent it, or nil.
 //
 // A 100 is not forwarded, because it is hop by hop. A final response without a second Via
 // is forwarded, because our branch identifies its request and rewriteResponse restores
@@ -35,15 +49,15 @@ type responseContext struct {
 //
 // The response is observed before it is sent, so that every message that it causes, even
 // on another leg of the call, is observed later.
-func (t *responseContext) handleResponse(now instant, p *packet) {
+func (t *responseContext) forwardResponse(now instant, p *packet, from *target) {
 	m := &p.msg
-	if t.handleRefusal(now, m) {
+	if !t.server.takesResponse(m.status) {
 		return
 	}
 	if m.status > 100 {
 		t.endFailover()
 	}
-	t.rememberTarget(now, m)
+	t.rememberTarget(now, m, from)
 	if t.registration != nil && m.status/100 == 2 {
 		t.worker.composer.rememberBindings(t.worker.proxy.bindings, now, t.registration, m)
 	}
@@ -63,9 +77,6 @@ func (t *responseContext) handleResponse(now instant, p *packet) {
 		}
 		b, status := t.worker.composer.rewriteResponse(p, t.server.upstream)
 		t.server.sendResponse(now, status, b)
-	}
-	if m.status < 200 && t.canceled {
-		t.sendCancel(now)
 	}
 }
 
@@ -94,7 +105,7 @@ func (t *responseContext) handleFailure(now instant, why failureReason) {
 	case why == ringTimeout && t.canceled:
 		t.sendOwnFinal(now, 487, "Request Terminated")
 		c.terminate()
-	case !t.server.invite:
+	case !t.server.invite && t.server.state == serverProceeding:
 		// RFC 4320 §4.1: no 408 to a non-INVITE request; the sender has timed out too.
 		t.server.terminate()
 	default:
@@ -146,8 +157,12 @@ func (t *responseContext) cancelClient(now instant, c *clientTx, fields []byte) 
 	}
 }
 
-// sendOwnFinal sends a final response that the proxy makes itself.
+// sendOwnFinal sends a final response that the proxy makes itself, unless one was sent
+// already.
 func (t *responseContext) sendOwnFinal(now instant, status int, phrase string) {
+	if !t.server.takesResponse(status) {
+		return
+	}
 	b := t.worker.composer.makeResponseTo(t.client.request, status, phrase)
 	t.worker.observer.observeOwn(t, b)
 	t.server.sendResponse(now, status, b)

@@ -61,19 +61,25 @@ func (s *serverTx) handleRetransmission(p *packet) {
 	}
 }
 
-// sendResponse sends the response b and moves the transaction to the next state. It does
-// nothing after a final response, unless both are a 2xx to an INVITE. It copies b if b
-// may be sent again.
+// takesResponse reports whether sendResponse sends a response with a status. After a final
+// response it sends only a 2xx to an INVITE, because nobody but the caller can end the call
+// that the 2xx begins (RFC 3261 §16.7 item 5).
+func (s *serverTx) takesResponse(status int) bool {
+	return s.state == serverProceeding || s.invite && status/100 == 2
+}
+
+// sendResponse sends the response b if the transaction takes it, and moves the transaction
+// to the next state. It copies b if b may be sent again.
 func (s *serverTx) sendResponse(now instant, status int, b []byte) {
 	owed := s.state == serverProceeding && status > 100 && (status < 300 || s.sent1xx)
 	switch {
-	case s.state == serverAccepted && status/100 == 2:
+	case !s.takesResponse(status):
+		return
+	case s.state != serverProceeding:
 		// A 2xx of another fork, or a repetition, because the first may have been lost.
 		if owed = s.repeated2xx < maxRepeated2xx; owed {
 			s.repeated2xx++
 		}
-	case s.state != serverProceeding:
-		return
 	case status < 200:
 		s.retainResponse(b)
 	case s.invite && status < 300:
