@@ -12,6 +12,7 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"unsafe"
 
 	"bellhop/dialog"
 )
@@ -24,6 +25,14 @@ var bareTrunk = netip.MustParseAddrPort("192.0.2.200:5060")
 func numberedRequest(method string, n int, more string) []byte {
 	return fmt.Appendf(nil, "%s sip:102@pbx.example.com SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.101:5062;branch=z9hG4bK-%d;rport\r\n"+
 		"From: <sip:101@pbx.example.com>;tag=%d\r\nTo: <sip:102@pbx.example.com>%s\r\nCall-ID: %d@192.0.2.101\r\nCSeq: 1 %s\r\n\r\n", method, n, n, more, n, method)
+}
+
+// A responseContext with its header of 8 bytes fits into 576 bytes. The allocator would give
+// a larger one 640 bytes, for each request.
+func TestResponseContextFitsItsSizeClass(t *testing.T) {
+	if size := unsafe.Sizeof(responseContext{}); size > 576-8 {
+		t.Errorf("a responseContext has %d bytes, want 568 at most", size)
+	}
 }
 
 // When transactions hold most of their memory limit, new requests of strangers are

@@ -17,8 +17,8 @@ type clientTx struct {
 	nextHop destination
 
 	invite   bool
-	loopHash uint32 // secret part of the branch; a forged response does not have it
 	cancel   bool   // the transaction is the CANCEL of the INVITE with the same id
+	loopHash uint32 // secret part of the branch; a forged response does not have it
 	request  []byte // as sent; nil after the final response
 	ack      []byte // ACK of a 3xx‥6xx to INVITE, for retransmissions
 

@@ -13,9 +13,8 @@ type responseContext struct {
 	hasCredentials bool   // the request has Authorization or Proxy-Authorization
 	inDialog       bool   // the request has a To tag
 	hasOurPath     bool   // a REGISTER that makes a binding and carries our Path
+	flowGone       bool   // the request is sent to the URI, because the flow to the phone is closed
 	cancelFields   []byte // header fields of the received CANCEL that our CANCEL repeats
-
-	flowGone bool // the request is sent to the URI, because the flow to the phone is closed
 
 	registration *registration // of a REGISTER that may set bindings, else nil
 	target       *target       // of a PBX or trunk that the request was sent to, or nil

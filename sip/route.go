@@ -310,8 +310,10 @@ func (rt *router) routeToDialogPBX(p *packet, r *routeDecision, next *siptext.UR
 // to a PBX that is down, goes to the first PBX that is up.
 func (rt *router) routeToNamedPBX(p *packet, r *routeDecision, target *siptext.URI) *fault {
 	named := r.contactPBX
-	if pbx := rt.peers.pbxOfURI(target); named == (pbxID{}) && pbx != nil && r.trunk != nil {
-		named = pbx.id
+	if named == (pbxID{}) && r.trunk != nil {
+		if pbx := rt.peers.pbxOfURI(target); pbx != nil {
+			named = pbx.id
+		}
 	}
 	for _, pbx := range rt.peers.pbx {
 		if pbx.id == named && pbx.up() {

@@ -14,9 +14,9 @@ type serverTx struct {
 	worker   *worker
 	key      serverKey
 	state    serverState
+	invite   bool
 	upstream destination
 
-	invite       bool
 	lastResponse []byte // answers a retransmitted request; nil: none is sent
 	creditBytes  int    // bytes received less bytes sent back, see sendWithinCredit
 	repeated2xx  uint8  // repetitions of a 2xx that were sent

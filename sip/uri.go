@@ -51,6 +51,9 @@ func isURIHost(h string) bool {
 
 // uriPort returns the port of a URI, or 0 if the URI names no valid port.
 func uriPort(u *siptext.URI) int {
+	if u.Port == "" { // ParseUint would allocate its error
+		return 0
+	}
 	port, err := strconv.ParseUint(u.Port, 10, 16)
 	if err != nil {
 		return 0
