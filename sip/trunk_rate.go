@@ -62,7 +62,7 @@ func (px *Proxy) limitCalls(now instant, p *packet, r *routeDecision) *fault {
 	if p.side != pbxSide || r.dst != edgeSide || !p.msg.initial() || !p.msg.isMethod("INVITE") {
 		return nil
 	}
-	trunk := px.peers.trunkAt(r.nextHop.peer().Addr())
+	trunk := px.peers.trunkTo(r.nextHop)
 	if trunk == nil || trunk.rate == nil || trunk.rate.allow(now) {
 		return nil
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"bellhop/sip"
+	"bellhop/sip/siptest"
 )
 
 // TestLimitsCallsToTrunk sends calls to a trunk with max_cps. Those beyond get 503, and the
@@ -57,6 +58,32 @@ func TestLimitsCallsToTrunk(t *testing.T) {
 			t.Errorf("%d log lines: %s", n, s.log)
 		}
 	}, withTrunk(sip.Trunk{MaxCPS: 3}))
+}
+
+// A trunk that is known by its certificate alone has its limit too, for calls that go over
+// its own connection.
+func TestLimitsCallsToTrunkOfCertificate(t *testing.T) {
+	b := &tlsBed{}
+	runScenario(t, func(s *testbed) {
+		at := netip.MustParseAddrPort("198.51.100.20:5061")
+		p := s.dialTLSPeer(at.Addr(), b, b.ca.IssueTLS(siptest.CertificateRequest{Hosts: []string{"sip.carrier.example"}}))
+		p.send(p.newRequest("MESSAGE", "sip:102@pbx.example", fmt.Sprintf("Via: SIP/2.0/TLS %s;branch=z9hG4bK-alias;alias", at)))
+		s.pbx.respond(s.pbx.expect("its request goes on", "MESSAGE"), "200 OK")
+		p.expect("the answer", "SIP/2.0 200")
+		call := func() text {
+			invite := s.pbx.newInvite().replaced("sip:102@pbx.example SIP", fmt.Sprintf("sip:5551234@%s;transport=tls SIP", at))
+			s.pbx.send(invite)
+			return invite
+		}
+		invite := call()
+		p.respond(p.expect("the first call", "INVITE"), "486 Busy Here")
+		s.pbx.sendACK(invite, s.pbx.expect("the answer", "SIP/2.0 486"))
+		p.expect("its ACK", "ACK")
+		invite = call()
+		s.pbx.sendACK(invite, s.pbx.expect("the second call within a second", "SIP/2.0 503 Trunk Busy"))
+	}, b.listen, func(c *sip.Config) {
+		c.Trunks = []sip.Trunk{{Name: "carrier", TLSNames: []string{"sip.carrier.example"}, TLS: b.newClient("sip.carrier.example", nil), MaxCPS: 1}}
+	})
 }
 
 // TestProbesTrunks checks the OPTIONS to a trunk: the first at once, then one in each
