@@ -94,6 +94,9 @@ func (c *Config) Trunks() []sip.Trunk {
 	return ts
 }
 
+// maxMaxCPS is the largest max_cps. The proxy remembers as many calls of each trunk.
+const maxMaxCPS = 100000
+
 // validateTrunks reports invalid or incomplete trunks, and address ranges that overlap
 // with the PBX or another trunk.
 func (c *Config) validateTrunks(report func(path, format string, args ...any)) {
@@ -108,8 +111,8 @@ func (c *Config) validateTrunks(report func(path, format string, args ...any)) {
 		if n := len(t.Secret); n > 0 && (n < 16 || n > 256) {
 			report(at+".secret", "the secret of trunk %q has %d characters: use 16 to 256 random ones, like the output of openssl rand -hex 16", t.Name, n)
 		}
-		if t.MaxCPS < 0 {
-			report(at+".max_cps", "%d is not a number of calls a second: use 1 or more, or 0 for no limit", t.MaxCPS)
+		if t.MaxCPS < 0 || t.MaxCPS > maxMaxCPS {
+			report(at+".max_cps", "%d is not a number of calls a second: use 1 to %d, or 0 for no limit", t.MaxCPS, maxMaxCPS)
 		}
 		for _, other := range c.Trunk[:i] {
 			if other.Name == t.Name {
