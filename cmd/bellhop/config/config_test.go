@@ -293,6 +293,7 @@ probe = "often"`, []string{
 			`c:8:11: trunk.contact: "ours" needs a name that the trunk reaches: set sip.advertise = "sip.example.com"`,
 			`c:9:9: trunk.probe: "2s" is too short: use at least 5s, or "0s" for no OPTIONS`,
 			`c:10:11: trunk.max_cps: -1 is not a number of calls a second: use 1 to 100000, or 0 for no limit`,
+			`c:13:12: trunk.sources: 198.51.100.0/24 contains udp://198.51.100.1:5060 of trunk "a": an address belongs to one trunk`,
 			`c:14:7: trunk.to: udp://198.51.100.1:5062 belongs to trunk "a" too: an address belongs to one trunk`,
 			`c:14:34: trunk.to: no listener reaches tcp://[2001:db8::1]:5060: add to sip.listen a tcp:// listener on an IPv6 address other than loopback or on [::]`,
 			`c:14:62: trunk.to: no listener reaches tcp://127.0.0.1:5061: add to sip.listen a tcp:// listener on an IPv4 loopback address or on 0.0.0.0`,
@@ -303,6 +304,11 @@ probe = "often"`, []string{
 		}},
 		{"too high a limit of calls", "[[trunk]]\nname = \"a\"\nsources = [\"192.0.2.0/24\"]\nmax_cps = 9000000000000000000", []string{
 			`c:4:11: trunk.max_cps: 9000000000000000000 is not a number of calls a second: use 1 to 100000, or 0 for no limit`,
+		}},
+		{"sources with an address of another trunk", `sip.listen = ["udp://192.0.2.10:5060"]
+sip.pbx = ["udp://192.0.2.1:5060"]
+trunk = [{name = "a", to = ["udp://198.51.100.1:5060"]}, {name = "b", sources = ["198.51.100.0/24"]}]`, []string{
+			`c:3:82: trunk.sources: 198.51.100.0/24 contains udp://198.51.100.1:5060 of trunk "a": an address belongs to one trunk`,
 		}},
 		{"keep-alive and sizes", "[nat]\nkeepalive = \"1s\"\n[sip]\nudp_max = 100", []string{
 			`c:2:13: nat.keepalive: 1s is too short: use at least 5s, or "0s" for no OPTIONS`,

@@ -142,6 +142,13 @@ func (c *Config) validateSources(i int, report func(path, format string, args ..
 				report(path, "%v overlaps with %v of sip.pbx_sources: an address belongs to either the PBX or a trunk", source, pbx)
 			}
 		}
+		for _, other := range c.Trunk[:i] {
+			for _, a := range other.To {
+				if source.Contains(a.Addr()) {
+					report(path, "%v contains %v of trunk %q: an address belongs to one trunk", source, a, other.Name)
+				}
+			}
+		}
 		for k, other := range c.Trunk[:i+1] {
 			for l, s := range other.Sources {
 				if (k < i || l < j) && source.Overlaps(s.Prefix) {
