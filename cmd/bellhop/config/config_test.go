@@ -305,6 +305,11 @@ probe = "often"`, []string{
 		{"too high a limit of calls", "[[trunk]]\nname = \"a\"\nsources = [\"192.0.2.0/24\"]\nmax_cps = 9000000000000000000", []string{
 			`c:4:11: trunk.max_cps: 9000000000000000000 is not a number of calls a second: use 1 to 100000, or 0 for no limit`,
 		}},
+		{"a name at another listener than the trunk's", `sip.pbx = ["udp://192.0.2.1:5060"]
+listener = [{listen = "udp://192.0.2.10:5060"}, {listen = "tcp://192.0.2.10:5060", advertise = "sip.example.com"}]
+trunk = [{name = "a", to = ["tcp://198.51.100.1"], contact = "ours"}, {name = "b", to = ["tcp://198.51.100.2", "udp://198.51.100.3"], contact = "ours"}]`, []string{
+			`c:3:145: trunk.contact: "ours" needs a name that the trunk reaches: set sip.advertise = "sip.example.com"`,
+		}},
 		{"sources with an address of another trunk", `sip.listen = ["udp://192.0.2.10:5060"]
 sip.pbx = ["udp://192.0.2.1:5060"]
 trunk = [{name = "a", to = ["udp://198.51.100.1:5060"]}, {name = "b", sources = ["198.51.100.0/24"]}]`, []string{

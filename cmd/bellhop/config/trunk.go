@@ -119,12 +119,26 @@ func (c *Config) validateTrunks(report func(path, format string, args ...any)) {
 				report(at+".name", "two trunks are called %q: give each its own name", t.Name)
 			}
 		}
-		if t.Contact == OwnContact && !slices.ContainsFunc(c.Listeners(), func(l sip.Listener) bool { return l.Side != sip.PBXListener && l.Advertise.Host != "" }) {
+		if t.Contact == OwnContact && !c.hasNameFor(t) {
 			report(at+".contact", `"ours" needs a name that the trunk reaches: set sip.advertise = "sip.example.com"`)
 		}
 		c.validateSources(i, report)
 		c.validateTargets(report, i, at)
 	}
+}
+
+// hasNameFor reports whether each address of a trunk, or a trunk without addresses, gets the
+// advertised name of a listener.
+func (c *Config) hasNameFor(t *Trunk) bool {
+	listeners := c.Listeners()
+	named := func(a sip.Addr) bool {
+		i := slices.IndexFunc(listeners, func(l sip.Listener) bool { return l.ReachesEdge(a) })
+		return i < 0 || listeners[i].Advertise.Host != "" // an address that no listener reaches is reported
+	}
+	if len(t.To) > 0 {
+		return !slices.ContainsFunc(t.To, func(a sip.Addr) bool { return !named(a) })
+	}
+	return slices.ContainsFunc(listeners, func(l sip.Listener) bool { return l.Side != sip.PBXListener && l.Advertise.Host != "" })
 }
 
 // validateSources reports source addresses of trunk i that belong to the PBX or to another
