@@ -105,9 +105,9 @@ type Config struct {
 	// these, the client is the one that X-Forwarded-For or Forwarded names.
 	TrustedProxies []netip.Prefix
 
-	// Listen are the addresses at which phones reach bellhop. The page shows them among
-	// the first steps.
-	Listen []string
+	// Listen returns the addresses at which phones reach bellhop; nil: none. The page shows
+	// them among the first steps.
+	Listen func() []string
 
 	// Guides are the help texts of the page.
 	Guides []page.Guide

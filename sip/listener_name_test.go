@@ -191,6 +191,7 @@ func TestAdvertisedNameChanges(t *testing.T) {
 			s.pbx.send(s.pbx.calleeRequest(c.invite, "INFO"))
 			info := phone.expect("a request of the PBX", "INFO")
 			assertEqual(t, "Via", sentBy(info), tt.want)
+			assertEqual(t, "URI", s.proxy.Listeners()[1].URI, "sip:"+tt.want+";transport=tcp")
 			assertEqual(t, "Route", info.fieldValue("Route"), "")
 			phone.respond(info, "200 OK")
 			s.pbx.expect("answer", "SIP/2.0 200")

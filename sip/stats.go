@@ -29,6 +29,7 @@ type counters struct {
 // ListenerState is the state of a listener.
 type ListenerState struct {
 	Addr        Addr
+	URI         string // with the advertised name, if there is one; a URL of a WebSocket
 	Side        ListenerSide
 	Connections int64 // on which messages are exchanged; 0 for UDP
 }
@@ -38,9 +39,22 @@ type ListenerState struct {
 func (px *Proxy) Listeners() []ListenerState {
 	states := make([]ListenerState, 0, len(px.listeners.all))
 	for _, l := range px.listeners.all {
-		states = append(states, ListenerState{Addr{Proto: l.proto, AddrPort: l.addr}, l.side, l.connections.Load()})
+		states = append(states, ListenerState{Addr{Proto: l.proto, AddrPort: l.addr}, l.publicURI(), l.side, l.connections.Load()})
 	}
 	return states
+}
+
+// publicURI returns the SIP URI at which peers of the edge side reach a listener, or the URL
+// of a WebSocket listener, as libraries for browsers take it.
+func (l *listener) publicURI() string {
+	name := l.names.advertised.Load()
+	if name == nil {
+		name = &l.names.real
+	}
+	if l.proto.webSocket() {
+		return l.proto.String() + "://" + name.sentBy
+	}
+	return "sip:" + name.sentBy + ";transport=" + l.proto.String()
 }
 
 // Connections returns the number of connections of a transport on which messages are

@@ -30,14 +30,14 @@ type Page struct {
 	auth    *access.Authenticator
 	streams *limit.Streams
 	log     *slog.Logger
-	listen  []string
+	listen  func() []string
 	guides  []guide
 	renders chan struct{} // slots of parts that are being rendered
 }
 
-// New returns a page that calls the operations o. listen are the addresses at which
-// phones reach bellhop; the first steps show them. guides are the texts of the help.
-func New(o *ops.Operations, auth *access.Authenticator, streams *limit.Streams, listen []string, guides []Guide, log *slog.Logger) *Page {
+// New returns a page that calls the operations o. listen returns the addresses at which
+// phones reach bellhop, or is nil; the first steps show them. guides are the texts of the help.
+func New(o *ops.Operations, auth *access.Authenticator, streams *limit.Streams, listen func() []string, guides []Guide, log *slog.Logger) *Page {
 	p := &Page{
 		Mux: access.NewMux(WriteError), ops: o, auth: auth, streams: streams, log: log, listen: listen, guides: guidesOf(guides),
 		renders: make(chan struct{}, maxRenders),

@@ -181,7 +181,9 @@ func (p *Page) addKnownRows(ctx context.Context, of func(name string) *extension
 
 // addFirstSteps adds the texts of the first steps.
 func (p *Page) addFirstSteps(r *http.Request, h *homeView) {
-	h.Listen = p.listen
+	if p.listen != nil {
+		h.Listen = p.listen()
+	}
 	h.PBX = "[sip]\npbx = [\"udp://192.0.2.10:5060\"]   # your PBX"
 	scheme := "http://"
 	if r.TLS != nil {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -137,7 +136,7 @@ func buildService(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *
 	s.setKinds(cfg)
 	s.api, err = admin.Open(ctx, s.store, admin.Config{
 		Token:          s.token,
-		Listen:         s.listenURIs(),
+		Listen:         s.listenURIs,
 		Guides:         guides(),
 		TrustedProxies: config.Prefixes(cfg.Admin.TrustedProxies),
 		Strained:       s.overload.overloaded,
@@ -251,17 +250,10 @@ func (s *service) adminURL() string {
 
 // listenURIs returns the SIP URIs at which phones reach bellhop.
 func (s *service) listenURIs() (uris []string) {
-	listeners := s.cfg.Listeners()
-	for i, a := range s.proxy.Addrs() {
-		l := listeners[i]
-		if l.Side == sip.PBXListener {
-			continue
+	for _, l := range s.proxy.Listeners() {
+		if l.Side != sip.PBXListener {
+			uris = append(uris, l.URI)
 		}
-		at := sip.HostPort{Host: a.Addr().String(), Port: a.Port()}
-		if l.Advertise.Host != "" {
-			at.Host, at.Port = l.Advertise.Host, cmp.Or(l.Advertise.Port, at.Port)
-		}
-		uris = append(uris, "sip:"+at.String()+";transport="+a.Proto.String())
 	}
 	return uris
 }
