@@ -299,6 +299,43 @@ func TestReloadsOnSIGHUP(t *testing.T) {
 	p.stop()
 }
 
+// TestReloadsGuard changes the User-Agents that are dropped while bellhop runs. /metrics
+// counts what was dropped.
+func TestReloadsGuard(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, sip.UDP, sip.UDP)
+	original, err := os.ReadFile(filepath.Join(s.dir, "config.toml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	drop := func(name string) {
+		guard := fmt.Sprintf("[guard]\nuser_agents = [%q]", name)
+		s.write("config.toml", strings.Replace(string(original), "[guard]\nallow = [\"127.0.0.0/8\"]", guard, 1))
+	}
+	drop("first-scanner")
+	p := s.serve()
+	scanner := newPeer(t, netip.MustParseAddrPort("127.0.0.5:0"))
+	scan := func(name string) {
+		scanner.send(s.hop, "OPTIONS sip:"+s.hop.String()+" SIP/2.0",
+			fmt.Sprintf("Via: SIP/2.0/UDP %v;branch=z9hG4bK-%s", scanner.c.LocalAddr(), name),
+			"From: <sip:100@pbx.example>;tag=1", "To: <sip:100@pbx.example>", "Call-ID: "+name, "CSeq: 1 OPTIONS",
+			"Max-Forwards: 70", "User-Agent: "+name)
+	}
+	const dropped = `bellhop_guard_dropped_total{reason="user_agent"}`
+	scan("first-scanner")
+	s.eventually("the first scanner is dropped", func() bool { return s.metric(dropped) == 1 })
+	scan("second-scanner")
+	scanner.gets("SIP/2.0 ")
+	drop("second-scanner")
+	p.signal(syscall.SIGHUP)
+	s.eventually("the change is in force", func() bool {
+		return strings.Contains(p.out.String(), `"applied":"guard.user_agents","needs_restart":""`)
+	})
+	scan("second-scanner-again")
+	s.eventually("the second scanner is dropped", func() bool { return s.metric(dropped) == 2 })
+	p.stop()
+}
+
 // TestAPIShowsExtensionKinds checks the kinds of extensions in the API, also after a
 // reload: only a phone has messages.
 func TestAPIShowsExtensionKinds(t *testing.T) {
