@@ -297,8 +297,7 @@ func TestTelnyxGetsOneConnection(t *testing.T) {
 	})
 }
 
-// Telnyx closes the connection in the middle of a call. The BYE takes a new one, which is
-// the only one again.
+// Telnyx closes the connection in the middle of a call. Bellhop opens a new one for the BYE.
 func TestTelnyxClosesConnectionInCall(t *testing.T) {
 	runTelnyx(t, func(s *testbed, q *telnyx) {
 		s.advance(time.Minute) // OPTIONS open the connection

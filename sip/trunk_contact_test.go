@@ -87,6 +87,14 @@ func (q *teams) fault(m text) string {
 	return ""
 }
 
+// check reports an error if a message is not acceptable.
+func (q *teams) check(m text) {
+	q.s.t.Helper()
+	if why := q.fault(m); why != "" {
+		q.s.t.Errorf("Teams refuses: %s\n%s", why, m)
+	}
+}
+
 // accept returns the next request if it is acceptable, else refuses it.
 func (q *teams) accept(method string) (m text, ok bool) {
 	q.s.t.Helper()
@@ -170,9 +178,7 @@ func TestPBXCallsTeams(t *testing.T) {
 		q.send(q.calleeRequest(invite, "UPDATE"))
 		update := s.pbx.expect("an UPDATE of Teams", "UPDATE "+bracketedURI(ownContact)+" SIP/2.0")
 		s.pbx.respond(update, "200 OK", "Contact: "+ownContact)
-		if why := q.fault(q.expect("its answer", "SIP/2.0 200")); why != "" {
-			t.Error(why)
-		}
+		q.check(q.expect("its answer", "SIP/2.0 200"))
 		q.respond(invite, "200 OK")
 		ok := s.pbx.expect("the answer", "SIP/2.0 200")
 		assertEqual(t, "Teams' Contact stays", bracketedURI(ok.fieldValue("Contact")), bracketedURI(q.contact()))
@@ -186,9 +192,7 @@ func TestPBXCallsTeams(t *testing.T) {
 		q.send(q.calleeRequest(invite, "INVITE"))
 		got := s.pbx.expect("a re-INVITE of Teams", "INVITE "+bracketedURI(ownContact)+" SIP/2.0")
 		s.pbx.respond(got, "200 OK", "Contact: "+ownContact)
-		if why := q.fault(q.expect("answered", "SIP/2.0 200")); why != "" {
-			t.Error(why)
-		}
+		q.check(q.expect("answered", "SIP/2.0 200"))
 		q.send(q.calleeRequest(invite, "BYE"))
 		s.pbx.respond(s.pbx.expect("Teams hangs up", "BYE "+bracketedURI(ownContact)+" SIP/2.0"), "200 OK")
 		q.expect("the answer", "SIP/2.0 200")
@@ -208,9 +212,7 @@ func TestTeamsCallsPBX(t *testing.T) {
 		}
 		for _, status := range []string{"180", "200"} {
 			ok := q.expect("answered", "SIP/2.0 "+status)
-			if why := q.fault(ok); why != "" {
-				t.Error(why)
-			}
+			q.check(ok)
 			if status == "200" {
 				q.send(q.callerRequest(ok, "ACK"))
 				s.pbx.expect("the ACK", "ACK "+bracketedURI(ownContact)+" SIP/2.0")
@@ -228,8 +230,8 @@ func TestTeamsCallsPBX(t *testing.T) {
 	})
 }
 
-// Teams gives up a call before it is answered. CANCEL has the Request-URI of the INVITE, to
-// our Contact, which Teams has got with an earlier call.
+// Teams calls the Contact that it got in an earlier call, and cancels. The CANCEL of
+// bellhop has the Request-URI of the INVITE of bellhop.
 func TestTeamsCancelsCall(t *testing.T) {
 	runTeams(t, true, func(s *testbed, q *teams) {
 		q.acceptOptions()
@@ -288,17 +290,12 @@ func TestOwnContactOutlivesRestart(t *testing.T) {
 		q.send(q.calleeRequest(invite, "INVITE"))
 		got := s.pbx.expect("a re-INVITE of Teams", "INVITE "+bracketedURI(ownContact)+" SIP/2.0")
 		s.pbx.respond(got, "200 OK", "Contact: "+ownContact)
-		again := q.expect("answered", "SIP/2.0 200")
-		if why := q.fault(again); why != "" {
-			t.Error(why)
-		}
+		q.check(q.expect("answered", "SIP/2.0 200"))
 		q.send(q.calleeRequest(invite, "ACK"))
 		s.pbx.expect("the ACK", "ACK "+bracketedURI(ownContact)+" SIP/2.0")
 		s.pbx.send(s.pbx.callerRequest(ok, "UPDATE", "Contact: "+ownContact))
 		update := q.expect("an UPDATE of the PBX", "UPDATE ")
-		if why := q.fault(update); why != "" {
-			t.Error(why)
-		}
+		q.check(update)
 		q.respond(update, "200 OK")
 		s.pbx.expect("answered", "SIP/2.0 200")
 		q.send(q.calleeRequest(invite, "BYE"))
@@ -316,8 +313,9 @@ func TestTeamsCallsOverItsOwnConnection(t *testing.T) {
 		own := s.dialTLSPeer(netip.MustParseAddr("198.51.100.61"), q.bed, q.certificate())
 		own.send(own.newRequest("OPTIONS", "sip:"+sbcName+":5061;transport=tls"))
 		answer := own.expect("its OPTIONS", "SIP/2.0 200")
-		if why := q.fault(answer); why != "" || answer.fieldValue("Allow") == "" {
-			t.Errorf("the answer to its OPTIONS: %s\n%s", why, answer)
+		q.check(answer)
+		if answer.fieldValue("Allow") == "" {
+			t.Errorf("the answer to its OPTIONS has no Allow:\n%s", answer)
 		}
 		invite := own.newRequest("INVITE", "sip:+4940@"+sbcName+":5061;transport=tls")
 		own.send(invite)
@@ -325,16 +323,12 @@ func TestTeamsCallsOverItsOwnConnection(t *testing.T) {
 		assertEqual(t, "taken for the trunk", got.fieldValue("X-Bellhop-Trunk"), "0123456789abcdef")
 		s.pbx.respond(got, "200 OK", "Contact: "+ownContact)
 		ok := own.expectLast("answered", "SIP/2.0 200")
-		if why := q.fault(ok); why != "" {
-			t.Error(why)
-		}
+		q.check(ok)
 		own.send(own.callerRequest(ok, "ACK"))
 		s.pbx.expect("the ACK", "ACK "+bracketedURI(ownContact)+" SIP/2.0")
 		s.pbx.send(s.pbx.calleeRequest(got, "INVITE", "Contact: "+ownContact))
 		reinvite := own.expect("a re-INVITE", "INVITE ")
-		if why := q.fault(reinvite); why != "" {
-			t.Error(why)
-		}
+		q.check(reinvite)
 		own.respond(reinvite, "200 OK")
 		s.pbx.expect("answered", "SIP/2.0 200")
 		s.pbx.send(s.pbx.calleeRequest(got, "BYE"))
@@ -346,7 +340,8 @@ func TestTeamsCallsOverItsOwnConnection(t *testing.T) {
 	})
 }
 
-// The stub refuses what it should: calls before OPTIONS, and the PBX's own Contact.
+// The stub refuses calls of an SBC that has sent no OPTIONS, and calls with the PBX's own
+// Contact.
 func TestTeamsRefusesOthers(t *testing.T) {
 	runTeams(t, true, func(s *testbed, q *teams) {
 		s.advance(time.Minute)
@@ -369,8 +364,8 @@ func TestTeamsRefusesOthers(t *testing.T) {
 	})
 }
 
-// Contacts that are not the PBX's place in a dialog stay: those of a redirection, those to
-// others than the trunk, and those that have no valid URI.
+// Bellhop replaces no Contact of a redirection, of a message to a phone, or of another
+// scheme than sip.
 func TestContactsOfOthersStay(t *testing.T) {
 	runTeams(t, true, func(s *testbed, q *teams) {
 		q.acceptOptions()
@@ -392,7 +387,8 @@ func TestContactsOfOthersStay(t *testing.T) {
 	})
 }
 
-// A token in a Contact leads to the PBX alone, whoever sends it. A changed one is refused.
+// A request to our Contact goes to the PBX, also if a stranger sends it. A request to a
+// Contact with a changed token is refused.
 func TestTokenOfPBXContactLeadsToPBX(t *testing.T) {
 	runTeams(t, true, func(s *testbed, q *teams) {
 		q.acceptOptions()
