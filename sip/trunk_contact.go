@@ -12,10 +12,14 @@ import (
 // that nothing is remembered.
 
 // replacePBXContacts replaces the Contacts of the PBX in a request or response of p to a
-// trunk that wants ours. A redirection (3xx) keeps its Contacts, because they are targets.
+// trunk that wants ours. A redirection (3xx) keeps its Contacts, because they are targets. So
+// does the response to a REGISTER, because they are the trunk's.
 func (c *composer) replacePBXContacts(p *packet, to destination) {
 	m := &p.msg
 	if p.side != pbxSide || m.status >= 300 || !c.peers.trunks.Load().wantOwnContact || !m.hasField(hContact) {
+		return
+	}
+	if !m.isRequest() && m.isMethod("REGISTER") {
 		return
 	}
 	if trunk := c.peers.trunkTo(to); trunk == nil || !trunk.OwnContact {

@@ -462,3 +462,19 @@ func TestStrangerChoosesNoPBX(t *testing.T) {
 		s.pbx.expect("the first PBX that is up", "INVITE sip:line1@192.0.2.3:5060 SIP/2.0")
 	})
 }
+
+// A trunk registers at the PBX. The answer lists its own Contacts, which stay.
+func TestContactsOfRegisteredTrunkStay(t *testing.T) {
+	for _, mode := range []sip.Register{sip.RegisterPath, sip.RegisterContact} {
+		t.Run(string(mode), func(t *testing.T) {
+			runScenario(t, func(s *testbed) {
+				carrier := s.addUDPPeer(carrierAt)
+				contact := "<sip:carrier@203.0.113.9:5060>;expires=300"
+				carrier.send(carrier.newRequest("REGISTER", "sip:pbx.example", "Contact: "+contact))
+				register := s.pbx.expect("the REGISTER goes on", "REGISTER")
+				s.pbx.respond(register, "200 OK", "Contact: "+register.fieldValue("Contact"))
+				assertEqual(t, "Contact", carrier.expect("the answer", "SIP/2.0 200").fieldValue("Contact"), contact)
+			}, withTrunk(sip.Trunk{OwnContact: true}), withRegister(mode))
+		})
+	}
+}
