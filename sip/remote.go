@@ -55,10 +55,10 @@ func (px *Proxy) newTarget(r *remote, a Addr) *target {
 // does not wait for it.
 func (px *Proxy) openRemote(r *remote) error {
 	if r.config.Host == "" {
-		r.view.Store(&remoteView{targets: []*target{px.newTarget(r, r.config)}})
 		if l := px.listeners.receiverOf(r.config); l != nil {
 			return fmt.Errorf("sip: %s %s is the listener %s://%s of bellhop: calls would loop: use the address of the %[1]s", r.kind(), r.config, l.proto, l.addr)
 		}
+		r.view.Store(&remoteView{targets: []*target{px.newTarget(r, r.config)}})
 		if px.listeners.find(r.config.Proto, r.side(), r.config.Addr(), nil) == nil {
 			return fmt.Errorf("sip: no listener can reach %s %s: add a %s listener of its address family", r.kind(), r.config, r.config.Proto)
 		}

@@ -3,6 +3,7 @@ package sip_test
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -117,5 +118,18 @@ func TestTrunkOfOpenConnectionChanges(t *testing.T) {
 		s.pbx.expect("the answer", "SIP/2.0 200")
 	}, b.listen, func(c *sip.Config) {
 		c.Trunks = []sip.Trunk{{Name: "other", TLSNames: []string{"sip.other.example"}, TLS: b.newClient("sip.other.example", nil)}}
+	})
+}
+
+// A trunk at the address of a listener gets no requests: calls would loop.
+func TestTrunkAtListenerGetsNothing(t *testing.T) {
+	runScenario(t, func(s *testbed) {
+		s.proxy.SetTrunks([]sip.Trunk{{Name: "carrier", To: []sip.Addr{{Proto: sip.UDP, AddrPort: proxyAt}}, Probe: time.Minute}})
+		if !strings.Contains(s.log.String(), "calls would loop") {
+			t.Errorf("log: %s", s.log)
+		}
+		s.advance(time.Minute)
+		assertEqual(t, "states", fmt.Sprint(s.proxy.TrunkStates()), "[{carrier 0 []}]")
+		s.proxy.SetTrunks(nil)
 	})
 }
