@@ -314,6 +314,43 @@ func TestClientConfigurationIsNewAfterAChange(t *testing.T) {
 	}
 }
 
+// A config that is read again with the same content changes no connection: each has the TLS
+// configuration with which it was opened, and carriers exist that refuse a second one.
+func TestSameClientConfigurationIsKept(t *testing.T) {
+	pair := issue("trunk.tls_cert", siptest.CertificateRequest{Hosts: []string{"sbc.example"}})
+	other := issue("trunk.tls_cert", siptest.CertificateRequest{Hosts: []string{"sbc.example"}})
+	base := func() certs.ClientConfig {
+		p := pair
+		return certs.ClientConfig{Name: "trunk", ServerName: "a", CA: text(authority.PEM()), Cert: &p}
+	}
+	client, err := certs.NewClient(base())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name   string
+		change func(c *certs.ClientConfig)
+		kept   bool
+	}{
+		{"nothing", func(*certs.ClientConfig) {}, true},
+		{"the name of the server", func(c *certs.ClientConfig) { c.ServerName = "b" }, false},
+		{"the authority", func(c *certs.ClientConfig) { c.CA = text(siptest.NewAuthority("next").PEM()) }, false},
+		{"no authority", func(c *certs.ClientConfig) { c.CA = nil }, false},
+		{"the certificate", func(c *certs.ClientConfig) { c.Cert = &other }, false},
+		{"no certificate", func(c *certs.ClientConfig) { c.Cert = nil }, false},
+		{"neither", func(c *certs.ClientConfig) { c.CA, c.Cert = nil, nil }, false},
+	} {
+		if err := client.Configure(base()); err != nil {
+			t.Fatal(err)
+		}
+		before, next := client.TLS("carrier.example"), base()
+		tt.change(&next)
+		if err := client.Configure(next); err != nil || (client.TLS("carrier.example") == before) != tt.kept {
+			t.Errorf("%s: kept %v, %v", tt.name, !tt.kept, err)
+		}
+	}
+}
+
 // Connections are opened while the disk is slow.
 func TestClientConnectsDuringARefresh(t *testing.T) {
 	ca, reading, read := authority.PEM(), make(chan bool), make(chan bool)

@@ -42,7 +42,9 @@ func NewClient(c ClientConfig) (*Client, error) {
 	return client, client.Configure(c)
 }
 
-// Configure replaces the configuration. If it is wrong, nothing changes.
+// Configure replaces the configuration. If it is wrong, nothing changes. If it is the same,
+// with the same certificates, [Client.TLS] returns the same, so that open connections stay
+// in use.
 func (c *Client) Configure(config ClientConfig) error {
 	next := Client{config: config}
 	if config.CA != nil {
@@ -56,8 +58,10 @@ func (c *Client) Configure(config ClientConfig) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.current.Load() == nil || next.config.ServerName != c.config.ServerName || next.file.used != c.file.used {
+		c.current.Store(next.current.Load())
+	}
 	c.config, c.file = next.config, next.file
-	c.current.Store(next.current.Load())
 	return nil
 }
 
