@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync/atomic"
 
@@ -233,6 +234,11 @@ func (ls *listeners) find(proto Proto, side dialog.Side, ip netip.Addr, came *li
 		}
 	}
 	return nil
+}
+
+// have reports whether a listener of transport proto serves a side.
+func (ls *listeners) have(proto Proto, side dialog.Side) bool {
+	return slices.ContainsFunc(ls.all, func(l *listener) bool { return l.proto == proto && l.serves(side) })
 }
 
 // findForFlow returns the UDP listener of the edge side that a flow names. If the

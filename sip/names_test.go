@@ -242,3 +242,38 @@ func TestServersOfATrunkAreProbed(t *testing.T) {
 		c.Trunks = []sip.Trunk{{Name: "carrier", Probe: time.Minute, To: []sip.Addr{{Proto: sip.UDP, Host: "carrier.example"}}}}
 	})
 }
+
+// A listener of the other side reaches no PBX and no trunk, whether they have a name or an
+// address.
+func TestListenRefusesARemoteThatNoListenerOfItsSideReaches(t *testing.T) {
+	carrier := netip.MustParseAddrPort("198.51.100.1:5060")
+	for _, tt := range []struct {
+		name, want string
+		change     func(*sip.Config)
+	}{
+		{"PBX with an address", "PBX tcp://192.0.2.2:5060", func(c *sip.Config) { c.PBX[0] = sip.Addr{Proto: sip.TCP, AddrPort: pbxAt} }},
+		{"PBX with a name", "PBX tcp://pbx.example", func(c *sip.Config) { c.PBX[0] = sip.Addr{Proto: sip.TCP, Host: "pbx.example"} }},
+		{"trunk with an address", "trunk udp://198.51.100.1:5060", func(c *sip.Config) {
+			c.Trunks = []sip.Trunk{{Name: "carrier", To: []sip.Addr{{Proto: sip.UDP, AddrPort: carrier}}}}
+		}},
+		{"trunk with a name", "trunk udp://carrier.example", func(c *sip.Config) {
+			c.Trunks = []sip.Trunk{{Name: "carrier", To: []sip.Addr{{Proto: sip.UDP, Host: "carrier.example"}}}}
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			cfg := sip.Config{
+				Listen: []sip.Listener{
+					{Addr: sip.Addr{Proto: sip.UDP, AddrPort: proxyAt}, Side: sip.PBXListener},
+					{Addr: sip.Addr{Proto: sip.TCP, AddrPort: proxyAt}, Side: sip.EdgeListener},
+				},
+				PBX: []sip.Addr{{Proto: sip.UDP, AddrPort: pbxAt}},
+				Key: key,
+				Net: siptest.NewNetwork(),
+			}
+			tt.change(&cfg)
+			if _, err := sip.Listen(cfg); err == nil || !strings.Contains(err.Error(), "no listener can reach "+tt.want+": ") {
+				t.Errorf("the error is %v, want one about %s", err, tt.want)
+			}
+		})
+	}
+}

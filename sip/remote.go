@@ -64,7 +64,7 @@ func (px *Proxy) openRemote(r *remote) error {
 		}
 		return nil
 	}
-	if px.listeners.families()[resolveTransport(r.config.Proto)] == (resolve.Families{}) {
+	if !px.listeners.have(r.config.Proto, r.side()) {
 		return fmt.Errorf("sip: no listener can reach %s %s: add a %s listener", r.kind(), r.config, r.config.Proto)
 	}
 	to := resolve.Target{Host: r.config.Host, Port: r.config.Port(), Transport: resolveTransport(r.config.Proto)}
