@@ -277,3 +277,32 @@ func TestListenRefusesARemoteThatNoListenerOfItsSideReaches(t *testing.T) {
 		})
 	}
 }
+
+// The name of a trunk that is added, or that has another name in the configuration, may be
+// in the cache. Then nothing changes in the DNS that would tell the trunk its addresses.
+func TestTrunkIsAddedWhoseNameIsKnown(t *testing.T) {
+	server := resolvetest.NewServer(t, "carrier.example. 3600 A 198.51.100.1")
+	to := []sip.Addr{{Proto: sip.UDP, Host: "carrier.example"}}
+	runScenario(t, func(s *testbed) {
+		carrier := s.addUDPPeer(netip.MustParseAddrPort("198.51.100.1:5060"))
+		s.advance(time.Second)
+		for _, name := range []string{"first", "second", "", "third"} {
+			trunks := []sip.Trunk{{Name: name, To: to}}
+			if name == "" {
+				trunks = nil
+			}
+			if s.proxy.SetTrunks(trunks); name == "" {
+				continue
+			}
+			s.pbx.send(s.pbx.newRequest("MESSAGE", "sip:+1555@carrier.example"))
+			carrier.respond(carrier.expect("trunk "+name, "MESSAGE"), "200 OK")
+			s.pbx.expect("answer", "SIP/2.0 200")
+		}
+		if n := server.Questions("A carrier.example"); n != 1 {
+			t.Errorf("%d questions, want 1", n)
+		}
+	}, namedPBX(server), func(c *sip.Config) {
+		c.PBX = []sip.Addr{{Proto: sip.UDP, AddrPort: pbxAt}}
+		c.Trunks = []sip.Trunk{{Name: "first", To: to}}
+	})
+}

@@ -51,8 +51,8 @@ func (px *Proxy) newTarget(r *remote, a Addr) *target {
 	return &target{Addr: a, remote: r, sharesOurAddr: px.listeners.haveHost(a.Addr())}
 }
 
-// openRemote sets the targets of a remote. For a name it starts the first lookup, and
-// does not wait for it.
+// openRemote sets the targets of a remote. For a name that is not in the cache of the
+// resolver it starts the first lookup, and does not wait for it.
 func (px *Proxy) openRemote(r *remote) error {
 	if r.config.Host == "" {
 		if l := px.listeners.receiverOf(r.config); l != nil {
@@ -72,6 +72,7 @@ func (px *Proxy) openRemote(r *remote) error {
 	if r.watch, err = px.resolver.Watch(to, func(w *resolve.Watch) { px.follow(r, w) }); err != nil {
 		return fmt.Errorf("sip: %s %s: %w", r.kind(), r.config, err)
 	}
+	px.follow(r, r.watch)
 	return nil
 }
 
