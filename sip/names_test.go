@@ -306,3 +306,85 @@ func TestTrunkIsAddedWhoseNameIsKnown(t *testing.T) {
 		c.Trunks = []sip.Trunk{{Name: "first", To: to}}
 	})
 }
+
+// The AAAA record of a PBX leads to an address that only a listener of the edge side
+// reaches. The PBX has no address until it has an A record.
+func TestAddressThatNoListenerOfItsSideReachesIsIgnored(t *testing.T) {
+	server := resolvetest.NewServer(t, "pbx.example. 60 AAAA 2001:db8::2")
+	runScenario(t, func(s *testbed) {
+		s.advance(time.Second)
+		if s.proxy.PBXReachable() || strings.Join(s.proxy.UnresolvedNames(), " ") != "udp://pbx.example" {
+			t.Errorf("the PBX is reachable, or unresolved are only %q", s.proxy.UnresolvedNames())
+		}
+		if !strings.Contains(s.log.String(), "no listener reaches it") {
+			t.Errorf("the log lacks a warning:\n%s", s.log)
+		}
+		server.SetZone(t, "pbx.example. 60 AAAA 2001:db8::2\npbx.example. 60 A 192.0.2.2")
+		s.advance(time.Minute)
+		s.sendMessage(s.pbx, "at its A record")
+	}, namedPBX(server), func(c *sip.Config) {
+		c.Listen = append(c.Listen, sip.Listener{Addr: sip.Addr{Proto: sip.UDP, AddrPort: proxy6At}, Side: sip.EdgeListener})
+	})
+}
+
+// A PBX has moved, and begins calls at its old address still. The phone's BYE goes there,
+// even if the Contact of the PBX is a name that bellhop does not know.
+func TestCallFromTheOldAddressStaysThere(t *testing.T) {
+	for _, contact := range []string{"<sip:192.0.2.2:5060>", "<sip:pbx@lan.example>"} {
+		t.Run(contact, func(t *testing.T) {
+			server := resolvetest.NewServer(t, "pbx.example. 60 A 192.0.2.2")
+			runScenario(t, func(s *testbed) {
+				second := s.addUDPPeer(secondAt)
+				s.advance(time.Second)
+				server.SetZone(t, "pbx.example. 60 A 192.0.2.12")
+				s.advance(time.Minute)
+				s.pbx.send(s.pbx.newRequest("INVITE", "sip:101@192.0.2.101:5062", "Contact: "+contact))
+				invite := s.phone.expect("a call from the old address", "INVITE")
+				s.phone.respond(invite, "200 OK")
+				s.pbx.send(s.pbx.callerRequest(s.pbx.get("answer", "SIP/2.0 200"), "ACK"))
+				s.phone.expect("the ACK", "ACK")
+				s.phone.send(s.phone.calleeRequest(invite, "BYE"))
+				s.pbx.respond(s.pbx.get("the phone hangs up", "BYE"), "200 OK")
+				s.phone.expect("answer", "SIP/2.0 200")
+				second.getNothing("it does not know the call")
+			}, namedPBX(server))
+		})
+	}
+}
+
+// The calls of a PBX over TLS stay at its old address. The old server is verified by the name
+// of the PBX, also when the name has not led to it for more than an hour.
+func TestCallStaysAtTheOldAddressOverTLS(t *testing.T) {
+	oldAt, newAt := netip.MustParseAddrPort("192.0.2.3:5061"), netip.MustParseAddrPort("192.0.2.12:5061")
+	server := resolvetest.NewServer(t, "pbx.example. 60 A 192.0.2.3")
+	b := &tlsBed{}
+	runScenario(t, func(s *testbed) {
+		certificate := b.ca.IssueTLS(siptest.CertificateRequest{Hosts: []string{"pbx.example"}})
+		var asked []string
+		config := &tls.Config{GetCertificate: func(h *tls.ClientHelloInfo) (*tls.Certificate, error) {
+			asked = append(asked, h.ServerName)
+			return &certificate, nil
+		}}
+		old, _ := s.addTLSListener(oldAt, config)
+		moved, _ := s.addTLSListener(newAt, config)
+		s.advance(time.Second)
+		s.phone.send(s.phone.newInvite())
+		old.respond(old.get("a call", "INVITE"), "200 OK")
+		ok := s.phone.expect("answer", "SIP/2.0 200")
+		s.phone.send(s.phone.callerRequest(ok, "ACK"))
+		old.get("the ACK", "ACK")
+		server.SetZone(t, "pbx.example. 60 A 192.0.2.12")
+		s.advance(2 * time.Hour)
+		s.sendMessage(moved, "it has moved")
+		s.phone.send(s.phone.callerRequest(ok, "BYE"))
+		old.respond(old.get("the call is at the old address", "BYE"), "200 OK")
+		s.phone.expect("answer", "SIP/2.0 200")
+		moved.getNothing("it does not know the call")
+		for _, name := range asked {
+			assertEqual(t, "server name that the proxy sends", name, "pbx.example")
+		}
+	}, b.listen, namedPBX(server), func(c *sip.Config) {
+		c.PBX = []sip.Addr{{Proto: sip.TLS, Host: "pbx.example"}}
+		c.PBXTLS = b.newClient("", nil)
+	})
+}
