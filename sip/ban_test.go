@@ -2,6 +2,7 @@ package sip_test
 
 import (
 	"crypto/tls"
+	"encoding/hex"
 	"fmt"
 	"io"
 	"net"
@@ -12,6 +13,7 @@ import (
 
 	"bellhop/sip"
 	"bellhop/sip/guard"
+	"bellhop/sip/siptest"
 )
 
 // guarded configures the default limits of sources.
@@ -555,4 +557,175 @@ func TestACKsOutsideDialogsAreLimited(t *testing.T) {
 			s.t.Errorf("%d of 60 reach the PBX, want 30 at most", got)
 		}
 	}, guarded)
+}
+
+// The ban of an IPv6 network does not apply to the PBX, a trunk and an allowed source in it,
+// and closes no connection of theirs.
+func TestBannedNetworkOfThePBX(t *testing.T) {
+	at := func(host string) netip.AddrPort { return netip.MustParseAddrPort("[2001:db8::" + host + "]:5060") }
+	runUnproven(t, func(s *testbed) {
+		s.pbx.proxyAddr = proxy6At
+		addUDP := func(host string) *peer {
+			p := s.addUDPPeer(at(host))
+			p.proxyAddr = proxy6At
+			return p
+		}
+		var free []*peer
+		for _, host := range []string{"200", "77"} {
+			free = append(free, addUDP(host), s.dialTCPPeerAt(at(host).Addr(), proxy6At))
+			free[len(free)-1].expectServed()
+		}
+		stranger, over := addUDP("101"), s.dialTCPPeerAt(at("102").Addr(), proxy6At)
+		over.expectServed()
+		stranger.guess(10)
+		if lines := s.bans(); len(lines) != 1 || !strings.Contains(lines[0], "source=2001:db8::/64 ") {
+			s.t.Fatalf("log %q", lines)
+		}
+		over.expect("another address of the network", "<closed>")
+		addUDP("103").expectBanned()
+		for _, p := range free {
+			p.expectServed()
+		}
+		for _, host := range []string{"200", "77"} {
+			s.dialTCPPeerAt(at(host).Addr(), proxy6At).expectServed()
+		}
+		s.pbx.send(s.pbx.newRequest("OPTIONS", "sip:[2001:db8::1]"))
+		s.pbx.expect("a request of the PBX is answered", "SIP/2.0 200")
+	}, guarded, dualStack, func(c *sip.Config) {
+		c.PBX = []sip.Addr{{Proto: sip.UDP, AddrPort: at("2")}}
+		c.Trunks = []sip.Trunk{{Name: "carrier", Sources: parsePrefixes("2001:db8::200/128")}}
+		c.Guard.Allow = parsePrefixes("2001:db8::77/128")
+	})
+}
+
+// Connections are counted for the whole /64 of an IPv6 address.
+func TestConnectionsOfOneNetworkAreLimited(t *testing.T) {
+	runUnproven(t, func(s *testbed) {
+		dial := func(ip string) *peer { return s.dialTCPPeerAt(netip.MustParseAddr(ip), proxy6At) }
+		first := dial("2001:db8:1:2::1")
+		first.expectServed()
+		dial("2001:db8:1:2::2").expectServed()
+		dial("2001:db8:1:2::3").expect("the third of the network", "<closed>")
+		dial("2001:db8:1:3::3").expectServed()
+		if log := s.log.String(); !strings.Contains(log, "source=2001:db8:1:2::/64 limit=guard.connections connections=2") {
+			s.t.Errorf("log %s", log)
+		}
+		first.closeAndForget()
+		s.advance(0)
+		dial("2001:db8:1:2::3").expectServed()
+	}, dualStack, func(c *sip.Config) { c.Connections = 2 })
+}
+
+// A trunk that is known by its certificate is neither limited nor banned on its connection,
+// whatever comes from its address otherwise.
+func TestTrunkWithCertificateIsFree(t *testing.T) {
+	b := &tlsBed{}
+	runUnproven(t, func(s *testbed) {
+		carrier := s.dialTLSPeer(otherAt.Addr(), b, b.ca.IssueTLS(siptest.CertificateRequest{Hosts: []string{"sip.carrier.example"}}))
+		for range 60 {
+			carrier.expectServed()
+		}
+		carrier.send(carrier.newRequest("MESSAGE", "sip:102@pbx.example", "User-Agent: friendly-scanner"))
+		s.pbx.respond(s.pbx.expect("it may be called anything", "MESSAGE"), "200 OK")
+		carrier.expect("answered", "SIP/2.0 200")
+		carrier.guess(30)
+		if lines := s.bans(); len(lines) > 0 {
+			s.t.Errorf("banned: %s", lines)
+		}
+		neighbour := s.dialTCPPeer(otherAt.Addr())
+		neighbour.guess(10)
+		neighbour.expect("another client at its address is banned", "<closed>")
+		carrier.expectServed()
+	}, b.listen, guarded, func(c *sip.Config) {
+		c.Trunks = []sip.Trunk{{Name: "carrier", TLSNames: []string{"sip.carrier.example"}, TLS: b.newClient("sip.carrier.example", nil)}}
+	})
+}
+
+// A PBX may answer OPTIONS without looking at its credentials. So a 2xx to it does not set
+// the faults to 0.
+func TestAcceptedOptionsClearNoFaults(t *testing.T) {
+	runUnproven(t, func(s *testbed) {
+		s.phone.guess(9)
+		s.phone.send(s.phone.newRequest("OPTIONS", "sip:102@pbx.example", `Authorization: Digest nonce="n9"`))
+		s.pbx.respond(s.pbx.expect("goes on", "OPTIONS"), "200 OK")
+		s.phone.expect("answered", "SIP/2.0 200")
+		s.phone.register("101", "n9", "403 Forbidden")
+		s.phone.expectBanned()
+	}, guarded)
+}
+
+// STUN requests of a banned source are not answered.
+func TestBannedSourceGetsNoSTUN(t *testing.T) {
+	request, _ := hex.DecodeString("000100002112a442b7e7a701bc34d686fa87dfae")
+	runUnproven(t, func(s *testbed) {
+		s.phone.write(request)
+		s.phone.expect("before the ban", "\x01\x01")
+		s.phone.guess(10)
+		s.phone.write(request)
+		s.expectNothing("the source is banned")
+	}, guarded)
+}
+
+// What is no WebSocket handshake on a WebSocket port is a fault, unless a web page may have
+// made the browser of its visitor send it.
+func TestFailedWebSocketHandshakesBan(t *testing.T) {
+	for name, tt := range map[string]struct {
+		send   text
+		reason string // of the ban, or ""
+	}{
+		"no subprotocol": {handshakeLines + "\r\n", "handshake"},
+		"HTTP":           {"GET /.env HTTP/1.1\r\nHost: x\r\n\r\n", "handshake"},
+		"TLS":            {"\x16\x03\x01\x00\x05hello", "not_sip"},
+		"another page":   {handshakeLines + "Origin: https://other.example\r\nSec-WebSocket-Protocol: sip\r\n\r\n", ""},
+		"opened as page": {"GET / HTTP/1.1\r\nHost: x\r\nSec-Fetch-Site: none\r\n\r\n", ""},
+		"nothing":        {"", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			runUnproven(t, func(s *testbed) {
+				for range 12 {
+					p := s.dialTCPPeerAt(otherAt.Addr(), wsAt)
+					p.send(tt.send)
+					s.advance(10 * ms)
+					p.closeAndForget()
+				}
+				s.advance(10 * ms)
+				lines := s.bans()
+				if tt.reason == "" && len(lines) > 0 || tt.reason != "" && (len(lines) != 1 || !strings.Contains(lines[0], "source=192.0.2.102 reason="+tt.reason+" ")) {
+					s.t.Errorf("log %q", lines)
+				}
+			}, guarded, withWebSocket, func(c *sip.Config) {
+				for i := range c.Listen {
+					c.Listen[i].Origins = []string{"https://phone.example"}
+				}
+			})
+		})
+	}
+}
+
+// Behind a reverse proxy, faults are those of the client that it names, and the ban closes
+// that client's connections only. Faults of the reverse proxy's own health checks are none.
+func TestBansBehindAReverseProxy(t *testing.T) {
+	runUnproven(t, func(s *testbed) {
+		open := func(header text) *peer {
+			p := s.dialTCPPeer(balancerAt)
+			p.send("PROXY " + header + "\r\n")
+			s.advance(10 * ms)
+			return p
+		}
+		const banned, other, check = "TCP4 198.51.100.7 192.0.2.1 5555 5060", "TCP4 198.51.100.8 192.0.2.1 5555 5060", "UNKNOWN"
+		for range 12 {
+			for _, header := range []text{check, banned} {
+				p := open(header)
+				p.send("BREW /pot\r\n\r\n")
+				s.advance(10 * ms)
+				p.closeAndForget()
+			}
+		}
+		s.advance(10 * ms)
+		if lines := s.bans(); len(lines) != 1 || !strings.Contains(lines[0], "source=198.51.100.7 reason=not_sip") {
+			s.t.Fatalf("log %q", lines)
+		}
+		open(banned).expect("the banned client", "<closed>")
+		open(other).expectServed()
+	}, guarded, behindProxy)
 }
