@@ -583,16 +583,26 @@ func TestPageManagesTokens(t *testing.T) {
 }
 
 func TestPageShowsHealth(t *testing.T) {
+	since := time.Date(2026, 2, 1, 3, 4, 5, 0, time.UTC)
 	r := newRig(t, Config{Config: ops.Config{
 		Ready: func() []string { return []string{"no PBX answers OPTIONS"} },
 		Edge: func() (ops.Connections, []ops.Listener, []ops.Certificate) {
-			return ops.Connections{TLS: 2, WSS: 1, Refused: 4}, []ops.Listener{{Address: "tls://192.0.2.1:5061", Side: "edge", Connections: 2}},
+			return ops.Connections{TLS: 2, WSS: 1, Refused: 4}, []ops.Listener{{Address: "udp://192.0.2.1:5060", Side: "both"}, {Address: "tls://192.0.2.1:5061", Side: "edge", Connections: 2}},
 				[]ops.Certificate{{Name: "sip.tls_cert[0]", Hosts: []string{"a.example"}, Issuer: "CN=ca", Expires: time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC), State: ops.CertificateExpiring}}
+		},
+		Trunks: func() []ops.Trunk {
+			return []ops.Trunk{{Name: "carrier", Targets: []ops.TrunkTarget{
+				{Address: "udp://198.51.100.1:5060", State: "down", Since: &since, Answer: "403 Forbidden"},
+				{Address: "udp://198.51.100.2:5060", State: "unknown"},
+			}}}
 		},
 	}})
 	r.want(201, "POST", "/v1/subscriptions", withFields(subscription(), "active", false, "url", "http://off.example/"))
 	r.visit().sees("/health", "Not ready", "no PBX answers OPTIONS", "Delivered", "http://off.example/", "switched off",
-		"TCP 0, TLS 2, WS 0, WSS 1", "tls://192.0.2.1:5061", "sip.tls_cert[0]", "a.example", "CN=ca", "1 Mar 2026", "expiring")
+		"TCP 0, TLS 2, WS 0, WSS 1", "tls://192.0.2.1:5061", "sip.tls_cert[0]", "a.example", "CN=ca", "1 Mar 2026", "expiring",
+		`udp://192.0.2.1:5060</th><td data-label="Side">both</td><td data-label="Connections">–<`,
+		`<span class="state down">down</span>`, "carrier", "udp://198.51.100.1:5060", "403 Forbidden", "2026-02-01 03:04:05 UTC",
+		`<span class="state unknown">unknown</span>`, "udp://198.51.100.2:5060")
 }
 
 func TestPageWeighsLittle(t *testing.T) {

@@ -127,10 +127,7 @@ func (o *Operations) Status(ctx context.Context, streams int) Status {
 		v.Suppressed = o.config.Suppressed()
 	}
 	v.Connections, v.Listeners, v.Certificates = o.Edge()
-	v.Trunks = []Trunk{}
-	if o.config.Trunks != nil {
-		v.Trunks = o.config.Trunks()
-	}
+	v.Trunks = o.Trunks()
 	v.Ready = len(v.Reasons) == 0
 	v.Store.Losses = append([]Loss{}, o.Losses()...)
 	if err := o.notifier.EventLog.Health(); err != nil {
@@ -167,6 +164,14 @@ func (o *Operations) Edge() (cs Connections, ls []Listener, certs []Certificate)
 		cs, ls, certs = o.config.Edge()
 	}
 	return cs, append([]Listener{}, ls...), append([]Certificate{}, certs...)
+}
+
+// Trunks returns the states of the configured trunks.
+func (o *Operations) Trunks() []Trunk {
+	if o.config.Trunks == nil {
+		return []Trunk{}
+	}
+	return o.config.Trunks()
 }
 
 // Stats returns the counters of the Notifier.

@@ -465,7 +465,14 @@ func TestTakeScreenshots(t *testing.T) {
 	cert, key := newCertificate(t, 1, s.hop.Addr().AsSlice())
 	s.write("cert.pem", cert)
 	s.write("key.pem", key)
-	s.configure(fmt.Sprintf("[[listener]]\nlisten = \"wss://%v\"\ntls_cert = ['file:%[2]s/cert.pem']\ntls_key = ['file:%[2]s/key.pem']\n", freePort(t, "127.0.0.4"), s.dir))
+	carrier, err := net.ListenPacket("udp", "127.0.0.6:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer carrier.Close()
+	go answerAll(carrier, "200 OK")
+	s.configure(fmt.Sprintf("[[listener]]\nlisten = \"wss://%v\"\ntls_cert = ['file:%[2]s/cert.pem']\ntls_key = ['file:%[2]s/key.pem']\n[[trunk]]\nname = \"carrier\"\nto = [\"udp://%v\", \"udp://%v\"]\n",
+		freePort(t, "127.0.0.4"), s.dir, carrier.LocalAddr(), freePort(t, "127.0.0.6")))
 	p := s.serve()
 	b := s.browse()
 	b.picture("first", "/", "")
