@@ -18,31 +18,20 @@ const (
 	BanCredentials BanReason = iota // wrong passwords
 	BanNotSIP                       // connections that carry something else than SIP
 	BanHandshake                    // TLS or WebSocket handshakes that failed
-	BanManual                       // an operator banned it
 	banReasons                      // number of reasons
 )
 
 // BanReasons are all values of BanReason.
-var BanReasons = []BanReason{BanCredentials, BanNotSIP, BanHandshake, BanManual}
+var BanReasons = []BanReason{BanCredentials, BanNotSIP, BanHandshake}
 
-var banReasonNames = [...]string{"credentials", "not_sip", "handshake", "manual"}
-
-func (r BanReason) String() string { return banReasonNames[r] }
-
-// BanReasonOf returns the BanReason with that String, or BanManual.
-func BanReasonOf(name string) BanReason {
-	if i := slices.Index(banReasonNames[:], name); i >= 0 {
-		return BanReason(i)
-	}
-	return BanManual
-}
+func (r BanReason) String() string { return [...]string{"credentials", "not_sip", "handshake"}[r] }
 
 // A Ban is the time in which nothing is accepted from a source.
 type Ban struct {
 	Source       netip.Prefix // a /32 or a /64
 	Reason       BanReason
 	Since, Until time.Duration
-	Times        int // 1 for the first ban, 2 for the next; 0 after a break of MaxBanTime
+	Times        int // 1 for the first ban, 2 for the next; 1 again after a break of MaxBanTime
 }
 
 // bans holds the bans of sources. Readers take no lock. A ban that has ended stays for
@@ -91,19 +80,16 @@ func (bs *bans) active(s source, now time.Duration) *Ban {
 	return nil
 }
 
-// add bans a source for d. If d is 0, the first ban lasts for first, and each further one
-// twice as long as the one before, up to MaxBanTime.
-func (bs *bans) add(s source, reason BanReason, d, first, now time.Duration) Ban {
+// add bans a source. The first ban lasts for first, and each further one twice as long as
+// the one before, up to MaxBanTime.
+func (bs *bans) add(s source, reason BanReason, first, now time.Duration) Ban {
 	bs.mu.Lock()
 	defer bs.mu.Unlock()
 	b := &Ban{Source: s.prefix(), Reason: reason, Since: now, Times: 1}
 	if last := bs.find(s); last != nil && last.Until+MaxBanTime > now {
 		b.Times = last.Times + 1
 	}
-	if d == 0 {
-		d = min(first<<min(b.Times-1, 16), MaxBanTime)
-	}
-	b.Until = now + d
+	b.Until = now + min(first<<min(b.Times-1, 16), MaxBanTime)
 	bs.put(s, b)
 	return *b
 }

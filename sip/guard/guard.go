@@ -50,7 +50,7 @@ var answerRate = Rate{5, time.Second}
 type Guard struct {
 	settings atomic.Pointer[settings]
 	bindings atomic.Pointer[BindingCounts]
-	requests *limiter // outside dialogs
+	requests [requestKinds]*limiter
 	answers  *limiter // to sources that have not proved their address
 	scores   *scores
 	nonces   *nonces
@@ -68,7 +68,10 @@ type settings struct {
 // New returns a Guard without bans.
 func New(s Settings) *Guard {
 	seed := maphash.MakeSeed()
-	g := &Guard{requests: newLimiter(seed), answers: newLimiter(seed), scores: newScores(seed), nonces: newNonces(seed), bans: newBans(seed)}
+	g := &Guard{answers: newLimiter(seed), scores: newScores(seed), nonces: newNonces(seed), bans: newBans(seed)}
+	for kind := range g.requests {
+		g.requests[kind] = newLimiter(seed)
+	}
 	g.bindings.Store(&BindingCounts{})
 	g.Configure(s)
 	return g
@@ -155,9 +158,10 @@ func (g *Guard) DropsUserAgent(name []byte) bool {
 type RequestKind uint8
 
 const (
-	Datagram RequestKind = iota // outside dialogs
-	OnStream                    // outside dialogs, over a stream: forged datagrams do not use up its rate
-	FollowUp                    // a CANCEL or a request within a dialog that may be made up
+	Datagram     RequestKind = iota // outside dialogs
+	OnStream                        // outside dialogs, over a stream: forged datagrams do not use up its rate
+	FollowUp                        // a CANCEL or a request within a dialog that may be made up
+	requestKinds                    // number of kinds
 )
 
 // DropsRequest takes a request from the rate of its source. It reports whether the request
@@ -168,11 +172,10 @@ func (g *Guard) DropsRequest(ip netip.Addr, kind RequestKind, now time.Duration)
 		return false
 	}
 	s, rate := sourceOf(ip), set.Rate
-	key := uint64(s) ^ uint64(kind)<<56 // the first byte of a source is 0 or below 0x40
 	if n := (*g.bindings.Load())[s]; n > 0 {
 		rate.Count += n * set.PerBinding
 	}
-	if g.requests.take(key, rate, now) {
+	if g.requests[kind].take(s, rate, now) {
 		return false
 	}
 	g.drops[DropRate].Add(1)
@@ -182,7 +185,7 @@ func (g *Guard) DropsRequest(ip netip.Addr, kind RequestKind, now time.Duration)
 // AllowsAnswer takes an answer from the rate of answers to a source that has not proved
 // its address, and reports whether the rate allows it.
 func (g *Guard) AllowsAnswer(ip netip.Addr, now time.Duration) bool {
-	return g.answers.take(uint64(sourceOf(ip)), answerRate, now)
+	return g.answers.take(sourceOf(ip), answerRate, now)
 }
 
 // NoteNonce remembers that a nonce is sent to a source. The caller must note the nonces that
@@ -217,39 +220,14 @@ func (g *Guard) BanIfDue(ip netip.Addr, reason BanReason, now time.Duration) (b 
 	if after <= 0 || g.scores.points(s, now) < after || g.bans.active(s, now) != nil || g.Allows(ip) {
 		return Ban{}, false
 	}
-	return g.addBan(s, reason, 0, now), true
+	return g.addBan(s, reason, now), true
 }
 
-// Ban bans a source for a time; 0: as long as after faults.
-func (g *Guard) Ban(ip netip.Addr, d time.Duration, now time.Duration) Ban {
-	return g.addBan(sourceOf(ip), BanManual, d, now)
-}
-
-func (g *Guard) addBan(s source, reason BanReason, d, now time.Duration) Ban {
+// addBan bans a source.
+func (g *Guard) addBan(s source, reason BanReason, now time.Duration) Ban {
 	g.banned[reason].Add(1)
 	g.scores.clear(s)
-	return g.bans.add(s, reason, d, g.settings.Load().BanTime, now)
-}
-
-// Restore adds a ban of an earlier process, unless it ended more than MaxBanTime ago.
-func (g *Guard) Restore(b Ban, now time.Duration) {
-	if b.Until+MaxBanTime > now && !g.Allows(b.Source.Addr()) {
-		g.bans.mu.Lock()
-		defer g.bans.mu.Unlock()
-		g.bans.put(sourceOf(b.Source.Addr()), &b)
-	}
-}
-
-// Unban ends the ban of a source and forgets earlier ones. ok is false if it is not
-// banned.
-func (g *Guard) Unban(ip netip.Addr, now time.Duration) (b Ban, ok bool) {
-	s := sourceOf(ip)
-	if p := g.bans.active(s, now); p != nil {
-		b, ok = *p, true
-	}
-	g.bans.remove(s)
-	g.scores.clear(s)
-	return b, ok
+	return g.bans.add(s, reason, g.settings.Load().BanTime, now)
 }
 
 // Bans returns the bans that have not ended at now.
@@ -261,10 +239,6 @@ func (g *Guard) Bans(now time.Duration) (active []Ban) {
 	}
 	return active
 }
-
-// AllBans returns the bans, and those that have ended and still count for the length of
-// the next one.
-func (g *Guard) AllBans() []Ban { return g.bans.all() }
 
 // Banned returns how many bans began for a reason.
 func (g *Guard) Banned(r BanReason) uint64 { return g.banned[r].Load() }

@@ -68,8 +68,8 @@ func TestRateOfASource(t *testing.T) {
 	if got := requests(g, phone, 100, now); got != 30 {
 		t.Errorf("another source gets %d, want 30", got)
 	}
-	if g.DropsRequest(scanner, OnStream, now) {
-		t.Error("datagrams, which may be forged, use up the rate of connections")
+	if g.DropsRequest(scanner, OnStream, now) || g.DropsRequest(scanner, FollowUp, now) {
+		t.Error("datagrams, which may be forged, use up the rate of connections or of dialogs")
 	}
 	if got := g.Dropped(DropRate); got == 0 {
 		t.Error("nothing is counted")
@@ -115,6 +115,33 @@ func TestRateGrowsWithBindings(t *testing.T) {
 	}
 }
 
+// Sources whose networks differ in one bit only do not share a rate of any kind.
+func TestKindsOfRequestsShareNoRate(t *testing.T) {
+	g := newGuard()
+	for range 30 {
+		g.DropsRequest(netip.MustParseAddr("2600:1::1"), Datagram, 0)
+		g.DropsRequest(netip.MustParseAddr("2600:1::1"), OnStream, 0)
+	}
+	for _, other := range []string{"2400:1::1", "2500:1::1", "2700:1::1"} {
+		for _, kind := range []RequestKind{Datagram, OnStream, FollowUp} {
+			if g.DropsRequest(netip.MustParseAddr(other), kind, 0) {
+				t.Errorf("a request of kind %d from %s uses the rate of another source", kind, other)
+			}
+		}
+	}
+}
+
+// The largest rate of the configuration is exact.
+func TestLargestRate(t *testing.T) {
+	g := newGuard(func(s *Settings) { s.Rate = Rate{100000, time.Second} })
+	if got := requests(g, scanner, 200000, time.Hour); got != 100000 {
+		t.Errorf("%d requests at once are served, want 100000", got)
+	}
+	if got := requests(g, scanner, 200000, time.Hour+100*time.Millisecond); got != 10000 {
+		t.Errorf("%d requests are served 100 ms later, want 10000", got)
+	}
+}
+
 func TestNoRate(t *testing.T) {
 	g := newGuard(func(s *Settings) { s.Rate = Rate{} })
 	if got := requests(g, scanner, 10000, 0); got != 10000 {
@@ -129,7 +156,7 @@ func TestForgedSourcesEvictNothing(t *testing.T) {
 	now := time.Minute
 	requests(g, scanner, 30, now)
 	banned := netip.MustParseAddr("198.51.100.8")
-	g.Ban(banned, 0, now)
+	g.addBan(sourceOf(banned), BanCredentials, now)
 	for range 9 {
 		g.AddPoint(phone, now)
 	}
@@ -221,7 +248,7 @@ func TestBansDouble(t *testing.T) {
 	now := time.Duration(0)
 	var got []time.Duration
 	for range 11 {
-		b := g.addBan(sourceOf(scanner), BanCredentials, 0, now)
+		b := g.addBan(sourceOf(scanner), BanCredentials, now)
 		got = append(got, b.Until-b.Since)
 		now = b.Until - 1
 		if !g.IsBanned(scanner, now) {
@@ -238,81 +265,53 @@ func TestBansDouble(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("bans of %v, want %v", got, want)
 	}
-	if b := g.addBan(sourceOf(scanner), BanCredentials, 0, now+MaxBanTime); b.Times != 1 {
+	if b := g.addBan(sourceOf(scanner), BanCredentials, now+MaxBanTime); b.Times != 1 {
 		t.Errorf("a day later it is ban %d, want the first", b.Times)
 	}
 }
 
-func TestBansByHand(t *testing.T) {
+// A ban of an IPv6 address is one of its network. It is listed until it ends.
+func TestBansAreListed(t *testing.T) {
 	g := newGuard()
 	ip := netip.MustParseAddr("2001:db8::1")
-	if b := g.Ban(ip, time.Hour, 0); b.Until != time.Hour || b.Reason != BanManual || b.Source.String() != "2001:db8::/64" {
+	if b := g.addBan(sourceOf(ip), BanNotSIP, 0); b.Until != 5*time.Minute || b.Reason != BanNotSIP || b.Source.String() != "2001:db8::/64" {
 		t.Errorf("banned: %+v", b)
 	}
-	g.Ban(scanner, 0, 0)
+	g.addBan(sourceOf(scanner), BanCredentials, time.Minute)
 	if got := g.Bans(time.Minute); len(got) != 2 || got[0].Source.Addr() != scanner {
 		t.Errorf("bans %v", got)
 	}
 	if !g.IsBanned(netip.MustParseAddr("2001:db8::ffff"), time.Minute) {
 		t.Error("another address of the banned network is served")
 	}
-	if b, ok := g.Unban(ip, time.Minute); !ok || b.Source.Addr() != netip.MustParseAddr("2001:db8::") {
-		t.Errorf("unbanned: %v, %v", b, ok)
-	}
-	if _, ok := g.Unban(ip, time.Minute); ok {
-		t.Error("unbanned twice")
-	}
-	if g.IsBanned(ip, time.Minute) {
-		t.Error("still banned")
-	}
-	if got := g.Bans(6 * time.Minute); len(got) != 0 {
-		t.Errorf("bans %v after they have ended", got)
+	if got := g.Bans(5 * time.Minute); len(got) != 1 || got[0].Source.Addr() != scanner {
+		t.Errorf("bans %v after the first has ended", got)
 	}
 }
 
 // Bans survive new settings, unless the source is allowed now.
 func TestConfigureKeepsBans(t *testing.T) {
 	g := newGuard()
-	g.Ban(scanner, 0, 0)
-	g.Ban(phone, 0, 0)
+	g.addBan(sourceOf(scanner), BanCredentials, 0)
+	g.addBan(sourceOf(phone), BanCredentials, 0)
 	g.Configure(Settings{Allow: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}})
 	if !g.IsBanned(scanner, 0) || g.IsBanned(phone, 0) {
 		t.Errorf("bans %v, want that of the source that is not allowed", g.Bans(0))
 	}
 }
 
-// A restored ban lasts as long as it would have, and one that has ended still doubles the
-// next one.
-func TestRestoredBans(t *testing.T) {
-	g := newGuard()
-	g.Restore(Ban{Source: netip.MustParsePrefix("198.51.100.7/32"), Since: -4 * time.Minute, Until: time.Minute, Times: 1}, 0)
-	g.Restore(Ban{Source: netip.MustParsePrefix("192.0.2.101/32"), Since: -20 * time.Minute, Until: -10 * time.Minute, Times: 2}, 0)
-	g.Restore(Ban{Source: netip.MustParsePrefix("192.0.2.102/32"), Since: -30 * time.Hour, Until: -25 * time.Hour, Times: 9}, 0)
-	if !g.IsBanned(scanner, 59*time.Second) || g.IsBanned(scanner, 61*time.Second) {
-		t.Error("the ban does not end when it would have")
-	}
-	if g.IsBanned(phone, 0) {
-		t.Error("a ban that has ended counts")
-	}
-	if b := g.addBan(sourceOf(phone), BanCredentials, 0, 0); b.Times != 3 || b.Until != 20*time.Minute {
-		t.Errorf("the next ban is %+v", b)
-	}
-	if len(g.AllBans()) != 2 {
-		t.Errorf("bans %v", g.AllBans())
-	}
-}
-
 // A full bucket evicts the ban that ends first, never one that goes on for longer.
 func TestTooManyBans(t *testing.T) {
 	g := newGuard()
-	g.Ban(scanner, time.Hour, 0)
+	g.addBan(sourceOf(scanner), BanCredentials, 0)
+	g.addBan(sourceOf(scanner), BanCredentials, 0) // twice as long
 	for i := range 2 * banSlots {
-		g.Ban(numbered(i), time.Minute, 0)
+		g.addBan(sourceOf(numbered(i)), BanCredentials, 0)
 	}
 	if !g.IsBanned(scanner, 0) {
 		t.Error("the longest ban is lost")
 	}
-	if n := len(g.AllBans()); n > banSlots {
+	if n := len(g.bans.all()); n > banSlots {
 		t.Errorf("%d bans are kept", n)
 	}
 }
@@ -375,7 +374,7 @@ func TestNonces(t *testing.T) {
 // The checks of each message allocate nothing.
 func TestChecksAllocateNothing(t *testing.T) {
 	g := newGuard()
-	g.Ban(scanner, 0, 0)
+	g.addBan(sourceOf(scanner), BanCredentials, 0)
 	name, nonce := []byte("Linphone/5.1.65"), []byte("abc")
 	if n := testing.AllocsPerRun(100, func() {
 		g.IsBanned(phone, 0)
