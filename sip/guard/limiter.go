@@ -28,16 +28,17 @@ const (
 	limiterSlots = 1 << 17 // 1 MiB
 	tagBits      = 20
 	timeMask     = 1<<(64-tagBits) - 1
-	limiterTick  = 100 * time.Microsecond // timeMask of them are 55 years
+	limiterTick  = 10 * time.Microsecond // timeMask of them are 5 years
 )
 
 func newLimiter(seed maphash.Seed) *limiter {
 	return &limiter{seed: seed, slots: make([]atomic.Uint64, limiterSlots)}
 }
 
-// take takes one event from the rate of a key, and returns false if the rate is used up.
-func (l *limiter) take(key uint64, r Rate, now time.Duration) bool {
-	bucket, hash := bucketOf(l.slots, l.seed, key)
+// take takes one event from the rate of a source, and returns false if the rate is used up.
+// A rate beyond one event in a limiterTick counts as that.
+func (l *limiter) take(s source, r Rate, now time.Duration) bool {
+	bucket, hash := bucketOf(l.slots, l.seed, uint64(s))
 	tag := hash &^ timeMask
 	at, whole := uint64(now/limiterTick)+1, uint64(r.Per/limiterTick)
 	each := max(whole/uint64(max(r.Count, 1)), 1)

@@ -157,12 +157,12 @@ ban_time = "48h"`, []string{
 			`c:2:36: guard.user_agents: "sip" is part of the names of many phones: use 4 characters or more`,
 			`c:3:10: guard.allow: "192.0.2.1/24" has host bits beyond its prefix: use 192.0.2.0/24 or 192.0.2.1/32`,
 			`c:4:8: guard.rate: "30" is not a number of requests in a time: use a form like 30/10s, or 0 for no limit`,
-			`c:5:15: guard.per_binding: -1 is not a number of requests: use 0 to 1000000`,
+			`c:5:15: guard.per_binding: -1 is not a number of requests: use 0 to 100000`,
 			`c:6:13: guard.ban_after: 100000 is not a number of points: use 1 to 10000, or 0 for no bans`,
 			`c:7:12: guard.ban_time: 48h0m0s is not the time of a ban: use 1s to 24h, or set ban_after = 0 for no bans`,
 		}},
 		{"too high and too short a rate", "guard.rate = \"2000000/10s\"", []string{
-			`c:1:14: guard.rate: "2000000/10s" allows too many requests: use 1000000 or fewer, or 0 for no limit`,
+			`c:1:14: guard.rate: "2000000/10s" allows too many requests: use 100000 or fewer, or 0 for no limit`,
 		}},
 		{"a rate within a day", "guard.rate = \"30/24h\"", []string{
 			`c:1:14: guard.rate: "30/24h": use a time between 1s and 1h`,

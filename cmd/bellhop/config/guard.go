@@ -20,9 +20,9 @@ func (r Rate) String() string {
 }
 
 // Limits of a Rate. A shorter time would refuse the usual burst of a phone, and a longer
-// one would allow it for hours.
+// one would allow it for hours. Package guard counts up to 100,000 requests a second.
 const (
-	maxRateCount = 1e6
+	maxRateCount = 1e5
 	minRateTime  = time.Second
 	maxRateTime  = time.Hour
 )
