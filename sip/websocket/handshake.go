@@ -28,6 +28,11 @@ var (
 	errBareLF   = errors.New("a line ends without CR")
 )
 
+// refusalLines are header field lines of every answer that refuses a handshake, because a
+// browser shows it as a page. Strict-Transport-Security is not among them: it would apply to
+// all ports of the host, and so cut off a page of the PBX there that has no TLS.
+const refusalLines = "X-Content-Type-Options: nosniff\r\nContent-Security-Policy: default-src 'none'; frame-ancestors 'none'\r\n"
+
 // Accept reads the opening handshake of a client from c and answers it (RFC 6455 §4.2).
 // first holds its bytes that were read before. rest holds the bytes after the handshake.
 // The caller sets the deadlines of c, and closes c if Accept returns an error.
@@ -40,8 +45,15 @@ func Accept(c io.ReadWriter, first []byte, origins []string) (rest []byte, err e
 		return nil, fmt.Errorf("read WebSocket handshake: %w", err)
 	}
 	var origin string
-	allowed, named, offered := len(origins) == 0, false, false
+	allowed, named, offered, accepted := len(origins) == 0, false, false, false
 	u := ws.Upgrader{
+		Header: ws.HandshakeHeaderFunc(func(w io.Writer) (int64, error) {
+			if accepted {
+				return 0, nil
+			}
+			n, err := io.WriteString(w, refusalLines)
+			return int64(n), err
+		}),
 		OnHeader: func(key, value []byte) error {
 			if string(key) == "Origin" && len(origins) > 0 {
 				origin = string(bytes.ToLower(value))
@@ -60,6 +72,7 @@ func Accept(c io.ReadWriter, first []byte, origins []string) (rest []byte, err e
 			case !offered:
 				return nil, errProtocol
 			}
+			accepted = true
 			return nil, nil
 		},
 	}
@@ -125,6 +138,6 @@ func readHandshake(c io.ReadWriter, first []byte) (head, rest []byte, err error)
 
 // refuse answers a handshake with an HTTP status and returns reason.
 func refuse(c io.Writer, status int, reason error) error {
-	fmt.Fprintf(c, "HTTP/1.1 %d %s\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", status, http.StatusText(status))
+	fmt.Fprintf(c, "HTTP/1.1 %d %s\r\n%sConnection: close\r\nContent-Length: 0\r\n\r\n", status, http.StatusText(status), refusalLines)
 	return reason
 }

@@ -1,9 +1,11 @@
 package websocket
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"io"
+	"net/http"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -51,8 +53,10 @@ func TestHandshakeIsAccepted(t *testing.T) {
 						t.Errorf("the answer has no %q:\n%s", line, answer)
 					}
 				}
-				if strings.Contains(answer, "Extensions") {
-					t.Errorf("the answer takes an extension:\n%s", answer)
+				for _, line := range []string{"Extensions", "Security-Policy"} {
+					if strings.Contains(answer, line) {
+						t.Errorf("the answer has %s:\n%s", line, answer)
+					}
 				}
 			}
 		})
@@ -103,6 +107,15 @@ func TestHandshakeIsRefused(t *testing.T) {
 				t.Error("it is accepted")
 			}
 			wantStatus(t, answer, tt.status)
+			resp, err := http.ReadResponse(bufio.NewReader(strings.NewReader(answer)), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for name, want := range map[string]string{"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'"} {
+				if got := resp.Header.Get(name); got != want {
+					t.Errorf("%s: %q, want %q", name, got, want)
+				}
+			}
 		})
 	}
 }
