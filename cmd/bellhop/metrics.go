@@ -1,11 +1,8 @@
 package main
 
 import (
-	"time"
-
 	"github.com/prometheus/client_golang/prometheus"
 
-	"bellhop/admin/ops"
 	"bellhop/dialog/keep"
 	"bellhop/sip"
 	"bellhop/sip/guard"
@@ -103,27 +100,6 @@ func (m trunkMetrics) Collect(ch chan<- prometheus.Metric) {
 			}
 		}
 	}
-}
-
-// describeTrunks returns the states of trunks as the status shows them.
-func describeTrunks(states []sip.TrunkState, now time.Time) []ops.Trunk {
-	trunks := []ops.Trunk{}
-	for _, s := range states {
-		t := ops.Trunk{Name: s.Name, Refused: s.Refused, Targets: []ops.TrunkTarget{}}
-		for _, to := range s.Targets {
-			target := ops.TrunkTarget{Address: to.Addr.String(), State: "unknown", Answer: to.Answer}
-			if to.Known {
-				since := now.Add(-to.For).UTC().Truncate(time.Second)
-				target.State, target.Since = "down", &since
-				if to.Up {
-					target.State = "up"
-				}
-			}
-			t.Targets = append(t.Targets, target)
-		}
-		trunks = append(trunks, t)
-	}
-	return trunks
 }
 
 // keeperMetrics returns the metrics of the keeper.

@@ -154,7 +154,7 @@ func buildService(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *
 			Degraded:   s.degradedReasons,
 			Suppressed: s.observer.tracker.Suppressed,
 			Edge:       s.describeEdge,
-			Trunks:     func() []ops.Trunk { return describeTrunks(s.proxy.TrunkStates(), time.Now()) },
+			Trunks:     s.describeTrunks,
 			Losses:     s.store.Losses,
 			Node:       s.node,
 			Version:    buildVersion(),
@@ -275,6 +275,27 @@ func (s *service) describeEdge() (ops.Connections, []ops.Listener, []ops.Certifi
 		ls = append(ls, ops.Listener{Address: l.Addr.String(), Side: string(l.Side), Connections: l.Connections})
 	}
 	return cs, ls, s.certs.describe(time.Now())
+}
+
+// describeTrunks returns the states of trunks as the status shows them.
+func (s *service) describeTrunks() []ops.Trunk {
+	now, trunks := time.Now(), []ops.Trunk{}
+	for _, state := range s.proxy.TrunkStates() {
+		t := ops.Trunk{Name: state.Name, Refused: state.Refused, Targets: []ops.TrunkTarget{}}
+		for _, to := range state.Targets {
+			target := ops.TrunkTarget{Address: to.Addr.String(), State: "unknown", Answer: to.Answer}
+			if to.Known {
+				since := now.Add(-to.For).UTC().Truncate(time.Second)
+				target.State, target.Since = "down", &since
+				if to.Up {
+					target.State = "up"
+				}
+			}
+			t.Targets = append(t.Targets, target)
+		}
+		trunks = append(trunks, t)
+	}
+	return trunks
 }
 
 // notReadyReasons returns the reasons why bellhop is not ready, or none if it is ready.
