@@ -72,7 +72,7 @@ func guardMetrics(h *sip.Proxy) (all []prometheus.Collector) {
 }
 
 // trunkMetrics exports the states of trunks.
-type trunkMetrics struct{ proxy *sip.Proxy }
+type trunkMetrics struct{ states func() []sip.TrunkState }
 
 // Descriptions of the metrics of trunks.
 var (
@@ -86,18 +86,26 @@ var (
 func (m trunkMetrics) Describe(ch chan<- *prometheus.Desc) { ch <- trunkUpDesc; ch <- trunkRefusedDesc }
 
 // Collect implements [prometheus.Collector]. An address that has not been probed yet has no
-// metric.
+// metric. An address that several names of a trunk have is up if all of them are.
 func (m trunkMetrics) Collect(ch chan<- prometheus.Metric) {
-	for _, t := range m.proxy.TrunkStates() {
+	for _, t := range m.states() {
 		ch <- prometheus.MustNewConstMetric(trunkRefusedDesc, prometheus.CounterValue, float64(t.Refused), t.Name)
+		up := make(map[string]float64) // by address
 		for _, to := range t.Targets {
-			up := 0.0
+			if !to.Known {
+				continue
+			}
+			address, value := to.Addr.String(), 0.0
 			if to.Up {
-				up = 1
+				value = 1
 			}
-			if to.Known {
-				ch <- prometheus.MustNewConstMetric(trunkUpDesc, prometheus.GaugeValue, up, t.Name, to.Addr.String())
+			if other, ok := up[address]; ok {
+				value = min(value, other)
 			}
+			up[address] = value
+		}
+		for address, value := range up {
+			ch <- prometheus.MustNewConstMetric(trunkUpDesc, prometheus.GaugeValue, value, t.Name, address)
 		}
 	}
 }

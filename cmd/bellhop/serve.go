@@ -140,7 +140,7 @@ func buildService(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *
 		Guides:         guides(),
 		TrustedProxies: config.Prefixes(cfg.Admin.TrustedProxies),
 		Strained:       s.overload.overloaded,
-		Collectors:     slices.Concat([]prometheus.Collector{s.certs}, proxyMetrics(s.proxy), guardMetrics(s.proxy), []prometheus.Collector{trunkMetrics{s.proxy}}, observerMetrics(s.observer), keeperMetrics(s.keeper)),
+		Collectors:     slices.Concat([]prometheus.Collector{s.certs}, proxyMetrics(s.proxy), guardMetrics(s.proxy), []prometheus.Collector{trunkMetrics{s.proxy.TrunkStates}}, observerMetrics(s.observer), keeperMetrics(s.keeper)),
 		Config: ops.Config{
 			Notifier:   s.notifier,
 			KeepEvents: time.Duration(cfg.Notify.KeepEvents),
