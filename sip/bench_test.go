@@ -3,10 +3,12 @@ package sip
 import (
 	"bytes"
 	"fmt"
+	"net/netip"
 	"testing"
 	"time"
 
 	"bellhop/dialog"
+	"bellhop/sip/guard"
 )
 
 const typicalINVITE = "INVITE sip:102@pbx.example.com SIP/2.0\r\n" +
@@ -153,4 +155,23 @@ func benchmarkCall(b *testing.B, watched bool) {
 		one()
 	}
 	b.ReportMetric(float64(inside.Nanoseconds())/float64(b.N), "hop-ns/op")
+}
+
+// BenchmarkGuard measures what the limits of sources cost for each new request of a phone.
+func BenchmarkGuard(b *testing.B) {
+	w, _ := newBareWorker(b, func(c *Config) {
+		c.Guard = guard.Settings{
+			UserAgents: []string{"friendly-scanner", "sipvicious", "sipcli", "VaxSIPUserAgent", "pplsip"},
+			Rate:       guard.Rate{Count: 1e5, Per: time.Second}, PerBinding: 10, BanAfter: 10, BanTime: 5 * time.Minute,
+		}
+		c.Trunks = []Trunk{{Name: "a", Sources: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}}, {Name: "b", Sources: []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}}}
+	})
+	p := w.receivePacket([]byte(typicalINVITE), barePhone)
+	b.ReportAllocs()
+	for b.Loop() {
+		p.receivedAt += instant(time.Millisecond)
+		if w.proxy.dropsBanned(p.listener, nil, p.peer.Addr(), p.receivedAt) || w.proxy.guardDrops(p) {
+			b.Fatal("dropped")
+		}
+	}
 }
