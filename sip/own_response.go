@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"bellhop/dialog"
+	"bellhop/sip/guard"
 )
 
 // refuseRequest answers a request that is not forwarded, and keeps no state of it. A
@@ -55,7 +56,7 @@ func (w *worker) sendOwnResponse(p *packet, b []byte) {
 	px, larger := w.proxy, len(b) > len(p.buf)
 	withhold := larger && p.msg.isMethod("INVITE") && !px.sources.isProven(w.now(), p.responseDestination())
 	if !withhold && w.isForgeable(p) {
-		withhold = larger || !px.guard.AllowsAnswer(p.peer.Addr(), time.Duration(w.now()))
+		withhold = larger || !px.guard.AllowsAnswer(p.peer.Addr(), guard.SIPAnswer, time.Duration(w.now()))
 	}
 	if withhold {
 		px.stats.withheld.Add(1)

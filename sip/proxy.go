@@ -83,7 +83,6 @@ type Proxy struct {
 	serverKeySecret [32]byte // part of the keys of server transactions
 	sources         sources
 	bindings        *bindings
-	stunLimit       *stunLimit
 	resolver        *resolve.Resolver
 	affinities      *affinities // nil: there is only one PBX
 	guard           *guard.Guard
@@ -120,7 +119,6 @@ func Listen(cfg Config) (*Proxy, error) {
 	rand.Read(px.serverKeySecret[:])
 	px.sources = newSources(&px.peers)
 	px.bindings = newBindings()
-	px.stunLimit = newStunLimit()
 	px.guard = guard.New(cfg.Guard)
 	px.recount, px.suspects = make(chan struct{}, 1), make(chan suspect, maxSuspects)
 	px.backlog = make(chan struct{}, 1)

@@ -43,7 +43,7 @@ type Settings struct {
 // for that long gets BanTime again.
 const MaxBanTime = 24 * time.Hour
 
-// answerRate is the rate of answers to one source that has not proved its address.
+// answerRate is the rate of answers of one kind to a source that may be forged.
 var answerRate = Rate{5, time.Second}
 
 // A Guard holds what is known of sources.
@@ -51,7 +51,7 @@ type Guard struct {
 	settings atomic.Pointer[settings]
 	bindings atomic.Pointer[BindingCounts]
 	requests [requestKinds]*limiter
-	answers  *limiter // to sources that have not proved their address
+	answers  [answerKinds]*limiter
 	scores   *scores
 	nonces   *nonces
 	bans     *bans
@@ -68,9 +68,12 @@ type settings struct {
 // New returns a Guard without bans.
 func New(s Settings) *Guard {
 	seed := maphash.MakeSeed()
-	g := &Guard{answers: newLimiter(seed), scores: newScores(seed), nonces: newNonces(seed), bans: newBans(seed)}
+	g := &Guard{scores: newScores(seed), nonces: newNonces(seed), bans: newBans(seed)}
 	for kind := range g.requests {
 		g.requests[kind] = newLimiter(seed)
+	}
+	for kind := range g.answers {
+		g.answers[kind] = newLimiter(seed)
 	}
 	g.bindings.Store(&BindingCounts{})
 	g.Configure(s)
@@ -182,10 +185,20 @@ func (g *Guard) DropsRequest(ip netip.Addr, kind RequestKind, now time.Duration)
 	return true
 }
 
-// AllowsAnswer takes an answer from the rate of answers to a source that has not proved
-// its address, and reports whether the rate allows it.
-func (g *Guard) AllowsAnswer(ip netip.Addr, now time.Duration) bool {
-	return g.answers.take(sourceOf(ip), answerRate, now)
+// AnswerKind is a kind of answers to sources that may be forged. Each kind has a rate of its
+// own.
+type AnswerKind uint8
+
+const (
+	SIPAnswer   AnswerKind = iota // made by the proxy itself
+	STUNAnswer                    // to a STUN request
+	answerKinds                   // number of kinds
+)
+
+// AllowsAnswer takes an answer from the rate of answers to a source, and reports whether the
+// rate allows it.
+func (g *Guard) AllowsAnswer(ip netip.Addr, kind AnswerKind, now time.Duration) bool {
+	return g.answers[kind].take(sourceOf(ip), answerRate, now)
 }
 
 // NoteNonce remembers that a nonce is sent to a source. The caller must note the nonces that

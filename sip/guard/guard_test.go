@@ -162,7 +162,7 @@ func TestForgedSourcesEvictNothing(t *testing.T) {
 	}
 	for i := range 65000 {
 		g.DropsRequest(numbered(i), Datagram, now+time.Duration(i)*50*time.Microsecond)
-		g.AllowsAnswer(numbered(i), now)
+		g.AllowsAnswer(numbered(i), SIPAnswer, now)
 		g.IsBanned(numbered(i), now)
 		g.NoteNonce(numbered(i), fmt.Append(nil, i), now)
 	}
@@ -181,12 +181,15 @@ func TestAnswersToAForgedSource(t *testing.T) {
 	g := newGuard()
 	sent := 0
 	for ms := range 10000 {
-		if g.AllowsAnswer(scanner, time.Duration(ms)*time.Millisecond) {
+		if g.AllowsAnswer(scanner, SIPAnswer, time.Duration(ms)*time.Millisecond) {
 			sent++
 		}
 	}
 	if sent < 50 || sent > 55 {
 		t.Errorf("%d answers in 10 s, want 5 a second and 5 at once", sent)
+	}
+	if !g.AllowsAnswer(scanner, STUNAnswer, 10*time.Second) {
+		t.Error("answers of SIP use up the rate of STUN")
 	}
 }
 
@@ -380,7 +383,7 @@ func TestChecksAllocateNothing(t *testing.T) {
 		g.IsBanned(phone, 0)
 		g.DropsUserAgent(name)
 		g.DropsRequest(phone, Datagram, 0)
-		g.AllowsAnswer(phone, 0)
+		g.AllowsAnswer(phone, SIPAnswer, 0)
 		g.NoteNonce(phone, nonce, 0)
 		g.ProvesSource(phone, nonce, 0)
 		g.Allows(phone)
