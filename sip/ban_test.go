@@ -156,6 +156,9 @@ func TestRequestsOfASourceAreLimited(t *testing.T) {
 		if refused := over.expect("beyond the rate", "SIP/2.0 503"); refused.fieldValue("Retry-After") == "" {
 			s.t.Errorf("no Retry-After in\n%s", refused)
 		}
+		if n := s.proxy.Stats().Shed; n != 0 {
+			s.t.Errorf("%d requests are counted as shed for memory", n)
+		}
 		if got := forwarded(s.addUDPPeer(trunkAt), 60); got != 60 {
 			s.t.Errorf("%d of 60 requests of a trunk are forwarded", got)
 		}

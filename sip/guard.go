@@ -23,8 +23,8 @@ func (w *worker) updateShedding(now instant) {
 	}
 }
 
-// admitRequest reports whether a request may start a transaction. If ok is false, the
-// request is answered with f, or dropped if f is nil.
+// admitRequest reports whether a request may start a transaction, and counts it otherwise.
+// If ok is false, the request is answered with f, or dropped if f is nil.
 //
 // At 80 % of the memory limit, new requests of unknown sources are dropped; at 90 %, their
 // requests within a dialog too, because a To tag is easily made up. At 95 %, new requests
@@ -44,9 +44,10 @@ func (w *worker) admitRequest(now instant, p *packet) (f *fault, ok bool) {
 	case known && w.memory.heldBytes < w.memory.maxHeldBytes/100*95:
 		return nil, true
 	case known:
-		return overloaded, false
+		f = overloaded
 	}
-	return nil, false
+	w.proxy.stats.shed.Add(1)
+	return f, false
 }
 
 // overloaded answers new requests of known sources when transactions hold too much

@@ -37,7 +37,6 @@ func (w *worker) handleRequest(now instant, p *packet) {
 		w.handleCancel(now, p, key)
 	default:
 		if f, ok := w.admitRequest(now, p); !ok {
-			w.proxy.stats.shed.Add(1)
 			if f != nil {
 				w.refuseRequest(p, f, retryAfter)
 			}
