@@ -80,7 +80,8 @@ func New(s Settings) *Guard {
 	return g
 }
 
-// Configure replaces the settings. Bans of sources in Allow end; all others stay.
+// Configure replaces the settings. Bans of sources that Allow holds as a whole end; all
+// others stay.
 func (g *Guard) Configure(s Settings) {
 	used := &settings{Settings: s}
 	for _, text := range s.UserAgents {
@@ -88,8 +89,10 @@ func (g *Guard) Configure(s Settings) {
 	}
 	g.settings.Store(used)
 	for _, b := range g.bans.all() {
-		if g.Allows(b.Source.Addr()) {
-			g.bans.remove(sourceOf(b.Source.Addr()))
+		for _, p := range s.Allow {
+			if p.Bits() <= b.Source.Bits() && p.Overlaps(b.Source) {
+				g.bans.remove(sourceOf(b.Source.Addr()))
+			}
 		}
 	}
 }
@@ -110,7 +113,7 @@ type DropReason uint8
 const (
 	DropBanned    DropReason = iota // its source is banned
 	DropUserAgent                   // its User-Agent is that of a scanner
-	DropRate                        // its source sends too many requests
+	DropRate                        // its source sends too many requests; on a stream it is refused
 	dropReasons                     // number of reasons
 )
 

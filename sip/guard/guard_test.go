@@ -292,14 +292,22 @@ func TestBansAreListed(t *testing.T) {
 	}
 }
 
-// Bans survive new settings, unless the source is allowed now.
+// Bans survive new settings, unless the whole source is allowed now.
 func TestConfigureKeepsBans(t *testing.T) {
 	g := newGuard()
-	g.addBan(sourceOf(scanner), BanCredentials, 0)
-	g.addBan(sourceOf(phone), BanCredentials, 0)
-	g.Configure(Settings{Allow: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}})
-	if !g.IsBanned(scanner, 0) || g.IsBanned(phone, 0) {
-		t.Errorf("bans %v, want that of the source that is not allowed", g.Bans(0))
+	network := netip.MustParseAddr("2001:db8::77")
+	for _, ip := range []netip.Addr{scanner, phone, network} {
+		g.addBan(sourceOf(ip), BanCredentials, 0)
+	}
+	allow := func(p string) { g.Configure(Settings{Allow: []netip.Prefix{netip.MustParsePrefix(p)}}) }
+	allow("192.0.2.0/24")
+	allow("2001:db8::/120")
+	if !g.IsBanned(scanner, 0) || g.IsBanned(phone, 0) || !g.IsBanned(network, 0) {
+		t.Errorf("bans %v, want those of sources that are not allowed as a whole", g.Bans(0))
+	}
+	allow("2001:db8::/48")
+	if g.IsBanned(network, 0) {
+		t.Error("the ban of an allowed network goes on")
 	}
 }
 
