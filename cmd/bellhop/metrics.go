@@ -62,7 +62,7 @@ func guardMetrics(h *sip.Proxy) (all []prometheus.Collector) {
 			func() float64 { return float64(read()) })
 	}
 	for _, r := range guard.DropReasons {
-		all = append(all, counter("dropped_total", "Messages and connections dropped, by reason.", r.String(), func() uint64 { return h.Guard().Dropped(r) }))
+		all = append(all, counter("dropped_total", "Messages and connections of sources dropped or refused, by reason.", r.String(), func() uint64 { return h.Guard().Dropped(r) }))
 	}
 	for _, r := range guard.BanReasons {
 		all = append(all, counter("bans_total", "Bans of sources that have begun, by reason.", r.String(), func() uint64 { return h.Guard().Banned(r) }))
