@@ -169,6 +169,11 @@ func TestTrunkWithNames(t *testing.T) {
 		b.send(b.calleeRequest(got, "BYE"))
 		s.pbx.respond(s.pbx.expect("the carrier hangs up", "BYE"), "200 OK")
 		b.expect("answer", "SIP/2.0 200")
+		s.pbx.send(s.pbx.newRequest("MESSAGE", "sip:+1555@Carrier.example.:5060")) // many PBXs write the default port
+		b.respond(b.expect("the same name, while the first rests", "MESSAGE"), "200 OK")
+		s.pbx.expect("answer", "SIP/2.0 200")
+		s.pbx.send(s.pbx.newRequest("MESSAGE", "sip:+1555@carrier.example:5062"))
+		s.pbx.expect("another port", "SIP/2.0 500")
 		s.pbx.send(s.pbx.newRequest("INVITE", "sip:+1555@other.example"))
 		s.pbx.sendACK(s.pbx.newInvite(), s.pbx.expect("no trunk's name", "SIP/2.0 500"))
 	}, func(c *sip.Config) {

@@ -89,8 +89,8 @@ func (p *pbx) sharesOurAddr() bool {
 }
 
 // dialogTarget returns the address for the token of a dialog with this PBX: the target at
-// a, now or within the last hour, or else the one with the same IP address. It returns the zero address if the PBX is
-// configured by address, because the id of the PBX is then enough.
+// a, now or within the last hour, or else the one with the same IP address. It returns the
+// zero address if the PBX is configured by address, because its id is then enough.
 func (p *pbx) dialogTarget(a Addr) (to Addr) {
 	if p.config.Host == "" {
 		return to

@@ -1,6 +1,7 @@
 package sip
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -196,9 +197,13 @@ func (r *remote) targetAt(a Addr) (found *target) {
 	return found
 }
 
-// isNamed reports whether a host and port in a URI are those in the configuration.
+// isNamed reports whether the host and port of a URI are those in the configuration. If the
+// URI names no port, the host decides. A configured name without a port has the default port.
 func (r *remote) isNamed(host string, port int) bool {
-	return r.config.Host != "" && strings.EqualFold(r.config.Host, strings.TrimSuffix(host, ".")) && (port == 0 || port == int(r.config.Port()))
+	if r.config.Host == "" || !strings.EqualFold(r.config.Host, strings.TrimSuffix(host, ".")) {
+		return false
+	}
+	return port == 0 || port == int(cmp.Or(r.config.Port(), r.config.Proto.defaultPort()))
 }
 
 // up reports whether new requests may go to a target.
