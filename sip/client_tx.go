@@ -63,7 +63,7 @@ const (
 	timedOut    failureReason = iota + 1 // Timer B or F
 	unreachable                          // the transport reports an error
 	ringTimeout                          // Timer C, or no final response after our CANCEL
-	silent                               // no response by clientTx.failoverAt
+	silent                               // no response by clientTx.failoverAt, or within prober.timeout
 )
 
 // start sends the request. The timers are set before the first byte leaves, so that no

@@ -24,7 +24,7 @@ func (p *peer) get(what, start string) text {
 		synctest.Wait()
 		m, ok := p.nextMessage()
 		switch {
-		case ok && strings.Contains(string(m), "Call-ID: probe-"):
+		case ok && strings.Contains(string(m), "Call-ID: options-"):
 			p.respond(m, "200 OK")
 		case !ok || !strings.HasPrefix(string(m), start):
 			p.s.t.Fatalf("%s: %s got\n%s\nwant %s", what, p.name, m, start)
@@ -39,7 +39,7 @@ func (p *peer) getNothing(what string) {
 	p.s.t.Helper()
 	synctest.Wait()
 	for m, ok := p.nextMessage(); ok; m, ok = p.nextMessage() {
-		if !strings.Contains(string(m), "Call-ID: probe-") {
+		if !strings.Contains(string(m), "Call-ID: options-") {
 			p.s.t.Fatalf("%s: %s got\n%s", what, p.name, m)
 		}
 		p.respond(m, "200 OK")
@@ -159,7 +159,7 @@ func TestSlowPBXIsCanceledWhenItRings(t *testing.T) {
 func (p *peer) discardRequests(method string) {
 	synctest.Wait()
 	for m, ok := p.nextMessage(); ok; m, ok = p.nextMessage() {
-		if !strings.Contains(string(m), "Call-ID: probe-") && !strings.HasPrefix(string(m), method) {
+		if !strings.Contains(string(m), "Call-ID: options-") && !strings.HasPrefix(string(m), method) {
 			p.s.t.Fatalf("%s got\n%s", p.name, m)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"bellhop/dialog"
 	"bellhop/dialog/siptext"
 )
 
@@ -125,7 +126,7 @@ func (k *keepAlive) handleTimer(now instant) {
 		k.schedule(now)
 		return
 	}
-	k.awaited = w.newOptions(k, to, k.uri, "")
+	k.awaited = w.newOptions(k, to, edgeSide, k.uri, "")
 	w.wheel.start(&k.timer, now+min(optionsTimeout, k.all.interval/2))
 	k.awaited.start(now)
 }
@@ -152,10 +153,10 @@ func (k *keepAlive) endWait() {
 	}
 }
 
-// newOptions returns the transaction of an OPTIONS of the proxy itself to a peer on the
-// edge side. It is not observed. fields are further header field lines.
-func (w *worker) newOptions(user transactionUser, to destination, uri, fields string) *clientTx {
-	name := to.ownName(edgeSide)
+// newOptions returns the transaction of an OPTIONS of the proxy itself to a peer on a
+// side. It is not observed. fields are further header field lines.
+func (w *worker) newOptions(user transactionUser, to destination, side dialog.Side, uri, fields string) *clientTx {
+	name := to.ownName(side)
 	c := &clientTx{worker: w, user: user, id: w.newTxID(), loopHash: rand.Uint32(), nextHop: to}
 	w.branchBuf = w.proxy.branchSalt.appendBranch(w.branchBuf[:0], c.id, c.loopHash)
 	c.request = w.memory.retainCopy(nil, fmt.Appendf(w.composer.outBuf[:0], "OPTIONS %s SIP/2.0\r\nVia: SIP/2.0/%s %s;branch=%s\r\nMax-Forwards: 70\r\n"+

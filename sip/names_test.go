@@ -393,3 +393,33 @@ func TestCallStaysAtTheOldAddressOverTLS(t *testing.T) {
 		c.PBXTLS = b.newClient("", nil)
 	})
 }
+
+// OPTIONS wakes a server of a trunk that rests, as it does with a PBX.
+func TestOPTIONSWakesAServerOfATrunk(t *testing.T) {
+	first, next := netip.MustParseAddrPort("198.51.100.1:5070"), netip.MustParseAddrPort("198.51.100.2:5070")
+	server := resolvetest.NewServer(t, `_sip._udp.carrier.example. 600 SRV 10 0 5070 a.carrier.example.
+		_sip._udp.carrier.example. 600 SRV 20 0 5070 b.carrier.example.
+		a.carrier.example. 600 A 198.51.100.1
+		b.carrier.example. 600 A 198.51.100.2`)
+	runScenario(t, func(s *testbed) {
+		s.probes = true
+		a, b := s.addUDPPeer(first), s.addUDPPeer(next)
+		s.wait(time.Second, a, b)
+		call := func(to *peer, what string) {
+			t.Helper()
+			s.pbx.send(s.pbx.newRequest("MESSAGE", "sip:+1555@carrier.example"))
+			to.respond(to.get(what, "MESSAGE"), "200 OK")
+			s.pbx.expect("answer", "SIP/2.0 200")
+		}
+		s.pbx.send(s.pbx.newRequest("MESSAGE", "sip:+1555@carrier.example"))
+		a.respond(a.get("the first", "MESSAGE"), "503 Service Unavailable")
+		b.respond(b.get("the second", "MESSAGE"), "200 OK")
+		s.pbx.expect("answer", "SIP/2.0 200")
+		call(b, "the first rests")
+		s.wait(10*time.Second, a, b)
+		call(a, "it has answered OPTIONS")
+	}, namedPBX(server), func(c *sip.Config) {
+		c.PBX = []sip.Addr{{Proto: sip.UDP, AddrPort: pbxAt}}
+		c.Trunks = []sip.Trunk{{Name: "carrier", Probe: 10 * time.Second, To: []sip.Addr{{Proto: sip.UDP, Host: "carrier.example"}}}}
+	})
+}

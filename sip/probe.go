@@ -1,11 +1,11 @@
 package sip
 
 import (
-	"fmt"
+	"strings"
 	"time"
 )
 
-// Each target of several gets OPTIONS every probeInterval. One that gives no response
+// Each target of several PBXs gets OPTIONS every probeInterval. One that gives no response
 // within probeTimeout has missed it. A target counts as down after downMisses of them in a
 // row, and as up again after upAnswers.
 const (
@@ -15,130 +15,195 @@ const (
 	upAnswers     = 2
 )
 
-// probeCount counts the last probes of a target. Only the worker that probes uses it.
+// unresolvedWait is the time between two looks whether the name of a remote has an address,
+// so that its targets get their first OPTIONS soon after the start.
+const unresolvedWait = instant(time.Second)
+
+// prober sends OPTIONS to the targets of a remote to see which are up. A single target of
+// the PBXs gets none, because there is no other to send calls to. The first worker owns all
+// probers.
+type prober struct {
+	worker   *worker // nil: not started
+	trunk    string  // name; "": the remote is a PBX
+	remote   *remote
+	interval instant
+	timeout  instant // for a response
+	timer    timer
+	probes   []*probe // under way; empty between the end of timeout and the next OPTIONS
+}
+
+// probe is one OPTIONS.
+type probe struct {
+	prober *prober
+	target *target
+	tx     *clientTx // nil once there is a response or failure
+}
+
+// probeCount counts the last probes of a target of a PBX. Only the worker that probes uses
+// it.
 type probeCount struct {
 	misses  int // without a response, in a row
 	answers int // with a response, in a row, while the target is down
 }
 
-// prober sends OPTIONS to the targets of the PBXs to see which are up. A single target is
-// not probed, because there is no other to send calls to.
-type prober struct {
-	worker *worker
-	timer  timer
-	sent   int
-	probes []*probe // under way; empty between probeTimeout and the next OPTIONS
-}
-
-// probe is one OPTIONS.
-type probe struct {
-	worker *worker
-	target *target
-	tx     *clientTx // nil once there is a response or failure
-}
-
-// startProbes starts the probes. Only the first worker probes.
-func (w *worker) startProbes() {
-	if w.index != 0 || !w.proxy.peers.several() {
+// startProbers starts the probers of the PBXs, if there can be several targets, and those of
+// the trunks. Only the first worker probes.
+func (w *worker) startProbers() {
+	if w.index != 0 {
 		return
 	}
-	b := &prober{worker: w}
-	b.timer.owner = b
+	if ps := &w.proxy.peers; ps.several() {
+		for _, p := range ps.pbx {
+			(&prober{remote: &p.remote, interval: probeInterval, timeout: probeTimeout}).start(w)
+		}
+	}
+	w.startTrunkProbers()
+}
+
+// startTrunkProbers starts those probers of trunks that do not run.
+func (w *worker) startTrunkProbers() {
+	for _, b := range w.proxy.peers.trunks.Load().probers {
+		if b.worker == nil {
+			b.start(w)
+		}
+	}
+}
+
+// start sends the first OPTIONS.
+func (b *prober) start(w *worker) {
+	b.worker, b.timer.owner = w, b
 	b.handleTimer(w.now())
 }
 
-// handleTimer ends the probes that are under way, or sends the next ones.
+// stop ends a prober.
+func (b *prober) stop() {
+	if b.worker == nil {
+		return
+	}
+	for _, p := range b.probes {
+		if p.tx != nil {
+			p.tx.terminate()
+		}
+	}
+	b.worker.wheel.stop(&b.timer)
+}
+
+// handleTimer ends the probes that are under way, or sends the next ones. While the proxy
+// drains, it sends none, so that Drain returns.
 func (b *prober) handleTimer(now instant) {
+	w := b.worker
 	if len(b.probes) > 0 {
 		for _, p := range b.probes {
 			if p.tx != nil {
 				p.tx.terminate()
-				p.handleMiss(1)
+				p.finish(now, nil, silent)
 			}
 		}
 		b.probes = b.probes[:0]
-		b.worker.wheel.start(&b.timer, now+probeInterval-probeTimeout)
+		w.wheel.start(&b.timer, now+b.interval-b.timeout)
 		return
 	}
-	b.worker.wheel.start(&b.timer, now+probeTimeout)
-	var targets []*target
-	for _, p := range b.worker.proxy.peers.pbx {
-		targets = append(targets, p.view.Load().targets...)
-	}
-	for _, t := range targets {
-		if len(targets) == 1 {
-			t.down.Store(false) // it was one of several until its name changed
-			t.refusing.Store(false)
-			t.probed = probeCount{}
-			break
+	targets, next := b.remote.view.Load().targets, b.interval
+	switch {
+	case len(targets) == 0:
+		next = min(next, unresolvedWait)
+	case b.remote.pbx != nil && !w.proxy.peers.severalTargets():
+		targets[0].resetState() // it was one of several until a name changed
+	case !w.proxy.draining.Load():
+		for _, t := range targets {
+			b.sendOptions(now, t)
 		}
-		b.sendOptions(now, t)
 	}
-	if len(b.probes) == 0 {
-		b.worker.wheel.start(&b.timer, now+probeInterval)
+	if len(b.probes) > 0 {
+		next = b.timeout
 	}
+	w.wheel.start(&b.timer, now+next)
 }
 
-// sendOptions sends OPTIONS to a target.
+// sendOptions sends OPTIONS to a target. The Request-URI has the address of a PBX, and a
+// trunk's name if it is configured by name.
 func (b *prober) sendOptions(now instant, t *target) {
-	w := b.worker
-	to, ok := w.proxy.destinationAt(t.Addr, pbxSide, nil)
+	side := b.remote.side()
+	p := &probe{prober: b, target: t}
+	to, ok := b.worker.proxy.destinationAt(t.Addr, side, nil)
 	if !ok {
+		p.finish(now, nil, unreachable)
 		return
 	}
-	b.sent++
-	p := &probe{worker: w, target: t}
+	at := t.AddrPort.String()
+	if b.remote.pbx == nil {
+		_, at, _ = strings.Cut(b.remote.config.String(), "://")
+	}
+	uri := "sip:" + at
+	if t.Proto != UDP {
+		uri += ";transport=" + t.Proto.String()
+	}
+	p.tx = b.worker.newOptions(p, to, side, uri, "Contact: <sip:"+to.ownName(side).uri+">\r\n"+allowedMethods)
 	b.probes = append(b.probes, p)
-	c := &clientTx{worker: w, user: p, id: w.newTxID(), nextHop: to}
-	branch, name := w.proxy.branchSalt.appendBranch(nil, c.id, c.loopHash), to.ownName(pbxSide).sentBy
-	c.request = w.memory.retainCopy(nil, fmt.Appendf(nil, "OPTIONS sip:%s SIP/2.0\r\nVia: SIP/2.0/%s %s;branch=%s\r\nMax-Forwards: 70\r\n"+
-		"From: <sip:%s>;tag=%x\r\nTo: <sip:%s>\r\nCall-ID: probe-%08x-%d\r\nCSeq: %d OPTIONS\r\nContent-Length: 0\r\n\r\n",
-		t.AddrPort, to.listener.proto.viaName(), name, branch, name, c.id, t.AddrPort, w.proxy.branchSalt, w.index, b.sent))
-	p.tx = c
-	c.start(now)
+	p.tx.start(now)
 }
 
-// handleResponse handles a response to an OPTIONS. Any final response means that the
-// target is there. With 503 it refuses new requests, but its dialogs go on.
+// handleResponse handles a response to an OPTIONS.
 func (p *probe) handleResponse(now instant, m *packet) {
-	if m.msg.status < 200 || p.tx == nil {
-		return
-	}
-	p.tx = nil
-	t := p.target
-	t.restsUntil.Store(0)
-	t.probed.misses = 0
-	if t.down.Load() {
-		if t.probed.answers++; t.probed.answers >= upAnswers {
-			t.setDown(p.worker.proxy, false, "it answers OPTIONS")
-		}
-	}
-	if refuses := m.msg.status == 503; t.refusing.Swap(refuses) != refuses {
-		p.worker.proxy.log.Warn("PBX state changed", "pbx", t.remote.config.String(), "address", t.Addr.String(), "refuses", refuses)
+	if m.msg.status >= 200 && p.tx != nil {
+		p.finish(now, &m.msg, 0)
 	}
 }
 
 // handleFailure handles a transport error or the end of the transaction.
 func (p *probe) handleFailure(now instant, why failureReason) {
 	if p.tx != nil {
-		p.tx = nil
-		p.handleMiss(downMisses)
+		p.finish(now, nil, why)
 	}
 }
 
-// handleMiss counts n probes without a response.
-func (p *probe) handleMiss(n int) {
+// finish stores what an OPTIONS has shown: the final response m or, if m is nil, why there
+// is none. Any final response means that the target is there, so it no longer rests.
+func (p *probe) finish(now instant, m *message, why failureReason) {
 	p.tx = nil
-	t := p.target
-	t.probed.answers = 0
-	if t.probed.misses += n; t.probed.misses >= downMisses {
-		t.setDown(p.worker.proxy, true, "it does not answer OPTIONS")
+	b, t, px := p.prober, p.target, p.prober.worker.proxy
+	if m != nil {
+		t.restsUntil.Store(0)
+	}
+	if b.remote.pbx == nil {
+		t.storeAnswer(px, now, b.trunk, m, why)
+	} else {
+		t.countProbe(px, m, why)
 	}
 }
 
-// setDown stores whether a target is down, and logs a change.
+// countProbe counts the probe of a target of a PBX. With 503 the target refuses new
+// requests, but its dialogs go on. A transport error shows at once that it is down.
+func (t *target) countProbe(px *Proxy, m *message, why failureReason) {
+	n := &t.probed
+	if m == nil {
+		n.answers = 0
+		if n.misses++; n.misses >= downMisses || why == unreachable {
+			t.setDown(px, true, "it does not answer OPTIONS")
+		}
+		return
+	}
+	n.misses = 0
+	if t.down.Load() {
+		if n.answers++; n.answers >= upAnswers {
+			t.setDown(px, false, "it answers OPTIONS")
+		}
+	}
+	if refuses := m.status == 503; t.refusing.Swap(refuses) != refuses {
+		px.log.Warn("PBX state changed", "pbx", t.remote.config.String(), "address", t.Addr.String(), "refuses", refuses)
+	}
+}
+
+// setDown stores whether a target of a PBX is down, and logs a change.
 func (t *target) setDown(px *Proxy, down bool, why string) {
 	if t.down.Swap(down) != down {
 		px.log.Warn("PBX state changed", "pbx", t.remote.config.String(), "address", t.Addr.String(), "down", down, "why", why)
 	}
+}
+
+// resetState makes a target of a PBX up.
+func (t *target) resetState() {
+	t.down.Store(false)
+	t.refusing.Store(false)
+	t.probed = probeCount{}
 }

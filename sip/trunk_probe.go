@@ -3,37 +3,11 @@ package sip
 import (
 	"bytes"
 	"slices"
-	"strings"
 	"time"
 )
 
-const (
-	// maxProbeAnswer is how many bytes of a status line are remembered.
-	maxProbeAnswer = 80
-
-	// unresolvedWait is the time between two looks whether the name of a trunk has an
-	// address, so that a trunk gets its first OPTIONS soon after the start.
-	unresolvedWait = instant(time.Second)
-)
-
-// trunkProber sends OPTIONS to the targets of one element of [Trunk.To]: some trunks send
-// no calls before they have got one, and a NAT in front of bellhop stays open for calls of
-// the trunk. The first worker owns all trunkProbers.
-type trunkProber struct {
-	worker   *worker // nil: not started
-	trunk    string  // name
-	remote   *remote
-	interval instant
-	timer    timer
-	probes   []*trunkProbe // under way; empty between the end of their time and the next OPTIONS
-}
-
-// trunkProbe is one OPTIONS.
-type trunkProbe struct {
-	prober *trunkProber
-	target *target
-	tx     *clientTx // nil once there is a response or failure
-}
+// maxProbeAnswer is how many bytes of a status line are remembered.
+const maxProbeAnswer = 80
 
 // probeAnswer is what OPTIONS to a target of a trunk have shown. It does not change.
 type probeAnswer struct {
@@ -53,16 +27,17 @@ func ProbeInterval(proto Proto, probe, keepAlive time.Duration) time.Duration {
 }
 
 // newTrunkProbers returns the probers of trunks. Those that are in old already, and have
-// the same interval, stay the same.
-func newTrunkProbers(cfg *Config, trunks []*Trunk, old []*trunkProber) (probers []*trunkProber) {
+// the same interval, stay the same. Some trunks send no calls before they have got OPTIONS,
+// and a NAT in front of bellhop stays open for calls of the trunk.
+func newTrunkProbers(cfg *Config, trunks []*Trunk, old []*prober) (probers []*prober) {
 	for _, t := range trunks {
 		for _, r := range t.remotes {
 			interval := instant(ProbeInterval(r.config.Proto, t.Probe, cfg.KeepAlive))
 			if interval <= 0 {
 				continue
 			}
-			b := &trunkProber{trunk: t.Name, remote: r, interval: interval}
-			if i := slices.IndexFunc(old, func(o *trunkProber) bool { return o.remote == r && o.interval == interval }); i >= 0 {
+			b := &prober{trunk: t.Name, remote: r, interval: interval, timeout: min(optionsTimeout, interval/2)}
+			if i := slices.IndexFunc(old, func(o *prober) bool { return o.remote == r && o.interval == interval }); i >= 0 {
 				b = old[i]
 			}
 			probers = append(probers, b)
@@ -71,115 +46,30 @@ func newTrunkProbers(cfg *Config, trunks []*Trunk, old []*trunkProber) (probers 
 	return probers
 }
 
-// startTrunkProbers starts those probers of trunks that do not run. The first worker runs
-// all.
-func (w *worker) startTrunkProbers() {
-	if w.index != 0 {
-		return
+// storeAnswer stores what an OPTIONS to a target of a trunk has shown: the final response m
+// or, if m is nil, why there is none. A trunk that refuses calls answers 503; one that does
+// not accept the proxy as its peer answers 403. storeAnswer logs when the target goes down,
+// and when it is up again.
+func (t *target) storeAnswer(px *Proxy, now instant, trunk string, m *message, why failureReason) {
+	next := &probeAnswer{since: now, text: "no response"}
+	switch {
+	case m != nil:
+		line, _, _ := bytes.Cut(m.b, crlf)
+		text := line[len("SIP/2.0 "):]
+		next.up, next.text = m.status != 403 && m.status != 503, string(text[:min(len(text), maxProbeAnswer)])
+	case why == unreachable:
+		next.text = "unreachable"
 	}
-	for _, b := range w.proxy.peers.trunks.Load().probers {
-		if b.worker == nil {
-			b.worker, b.timer.owner = w, b
-			b.handleTimer(w.now())
-		}
-	}
-}
-
-// stop ends a prober.
-func (b *trunkProber) stop() {
-	if b.worker == nil {
-		return
-	}
-	for _, p := range b.probes {
-		if p.tx != nil {
-			p.tx.terminate()
-		}
-	}
-	b.worker.wheel.stop(&b.timer)
-}
-
-// handleTimer ends the probes that are under way, or sends the next ones. While the proxy
-// drains, it sends none, so that Drain returns.
-func (b *trunkProber) handleTimer(now instant) {
-	w, wait := b.worker, min(optionsTimeout, b.interval/2)
-	if len(b.probes) > 0 {
-		for _, p := range b.probes {
-			if p.tx != nil {
-				p.tx.terminate()
-				p.finish(now, false, "no response")
-			}
-		}
-		b.probes = b.probes[:0]
-		w.wheel.start(&b.timer, now+b.interval-wait)
-		return
-	}
-	targets, next := b.remote.view.Load().targets, b.interval
-	if len(targets) == 0 {
-		next = min(next, unresolvedWait)
-	}
-	if !w.proxy.draining.Load() {
-		for _, t := range targets {
-			b.sendOptions(now, t)
-		}
-	}
-	if len(b.probes) > 0 {
-		next = wait
-	}
-	w.wheel.start(&b.timer, now+next)
-}
-
-// sendOptions sends OPTIONS to a target. Its Request-URI has the name of the trunk, if it
-// is configured by name.
-func (b *trunkProber) sendOptions(now instant, t *target) {
-	p := &trunkProbe{prober: b, target: t}
-	to, ok := b.worker.proxy.destinationAt(t.Addr, edgeSide, nil)
-	if !ok {
-		p.finish(now, false, "no listener reaches it")
-		return
-	}
-	_, at, _ := strings.Cut(b.remote.config.String(), "://")
-	uri := "sip:" + at
-	if t.Proto != UDP {
-		uri += ";transport=" + t.Proto.String()
-	}
-	p.tx = b.worker.newOptions(p, to, uri, "Contact: <sip:"+to.ownName(edgeSide).uri+">\r\n"+allowedMethods)
-	b.probes = append(b.probes, p)
-	p.tx.start(now)
-}
-
-// handleResponse handles a response to an OPTIONS. A trunk that refuses calls answers
-// 503; one that does not accept the proxy as its peer answers 403.
-func (p *trunkProbe) handleResponse(now instant, m *packet) {
-	status := m.msg.status
-	if status < 200 || p.tx == nil {
-		return
-	}
-	line, _, _ := bytes.Cut(m.msg.b, crlf)
-	text := line[len("SIP/2.0 "):]
-	p.finish(now, status != 403 && status != 503, string(text[:min(len(text), maxProbeAnswer)]))
-}
-
-func (p *trunkProbe) handleFailure(now instant, why failureReason) {
-	if p.tx != nil {
-		p.finish(now, false, "unreachable")
-	}
-}
-
-// finish stores what an OPTIONS has shown. It logs when the target goes down, and when it
-// is up again.
-func (p *trunkProbe) finish(now instant, up bool, text string) {
-	p.tx = nil
-	t := p.target
-	old, next := t.answer.Load(), &probeAnswer{up: up, since: now, text: text}
-	if old != nil && old.up == up {
-		if old.text == text {
+	old := t.answer.Load()
+	if old != nil && old.up == next.up {
+		if old.text == next.text {
 			return
 		}
 		next.since = old.since
 	}
 	t.answer.Store(next)
-	if wasUp := old == nil || old.up; wasUp != up {
-		p.prober.worker.proxy.log.Warn("trunk state changed", "trunk", p.prober.trunk, "address", t.Addr.String(), "down", !up, "why", text)
+	if wasUp := old == nil || old.up; wasUp != next.up {
+		px.log.Warn("trunk state changed", "trunk", trunk, "address", t.Addr.String(), "down", !next.up, "why", next.text)
 	}
 }
 

@@ -8,7 +8,7 @@ import (
 // trunkSet are the configured trunks. It does not change. [Proxy.SetTrunks] replaces it.
 type trunkSet struct {
 	all            []*Trunk
-	probers        []*trunkProber
+	probers        []*prober
 	wantOwnContact bool // a trunk has OwnContact
 }
 

@@ -72,8 +72,7 @@ func (w *worker) now() instant { return w.proxy.now() }
 func (w *worker) run(ctx context.Context) {
 	defer w.timer.Stop()
 	w.mu.Lock()
-	w.startProbes()
-	w.startTrunkProbers()
+	w.startProbers()
 	w.resetTimer()
 	w.mu.Unlock()
 	for {
