@@ -17,6 +17,7 @@ type clientTx struct {
 	nextHop destination
 
 	invite   bool
+	tooLarge bool   // the request leaves over TCP because it is too large for UDP
 	cancel   bool   // the transaction is the CANCEL of the INVITE with the same id
 	loopHash uint32 // secret part of the branch; a forged response does not have it
 	request  []byte // as sent; nil after the final response

@@ -5,8 +5,10 @@ import (
 	"crypto/tls"
 	"encoding/hex"
 	"fmt"
+	"net"
 	"net/netip"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -305,16 +307,89 @@ func testLargeRequest(s *testbed, size, udpMax int) {
 	}
 }
 
-// A request that leaves over TCP because of its size and cannot be sent gets 500, as over
-// any other transport. Without a listener over TCP it leaves over UDP.
+// A slowNetwork refuses connections after 5 s.
+type slowNetwork struct{ sip.Network }
+
+func (slowNetwork) Dial(netip.Addr, netip.AddrPort) (net.Conn, error) {
+	time.Sleep(5 * time.Second)
+	return nil, syscall.ETIMEDOUT
+}
+
+func slowToRefuse(c *sip.Config) { c.Net = slowNetwork{c.Net} }
+
+// A stranger's large request takes no PBX down that does not listen over TCP.
+func TestLargeRequestTakesNoPBXDown(t *testing.T) {
+	for _, network := range []func(*sip.Config){slowToRefuse, func(*sip.Config) {}} {
+		synctest.Test(t, func(t *testing.T) {
+			s := newTestbed(t, network, func(c *sip.Config) {
+				c.UDPMax = 500
+				c.PBX = append(c.PBX, sip.Addr{Proto: sip.UDP, AddrPort: netip.MustParseAddrPort("192.0.2.3:5060")})
+			})
+			defer s.closeAll()
+			s.phone.send(s.phone.newRequest("MESSAGE", "sip:102@pbx.example", "", strings.Repeat("x", 1000)))
+			s.advance(1900 * time.Millisecond)
+			for _, p := range s.allPBXs {
+				p.respond(p.expect("a probe", "OPTIONS"), "200 OK")
+			}
+			s.advance(4 * time.Second)
+			if strings.Contains(s.log.String(), "down=true") {
+				t.Errorf("log: %s", s.log)
+			}
+			if !s.proxy.PBXReachable() {
+				t.Error("no PBX is up")
+			}
+		})
+	}
+}
+
+// A large request leaves over UDP if the next hop does not take it over TCP (RFC 3261
+// §18.1.1), or if there is no listener over TCP. Its CANCEL and its ACK leave over UDP too.
 func TestLargeRequestWithoutTCP(t *testing.T) {
 	small := func(c *sip.Config) { c.UDPMax = 500 }
 	body := strings.Repeat("x", 1000)
 	t.Run("PBX refuses TCP", func(t *testing.T) {
 		runScenario(t, func(s *testbed) {
-			s.phone.send(s.phone.newInvite("", body))
-			s.phone.expect("the answer", "SIP/2.0 500")
+			invite := s.phone.newInvite("", body)
+			s.phone.send(invite)
+			got := s.pbx.expect("over UDP", "INVITE")
+			if via := got.fieldValue("Via"); !strings.HasPrefix(via, "SIP/2.0/UDP 192.0.2.1:5060;branch=") {
+				t.Errorf("Via: %s", via)
+			}
+			assertEqual(t, "the body", got.body(), body)
+			s.advance(600 * time.Millisecond)
+			assertEqual(t, "sent again", string(s.pbx.expect("sent again", "INVITE")), string(got))
+			s.phone.expect("the proxy waits", "SIP/2.0 100")
+			s.pbx.respond(got, "180 Ringing")
+			s.phone.expect("it rings", "SIP/2.0 180")
+			s.phone.sendCancel(invite)
+			s.phone.expect("taken", "SIP/2.0 200")
+			cancel := s.pbx.expect("CANCEL", "CANCEL")
+			assertEqual(t, "its Via", cancel.fieldValue("Via"), got.fieldValue("Via"))
+			s.pbx.respond(cancel, "200 OK")
+			s.pbx.respond(got, "487 Request Terminated")
+			s.phone.sendACK(invite, s.phone.expect("the answer", "SIP/2.0 487"))
+			assertEqual(t, "Via of the ACK", s.pbx.expect("ACK", "ACK").fieldValue("Via"), got.fieldValue("Via"))
 		}, small)
+	})
+	t.Run("PBX takes neither", func(t *testing.T) {
+		runScenario(t, func(s *testbed) {
+			s.pbx.close()
+			s.phone.send(s.phone.newRequest("MESSAGE", "sip:102@pbx.example", "", body))
+			s.advance(time.Minute)
+			s.phone.discardReceived()
+		}, small)
+	})
+	t.Run("sender gives up", func(t *testing.T) {
+		runScenario(t, func(s *testbed) {
+			invite := s.phone.newInvite("", body)
+			s.phone.send(invite)
+			s.phone.sendCancel(invite)
+			s.phone.expect("taken", "SIP/2.0 200")
+			s.advance(5 * time.Second)
+			s.phone.expect("the proxy waits", "SIP/2.0 100")
+			s.phone.sendACK(invite, s.phone.expect("the answer", "SIP/2.0 487"))
+			s.expectNothing("the INVITE is not sent again")
+		}, small, slowToRefuse)
 	})
 	t.Run("no listener", func(t *testing.T) {
 		runScenario(t, func(s *testbed) {

@@ -93,8 +93,8 @@ func (w *worker) forwardRequest(now instant, p *packet, key serverKey) {
 func (w *worker) sendRequest(now instant, t *responseContext, p *packet, r *routeDecision, hash uint32) {
 	id := w.newTxID()
 	w.branchBuf = w.proxy.branchSalt.appendBranch(w.branchBuf[:0], id, hash)
-	out := w.preferTCP(r, w.composer.rewriteRequest(p, r, w.branchBuf))
-	t.client = clientTx{worker: w, user: t, id: id, loopHash: hash, nextHop: r.nextHop, invite: t.server.invite, request: w.memory.retainCopy(nil, out)}
+	out, tooLarge := w.preferTCP(r, w.composer.rewriteRequest(p, r, w.branchBuf))
+	t.client = clientTx{worker: w, user: t, id: id, loopHash: hash, nextHop: r.nextHop, tooLarge: tooLarge, invite: t.server.invite, request: w.memory.retainCopy(nil, out)}
 	if t.canFailOver() {
 		t.client.failoverAt = now + w.proxy.failoverAfter()
 	}
@@ -138,6 +138,6 @@ func (w *worker) forwardStateless(p *packet, r *routeDecision, hash uint32) {
 	w.hash.Write(m.text(m.callID))
 	w.branchBuf = w.proxy.branchSalt.appendBranch(w.branchBuf[:0], w.hash.Sum64()&(1<<48-1), hash)
 	w.observer.observe(p, r, w.proxy.peers.trunkName(p, r))
-	out := w.preferTCP(r, w.composer.rewriteRequest(p, r, w.branchBuf))
+	out, _ := w.preferTCP(r, w.composer.rewriteRequest(p, r, w.branchBuf))
 	w.sendMessage(r.nextHop, out, 0)
 }

@@ -79,11 +79,15 @@ func (t *responseContext) forwardResponse(now instant, p *packet, from *target) 
 	}
 }
 
-// handleFailure handles a next hop that gives no final response. After a ringTimeout it
+// handleFailure handles a next hop that gives no final response. A request that is too large
+// for UDP and cannot be sent over TCP is sent over UDP. After a ringTimeout it
 // sends CANCEL, if none has been sent. It sends no response to a non-INVITE request that
 // timed out. In all other cases it sends a final response of the proxy.
 func (t *responseContext) handleFailure(now instant, why failureReason) {
 	c := &t.client
+	if why == unreachable && t.retryOverUDP(now) {
+		return
+	}
 	if why != ringTimeout && t.handleUnanswered(now, why) || why == silent {
 		return
 	}

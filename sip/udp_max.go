@@ -1,33 +1,64 @@
 package sip
 
-import "fmt"
+import (
+	"fmt"
+
+	"bellhop/dialog"
+)
 
 // preferTCP returns out, a request that was rewritten for the next hop of r, as it is
 // sent. If it is longer than [Config.UDPMax] and would leave over UDP, it leaves over TCP
-// to the same address, and its Via says so (RFC 3261 §18.1.1).
+// to the same address, and its Via says so (RFC 3261 §18.1.1). tooLarge reports that.
 //
 // Only the PBX, and a trunk at the address that its URI names, get requests over TCP in
 // this way. A phone behind a NAT can be reached only over its flow. If no listener has
 // TCP, the request leaves over UDP.
-func (w *worker) preferTCP(r *routeDecision, out []byte) []byte {
+func (w *worker) preferTCP(r *routeDecision, out []byte) (_ []byte, tooLarge bool) {
 	px := w.proxy
 	if px.cfg.UDPMax <= 0 || len(out) <= px.cfg.UDPMax || r.nextHop.conn != nil {
-		return out
+		return out, false
 	}
 	if r.dst == edgeSide && (!r.byURI || px.peers.trunkAt(r.nextHop.addr.Addr()) == nil) {
-		return out
+		return out, false
 	}
 	to, ok := px.destinationAt(Addr{Proto: TCP, AddrPort: r.nextHop.addr}, r.dst, nil)
 	if !ok {
-		return out
+		return out, false
 	}
 	r.nextHop = to
-	c := &w.composer
-	c.scratch.index(out, false)
-	v := &c.scratch.via
+	return w.composer.replaceVia(out, to, r.dst), true
+}
+
+// replaceVia returns a request with our Via as it is towards another destination, on a
+// side. The branch stays. The result is valid until the next message.
+func (c *composer) replaceVia(request []byte, to destination, side dialog.Side) []byte {
+	m := &c.scratch
+	m.index(request, false)
 	c.edits.reset()
-	c.edits.replace(span{v.value.from, v.value.to}, fmt.Sprintf("SIP/2.0/%s %s;branch=%s", to.listener.proto.viaName(), to.ownName(r.dst).sentBy, w.branchBuf))
-	c.edits.addContentLength(&c.scratch, to)
-	c.tmpBuf = c.edits.apply(c.tmpBuf[:0], out)
+	c.edits.replace(span{m.via.value.from, m.via.value.to}, fmt.Sprintf("SIP/2.0/%s %s;branch=%s", to.listener.proto.viaName(), to.ownName(side).sentBy, m.text(m.via.branch)))
+	c.edits.addContentLength(m, to)
+	c.tmpBuf = c.edits.apply(c.tmpBuf[:0], request)
 	return c.tmpBuf
+}
+
+// retryOverUDP sends a request again that left over TCP because of its size and could not
+// be sent (RFC 3261 §18.1.1): over UDP, and with the same branch. It returns false if the
+// request left in another way, or cannot be sent over UDP either.
+func (t *responseContext) retryOverUDP(now instant) bool {
+	c, w := &t.client, t.worker
+	if !c.tooLarge || t.canceled {
+		return false
+	}
+	to, ok := w.proxy.destinationAt(Addr{Proto: UDP, AddrPort: c.nextHop.addr}, t.dst, t.server.upstream.listener)
+	if !ok {
+		return false
+	}
+	c.nextHop, c.tooLarge = to, false
+	c.request = w.memory.retainCopy(c.request, w.composer.replaceVia(c.request, c.nextHop, t.dst))
+	if !w.sendMessage(c.nextHop, c.request, c.id) {
+		return false
+	}
+	c.state = clientCalling
+	c.startRequestTimer(now)
+	return true
 }
