@@ -173,6 +173,59 @@ func (c *Config) validateSources(i int, report func(path, format string, args ..
 	}
 }
 
+// validateTargets reports addresses of a trunk that are invalid, belong to another, or that
+// no listener can reach. at is the path of the trunk at an index.
+func (c *Config) validateTargets(report func(path, format string, args ...any), index int, at string) {
+	t := c.Trunk[index]
+	listeners := c.Listeners()
+	for i, a := range t.To {
+		path := indexPath(at+".to", i)
+		switch {
+		case a.Proto == 0:
+			continue // reported
+		case a.Proto == sip.WS || a.Proto == sip.WSS:
+			report(path, "%v: bellhop opens no WebSocket to a trunk: use udp://, tcp:// or tls://", a)
+			continue
+		case isNoTarget(a):
+			report(path, "%v is not an address to send to: use the carrier's own address and port", a)
+		case slices.Contains(t.To[:i], a):
+			report(path, "%v is listed twice", a)
+		}
+		for _, l := range listeners {
+			if l.Receives(a) {
+				report(path, "%v is bellhop's own listener %v: calls would loop: use the carrier's address", a, l.Addr)
+			}
+		}
+		for _, pbx := range c.SIP.PBX {
+			if sameHost(pbx, a) {
+				report(path, "%v has the address of the PBX %v: use the carrier's own address, to tell the two apart", a, pbx)
+			}
+		}
+		for _, source := range c.SIP.PBXSources {
+			if source.Contains(a.Addr()) {
+				report(path, "%v is in %v of sip.pbx_sources: use the carrier's own address, to tell the two apart", a, source)
+			}
+		}
+		for _, other := range c.Trunk[:index] {
+			if slices.ContainsFunc(other.To, func(o sip.Addr) bool { return sameHost(o, a) }) ||
+				slices.ContainsFunc(other.Sources, func(s CIDR) bool { return s.Contains(a.Addr()) }) {
+				report(path, "%v belongs to trunk %q too: an address belongs to one trunk", a, other.Name)
+			}
+		}
+		if len(listeners) > 0 && !slices.ContainsFunc(listeners, func(l sip.Listener) bool { return !l.IsValid() || l.ReachesEdge(a) }) {
+			report(path, "no listener reaches %v: add to sip.listen %s", a, describeListener(a))
+		}
+	}
+}
+
+// sameHost reports whether two addresses have the same name, or the same IP address.
+func sameHost(a, b sip.Addr) bool {
+	if a.Host != "" || b.Host != "" {
+		return a.Host == b.Host
+	}
+	return a.Addr() == b.Addr()
+}
+
 // validateNAT reports an interval that is too short, and sizes that no datagram has.
 func (c *Config) validateNAT(report func(path, format string, args ...any)) {
 	if d := time.Duration(c.NAT.KeepAlive); d != 0 && d < minOptionsInterval {
