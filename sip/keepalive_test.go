@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -119,13 +120,48 @@ func TestKeepsNATOfSilentPhoneOpen(t *testing.T) {
 	}, keepAlive(25*time.Second))
 }
 
-// A phone whose port is closed costs one datagram an interval.
-func TestKeepsNATOfUnreachablePhoneOpen(t *testing.T) {
+// writeCounter is a network that counts the datagrams to an address.
+type writeCounter struct {
+	sip.Network
+	to    netip.AddrPort
+	count *atomic.Int64
+}
+
+func (n writeCounter) ListenPacket(addr netip.AddrPort) (sip.PacketConn, error) {
+	c, err := n.Network.ListenPacket(addr)
+	return countedSocket{c, n}, err
+}
+
+type countedSocket struct {
+	sip.PacketConn
+	net writeCounter
+}
+
+func (c countedSocket) WriteToUDPAddrPort(b []byte, to netip.AddrPort) (int, error) {
+	if to == c.net.to {
+		c.net.count.Add(1)
+	}
+	return c.PacketConn.WriteToUDPAddrPort(b, to)
+}
+
+// A phone whose port is closed gets one OPTIONS in each interval, without repetitions,
+// until its binding expires. Each is written three times, because a write may return the
+// error of an earlier one.
+func TestUnreachablePhoneGetsOneOPTIONSAnInterval(t *testing.T) {
+	var count atomic.Int64
 	runScenario(t, func(s *testbed) {
 		s.phone.registerWith("101", "<sip:101@10.0.0.5>", 100)
 		s.phone.close()
+		count.Store(0)
+		s.advance(100 * time.Second)
+		if n := count.Swap(0); n != 3*4 {
+			t.Errorf("%d datagrams in four intervals", n)
+		}
 		s.advance(200 * time.Second)
-	}, keepAlive(25*time.Second))
+		if n := count.Load(); n > 0 {
+			t.Errorf("%d datagrams after the end of the binding", n)
+		}
+	}, keepAlive(25*time.Second), func(c *sip.Config) { c.Net = writeCounter{c.Net, phoneAt, &count} })
 }
 
 // The OPTIONS to many phones that register at once are spread evenly.

@@ -374,9 +374,11 @@ func TestLargeRequestWithoutTCP(t *testing.T) {
 	t.Run("PBX takes neither", func(t *testing.T) {
 		runScenario(t, func(s *testbed) {
 			s.pbx.close()
-			s.phone.send(s.phone.newRequest("MESSAGE", "sip:102@pbx.example", "", body))
-			s.advance(time.Minute)
-			s.phone.discardReceived()
+			invite := s.phone.newInvite("", body)
+			s.phone.send(invite)
+			s.advance(32 * time.Second)
+			s.phone.expect("the proxy waits", "SIP/2.0 100")
+			s.phone.sendACK(invite, s.phone.expect("it was sent again and again", "SIP/2.0 408"))
 		}, small)
 	})
 	t.Run("sender gives up", func(t *testing.T) {
