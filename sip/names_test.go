@@ -332,6 +332,25 @@ func TestAddressThatNoListenerOfItsSideReachesIsIgnored(t *testing.T) {
 	})
 }
 
+// A Route names the PBX, not one of its servers. The server that is down is not tried first.
+func TestRouteToANameAvoidsTheServerThatIsDown(t *testing.T) {
+	server := resolvetest.NewServer(t, `_sip._udp.pbx.example. 600 SRV 10 0 5060 a.pbx.example.
+		_sip._udp.pbx.example. 600 SRV 20 0 5060 b.pbx.example.
+		a.pbx.example. 600 A 192.0.2.2
+		b.pbx.example. 600 A 192.0.2.12`)
+	runScenario(t, func(s *testbed) {
+		second := s.addUDPPeer(secondAt)
+		for range 20 { // the first answers no OPTIONS
+			s.advance(time.Second)
+			second.getNothing("only OPTIONS")
+		}
+		s.phone.send(s.phone.newRequest("MESSAGE", "sip:102@pbx.example", "Route: <sip:pbx.example;lr>"))
+		second.respond(second.get("at once", "MESSAGE"), "200 OK")
+		s.phone.expect("answer", "SIP/2.0 200")
+		s.pbx.discardRequests("OPTIONS")
+	}, namedPBX(server))
+}
+
 // A PBX has moved, and begins calls at its old address still. The phone's BYE goes there,
 // even if the Contact of the PBX is a name that bellhop does not know.
 func TestCallFromTheOldAddressStaysThere(t *testing.T) {

@@ -212,11 +212,11 @@ func (t *target) up() bool { return !t.down.Load() && !t.refusing.Load() }
 // resting reports whether other targets are tried first.
 func (t *target) resting(now instant) bool { return instant(t.restsUntil.Load()) > now }
 
-// avoided reports whether other targets are tried first: the target rests, or the last
-// OPTIONS to it had no answer, 403 or 503.
+// avoided reports whether other targets are tried first: the target rests, or OPTIONS have
+// shown that it is down or refuses calls.
 func (t *target) avoided(now instant) bool {
 	a := t.answer.Load()
-	return t.resting(now) || a != nil && !a.up
+	return t.resting(now) || !t.up() || a != nil && !a.up
 }
 
 // rest makes requests try other targets first for a time.

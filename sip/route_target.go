@@ -34,9 +34,11 @@ func (rt *router) routeToAnyPBX(p *packet, r *routeDecision) *fault {
 	return rt.routeToTargets(p, r, rt.targets)
 }
 
-// routeToPBX routes a request to a configured PBX, whether it is up or not.
+// routeToPBX routes a request to a configured PBX, whether it is up or not. Targets to be
+// avoided come last.
 func (rt *router) routeToPBX(p *packet, r *routeDecision, pbx *pbx) *fault {
 	rt.targets, rt.resolved = pbx.appendTargets(rt.targets[:0], rt.resolved, p.msg.text(p.msg.callID))
+	rt.sortAvoided(p.receivedAt)
 	return rt.routeToTargets(p, r, rt.targets)
 }
 
@@ -81,7 +83,7 @@ func (rt *router) choosePBXTargets(p *packet) {
 		rt.targets, rt.resolved = pbx.appendTargets(rt.targets, rt.resolved, key)
 	}
 	rt.targets = slices.DeleteFunc(rt.targets, func(t *target) bool { return !t.up() })
-	rt.sortResting(now)
+	rt.sortAvoided(now)
 	var first *target
 	if m.hasField(hAuthorization) {
 		first = rt.proxy.affinities.get(now, ofChallenger, m.text(m.callID))
@@ -107,9 +109,8 @@ func (rt *router) rankPBXs(key []byte) {
 	}
 }
 
-// sortResting moves the targets that rest, or do not answer OPTIONS, to the end of
-// rt.targets.
-func (rt *router) sortResting(now instant) {
+// sortAvoided moves the targets to be avoided to the end of rt.targets.
+func (rt *router) sortAvoided(now instant) {
 	slices.SortStableFunc(rt.targets, func(a, b *target) int {
 		switch x, y := a.avoided(now), b.avoided(now); {
 		case x && !y:
@@ -134,7 +135,7 @@ func (rt *router) chooseTrunkTargets(p *packet, u *siptext.URI) bool {
 		for i := range remotes {
 			rt.targets, rt.resolved = remotes[(named+i)%len(remotes)].appendTargets(rt.targets, rt.resolved, p.msg.text(p.msg.callID))
 		}
-		rt.sortResting(p.receivedAt)
+		rt.sortAvoided(p.receivedAt)
 		break
 	}
 	return len(rt.targets) > 0

@@ -65,10 +65,10 @@ func (ss *streamTable) findStream(peer Addr, id uint32) *stream {
 	return nil
 }
 
-// openTo returns the stream to an address of the transport of l. If there is none, it starts to open one. Messages
-// wait in the queue of the stream until it is open. If a limit of connections is reached,
-// or if the proxy opens no connections of that transport to the peer, the returned stream
-// is closed.
+// openTo returns the stream to an address of the transport of l. If there is none, it starts
+// to open one. Messages wait in the queue of the stream until it is open. If a limit of
+// connections is reached, or if the proxy opens no connections of that transport to the
+// peer, the returned stream is closed.
 func (ss *streamTable) openTo(to Addr, l *listener) *stream {
 	peer := to.AddrPort
 	fits := func(s *stream) bool { return s.listener.side == l.side || s.listener.side == BothSides }
