@@ -78,29 +78,55 @@ func (c *Config) warnNames(report func(path, format string, args ...any)) {
 	if len(names) == 0 {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), lookupTime)
-	defer cancel()
 	both := resolve.Families{IPv4: true, IPv6: true}
 	r := resolve.New(resolve.Config{
 		Servers:  NameServers(c.DNS.Servers),
 		Families: map[resolve.Transport]resolve.Families{resolve.UDP: both, resolve.TCP: both, resolve.TLS: both},
 	})
-	var running sync.WaitGroup
-	running.Go(func() { r.Run(ctx) })
-	transports := map[string]resolve.Transport{"udp": resolve.UDP, "tcp": resolve.TCP, "tls": resolve.TLS}
-	for _, n := range names {
-		answers := make(chan resolve.Answer, 1)
-		a := r.Lookup(resolve.Target{Host: n.addr.Host, Port: n.addr.Port(), Transport: transports[n.addr.Proto.String()]}, func(a resolve.Answer) { answers <- a })
-		if a.Pending() {
-			select {
-			case a = <-answers:
-			case <-ctx.Done():
-			}
-		}
-		if err := a.Err(); err != nil {
-			report(n.path, "%v has no address now: %v; bellhop starts, and sends nothing there until it has one", n.addr, err)
+	addrs := make([]sip.Addr, len(names))
+	for i, n := range names {
+		addrs[i] = n.addr
+	}
+	for i, err := range lookupAll(r, addrs) {
+		if err != nil {
+			report(names[i].path, "%v has no address now: %v; bellhop starts, and sends nothing there until it has one", names[i].addr, err)
 		}
 	}
-	cancel()
-	running.Wait()
+}
+
+// errLookupTime is the error of a name that no name server has answered for.
+var errLookupTime = fmt.Errorf("no name server answers within %v", lookupTime)
+
+// lookupAll looks up names at the same time, and returns why each has no address, or nil. It
+// waits for lookupTime at most.
+func lookupAll(r *resolve.Resolver, names []sip.Addr) []error {
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() { r.Run(ctx) })
+	defer running.Wait()
+	defer cancel()
+	transports := map[sip.Proto]resolve.Transport{sip.UDP: resolve.UDP, sip.TCP: resolve.TCP, sip.TLS: resolve.TLS}
+	errs := make([]error, len(names))
+	type result struct {
+		index int
+		err   error
+	}
+	results := make(chan result, len(names)) // has room for all, because done must not block
+	pending := 0
+	for i, n := range names {
+		a := r.Lookup(resolve.Target{Host: n.Host, Port: n.Port(), Transport: transports[n.Proto]}, func(a resolve.Answer) { results <- result{i, a.Err()} })
+		if errs[i] = a.Err(); a.Pending() {
+			errs[i] = errLookupTime
+			pending++
+		}
+	}
+	for timeout := time.After(lookupTime); pending > 0; pending-- {
+		select {
+		case a := <-results:
+			errs[a.index] = a.err
+		case <-timeout:
+			return errs
+		}
+	}
+	return errs
 }

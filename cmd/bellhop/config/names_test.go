@@ -3,11 +3,18 @@ package config
 import (
 	"context"
 	"net"
+	"net/netip"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/miekg/dns"
+
+	"bellhop/sip"
+	"bellhop/sip/resolve"
+	"bellhop/sip/resolve/resolvetest"
 )
 
 func TestNamesAreChecked(t *testing.T) {
@@ -81,4 +88,30 @@ func TestNamesWithoutAnAddressAreAWarning(t *testing.T) {
 	if warnings := r.problems; len(warnings) != 1 || !strings.Contains(warnings.Error(), "4:29: sip.pbx: udp://gone.example has no address now: lookup gone.example: the name has no address") {
 		t.Errorf("warnings %v, want one about gone.example", warnings)
 	}
+}
+
+// One name gets no response. The others are looked up meanwhile.
+func TestNamesAreLookedUpAtTheSameTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := resolvetest.NewServer(t, "pbx.example. 60 A 192.0.2.1")
+		server.Respond = func(_ string, _ netip.AddrPort, q *dns.Msg) (*dns.Msg, time.Duration) {
+			if strings.HasSuffix(q.Question[0].Name, "silent.example.") {
+				return nil, 0
+			}
+			return server.Answer(q), 100 * time.Millisecond
+		}
+		r := resolve.New(resolve.Config{
+			Servers:  []netip.AddrPort{netip.MustParseAddrPort("192.0.2.53:53")},
+			Families: map[resolve.Transport]resolve.Families{resolve.UDP: {IPv4: true}},
+			Dial:     server.Dial,
+		})
+		start := time.Now()
+		errs := lookupAll(r, []sip.Addr{{Proto: sip.UDP, Host: "silent.example"}, {Proto: sip.UDP, Host: "gone.example"}, {Proto: sip.UDP, Host: "pbx.example"}})
+		if d := time.Since(start); d != lookupTime {
+			t.Errorf("it took %v, want %v", d, lookupTime)
+		}
+		if errs[0] != errLookupTime || errs[1] == nil || errs[1] == errLookupTime || errs[2] != nil {
+			t.Errorf("errors %v, want one for silent.example and one for gone.example", errs)
+		}
+	})
 }
