@@ -187,6 +187,7 @@ func (t *target) countProbe(px *Proxy, m *message, why failureReason) {
 	if t.down.Load() {
 		if n.answers++; n.answers >= upAnswers {
 			t.setDown(px, false, "it answers OPTIONS")
+			n.answers = 0
 		}
 	}
 	if refuses := m.status == 503; t.refusing.Swap(refuses) != refuses {
