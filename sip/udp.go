@@ -150,7 +150,8 @@ func (l *listener) handleDatagram(b []byte, from netip.AddrPort, local netip.Add
 	px := l.proxy
 	defer px.recoverPanic("datagram")
 	from = unmapAddr(from)
-	if px.dropsBanned(l, nil, from.Addr(), px.now()) {
+	now := px.now()
+	if px.dropsBanned(l, nil, from.Addr(), now) {
 		return
 	}
 	if stun.IsMessage(b) {
@@ -164,7 +165,7 @@ func (l *listener) handleDatagram(b []byte, from netip.AddrPort, local netip.Add
 		return // a keep-alive
 	}
 	p := newPacket(b)
-	p.listener, p.peer, p.local, p.receivedAt = l, from, local, px.now()
+	p.listener, p.peer, p.local, p.receivedAt = l, from, local, now
 	if local.IsValid() {
 		l.nameAt(local) // from now on, a URI with this address names the proxy
 	}
