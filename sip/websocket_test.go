@@ -378,11 +378,11 @@ func TestSilentBrowserIsPinged(t *testing.T) {
 
 func TestSlowBrowserIsClosed(t *testing.T) {
 	runScenario(t, func(s *testbed) {
-		silent := s.dialPeerAt(pageAt, wsAt)
+		silent := s.dialTCPPeerAt(pageAt, wsAt)
 		s.advance(10 * time.Second)
 		silent.expect("10 s without a byte", "<closed>")
 
-		slow := s.dialPeerAt(pageAt, wsAt)
+		slow := s.dialTCPPeerAt(pageAt, wsAt)
 		for _, b := range []byte(handshakeLines)[:10] {
 			slow.write([]byte{b})
 			s.advance(time.Second)
@@ -402,23 +402,6 @@ func TestSlowBrowserIsClosed(t *testing.T) {
 		s.advance(0)
 		assertEqual(t, "connections", fmt.Sprint(s.proxy.Stats().Streams), "0")
 	}, withWebSocket)
-}
-
-// dialPeerAt opens a connection to one address of the proxy.
-func (s *testbed) dialPeerAt(from netip.Addr, at netip.AddrPort) *peer {
-	c, err := s.net.Dial(from, at)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	in := &inbox{}
-	go in.readConn(c)
-	local, _ := netip.ParseAddrPort(c.LocalAddr().String())
-	return s.addPeer(&peer{
-		addr: local, proto: "TCP",
-		nextMessage: in.cutMessage,
-		write:       func(b []byte) { c.Write(b) },
-		close:       func() { c.Close() },
-	})
 }
 
 // The first bytes decide between SIP and WebSocket.
@@ -445,7 +428,7 @@ func TestTransportsShareAnAddress(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			runScenario(t, func(s *testbed) {
 				for _, whole := range []bool{true, false} {
-					p := s.dialPeerAt(pageAt, tt.at)
+					p := s.dialTCPPeerAt(pageAt, tt.at)
 					if whole {
 						go p.write([]byte(tt.send))
 					} else {
@@ -467,10 +450,10 @@ func TestTransportsShareAnAddress(t *testing.T) {
 
 func TestPageOfAnotherOriginIsRefused(t *testing.T) {
 	runScenario(t, func(s *testbed) {
-		p := s.dialPeerAt(pageAt, wsAt)
+		p := s.dialTCPPeerAt(pageAt, wsAt)
 		go p.write([]byte(handshakeLines + "Sec-WebSocket-Protocol: sip\r\nOrigin: https://other.example\r\n\r\n"))
 		p.expect("refused", "HTTP/1.1 403")
-		p = s.dialPeerAt(pageAt, wsAt)
+		p = s.dialTCPPeerAt(pageAt, wsAt)
 		go p.write([]byte(handshakeLines + "Sec-WebSocket-Protocol: sip\r\nOrigin: https://Phone.example\r\n\r\n"))
 		p.expect("accepted", "HTTP/1.1 101")
 	}, func(c *sip.Config) {
