@@ -202,6 +202,9 @@ func (h *handshakes) replaceSlow(c *handshakeConn, now time.Time) (wait time.Dur
 	defer h.mu.Unlock()
 	wait = crowdHandshakeTime
 	for _, r := range h.running {
+		if r.waitingSince.IsZero() {
+			continue // it computes, or waits for a processor
+		}
 		limit := fairHandshakeTime
 		if h.perSource[r.source] > h.perSource[c.source]+1 {
 			limit = crowdHandshakeTime

@@ -36,6 +36,11 @@ func TestHandshakeThatWaitsForAProcessorGoesOn(t *testing.T) {
 			t.Errorf("replaced %v, then wait %v, want 1ns", replaced, wait)
 		}
 		time.Sleep(wait)
+		all[9].setWaiting(false)
+		if _, replaced := h.replaceSlow(newConn(), time.Now()); replaced {
+			t.Error("a handshake was ended while it computed")
+		}
+		all[9].setWaiting(true)
 		if _, replaced := h.replaceSlow(newConn(), time.Now()); !replaced || !all[9].ended.Load() {
 			t.Error("the handshake that waits for its peer goes on")
 		}
