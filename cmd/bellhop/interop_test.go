@@ -106,6 +106,8 @@ func asteriskConfig() string {
 	b.WriteString(`
 [calls]
 correlate = ["header:X-CID", "header:X-Corr-Call-ID", "session-id", "replaces", "icid", "call-id", "numbers"]
+[guard]
+allow = ["127.0.0.0/8"]
 [[trunk]]
 name = "carrier"
 sources = ["127.0.0.21", "127.0.0.22"]

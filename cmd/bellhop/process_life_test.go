@@ -304,14 +304,7 @@ func TestReloadsOnSIGHUP(t *testing.T) {
 func TestReloadsGuard(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, sip.UDP, sip.UDP)
-	original, err := os.ReadFile(filepath.Join(s.dir, "config.toml"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	drop := func(name string) {
-		guard := fmt.Sprintf("[guard]\nuser_agents = [%q]", name)
-		s.write("config.toml", strings.Replace(string(original), "[guard]\nallow = [\"127.0.0.0/8\"]", guard, 1))
-	}
+	drop := func(name string) { s.configure(fmt.Sprintf("[guard]\nuser_agents = [%q]\n", name)) }
 	drop("first-scanner")
 	p := s.serve()
 	scanner := newPeer(t, netip.MustParseAddrPort("127.0.0.5:0"))

@@ -64,8 +64,6 @@ listen = ["udp://%[1]v", "tcp://%[1]v"]
 pbx = ["%[2]v"]
 [notify]
 allow = ["127.0.0.0/8"]
-[guard]
-allow = ["127.0.0.0/8"]
 [store]
 dir = '%[3]s'
 %[7]s
