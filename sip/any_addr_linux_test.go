@@ -157,19 +157,21 @@ func TestAnyIPv6AddressIsIPv6Only(t *testing.T) {
 	}
 	defer c.Close()
 	own := c.LocalAddr().(*net.UDPAddr).AddrPort()
-	for _, ip := range []string{"0.0.0.0", "::"} {
-		var port uint16
-		if len(cfg.Listen) > 0 {
-			free, _ := openSocket(t)
-			port = free.LocalAddr().(*net.UDPAddr).AddrPort().Port()
-			free.Close()
-			cfg.Listen[0].AddrPort, cfg.Listen[1].AddrPort = netip.AddrPortFrom(cfg.Listen[0].AddrPort.Addr(), port), netip.AddrPortFrom(cfg.Listen[1].AddrPort.Addr(), port)
-		}
-		at := netip.AddrPortFrom(netip.MustParseAddr(ip), port)
-		cfg.Listen = append(cfg.Listen, listenOn(sip.Addr{Proto: sip.UDP, AddrPort: at}, sip.Addr{Proto: sip.TCP, AddrPort: at})...)
-	}
 	cfg.PBX, cfg.Key, cfg.Log = []sip.Addr{{Proto: sip.UDP, AddrPort: v4}}, key, slog.New(slog.NewTextHandler(io.Discard, nil))
-	proxy, err := sip.Listen(cfg)
+	var proxy *sip.Proxy
+	for range 20 { // another process may have the port of TCP, or take it first
+		free, _ := openSocket(t)
+		port := free.LocalAddr().(*net.UDPAddr).AddrPort().Port()
+		free.Close()
+		cfg.Listen = nil
+		for _, ip := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
+			at := netip.AddrPortFrom(ip, port)
+			cfg.Listen = append(cfg.Listen, listenOn(sip.Addr{Proto: sip.UDP, AddrPort: at}, sip.Addr{Proto: sip.TCP, AddrPort: at})...)
+		}
+		if proxy, err = sip.Listen(cfg); !errors.Is(err, syscall.EADDRINUSE) {
+			break
+		}
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
