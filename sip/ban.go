@@ -238,11 +238,12 @@ func sourceText(p netip.Prefix) string {
 	return p.String()
 }
 
-// closeFrom closes the streams whose peer is in a banned network.
+// closeFrom closes the streams whose peer is in a banned network, after the messages queued
+// for them are written.
 func (ss *streamTable) closeFrom(p netip.Prefix) {
 	ss.byPeer.Range(func(_, v any) bool {
 		if s := v.(*stream); p.Contains(s.peer.Addr()) && !ss.proxy.isFree(s.listener, s, s.peer.Addr()) {
-			s.close()
+			s.closeWhenWritten()
 		}
 		return true
 	})

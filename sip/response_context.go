@@ -65,7 +65,6 @@ func (t *responseContext) forwardResponse(now instant, p *packet, from *target) 
 	}
 	t.worker.observer.observeResponse(t, p)
 	t.worker.proxy.diagnose(now, t, m)
-	t.judgeCredentials(now, m)
 	if m.status >= 200 {
 		t.cancelFields = t.worker.memory.releaseCopy(t.cancelFields)
 		t.worker.proxy.sources.rememberAccepted(now, t, m)
@@ -77,6 +76,7 @@ func (t *responseContext) forwardResponse(now instant, p *packet, from *target) 
 		b, status := t.worker.composer.rewriteResponse(p, t.server.upstream)
 		t.server.sendResponse(now, status, b)
 	}
+	t.judgeCredentials(now, m) // last, because a ban closes the connection of the response
 }
 
 // handleFailure handles a next hop that gives no final response. A request that is too large
