@@ -15,7 +15,9 @@ import (
 //	# a comment
 //	! 102 in talk: the reason why the PBX's record differs, and is right
 //	dial-out 101 Call=1 CallFlow=out CallStatus=CALLING CalledNumber=102
+//	or dial-out 101 Call=1 CallFlow=out CallStatus=CALLING CalledNumber=103
 //
+// A line with "or" may come instead of the line before, because the PBX sends either.
 // Each other line is a callback: its type, its extension, and its fields by the names
 // that flows use. The first line of a party has all fields that matter; each later one
 // has flow, status, and the fields that have changed. Call=1 is the first call, Turn=2
@@ -34,6 +36,7 @@ type line struct {
 	text                    string
 	typ, ext, call          string
 	flow, turn, status, key string // key names the party
+	or                      string // text that may come instead, or ""
 }
 
 func readExpectation(file string) (e expectation, err error) {
@@ -52,6 +55,11 @@ func readExpectation(file string) (e expectation, err error) {
 				return e, fmt.Errorf("%s: %q does not say why", file, text)
 			}
 			e.excuses = append(e.excuses, strings.TrimSpace(text[1:]))
+		case strings.HasPrefix(text, "or "):
+			if len(e.lines) == 0 {
+				return e, fmt.Errorf("%s: %q follows no line", file, text)
+			}
+			e.lines[len(e.lines)-1].or = text[len("or "):]
 		default:
 			words := strings.Fields(text)
 			if len(words) < 2 {
@@ -83,6 +91,9 @@ func (e expectation) compare(got []line) (differences []string) {
 	come := map[string][]string{}
 	var keys []string
 	for _, l := range e.lines {
+		if l.or != "" && slices.Contains(texts(got), l.or) {
+			l.text = l.or
+		}
 		want[l.key] = append(want[l.key], l.text)
 		keys = append(keys, l.key)
 	}
