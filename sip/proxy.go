@@ -10,10 +10,10 @@
 // # Path of a message
 //
 // A listener reads a datagram (udp.go), or a message from a stream (stream.go, framing.go,
-// websocket.go). The message is indexed (index.go) and passed to a worker (dispatch.go). The
-// worker finds its transaction or starts one (request.go, client_tx.go). It routes a request
-// (route.go), edits the message (rewrite.go), observes it (observe.go) and sends it
-// (destination.go).
+// websocket.go). The message is indexed (index.go) and passed to a worker, which finds its
+// transaction or starts one (dispatch.go, client_tx.go). The worker routes a request
+// (route.go, route_target.go), edits the message (rewrite.go), observes it (observe.go) and
+// sends it (destination.go).
 //
 // # Order and waiting
 //

@@ -425,34 +425,3 @@ func passedBefore(m *message) bool {
 	}
 	return false
 }
-
-// routeToEdge routes a request to an edge-side address that a URI names. A loopback or
-// link-local address is refused, unless the sender has such an address too or a trunk is
-// at it. Unspecified and multicast addresses, and our own listeners, are always refused.
-func (rt *router) routeToEdge(p *packet, r *routeDecision, a Addr) *fault {
-	if rt.listeners.haveAddr(a.AddrPort) {
-		return noBinding
-	}
-	ip := a.Addr()
-	if ip.IsUnspecified() || ip.IsMulticast() || isLocalOnly(ip) && !isLocalOnly(p.peer.Addr()) && rt.peers.trunkAt(ip) == nil {
-		return nextHopNotAllowed
-	}
-	return rt.routeToAddr(p, r, a)
-}
-
-// isLocalOnly reports whether an address cannot be reached from other networks: loopback
-// or link-local.
-func isLocalOnly(ip netip.Addr) bool { return ip.IsLoopback() || ip.IsLinkLocalUnicast() }
-
-// routeToAddr makes an address the next hop of a request.
-func (rt *router) routeToAddr(p *packet, r *routeDecision, a Addr) *fault {
-	if a.Proto.secure() && !rt.peers.canDial(a) && rt.proxy.streams.findStream(a, 0) == nil {
-		return flowFailed // a phone, which does not listen
-	}
-	to, ok := rt.proxy.destinationAt(a, r.dst, p.listener)
-	if !ok {
-		return noTransport
-	}
-	r.nextHop = to
-	return nil
-}

@@ -2,12 +2,14 @@ package sip
 
 import (
 	"cmp"
+	"net/netip"
 	"slices"
 
 	"bellhop/dialog/siptext"
 )
 
-// This file routes requests to the targets of PBXs and trunks.
+// This file routes requests to an address: to a target of a PBX or trunk, or to an
+// edge-side address that a URI names.
 
 // routeToTargets routes a request to the first of its targets that a listener reaches. The
 // others are for failover.
@@ -59,6 +61,37 @@ func (rt *router) routeWithinDialog(p *packet, r *routeDecision, pbx *pbx, at Ad
 	at.Host = pbx.config.Host
 	rt.targets, rt.resolved = pbx.appendTargets(append(rt.targets[:0], rt.proxy.newTarget(&pbx.remote, at)), rt.resolved, p.msg.text(p.msg.callID))
 	return rt.routeToTargets(p, r, rt.targets)
+}
+
+// routeToEdge routes a request to an edge-side address that a URI names. A loopback or
+// link-local address is refused, unless the sender has such an address too or a trunk is
+// at it. Unspecified and multicast addresses, and our own listeners, are always refused.
+func (rt *router) routeToEdge(p *packet, r *routeDecision, a Addr) *fault {
+	if rt.listeners.haveAddr(a.AddrPort) {
+		return noBinding
+	}
+	ip := a.Addr()
+	if ip.IsUnspecified() || ip.IsMulticast() || isLocalOnly(ip) && !isLocalOnly(p.peer.Addr()) && rt.peers.trunkAt(ip) == nil {
+		return nextHopNotAllowed
+	}
+	return rt.routeToAddr(p, r, a)
+}
+
+// isLocalOnly reports whether an address cannot be reached from other networks: loopback
+// or link-local.
+func isLocalOnly(ip netip.Addr) bool { return ip.IsLoopback() || ip.IsLinkLocalUnicast() }
+
+// routeToAddr makes an address the next hop of a request.
+func (rt *router) routeToAddr(p *packet, r *routeDecision, a Addr) *fault {
+	if a.Proto.secure() && !rt.peers.canDial(a) && rt.proxy.streams.findStream(a, 0) == nil {
+		return flowFailed // a phone, which does not listen
+	}
+	to, ok := rt.proxy.destinationAt(a, r.dst, p.listener)
+	if !ok {
+		return noTransport
+	}
+	r.nextHop = to
+	return nil
 }
 
 // choosePBXTargets sets rt.targets to the targets for a new request of the edge side that
