@@ -18,8 +18,7 @@ const (
 	firstByteTimeout   = 10 * time.Second                // from the connection to its first byte
 	messageTimeout     = 30 * time.Second                // from the first byte of a message to its last
 	idleTimeout        = 3605 * time.Second              // without a byte between messages
-	maxOutMessages     = 256                             // messages that wait for a slow peer
-	maxOutBytes        = 1 << 20                         // bytes of these messages
+	maxOutBytes        = 1 << 20                         // bytes that wait for a slow peer
 	smallReadBuffer    = 512                             // first size of a read buffer
 	freeReadBuffer     = 4 << 10                         // size that every connection may have
 	maxLargeReadBytes  = 64 << 20                        // bytes of all read buffers beyond that size
@@ -42,8 +41,7 @@ type stream struct {
 	listener  *listener
 	peer      netip.AddrPort
 	local     netip.AddrPort // set once the connection is open
-	outQueue  chan outgoing
-	outBytes  atomic.Int64 // bytes in outQueue
+	outQueue  outQueue
 	done      chan struct{}
 	closeOnce sync.Once
 	dialed    bool        // opened by the proxy, so the peer listens at its port
@@ -62,60 +60,41 @@ type stream struct {
 // key returns the key of the stream in the table.
 func (s *stream) key() streamKey { return streamKey{s.listener.proto, s.peer, s.client} }
 
-// outgoing is one message to write. tx is the id of the client transaction that is
-// informed if the message cannot be written, or 0. An outgoing without bytes closes the
-// stream.
-type outgoing struct {
-	b  []byte
-	tx uint64
-}
-
 // queueMessage queues a copy of b. It returns false if the stream is closed, or if there
 // is no room. It closes a stream without room, because its peer does not read. id is the
 // id of the client transaction that is informed if b cannot be written, or 0.
 func (s *stream) queueMessage(b []byte, id uint64) bool {
-	return s.enqueue(outgoing{s.encode(b), id})
+	return s.enqueue(s.encoding(), b, id)
 }
 
-// enqueue queues o. It returns false if the stream is closed, or if there is no room.
-func (s *stream) enqueue(o outgoing) bool {
-	if s.closed() {
-		return false
-	}
-	if s.outBytes.Add(int64(len(o.b))) <= maxOutBytes {
-		select {
-		case s.outQueue <- o:
-			if s.closed() {
-				s.failQueued() // it was closed meanwhile, and nobody looks into the queue again
-			}
-			return true
-		default:
-		}
-	}
-	s.close()
-	return false
-}
-
-// closeWhenWritten closes the stream after the queued messages are written.
-func (s *stream) closeWhenWritten() {
-	select {
-	case s.outQueue <- outgoing{}:
-	default:
+// enqueue queues what encode appends for b, as queueMessage does.
+func (s *stream) enqueue(encode func(dst, b []byte) []byte, b []byte, id uint64) bool {
+	added, fits := s.outQueue.add(encode, b, id)
+	if !fits {
 		s.close()
 	}
+	return added
 }
 
-// close closes the stream and removes it from the table.
+// appendBytes appends b to dst.
+func appendBytes(dst, b []byte) []byte { return append(dst, b...) }
+
+// closeWhenWritten closes the stream after the queued messages are written.
+func (s *stream) closeWhenWritten() { s.outQueue.end() }
+
+// close closes the stream and removes it from the table. It informs the client transactions
+// whose requests are still queued that the requests were not sent.
 func (s *stream) close() {
 	s.closeOnce.Do(func() {
 		s.table.byPeer.CompareAndDelete(s.key(), s)
 		close(s.done)
 		s.removeAlias()
 		s.mu.Lock()
-		defer s.mu.Unlock()
 		if s.conn != nil {
 			s.conn.Close()
 		}
+		s.mu.Unlock()
+		s.reportFailed(s.outQueue.abandon(), 0)
 	})
 }
 
@@ -136,8 +115,6 @@ func (s *stream) dialPeer() {
 	c, err := s.openConn()
 	if err != nil {
 		s.table.proxy.log.Info("connection failed", "peer", s.peer, "err", err)
-		s.close()
-		s.failQueued()
 		return
 	}
 	s.serve(c, nil)
@@ -192,18 +169,14 @@ func (s *stream) serve(c net.Conn, first []byte) {
 		}
 	}()
 	writer.Wait()
-	s.failQueued()
 }
 
-// failQueued informs the client transactions whose requests are still queued that the
-// requests were not sent.
-func (s *stream) failQueued() {
-	for {
-		select {
-		case o := <-s.outQueue:
-			s.table.proxy.reportFailedTx(o.tx)
-		default:
-			return
+// reportFailed informs the client transactions of a batch of which only some bytes were
+// written.
+func (s *stream) reportFailed(batch outBatch, written int) {
+	for _, tx := range batch.txs {
+		if tx.until > written {
+			s.table.proxy.reportFailedTx(tx.id)
 		}
 	}
 }
@@ -211,35 +184,35 @@ func (s *stream) failQueued() {
 // writeQueued writes queued messages until the stream is closed. Messages that wait
 // together are written together.
 func (s *stream) writeQueued(c net.Conn) {
-	var buf []byte
-	var ids []uint64
 	for {
 		select {
-		case o := <-s.outQueue:
-			var last bool
-			if cap(buf) > maxPooledBuffer {
-				buf = nil
-			}
-			buf, ids, last = s.gatherQueued(o, buf[:0], ids[:0])
-			c.SetWriteDeadline(time.Now().Add(writeTimeout))
-			_, err := c.Write(buf)
-			if err == nil && !last {
-				continue
-			}
-			if last {
-				linger(c)
-			}
-			s.close()
-			if err != nil {
-				for _, id := range ids {
-					s.table.proxy.reportFailedTx(id)
-				}
-			}
-			return
+		case <-s.outQueue.ready:
 		case <-s.done:
 			return
 		}
+		for batch := s.outQueue.take(); len(batch.b) > 0 || batch.end; batch = s.outQueue.take() {
+			if written, err := writeAll(c, batch.b); err != nil {
+				s.reportFailed(batch, written)
+				return
+			}
+			if batch.end {
+				linger(c)
+				return
+			}
+		}
 	}
+}
+
+// writeAll writes b to c, and returns how much was written. The peer may take writeTimeout
+// for each part of maxMessage bytes.
+func writeAll(c net.Conn, b []byte) (written int, err error) {
+	for written < len(b) && err == nil {
+		var n int
+		c.SetWriteDeadline(time.Now().Add(writeTimeout))
+		n, err = c.Write(b[written:min(written+maxMessage, len(b))])
+		written += n
+	}
+	return written, err
 }
 
 // linger closes the connection for writing, and discards for lingerTime what the peer
@@ -251,22 +224,4 @@ func linger(c net.Conn) {
 		c.SetReadDeadline(time.Now().Add(lingerTime))
 		io.Copy(io.Discard, c)
 	}
-}
-
-// gatherQueued appends o and the queued messages to buf, up to about maxMessage bytes.
-// last reports that the stream is to be closed after them.
-func (s *stream) gatherQueued(o outgoing, buf []byte, ids []uint64) (_ []byte, _ []uint64, last bool) {
-	for o.b != nil {
-		buf, ids = append(buf, o.b...), append(ids, o.tx)
-		s.outBytes.Add(-int64(len(o.b)))
-		if len(buf) >= maxMessage {
-			return buf, ids, false
-		}
-		select {
-		case o = <-s.outQueue:
-		default:
-			return buf, ids, false
-		}
-	}
-	return buf, ids, true
 }

@@ -110,7 +110,7 @@ func (ss *streamTable) openTo(to Addr, l *listener) *stream {
 func (ss *streamTable) newStream(c net.Conn, peer netip.AddrPort, l *listener) *stream {
 	s := &stream{
 		table: ss, id: ss.lastID.Add(1), listener: l, peer: peer, conn: c, dialed: c == nil,
-		outQueue: make(chan outgoing, maxOutMessages), done: make(chan struct{}),
+		outQueue: newOutQueue(), done: make(chan struct{}),
 	}
 	if c != nil {
 		if s.local = addrPortOf(c.LocalAddr()); l.hasAnyAddr() && s.local.IsValid() {

@@ -1,25 +1,108 @@
 package sip
 
 import (
+	"net"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
-// A message that is queued while the stream closes does not stay in the queue, so that its
-// transaction learns that the message was not sent.
+// A message that is queued while the stream closes does not stay in the queue: either it is
+// refused, or its transaction learns that it was not sent.
 func TestNoMessageStaysInAClosedStream(t *testing.T) {
 	w, _ := newBareWorker(t, nil)
 	for range 50000 {
 		s := w.proxy.streams.addStream(nil, barePhone, w.proxy.listeners.all[1], nil)
 		var closing sync.WaitGroup
-		closing.Go(func() { // as when a connection fails
-			s.close()
-			s.failQueued()
-		})
-		s.queueMessage([]byte("x"), 0)
+		closing.Go(s.close) // as when a connection fails
+		queued := s.queueMessage([]byte("x"), 1)
 		closing.Wait()
-		if len(s.outQueue) > 0 {
-			t.Fatal("a message stays")
+		failed := 0
+		select {
+		case in := <-w.queue.items:
+			if in.failedTx == 1 {
+				failed++
+			}
+			w.queue.bytes.Add(-in.queuedSize())
+		default:
+		}
+		if len(s.outQueue.take().b) > 0 || queued != (failed == 1) {
+			t.Fatalf("queued: %v, reported: %d", queued, failed)
 		}
 	}
+}
+
+// failingConn is a connection that accepts some bytes, and then fails.
+type failingConn struct {
+	panickingConn
+	room    int
+	written []byte
+}
+
+func (*failingConn) SetWriteDeadline(time.Time) error { return nil }
+
+func (c *failingConn) Write(b []byte) (int, error) {
+	n := min(len(b), c.room-len(c.written))
+	c.written = append(c.written, b[:n]...)
+	if n < len(b) {
+		return n, net.ErrClosed
+	}
+	return n, nil
+}
+
+func TestMessagesBehindAFailedWriteAreReported(t *testing.T) {
+	w, _ := newBareWorker(t, nil)
+	c := &failingConn{room: 7}
+	s := w.proxy.streams.addStream(nil, barePhone, w.proxy.listeners.all[1], nil)
+	for id := range uint64(4) {
+		s.queueMessage([]byte("abc"), id)
+	}
+	s.writeQueued(c)
+	s.queueMessage([]byte("abc"), 4)
+	s.close()
+	var failed []uint64
+	for len(w.queue.items) > 0 {
+		failed = append(failed, (<-w.queue.items).failedTx)
+	}
+	if string(c.written) != "abcabca" || !slices.Equal(failed, []uint64{2, 3, 4}) {
+		t.Errorf("%q is written, transactions %v are informed", c.written, failed)
+	}
+}
+
+func TestStreamIsClosedBehindItsLastMessage(t *testing.T) {
+	w, _ := newBareWorker(t, nil)
+	c := &failingConn{room: 1 << 20}
+	s := w.proxy.streams.addStream(nil, barePhone, w.proxy.listeners.all[1], nil)
+	long := strings.Repeat("x", 5*maxMessage)
+	s.queueMessage([]byte(long), 0)
+	s.queueMessage([]byte("last"), 0)
+	s.closeWhenWritten()
+	if s.queueMessage([]byte("too late"), 0) {
+		t.Error("a message behind the last one is queued")
+	}
+	s.writeQueued(c)
+	if string(c.written) != long+"last" {
+		t.Errorf("%d bytes are written", len(c.written))
+	}
+}
+
+func TestOutQueueIsBounded(t *testing.T) {
+	q := newOutQueue()
+	half := make([]byte, maxOutBytes/2)
+	add := func(b []byte, want bool) {
+		t.Helper()
+		if added, fits := q.add(appendBytes, b, 0); added != want || fits != want {
+			t.Errorf("added: %v, fits: %v", added, fits)
+		}
+	}
+	add(half, true)
+	q.take() // it is written now
+	add(half, true)
+	add([]byte{0}, false)
+	q.take()
+	q.take()
+	add(make([]byte, maxOutBytes), true)
+	add([]byte{0}, false)
 }

@@ -152,17 +152,18 @@ func (s *stream) dispatchFrame(b []byte, at instant) {
 	px.dispatch(p, false)
 }
 
-// encode returns a copy of the message b in the form in which the stream carries it.
-func (s *stream) encode(b []byte) []byte {
+// encoding returns the function that appends a message in the form in which the stream
+// carries it.
+func (s *stream) encoding() func(dst, b []byte) []byte {
 	if s.listener.proto.webSocket() {
-		return websocket.AppendMessage(make([]byte, 0, len(b)+websocket.FrameOverhead), b)
+		return websocket.AppendMessage
 	}
-	return append([]byte(nil), b...)
+	return appendBytes
 }
 
 // queueFrame queues a control frame. It returns false if the stream is closed, or has no
 // room for it.
-func (s *stream) queueFrame(b []byte) bool { return s.enqueue(outgoing{b: b}) }
+func (s *stream) queueFrame(b []byte) bool { return s.enqueue(appendBytes, b, 0) }
 
 // splitTransports decides between SIP and WebSocket on an accepted connection. first holds
 // bytes that were read before. A client that begins with GET must open a WebSocket; one

@@ -3,6 +3,7 @@ package websocket
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"unicode/utf8"
 
 	"github.com/gobwas/ws"
@@ -205,6 +206,7 @@ func AppendMessage(dst, b []byte) []byte {
 	if !utf8.Valid(b) {
 		opcode = ws.OpBinary
 	}
+	dst = slices.Grow(dst, FrameOverhead+len(b))
 	return append(appendHeader(dst, opcode, len(b)), b...)
 }
 
