@@ -133,9 +133,10 @@ func (l *leg) clearDialogLoss(m *Message) {
 	}
 }
 
-// endLostDialog ends a dialog whose suspected end no message has refuted. The dialog ends
-// at the time when the suspicion arose. If since then the call has emitted an event, the
-// leg was answered or a callee was bridged, the dialog ends at the time at instead.
+// endLostDialog ends a dialog after noteDialogLoss has suspected its end and no message
+// has refuted it. The dialog ends at the time of that 408 or 481. If the call has gone on
+// since then, because it emitted an event, the leg was answered or a callee was bridged,
+// the dialog ends at the time at.
 func (t *legTracker) endLostDialog(l *leg, at time.Time) {
 	d := l.loss
 	if d.eventSeq == l.call.seq && !d.at.Before(l.answered) && !d.at.Before(l.call.bridgedSince) {

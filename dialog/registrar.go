@@ -159,8 +159,9 @@ func (r *registrar) takePending(m *Message) (asked *registerRequest, agent strin
 	return readRegister(p.head), p.userAgent
 }
 
-// extendPeriod sets the end of a period. It changes the heap only if the end comes before
-// the next check.
+// extendPeriod changes the end of a registration period. A later end leaves the heap as
+// it is, because the period is looked at again at its next check. Only an end before that
+// check moves it in the heap.
 func (r *registrar) extendPeriod(g *registration, until time.Time) {
 	g.until = until
 	if until.Before(g.nextCheck) {

@@ -6,11 +6,14 @@ import (
 	"sync/atomic"
 )
 
-// affinities remembers which target of a PBX requests go to first: the one that accepted
-// the REGISTER of an address-of-record, because another PBX may not know the phone, and
-// the one that challenged a request, because another one does not know its nonce. Workers
-// share it without a lock. A full bucket evicts the entry that expires first. Without an
-// entry, requests take the usual order.
+// affinities remembers to which target of a PBX a request goes first. Two kinds of
+// entries exist. A request of a registered phone goes to the target that accepted the
+// REGISTER, because another PBX may not know the phone. A request that repeats a
+// challenged one goes to the target that sent the challenge, because another PBX does not
+// know its nonce. Without an entry, requests go to the targets in the usual order.
+//
+// Workers share affinities without a lock. A full bucket evicts the entry that expires
+// first.
 type affinities struct {
 	seed  maphash.Seed // secret, so that nobody can choose which entry another one evicts
 	slots []atomic.Pointer[affinity]
@@ -29,8 +32,8 @@ const (
 	affinityWays    = 8
 )
 
-// challengeLifetime is how long the next request with the same Call-ID goes to the target
-// that has challenged the last one.
+// challengeLifetime is how long requests with the Call-ID of a challenged request go to
+// the target that sent the challenge.
 const challengeLifetime = instant(60e9)
 
 // affinityKind is what an entry is about.

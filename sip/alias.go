@@ -27,8 +27,8 @@ func (px *Proxy) noteAlias(p *packet) {
 	px.streams.addAlias(s, at)
 }
 
-// maySetAlias reports whether the peer of a stream is a trunk, and its address that of no
-// other trunk.
+// maySetAlias reports whether the peer of a stream is a trunk and no other trunk has its
+// address.
 func (ps *peers) maySetAlias(s *stream) bool {
 	listed := ps.trunkAt(s.peer.Addr())
 	switch s.listener.proto {

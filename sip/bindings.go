@@ -20,10 +20,10 @@ type binding struct {
 	qualifiedAt atomic.Int64 // instant at which the last OPTIONS of the PBX went over flow; 0: none
 }
 
-// replaces reports whether b's flow takes the place of fl, another flow of the same
-// binding, even while fl is open. It does not if only the Contact URI identifies the
-// binding and the two flows have different hosts, because two clients behind two NATs may
-// register the same Contact URI for one address-of-record.
+// replaces reports whether requests go over b's flow and no longer over fl, another flow
+// of the same binding, even if fl is open. They still go over fl if only the Contact URI
+// identifies the binding and the two flows have different hosts: two clients behind two
+// NATs may register the same Contact URI for one address-of-record.
 func (b *binding) replaces(fl flow) bool {
 	return !b.byContact || b.flow.peer.Addr() == fl.peer.Addr()
 }
@@ -141,8 +141,9 @@ func (bs *bindings) find(index bindingIndex, key uint64, now instant) (found *bi
 	return found
 }
 
-// put puts a binding into a table: in place of the one with the same key, if that is not
-// later, else in the slot that is free or expires first.
+// put puts b into a table. If the table has an earlier binding with the same key, b
+// replaces it; if it has a later one, put does nothing. Otherwise b takes a free slot, or
+// the slot of the binding that expires first.
 func (bs *bindings) put(index bindingIndex, b *binding, now instant) {
 	bucket := bs.bucketOf(index, b.keys[index])
 	for {
@@ -169,8 +170,7 @@ func (bs *bindings) put(index bindingIndex, b *binding, now instant) {
 	}
 }
 
-// remove removes the binding with the id of b from a table, as far as it is there under
-// the key of b.
+// remove removes the binding with the key and the id of b from a table, if there is one.
 func (bs *bindings) remove(index bindingIndex, b *binding) {
 	bucket := bs.bucketOf(index, b.keys[index])
 	for i := range bucket {

@@ -83,8 +83,9 @@ type Listener struct {
 }
 
 // ReachesPBX reports whether requests to a PBX can leave from l. Transport and address
-// family must be the same. If l is not on all addresses, both or none of the two must be
-// on loopback. For a PBX with a name, only the transport must be the same.
+// family must be the same. Either both l and the PBX are on loopback, or neither is,
+// unless l is on all addresses. For a PBX with a name, only the transport must be the
+// same.
 func (l Listener) ReachesPBX(pbx Addr) bool { return l.Side != EdgeListener && l.reaches(pbx) }
 
 // ReachesEdge reports whether requests to a trunk can leave from l, by the same rules.
@@ -123,7 +124,7 @@ func (s *ListenerSide) UnmarshalText(b []byte) error {
 	return fmt.Errorf(`side is "edge", "pbx" or "both", not %q`, b)
 }
 
-// PBXMode is how a new request gets one of several PBXs.
+// PBXMode is how the PBX for a new request is chosen if there are several.
 type PBXMode string
 
 const (

@@ -90,11 +90,12 @@ func (w *worker) sendMessage(to destination, b []byte, tx uint64) bool {
 	return w.proxy.streams.openTo(Addr{Proto: to.listener.proto, AddrPort: to.addr, Host: to.conn.host}, to.listener).queueMessage(b, tx)
 }
 
-// flow returns the flow on which p was received. byURI reports that a request to the
-// client goes to the address in the URI of that request, unless the flow is an open
-// stream. This is so if the peer is a proxy in front of the client, if the peer receives
-// at another port than that from which it sends, or if the peer listens at the port to
-// which we have connected.
+// flow returns the flow on which p was received. Requests to the client go over that flow
+// while it is an open stream. For a datagram or a closed stream, byURI decides: if it is
+// true, a request goes to the address in the URI of that request.
+//
+// byURI is true if the peer is a proxy in front of the client, if the peer does not
+// receive at the port from which it sends, or if the proxy has opened the stream.
 func (p *packet) flow() (fl flow, byURI bool) {
 	m := &p.msg
 	fl = flow{proto: p.listener.proto, listenerIndex: p.listener.index, listenerPort: p.listener.addr.Port(), peer: p.peer}

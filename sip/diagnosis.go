@@ -255,11 +255,14 @@ func (px *Proxy) noteCallToUs(p *packet) {
 	}
 }
 
-// diagnoseSource notes the symptom unknownPort or edgeListenerUsed for a refused request to
-// listener l that comes from the IP address of a PBX but was taken for a phone's, because it
-// may be the PBX's. sure reports that no phone sends such a request. If sure is false, the
-// symptom is not noted if a phone has registered from that address, or if bellhop has the
-// address too.
+// diagnoseSource is called for a refused request that was taken for a phone's. If it
+// comes from the IP address of a PBX, the PBX may have sent it, and diagnoseSource notes
+// the symptom unknownPort or edgeListenerUsed. l is the listener that received the
+// request.
+//
+// sure reports that no phone sends such a request. If sure is false, a phone at the
+// address of the PBX may have sent it: diagnoseSource notes nothing if a phone has
+// registered from that address, or if bellhop has that address too.
 func (px *Proxy) diagnoseSource(now instant, l *listener, source netip.AddrPort, sure bool) {
 	s := unknownPort
 	if !l.serves(pbxSide) {
@@ -273,9 +276,9 @@ func (px *Proxy) diagnoseSource(now instant, l *listener, source netip.AddrPort,
 	}
 }
 
-// diagnosePhone notes phoneTakenForPBX for a REGISTER that was taken for the PBX's and
-// refused, if the PBX has the same IP address as bellhop. A phone at that address must
-// have sent it.
+// diagnosePhone is called for a refused REGISTER that was taken for the PBX's. If the PBX
+// has the same IP address as bellhop, a phone at that address must have sent the
+// REGISTER, and diagnosePhone notes phoneTakenForPBX.
 func (px *Proxy) diagnosePhone(p *packet) {
 	for _, pbx := range px.peers.pbx {
 		if pbx.sharesOurAddr() && pbx.hasIP(p.peer.Addr()) && pbx.isSource(p.listener.proto, p.peer) {

@@ -187,7 +187,8 @@ func (w *worker) forwardRequest(now instant, p *packet, key serverKey) {
 	w.sendRequest(now, t, p, &r, hash)
 }
 
-// sendRequest starts the client transaction of t.
+// sendRequest rewrites the request of p for its next hop and starts the client
+// transaction of t with it. hash is the loop hash of the request.
 func (w *worker) sendRequest(now instant, t *responseContext, p *packet, r *routeDecision, hash uint32) {
 	id := w.newTxID()
 	w.branchBuf = w.proxy.branchSalt.appendBranch(w.branchBuf[:0], id, hash)

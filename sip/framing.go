@@ -117,8 +117,8 @@ func (fr *framer) skipCRLFs(b []byte, at instant) []byte {
 }
 
 // indexHead indexes the header section b[:end]. It returns false if the stream cannot be
-// read further, because the section is not SIP and also has an uncertain length, or a
-// start line without SIP/2.0.
+// read further. That is so if the section is not SIP and either its start line does not
+// contain SIP/2.0 or the length of its message is uncertain.
 func (fr *framer) indexHead(b []byte, end int) bool {
 	fr.pings, fr.scanned = pingDetector{}, 0
 	fr.known = fr.head.indexHead(b[:end])

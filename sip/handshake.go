@@ -26,13 +26,13 @@ const (
 	crowdHandshakeTime = 250 * time.Millisecond // if the source of the other has fewer handshakes under way
 )
 
-// handshakes limits the TLS handshakes that are under way. If there are too many, a new one
-// takes the place of one that has waited for its peer for too long, so that peers that stop
-// in the middle keep nobody out. A source with few handshakes waits less than one with
-// many.
+// handshakes limits the number of TLS handshakes that are under way. If the limit is
+// reached, a new handshake takes the slot of one that has waited too long for its peer,
+// so that peers that stop in the middle keep nobody out. How long is too long depends on
+// the sources: see replaceSlow.
 //
-// Handshakes compute on half of the processors at most, so that messages of open
-// connections do not wait for the others when all phones come back at once.
+// Handshakes compute on half of the processors at most, so that the messages of open
+// connections are still handled when all phones connect again at once.
 type handshakes struct {
 	slots   chan struct{} // one value for each handshake under way
 	compute chan struct{} // one value for each handshake that computes
@@ -158,7 +158,8 @@ func (c *handshakeConn) failure(err error) error {
 	return err
 }
 
-// start waits until c is under way, or returns false at the deadline.
+// start waits for a slot and adds c to the handshakes under way. It returns false if
+// there is no slot before the deadline.
 func (h *handshakes) start(c *handshakeConn, deadline time.Time) bool {
 	c.SetDeadline(deadline)
 	for now := time.Now(); now.Before(deadline); now = time.Now() {
@@ -182,21 +183,24 @@ func (h *handshakes) start(c *handshakeConn, deadline time.Time) bool {
 	return false
 }
 
-// add adds c, which has a slot, to the handshakes under way.
+// add adds c to the handshakes under way. c must have a slot.
 func (h *handshakes) add(c *handshakeConn) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.insert(c)
 }
 
-// insert is add for a caller that holds mu.
+// insert adds c to the handshakes under way, like add. The caller holds mu.
 func (h *handshakes) insert(c *handshakeConn) {
 	h.running = append(h.running, c)
 	h.perSource[c.source]++
 }
 
-// replaceSlow ends the oldest handshake that must give way to c, and gives its slot to c. If
-// there is none, wait is the time after which there may be one.
+// replaceSlow gives c the slot of the oldest handshake that has waited too long for its
+// peer, and ends that handshake. A handshake may wait for fairHandshakeTime, but only for
+// crowdHandshakeTime if its source has more handshakes under way than the source of c.
+//
+// If no handshake has waited too long, wait is the time until one may have.
 func (h *handshakes) replaceSlow(c *handshakeConn, now time.Time) (wait time.Duration, replaced bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -261,8 +265,8 @@ func (ss *streamTable) acceptTLS(raw net.Conn, first []byte, peer netip.AddrPort
 	return t, trunk, true
 }
 
-// logsCertificate reports whether a certificate that was not accepted is logged: one in a
-// second is.
+// logsCertificate reports whether a refused certificate is logged now. It allows one log
+// line a second.
 func (h *handshakes) logsCertificate(now time.Time) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -273,10 +277,12 @@ func (h *handshakes) logsCertificate(now time.Time) bool {
 	return true
 }
 
-// noteFailedHandshake counts and logs a TLS handshake that has failed. Scanners cause many,
-// so the log line is one of level debug. It is a fault of the peer, unless the proxy has
-// ended it, or the peer may not accept our certificate: phones repeat that until the
-// certificate is renewed.
+// noteFailedHandshake counts and logs a failed TLS handshake. The level of the line is
+// debug, because scanners cause many.
+//
+// The failure counts against the source of the peer, with two exceptions: the proxy
+// itself has ended the handshake, or the peer may have refused our certificate. If our
+// certificate has expired, phones repeat the handshake until it is renewed.
 func (px *Proxy) noteFailedHandshake(peer netip.AddrPort, l *listener, err error) {
 	px.stats.handshakesFailed.Add(1)
 	px.log.Debug("TLS handshake failed", "peer", peer, "err", err)

@@ -164,7 +164,8 @@ func (ls *listeners) addName(n HostPort) {
 	ls.names.Store(&names)
 }
 
-// findTwin returns the listener that shares its address with another one at a, or nil.
+// findTwin returns the listener on the same address as a that shares its port with a
+// listener of a's transport, or nil. SIP and WebSocket share a port in this way.
 func (ls *listeners) findTwin(a Addr) *listener {
 	for _, l := range ls.all {
 		if l.addr == a.AddrPort && l.twin == nil && l.proto.PairsWith(a.Proto) {

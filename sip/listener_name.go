@@ -89,11 +89,14 @@ func (px *Proxy) Advertise(names []HostPort) {
 	}
 }
 
-// nameFor returns the name by which a peer with the address ip on a side knows the
-// listener. The PBX and peers in [Config.LocalNets] know the real name, because a NAT in
-// front of the machine may not let them use the advertised one. All others know the
-// advertised one, and so does the PBX at a listener of its own. local is the address that
-// the peer uses, if the listener has several.
+// nameFor returns the name by which a peer on a side knows the listener: the real name or
+// the advertised one. ip is the address of the peer. local is the address that the peer
+// uses, if the listener has several.
+//
+// Strangers and trunks know the advertised name. Peers in [Config.LocalNets] know the
+// real name, because a NAT in front of the machine may not let them use the advertised
+// one. So does the PBX, except at a listener that is for the PBX alone: its advertised
+// name can be meant for nobody else.
 func (l *listener) nameFor(side dialog.Side, ip, local netip.Addr) *ownName {
 	advertised := l.names.advertised.Load()
 	switch {
@@ -128,9 +131,10 @@ func (l *listener) nameAt(ip netip.Addr) *ownName {
 	return &n
 }
 
-// localAddr returns the address from which the listener sends over a flow whose local
-// address is ip: ip, if the listener is on an unspecified address of that family, else the
-// zero address.
+// localAddr returns the address from which the listener sends over a flow. ip is the
+// local address in the flow. localAddr returns ip if the listener is on an unspecified
+// address of the same family. Otherwise it returns the zero address, because the listener
+// has one address only or ip is of an earlier configuration.
 func (l *listener) localAddr(ip netip.Addr) netip.Addr {
 	if !l.hasAnyAddr() || ip.Is4() != l.addr.Addr().Is4() {
 		return netip.Addr{}
@@ -151,8 +155,8 @@ func (l *listener) ownsAddr(ip netip.Addr) bool {
 	return (*l.names.byAddr.Load())[ip] != nil
 }
 
-// isLocalNet reports whether an address is in [Config.LocalNets] and not that of a trunk
-// that knows the proxy by its advertised name alone.
+// isLocalNet reports whether an address is in [Config.LocalNets]. It returns false for a
+// trunk with [Trunk.OwnContact], which knows the proxy only by its advertised name.
 func (px *Proxy) isLocalNet(ip netip.Addr) bool {
 	if px.peers.trunks.Load().wantOwnContact {
 		if t := px.peers.trunkAt(ip); t != nil && t.OwnContact {

@@ -88,9 +88,11 @@ func (p *pbx) sharesOurAddr() bool {
 	return false
 }
 
-// dialogTarget returns the address for the token of a dialog with this PBX: the target at
-// a, now or within the last hour, or else the one with the same IP address. It returns the
-// zero address if the PBX is configured by address, because its id is then enough.
+// dialogTarget returns the address of this PBX that the token of a dialog contains. a is
+// the address that the PBX uses in the dialog. The result is the target at a, or else one
+// with the same IP address; both may have left the name within the last hour. If the PBX
+// is configured by address, the result is the zero address, because the id of the PBX is
+// then enough.
 func (p *pbx) dialogTarget(a Addr) (to Addr) {
 	if p.config.Host == "" {
 		return to
@@ -232,9 +234,9 @@ func (ps *peers) trunkTo(to destination) *Trunk {
 	return ps.trunkAt(to.peer().Addr())
 }
 
-// trunkTarget returns the address of a trunk that a URI with the address a leads to: one of
-// its To with that address, or with that IP address if the URI names no port. It returns a
-// if there is none.
+// trunkTarget replaces the address a that a URI names by the matching target of a trunk.
+// A target matches if it has the same IP address and port, or only the same IP address if
+// the URI names no port. trunkTarget returns a if no target matches.
 func (ps *peers) trunkTarget(u *siptext.URI, a Addr) Addr {
 	found := a
 	for _, r := range remotesOf(ps.trunkAt(a.Addr())) {
@@ -258,9 +260,10 @@ func remotesOf(t *Trunk) []*remote {
 	return t.remotes
 }
 
-// pbxOfURI returns the configured PBX whose IP address and port, or configured name, a SIP
-// URI names, preferably with the same transport. It returns nil for any other host name,
-// and for an unknown transport.
+// pbxOfURI returns the configured PBX that a SIP URI names by the PBX's configured name,
+// or by its IP address and port. Of several at one address, one with the transport of the
+// URI is preferred. pbxOfURI returns nil for any other host name, and for an unknown
+// transport.
 func (ps *peers) pbxOfURI(u *siptext.URI) *pbx {
 	for _, p := range ps.pbx {
 		if p.isNamed(targetHost(u), uriPort(u)) {
@@ -313,10 +316,13 @@ func (ps *peers) trunkName(p *packet, r *routeDecision) string {
 	return t.Name
 }
 
-// limitTarget returns the address that a URI names if it is at the flow's host or at the
-// flow's trunk, else the peer of the flow. It is for URIs that somebody other than the
-// PBX has chosen. ok is false if this leads to the port from which the peer had connected:
-// nobody listens there.
+// limitTarget returns the address to which a request goes if somebody other than the PBX
+// has chosen its URI. fl is the flow to the other end of the dialog. That is the address
+// in the URI if it is at the host of the flow's peer, or at the same trunk as the peer.
+// For any other URI it is the peer itself.
+//
+// ok is false if the result is the port from which the peer had connected, because nobody
+// listens there.
 func (ps *peers) limitTarget(u *siptext.URI, fl flow) (to Addr, ok bool) {
 	to = fl.addr()
 	if a, ok := ps.secureTarget(u, fl); ok {
@@ -328,9 +334,10 @@ func (ps *peers) limitTarget(u *siptext.URI, fl flow) (to Addr, ok bool) {
 	return to, fl.connID == 0 || !fl.isAt(to)
 }
 
-// secureTarget returns the address that a URI in the dialog of a flow names. A dialog over
-// TLS stays there: if the URI names another transport or no address, the target is the
-// peer of the flow, if it listens there, or else the first address of its trunk with TLS.
+// secureTarget returns the address that a URI names in the dialog of a flow. ok is false
+// if the URI names no address. A request never leaves a dialog over TLS for another
+// transport: if the URI of such a dialog names no TLS address, the result is the peer of
+// the flow if it listens, or else the first TLS address of its trunk.
 func (ps *peers) secureTarget(u *siptext.URI, fl flow) (a Addr, ok bool) {
 	a, ok = uriAddr(u)
 	if !fl.proto.secure() || ok && a.Proto.secure() {

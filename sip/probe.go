@@ -15,13 +15,13 @@ const (
 	upAnswers     = 2
 )
 
-// unresolvedWait is the time between two looks whether the name of a remote has an address,
-// so that its targets get their first OPTIONS soon after the start.
+// unresolvedWait is how often a prober looks for an address of a remote whose name has
+// none yet, so that its targets get their first OPTIONS soon after the start.
 const unresolvedWait = instant(time.Second)
 
-// prober sends OPTIONS to the targets of a remote to see which are up. A single target of
-// the PBXs gets none, because there is no other to send calls to. The first worker owns all
-// probers.
+// prober sends OPTIONS to the targets of a remote to learn which are up. If all PBXs
+// together have only one target, that target gets no OPTIONS, because calls can go
+// nowhere else. The first worker owns all probers.
 type prober struct {
 	worker   *worker // nil: not started
 	trunk    string  // name; "": the remote is a PBX
@@ -32,7 +32,7 @@ type prober struct {
 	probes   []*probe // under way; empty between the end of timeout and the next OPTIONS
 }
 
-// probe is one OPTIONS.
+// probe is one OPTIONS to a target of a prober, and its result when there is one.
 type probe struct {
 	prober *prober
 	target *target
@@ -120,8 +120,8 @@ func (b *prober) handleTimer(now instant) {
 	w.wheel.start(&b.timer, now+next)
 }
 
-// sendOptions sends OPTIONS to a target. The Request-URI has the address of a PBX, and a
-// trunk's name if it is configured by name.
+// sendOptions sends OPTIONS to a target. The Request-URI names a PBX by its address, and
+// a trunk as it is configured: by name or by address.
 func (b *prober) sendOptions(now instant, t *target) {
 	side := b.remote.side()
 	p := &probe{prober: b, target: t}
@@ -157,8 +157,8 @@ func (p *probe) handleFailure(now instant, why failureReason) {
 	}
 }
 
-// finish stores what an OPTIONS has shown: the final response m or, if m is nil, why there
-// is none. Any final response means that the target is there, so it no longer rests.
+// finish stores the result of an OPTIONS: its final response m, or why there is none if m
+// is nil. After any final response the target no longer rests, because it can be reached.
 func (p *probe) finish(now instant, m *message, why failureReason) {
 	p.tx = nil
 	b, t, px := p.prober, p.target, p.prober.worker.proxy

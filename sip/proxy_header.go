@@ -32,9 +32,11 @@ func (ls *listeners) trustProxy(ip netip.Addr) bool {
 	return false
 }
 
-// readClient reads the PROXY header of a connection from a reverse proxy, and counts the
-// connection for the client that it names instead. rest holds the bytes after the header.
-// If ok is false, the connection is to be closed, and stays counted for the reverse proxy.
+// readClient reads the PROXY header of a connection from a reverse proxy and returns the
+// client that the header names. From then on, the limits count the connection for the
+// client, no longer for the reverse proxy. rest holds the bytes after the header. If ok
+// is false, the caller closes the connection, which is still counted for the reverse
+// proxy.
 func (ss *streamTable) readClient(c net.Conn, from netip.AddrPort, l *listener) (client netip.AddrPort, rest []byte, ok bool) {
 	c.SetReadDeadline(time.Now().Add(firstByteTimeout))
 	r := bufio.NewReaderSize(c, 256)

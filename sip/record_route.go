@@ -34,10 +34,10 @@ func (c *composer) addRecordRoute(p *packet, r *routeDecision) {
 	}
 }
 
-// recordRouteURI returns the scheme of our Record-Route for one side of a request, and
-// what follows the user in its URI. It is SIPS on a side with TLS if the Request-URI is
-// (RFC 3261 §16.6 item 4), else SIP, because many peers do not understand a Route with
-// SIPS.
+// recordRouteURI returns the URI of our Record-Route for one side of a request in two
+// parts: the scheme, and the rest after the user. The scheme is SIPS if the Request-URI
+// has it and the side uses TLS (RFC 3261 §16.6 item 4). Otherwise it is SIP, because many
+// peers do not understand a Route with SIPS.
 func recordRouteURI(m *message, l *listener, name *ownName) (scheme, rest string) {
 	if uri := m.text(m.uri); l.proto == TLS && len(uri) > 5 && siptext.EqualFold(uri[:5], "sips:") {
 		return "sips:", name.sentBy
@@ -73,10 +73,11 @@ func (c *composer) routeToken(p *packet, r *routeDecision) token {
 	return t
 }
 
-// bindNextRoute edits our Record-Route in a response of the PBX (RFC 3261 §16.7 item 8).
-// The Record-Route above ours becomes the Route after ours in the caller's requests. The
-// token of ours gets the id of that Route, unless that Route names a configured PBX.
-// Without the id, a caller could put any Route after ours.
+// bindNextRoute edits our Record-Routes in a response of the PBX (RFC 3261 §16.7 item 8),
+// so that the caller cannot choose the next hop of its later requests. In these requests,
+// the value above ours becomes the Route after ours. bindNextRoute writes the id of that
+// Route into our token, and routeFromEdge accepts no other Route there. A Route that
+// names a configured PBX needs no id.
 func (c *composer) bindNextRoute(m *message) {
 	if f := m.firstField(hRecordRoute); f == nil || valueEnd(m.b, f.value) == f.value.to && m.fieldAfter(f) == nil {
 		return // ours alone: the PBX has added no Record-Route

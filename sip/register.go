@@ -88,8 +88,10 @@ func (c *composer) rewriteContacts(m *message, fl flow, byURI bool, ourURI strin
 	})
 }
 
-// replaceContact notes the edit that replaces a Contact URI, read as u, by ours with the
-// token t. The user stays. It notes nothing if the edit takes more than room bytes.
+// replaceContact notes the edit that replaces a Contact URI by ours, with the token t in
+// it. u is the parsed URI; its user stays. bare reports that the URI has no angle
+// brackets. room is the number of bytes by which the header field may still grow:
+// replaceContact subtracts what the edit takes, and notes nothing if that is more.
 func (c *composer) replaceContact(m *message, uri span, u *siptext.URI, bare bool, t token, ourURI string, room *int) {
 	text := string(m.text(uri))
 	c.tmpBuf = c.sealer.sealToken(c.tmpBuf[:0], t)

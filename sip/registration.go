@@ -60,10 +60,12 @@ func (c *composer) rememberBindings(bs *bindings, now instant, reg *registration
 	}
 }
 
-// writtenContact returns the Contact URI that a client wrote. uri is that Contact in the
-// REGISTER as sent to the PBX, where it may have been rewritten. ok is false if uri has
-// our token for another flow, because the client then repeats the Contact of another
-// client, as the PBX lists it.
+// writtenContact returns the Contact URI as the client wrote it. uri is that Contact in
+// the REGISTER that was sent to the PBX, in which the proxy may have replaced it by its
+// own.
+//
+// ok is false if uri has our token for another flow than fl. Such a client has read the
+// Contact of another client from a response of the PBX and repeats it.
 func (c *composer) writtenContact(uri []byte, fl flow) (wrote []byte, ok bool) {
 	if c.cfg.Register != RegisterContact {
 		return uri, true
@@ -96,9 +98,10 @@ func (s *sealer) firstBinding(m *message) (id bindingID) {
 	return id
 }
 
-// bindingID returns the id of the binding that a Contact of m makes: a hash of the
-// address-of-record and of +sip.instance, or of the Contact URI uri if there is no
-// +sip.instance. params are the Contact's parameters.
+// bindingID returns the id of the binding that a Contact of m makes. The id is a hash of
+// the address-of-record and of the parameter +sip.instance. If the Contact has no
+// +sip.instance, the hash is of the Contact URI instead, and byContact is true. params
+// are the parameters of the Contact.
 func (s *sealer) bindingID(aor, uri []byte, m *message, params span) (id bindingID, byContact bool) {
 	kind, client := "binding of instance", []byte(nil)
 	if v, found := findParam(m.b, params, "+sip.instance"); found && !v.empty() {

@@ -304,10 +304,10 @@ func (rt *router) routeToDialogPBX(p *packet, r *routeDecision, next *siptext.UR
 	return rt.routeToAnyPBX(p, r)
 }
 
-// routeToNamedPBX routes a request without Route to the PBX whose Contact its Request-URI
-// was, if we had replaced that Contact by ours, or to the PBX that the Request-URI of a
-// trunk's request names: the PBX has registered with the trunk. Any other request, and one
-// to a PBX that is down, goes to the first PBX that is up.
+// routeToNamedPBX routes a request without Route. It goes to the PBX that its Request-URI
+// names, if that PBX is up, in two cases: the Request-URI was our Contact in place of the
+// PBX's, or the request comes from a trunk with which the PBX has registered. All other
+// requests go to the first PBX that is up.
 func (rt *router) routeToNamedPBX(p *packet, r *routeDecision, target *siptext.URI) *fault {
 	named := r.contactPBX
 	if named == (pbxID{}) && r.trunk != nil {
@@ -363,16 +363,16 @@ func (rt *router) routeUnboundFromEdge(p *packet, r *routeDecision, next *siptex
 	return rt.routeToEdge(p, r, a)
 }
 
-// routeFromPBX routes a request of the PBX: over the flow in our token or a newer flow of
-// its binding, else to the address in the first Route that is not ours, else to the
-// address in the Request-URI.
+// routeFromPBX routes a request of the PBX. It goes over the flow in our token, or a
+// newer flow of its binding. Without such a flow, it goes to the address in the first
+// Route that is not ours, or else in the Request-URI.
 //
-// If our token says byURI and its flow is not open, the URI gives the address. Within a
-// dialog the other end has chosen that URI as its Contact. So the URI may lead to any
-// address only if the PBX has called that end. The address is limited to the end's host
-// or trunk (see limitTarget) if the end has called the PBX, or if the PBX is a proxy that
-// passes on a request of the edge side. A request within a dialog that was passed on is
-// refused if it has no token of ours.
+// A token with byURI whose flow is not open leaves the choice to that URI. Within a
+// dialog, the URI is the Contact of the other end, and so could lead anywhere. If the PBX
+// has called the other end, that is allowed. If the other end has called the PBX, or if
+// the PBX is a proxy that passes a request of the edge side on, the URI must lead to the
+// host or the trunk of the flow: see limitTarget. A request within a dialog that was
+// passed on and has no token of ours is refused.
 func (rt *router) routeFromPBX(p *packet, r *routeDecision, next *siptext.URI, t *token) *fault {
 	r.dst, r.binding = edgeSide, t.binding
 	passedOn := !p.msg.initial() && passedBefore(&p.msg)

@@ -4,10 +4,10 @@ import "bellhop/dialog/siptext"
 
 // This file routes requests over flows (RFC 5626 §5.3).
 
-// takeFlow routes a request over the flow of token t, or over the flow over which the
-// binding of t was registered last. If these differ, it tries the newer flow first if
-// that replaces the flow of t (see binding.replaces), else the flow of t. It returns
-// false if neither can be used.
+// takeFlow routes a request to a registered client over a flow. There may be two: that of
+// token t, and that over which the binding of t was registered last. The newer flow is
+// tried first if it replaces the other (see binding.replaces), and second if it does not.
+// takeFlow returns false if no flow can be used.
 func (rt *router) takeFlow(p *packet, r *routeDecision, t *token) bool {
 	var newest *binding
 	if t.binding != (bindingID{}) {
@@ -22,8 +22,8 @@ func (rt *router) takeFlow(p *packet, r *routeDecision, t *token) bool {
 	return true
 }
 
-// tryFlows routes a request over the flow of token t or that of newest, the binding of t
-// as it was registered last, or nil. It returns false if neither can be used.
+// tryFlows does the work of takeFlow. newest is the binding of t as it was registered
+// last, or nil.
 func (rt *router) tryFlows(p *packet, r *routeDecision, t *token, newest *binding) bool {
 	switch {
 	case newest == nil || newest.flow == t.flow:

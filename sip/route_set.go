@@ -3,8 +3,8 @@ package sip
 import "bellhop/dialog/siptext"
 
 // routeSet holds all Route values of request m in order. One field may have several
-// values. Values are removed at either end only, so that values[from:to] remain. edits
-// gets the edits that remove them from m.
+// values. Values are removed at either end only, and values[from:to] remain. For each
+// removal, an edit of m is added to edits.
 type routeSet struct {
 	m        *message
 	edits    *splice

@@ -94,10 +94,10 @@ func (rt *router) routeToAddr(p *packet, r *routeDecision, a Addr) *fault {
 	return nil
 }
 
-// choosePBXTargets sets rt.targets to the targets for a new request of the edge side that
-// are up, in the order of Config.PBXMode. Two things go before that order: targets that
-// rest come last, and the PBX comes first that has challenged the request, or where the
-// sender is registered.
+// choosePBXTargets sets rt.targets to the targets for a new request of the edge side. It
+// takes the targets that are up, in the order of Config.PBXMode, and makes two changes:
+// targets that rest move to the end, and the PBX that has challenged the request, or
+// where the sender is registered, moves to the front.
 func (rt *router) choosePBXTargets(p *packet) {
 	ps, m, now := rt.peers, &p.msg, p.receivedAt
 	rt.targets = rt.targets[:0]
@@ -156,7 +156,8 @@ func (rt *router) sortAvoided(now instant) {
 }
 
 // chooseTrunkTargets sets rt.targets to the targets of the trunk that a URI names, and
-// returns false if there are none. Those of the address with that name come first.
+// returns false if there are none. A trunk may have several names or addresses. The
+// targets of the one in the URI come first.
 func (rt *router) chooseTrunkTargets(p *packet, u *siptext.URI) bool {
 	rt.targets = rt.targets[:0]
 	for _, t := range rt.peers.trunks.Load().all {
@@ -174,7 +175,8 @@ func (rt *router) chooseTrunkTargets(p *packet, u *siptext.URI) bool {
 	return len(rt.targets) > 0
 }
 
-// routeToTrunk routes a request of the PBX to rt.targets, which are of a trunk.
+// routeToTrunk routes a request of the PBX to rt.targets. They must be targets of a
+// trunk.
 func (rt *router) routeToTrunk(p *packet, r *routeDecision) *fault {
 	f := rt.routeToTargets(p, r, rt.targets)
 	if f == nil {

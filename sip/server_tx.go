@@ -193,9 +193,9 @@ func (s *serverTx) terminate() {
 // process.
 type serverKey [16]byte
 
-// makeServerKey returns the key of a server transaction. If method is that of m, it is
-// the transaction that m belongs to; an ACK belongs to the transaction of its INVITE. If
-// method is INVITE and m is a CANCEL, it is the transaction to cancel.
+// makeServerKey returns the key of the server transaction of m, with another method if
+// method is not that of m. An ACK has the key of its INVITE. To find the INVITE that a
+// CANCEL cancels, the caller passes the CANCEL and the method INVITE.
 func (w *worker) makeServerKey(m *message, method []byte) serverKey {
 	k := append(w.keyBuf[:0], w.proxy.serverKeySecret[:]...)
 	if m.via.hasCookie(m.b) {

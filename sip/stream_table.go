@@ -227,9 +227,9 @@ func readFirst(c net.Conn, deadline time.Time) []byte {
 	return first[:]
 }
 
-// trackConn adds an open connection to those that streamTable.close closes: not all are in
-// byPeer, because they may be no streams yet, or have given way to a newer stream of the same
-// peer. It returns false if the table is closed.
+// trackConn records an open connection, so that streamTable.close closes it. byPeer does
+// not have all connections: some are no streams yet, and some have given way to a newer
+// stream of the same peer. trackConn returns false if the table is closed.
 func (ss *streamTable) trackConn(c net.Conn) bool {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
@@ -290,7 +290,7 @@ func (ss *streamTable) refuseConn(source netip.Prefix, key string, limit int) {
 	ss.proxy.log.Warn("connection refused", "source", sourceText(source), "limit", key, "connections", limit)
 }
 
-// releaseConn uncounts a connection that admitConn has counted.
+// releaseConn takes a connection out of the counts to which admitConn has added it.
 func (ss *streamTable) releaseConn(peer netip.AddrPort) {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()

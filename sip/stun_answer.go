@@ -8,9 +8,9 @@ import (
 	"bellhop/sip/stun"
 )
 
-// answerSTUN answers a STUN request to the port of a UDP listener, unless its source, which
-// may be forged, gets too many answers. local is the address to which it was sent, see
-// datagramHandler.
+// answerSTUN answers a STUN request to the port of a UDP listener. The number of answers
+// to one source is limited, because the source may be forged. local is the address to
+// which the request was sent, see datagramHandler.
 func (l *listener) answerSTUN(request []byte, from netip.AddrPort, local netip.Addr) {
 	px := l.proxy
 	if !px.guard.AllowsAnswer(from.Addr(), guard.STUNAnswer, time.Duration(px.now())) {

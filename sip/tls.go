@@ -34,9 +34,9 @@ var (
 	}
 )
 
-// newConfig returns the configuration of a listener with certificates. askClient reports
-// that the client is asked for a certificate. The handshake accepts any: see
-// peers.trunkOfCertificate.
+// newConfig returns the TLS configuration of a listener whose certificates are in store.
+// If askClient is true, the listener asks clients for a certificate. The handshake
+// accepts any certificate, or none; trunkOfCertificate verifies it afterwards.
 func (s TLSServer) newConfig(store *certs.Store, askClient bool) *tls.Config {
 	c := &tls.Config{GetCertificate: store.GetCertificate, MinVersion: max(s.MinVersion, tls.VersionTLS10), CipherSuites: modernSuites}
 	if s.MinVersion == 0 {
@@ -103,8 +103,8 @@ func (r *remote) isTLSAt(a Addr) bool {
 	return r.hasIP(a.Addr())
 }
 
-// nameForTLS returns the name by which a server of a trunk is verified if its address is
-// only in Sources: the first name in To.
+// nameForTLS returns the first name of a TLS address in To, or "". By that name the
+// trunk's other servers, whose addresses are only in Sources, are verified.
 func (t *Trunk) nameForTLS() string {
 	for _, a := range t.To {
 		if a.Proto == TLS && a.Host != "" {
@@ -123,12 +123,12 @@ func (ps *peers) asksForCertificate() bool {
 	return slices.ContainsFunc(ps.trunks.Load().all, func(t *Trunk) bool { return len(t.TLSNames) > 0 })
 }
 
-// trunkOfCertificate returns the trunk that has presented the certificates of a chain. A
-// client without a certificate, or with one of no trunk, is nobody's, as a phone is: err
-// is the reason for the latter.
+// trunkOfCertificate returns the trunk to which a client certificate belongs. chain has
+// that certificate first. A client without a certificate is not a trunk. Neither is one
+// with any other certificate, and err then tells why.
 //
-// Any extended key usage is good, because public authorities no longer issue certificates
-// for clients.
+// Any extended key usage is accepted, because public authorities no longer issue
+// certificates for clients.
 func (ps *peers) trunkOfCertificate(chain []*x509.Certificate, now time.Time) (t *Trunk, err error) {
 	if len(chain) == 0 {
 		return nil, nil

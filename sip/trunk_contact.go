@@ -11,9 +11,10 @@ import (
 // (see [Trunk]), such as Microsoft Teams. Our Contact has the PBX's own URI in a token, so
 // that nothing is remembered.
 
-// replacePBXContacts replaces the Contacts of the PBX in a request or response of p to a
-// trunk that wants ours. A redirection (3xx) keeps its Contacts, because they are targets. So
-// does the response to a REGISTER, because they are the trunk's.
+// replacePBXContacts replaces the Contacts in a message of the PBX by ours if it is sent
+// to a trunk with [Trunk.OwnContact]. It leaves two kinds of responses unchanged: the
+// Contacts of a redirection (3xx) are its targets, and those in a response to REGISTER
+// belong to the trunk.
 func (c *composer) replacePBXContacts(p *packet, to destination) {
 	m := &p.msg
 	if p.side != pbxSide || m.status >= 300 || !c.peers.trunks.Load().wantOwnContact || !m.hasField(hContact) {

@@ -9,16 +9,17 @@ import (
 // maxProbeAnswer is how many bytes of a status line are remembered.
 const maxProbeAnswer = 80
 
-// probeAnswer is what OPTIONS to a target of a trunk have shown. It does not change.
+// probeAnswer is whether a target of a trunk is up, as the last OPTIONS have shown. It
+// does not change: each OPTIONS stores a new one if needed.
 type probeAnswer struct {
 	up    bool
 	since instant // time at which the target became up or down
 	text  string  // status code and reason of the last response, or why there is none
 }
 
-// ProbeInterval returns the interval of the OPTIONS to a trunk over a transport. Over UDP
-// that is keepAlive if it is shorter, because the trunk is then kept reachable as a phone
-// behind a NAT is. It returns 0 for no OPTIONS.
+// ProbeInterval returns the interval of the OPTIONS to a trunk over a transport; 0 means
+// that none are sent. It is probe, or keepAlive over UDP if that is shorter: the OPTIONS
+// then also keep a NAT open for the calls of the trunk, as they do for a phone.
 func ProbeInterval(proto Proto, probe, keepAlive time.Duration) time.Duration {
 	if proto == UDP && keepAlive > 0 {
 		return min(probe, keepAlive)
@@ -26,9 +27,10 @@ func ProbeInterval(proto Proto, probe, keepAlive time.Duration) time.Duration {
 	return probe
 }
 
-// newTrunkProbers returns the probers of trunks. Those that are in old already, and have
-// the same interval, stay the same. Some trunks send no calls before they have got OPTIONS,
-// and a NAT in front of bellhop stays open for calls of the trunk.
+// newTrunkProbers returns a prober for each remote of a trunk. It reuses a prober in old
+// for the same remote and interval. Trunks are probed for two more reasons than to see
+// which are up: some send no calls before they have received OPTIONS, and a NAT in front
+// of bellhop stays open for calls of the trunk.
 func newTrunkProbers(cfg *Config, trunks []*Trunk, old []*prober) (probers []*prober) {
 	for _, t := range trunks {
 		for _, r := range t.remotes {

@@ -5,20 +5,22 @@ import (
 	"time"
 )
 
-// callRate limits the calls to one trunk in any second. Workers share it without a lock.
+// callRate limits the number of calls to one trunk in any second. Workers share it
+// without a lock.
 //
-// slots is a ring of the last calls, as many as a second may have. Call number n takes the
-// slot n modulo their number, if the call before it in that slot is more than a second old.
-// A slot holds the time of its call and the round of the ring in which that call took it,
-// so that a worker that is late sees that another one has taken the slot.
+// slots is a ring with one slot for each call that a second may have. Call n takes the
+// slot n modulo the number of slots. It may take it only if the call that took it before
+// is more than a second old. Each slot stores the time of its call in milliseconds and
+// the round of the ring. The round tells a worker that another one was faster and has
+// taken the slot.
 type callRate struct {
 	next     atomic.Uint64 // number of the next call, or less for a moment
 	slots    []atomic.Uint64
 	loggedAt atomic.Int64 // time of the last log line about a refused call
 }
 
-// A slot of a callRate has the time in milliseconds in its lower bits, and the lower bits
-// of the round above.
+// callTimeBits is the number of low bits of a slot of a callRate that store the time. The
+// high bits store the round.
 const callTimeBits = 44
 
 // newCallRate returns a callRate of that many calls a second, or nil if n is 0.

@@ -5,7 +5,8 @@ import (
 	"sync/atomic"
 )
 
-// trunkSet are the configured trunks. It does not change. [Proxy.SetTrunks] replaces it.
+// trunkSet is the set of configured trunks. It does not change: [Proxy.SetTrunks]
+// replaces it.
 type trunkSet struct {
 	all            []*Trunk
 	probers        []*prober

@@ -6,13 +6,15 @@ import (
 	"bellhop/dialog"
 )
 
-// preferTCP returns out, a request that was rewritten for the next hop of r, as it is
-// sent. If it is longer than [Config.UDPMax] and would leave over UDP, it leaves over TCP
-// to the same address, and its Via says so (RFC 3261 §18.1.1). tooLarge reports that.
+// preferTCP moves a request that is too large for UDP to TCP (RFC 3261 §18.1.1). out is
+// the request as it was rewritten for the next hop of r. If it is longer than
+// [Config.UDPMax] and would leave over UDP, preferTCP changes the next hop to the same
+// address over TCP, returns the request with a Via that says TCP, and sets tooLarge.
+// Otherwise it returns out.
 //
-// Only the PBX, and a trunk at the address that its URI names, get requests over TCP in
-// this way. A phone behind a NAT can be reached only over its flow. If no listener has
-// TCP, the request leaves over UDP.
+// Only requests to the PBX, and to a trunk at the address that the URI names, are moved.
+// A phone behind a NAT can be reached only over its flow. If no listener has TCP, the
+// request stays on UDP.
 func (w *worker) preferTCP(r *routeDecision, out []byte) (_ []byte, tooLarge bool) {
 	px := w.proxy
 	if px.cfg.UDPMax <= 0 || len(out) <= px.cfg.UDPMax || r.nextHop.conn != nil {
@@ -29,8 +31,8 @@ func (w *worker) preferTCP(r *routeDecision, out []byte) (_ []byte, tooLarge boo
 	return w.composer.replaceVia(out, to, r.dst), true
 }
 
-// replaceVia returns a request with our Via as it is towards another destination, on a
-// side. The branch stays. The result is valid until the next message.
+// replaceVia returns a request that was already rewritten, with our Via changed for the
+// destination to on a side. The branch stays. The result is valid until the next message.
 func (c *composer) replaceVia(request []byte, to destination, side dialog.Side) []byte {
 	m := &c.scratch
 	m.index(request, false)
@@ -41,9 +43,9 @@ func (c *composer) replaceVia(request []byte, to destination, side dialog.Side) 
 	return c.tmpBuf
 }
 
-// retryOverUDP sends a request again that left over TCP because of its size and could not
-// be sent (RFC 3261 §18.1.1): over UDP, and with the same branch. It returns false if the
-// request left in another way, or cannot be sent over UDP either.
+// retryOverUDP sends a request over UDP after preferTCP had moved it to TCP and TCP has
+// failed (RFC 3261 §18.1.1). The branch stays the same. It returns false if the request
+// was not moved, or cannot be sent over UDP either.
 func (t *responseContext) retryOverUDP(now instant) bool {
 	c, w := &t.client, t.worker
 	if !c.tooLarge || t.canceled {

@@ -206,7 +206,7 @@ type callView struct {
 	Messages []trace.DisplayMessage // of the ladder diagram, if any are kept
 }
 
-// Linked returns false, because the page is that of the call.
+// Linked returns false: the events are already on the page of their call.
 func (callView) Linked() bool { return false }
 
 func (p *Page) callPage(w http.ResponseWriter, r *http.Request) error {

@@ -144,9 +144,10 @@ func (c *certificates) configure(old, cfg config.Config) (applied []string, err 
 	return applied, nil
 }
 
-// withoutPairs returns listeners without the settings that change while bellhop runs: their
-// advertised names, and the places of their certificates. Whether they have certificates
-// stays.
+// withoutPairs returns the listeners without the settings that may change while bellhop
+// runs: the advertised name, and where the certificates come from. Two configurations
+// that differ only in these are then equal. A listener with certificates still differs
+// from one without.
 func withoutPairs(ls []config.Listener) []config.Listener {
 	ls = slices.Clone(ls)
 	for i := range ls {

@@ -132,8 +132,9 @@ func (l *Log) AddOwnAttempts(ctx context.Context, d *Delivery) error {
 	return l.addMatching(ctx, Subject(d.Subscription, d.Event), time.Time{}, d)
 }
 
-// AddFirstAttempt adds to d its first attempt if that succeeded and its record shares a
-// message with others.
+// AddFirstAttempt adds to d its first attempt if that is recorded in a shared message.
+// Deliveries that succeed at the first attempt share messages; a failed attempt has a
+// message of its own, see AddOwnAttempts.
 func (l *Log) AddFirstAttempt(ctx context.Context, d *Delivery) error {
 	return l.addMatching(ctx, sharedSubject(d.Subscription), d.EventTime, d)
 }

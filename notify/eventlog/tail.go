@@ -10,9 +10,9 @@ import (
 // reader holds them in memory. A single event may be larger.
 const maxTailBytes = 256 << 10
 
-// A tailReader reads new events of the log that are not cached, which are those of other
-// nodes, into the cache for all tails. It runs from the opening of the first tail until
-// the closing of the last.
+// A tailReader fills the cache for all tails. It reads the new events that are not
+// cached: those that other nodes have published. It runs from the opening of the first
+// tail until the closing of the last.
 type tailReader struct {
 	stop      context.CancelFunc
 	done      chan struct{} // closed when it has ended

@@ -21,9 +21,10 @@ import (
 // query is appended to the URL of a GET.
 func IsTemplate(s string) bool { return strings.ContainsAny(s, "{}") }
 
-// ExpandExample expands the URL template with a value for every variable. It refuses a
-// template in which a value from a SIP message could change the destination of the
-// callback, or be split or cut. The error continues a sentence that begins with the URL.
+// ExpandExample expands the URL template with an example value for every variable, to
+// validate it. It refuses a template in which a value from a SIP message could change the
+// destination of the callback, could be split, or could be cut. The text of the error
+// follows the URL in a sentence: "URL has a variable in its host".
 func (f Format) ExpandExample() (string, error) {
 	t, err := uritemplate.New(f.URL)
 	if err != nil {

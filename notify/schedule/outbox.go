@@ -62,8 +62,9 @@ func (e *outboxEntry) start(ended bool) bool {
 	return true
 }
 
-// finish ends a write; ended says whether it was to delete the entry. A write that failed
-// may have been stored nevertheless.
+// finish records that a write of the entry has ended. ended reports that the write was a
+// deletion, because the item had ended. A failed write may have been stored nevertheless,
+// so the entry then counts as stored.
 func (e *outboxEntry) finish(ended, failed bool) {
 	e.stored = failed || !ended
 	switch e.state {
@@ -235,7 +236,8 @@ func (o *outbox) saveRead(r *logRead) {
 }
 
 // saveQueue enqueues the deliveries of q that are not in the outbox to be written there,
-// in order. It does not wait for outboxDelay, because none of them will end within it.
+// in order, without waiting for outboxDelay. It is called when they cannot end within
+// that time, or before a later delivery of q is written.
 func (o *outbox) saveQueue(q *queue) {
 	for _, d := range q.deliveries {
 		if d.checkpoint != nil {
@@ -259,8 +261,9 @@ func (o *outbox) saveOld(now time.Time) {
 	}
 }
 
-// nextWake calls earlier with the time at which saveOld has something to do next, and
-// with the time at which Updates may write the cursor, if that is after now.
+// nextWake reports when the outbox next has something to do. It calls earlier with each
+// such time: when saveOld will save the next event, and when Updates may write the
+// cursor, if that is after now.
 func (o *outbox) nextWake(now time.Time, earlier func(time.Time)) {
 	if o.handled < o.recent.len() {
 		earlier(o.recent.at(o.handled).readAt.Add(outboxDelay))

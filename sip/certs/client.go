@@ -42,9 +42,9 @@ func NewClient(c ClientConfig) (*Client, error) {
 	return client, client.Configure(c)
 }
 
-// Configure replaces the configuration. If it is wrong, nothing changes. If it is the same,
-// with the same certificates, [Client.TLS] returns the same, so that open connections stay
-// in use.
+// Configure replaces the configuration. If it is wrong, nothing changes. If neither the
+// configuration nor the certificates have changed, [Client.TLS] returns the same pointers
+// as before, so that open connections stay in use.
 func (c *Client) Configure(config ClientConfig) error {
 	next := Client{config: config}
 	if config.CA != nil {
@@ -96,11 +96,11 @@ func (c *Client) use(texts [][]byte) error {
 	return nil
 }
 
-// TLS returns the configuration for new connections to a host name, or to an IP address if
-// host is "". It is the same one until the certificates change.
+// TLS returns the configuration for new connections to a host name, or to an IP address
+// if host is "". It returns the same pointer for a host until the certificates change.
 //
-// The name in the server's certificate is verified, unless an IP address is connected to
-// and only authorities are configured: these vouch for that server then.
+// The name in the server's certificate is verified. A server at an IP address has no name
+// to verify: if authorities are configured, any certificate of theirs is accepted there.
 func (c *Client) TLS(host string) *tls.Config {
 	s := c.current.Load()
 	if t, ok := s.byHost.Load(host); ok {

@@ -49,8 +49,9 @@ func parsePair(cert, key []byte) (*tls.Certificate, error) {
 	return &c, nil
 }
 
-// file is the content of one or more sources that are used together, and what is known of
-// it.
+// file reads one or more sources whose contents belong together, such as a certificate
+// and its key. It knows the contents that are in use and the contents that were refused
+// last.
 type file struct {
 	sources []Source
 	used    [sha256.Size]byte // hash of the content in use

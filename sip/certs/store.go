@@ -94,11 +94,13 @@ func (s *Store) Infos() (all []Info) {
 	return all
 }
 
-// GetCertificate returns the certificate for a handshake: of those for the name that the
-// client asks for, the first whose algorithms the client supports. A certificate for
-// exactly that name goes before one for *.rest of it. A client without a name, or with one
-// that no certificate has, gets the first certificate, or another for the same hosts. It
-// is for [tls.Config.GetCertificate].
+// GetCertificate chooses the certificate of the server for a handshake. It is for
+// [tls.Config.GetCertificate].
+//
+// Certificates for the name that the client asks for come first, and then those for the
+// wildcard of that name. Of these, GetCertificate returns the first whose algorithms the
+// client supports. A client that asks for no name, or for one without a certificate, is
+// treated as if it had asked for the first host of the first certificate.
 func (s *Store) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	fitting := s.current.Load().find(hello.ServerName)
 	client := *hello
@@ -111,7 +113,8 @@ func (s *Store) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, er
 	return fitting[0], nil // the handshake fails with the client's own error
 }
 
-// set is the certificates that are in use together. It does not change.
+// set holds the certificates of a Store, by host. It does not change: the Store replaces
+// it.
 type set struct {
 	all    []namedCert
 	byHost map[string][]*tls.Certificate // host in lower case → certificates for it, then those for its wildcard

@@ -35,8 +35,8 @@ func newLimiter(seed maphash.Seed) *limiter {
 	return &limiter{seed: seed, slots: make([]atomic.Uint64, limiterSlots)}
 }
 
-// take takes one event from the rate of a source, and returns false if the rate is used up.
-// A rate beyond one event in a limiterTick counts as that.
+// take takes one event from the rate of a source, and returns false if the rate is used
+// up. A rate of more than one event per limiterTick is limited to one.
 func (l *limiter) take(s source, r Rate, now time.Duration) bool {
 	bucket, hash := bucketOf(l.slots, l.seed, uint64(s))
 	tag := hash &^ timeMask
