@@ -158,11 +158,11 @@ func (a *attempts) takeToken(source netip.Addr, now time.Time) bool {
 	return true
 }
 
-// allows reports whether a leg may emit events, when it begins to count as a call or is
-// refused. A leg of the PBX or of a trunk may. A phone's leg may if a phone rings, if the
-// PBX has called somebody for it, or if its extension is registered from its source. For
-// any other leg with an event to emit, allows takes a token of the leg's source, and
-// returns false if there is none.
+// allows reports whether a leg may emit events. It is asked when the leg begins to count
+// as a call, and when the leg is refused. A leg of the PBX or of a trunk may emit events.
+// A phone's leg may if a phone rings, if the PBX has called somebody for it, or if its
+// extension is registered from its source. Any other leg with an event to emit takes a
+// token of its source, and may not emit events if there is none.
 func (a *attempts) allows(l *leg, now time.Time) bool {
 	p := l.party
 	switch {

@@ -25,7 +25,7 @@ func (s *changes) oldest() (time.Time, bool) {
 	return s.calls[0].changedAt, true
 }
 
-// removeFirst removes the first n calls, whose new state Changed has returned.
+// removeFirst removes the first n calls. Changed calls it for the calls that it returns.
 func (s *changes) removeFirst(n int) {
 	for _, c := range s.calls[:n] {
 		c.changedAt, c.stored = time.Time{}, c.unfinished()

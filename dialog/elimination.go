@@ -134,7 +134,8 @@ func (x *candidates) add(c *call, rank int) {
 }
 
 // decide returns the call with the highest rank. The match is ambiguous if several calls
-// have that rank, or if another call is the rival.
+// have that rank, or if another call is the rival: one for which the PBX may be about to
+// call somebody.
 func (x *candidates) decide() match {
 	switch {
 	case x.call == nil:

@@ -125,8 +125,8 @@ func triedBefore(before []historyEntry, e *historyEntry) *historyEntry {
 // parentIndex returns an index without its last number, or "" if it has only one.
 func parentIndex(index string) string { return index[:max(0, strings.LastIndexByte(index, '.'))] }
 
-// sameNumber reports whether two users are the same number, which one of them may have
-// with a prefix that the other lacks.
+// sameNumber reports whether two users are the same number. One of them may have a
+// prefix, such as a country code, that the other lacks.
 func sameNumber(a, b string) bool {
 	if a == b {
 		return true

@@ -211,10 +211,12 @@ func (l *leg) unansweredStatus() Status {
 }
 
 // callerLeft reports whether the caller gave up or hung up before the CANCEL of the
-// callee's leg. If the call has no caller, or the caller had left before the callee's
-// INVITE, as after a transfer, partnerLeft decides. If a transfer was to connect the
-// callee with a phone in another call, that phone counts as a caller too (see
-// noteCallerGone), if it hung up at most slowPickupGap before the CANCEL.
+// callee's leg. Two other phones may stand for the caller:
+//
+// If a transfer was to connect the callee with a phone in another call, that phone counts
+// if it hung up at most slowPickupGap before the CANCEL (see noteCallerGone). If the call
+// has no caller, or the caller had left before the INVITE of the callee, as after a
+// transfer, partnerLeft decides.
 func (c *call) callerLeft(callee *leg) bool {
 	l := c.caller
 	switch {
@@ -244,11 +246,12 @@ func (t *legTracker) noteCallerGone(l *leg) {
 	}
 }
 
-// partnerLeft reports whether the phone that was to be connected with the callee hung up
-// between the callee's INVITE and its CANCEL. The PBX had called that phone before, for a
-// callback, or in a call whose caller has transferred it. A phone that has sent a REFER
-// does not count, because it waits for nobody. The result is false if another phone that
-// the PBX had called before was still there at the CANCEL.
+// partnerLeft reports whether the partner of the callee hung up between the callee's
+// INVITE and its CANCEL. The partner is the phone that the PBX was to connect with the
+// callee, and which it had called before: for a callback, or in a call whose caller has
+// transferred that phone. A phone that has sent a REFER does not count, because it waits
+// for nobody. The result is false if another phone that the PBX had called before was
+// still there at the CANCEL.
 func (c *call) partnerLeft(callee *leg) (left bool) {
 	for _, o := range c.legs {
 		switch {

@@ -210,9 +210,10 @@ func (l *leg) learnTransaction(m *Message) {
 // hangupBy returns who hung up; m is the BYE or the response to it. Usually that is the
 // end of the leg that sent the BYE. It is the system if the PBX sent the BYE and one of
 // these applies: the other end still talks; the PBX has hung up on the other end within
-// hangupGap before; the BYE has a cause that is not the other end's. A phone that has
-// transferred the other end is no end any more, even while its leg is up, if the phone
-// that was left has just hung up.
+// hangupGap before; the BYE has a cause that is not the other end's.
+//
+// A phone that has connected the other end with a third phone by REFER may still have a
+// leg. It does not count as talking if the third phone has just hung up.
 func (l *leg) hangupBy(m *Message) HangupBy {
 	if m.Origin() == PBX {
 		r := readReason(m.Head)
@@ -239,8 +240,9 @@ func (l *leg) hangupBy(m *Message) HangupBy {
 	return ByCallee
 }
 
-// transferredEndLeft reports whether a phone other than those of the leg and of transferor
-// hung up at most hangupGap before at: the phone that transferor has connected with the leg.
+// transferredEndLeft reports whether the phone with which transferor has connected the
+// leg hung up at most hangupGap before at. That is any answered phone of the call other
+// than those of the leg and of transferor.
 func (l *leg) transferredEndLeft(transferor *leg, at time.Time) bool {
 	return slices.ContainsFunc(l.call.legs, func(o *leg) bool {
 		return o != l && o != transferor && o.state == over && !o.answered.IsZero() && o.endedBy != BySystem && !o.hasReferred && at.Sub(o.ended) <= hangupGap

@@ -176,9 +176,9 @@ func (s *numberMatcher) awaitsSecondParty(l *leg, now time.Time) bool {
 	return l.origin == PBX && l.call.caller == nil && l.state == talking && now.Sub(l.answered) <= progressWindow && !l.call.otherLegTalks(l)
 }
 
-// showsSameNumber reports whether the PBX shows number, which is from the INVITE i, on
-// leg l as well, but in no other call that it began, and the phone of l has just
-// answered.
+// showsSameNumber reports whether leg l may be the first leg of the call to which the
+// INVITE i belongs. number is a number of i. The PBX must show it on l and in no other
+// call that it began, and the phone of l must have answered within promptGap.
 //
 // Asterisk sends the second INVITE 2 to 5 ms after the answer, 43 ms on a machine with a
 // load of 5 (December 2026). promptGap allows for that. Many calls may show a number that

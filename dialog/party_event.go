@@ -67,10 +67,10 @@ func (t *partyTracker) emitEvent(p *party, typ Type, at time.Time) *Event {
 	return e
 }
 
-// settleLeavingParty emits the transfer and the hangup of the call's leaving party before
-// another party p emits an event of type typ. If that event is a hangup, p may not have
-// been transferred, so the transfer has no status. Otherwise the transfer has the status
-// that the PBX has reported.
+// settleLeavingParty ends the call's leaving party before another party p emits an event
+// of type typ. The leaving party has sent a REFER whose outcome is not known yet. If p
+// emits its hangup, p may not have been transferred, so the transfer of the leaving party
+// has no status. Otherwise the transfer has the status that the PBX has reported.
 func (t *partyTracker) settleLeavingParty(c *call, p *party, typ Type, at time.Time) {
 	switch w := c.leavingParty; {
 	case w == nil || w == p:
@@ -253,9 +253,9 @@ func (t *partyTracker) fillCaller(e *Event, caller, l *leg) {
 	}
 }
 
-// partyCalledFor returns the party that the PBX called first, on behalf of the extension
-// of leg l, before it called that extension on l and showed the extension's own number
-// there. nil: there is none.
+// partyCalledFor returns the first party that the PBX called in a call that the PBX began
+// for the extension of leg l, or nil. Such a call begins with the other person. The PBX
+// then calls the extension on l, and shows the extension's own number there.
 func (t *partyTracker) partyCalledFor(l *leg) *party {
 	if l.party == nil || !t.directory.isShownAs(l.party.ext.User, l.callerNum) {
 		return nil

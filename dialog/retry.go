@@ -32,8 +32,8 @@ func (l *leg) asksForRetry(m *Message) bool {
 	return m.Status == 422 || m.Status == 494 || refusesOffer(m.Status)
 }
 
-// refusesOffer reports whether a final response does not refuse the call, but what the
-// INVITE offers or requires.
+// refusesOffer reports whether a final response refuses only what the INVITE offers or
+// requires, and not the call itself.
 func refusesOffer(status int) bool {
 	return status == 413 || status == 415 || status == 420 || status == 421
 }

@@ -13,9 +13,10 @@ type Change struct {
 	Record []byte // snapshot from which Restore continues the call, a JSON object; nil: the call is over
 }
 
-// Changed returns each call that has changed since Changed last returned it, unless its
-// first change since then is after until. The tracker collects changes from the first use
-// of Changed on. A call that is over and was never returned is left out.
+// Changed returns the calls that have changed since Changed last returned them. It leaves
+// out a call if the first of these changes is after until. The tracker collects changes
+// from the first use of Changed on. A call that is over and was never returned is left
+// out.
 func (t *Tracker) Changed(until time.Time) (changes []Change) {
 	t.changes.on, t.emitter.events = true, nil
 	n := 0
@@ -187,8 +188,8 @@ func flattenPairs(pairs [][2]string) (flat []string) {
 	return flat
 }
 
-// referSnapshot returns the snapshot of a REFER. awaited means that a new leg may follow
-// the REFER, open that its leg waits for the outcome.
+// referSnapshot returns the snapshot of a REFER. awaited reports that a new leg may
+// follow the REFER. open reports that the leg of the REFER waits for the outcome.
 func (w *snapshotWriter) referSnapshot(r *refer, awaited, open bool) referSnapshot {
 	return referSnapshot{
 		Leg: w.legRef(r.leg), Awaited: awaited, Open: open, ByParty: r.awaitedByParty(), SentAt: w.stamp(r.sentAt), CSeq: r.cseq,

@@ -99,11 +99,12 @@ func (l *leg) staleCSeq(m *Message) bool {
 }
 
 // requestTrusted reports whether the request that m answers has counted at once, without
-// waiting for its response. vouched is the result of fromDialogEnd for m. If m is not a
-// 2xx, the result is vouched. For a 2xx it is false if l still holds the request as
-// unverified. Otherwise it is true if vouched is true or the request has the last CSeq of
-// its sender, because a phone may send a trusted request from another port than the one
-// to which responses go.
+// waiting for its response. vouched is the result of fromDialogEnd for m.
+//
+// If m is not a 2xx, the result is vouched. For a 2xx it is false if l still holds the
+// request as unverified. Otherwise it is true if vouched is true or if the request has
+// the last CSeq of its sender. Only a trusted request sets the last CSeq, and a phone may
+// have sent it from another port than the one to which responses go.
 func (l *leg) requestTrusted(m *Message, vouched bool) bool {
 	switch {
 	case m.Status/100 != 2:

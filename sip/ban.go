@@ -18,9 +18,9 @@ func (px *Proxy) isFree(l *listener, conn *stream, ip netip.Addr) bool {
 	return px.peers.trunkOfConn(conn) != nil || px.peers.isConfigured(l, ip) || px.guard.Allows(ip) || px.listeners.trustProxy(ip)
 }
 
-// dropsBanned reports whether what a peer of listener l sends is dropped because its source
-// is banned. conn is its connection or nil. The PBX may be in the network of a banned
-// source, so it is looked for then.
+// dropsBanned reports whether everything that a peer of listener l sends is dropped,
+// because its source is banned. conn is its connection or nil. A peer that isFree is
+// never dropped: the PBX may be in the same network as a banned phone.
 func (px *Proxy) dropsBanned(l *listener, conn *stream, ip netip.Addr, now instant) bool {
 	if !px.guard.IsBanned(ip, time.Duration(now)) || px.isFree(l, conn, ip) {
 		return false
@@ -125,8 +125,9 @@ func (t *responseContext) usesNonceOf(ip netip.Addr, now instant) bool {
 	return false
 }
 
-// isStale reports whether a challenge of m, of which f is the first or nil, says that the
-// password may be right but the nonce is too old (RFC 7616 §3.3).
+// isStale reports whether a challenge in m says that the nonce was too old and the
+// password may be right (RFC 7616 §3.3). f is the field of the first challenge of m, or
+// nil.
 func isStale(m *message, f *field) bool {
 	for ; f != nil; f = m.fieldAfter(f) {
 		if bytes.EqualFold(authParam(m.text(f.value), "stale"), []byte("true")) {

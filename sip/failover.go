@@ -15,8 +15,9 @@ const (
 	maxRestTime = instant(60e9)
 )
 
-// failover is what a request with several targets needs to be sent to the next one
-// (RFC 3263 §4.3). It ends with the first response that the sender gets.
+// failover holds what is needed to send a request to another target if the first one
+// fails (RFC 3263 §4.3): the request as it was received, and the targets that were not
+// tried. It is freed when the sender gets the first response.
 type failover struct {
 	left     []*target // not tried so far
 	buf      []byte    // the request as it was received
@@ -29,7 +30,8 @@ type failover struct {
 	hash     uint32  // loop hash
 }
 
-// startFailover prepares a context for the targets after the first one.
+// startFailover notes the target of the request of p. If there are further targets, it
+// keeps the request for them. hash is the loop hash.
 func (t *responseContext) startFailover(p *packet, r *routeDecision, hash uint32) {
 	if r.target == nil {
 		return
@@ -44,7 +46,7 @@ func (t *responseContext) startFailover(p *packet, r *routeDecision, hash uint32
 	}
 }
 
-// endFailover ends the use of further targets.
+// endFailover frees what failover holds. The request is then sent to no other target.
 func (t *responseContext) endFailover() {
 	if t.failover != nil {
 		t.failover.buf = t.worker.memory.releaseCopy(t.failover.buf)
@@ -70,8 +72,8 @@ func (t *responseContext) canFailOver() bool {
 }
 
 // sendToNextTarget sends the request to the next target, with a new branch, in the same
-// server transaction. It returns false if there is none. The client transaction so far
-// goes on without the context if it is still needed.
+// server transaction. It returns false if there is none. See detachClient for the client
+// transaction so far.
 func (t *responseContext) sendToNextTarget(now instant) bool {
 	for t.canFailOver() {
 		w, f := t.worker, t.failover
@@ -160,8 +162,9 @@ func (t *responseContext) rememberTarget(now instant, m *message, from *target) 
 	}
 }
 
-// detachClient makes room for another client transaction. One that has sent its ACK goes
-// on alone, to send it again. One without a response goes on as an abandoned branch.
+// detachClient frees t.client for the next target. The client transaction in it goes on
+// as another clientTx if it is still needed: after its ACK, to send the ACK again;
+// without a response, as an abandonedBranch.
 func (t *responseContext) detachClient(now instant) {
 	c := &t.client
 	if c.state == clientTerminated {

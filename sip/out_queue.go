@@ -33,8 +33,9 @@ type outTx struct {
 // newOutQueue returns an empty queue.
 func newOutQueue() outQueue { return outQueue{ready: make(chan struct{}, 1)} }
 
-// add adds what encode appends for b, unless the queue has ended or has no room. In the
-// second case fits is false. tx is the id of the client transaction of b, or 0.
+// add appends b to the queue in the form that encode gives it. If added is false, the
+// queue has ended, or it has no room and fits is false. tx is the id of the client
+// transaction of b, or 0.
 func (q *outQueue) add(encode func(dst, b []byte) []byte, b []byte, tx uint64) (added, fits bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -209,7 +209,8 @@ func (r *remote) isNamed(host string, port int) bool {
 // up reports whether new requests may go to a target.
 func (t *target) up() bool { return !t.down.Load() && !t.refusing.Load() }
 
-// resting reports whether other targets are tried first.
+// resting reports whether the target has failed a short time ago, so that other targets
+// are tried first.
 func (t *target) resting(now instant) bool { return instant(t.restsUntil.Load()) > now }
 
 // avoided reports whether other targets are tried first: the target rests, or OPTIONS have
@@ -222,14 +223,14 @@ func (t *target) avoided(now instant) bool {
 // rest makes requests try other targets first for a time.
 func (t *target) rest(now, long instant) { t.restsUntil.Store(int64(now + long)) }
 
-// isSource reports whether a message that came from peer over proto comes from this target
-// of a PBX.
+// isSource reports whether a message that came from peer over proto comes from this
+// target of a PBX. The IP address must be the same. The transport may be another one,
+// because some PBXs send large requests over TCP instead of UDP (RFC 3261 §18.1.1).
 //
-// The IP address must match. The transport may differ from the configured one, because
-// some PBXs send a large request over another (RFC 3261 §18.1.1). The source port must
-// match too if other senders may have the same IP address. It must match if both
-// transports are UDP. If the proxy has the address too, it must match unless both have
-// the same transport with connections.
+// The source port decides where another sender may have the same IP address. It must be
+// that of the target if the message came over UDP from a target on UDP. If the proxy has
+// the IP address too, it must be that of the target, except over the same transport with
+// connections.
 func (t *target) isSource(proto Proto, peer netip.AddrPort) bool {
 	switch {
 	case t.AddrPort == peer:

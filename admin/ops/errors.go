@@ -132,7 +132,7 @@ func (o *Operations) Explain(d Dialect, err error) Refusal {
 	return r
 }
 
-// logFailure logs an error if it is a failure.
+// logFailure logs an error of a request if IsFailure reports true for it.
 func (o *Operations) logFailure(d Dialect, err error) {
 	switch {
 	case !IsFailure(err):

@@ -92,8 +92,9 @@ func hasNumber(e dialect.Event, n uint64) bool {
 	return false
 }
 
-// numberBase returns the number of an event whose subscription has no other type. It is
-// a multiple of 16; the numbers above it are for events of subscriptions with several.
+// numberBase returns the number of an event that is the only type of its subscription. It
+// is a multiple of 16. If a subscription has several types, their events have the numbers
+// above the base.
 func numberBase(e dialect.Event) uint64 {
 	// Never change it: clients keep these numbers.
 	return idHash(e) >> 37 << 4 // room for 15 types

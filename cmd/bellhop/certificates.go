@@ -112,8 +112,10 @@ func (c *certificates) trunksOf(cfg config.Config) []sip.Trunk {
 	return ts
 }
 
-// configure uses the certificates of another config where the running one has some too. It
-// returns the keys that are thereby applied, of those that differ.
+// configure applies the settings of cfg that concern certificates, when the config is
+// read again. old is the config in use. A setting is applied only where the running
+// config has certificates too, because a restart is needed to begin with TLS. configure
+// returns the keys of the settings that it has applied.
 func (c *certificates) configure(old, cfg config.Config) (applied []string, err error) {
 	if c.shared != nil && len(cfg.SIP.TLSCert) > 0 {
 		applied = append(applied, "sip.tls_cert", "sip.tls_key")
@@ -158,7 +160,7 @@ func withoutPairs(ls []config.Listener) []config.Listener {
 }
 
 // haveTLSNames reports whether a trunk is known by its certificate. Only then do the
-// listeners ask for certificates, which they do from the start or never.
+// listeners ask clients for certificates. Whether they ask is decided at the start.
 func haveTLSNames(ts []config.Trunk) bool {
 	return slices.ContainsFunc(ts, func(t config.Trunk) bool { return len(t.TLSNames) > 0 })
 }

@@ -204,11 +204,11 @@ func (k *Keeper) Load(ctx context.Context) (calls []dialog.Change, checkpoint Ch
 func (k *Keeper) callKey(id string) string { return "call." + k.config.Node + "." + id }
 func (k *Keeper) checkpointKey() string    { return "mark." + k.config.Node }
 
-// Put enqueues the changes that the tracker returned at time now. With these and earlier
-// changes, the Keeper has the effects of all events up to time upTo. Once the changes are
-// stored, the checkpoint may therefore advance to the end that the event log had at the
-// last Put not later than upTo. Both times are on the clock of [dialog.Message.At]. Put
-// never waits for the store.
+// Put enqueues the changes that the tracker returned at time now. They include the
+// effects of all events up to time upTo. Once they are stored, the checkpoint may
+// therefore advance past these events: to the end that the event log had at the last Put
+// at or before upTo. Both times are on the clock of [dialog.Message.At]. Put never waits
+// for the store.
 func (k *Keeper) Put(changes []dialog.Change, now, upTo time.Time) {
 	end := k.config.LogEnd()
 	k.mu.Lock()

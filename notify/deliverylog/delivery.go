@@ -27,8 +27,8 @@ type Delivery struct {
 // ID returns the webhook-id of a delivery.
 func ID(event, subscription string) string { return event + "-" + subscription }
 
-// EndedAt returns when the last attempt that ended d began, or zero if none ended it. A
-// redelivery may end d once more.
+// EndedAt returns the time of the attempt that ended d, or zero if none has. After a
+// redelivery, several attempts may have ended d; the last one counts.
 func (d *Delivery) EndedAt() (at time.Time) {
 	for _, a := range d.Attempts {
 		if a.Ended() {

@@ -80,9 +80,9 @@ type catchUp struct {
 	lagging int            // subscribers that lag
 }
 
-// roomFor returns how many deliveries of sr may be pending. Usually that is maxPending.
-// While ten times maxPending deliveries or more are pending in all, each subscriber has
-// an equal share of ten times maxPending, but at most maxPending.
+// roomFor returns how many deliveries of sr may be pending: maxPending. If ten times
+// maxPending deliveries are pending in all, the subscribers share that number equally,
+// and none gets more than maxPending.
 func (s *Scheduler) roomFor(sr *subscriber) int {
 	if all := 10 * s.maxPending; s.pending >= all {
 		return min(s.maxPending, all/len(s.subscribers))

@@ -205,9 +205,9 @@ func (sr *subscriber) notOwedReason(d *delivery) string {
 	return ""
 }
 
-// noteURLs records the URLs that the receiver has named for the party of d: in the
-// response to this attempt, if d is a newCall, or else in the delivery log, if they were
-// looked up there.
+// noteURLs records the URLs that the receiver has named for the party of d. If d is a
+// newCall, they are in the response to this attempt. Otherwise the attempt may have
+// looked them up in the delivery log.
 func (sr *subscriber) noteURLs(d *delivery, r *Result) {
 	dep := &d.dependency
 	switch {

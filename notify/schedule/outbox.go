@@ -311,8 +311,8 @@ func (s *Scheduler) FinishUpdate(u Update, err error) {
 	}
 }
 
-// finishDeliveryUpdate applies the result of a write of d. gone says that the write was
-// to delete the entry of d.
+// finishDeliveryUpdate applies the result of a write of d to the outbox. gone reports
+// that the write was to delete the entry of d. A write that failed is repeated.
 func (s *Scheduler) finishDeliveryUpdate(d *delivery, gone bool, err error) {
 	if err == nil {
 		if !gone {

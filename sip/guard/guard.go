@@ -80,8 +80,8 @@ func New(s Settings) *Guard {
 	return g
 }
 
-// Configure replaces the settings. Bans of sources that Allow holds as a whole end; all
-// others stay.
+// Configure replaces the settings. It ends the bans of sources whose addresses are all in
+// Allow. All other bans stay.
 func (g *Guard) Configure(s Settings) {
 	used := &settings{Settings: s}
 	for _, text := range s.UserAgents {
@@ -216,8 +216,8 @@ func (g *Guard) ProvesSource(ip netip.Addr, nonce []byte, now time.Duration) boo
 	return g.nonces.proves(sourceOf(ip), nonce, now)
 }
 
-// AddPoint counts a fault of a real source, and reports whether a ban is due: whether
-// [Guard.BanIfDue] may ban the source.
+// AddPoint counts a fault of a source whose address is not forged. If due is true, the
+// source may have enough points for a ban, and the caller calls [Guard.BanIfDue].
 func (g *Guard) AddPoint(ip netip.Addr, now time.Duration) (due bool) {
 	after := g.settings.Load().BanAfter
 	points := g.scores.add(sourceOf(ip), now)
@@ -227,9 +227,9 @@ func (g *Guard) AddPoint(ip netip.Addr, now time.Duration) (due bool) {
 // ClearPoints forgets the faults of a source, because it has used the right password.
 func (g *Guard) ClearPoints(ip netip.Addr) { g.scores.clear(sourceOf(ip)) }
 
-// BanIfDue bans a source if it has enough points. A source with live bindings is banned
-// after that many times more points, because a ban cuts off all phones behind one address
-// if one of them has a wrong password.
+// BanIfDue bans a source if it has enough points. A source without live bindings is
+// banned at BanAfter points. Each live binding allows BanAfter more, because a ban cuts
+// off all phones behind one address even if only one has a wrong password.
 func (g *Guard) BanIfDue(ip netip.Addr, reason BanReason, now time.Duration) (b Ban, ok bool) {
 	set, s := g.settings.Load(), sourceOf(ip)
 	after := min(set.BanAfter*(1+(*g.bindings.Load())[s]), maxPoints)

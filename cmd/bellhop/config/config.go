@@ -265,7 +265,8 @@ func Parse(file, text string) (Config, error) {
 	return c, err
 }
 
-// parse is Parse. It also returns the decoder, which knows the positions of the keys.
+// parse does the work of Parse. It also returns the decoder, which knows the positions of
+// the keys.
 func parse(file, text string) (c Config, r decoder, err error) {
 	c = Default()
 	doc, r, err := decodeTOML(file, text)
