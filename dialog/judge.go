@@ -265,11 +265,13 @@ func (c *call) partnerLeft(callee *leg) (left bool) {
 	return left
 }
 
-// statusOfFinal returns the status of a leg that the final response m refused. On the
-// caller's leg it is the status of the callees, because the PBX's own response is less
-// precise, unless that status is not known or m is a 3xx with a Contact. Otherwise it is
-// the first of these that exists: the status of m's Reason, the configured status of the
-// code, FORWARDED for a 3xx with a Contact, and the result of statusForCode.
+// statusOfFinal returns the status of a leg that the final response m refused. A caller's
+// leg has the status of the callees, if that is known, because the PBX's own response is
+// less precise. This does not apply to a 3xx with a Contact.
+//
+// Otherwise the status is the first of these that exists: the status of m's Reason, the
+// configured status of the code, FORWARDED for a 3xx with a Contact, and the result of
+// statusForCode.
 func (j *judge) statusOfFinal(l *leg, m *Message, r reason) Status {
 	code, forwards := m.Status, m.Status/100 == 3 && siptext.Field(m.Head, "Contact") != ""
 	if l.origin == Edge && !forwards {

@@ -93,9 +93,9 @@ func readOnce(ctx context.Context, s jetstream.Stream, c jetstream.OrderedConsum
 	}
 }
 
-// readOnce asks the server every readPollInterval whether all messages were delivered.
-// After maxReadPolls requests without a message between them, Read continues with a new
-// consumer.
+// While no message comes, readOnce asks the server every readPollInterval whether all
+// messages were delivered. After maxReadPolls such requests in a row, Read continues with a
+// new consumer.
 const (
 	readPollInterval = time.Second
 	maxReadPolls     = 3

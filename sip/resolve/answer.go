@@ -75,9 +75,9 @@ func failedSet(now time.Time, retry time.Duration, err error) *set {
 	return &set{err: err, expires: now.Add(retry), refreshAt: now.Add(retry)}
 }
 
-// extend returns the set that is used after a failed lookup: s, valid for the time retry or
-// until its TTL ends, whichever is later. It returns nil if s has no hosts or its TTL ended
-// more than maxStale ago.
+// extend returns the set that is used after a failed lookup: s, valid for the time retry,
+// or until its TTL ends if that is later. An answer is used for at most maxStale after
+// its TTL has ended. extend returns nil if that time is over, or if s has no hosts.
 func (s *set) extend(now time.Time, retry time.Duration) *set {
 	if s == nil || s.goodUntil.IsZero() || now.Sub(s.goodUntil) >= maxStale {
 		return nil

@@ -92,8 +92,8 @@ func Accept(c io.ReadWriter, first []byte, origins []string) (rest []byte, err e
 	return rest, err
 }
 
-// A PageError is the refusal of a request that a web page has caused. Any page can make the
-// browsers of its visitors send one, so it is no fault of theirs.
+// A PageError is the refusal of a request that a web page has caused. The client is not
+// at fault, because any page can make the browsers of its visitors send such a request.
 type PageError struct{ Err error }
 
 func (e *PageError) Error() string { return e.Err.Error() }

@@ -117,8 +117,8 @@ func (g *migration) checkSpace(ctx context.Context) error {
 	return nil
 }
 
-// copySize returns how many more bytes all copies need together, because they are made
-// at the same time.
+// copySize returns how many bytes the copies of all streams still need. All are made
+// before the first older stream is deleted, so they need this room together.
 func (g *migration) copySize(ctx context.Context) (size uint64, err error) {
 	for _, f := range olderStreams {
 		old, err := streamInfo(ctx, g.js, f.name)
