@@ -253,10 +253,10 @@ func (p Proto) uriName() string {
 	return p.String()
 }
 
-// An Addr is a transport and a socket address, written udp://192.0.2.1:5060. The address of
-// a PBX or trunk may have a host name instead, which is in Host. As configured, AddrPort
-// then has only its port, or 0 if the DNS gives it. Once the name has been looked up,
-// AddrPort has the address too.
+// An Addr is a transport and a socket address, written udp://192.0.2.1:5060. The address
+// of a PBX or trunk may have a host name, in Host, instead of an IP address. In such an
+// Addr of the configuration, AddrPort has no IP address, and its port is 0 if the DNS
+// gives the port. Addrs that were found in the DNS have Host and a whole AddrPort.
 type Addr struct {
 	Proto Proto
 	netip.AddrPort

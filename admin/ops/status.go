@@ -77,7 +77,7 @@ type Listener struct {
 	Connections int64  `json:"connections" doc:"Open connections; 0 for UDP"`
 }
 
-// CertificateState is the part of its life that a certificate is in.
+// CertificateState tells whether a certificate is valid, and whether it expires soon.
 type CertificateState string
 
 const (

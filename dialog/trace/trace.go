@@ -235,9 +235,9 @@ func (r *Recorder) Advance(t *dialog.Tracker, now time.Time) []dialog.Event {
 	return events
 }
 
-// findOrCreateRecord returns the record of the call with the id. With id "" it returns
-// the record that has the Call-ID of m. If up, it creates a missing record. It returns
-// nil if there is no record, or no room for one.
+// findOrCreateRecord returns the record of the call with the id. If id is "", it returns
+// the record that has the Call-ID of m. If there is no record and up is true, because the
+// call is up, it creates one. It returns nil if there is none, or no room for a new one.
 func (r *Recorder) findOrCreateRecord(t *dialog.Tracker, id string, up bool, m *dialog.Message) *record {
 	if id == "" {
 		return r.byCallID[m.CallID]

@@ -204,10 +204,10 @@ func isDotSegment(segment string) bool {
 	return false
 }
 
-// variableValue returns a text as the value of a variable. Each byte is passed as a
-// character, because the library escapes a character as its code point instead of its
-// UTF-8. A value that consists only of dots becomes empty, because it would change the
-// path.
+// variableValue returns a text as the value of a variable. The library writes %E9 for the
+// character é, but receivers expect its UTF-8, %C3%A9. So variableValue passes each byte
+// of the UTF-8 as a character. A value that consists only of dots becomes empty, because
+// it would change the path.
 func variableValue(s string) uritemplate.Value {
 	if strings.Trim(s, ".") == "" {
 		s = ""

@@ -41,8 +41,9 @@ func (n *nonces) bucketOf(s source, nonce []byte) (bucket []atomic.Uint64, tag, 
 	return bucket, hash & nonceTagMask, max(of&nonceSourceMask, 1<<nonceTimeBits)
 }
 
-// nonceAge returns the time since the nonce of a slot was sent. The clock of the goroutine
-// that has sent it may be up to a minute ahead.
+// nonceAge returns the time since the nonce of a slot was sent. It returns 0 if the nonce
+// was sent less than a minute in the future, because the clock of the goroutine that sent
+// it may be ahead.
 func nonceAge(v uint64, now time.Duration) time.Duration {
 	seconds := (uint64(now/time.Second) - v) & nonceTimeMask
 	if seconds > nonceTimeMask-60 {

@@ -38,7 +38,8 @@ func (s source) prefix() netip.Prefix {
 	return netip.PrefixFrom(netip.AddrFrom16(b), 64)
 }
 
-// ways is the number of slots of a bucket of one-word slots: a cache line.
+// ways is the number of slots in a bucket. A bucket fills a cache line, because a slot
+// has one word.
 const ways = 8
 
 // bucketOf returns the bucket of a key, and a hash of the key for the tags in its slots.

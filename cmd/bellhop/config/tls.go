@@ -63,7 +63,8 @@ func (c *Config) PBXClient() (client certs.ClientConfig, ok bool) {
 	return client, slices.ContainsFunc(c.SIP.PBX, isTLS)
 }
 
-// Client returns how TLS is used towards a trunk. ok reports whether it is.
+// Client returns the settings of TLS towards a trunk. ok is false if the trunk does not
+// use TLS.
 func (t *Trunk) Client() (client certs.ClientConfig, ok bool) {
 	client = certs.ClientConfig{Name: fmt.Sprintf("the TLS settings of trunk %q", t.Name), ServerName: t.TLSName}
 	if t.TLSCA != "" {

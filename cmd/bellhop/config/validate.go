@@ -75,7 +75,7 @@ func (c *Config) validatePBX(report func(path, format string, args ...any)) {
 	}
 }
 
-// isNoTarget reports whether an address is none to which requests can be sent.
+// isNoTarget reports whether no request can be sent to an address.
 func isNoTarget(a sip.Addr) bool {
 	return a.Host == "" && (a.Port() == 0 || a.Addr().IsUnspecified() || a.Addr().IsMulticast())
 }
