@@ -72,24 +72,6 @@ func (p *packet) receivesAtSource() bool {
 	return p.conn == nil && (p.msg.via.hasRport || p.side == edgeSide && p.listener.proxy.peers.trunkOf(p) == nil)
 }
 
-// sendMessage sends b and reports whether the transport accepted it. tx is the id of the
-// client transaction that gets a later transport error, or 0.
-//
-// If to.conn is closed, another stream is opened to to.addr, unless that is the port from
-// which the peer had connected: nobody listens there. For a response, to.addr is the
-// source IP address of the request with the port of sent-by (RFC 3261 §18.2.2).
-func (w *worker) sendMessage(to destination, b []byte, tx uint64) bool {
-	switch {
-	case to.conn == nil:
-		return to.listener.writeDatagram(b, to.local, to.addr) == nil
-	case to.conn.queueMessage(b, tx):
-		return true
-	case !to.conn.dialed && to.addr == to.conn.peer:
-		return false
-	}
-	return w.proxy.streams.openTo(Addr{Proto: to.listener.proto, AddrPort: to.addr, Host: to.conn.host}, to.listener).queueMessage(b, tx)
-}
-
 // flow returns the flow on which p was received. Requests to the client go over that flow
 // while it is an open stream. For a datagram or a closed stream, byURI decides: if it is
 // true, a request goes to the address in the URI of that request.

@@ -13,7 +13,7 @@
 // websocket.go). The message is indexed (index.go) and passed to a worker, which finds its
 // transaction or starts one (dispatch.go, client_tx.go). The worker routes a request
 // (route.go, route_target.go), edits the message (rewrite.go), observes it (observe.go) and
-// sends it (destination.go).
+// sends it (send.go).
 //
 // # Order and waiting
 //

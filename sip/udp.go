@@ -81,12 +81,6 @@ func ipVersion(ip netip.Addr) string {
 
 func isInUse(err error) bool { return errors.Is(err, syscall.EADDRINUSE) }
 
-// isUnreachable reports whether err says that a destination cannot be reached, as ICMP
-// or ARP report it.
-func isUnreachable(err error) bool {
-	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.EHOSTUNREACH) || errors.Is(err, syscall.ENETUNREACH)
-}
-
 // readPackets passes the datagrams of a listener to the workers until the socket is
 // closed.
 func (l *listener) readPackets(ctx context.Context) {
@@ -133,13 +127,6 @@ type batchReceiver interface {
 // backlog.
 type datagramHandler func(b []byte, from netip.AddrPort, local netip.Addr, idle bool)
 
-// sourceConn is a PacketConn on an unspecified address that can send from any address of
-// the machine.
-type sourceConn interface {
-	// WriteFrom sends one datagram from the address local.
-	WriteFrom(b []byte, local netip.Addr, to netip.AddrPort) (int, error)
-}
-
 // A read that takes longer than emptySocketRead found the socket empty and waited for a
 // datagram.
 const emptySocketRead = 10 * time.Microsecond
@@ -175,54 +162,4 @@ func (l *listener) handleDatagram(b []byte, from netip.AddrPort, local netip.Add
 		return
 	}
 	px.dispatch(p, idle)
-}
-
-// writeDatagram sends one datagram, from the address local if it is valid. If the machine
-// no longer has that address, the system chooses another.
-//
-// The socket's error queue is on, so a write may return the error of an earlier datagram
-// and send nothing. Therefore the write is tried up to three times. If the destination is
-// still unreachable, the datagram counts as lost, the client transaction of its request is
-// informed, and writeDatagram returns nil. Any other error is returned.
-func (l *listener) writeDatagram(b []byte, local netip.Addr, to netip.AddrPort) (err error) {
-	if l.packet == nil {
-		return net.ErrClosed
-	}
-	for i := range 3 {
-		if err = l.writePacket(b, local, to); err == nil {
-			return nil
-		}
-		l.drainErrorQueue()
-		if i > 0 || errors.Is(err, syscall.EINVAL) {
-			local = netip.Addr{} // it may be the reason
-		}
-	}
-	if isUnreachable(err) {
-		l.proxy.reportUnsent(b)
-		return nil
-	}
-	return err
-}
-
-// writePacket makes one system call of writeDatagram.
-func (l *listener) writePacket(b []byte, local netip.Addr, to netip.AddrPort) (err error) {
-	if c, ok := l.packet.(sourceConn); ok && local.IsValid() {
-		_, err = c.WriteFrom(b, local, to)
-	} else {
-		_, err = l.packet.WriteToUDPAddrPort(b, to)
-	}
-	return err
-}
-
-// reportUnsent informs the worker of an undelivered request. b is the start of its
-// datagram, as the ICMP error quotes it.
-func (px *Proxy) reportUnsent(b []byte) {
-	defer px.recoverPanic("error queue")
-	var m message
-	if !m.index(b, false) || !m.isRequest() || !m.via.ok {
-		return
-	}
-	if id, _, ok := px.branchSalt.openBranch(m.text(m.via.branch)); ok {
-		px.reportFailedTx(id)
-	}
 }
