@@ -96,7 +96,8 @@ func divertedBy(entries []historyEntry, called string) string {
 }
 
 // replacedUser returns the user of the entry that e has replaced. That is the entry that
-// e names, or else the one above e's index, or else the one before e.
+// e names, or else the entry whose index is the parent of e's index, or else the entry
+// before e.
 func replacedUser(before []historyEntry, e *historyEntry) string {
 	index := e.replaces
 	if index == "" {

@@ -90,9 +90,9 @@ func (p *pbx) sharesOurAddr() bool {
 
 // dialogTarget returns the address of this PBX that the token of a dialog contains. a is
 // the address that the PBX uses in the dialog. The result is the target at a, or else one
-// with the same IP address; both may have left the name within the last hour. If the PBX
-// is configured by address, the result is the zero address, because the id of the PBX is
-// then enough.
+// with the same IP address. An address that the name of the PBX had within the last hour
+// counts too. If the PBX is configured by address, the result is the zero address,
+// because the id of the PBX is then enough.
 func (p *pbx) dialogTarget(a Addr) (to Addr) {
 	if p.config.Host == "" {
 		return to
@@ -316,10 +316,10 @@ func (ps *peers) trunkName(p *packet, r *routeDecision) string {
 	return t.Name
 }
 
-// limitTarget returns the address to which a request goes if somebody other than the PBX
-// has chosen its URI. fl is the flow to the other end of the dialog. That is the address
-// in the URI if it is at the host of the flow's peer, or at the same trunk as the peer.
-// For any other URI it is the peer itself.
+// limitTarget limits where a URI leads that somebody other than the PBX has chosen. fl is
+// the flow to the other end of the dialog. The result is the address in the URI if it is
+// at the host of the flow's peer, or at the same trunk as that peer. For any other URI,
+// the result is the address of the peer.
 //
 // ok is false if the result is the port from which the peer had connected, because nobody
 // listens there.

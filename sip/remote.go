@@ -227,10 +227,9 @@ func (t *target) rest(now, long instant) { t.restsUntil.Store(int64(now + long))
 // target of a PBX. The IP address must be the same. The transport may be another one,
 // because some PBXs send large requests over TCP instead of UDP (RFC 3261 §18.1.1).
 //
-// The source port decides where another sender may have the same IP address. It must be
-// that of the target if the message came over UDP from a target on UDP. If the proxy has
-// the IP address too, it must be that of the target, except over the same transport with
-// connections.
+// The source port must be the same too in two cases, because another sender may have the
+// IP address: if both transports are UDP, or if the proxy has the IP address and the
+// message did not come over a stream of the target's transport.
 func (t *target) isSource(proto Proto, peer netip.AddrPort) bool {
 	switch {
 	case t.AddrPort == peer:

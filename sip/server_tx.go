@@ -193,9 +193,9 @@ func (s *serverTx) terminate() {
 // process.
 type serverKey [16]byte
 
-// makeServerKey returns the key of the server transaction of m, with another method if
-// method is not that of m. An ACK has the key of its INVITE. To find the INVITE that a
-// CANCEL cancels, the caller passes the CANCEL and the method INVITE.
+// makeServerKey returns the key of a server transaction in the worker's table. For the
+// transaction of m itself, method is the method of m; an ACK gets the key of its INVITE.
+// For the INVITE that the CANCEL m cancels, method is INVITE.
 func (w *worker) makeServerKey(m *message, method []byte) serverKey {
 	k := append(w.keyBuf[:0], w.proxy.serverKeySecret[:]...)
 	if m.via.hasCookie(m.b) {

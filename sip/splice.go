@@ -37,8 +37,8 @@ func (s *splice) insert(at int32, text ...string) { s.replace(span{at, at}, text
 // remove deletes v.
 func (s *splice) remove(v span) { s.replace(v) }
 
-// dropWithin discards the edits that start within v, also an insertion at its first byte.
-// An edit that replaces exactly v stays.
+// dropWithin discards the edits that start within v, including insertions before its
+// first byte. An edit that replaces exactly v stays.
 func (s *splice) dropWithin(v span) {
 	s.edits = slices.DeleteFunc(s.edits, func(e spliceEdit) bool {
 		return e.from >= v.from && e.from < v.to && (span{e.from, e.to}) != v

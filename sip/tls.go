@@ -123,9 +123,9 @@ func (ps *peers) asksForCertificate() bool {
 	return slices.ContainsFunc(ps.trunks.Load().all, func(t *Trunk) bool { return len(t.TLSNames) > 0 })
 }
 
-// trunkOfCertificate returns the trunk to which a client certificate belongs. chain has
-// that certificate first. A client without a certificate is not a trunk. Neither is one
-// with any other certificate, and err then tells why.
+// trunkOfCertificate returns the trunk to which a client certificate belongs, or nil.
+// chain has that certificate first; it is empty if the client has none. err tells why a
+// certificate belongs to no trunk.
 //
 // Any extended key usage is accepted, because public authorities no longer issue
 // certificates for clients.
