@@ -227,6 +227,7 @@ func FuzzStream(f *testing.F) {
 		f.Add([]byte(s+"OPTIONS sip:a SIP/2.0\r\nContent-Length: -1\r\n\r\n"+s), []byte{3, 100, 7})
 	}
 	w, _ := newBareWorker(f, nil)
+	f.Cleanup(w.proxy.streams.close)
 	w.proxy.sources.accepted.add(barePhone.Addr(), w.now()) // all its messages are in one queue
 	f.Fuzz(func(t *testing.T, b, cuts []byte) {
 		if len(b) > 8<<10 {

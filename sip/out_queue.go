@@ -3,16 +3,15 @@ package sip
 import "sync"
 
 // outQueue holds the bytes that wait to be written to a stream. It takes no memory while it
-// is empty, because most connections are those of idle phones. Any goroutine adds messages;
-// one takes them all and writes them.
+// is empty, because most connections are those of idle phones. Any goroutine adds messages,
+// and one takes them all and writes them.
 //
 // Its mutex is that of one connection and is held for a copy, as the lock in a channel is.
 type outQueue struct {
-	ready chan struct{} // has a value after a message was added, or after end
-
 	mu      sync.Mutex
 	waiting outBatch
 	writing int  // bytes of the batch that was taken last
+	writer  bool // the queue has a writer, or will get one when the stream is open
 	ended   bool // nothing more is added
 }
 
@@ -30,60 +29,64 @@ type outTx struct {
 	until int // the message ends before this byte of the batch
 }
 
-// newOutQueue returns an empty queue.
-func newOutQueue() outQueue { return outQueue{ready: make(chan struct{}, 1)} }
+// addResult is what has become of a message.
+type addResult uint8
 
-// add appends b to the queue in the form that encode gives it. If added is false, the
-// queue has ended, or it has no room and fits is false. tx is the id of the client
-// transaction of b, or 0.
-func (q *outQueue) add(encode func(dst, b []byte) []byte, b []byte, tx uint64) (added, fits bool) {
+const (
+	added      addResult = iota
+	addedFirst           // and the caller must start a writer
+	refused              // the queue has ended
+	full                 // there is no room
+)
+
+// add appends b to the queue in the form that encode gives it. tx is the id of the client transaction of b, or 0.
+func (q *outQueue) add(encode func(dst, b []byte) []byte, b []byte, tx uint64) addResult {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	switch to := &q.waiting; {
+	to := &q.waiting
+	switch {
 	case q.ended:
-		return false, true
+		return refused
 	case len(to.b)+q.writing+len(b) > maxOutBytes:
-		return false, false
-	default:
-		to.b = encode(to.b, b)
-		if tx != 0 {
-			to.txs = append(to.txs, outTx{tx, len(to.b)})
-		}
-		q.wake()
-		return true, true
+		return full
 	}
+	to.b = encode(to.b, b)
+	if tx != 0 {
+		to.txs = append(to.txs, outTx{tx, len(to.b)})
+	}
+	if q.writer {
+		return added
+	}
+	q.writer = true
+	return addedFirst
 }
 
-// end lets the writer close the stream after the messages that wait.
-func (q *outQueue) end() {
+// end lets the writer close the stream after the messages that wait. It reports whether the
+// caller must start a writer.
+func (q *outQueue) end() (first bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.ended, q.waiting.end = true, true
-	q.wake()
+	first, q.writer = !q.writer, true
+	return first
 }
 
-// wake informs the writer that there is something to take. The caller holds mu.
-func (q *outQueue) wake() {
-	select {
-	case q.ready <- struct{}{}:
-	default:
-	}
+// take removes and returns what waits. The batch that was taken before is written. If
+// nothing waits, ok is false, and the queue has no writer any more.
+func (q *outQueue) take() (batch outBatch, ok bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	batch = q.waiting
+	q.waiting, q.writing = outBatch{}, len(batch.b)
+	q.writer = len(batch.b) > 0 || batch.end
+	return batch, q.writer
 }
 
-// take removes and returns the messages that wait. The batch that was taken before is
-// written.
-func (q *outQueue) take() outBatch {
+// abandon ends the queue and returns what waits, which nobody writes any more.
+func (q *outQueue) abandon() outBatch {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	batch := q.waiting
-	q.waiting, q.writing = outBatch{}, len(batch.b)
+	q.waiting, q.ended = outBatch{}, true
 	return batch
-}
-
-// abandon ends the queue and returns the messages that wait, which nobody writes any more.
-func (q *outQueue) abandon() outBatch {
-	q.mu.Lock()
-	q.ended = true
-	q.mu.Unlock()
-	return q.take()
 }

@@ -88,6 +88,7 @@ func (panickingConn) Close() error        { return nil }
 func TestPanicOnAStreamCostsOneMessage(t *testing.T) {
 	w, _ := newBareWorker(t, nil)
 	px := w.proxy
+	defer px.streams.close()
 	workers := px.workers
 	message := strings.Replace(strings.Replace(typicalINVITE, "INVITE", "MESSAGE", -1), "Content-Length: 181", "Content-Length: 0", 1)
 	message = message[:strings.Index(message, "\r\n\r\n")+4]

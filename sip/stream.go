@@ -19,6 +19,7 @@ const (
 	messageTimeout     = 30 * time.Second                // from the first byte of a message to its last
 	idleTimeout        = 3605 * time.Second              // without a byte between messages
 	maxOutBytes        = 1 << 20                         // bytes that wait for a slow peer
+	maxIdleWriters     = 32                              // goroutines that wait for messages to write
 	smallReadBuffer    = 512                             // first size of a read buffer
 	freeReadBuffer     = 4 << 10                         // size that every connection may have
 	maxLargeReadBytes  = 64 << 20                        // bytes of all read buffers beyond that size
@@ -33,8 +34,8 @@ var tcpKeepAlive = net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Int
 
 const userTimeout = 10 * time.Second
 
-// stream is one connection. One goroutine reads it; another writes the messages that
-// workers queue.
+// stream is one connection. One goroutine reads it. Another writes the messages that workers
+// queue, while there are any.
 type stream struct {
 	table     *streamTable
 	id        uint32
@@ -53,6 +54,8 @@ type stream struct {
 	aliasRead bool                      // see noteAlias; used by the reading goroutine only
 	alias     atomic.Pointer[streamKey] // further port of the peer, or nil
 
+	writeTo net.Conn // conn, or TLS above it; set by serve
+
 	mu   sync.Mutex
 	conn net.Conn // below TLS, so that closing it never waits; nil until it is open
 }
@@ -69,18 +72,27 @@ func (s *stream) queueMessage(b []byte, id uint64) bool {
 
 // enqueue queues what encode appends for b, as queueMessage does.
 func (s *stream) enqueue(encode func(dst, b []byte) []byte, b []byte, id uint64) bool {
-	added, fits := s.outQueue.add(encode, b, id)
-	if !fits {
+	switch s.outQueue.add(encode, b, id) {
+	case addedFirst:
+		s.table.startWriter(s)
+		return true
+	case added:
+		return true
+	case full:
 		s.close()
 	}
-	return added
+	return false
 }
 
 // appendBytes appends b to dst.
 func appendBytes(dst, b []byte) []byte { return append(dst, b...) }
 
 // closeWhenWritten closes the stream after the queued messages are written.
-func (s *stream) closeWhenWritten() { s.outQueue.end() }
+func (s *stream) closeWhenWritten() {
+	if s.outQueue.end() {
+		s.table.startWriter(s)
+	}
+}
 
 // close closes the stream and removes it from the table. It informs the client transactions
 // whose requests are still queued that the requests were not sent.
@@ -150,25 +162,18 @@ func (s *stream) openConn() (net.Conn, error) {
 func (s *stream) serve(c net.Conn, first []byte) {
 	s.listener.connections.Add(1)
 	defer s.listener.connections.Add(-1)
-	var writer sync.WaitGroup
-	writer.Go(func() {
-		defer s.close()
-		defer s.table.proxy.recoverPanic("stream")
-		s.writeQueued(c)
-	})
-	func() {
-		defer s.close()
-		defer s.table.proxy.recoverPanic("stream")
-		if s.listener.proto.webSocket() {
-			s.readFrames(c, first)
-		} else {
-			s.readMessages(c, first)
-		}
-		if t, ok := c.(*tls.Conn); ok {
-			t.Close() // with an alert, without which a peer takes the end for an attack
-		}
-	}()
-	writer.Wait()
+	defer s.close()
+	defer s.table.proxy.recoverPanic("stream")
+	s.writeTo = c
+	s.table.startWriter(s)
+	if s.listener.proto.webSocket() {
+		s.readFrames(c, first)
+	} else {
+		s.readMessages(c, first)
+	}
+	if t, ok := c.(*tls.Conn); ok {
+		t.Close() // with an alert, without which a peer takes the end for an attack
+	}
 }
 
 // reportFailed informs the client transactions of a batch of which only some bytes were
@@ -181,25 +186,26 @@ func (s *stream) reportFailed(batch outBatch, written int) {
 	}
 }
 
-// writeQueued writes queued messages until the stream is closed. Messages that wait
-// together are written together.
-func (s *stream) writeQueued(c net.Conn) {
-	for {
-		select {
-		case <-s.outQueue.ready:
-		case <-s.done:
-			return
+// writeQueued writes queued messages until there are none, or the stream is closed.
+// Messages that wait together are written together. A panic closes the stream.
+func (s *stream) writeQueued() {
+	defer func() {
+		if r := recover(); r != nil {
+			s.table.proxy.logPanic("stream", r)
+			s.close()
 		}
-		for batch := s.outQueue.take(); len(batch.b) > 0 || batch.end; batch = s.outQueue.take() {
-			if written, err := writeAll(c, batch.b); err != nil {
-				s.reportFailed(batch, written)
-				return
-			}
-			if batch.end {
-				linger(c)
-				return
-			}
+	}()
+	for batch, ok := s.outQueue.take(); ok; batch, ok = s.outQueue.take() {
+		written, err := writeAll(s.writeTo, batch.b)
+		if err == nil && !batch.end {
+			continue
 		}
+		if err == nil {
+			linger(s.writeTo)
+		}
+		s.close()
+		s.reportFailed(batch, written)
+		return
 	}
 }
 

@@ -22,6 +22,9 @@ type streamTable struct {
 	lastID         atomic.Uint32
 	goroutines     sync.WaitGroup
 	handshakes     *handshakes
+	writers        chan *stream // takes a stream if a goroutine waits for one to write
+	idleWriters    atomic.Int32 // these goroutines
+	done           chan struct{}
 
 	mu        sync.Mutex
 	perSource map[netip.Prefix]int       // connections, see guard.SourceOf
@@ -40,7 +43,7 @@ type streamKey struct {
 
 // newStreamTable returns an empty streamTable.
 func newStreamTable(px *Proxy) *streamTable {
-	return &streamTable{proxy: px, handshakes: newHandshakes(), perSource: map[netip.Prefix]int{}, conns: map[net.Conn]bool{}, refusedAt: map[netip.Prefix]time.Time{}}
+	return &streamTable{proxy: px, handshakes: newHandshakes(), writers: make(chan *stream), done: make(chan struct{}), perSource: map[netip.Prefix]int{}, conns: map[net.Conn]bool{}, refusedAt: map[netip.Prefix]time.Time{}}
 }
 
 // findStream returns the open stream of a transport to a peer, or nil. id 0 matches any
@@ -110,7 +113,7 @@ func (ss *streamTable) openTo(to Addr, l *listener) *stream {
 func (ss *streamTable) newStream(c net.Conn, peer netip.AddrPort, l *listener) *stream {
 	s := &stream{
 		table: ss, id: ss.lastID.Add(1), listener: l, peer: peer, conn: c, dialed: c == nil,
-		outQueue: newOutQueue(), done: make(chan struct{}),
+		outQueue: outQueue{writer: true}, done: make(chan struct{}),
 	}
 	if c != nil {
 		if s.local = addrPortOf(c.LocalAddr()); l.hasAnyAddr() && s.local.IsValid() {
@@ -152,6 +155,37 @@ func (ss *streamTable) startGoroutine(f func()) bool {
 		f()
 	})
 	return true
+}
+
+// startWriter writes what is queued for a stream, in a goroutine that waits for work or else
+// in a new one. An idle stream has no goroutine that writes, because its stack would be a
+// large part of the memory of the stream.
+func (ss *streamTable) startWriter(s *stream) {
+	select {
+	case ss.writers <- s:
+	default:
+		if !ss.startGoroutine(func() { ss.runWriter(s) }) {
+			s.close()
+		}
+	}
+}
+
+// runWriter writes what is queued for one stream after another. It ends if enough others
+// wait for work.
+func (ss *streamTable) runWriter(s *stream) {
+	for {
+		s.writeQueued()
+		if ss.idleWriters.Add(1) > maxIdleWriters {
+			ss.idleWriters.Add(-1)
+			return
+		}
+		select {
+		case s = <-ss.writers:
+			ss.idleWriters.Add(-1)
+		case <-ss.done:
+			return
+		}
+	}
 }
 
 // acceptConns accepts connections until the listener is closed. Any other error, such as
@@ -303,6 +337,7 @@ func (ss *streamTable) releaseConn(peer netip.AddrPort) {
 
 // close closes all streams and waits for their goroutines.
 func (ss *streamTable) close() {
+	close(ss.done)
 	ss.mu.Lock()
 	ss.closed = true
 	for c := range ss.conns {

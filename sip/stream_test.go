@@ -28,7 +28,7 @@ func TestNoMessageStaysInAClosedStream(t *testing.T) {
 			w.queue.bytes.Add(-in.queuedSize())
 		default:
 		}
-		if len(s.outQueue.take().b) > 0 || queued != (failed == 1) {
+		if len(s.outQueue.waiting.b) > 0 || queued != (failed == 1) {
 			t.Fatalf("queued: %v, reported: %d", queued, failed)
 		}
 	}
@@ -59,14 +59,16 @@ func TestMessagesBehindAFailedWriteAreReported(t *testing.T) {
 	for id := range uint64(4) {
 		s.queueMessage([]byte("abc"), id)
 	}
-	s.writeQueued(c)
-	s.queueMessage([]byte("abc"), 4)
-	s.close()
+	s.writeTo = c
+	s.writeQueued()
+	if s.queueMessage([]byte("abc"), 4) {
+		t.Error("a message is queued after the stream has failed")
+	}
 	var failed []uint64
 	for len(w.queue.items) > 0 {
 		failed = append(failed, (<-w.queue.items).failedTx)
 	}
-	if string(c.written) != "abcabca" || !slices.Equal(failed, []uint64{2, 3, 4}) {
+	if string(c.written) != "abcabca" || !slices.Equal(failed, []uint64{2, 3}) {
 		t.Errorf("%q is written, transactions %v are informed", c.written, failed)
 	}
 }
@@ -82,27 +84,28 @@ func TestStreamIsClosedBehindItsLastMessage(t *testing.T) {
 	if s.queueMessage([]byte("too late"), 0) {
 		t.Error("a message behind the last one is queued")
 	}
-	s.writeQueued(c)
+	s.writeTo = c
+	s.writeQueued()
 	if string(c.written) != long+"last" {
 		t.Errorf("%d bytes are written", len(c.written))
 	}
 }
 
 func TestOutQueueIsBounded(t *testing.T) {
-	q := newOutQueue()
+	var q outQueue
 	half := make([]byte, maxOutBytes/2)
-	add := func(b []byte, want bool) {
+	add := func(b []byte, want addResult) {
 		t.Helper()
-		if added, fits := q.add(appendBytes, b, 0); added != want || fits != want {
-			t.Errorf("added: %v, fits: %v", added, fits)
+		if got := q.add(appendBytes, b, 0); got != want {
+			t.Errorf("%d, want %d", got, want)
 		}
 	}
-	add(half, true)
+	add(half, addedFirst)
 	q.take() // it is written now
-	add(half, true)
-	add([]byte{0}, false)
+	add(half, added)
+	add([]byte{0}, full)
 	q.take()
 	q.take()
-	add(make([]byte, maxOutBytes), true)
-	add([]byte{0}, false)
+	add(make([]byte, maxOutBytes), addedFirst)
+	add([]byte{0}, full)
 }
