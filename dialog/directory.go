@@ -328,8 +328,8 @@ func (l *bindingList) addListed(m *Message, r *registerRequest) (aor uri, expire
 	return aor, expires, listed
 }
 
-// addRequested adds the bindings that the REGISTER r asks for, after its 2xx m. expires
-// is the Expires of m in seconds, or -1.
+// addRequested adds the bindings that the REGISTER r asks for, because m, its 2xx, lists
+// none. expires is the Expires of m in seconds, or -1.
 func (l *bindingList) addRequested(m *Message, r *registerRequest, expires int) {
 	for i := range r.contacts {
 		if c := &r.contacts[i]; !r.removesBinding(c) {

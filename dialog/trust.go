@@ -185,11 +185,12 @@ func (t *legTracker) observeAcceptance(l *leg, m *Message) {
 }
 
 // observeByeResponse applies the response m to a BYE. It ignores a response that does not
-// pass fromAcceptor, and leaves one other than 2xx to observeAcceptance. A 2xx ends the
-// leg if the BYE itself did not, because the sender was not trusted or the BYE was not
-// observed. The leg ends at m.At if the BYE was not observed, or if since the BYE the
-// call has emitted an event, was answered or was bridged. Otherwise it ends at the time
-// of the BYE.
+// pass fromAcceptor, and leaves any response but a 2xx to observeAcceptance.
+//
+// A 2xx ends the leg if the BYE itself has not. That is so if the sender of the BYE was
+// not trusted, or if the BYE was not observed. The leg ends at the time of the BYE. It
+// ends at m.At instead if the BYE was not observed, or if the call has gone on since the
+// BYE: it has emitted an event, was answered or was bridged.
 func (t *legTracker) observeByeResponse(l *leg, m *Message) {
 	if !l.call.fromAcceptor(m) {
 		return

@@ -367,12 +367,12 @@ func (rt *router) routeUnboundFromEdge(p *packet, r *routeDecision, next *siptex
 // newer flow of its binding. Without such a flow, it goes to the address in the first
 // Route that is not ours, or else in the Request-URI.
 //
-// A token with byURI whose flow is not open leaves the choice to that URI. Within a
-// dialog, the URI is the Contact of the other end, and so could lead anywhere. If the PBX
-// has called the other end, that is allowed. If the other end has called the PBX, or if
-// the PBX is a proxy that passes a request of the edge side on, the URI must lead to the
-// host or the trunk of the flow: see limitTarget. A request within a dialog that was
-// passed on and has no token of ours is refused.
+// If the token says byURI and its flow is not open, the URI decides. Within a dialog, the
+// other end has chosen that URI as its Contact. It may lead anywhere only if the PBX has
+// called that end. If that end has called the PBX, or if the PBX is a proxy that passes
+// on a request of the edge side, the URI must lead to the host or the trunk of the flow:
+// see limitTarget. A request within a dialog that was passed on is refused if it has no
+// token of ours.
 func (rt *router) routeFromPBX(p *packet, r *routeDecision, next *siptext.URI, t *token) *fault {
 	r.dst, r.binding = edgeSide, t.binding
 	passedOn := !p.msg.initial() && passedBefore(&p.msg)

@@ -42,13 +42,13 @@ type level struct {
 	bundled   bool // port 0 only means that it uses another stream's port (RFC 9143 §6)
 }
 
-// Read returns the direction in a session description: that of the first audio stream in
-// use, or of the first stream if there is no audio. A stream without a direction has that
-// of the session.
+// Read returns the direction of voice in a session description: that of the first audio
+// stream in use, or of the first stream if there is no audio. A stream without a
+// direction has that of the session.
 //
-// A stream with sendonly or inactive is held (RFC 3264 §8.4). A stream with the null
-// address is held too, and so is one with port 0, unless an image replaces the voice, as
-// for fax. silent reports whether the sender of the description sends no voice.
+// A stream is held if it has sendonly or inactive (RFC 3264 §8.4), or the null address. A
+// stream with port 0 is held too, unless an image replaces the voice, as for fax. silent
+// reports whether the sender of the description sends no voice.
 func Read(text string) (way Direction, silent bool) {
 	var d description
 	at := &d.session

@@ -160,8 +160,10 @@ func (a Answer) hosts() []host {
 	return a.set.hosts
 }
 
-// nextFormer returns the former addresses at now of a target that had the view old and has
-// the addresses of s. The last maxFormer are kept.
+// nextFormer returns the former addresses of a target after a lookup with the result s.
+// old is its view before the lookup. The former addresses are those of old that may still
+// be used at now, and the addresses of old that s no longer has. The last maxFormer are
+// kept.
 func nextFormer(now time.Time, old *View, s *set) []formerAddr {
 	var former []formerAddr
 	for _, f := range old.former {
