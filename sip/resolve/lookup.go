@@ -197,12 +197,13 @@ func (l *lookup) chooseServices(records []naptr) []service {
 // maxServices bounds the SRV questions of a lookup.
 const maxServices = 6
 
-// findHosts returns the hosts in the SRV records of services that have an address. found
-// reports whether there is any SRV record. hosts is empty but not nil if all of them
-// decline the service.
+// findHosts returns the hosts in the SRV records of services, but only hosts that have an
+// address. found reports whether there is any SRV record. If all records decline the
+// service, hosts is empty but not nil.
 //
-// A host whose addresses cannot be looked up is left out if others have some, and the
-// answer is then valid for a short time only.
+// If the addresses of some hosts cannot be looked up, these hosts are left out, and the
+// answer is valid for a short time only. If that is so for all hosts, findHosts returns
+// the error.
 func (l *lookup) findHosts(services []service) (hosts []host, found bool, err error) {
 	answers := make([]rrset, len(services))
 	if errs := l.each(len(services), func(i int) (err error) {

@@ -85,8 +85,9 @@ func describeTrunk(c *config.Config, t *config.Trunk) (lines []string) {
 	return lines
 }
 
-// addressSeenBy returns the address of bellhop that a trunk sees at one of its addresses:
-// that of the first listener that reaches it.
+// addressSeenBy returns the address of bellhop that a trunk sees at the trunk's address
+// a. The first listener that reaches a decides: it is the advertised name of that
+// listener, or the address from which the listener sends.
 func addressSeenBy(c *config.Config, t *config.Trunk, a sip.Addr) string {
 	for _, l := range c.Listeners() {
 		if !l.ReachesEdge(a) {
