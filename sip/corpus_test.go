@@ -2,9 +2,17 @@ package sip_test
 
 import (
 	"bytes"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
+	"unicode/utf8"
+
+	"github.com/gobwas/ws"
 
 	"bellhop/sip"
 )
@@ -98,71 +106,119 @@ func (s *testbed) checkAlive() {
 	s.phone.expect("alive", "SIP/2.0 200")
 }
 
-func TestTortureMessagesOverTCP(t *testing.T) {
-	for _, folder := range []string{"rfc4475", "rfc5118", "rfc3665"} {
-		all := readCorpus(t, folder)
-		for how, write := range map[string]func(p *peer, b []byte){
-			"at once": func(p *peer, b []byte) { p.write(b) },
-			"byte by byte": func(p *peer, b []byte) {
-				for i := range b {
-					p.write(b[i : i+1])
-				}
-			},
-		} {
-			t.Run(folder+" "+how, func(t *testing.T) {
-				runScenario(t, func(s *testbed) {
-					for _, m := range all {
-						p := s.dialTCPPeer(phoneAt.Addr())
-						write(p, m)
-						s.checkAlive()
-						p.close()
-					}
+// Whatever comes over a stream, in one piece or byte by byte, the proxy answers afterwards.
+// Over a WebSocket the pieces are frames.
+func TestTortureMessagesOverStreams(t *testing.T) {
+	messages := map[string]map[string][]byte{"odd": {}}
+	for _, folder := range []string{"rfc4475", "rfc5118", "rfc3665", "scanners"} {
+		messages[folder] = readCorpus(t, folder)
+	}
+	for _, odd := range oddMessages {
+		phone := peer{addr: phoneAt, proto: "UDP"}
+		messages["odd"][odd.name] = []byte(odd.sent(phone.newRequest("MESSAGE", "sip:102@pbx.example")))
+	}
+	for _, proto := range []sip.Proto{sip.TCP, sip.TLS, sip.WS, sip.WSS} {
+		for _, piece := range []int{1 << 20, 1} {
+			for folder, all := range messages {
+				t.Run(fmt.Sprintf("%s over %v in pieces of %d", folder, proto, piece), func(t *testing.T) {
+					b := &tlsBed{}
+					runScenario(t, func(s *testbed) {
+						for _, m := range all {
+							c, err := s.net.Dial(phoneAt.Addr(), streamListeners[proto])
+							if err != nil {
+								t.Fatal(err)
+							}
+							if proto == sip.TLS || proto == sip.WSS {
+								over := tls.Client(c, &tls.Config{ServerName: "sip.example.com", RootCAs: b.ca.Pool()})
+								if c = over; over.Handshake() != nil {
+									t.Fatal("the handshake fails")
+								}
+							}
+							s.sendPieces(c, proto, slices.Collect(slices.Chunk(m, piece)))
+							s.checkAlive()
+							c.Close()
+						}
+					}, withWebSocket, b.listen, func(c *sip.Config) {
+						other := c.Listen[len(c.Listen)-1]
+						other.Proto, other.AddrPort = sip.WSS, wssAt
+						c.Listen = append(c.Listen, other)
+					})
 				})
-			})
+			}
 		}
 	}
 }
 
-// These messages of our own check the same promises as the message collections, which
-// may be missing.
+var (
+	wssAt           = netip.MustParseAddrPort("192.0.2.1:443")
+	streamListeners = map[sip.Proto]netip.AddrPort{sip.TCP: proxyAt, sip.TLS: proxyTLSAt, sip.WS: wsAt, sip.WSS: wssAt}
+)
+
+// sendPieces sends the pieces of a message on a connection: over a WebSocket as the
+// fragments of one message. It discards what the proxy sends.
+func (s *testbed) sendPieces(c net.Conn, proto sip.Proto, pieces [][]byte) {
+	if proto == sip.TCP || proto == sip.TLS {
+		go io.Copy(io.Discard, c)
+		for _, b := range pieces {
+			c.Write(b)
+		}
+		return
+	}
+	page := s.shakeHands(c)
+	opcode := ws.OpText
+	if !utf8.Valid(slices.Concat(pieces...)) {
+		opcode = ws.OpBinary
+	}
+	for i, b := range pieces {
+		page.sendFrames(ws.NewFrame(opcode, i == len(pieces)-1, slices.Clone(b)))
+		opcode = ws.OpContinuation
+	}
+}
+
+// oddMessages are messages of our own that check the same promises as the message
+// collections, which may be missing. Each is made of a MESSAGE of the phone, which begins
+// with oddStart. fate is what becomes of it over UDP.
+var oddMessages = []struct {
+	name, fate string
+	sent       func(m text) text
+}{
+	{"a branch that is the cookie only", "on", func(m text) text { return m.replaced(m.viaBranch(), "z9hG4bK") }},
+	{"a response to nothing", "silence", func(m text) text { return m.replaced(oddStart, "SIP/2.0 200 OK") }},
+	{"a response with our name in its Via", "silence", func(m text) text {
+		return m.replaced(oddStart, "SIP/2.0 200 OK").replaced("192.0.2.101:5062", "192.0.2.1:5060")
+	}},
+	{"a response to a broadcast", "silence", func(m text) text {
+		return m.replaced(oddStart, "SIP/2.0 200 OK").replaced("192.0.2.101:5062", "255.255.255.255")
+	}},
+	{"a status code of ten digits", "silence", func(m text) text { return m.replaced(oddStart, "SIP/2.0 4294967301 better not break the receiver") }},
+	{"a status code of two digits", "silence", func(m text) text { return m.replaced(oddStart, "SIP/2.0 20 OK") }},
+	{"a response with a CSeq too large", "silence", func(m text) text {
+		return m.replaced(oddStart, "SIP/2.0 503 Service Unavailable").replaced("CSeq: 1", "CSeq: 9292394834772304023312")
+	}},
+	{"a second request behind the body", "on", func(m text) text { return m + m }},
+	{"space behind the version", "400", func(m text) text { return m.replaced(oddStart, oddStart+"  ") }},
+	{"a start line of one word", "silence", func(m text) text { return m.replaced(oddStart, "MESSAGE") }},
+	{"no start line", "silence", func(m text) text { return m.replaced(oddStart+"\r\n", "") }},
+	{"HTTP", "silence", func(m text) text { return m.replaced(oddStart, "GET / HTTP/1.1") }},
+	{"no end of the header section", "400", func(m text) text { return text(strings.TrimSuffix(string(m), "\r\n")) }},
+	{"LFs for line ends", "silence", func(m text) text { return text(strings.ReplaceAll(string(m), "\r\n", "\n")) }},
+	{"no Via", "silence", func(m text) text { return m.replaced("Via:", "X-Via:") }},
+	{"a Via without a transport", "silence", func(m text) text { return m.replaced("SIP/2.0/UDP ", "SIP/2.0 ") }},
+	{"a Via of another version", "400", func(m text) text { return m.replaced("SIP/2.0/UDP ", "SIP/3.0/UDP ") }},
+	{"a Via without a host", "silence", func(m text) text { return m.replaced("UDP 192.0.2.101:5062", "UDP ") }},
+	{"a port that is none", "silence", func(m text) text { return m.replaced("192.0.2.101:5062", "192.0.2.101:65536") }},
+	{"a Via with a hole", "400", func(m text) text { return m.replaced(";branch", ";;branch") }},
+	{"a contact that opens and does not close", "on", func(m text) text { return m.replaced("Contact: <", "Contact: \"") }},
+	{"a bad display name in To", "on", func(m text) text { return m.replaced("To: <", "To: Bell, Alexander <") }},
+	{"nothing but CRLFs", "silence", func(m text) text { return "\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\n" }},
+	{"CRLFs before it", "on", func(m text) text { return "\r\n\r\n" + m }},
+	{"65,535 NULs", "silence", func(m text) text { return text(bytes.Repeat([]byte{0}, 65535)) }},
+}
+
+const oddStart = "MESSAGE sip:102@pbx.example SIP/2.0"
+
 func TestOddMessagesAreAnsweredOrForwarded(t *testing.T) {
-	message := "MESSAGE sip:102@pbx.example SIP/2.0"
-	for _, tt := range []struct {
-		name, fate string
-		sent       func(m text) text
-	}{
-		{"a branch that is the cookie only", "on", func(m text) text { return m.replaced(m.viaBranch(), "z9hG4bK") }},
-		{"a response to nothing", "silence", func(m text) text { return m.replaced(message, "SIP/2.0 200 OK") }},
-		{"a response with our name in its Via", "silence", func(m text) text {
-			return m.replaced(message, "SIP/2.0 200 OK").replaced("192.0.2.101:5062", "192.0.2.1:5060")
-		}},
-		{"a response to a broadcast", "silence", func(m text) text {
-			return m.replaced(message, "SIP/2.0 200 OK").replaced("192.0.2.101:5062", "255.255.255.255")
-		}},
-		{"a status code of ten digits", "silence", func(m text) text { return m.replaced(message, "SIP/2.0 4294967301 better not break the receiver") }},
-		{"a status code of two digits", "silence", func(m text) text { return m.replaced(message, "SIP/2.0 20 OK") }},
-		{"a response with a CSeq too large", "silence", func(m text) text {
-			return m.replaced(message, "SIP/2.0 503 Service Unavailable").replaced("CSeq: 1", "CSeq: 9292394834772304023312")
-		}},
-		{"a second request behind the body", "on", func(m text) text { return m + m }},
-		{"space behind the version", "400", func(m text) text { return m.replaced(message, message+"  ") }},
-		{"a start line of one word", "silence", func(m text) text { return m.replaced(message, "MESSAGE") }},
-		{"no start line", "silence", func(m text) text { return m.replaced(message+"\r\n", "") }},
-		{"HTTP", "silence", func(m text) text { return m.replaced(message, "GET / HTTP/1.1") }},
-		{"no end of the header section", "400", func(m text) text { return text(strings.TrimSuffix(string(m), "\r\n")) }},
-		{"LFs for line ends", "silence", func(m text) text { return text(strings.ReplaceAll(string(m), "\r\n", "\n")) }},
-		{"no Via", "silence", func(m text) text { return m.replaced("Via:", "X-Via:") }},
-		{"a Via without a transport", "silence", func(m text) text { return m.replaced("SIP/2.0/UDP ", "SIP/2.0 ") }},
-		{"a Via of another version", "400", func(m text) text { return m.replaced("SIP/2.0/UDP ", "SIP/3.0/UDP ") }},
-		{"a Via without a host", "silence", func(m text) text { return m.replaced("UDP 192.0.2.101:5062", "UDP ") }},
-		{"a port that is none", "silence", func(m text) text { return m.replaced("192.0.2.101:5062", "192.0.2.101:65536") }},
-		{"a Via with a hole", "400", func(m text) text { return m.replaced(";branch", ";;branch") }},
-		{"a contact that opens and does not close", "on", func(m text) text { return m.replaced("Contact: <", "Contact: \"") }},
-		{"a bad display name in To", "on", func(m text) text { return m.replaced("To: <", "To: Bell, Alexander <") }},
-		{"nothing but CRLFs", "silence", func(m text) text { return "\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\n" }},
-		{"CRLFs before it", "on", func(m text) text { return "\r\n\r\n" + m }},
-		{"65,535 NULs", "silence", func(m text) text { return text(bytes.Repeat([]byte{0}, 65535)) }},
-	} {
+	for _, tt := range oddMessages {
 		t.Run(tt.name, func(t *testing.T) {
 			runScenario(t, func(s *testbed) {
 				s.phone.send(tt.sent(s.phone.newRequest("MESSAGE", "sip:102@pbx.example")))
