@@ -39,7 +39,8 @@ const (
 	full                 // there is no room
 )
 
-// add appends b to the queue in the form that encode gives it. tx is the id of the client transaction of b, or 0.
+// add appends b to the queue in the form that encode gives it. tx is the id of the client
+// transaction of b, or 0.
 func (q *outQueue) add(encode func(dst, b []byte) []byte, b []byte, tx uint64) addResult {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -29,10 +29,15 @@ const (
 )
 
 // A peer that has vanished is noticed: by tcpKeepAlive if the connection is idle, and by
-// userTimeout if something was sent.
-var tcpKeepAlive = net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 10 * time.Second, Count: 3}
+// userTimeout if something was sent, before Timer F ends the transaction.
+//
+// On a socket with a user timeout, Linux ignores Count: the first probe without an answer
+// ends the connection as soon as nothing has come for userTimeout. So userTimeout is not
+// shorter than the time of all probes. With 10 seconds, one lost probe ended the connection
+// of an idle phone (Linux 6.18, December 2026).
+var tcpKeepAlive = net.KeepAliveConfig{Enable: true, Idle: 20 * time.Second, Interval: 3 * time.Second, Count: 3}
 
-const userTimeout = 10 * time.Second
+const userTimeout = 29 * time.Second
 
 // stream is one connection. One goroutine reads it. Another writes the messages that workers
 // queue, while there are any.
