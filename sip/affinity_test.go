@@ -57,8 +57,8 @@ func TestFailoverGoesToTheNextTargetAlone(t *testing.T) {
 			want := w.proxy.peers.pbx[1].config.AddrPort
 			for _, s := range w.serverTxs.m {
 				if changed { // the Request-URI of a PBX leads to the phone that it names
-					s.context.failover.side = pbxSide
-					copy(s.context.failover.buf, "MESSAGE sip:102@192.0.2.200;x=y SIP/2.0")
+					s.context.failover.request.side = pbxSide
+					copy(s.context.failover.request.buf, "MESSAGE sip:102@192.0.2.200;x=y SIP/2.0")
 					want = barePBX // a retransmission
 				}
 			}

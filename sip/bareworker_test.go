@@ -1,6 +1,7 @@
 package sip
 
 import (
+	"context"
 	"io"
 	"log/slog"
 	"net"
@@ -66,6 +67,9 @@ func newBareWorker(tb testing.TB, change func(*Config)) (*worker, *recordingSock
 		Workers: 1,
 		Log:     slog.New(slog.NewTextHandler(io.Discard, nil)),
 		Net:     s,
+
+		NameServers:    []netip.AddrPort{netip.MustParseAddrPort("192.0.2.53:53")},
+		DialNameServer: func(context.Context, string, netip.AddrPort) (net.Conn, error) { return nil, net.ErrClosed },
 	}
 	if change != nil {
 		change(&cfg)

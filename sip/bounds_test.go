@@ -262,7 +262,7 @@ func TestStrangersWaitForKnownSources(t *testing.T) {
 	w.queue.bytes.Add(1) // something waits
 	px.listeners.all[0].handleDatagram(numberedRequest("MESSAGE", 1, ""), barePhone, netip.Addr{}, true)
 	px.listeners.all[0].handleDatagram(numberedRequest("MESSAGE", 2, ""), otherBare, netip.Addr{}, true)
-	px.listeners.all[0].handleDatagram(numberedRequest("MESSAGE", 3, ""), barePBX, netip.Addr{}, true)
+	px.listeners.all[0].handleDatagram(bytes.Replace(numberedRequest("MESSAGE", 3, ""), []byte("@pbx.example.com SIP"), []byte("@192.0.2.200 SIP"), 1), barePBX, netip.Addr{}, true)
 	px.listeners.all[0].handleDatagram(numberedRequest("MESSAGE", 4, ";tag=x"), barePhone, netip.Addr{}, true)
 	ctx, cancel := context.WithCancel(t.Context())
 	var run sync.WaitGroup

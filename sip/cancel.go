@@ -22,7 +22,11 @@ func (w *worker) handleCancel(now instant, p *packet, key serverKey) {
 	k := &serverTx{}
 	k.start(w, key, p.responseDestination(), false, len(p.buf))
 	k.sendResponse(now, 200, w.composer.makeResponse(p, 200, "OK", ""))
-	if t := s.context; t != nil {
+	switch t := s.context; {
+	case t == nil:
+	case t.wait != nil:
+		t.wait.refuse(now, edgeSide, &fault{487, "Request Terminated"}, "") // the INVITE was sent to nobody
+	default:
 		w.observer.observe(p, &routeDecision{dst: t.dst, nextHop: t.client.nextHop}, t.trunk)
 		t.cancelInvite(now, m)
 	}

@@ -407,6 +407,7 @@ func TestPhoneTakenForAPBXIsReported(t *testing.T) {
 			runScenario(t, func(s *testbed) {
 				phone := s.dialTCPPeer(netip.MustParseAddr(at))
 				phone.send(phone.newRequest("REGISTER", uri))
+				s.advance(time.Second)
 				got := phone.expect("leads nowhere", "SIP/2.0 ")
 				why := strings.Join(s.proxy.Degraded(), "|")
 				want := at == proxyAt.Addr().String()

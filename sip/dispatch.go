@@ -85,7 +85,11 @@ func (w *worker) handleItem(in workItem) {
 	if w.wheel.count == 0 {
 		w.wheel.advance(now)
 	}
-	if in.packet == nil {
+	switch {
+	case in.wait != nil:
+		in.wait.handleAnswer(now)
+		return
+	case in.packet == nil:
 		w.handleSendFailure(now, in.failedTx)
 		return
 	}
@@ -122,6 +126,9 @@ func (w *worker) handleRequest(now instant, p *packet) {
 		}
 		w.proveByACK(now, s, p)
 		if t := s.context; s.handleACK(now) {
+			if t.dst == 0 {
+				return // the INVITE was refused while it waited, and not observed
+			}
 			w.observer.observe(p, &routeDecision{dst: t.dst, nextHop: t.client.nextHop}, t.trunk)
 			return
 		}
@@ -157,34 +164,53 @@ func (w *worker) forwardRequest(now instant, p *packet, key serverKey) {
 	}
 	hash := w.loopHash(m)
 	if w.proxy.branchSalt.isLoop(m, hash) {
-		w.refuseRequest(p, &fault{482, "Loop Detected"}, "")
+		w.refuseRequest(p, loopDetected, "")
 		return
 	}
 	r, f := w.router.routeRequest(p)
+	if f == lookupNeeded {
+		if r, f = w.lookUpName(now, p, &r, key, hash); f == lookupNeeded {
+			return
+		}
+	}
 	if f != nil {
 		w.refuseTowards(p, r.dst, f, "")
 		return
 	}
 	if f := w.proxy.limitCalls(now, p, &r); f != nil {
-		w.refuseTowards(p, r.dst, f, "Retry-After: 1\r\n")
+		w.refuseTowards(p, r.dst, f, trunkRetryAfter)
 		return
 	}
-	t := &responseContext{worker: w, src: p.side, dst: r.dst, trunk: w.proxy.peers.trunkName(p, &r), flowGone: r.flowGone, hasCredentials: m.hasField(hAuthorization), inDialog: !m.initial()}
-	t.hasOurPath = w.proxy.cfg.Register == RegisterPath && r.dst == pbxSide && m.isMethod("REGISTER") && m.makesBinding()
-	if p.side == edgeSide && r.dst == pbxSide && m.isMethod("REGISTER") {
-		t.registration = &registration{r.bindingFlow(), r.byURI, p.receivedAt}
-	}
+	w.forwardRouted(now, w.newContext(now, p, key), p, &r, hash)
+}
+
+// newContext starts the server transaction of the request of p.
+func (w *worker) newContext(now instant, p *packet, key serverKey) *responseContext {
+	m := &p.msg
+	t := &responseContext{worker: w, src: p.side, hasCredentials: m.hasField(hAuthorization), inDialog: !m.initial()}
 	t.server.context = t
 	t.server.start(w, key, p.responseDestination(), m.isMethod("INVITE"), len(p.buf))
 	if w.proxy.cfg.Observations != nil {
 		t.branch = string(m.text(m.via.branch))
 	}
-	t.startFailover(p, &r, hash)
 	if t.server.invite {
 		w.wheel.start(&t.server.timer, now+tryingDelay)
 	}
-	w.observer.observe(p, &r, t.trunk)
-	w.sendRequest(now, t, p, &r, hash)
+	return t
+}
+
+// forwardRouted sends the request of p to its next hop. t is its context, and hash its loop
+// hash.
+func (w *worker) forwardRouted(now instant, t *responseContext, p *packet, r *routeDecision, hash uint32) {
+	m := &p.msg
+	t.dst, t.trunk, t.flowGone = r.dst, w.proxy.peers.trunkName(p, r), r.flowGone
+	t.hasOurPath = w.proxy.cfg.Register == RegisterPath && r.dst == pbxSide && m.isMethod("REGISTER") && m.makesBinding()
+	if p.side == edgeSide && r.dst == pbxSide && m.isMethod("REGISTER") {
+		t.registration = &registration{r.bindingFlow(), r.byURI, p.receivedAt}
+	}
+	t.startFailover(p, r, hash)
+	w.observer.observe(p, r, t.trunk)
+	w.sendRequest(now, t, p, r, hash)
 }
 
 // sendRequest rewrites the request of p for its next hop and starts the client

@@ -2,10 +2,8 @@ package sip
 
 import (
 	"bytes"
-	"net/netip"
 	"slices"
 
-	"bellhop/dialog"
 	"bellhop/dialog/siptext"
 )
 
@@ -19,15 +17,8 @@ const (
 // fails (RFC 3263 §4.3): the request as it was received, and the targets that were not
 // tried. It is freed when the sender gets the first response.
 type failover struct {
-	left     []*target // not tried so far
-	buf      []byte    // the request as it was received
-	listener *listener
-	conn     *stream
-	peer     netip.AddrPort
-	local    netip.Addr // our address that it was sent to
-	side     dialog.Side
-	at       instant // time at which it was received
-	hash     uint32  // loop hash
+	left    []*target // not tried so far
+	request keptRequest
 }
 
 // startFailover notes the target of the request of p. If there are further targets, it
@@ -40,16 +31,13 @@ func (t *responseContext) startFailover(p *packet, r *routeDecision, hash uint32
 	if len(r.left) == 0 {
 		return
 	}
-	t.failover = &failover{
-		left: slices.Clone(r.left), buf: t.worker.memory.retainCopy(nil, p.buf),
-		listener: p.listener, conn: p.conn, peer: p.peer, local: p.local, side: p.side, at: p.receivedAt, hash: hash,
-	}
+	t.failover = &failover{left: slices.Clone(r.left), request: t.worker.keepRequest(p, hash)}
 }
 
 // endFailover frees what failover holds. The request is then sent to no other target.
 func (t *responseContext) endFailover() {
 	if t.failover != nil {
-		t.failover.buf = t.worker.memory.releaseCopy(t.failover.buf)
+		t.failover.request.release(t.worker)
 		t.failover = nil
 		t.client.failoverAt = 0
 	}
@@ -79,9 +67,7 @@ func (t *responseContext) sendToNextTarget(now instant) bool {
 		w, f := t.worker, t.failover
 		to := f.nextTarget()
 		f.left = f.left[1:]
-		p := newPacket(f.buf)
-		p.msg.index(p.buf, f.conn != nil)
-		p.listener, p.conn, p.peer, p.local, p.side, p.receivedAt = f.listener, f.conn, f.peer, f.local, f.side, f.at
+		p := f.request.packet()
 		w.router.onlyTarget = to
 		r, fault := w.router.routeRequest(p)
 		w.router.onlyTarget = nil
@@ -90,7 +76,7 @@ func (t *responseContext) sendToNextTarget(now instant) bool {
 			t.detachClient(now)
 			t.target = to
 			w.proxy.stats.failedOver.Add(1)
-			w.sendRequest(now, t, p, &r, f.hash)
+			w.sendRequest(now, t, p, &r, f.request.hash)
 		}
 		p.release()
 		if sent {

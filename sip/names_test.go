@@ -19,7 +19,6 @@ import (
 func namedPBX(server *resolvetest.Server) func(*sip.Config) {
 	return func(c *sip.Config) {
 		c.PBX = []sip.Addr{{Proto: sip.UDP, Host: "pbx.example"}}
-		c.NameServers = []netip.AddrPort{netip.MustParseAddrPort("192.0.2.53:53")}
 		c.DialNameServer = server.Dial
 	}
 }

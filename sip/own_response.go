@@ -16,18 +16,25 @@ func (w *worker) refuseRequest(p *packet, f *fault, extra string) { w.refuseTowa
 
 // refuseTowards refuses a request that was to go to the side dst, or to an unknown side
 // if dst is 0.
-//
-// A refused request within a dialog is observed: the sender of a BYE has left the dialog
-// even if the BYE reaches nobody (RFC 3261 §15.1.1). A refused CANCEL is observed too:
-// it may be the only trace of a call that rang when bellhop restarted. A request of an
-// unknown source is observed only if it carries a Route that we issued in its dialog; any
-// other could be forged.
 func (w *worker) refuseTowards(p *packet, dst dialog.Side, f *fault, extra string) {
-	m := &p.msg
-	if !m.answerable() {
+	if !p.msg.answerable() {
 		return
 	}
 	b := w.composer.makeResponse(p, f.status, f.phrase, extra)
+	w.noteRefusal(p, dst, f, b)
+	w.sendOwnResponse(p, b)
+}
+
+// noteRefusal observes a request that is refused because of f, and b, the response to it.
+// It also looks for an error in the configuration that may be the reason.
+//
+// A request within a dialog is observed: the sender of a BYE has left the dialog even if
+// the BYE reaches nobody (RFC 3261 §15.1.1). A CANCEL is observed too: it may be the only
+// trace of a call that rang when bellhop restarted. A request of an unknown source is
+// observed only if it carries a Route that we issued in its dialog; any other could be
+// forged.
+func (w *worker) noteRefusal(p *packet, dst dialog.Side, f *fault, b []byte) {
+	m := &p.msg
 	if !m.ambiguous && (!m.initial() || m.isMethod("CANCEL")) && (w.proxy.sources.isKnown(p.receivedAt, p) || w.router.hasOwnRoute(m)) {
 		w.observer.observeRefused(p, dst, b)
 	}
@@ -37,7 +44,6 @@ func (w *worker) refuseTowards(p *packet, dst dialog.Side, f *fault, extra strin
 	if p.side == pbxSide && m.isMethod("REGISTER") {
 		w.proxy.diagnosePhone(p)
 	}
-	w.sendOwnResponse(p, b)
 }
 
 // isForgeable reports whether the source of p is an unknown one that may be forged: it has

@@ -30,10 +30,12 @@ const (
 // and is dropped first.
 type priority uint8
 
-// workItem is one unit of work: a received message, or a request that could not be sent.
+// workItem is one unit of work: a received message, a request that could not be sent, or a
+// request whose next hop has been looked up. Only one field is set.
 type workItem struct {
 	packet   *packet
-	failedTx uint64 // id of the client transaction whose request failed; packet is nil
+	failedTx uint64 // id of the client transaction whose request failed
+	wait     *nameWait
 }
 
 // queuedSize returns the bytes that a work item takes up in a queue, at least 1.

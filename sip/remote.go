@@ -252,6 +252,17 @@ func resolveTransport(proto Proto) resolve.Transport {
 	return 0
 }
 
+// protoOf returns the transport of a transport of the resolver.
+func protoOf(t resolve.Transport) Proto {
+	switch t {
+	case resolve.TCP:
+		return TCP
+	case resolve.TLS:
+		return TLS
+	}
+	return UDP
+}
+
 // families returns the address families in which requests can be sent over each transport.
 func (ls *listeners) families() map[resolve.Transport]resolve.Families {
 	fs := map[resolve.Transport]resolve.Families{}

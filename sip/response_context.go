@@ -9,21 +9,22 @@ type responseContext struct {
 	server serverTx
 	client clientTx
 
-	canceled       bool   // the sender sent CANCEL
-	hasCredentials bool   // the request has Authorization or Proxy-Authorization
-	inDialog       bool   // the request has a To tag
-	hasOurPath     bool   // a REGISTER that makes a binding and carries our Path
-	flowGone       bool   // the request is sent to the URI, because the flow to the phone is closed
+	canceled       bool // the sender sent CANCEL
+	hasCredentials bool // the request has Authorization or Proxy-Authorization
+	inDialog       bool // the request has a To tag
+	hasOurPath     bool // a REGISTER that makes a binding and carries our Path
+	flowGone       bool // the request is sent to the URI, because the flow to the phone is closed
+	src, dst       dialog.Side
 	cancelFields   []byte // header fields of the received CANCEL that our CANCEL repeats
 
 	registration *registration // of a REGISTER that may set bindings, else nil
 	target       *target       // of a PBX or trunk that the request was sent to, or nil
 	failover     *failover     // nil: the request is sent to no other target
+	wait         *nameWait     // not nil: the next hop is being looked up, and client is not started
 
-	// The fields below go into the observation of each response.
-	branch   string
-	src, dst dialog.Side
-	trunk    string
+	// The fields below and the sides go into the observation of each response.
+	branch string
+	trunk  string
 }
 
 // handleResponse handles a response of the next hop. A 503 may send the request to the next
@@ -174,7 +175,11 @@ func (t *responseContext) sendOwnFinal(now instant, status int, phrase string) {
 // sendTrying sends 100 if no response has been sent yet (RFC 3261 §16.2). It is called
 // tryingDelay after the INVITE.
 func (t *responseContext) sendTrying() {
-	if t.server.lastResponse == nil {
+	switch {
+	case t.server.lastResponse != nil:
+	case t.wait != nil:
+		t.wait.sendTrying(t.worker.now())
+	default:
 		t.server.sendResponse(t.worker.now(), 100, t.worker.composer.makeResponseTo(t.client.request, 100, "Trying"))
 	}
 }

@@ -24,6 +24,8 @@ type routeDecision struct {
 	left     []*target // further targets for failover; valid until the next request is routed
 	aor      string    // address-of-record of the binding that the request is sent to
 
+	name resolve.Target // to be looked up, if the fault is lookupNeeded
+
 	contactPBX pbxID // PBX whose Contact the Request-URI was, if we had replaced that Contact
 
 	trunk    *Trunk // trunk that the request comes from, or nil
@@ -38,7 +40,9 @@ var (
 	badURI            = &fault{400, "Malformed Request-URI"}
 	badRoute          = &fault{400, "Malformed Route"}
 	noBinding         = &fault{404, "Not Found"}
-	hostNotResolved   = &fault{500, "Next Hop Is Not An Address"}
+	hostNotResolved   = &fault{500, "Next Hop Not Resolved"}
+	lookupNeeded      = &fault{500, "Next Hop Not Resolved"} // a new request waits instead: see lookUpName
+	loopDetected      = &fault{482, "Loop Detected"}
 	noTransport       = &fault{500, "No Transport To Next Hop"}
 	noPBX             = &fault{500, "No PBX Answers"}
 	flowFailed        = &fault{430, "Flow Failed"}
@@ -60,6 +64,7 @@ type router struct {
 	edits      *splice  // of that request
 
 	onlyTarget *target        // not nil: a request goes to it again, after other targets have failed
+	answer     resolve.Answer // to the lookup that the request needed before; pending: none was needed
 	targets    []*target      // scratch
 	resolved   []resolve.Addr // scratch
 	ranked     []*pbx         // scratch
@@ -364,8 +369,8 @@ func (rt *router) routeUnboundFromEdge(p *packet, r *routeDecision, next *siptex
 }
 
 // routeFromPBX routes a request of the PBX. It goes over the flow in our token, or a
-// newer flow of its binding. Without such a flow, it goes to the address in the first
-// Route that is not ours, or else in the Request-URI.
+// newer flow of its binding. Without such a flow, it goes to the address or name in the
+// first Route that is not ours, or else in the Request-URI.
 //
 // If the token says byURI and its flow is not open, the URI decides. Within a dialog, the
 // other end has chosen that URI as its Contact. It may lead anywhere only if the PBX has
@@ -399,7 +404,7 @@ func (rt *router) routeFromPBX(p *packet, r *routeDecision, next *siptext.URI, t
 	case !ok && rt.chooseTrunkTargets(p, next):
 		return rt.routeToTrunk(p, r)
 	case !ok:
-		return hostNotResolved
+		return rt.routeToName(p, r, next)
 	}
 	if t := rt.peers.targetAt(a); t != nil {
 		a = t.Addr

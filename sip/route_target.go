@@ -63,10 +63,20 @@ func (rt *router) routeWithinDialog(p *packet, r *routeDecision, pbx *pbx, at Ad
 	return rt.routeToTargets(p, r, rt.targets)
 }
 
-// routeToEdge routes a request to an edge-side address that a URI names. A loopback or
-// link-local address is refused, unless the sender has such an address too or a trunk is
-// at it. Unspecified and multicast addresses, and our own listeners, are always refused.
+// routeToEdge routes a request to an edge-side address that a URI names, if checkEdgeAddr
+// allows it.
 func (rt *router) routeToEdge(p *packet, r *routeDecision, a Addr) *fault {
+	if f := rt.checkEdgeAddr(p, a); f != nil {
+		return f
+	}
+	return rt.routeToAddr(p, r, a)
+}
+
+// checkEdgeAddr returns why the request of p may not go to an edge-side address, or nil. A
+// loopback or link-local address is refused, unless the sender has such an address too or a
+// trunk is at it. Unspecified and multicast addresses, and our own listeners, are always
+// refused.
+func (rt *router) checkEdgeAddr(p *packet, a Addr) *fault {
 	if rt.listeners.haveAddr(a.AddrPort) {
 		return noBinding
 	}
@@ -74,7 +84,7 @@ func (rt *router) routeToEdge(p *packet, r *routeDecision, a Addr) *fault {
 	if ip.IsUnspecified() || ip.IsMulticast() || isLocalOnly(ip) && !isLocalOnly(p.peer.Addr()) && rt.peers.trunkAt(ip) == nil {
 		return nextHopNotAllowed
 	}
-	return rt.routeToAddr(p, r, a)
+	return nil
 }
 
 // isLocalOnly reports whether an address cannot be reached from other networks: loopback
@@ -176,7 +186,7 @@ func (rt *router) chooseTrunkTargets(p *packet, u *siptext.URI) bool {
 }
 
 // routeToTrunk routes a request of the PBX to rt.targets. They must be targets of a
-// trunk.
+// trunk, or of a name that is not configured.
 func (rt *router) routeToTrunk(p *packet, r *routeDecision) *fault {
 	f := rt.routeToTargets(p, r, rt.targets)
 	if f == nil {

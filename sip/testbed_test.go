@@ -13,6 +13,7 @@ import (
 
 	"bellhop/dialog"
 	"bellhop/sip"
+	"bellhop/sip/resolve/resolvetest"
 	"bellhop/sip/siptest"
 )
 
@@ -102,6 +103,9 @@ func newTestbed(t *testing.T, changes ...func(*sip.Config)) *testbed {
 		Workers:      2,
 		Log:          slog.New(slog.NewTextHandler(s.log, nil)),
 		Net:          s.net,
+
+		NameServers:    []netip.AddrPort{netip.MustParseAddrPort("192.0.2.53:53")},
+		DialNameServer: resolvetest.NewServer(t, "").Dial,
 	}
 	for _, change := range changes {
 		change(&cfg)

@@ -58,6 +58,9 @@ func (c *callRate) allow(now instant) bool {
 // trunkBusy refuses a call beyond [Trunk.MaxCPS]. The PBX can try another trunk.
 var trunkBusy = &fault{503, "Trunk Busy"}
 
+// trunkRetryAfter is the header field line of the response with trunkBusy.
+const trunkRetryAfter = "Retry-After: 1\r\n"
+
 // limitCalls returns trunkBusy for a new call of the PBX to a trunk that gets no more
 // calls at the moment. It logs that at most once a minute for each trunk.
 func (px *Proxy) limitCalls(now instant, p *packet, r *routeDecision) *fault {
