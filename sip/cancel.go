@@ -26,6 +26,7 @@ func (w *worker) handleCancel(now instant, p *packet, key serverKey) {
 	case t == nil:
 	case t.wait != nil:
 		t.wait.refuse(now, edgeSide, &fault{487, "Request Terminated"}, "") // the INVITE was sent to nobody
+	case t.dst == 0: // the INVITE was refused while it waited
 	default:
 		w.observer.observe(p, &routeDecision{dst: t.dst, nextHop: t.client.nextHop}, t.trunk)
 		t.cancelInvite(now, m)

@@ -174,3 +174,63 @@ func TestNamesOfTheEdgeSideAreNotLookedUp(t *testing.T) {
 		}
 	}, askServer(server, 0))
 }
+
+// A CANCEL may cross the refusal of a request that has waited, or come twice.
+func TestCANCELComesAfterTheWait(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		wait time.Duration // before the first CANCEL
+		want string
+	}{{"refused", 3 * time.Second, "SIP/2.0 500"}, {"canceled", time.Second, "SIP/2.0 487"}} {
+		t.Run(tt.name, func(t *testing.T) {
+			server := resolvetest.NewServer(t, "")
+			runScenario(t, func(s *testbed) {
+				pbx := s.dialTCPPeer(pbxAt.Addr())
+				invite := pbx.newRequest("INVITE", "sip:+1555@carrier.example:5060")
+				pbx.send(invite)
+				s.advance(tt.wait)
+				pbx.expect("while it waits", "SIP/2.0 100")
+				for range 2 {
+					pbx.sendCancel(invite)
+					s.advance(time.Second)
+				}
+				s.advance(time.Second)
+				pbx.discardReceived()
+				if n := len(s.observations); n != 0 {
+					t.Errorf("%d observations of a request that was sent to nobody: %+v", n, <-s.observations)
+				}
+			}, askServer(server, -1), pbxOverTCP)
+		})
+	}
+}
+
+// The connection of a request that waits may be closed meanwhile.
+func TestConnectionClosesWhileARequestWaits(t *testing.T) {
+	server := resolvetest.NewServer(t, "carrier.example. 60 A 198.51.100.1")
+	runScenario(t, func(s *testbed) {
+		carrier := s.addUDPPeer(namedCarrierAt)
+		pbx := s.dialTCPPeer(pbxAt.Addr())
+		pbx.send(pbx.newRequest("INVITE", "sip:+1555@carrier.example:5060"))
+		s.advance(500 * time.Millisecond)
+		pbx.close()
+		s.advance(600 * time.Millisecond)
+		got := carrier.expect("the name is known", "INVITE")
+		carrier.respond(got, "486 Busy Here")
+		carrier.expect("its ACK", "ACK")
+		s.advance(time.Second)
+		s.pbx.discardReceived()
+	}, askServer(server, time.Second), pbxOverTCP)
+}
+
+// The proxy may be stopped while requests wait.
+func TestProxyStopsWhileARequestWaits(t *testing.T) {
+	server := resolvetest.NewServer(t, "carrier.example. 60 A 198.51.100.1")
+	runScenario(t, func(s *testbed) {
+		s.addUDPPeer(namedCarrierAt)
+		s.pbx.send(s.pbx.newRequest("INVITE", "sip:+1555@carrier.example:5060"))
+		s.advance(500 * time.Millisecond)
+		s.stop()
+		s.restartProxy()
+		s.pbx.discardReceived()
+	}, askServer(server, time.Second))
+}
