@@ -96,6 +96,7 @@ func (w *worker) lookUpName(now instant, p *packet, r *routeDecision, key server
 	nw.context = w.newContext(now, p, key)
 	nw.context.wait = nw
 	nw.timer.owner = nw
+	w.proxy.stats.transactions.Add(1)
 	w.wheel.start(&nw.timer, now+maxNameWait)
 	return *r, lookupNeeded
 }
@@ -120,8 +121,8 @@ func (nw *nameWait) handleAnswer(now instant) {
 		nw.refuse(now, r.dst, f, trunkRetryAfter)
 		return
 	}
-	nw.end()
 	w.forwardRouted(now, t, p, &r, nw.request.hash)
+	nw.end() // after the client transaction has begun, so that Drain does not miss the request
 }
 
 // handleTimer refuses the request, because the addresses of the name have not come in time.
@@ -149,6 +150,7 @@ func (nw *nameWait) sendTrying(now instant) {
 // end frees what the wait holds.
 func (nw *nameWait) end() {
 	w := nw.context.worker
+	w.proxy.stats.transactions.Add(-1)
 	w.wheel.stop(&nw.timer)
 	nw.request.release(w)
 	nw.context.wait = nil

@@ -1,6 +1,7 @@
 package sip_test
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"testing"
@@ -202,6 +203,38 @@ func TestCANCELComesAfterTheWait(t *testing.T) {
 			}, askServer(server, -1), pbxOverTCP)
 		})
 	}
+}
+
+// A request that waits for a name is under way.
+func TestDrainWaitsForNames(t *testing.T) {
+	server := resolvetest.NewServer(t, "carrier.example. 60 A 198.51.100.1")
+	runScenario(t, func(s *testbed) {
+		carrier := s.addUDPPeer(namedCarrierAt)
+		s.pbx.send(s.pbx.newRequest("INVITE", "sip:+1555@carrier.example:5060"))
+		s.advance(100 * time.Millisecond)
+		drained := make(chan struct{})
+		go func() {
+			s.proxy.Drain(context.Background())
+			close(drained)
+		}()
+		s.advance(900 * time.Millisecond)
+		s.pbx.expect("while it waits", "SIP/2.0 100")
+		select {
+		case <-drained:
+			t.Error("drained while a request waits")
+		default:
+		}
+		got := carrier.expect("the name is known", "INVITE")
+		carrier.respond(got, "486 Busy Here")
+		carrier.expect("its ACK", "ACK")
+		s.pbx.discardReceived()
+		s.advance(100 * time.Millisecond)
+		select {
+		case <-drained:
+		default:
+			t.Error("Drain has not returned")
+		}
+	}, askServer(server, time.Second))
 }
 
 // The connection of a request that waits may be closed meanwhile.

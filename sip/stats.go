@@ -16,7 +16,7 @@ type Stats struct {
 	Handshakes   uint64 `json:"handshakes_failed"` // TLS handshakes that failed
 	FailedOver   uint64 `json:"failed_over"`       // requests sent to another PBX or address after a failure
 	Panics       uint64 `json:"panics"`            // messages lost to a bug
-	Transactions int64  `json:"transactions"`      // client transactions without a final response
+	Transactions int64  `json:"transactions"`      // client transactions without a final response, and requests that wait for a name
 	Streams      int64  `json:"streams"`           // open connections
 }
 
