@@ -485,3 +485,24 @@ func TestSpread(t *testing.T) {
 		}
 	}, twoPBXs, func(c *sip.Config) { c.PBXMode = sip.SpreadPBX })
 }
+
+// A message in a WebSocket frame needs no Content-Length. Its body goes to each PBX.
+func TestBodyWithoutContentLengthFailsOver(t *testing.T) {
+	runScenario(t, func(s *testbed) {
+		second := s.allPBXs[1]
+		page := s.openWebSocket(pageAt, wsAt)
+		m := page.newRequest("MESSAGE", "sip:102@pbx.example", "Content-Type: text/plain")
+		head, _, _ := strings.Cut(string(m), "Content-Length:")
+		page.send(text(head + "\r\nhello"))
+		first := s.pbx.get("the MESSAGE", "MESSAGE")
+		s.pbx.respond(first, "503 Service Unavailable")
+		next := second.get("the MESSAGE again", "MESSAGE")
+		second.respond(next, "200 OK")
+		page.expect("answer", "SIP/2.0 200")
+		for _, got := range []text{first, next} {
+			if _, body, _ := strings.Cut(string(got), "\r\n\r\n"); body != "hello" {
+				t.Errorf("the body is %q", body)
+			}
+		}
+	}, twoPBXs, withWebSocket)
+}

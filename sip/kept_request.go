@@ -26,10 +26,11 @@ func (w *worker) keepRequest(p *packet, hash uint32) keptRequest {
 	}
 }
 
-// packet returns the request as a packet, which the caller releases.
+// packet returns the request as a packet, which the caller releases. The request ends with
+// the buffer, over a stream too: a message in a WebSocket frame needs no Content-Length.
 func (k *keptRequest) packet() *packet {
 	p := newPacket(k.buf)
-	p.msg.index(p.buf, k.conn != nil)
+	p.msg.index(p.buf, false)
 	p.listener, p.conn, p.peer, p.local, p.side, p.receivedAt = k.listener, k.conn, k.peer, k.local, k.side, k.at
 	return p
 }
