@@ -206,7 +206,7 @@ func (s *stream) writeQueued() {
 			continue
 		}
 		if err == nil {
-			linger(s.writeTo)
+			s.linger()
 		}
 		s.close()
 		s.reportFailed(batch, written)
@@ -228,11 +228,12 @@ func writeAll(c net.Conn, b []byte) (written int, err error) {
 
 // linger closes the connection for writing, and discards for lingerTime what the peer
 // still sends. Closing at once would reset the connection, and the peer could lose our
-// last message.
-func linger(c net.Conn) {
-	if h, ok := c.(interface{ CloseWrite() error }); ok {
+// last message. It ends by closing the stream, because the goroutine that reads the
+// connection replaces any deadline whenever the peer sends something.
+func (s *stream) linger() {
+	if h, ok := s.writeTo.(interface{ CloseWrite() error }); ok {
 		h.CloseWrite()
-		c.SetReadDeadline(time.Now().Add(lingerTime))
-		io.Copy(io.Discard, c)
+		defer time.AfterFunc(lingerTime, s.close).Stop()
+		io.Copy(io.Discard, s.writeTo)
 	}
 }

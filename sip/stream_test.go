@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -108,4 +109,36 @@ func TestOutQueueIsBounded(t *testing.T) {
 	q.take()
 	add(make([]byte, maxOutBytes), addedFirst)
 	add([]byte{0}, full)
+}
+
+// lingeringConn is a connection that can be closed for writing.
+type lingeringConn struct{ net.Conn }
+
+func (lingeringConn) CloseWrite() error { return nil }
+
+// A peer that goes on sending does not keep a stream open that is closed after its last
+// message.
+func TestPeerCannotKeepAStreamOpen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, _ := newBareWorker(t, nil)
+		ss := w.proxy.streams
+		ours, theirs := net.Pipe()
+		s := ss.addStream(ours, barePhone, w.proxy.listeners.all[1], nil)
+		ss.goroutines.Go(func() { s.serve(lingeringConn{ours}, nil) })
+		s.closeWhenWritten() // as a ban does
+		start := time.Now()
+		for range 10 {
+			time.Sleep(lingerTime / 2)
+			theirs.SetDeadline(time.Now().Add(time.Second))
+			if _, err := theirs.Write([]byte("\r\n")); err != nil {
+				break
+			}
+		}
+		time.Sleep(time.Second)
+		if !s.closed() {
+			t.Errorf("the stream is open after %v", time.Since(start))
+		}
+		theirs.Close()
+		ss.close()
+	})
 }
