@@ -92,8 +92,11 @@ func (s *stream) enqueue(encode func(dst, b []byte) []byte, b []byte, id uint64)
 // appendBytes appends b to dst.
 func appendBytes(dst, b []byte) []byte { return append(dst, b...) }
 
-// closeWhenWritten closes the stream after the queued messages are written.
+// closeWhenWritten closes the stream after the queued messages are written. It removes the
+// stream from the table at once, so that the next request to the peer opens another one, or
+// finds the flow closed.
 func (s *stream) closeWhenWritten() {
+	s.leaveTable()
 	if s.outQueue.end() {
 		s.table.startWriter(s)
 	}
@@ -103,9 +106,8 @@ func (s *stream) closeWhenWritten() {
 // whose requests are still queued that the requests were not sent.
 func (s *stream) close() {
 	s.closeOnce.Do(func() {
-		s.table.byPeer.CompareAndDelete(s.key(), s)
 		close(s.done)
-		s.removeAlias()
+		s.leaveTable()
 		s.mu.Lock()
 		if s.conn != nil {
 			s.conn.Close()
@@ -113,6 +115,12 @@ func (s *stream) close() {
 		s.mu.Unlock()
 		s.reportFailed(s.outQueue.abandon(), 0)
 	})
+}
+
+// leaveTable removes the stream from the table.
+func (s *stream) leaveTable() {
+	s.table.byPeer.CompareAndDelete(s.key(), s)
+	s.removeAlias()
 }
 
 // closed reports whether close has been called.

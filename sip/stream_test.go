@@ -2,6 +2,7 @@ package sip
 
 import (
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -109,6 +110,22 @@ func TestOutQueueIsBounded(t *testing.T) {
 	q.take()
 	add(make([]byte, maxOutBytes), addedFirst)
 	add([]byte{0}, full)
+}
+
+// A stream that is closed after its last message takes no request that comes meanwhile.
+func TestNextRequestOpensAnotherStream(t *testing.T) {
+	w, _ := newBareWorker(t, nil)
+	ss, l := w.proxy.streams, w.proxy.listeners.all[1]
+	s := ss.addStream(nil, barePBX, l, nil)
+	ss.addAlias(s, streamKey{proto: TCP, peer: barePhone})
+	s.queueMessage([]byte("last"), 0)
+	s.closeWhenWritten()
+	for _, at := range []netip.AddrPort{barePBX, barePhone} {
+		if ss.openTo(Addr{Proto: TCP, AddrPort: at}, l) == s {
+			t.Errorf("a request to %v waits for the stream that is being closed", at)
+		}
+	}
+	ss.close()
 }
 
 // lingeringConn is a connection that can be closed for writing.
