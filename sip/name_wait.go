@@ -56,9 +56,11 @@ func (rt *router) routeToName(p *packet, r *routeDecision, u *siptext.URI) *faul
 	for _, found := range rt.resolved {
 		a := rt.peers.trunkTarget(u, Addr{Proto: protoOf(found.Transport), AddrPort: found.AddrPort})
 		switch bad := rt.checkEdgeAddr(p, a); {
-		case rt.peers.sideAt(a) == pbxSide && len(rt.targets) == 0 && !rt.listeners.haveAddr(a.AddrPort):
-			r.dst = pbxSide
-			return rt.routeToAddr(p, r, a)
+		case rt.peers.sideAt(a) == pbxSide && !rt.listeners.haveAddr(a.AddrPort):
+			if len(rt.targets) == 0 { // a request to the edge side does not fail over to the PBX
+				r.dst = pbxSide
+				return rt.routeToAddr(p, r, a)
+			}
 		case bad != nil:
 			f = bad
 		case !a.Proto.secure() || rt.peers.canDial(a):

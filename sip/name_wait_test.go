@@ -143,6 +143,22 @@ func TestServersOfAnUnconfiguredNameFailOver(t *testing.T) {
 	}, askServer(server, 0))
 }
 
+// A request of the PBX does not fail over from a server on the edge side to the PBX.
+func TestNameOfACarrierAndThePBX(t *testing.T) {
+	server := resolvetest.NewServer(t, `_sip._udp.carrier.example. 60 SRV 10 0 5060 a.carrier.example.
+		_sip._udp.carrier.example. 60 SRV 20 0 5060 b.carrier.example.
+		a.carrier.example. 60 A 198.51.100.1
+		b.carrier.example. 60 A 192.0.2.2`)
+	runScenario(t, func(s *testbed) {
+		carrier := s.addUDPPeer(namedCarrierAt)
+		invite := s.pbx.newRequest("INVITE", "sip:+1555@carrier.example")
+		s.pbx.send(invite)
+		carrier.respond(carrier.expect("the first", "INVITE"), "503 Service Unavailable")
+		carrier.expect("its ACK", "ACK")
+		s.pbx.sendACK(invite, s.pbx.expect("the only one", "SIP/2.0 500"))
+	}, askServer(server, 0))
+}
+
 // No name that the edge side has written is looked up.
 func TestNamesOfTheEdgeSideAreNotLookedUp(t *testing.T) {
 	server := resolvetest.NewServer(t, "rebound.example. 1 A 192.168.0.1")
