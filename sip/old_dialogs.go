@@ -1,5 +1,7 @@
 package sip
 
+import "bellhop/dialog/siptext"
+
 // A Dialog is a dialog that was up when this process started.
 type Dialog struct {
 	CallID string
@@ -42,4 +44,30 @@ func (px *Proxy) RestoreDialogs(dialogs []Dialog) {
 		}
 		w.router.oldDialogs[d.CallID] = append(w.router.oldDialogs[d.CallID], d.Tag)
 	}
+}
+
+// routeUnboundFromEdge routes an edge-side request with tokens of version 1 in a dialog
+// that was up when this process started. It follows the rules of the earlier versions of
+// bellhop that made such tokens.
+func (rt *router) routeUnboundFromEdge(p *packet, r *routeDecision, next *siptext.URI, tokens *poppedTokens) *fault {
+	last := &tokens.last
+	if last.flow.peer.IsValid() && last.flow != tokens.first.flow && last.flow.peer != p.peer {
+		r.dst, r.binding = edgeSide, bindingID{}
+		if rt.takeFlow(p, r, last) {
+			return rt.checkFlow(r)
+		}
+		return last.flow.closedFault()
+	}
+	a, known := uriAddr(next)
+	pbx := rt.peers.pbxOfAddr(a)
+	switch {
+	case pbx != nil:
+		return rt.routeToPBX(p, r, pbx)
+	case !known || rt.listeners.areNamedBy(next):
+		return rt.routeToAnyPBX(p, r)
+	case rt.peers.isPBXHost(a.Addr()):
+		return rt.routeToAddr(p, r, a)
+	}
+	r.dst = edgeSide
+	return rt.routeToEdge(p, r, a)
 }

@@ -12,8 +12,8 @@
 // A listener reads a datagram (udp.go), or a message from a stream (stream.go, framing.go,
 // websocket.go). The message is indexed (index.go) and passed to a worker, which finds its
 // transaction or starts one (dispatch.go, client_tx.go). The worker routes a request
-// (route.go, route_target.go), edits the message (rewrite.go), observes it (observe.go) and
-// sends it (send.go).
+// (route.go, route_from_pbx.go), observes it (observe.go), edits it (rewrite.go) and sends
+// it (send.go).
 //
 // # Order and waiting
 //

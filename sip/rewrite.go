@@ -7,6 +7,33 @@ import (
 	"bellhop/dialog/siptext"
 )
 
+// sendRequest rewrites the request of p for its next hop and starts the client
+// transaction of t with it. hash is the loop hash of the request.
+func (w *worker) sendRequest(now instant, t *responseContext, p *packet, r *routeDecision, hash uint32) {
+	id := w.newTxID()
+	w.branchBuf = w.proxy.branchSalt.appendBranch(w.branchBuf[:0], id, hash)
+	out, tooLarge := w.preferTCP(r, w.composer.rewriteRequest(p, r, w.branchBuf))
+	t.client = clientTx{worker: w, user: t, id: id, loopHash: hash, nextHop: r.nextHop, tooLarge: tooLarge, invite: t.server.invite, request: w.memory.retainCopy(nil, out)}
+	if t.canFailOver() {
+		t.client.failoverAt = now + w.proxy.failoverAfter()
+	}
+	t.client.start(now)
+}
+
+// forwardStateless forwards a request without a transaction. The new branch is a hash of
+// the request's topmost Via and Call-ID, so that a retransmission gets the same branch
+// (RFC 3261 §16.11).
+func (w *worker) forwardStateless(p *packet, r *routeDecision, hash uint32) {
+	m := &p.msg
+	w.hash.Reset()
+	w.hash.Write(m.text(m.via.value))
+	w.hash.Write(m.text(m.callID))
+	w.branchBuf = w.proxy.branchSalt.appendBranch(w.branchBuf[:0], w.hash.Sum64()&(1<<48-1), hash)
+	w.observer.observe(p, r, w.proxy.peers.trunkName(p, r))
+	out, _ := w.preferTCP(r, w.composer.rewriteRequest(p, r, w.branchBuf))
+	w.sendMessage(r.nextHop, out, 0)
+}
+
 // composer writes the messages that a worker sends. It edits the received bytes of a
 // message that is forwarded, and makes the proxy's own messages. A message that it
 // returns is valid until it writes the next one.

@@ -1,8 +1,9 @@
 package sip
 
 import (
-	"bytes"
+	"cmp"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"bellhop/dialog"
@@ -342,91 +343,128 @@ func (rt *router) routeToOtherEnd(p *packet, r *routeDecision, next *siptext.URI
 	return t.flow.closedFault()
 }
 
-// routeUnboundFromEdge routes an edge-side request with tokens of version 1 in a dialog
-// that was up when this process started. It follows the rules of the earlier versions of
-// bellhop that made such tokens.
-func (rt *router) routeUnboundFromEdge(p *packet, r *routeDecision, next *siptext.URI, tokens *poppedTokens) *fault {
-	last := &tokens.last
-	if last.flow.peer.IsValid() && last.flow != tokens.first.flow && last.flow.peer != p.peer {
-		r.dst, r.binding = edgeSide, bindingID{}
-		if rt.takeFlow(p, r, last) {
-			return rt.checkFlow(r)
-		}
-		return last.flow.closedFault()
-	}
-	a, known := uriAddr(next)
-	pbx := rt.peers.pbxOfAddr(a)
-	switch {
-	case pbx != nil:
-		return rt.routeToPBX(p, r, pbx)
-	case !known || rt.listeners.areNamedBy(next):
-		return rt.routeToAnyPBX(p, r)
-	case rt.peers.isPBXHost(a.Addr()):
-		return rt.routeToAddr(p, r, a)
-	}
-	r.dst = edgeSide
-	return rt.routeToEdge(p, r, a)
+// routeToAnyPBX routes a new request to a PBX that is up.
+func (rt *router) routeToAnyPBX(p *packet, r *routeDecision) *fault {
+	rt.choosePBXTargets(p)
+	return rt.routeToTargets(p, r, rt.targets)
 }
 
-// routeFromPBX routes a request of the PBX. It goes over the flow in our token, or a
-// newer flow of its binding. Without such a flow, it goes to the address or name in the
-// first Route that is not ours, or else in the Request-URI.
-//
-// If the token says byURI and its flow is not open, the URI decides. Within a dialog, the
-// other end has chosen that URI as its Contact. It may lead anywhere only if the PBX has
-// called that end. If that end has called the PBX, or if the PBX is a proxy that passes
-// on a request of the edge side, the URI must lead to the host or the trunk of the flow:
-// see limitTarget. A request within a dialog that was passed on is refused if it has no
-// token of ours.
-func (rt *router) routeFromPBX(p *packet, r *routeDecision, next *siptext.URI, t *token) *fault {
-	r.dst, r.binding = edgeSide, t.binding
-	passedOn := !p.msg.initial() && passedBefore(&p.msg)
-	switch {
-	case t.flow.peer.IsValid() && rt.takeFlow(p, r, t):
-		return rt.checkFlow(r)
-	case t.flow.peer.IsValid() && !t.byURI:
-		return rt.routePastFlow(p, r, next, t.flow)
-	case rt.listeners.areNamedBy(next):
-		rt.proxy.noteCallToUs(p)
-		return noBinding
-	case t.byURI && t.use == inRoute && (!t.fromPBX || passedOn):
-		return rt.routeWithinLimit(p, r, next, t)
-	case passedOn && t.use != inRoute:
-		return nextHopNotAllowed
+// routeToPBX routes a request to a configured PBX, whether it is up or not. Targets to be
+// avoided come last.
+func (rt *router) routeToPBX(p *packet, r *routeDecision, pbx *pbx) *fault {
+	rt.targets, rt.resolved = pbx.appendTargets(rt.targets[:0], rt.resolved, p.msg.text(p.msg.callID))
+	rt.sortAvoided(p.receivedAt)
+	return rt.routeToTargets(p, r, rt.targets)
+}
+
+// routeWithinDialog routes a request within a dialog to the PBX of the dialog, whether it
+// is up or not. at is the address of the PBX in the dialog, if the PBX has a name. Only
+// that address knows the dialog. If the name no longer leads there, the PBX may have moved
+// with its dialogs. The other addresses are then for failover.
+func (rt *router) routeWithinDialog(p *packet, r *routeDecision, pbx *pbx, at Addr) *fault {
+	if !at.IsValid() {
+		f := rt.routeToPBX(p, r, pbx)
+		r.left = nil
+		return f
 	}
-	a, ok := rt.peers.secureTarget(next, t.flow)
-	r.flowGone = t.flow.connID != 0
-	switch {
-	case r.flowGone && (!ok || t.flow.isAt(a)):
-		return flowFailed
-	case !ok && t.flow.peer.IsValid(): // a name that the other end has chosen: it was at this address before
-		a = t.flow.addr()
-	case !ok && rt.chooseTrunkTargets(p, next):
-		return rt.routeToTrunk(p, r)
-	case !ok:
-		return rt.routeToName(p, r, next)
+	if t := pbx.targetAt(at); t != nil {
+		rt.targets = append(rt.targets[:0], t)
+		return rt.routeToTargets(p, r, rt.targets)
 	}
-	if t := rt.peers.targetAt(a); t != nil {
-		a = t.Addr
+	at.Host = pbx.config.Host
+	rt.targets, rt.resolved = pbx.appendTargets(append(rt.targets[:0], rt.proxy.newTarget(&pbx.remote, at)), rt.resolved, p.msg.text(p.msg.callID))
+	return rt.routeToTargets(p, r, rt.targets)
+}
+
+// choosePBXTargets sets rt.targets to the targets for a new request of the edge side. It
+// takes the targets that are up, in the order of Config.PBXMode, and makes two changes:
+// targets that rest move to the end, and the PBX that has challenged the request, or
+// where the sender is registered, moves to the front.
+func (rt *router) choosePBXTargets(p *packet) {
+	ps, m, now := rt.peers, &p.msg, p.receivedAt
+	rt.targets = rt.targets[:0]
+	if !ps.several() {
+		rt.targets = append(rt.targets, ps.pbx[0].view.Load().targets...)
+		return
 	}
-	a = rt.peers.trunkTarget(next, a)
-	if r.dst = rt.peers.sideAt(a); r.dst == pbxSide {
-		return rt.routeToAddr(p, r, a)
+	var buf [128]byte
+	aor := m.appendAOR(buf[:0], m.from)
+	key := aor
+	if len(key) == 0 {
+		key = m.text(m.callID)
 	}
-	f := rt.routeToEdge(p, r, a)
-	if f == nil {
-		r.edgeFlow, r.byURI = r.flowOfURI(a), true
+	rt.rankPBXs(key)
+	for _, pbx := range rt.ranked {
+		rt.targets, rt.resolved = pbx.appendTargets(rt.targets, rt.resolved, key)
+	}
+	rt.targets = slices.DeleteFunc(rt.targets, func(t *target) bool { return !t.up() })
+	rt.sortAvoided(now)
+	var first *target
+	if m.hasField(hAuthorization) {
+		first = rt.proxy.affinities.get(now, ofChallenger, m.text(m.callID))
+	}
+	if first == nil && !m.isMethod("REGISTER") {
+		first = rt.proxy.affinities.get(now, ofRegistrar, aor)
+	}
+	if i := slices.Index(rt.targets, first); i > 0 && !first.resting(now) {
+		copy(rt.targets[1:], rt.targets[:i])
+		rt.targets[0] = first
+	}
+}
+
+// rankPBXs sets rt.ranked to the PBXs in the order of Config.PBXMode. The order for
+// SpreadPBX depends on the key. If a PBX is added or removed, few keys change their order
+// (rendezvous hashing).
+func (rt *router) rankPBXs(key []byte) {
+	rt.ranked = append(rt.ranked[:0], rt.peers.pbx...)
+	if rt.proxy.cfg.PBXMode == SpreadPBX {
+		slices.SortFunc(rt.ranked, func(a, b *pbx) int {
+			return cmp.Compare(stableHash(key, string(a.id[:])), stableHash(key, string(b.id[:])))
+		})
+	}
+}
+
+// sortAvoided moves the targets to be avoided to the end of rt.targets.
+func (rt *router) sortAvoided(now instant) {
+	slices.SortStableFunc(rt.targets, func(a, b *target) int {
+		switch x, y := a.avoided(now), b.avoided(now); {
+		case x && !y:
+			return 1
+		case y && !x:
+			return -1
+		}
+		return 0
+	})
+}
+
+// routeToTargets routes a request to the first of its targets that a listener reaches. The
+// others are for failover.
+func (rt *router) routeToTargets(p *packet, r *routeDecision, targets []*target) *fault {
+	if rt.onlyTarget != nil {
+		targets = append(targets[:0], rt.onlyTarget)
+	}
+	f := noPBX
+	for i, t := range targets {
+		if f = rt.routeToAddr(p, r, t.Addr); f == nil {
+			r.target, r.left = t, targets[i+1:]
+			if t.remote.pbx != nil {
+				r.pbx = t.remote.pbx.id
+			}
+			return nil
+		}
 	}
 	return f
 }
 
-// passedBefore reports whether m has passed a bellhop before, because one of its Vias has
-// a branch of the form that bellhop makes.
-func passedBefore(m *message) bool {
-	for i := range m.fields {
-		if f := &m.fields[i]; f.name == hVia && bytes.Contains(m.text(f.value), []byte(cookie+"bh")) {
-			return true
-		}
+// routeToAddr makes an address the next hop of a request.
+func (rt *router) routeToAddr(p *packet, r *routeDecision, a Addr) *fault {
+	if a.Proto.secure() && !rt.peers.canDial(a) && rt.proxy.streams.findStream(a, 0) == nil {
+		return flowFailed // a phone, which does not listen
 	}
-	return false
+	to, ok := rt.proxy.destinationAt(a, r.dst, p.listener)
+	if !ok {
+		return noTransport
+	}
+	r.nextHop = to
+	return nil
 }
