@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"path"
 	"runtime/debug"
@@ -23,11 +24,11 @@ import (
 
 // buildHandler returns the handler of all paths. A request passes these steps:
 //
-//	accept ── authenticate ── queueReads ── v1, uapi, telphin or page ── an operation
+//	resolveProxies ── accept ── authenticate ── queueReads ── v1, uapi, telphin or page ── an operation
 //
-// accept reads and checks the request. authenticate identifies its client; for the page,
-// RequireSession does. queueReads lets a reading request wait for its turn. The operation
-// records changes in the audit log.
+// resolveProxies sets the address of the client. accept reads and checks the request.
+// authenticate identifies its client; for the page, RequireSession does. queueReads lets a
+// reading request wait for its turn. The operation records changes in the audit log.
 func (s *Server) buildHandler() http.Handler {
 	s.v1 = v1.New(s.ops, s.auth, s.streams, s.log)
 	s.root = access.NewMux(v1.WriteError)
@@ -54,6 +55,31 @@ func (s *Server) addPage() {
 	s.root.Handle("POST /login", access.PermitAll, answer(http.HandlerFunc(s.page.Login)))
 	s.root.Handle("POST /logout", access.PermitAll, answer(http.HandlerFunc(s.page.Logout)))
 	s.root.Handle("GET /static/{name}", access.PermitAll, page.SetHeaders(page.Static()))
+}
+
+// resolveProxies lets h serve requests that a trusted proxy forwards as if the client
+// had sent them: RemoteAddr is the address of the client, and the forwarding header
+// fields are removed. If X-Forwarded-For or Forwarded is malformed, or the two contradict
+// each other, the request stays as it is. isLocalRequest then returns false, because the
+// fields are still there.
+func resolveProxies(trusted []netip.Prefix, h http.Handler) http.Handler {
+	if len(trusted) == 0 {
+		return h
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if client, ok := forwardedClient(r, trusted); ok {
+			r2 := *r
+			r2.RemoteAddr = netip.AddrPortFrom(client, 0).String()
+			r2.Header = r.Header.Clone()
+			for name := range r.Header {
+				if isForwardingHeader(name) {
+					r2.Header.Del(name)
+				}
+			}
+			r = &r2
+		}
+		h.ServeHTTP(w, r)
+	})
 }
 
 // dispatch returns the handler that chooses the API by the path; root serves all other

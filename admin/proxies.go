@@ -7,31 +7,6 @@ import (
 	"strings"
 )
 
-// resolveProxies lets h serve requests that a trusted proxy forwards as if the client
-// had sent them: RemoteAddr is the address of the client, and the forwarding header
-// fields are removed. If X-Forwarded-For or Forwarded is malformed, or the two contradict
-// each other, the request stays as it is. isLocalRequest then returns false, because the
-// fields are still there.
-func resolveProxies(trusted []netip.Prefix, h http.Handler) http.Handler {
-	if len(trusted) == 0 {
-		return h
-	}
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if client, ok := forwardedClient(r, trusted); ok {
-			r2 := *r
-			r2.RemoteAddr = netip.AddrPortFrom(client, 0).String()
-			r2.Header = r.Header.Clone()
-			for name := range r.Header {
-				if isForwardingHeader(name) {
-					r2.Header.Del(name)
-				}
-			}
-			r = &r2
-		}
-		h.ServeHTTP(w, r)
-	})
-}
-
 // forwardedClient returns the address of the client for which trusted proxies forward a
 // request: the last hop that is no trusted proxy, or the first hop if all are. ok is
 // false if the request comes from no trusted proxy, or if its X-Forwarded-For and

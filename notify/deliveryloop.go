@@ -206,22 +206,6 @@ func (l *deliveryLoop) addEvent(now time.Time, e eventlog.Entry) {
 	l.scheduler.AddEvent(now, e.Seq, e.Event)
 }
 
-// applySubscriptions applies the changed subscriptions to the scheduler.
-func (l *deliveryLoop) applySubscriptions() {
-	for _, s := range l.registry.takeChanged() {
-		delete(l.disabling, s.ID)
-		l.signers[s.ID] = newSigner(&s)
-		if !s.Active {
-			delete(l.signers, s.ID)
-			l.health.set(s.ID, nil)
-		}
-		st, _ := l.health.get(s.ID)
-		known := l.scheduler.Has(s.ID)
-		l.scheduler.ApplySubscription(s, l.monotonicTime(st.Failing))
-		l.restorePause(s, st, known)
-	}
-}
-
 // startAttempts hands attempts to the senders until none is due or maxSenders are in
 // flight.
 func (l *deliveryLoop) startAttempts(now time.Time) {

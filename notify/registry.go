@@ -131,6 +131,22 @@ func (r *registry) takeChanged() []Subscription {
 	return subs
 }
 
+// applySubscriptions applies the changed subscriptions to the scheduler.
+func (l *deliveryLoop) applySubscriptions() {
+	for _, s := range l.registry.takeChanged() {
+		delete(l.disabling, s.ID)
+		l.signers[s.ID] = newSigner(&s)
+		if !s.Active {
+			delete(l.signers, s.ID)
+			l.health.set(s.ID, nil)
+		}
+		st, _ := l.health.get(s.ID)
+		known := l.scheduler.Has(s.ID)
+		l.scheduler.ApplySubscription(s, l.monotonicTime(st.Failing))
+		l.restorePause(s, st, known)
+	}
+}
+
 // wanted reports whether an event is published. An event of an opt-in type is published
 // only if a subscription has named its type since the start.
 func (r *registry) wanted(e *dialog.Event) bool {
