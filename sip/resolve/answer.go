@@ -95,6 +95,13 @@ func (s *set) extend(now time.Time, retry time.Duration) *set {
 	return &e
 }
 
+// expire returns s as it is when another lookup is due.
+func (s *set) expire(now time.Time) *set {
+	e := *s
+	e.expires, e.refreshAt = now, now
+	return &e
+}
+
 // failedAnswer returns an answer that is not cached.
 func failedAnswer(err error) Answer { return Answer{set: &set{err: err}} }
 

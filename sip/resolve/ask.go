@@ -193,17 +193,24 @@ func answers(m, query *dns.Msg) bool {
 
 // serverList is the list of name servers, in the order in which they are asked.
 type serverList struct {
-	configured []netip.AddrPort
-	file       string
+	file string
 
-	mu      sync.Mutex // guards the fields below
-	readAt  time.Time
-	modTime time.Time
-	servers []netip.AddrPort
+	mu         sync.Mutex       // guards the fields below
+	configured []netip.AddrPort // empty: those in file
+	readAt     time.Time
+	modTime    time.Time
+	servers    []netip.AddrPort
 }
 
 // resolvConfInterval is the shortest time between two looks at resolv.conf.
 const resolvConfInterval = 5 * time.Second
+
+// configure replaces the configured name servers.
+func (s *serverList) configure(servers []netip.AddrPort) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.configured, s.servers, s.modTime = servers, nil, time.Time{}
+}
 
 // list returns the name servers. It reads resolv.conf again if that has changed.
 func (s *serverList) list(now time.Time) []netip.AddrPort {

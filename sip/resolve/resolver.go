@@ -113,6 +113,7 @@ type entry struct {
 	// Guarded by Resolver.mu.
 	startedAt time.Time // start of the lookup that is under way; zero: there is none
 	counted   bool      // in Resolver.lookups
+	outdated  bool      // Reload was called during the lookup that is under way
 	failures  int       // lookups in a row that failed
 	waiters   []waiter
 	watches   []*Watch
@@ -174,6 +175,25 @@ func (r *Resolver) Run(ctx context.Context) error {
 		}
 		timer.Reset(r.refreshWatched(time.Now()))
 	}
+}
+
+// Reload asks the given name servers from now on; none: those of the machine. It looks up
+// all watched names again, and the other names when they are needed. Until the new answer
+// has come, the last one stays in use.
+func (r *Resolver) Reload(servers []netip.AddrPort) {
+	r.servers.configure(servers)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := time.Now()
+	r.entries.Range(func(_, v any) bool {
+		e := v.(*entry)
+		if s := e.set.Load(); s != nil {
+			e.set.Store(s.expire(now))
+		}
+		e.outdated = e.underWay()
+		return true
+	})
+	r.wakeRun()
 }
 
 // close ends all lookups and waits for their goroutines.
@@ -290,7 +310,7 @@ func (r *Resolver) startLookup(now time.Time, e *entry) error {
 	case len(e.watches) == 0 && r.lookups >= maxLookups:
 		return errBusy
 	}
-	e.startedAt, e.counted = now, len(e.watches) == 0
+	e.startedAt, e.counted, e.outdated = now, len(e.watches) == 0, false
 	if e.counted {
 		r.lookups++
 	}
@@ -378,6 +398,9 @@ func (r *Resolver) finishLookup(e *entry, found outcome, err error) {
 		if s = old.extend(now, retry); s == nil {
 			s = failedSet(now, retry, err)
 		}
+	}
+	if e.outdated {
+		s = s.expire(now)
 	}
 	e.set.Store(s)
 	ws := r.takeWaiters(e)

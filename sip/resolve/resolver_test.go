@@ -51,6 +51,53 @@ func TestLifetime(t *testing.T) {
 	}
 }
 
+// After Reload, other name servers are asked, and at once. The answer to a question that was
+// under way is used, but not for its TTL.
+func TestReload(t *testing.T) {
+	run(t, "pbx.example. 3600 A 192.0.2.1\nother.example. 3600 A 192.0.2.1\nslow.example. 3600 A 192.0.2.1", func(b *testbed) {
+		second := netip.MustParseAddrPort("192.0.2.54:53")
+		other, slow := resolve.Target{Host: "other.example", Port: 5060, Transport: resolve.UDP}, resolve.Target{Host: "slow.example", Port: 5060, Transport: resolve.UDP}
+		asked := map[string]netip.AddrPort{}
+		b.server.Respond = func(_ string, server netip.AddrPort, q *dns.Msg) (*dns.Msg, time.Duration) {
+			asked[q.Question[0].Name] = server
+			if q.Question[0].Name == "slow.example." && server != second {
+				return b.server.Answer(q), time.Second
+			}
+			return b.server.Answer(q), 0
+		}
+		w, err := b.Watch(pbx, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.want("before", other, "udp://192.0.2.1:5060")
+		b.Lookup(slow, func(resolve.Answer) {})
+		synctest.Wait()
+		b.server.SetZone(t, "pbx.example. 3600 A 192.0.2.2\nother.example. 3600 A 192.0.2.2\nslow.example. 3600 A 192.0.2.2")
+		b.Reload([]netip.AddrPort{second})
+		synctest.Wait()
+		if got := addrs(w.Load().Answer); !slices.Equal(got, []string{"udp://192.0.2.2:5060"}) {
+			t.Errorf("the watched name has %v", got)
+		}
+		b.want("after", other, "udp://192.0.2.2:5060")
+		time.Sleep(2 * time.Second)
+		b.want("after the lookup that was under way", slow, "udp://192.0.2.2:5060")
+		for name, server := range asked {
+			if server != second {
+				t.Errorf("%s was asked at %v last, want %v", name, server, second)
+			}
+		}
+		b.server.Lock()
+		b.server.Respond = func(string, netip.AddrPort, *dns.Msg) (*dns.Msg, time.Duration) { return nil, 0 }
+		b.server.Unlock()
+		b.Reload([]netip.AddrPort{serverA})
+		time.Sleep(10 * time.Second)
+		if got := addrs(w.Load().Answer); !slices.Equal(got, []string{"udp://192.0.2.2:5060"}) {
+			t.Errorf("without name servers, the watched name has %v", got)
+		}
+		b.want("without name servers", other, "udp://192.0.2.2:5060")
+	}, onlyIPv4)
+}
+
 func onlyIPv4(c *resolve.Config) {
 	c.Families = map[resolve.Transport]resolve.Families{resolve.UDP: {IPv4: true}}
 }
