@@ -61,7 +61,7 @@ func (as *affinities) find(kind affinityKind, name []byte) (bucket []atomic.Poin
 
 // get returns the target of an entry, or nil. name must not be empty.
 func (as *affinities) get(now instant, kind affinityKind, name []byte) *target {
-	if as == nil || len(name) == 0 {
+	if len(name) == 0 {
 		return nil
 	}
 	bucket, key := as.find(kind, name)
@@ -75,7 +75,7 @@ func (as *affinities) get(now instant, kind affinityKind, name []byte) *target {
 
 // set sets the target of an entry for a time.
 func (as *affinities) set(now instant, kind affinityKind, name []byte, to *target, lifetime instant) {
-	if as == nil || to == nil || len(name) == 0 {
+	if to == nil || len(name) == 0 {
 		return
 	}
 	bucket, key := as.find(kind, name)

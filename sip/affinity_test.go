@@ -54,7 +54,7 @@ func TestFailoverGoesToTheNextTargetAlone(t *testing.T) {
 			if out.to != barePBX || out.count != 1 {
 				t.Fatalf("%d messages were sent, the last to %v", out.count, out.to)
 			}
-			want := w.proxy.peers.pbx[1].config.AddrPort
+			want := w.proxy.peers.configured()[1].config.AddrPort
 			for _, s := range w.serverTxs.m {
 				if changed { // the Request-URI of a PBX leads to the phone that it names
 					s.context.failover.request.side = pbxSide

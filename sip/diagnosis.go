@@ -122,7 +122,7 @@ func (d *diagnosis) clearSymptom(s symptom, subject string) {
 // Degraded returns a sentence for each detected misconfiguration of a PBX, with its
 // remedy. It is empty if there is none. It may be called from any goroutine at any time.
 func (px *Proxy) Degraded() (why []string) {
-	for _, pbx := range px.peers.pbx {
+	for _, pbx := range px.peers.configured() {
 		d := &pbx.diagnosis
 		for s := range symptomCount {
 			if f := d.findings[s].Load(); f != nil && px.now()-f.at < symptomLifetime {
@@ -268,7 +268,7 @@ func (px *Proxy) diagnoseSource(now instant, l *listener, source netip.AddrPort,
 	if !l.serves(pbxSide) {
 		s = edgeListenerUsed
 	}
-	for _, pbx := range px.peers.pbx {
+	for _, pbx := range px.peers.configured() {
 		if pbx.hasIP(source.Addr()) && (sure || !pbx.sharesOurAddr() && !px.sources.phones.has(source.Addr(), now)) {
 			px.noteSymptom(now, pbx, s, source.String())
 			return
@@ -280,7 +280,7 @@ func (px *Proxy) diagnoseSource(now instant, l *listener, source netip.AddrPort,
 // has the same IP address as bellhop, a phone at that address must have sent the
 // REGISTER, and diagnosePhone notes phoneTakenForPBX.
 func (px *Proxy) diagnosePhone(p *packet) {
-	for _, pbx := range px.peers.pbx {
+	for _, pbx := range px.peers.configured() {
 		if pbx.sharesOurAddr() && pbx.hasIP(p.peer.Addr()) && pbx.isSource(p.listener.proto, p.peer) {
 			px.noteSymptom(p.receivedAt, pbx, phoneTakenForPBX, p.peer.Addr().String())
 			return

@@ -125,7 +125,7 @@ func (t *responseContext) handleUnanswered(now instant, why failureReason) bool 
 	if t.target == nil {
 		return false
 	}
-	if t.target.rest(now, restTime); why == unreachable && t.target.remote.pbx != nil && t.worker.proxy.peers.severalTargets() {
+	if t.target.rest(now, restTime); why == unreachable && t.target.remote.pbx != nil && t.worker.proxy.peers.pbxs.Load().severalTargets() {
 		t.target.setDown(t.worker.proxy, true, "a request could not be sent")
 	}
 	return t.sendToNextTarget(now)
@@ -136,13 +136,13 @@ func (t *responseContext) handleUnanswered(now instant, why failureReason) bool 
 // that has sent the response m, or nil.
 func (t *responseContext) rememberTarget(now instant, m *message, from *target) {
 	as := t.worker.proxy.affinities
-	if as == nil || from == nil || from.remote.pbx == nil {
+	if from == nil || from.remote.pbx == nil {
 		return
 	}
 	switch {
-	case m.status == 401 || m.status == 407:
+	case (m.status == 401 || m.status == 407) && t.worker.proxy.peers.pbxs.Load().several():
 		as.set(now, ofChallenger, m.text(m.callID), from, challengeLifetime)
-	case m.status/100 == 2 && m.isMethod("REGISTER"):
+	case m.status/100 == 2 && m.isMethod("REGISTER"): // of a single PBX too: SetPBXs may add another
 		var buf [128]byte
 		as.set(now, ofRegistrar, m.appendAOR(buf[:0], m.to), from, m.grantedLifetime())
 	}

@@ -69,7 +69,7 @@ func (px *Proxy) openListener(cfg Listener) (*listener, error) {
 			l.twin.tls = l.tls
 		}
 	}
-	l.local = netip.AddrPortFrom(px.reachableAddr(l.addr.Addr()), l.addr.Port())
+	l.local = netip.AddrPortFrom(reachableAddr(l.addr.Addr(), px.cfg.PBX), l.addr.Port())
 	l.setNames(cfg.Advertise)
 	return l, nil
 }
@@ -82,10 +82,10 @@ func listenError(a Addr, err error) error {
 	return fmt.Errorf("cannot listen on %s: %w", a, err)
 }
 
-// reachableAddr returns the address at which others reach a listener. For an unspecified
-// address such as 0.0.0.0 it is the one that this machine uses towards the first PBX of the
-// address family, or else towards other networks.
-func (px *Proxy) reachableAddr(ip netip.Addr) netip.Addr {
+// reachableAddr returns the address at which others reach a listener on ip. For an
+// unspecified address such as 0.0.0.0 it is the one that this machine uses towards the first
+// PBX of the address family, or else towards other networks.
+func reachableAddr(ip netip.Addr, pbxs []Addr) netip.Addr {
 	if !ip.IsUnspecified() {
 		return ip
 	}
@@ -93,7 +93,7 @@ func (px *Proxy) reachableAddr(ip netip.Addr) netip.Addr {
 	if ip.Is6() {
 		to = netip.AddrPortFrom(netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8, 15: 1}), defaultPort) // RFC 3849
 	}
-	for _, pbx := range px.cfg.PBX {
+	for _, pbx := range pbxs {
 		if pbx.Host == "" && pbx.Addr().Is4() == ip.Is4() {
 			to = pbx.AddrPort
 			break

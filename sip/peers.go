@@ -7,18 +7,17 @@ import (
 
 	"bellhop/dialog"
 	"bellhop/dialog/siptext"
-	"bellhop/sip/certs"
 )
 
 // peers are the configured elements that the proxy exchanges messages with: the PBXs and
-// the trunks. All other senders, phones too, are strangers. Only trunks, the views and
+// the trunks. All other senders, phones too, are strangers. Only pbxs, trunks, the views and
 // targets of remotes, and pbx.diagnosis, which are atomic, change after Listen, so any
-// goroutine may use peers.
+// goroutine may use peers. Only the first worker uses expiry.
 type peers struct {
-	pbx        []*pbx
+	pbxs       atomic.Pointer[pbxSet]
+	expiry     pbxExpiry
 	pbxSources []netip.Prefix // further sources on the PBX side
 	trunks     atomic.Pointer[trunkSet]
-	pbxTLS     *certs.Client // see [Config.PBXTLS]
 }
 
 // pbx is one configured PBX.
@@ -30,33 +29,20 @@ type pbx struct {
 
 // configure sets the configured elements of cfg. The remotes have no targets yet.
 func (ps *peers) configure(cfg *Config) {
-	ps.pbxSources, ps.pbxTLS = cfg.PBXSources, cfg.PBXTLS
-	for _, a := range cfg.PBX {
-		p := &pbx{id: newPBXID(a)}
-		p.config, p.remote.pbx = a, p
-		p.view.Store(&remoteView{})
-		ps.pbx = append(ps.pbx, p)
-	}
+	ps.pbxSources = cfg.PBXSources
+	ps.pbxs.Store(newPBXSet(cfg.PBX, cfg.PBXTLS, &pbxSet{}, 0))
 	ps.trunks.Store(newTrunkSet(cfg, cfg.Trunks, &trunkSet{}))
 }
 
-// several reports whether there can be more than one target of PBXs.
-func (ps *peers) several() bool {
-	return len(ps.pbx) > 1 || len(ps.pbx) == 1 && ps.pbx[0].config.Host != ""
-}
+// configured returns the configured PBXs.
+func (ps *peers) configured() []*pbx { return ps.pbxs.Load().all }
 
-// severalTargets reports whether there is more than one target of PBXs now.
-func (ps *peers) severalTargets() bool {
-	n := 0
-	for _, p := range ps.pbx {
-		n += len(p.view.Load().targets)
-	}
-	return n > 1
-}
+// known returns the configured PBXs and the former ones.
+func (ps *peers) known() []*pbx { return ps.pbxs.Load().known }
 
 // remotes returns all configured elements that requests are sent to.
 func (ps *peers) remotes() (all []*remote) {
-	for _, p := range ps.pbx {
+	for _, p := range ps.configured() {
 		all = append(all, &p.remote)
 	}
 	return append(all, ps.trunks.Load().remotes()...)
@@ -111,8 +97,8 @@ func (p *pbx) dialogTarget(a Addr) (to Addr) {
 	return to
 }
 
-// pbxOfAddr returns the configured PBX at an address, or nil. A PBX with the same
-// transport is preferred.
+// pbxOfAddr returns the PBX at an address, or nil. A PBX with the same transport is
+// preferred.
 func (ps *peers) pbxOfAddr(a Addr) (found *pbx) {
 	if t := ps.targetAt(a); t != nil {
 		return t.remote.pbx
@@ -123,7 +109,7 @@ func (ps *peers) pbxOfAddr(a Addr) (found *pbx) {
 // targetAt returns the target of a PBX at an address, or nil. One with the same transport
 // is preferred.
 func (ps *peers) targetAt(a Addr) (found *target) {
-	for _, p := range ps.pbx {
+	for _, p := range ps.known() {
 		if t := p.targetAt(a); t != nil && (found == nil || t.Proto == a.Proto) {
 			found = t
 		}
@@ -133,16 +119,16 @@ func (ps *peers) targetAt(a Addr) (found *target) {
 
 // anyPBXUp reports whether new requests may go to a PBX.
 func (ps *peers) anyPBXUp() bool {
-	return slices.ContainsFunc(ps.pbx, (*pbx).up)
+	return slices.ContainsFunc(ps.configured(), (*pbx).up)
 }
 
 // up reports whether new requests may go to a target of the PBX.
 func (p *pbx) up() bool { return slices.ContainsFunc(p.view.Load().targets, (*target).up) }
 
-// isPBXHost reports whether an IP address is that of a configured PBX, on any port, or is
-// in [Config.PBXSources].
+// isPBXHost reports whether an IP address is that of a PBX, on any port, or is in
+// [Config.PBXSources].
 func (ps *peers) isPBXHost(ip netip.Addr) bool {
-	for _, p := range ps.pbx {
+	for _, p := range ps.known() {
 		if p.hasIP(ip) {
 			return true
 		}
@@ -160,7 +146,7 @@ func (ps *peers) sideOf(p *packet) dialog.Side {
 	if p.listener.proto.webSocket() || !p.listener.serves(pbxSide) {
 		return edgeSide
 	}
-	for _, pbx := range ps.pbx {
+	for _, pbx := range ps.known() {
 		if !pbx.isSource(p.listener.proto, p.peer) {
 			continue
 		}
@@ -179,7 +165,7 @@ func (ps *peers) sideOf(p *packet) dialog.Side {
 
 // sideAt returns the side of an address that requests are sent to.
 func (ps *peers) sideAt(a Addr) dialog.Side {
-	for _, p := range ps.pbx {
+	for _, p := range ps.known() {
 		for _, t := range p.view.Load().targets {
 			if t.Proto == a.Proto && (t.AddrPort == a.AddrPort || a.Proto.stream() && t.Addr.Addr() == a.Addr()) {
 				return pbxSide
@@ -260,12 +246,12 @@ func remotesOf(t *Trunk) []*remote {
 	return t.remotes
 }
 
-// pbxOfURI returns the configured PBX that a SIP URI names by the PBX's configured name,
+// pbxOfURI returns the known PBX that a SIP URI names by the PBX's configured name,
 // or by its IP address and port. Of several at one address, one with the transport of the
 // URI is preferred. pbxOfURI returns nil for any other host name, and for an unknown
 // transport.
 func (ps *peers) pbxOfURI(u *siptext.URI) *pbx {
-	for _, p := range ps.pbx {
+	for _, p := range ps.known() {
 		if p.isNamed(targetHost(u), uriPort(u)) {
 			return p
 		}
@@ -277,13 +263,14 @@ func (ps *peers) pbxOfURI(u *siptext.URI) *pbx {
 	return ps.pbxOfAddr(a)
 }
 
-// pbxAt returns the PBX at an address, or nil. Of several at one IP address, the one at
-// that port is preferred. A single PBX matches any address.
+// pbxAt returns the configured PBX at an address, or nil. Of several at one IP address, the
+// one at that port is preferred. A single PBX matches any address.
 func (ps *peers) pbxAt(a netip.AddrPort) (found *pbx) {
-	if len(ps.pbx) == 1 {
-		return ps.pbx[0] // it may send from another address of its own
+	pbxs := ps.configured()
+	if len(pbxs) == 1 {
+		return pbxs[0] // it may send from another address of its own
 	}
-	for _, p := range ps.pbx {
+	for _, p := range pbxs {
 		for _, t := range p.view.Load().targets {
 			if t.AddrPort == a {
 				return p
@@ -355,7 +342,7 @@ func (ps *peers) secureTarget(u *siptext.URI, fl flow) (a Addr, ok bool) {
 }
 
 // dialogPBX returns the PBX to which later requests in the dialog of p are sent. p comes
-// from a PBX. The result is the id of a configured PBX, with its address if the PBX is
+// from a PBX. The result is the id of a known PBX, with its address if the PBX is
 // configured by name, or else an address alone.
 //
 // The Contact of p decides if it has the address of a PBX and p has only one Via. With
@@ -370,7 +357,7 @@ func (ps *peers) dialogPBX(p *packet) (id pbxID, target Addr) {
 	if known && ps.isPBXHost(contact.Addr()) {
 		return id, contact
 	}
-	for _, pbx := range ps.pbx {
+	for _, pbx := range ps.known() {
 		if pbx.isSource(p.listener.proto, p.peer) {
 			return pbx.id, pbx.dialogTarget(Addr{Proto: p.listener.proto, AddrPort: p.peer})
 		}

@@ -1,6 +1,7 @@
 package sip
 
 import (
+	"slices"
 	"strings"
 	"time"
 )
@@ -46,23 +47,13 @@ type probeCount struct {
 	answers int // with a response, in a row, while the target is down
 }
 
-// startProbers starts the probers of the PBXs, if there can be several targets, and those of
-// the trunks. Only the first worker probes.
+// startProbers starts those probers of PBXs and trunks that do not run. Only the first worker
+// probes.
 func (w *worker) startProbers() {
 	if w.index != 0 {
 		return
 	}
-	if ps := &w.proxy.peers; ps.several() {
-		for _, p := range ps.pbx {
-			(&prober{remote: &p.remote, interval: probeInterval, timeout: probeTimeout}).start(w)
-		}
-	}
-	w.startTrunkProbers()
-}
-
-// startTrunkProbers starts those probers of trunks that do not run.
-func (w *worker) startTrunkProbers() {
-	for _, b := range w.proxy.peers.trunks.Load().probers {
+	for _, b := range slices.Concat(w.proxy.peers.pbxs.Load().probers, w.proxy.peers.trunks.Load().probers) {
 		if b.worker == nil {
 			b.start(w)
 		}
@@ -107,7 +98,7 @@ func (b *prober) handleTimer(now instant) {
 	switch {
 	case len(targets) == 0:
 		next = min(next, unresolvedWait)
-	case b.remote.pbx != nil && !w.proxy.peers.severalTargets():
+	case b.remote.pbx != nil && !w.proxy.peers.pbxs.Load().severalTargets():
 		targets[0].resetState() // it was one of several until a name changed
 	case !w.proxy.draining.Load():
 		for _, t := range targets {

@@ -7,7 +7,7 @@ import "testing"
 func TestTargetIsUpAfterTwoAnswers(t *testing.T) {
 	w, _ := newBareWorker(t, nil)
 	px := w.proxy
-	to := px.peers.pbx[0].view.Load().targets[0]
+	to := px.peers.configured()[0].view.Load().targets[0]
 	answer := func() { to.countProbe(px, &message{status: 200}, 0) }
 	miss := func() { to.countProbe(px, nil, silent) }
 	for round := range 3 {

@@ -59,6 +59,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"log/slog"
+	"net/netip"
 	"runtime"
 	"runtime/debug"
 	"sync"
@@ -84,7 +85,7 @@ type Proxy struct {
 	sources         sources
 	bindings        *bindings
 	resolver        *resolve.Resolver
-	affinities      *affinities // nil: there is only one PBX
+	affinities      *affinities
 	guard           *guard.Guard
 	recount         chan struct{} // asks runGuard to count bindings
 	suspects        chan suspect  // sources to ban
@@ -123,9 +124,7 @@ func Listen(cfg Config) (*Proxy, error) {
 	px.recount, px.suspects = make(chan struct{}, 1), make(chan suspect, maxSuspects)
 	px.backlog = make(chan struct{}, 1)
 	px.peers.configure(&px.cfg)
-	if px.peers.several() {
-		px.affinities = newAffinities()
-	}
+	px.affinities = newAffinities()
 	for _, a := range cfg.Listen {
 		l, err := px.openListener(a)
 		if err != nil {
@@ -216,6 +215,11 @@ func (px *Proxy) logPanic(what string, r any) {
 // PBXReachable reports whether a PBX is up. A single PBX always counts as up, unless it has
 // a name without an address.
 func (px *Proxy) PBXReachable() bool { return px.peers.anyPBXUp() }
+
+// ReloadNames asks other name servers from now on; none: those of the machine. It looks up
+// the configured names again at once. Their addresses stay in use until the answers have
+// come.
+func (px *Proxy) ReloadNames(servers []netip.AddrPort) { px.resolver.Reload(servers) }
 
 // Close closes the listeners. Run does so itself when it ends.
 func (px *Proxy) Close() {

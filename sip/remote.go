@@ -68,13 +68,17 @@ func (px *Proxy) openRemote(r *remote) error {
 	if !px.listeners.have(r.config.Proto, r.side()) {
 		return fmt.Errorf("sip: no listener can reach %s %s: add a %s listener", r.kind(), r.config, r.config.Proto)
 	}
-	to := resolve.Target{Host: r.config.Host, Port: r.config.Port(), Transport: resolveTransport(r.config.Proto)}
 	var err error
-	if r.watch, err = px.resolver.Watch(to, func(w *resolve.Watch) { px.follow(r, w) }); err != nil {
+	if r.watch, err = px.resolver.Watch(r.lookupTarget(), func(w *resolve.Watch) { px.follow(r, w) }); err != nil {
 		return fmt.Errorf("sip: %s %s: %w", r.kind(), r.config, err)
 	}
 	px.follow(r, r.watch)
 	return nil
+}
+
+// lookupTarget returns what is looked up for a remote with a name.
+func (r *remote) lookupTarget() resolve.Target {
+	return resolve.Target{Host: r.config.Host, Port: r.config.Port(), Transport: resolveTransport(r.config.Proto)}
 }
 
 // side returns the side that a remote is on.

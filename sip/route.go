@@ -286,25 +286,25 @@ func (rt *router) routeFromEdge(p *packet, r *routeDecision, next *siptext.URI, 
 		return rt.routeToNamedPBX(p, r, next)
 	}
 	pbx := rt.peers.pbxOfURI(next)
-	if pbx == nil || !p.msg.initial() {
+	if !p.msg.initial() || !slices.Contains(rt.peers.configured(), pbx) {
 		return routeNotAllowed // within a dialog, a PBX that is a proxy would follow any URI
 	}
 	return rt.routeToPBX(p, r, pbx)
 }
 
 // routeToDialogPBX routes a request within a dialog to the PBX in the dialog's token t.
-// If that PBX is no longer configured, the request goes to the configured PBX that next
-// names, or else to the first PBX that is up.
+// If that PBX is no longer known, the request goes to the configured PBX that next names,
+// or else to the first PBX that is up.
 func (rt *router) routeToDialogPBX(p *packet, r *routeDecision, next *siptext.URI, t *token) *fault {
 	if t.fromPBX && !t.direct && t.pbx == (pbxID{}) && t.target.IsValid() && rt.peers.isPBXHost(t.target.Addr()) {
 		return rt.routeToAddr(p, r, t.target)
 	}
-	for _, pbx := range rt.peers.pbx {
+	for _, pbx := range rt.peers.known() {
 		if pbx.id == t.pbx {
 			return rt.routeWithinDialog(p, r, pbx, t.target)
 		}
 	}
-	if pbx := rt.peers.pbxOfURI(next); pbx != nil { // the dialog's PBX is no longer configured
+	if pbx := rt.peers.pbxOfURI(next); pbx != nil { // the dialog's PBX is no longer known
 		return rt.routeToPBX(p, r, pbx)
 	}
 	return rt.routeToAnyPBX(p, r)
@@ -321,7 +321,7 @@ func (rt *router) routeToNamedPBX(p *packet, r *routeDecision, target *siptext.U
 			named = pbx.id
 		}
 	}
-	for _, pbx := range rt.peers.pbx {
+	for _, pbx := range rt.peers.configured() {
 		if pbx.id == named && pbx.up() {
 			return rt.routeToPBX(p, r, pbx)
 		}
@@ -381,10 +381,10 @@ func (rt *router) routeWithinDialog(p *packet, r *routeDecision, pbx *pbx, at Ad
 // targets that rest move to the end, and the PBX that has challenged the request, or
 // where the sender is registered, moves to the front.
 func (rt *router) choosePBXTargets(p *packet) {
-	ps, m, now := rt.peers, &p.msg, p.receivedAt
+	set, m, now := rt.peers.pbxs.Load(), &p.msg, p.receivedAt
 	rt.targets = rt.targets[:0]
-	if !ps.several() {
-		rt.targets = append(rt.targets, ps.pbx[0].view.Load().targets...)
+	if !set.several() {
+		rt.targets = append(rt.targets, set.all[0].view.Load().targets...)
 		return
 	}
 	var buf [128]byte
@@ -393,7 +393,7 @@ func (rt *router) choosePBXTargets(p *packet) {
 	if len(key) == 0 {
 		key = m.text(m.callID)
 	}
-	rt.rankPBXs(key)
+	rt.rankPBXs(set, key)
 	for _, pbx := range rt.ranked {
 		rt.targets, rt.resolved = pbx.appendTargets(rt.targets, rt.resolved, key)
 	}
@@ -412,11 +412,11 @@ func (rt *router) choosePBXTargets(p *packet) {
 	}
 }
 
-// rankPBXs sets rt.ranked to the PBXs in the order of Config.PBXMode. The order for
-// SpreadPBX depends on the key. If a PBX is added or removed, few keys change their order
-// (rendezvous hashing).
-func (rt *router) rankPBXs(key []byte) {
-	rt.ranked = append(rt.ranked[:0], rt.peers.pbx...)
+// rankPBXs sets rt.ranked to the PBXs of a set in the order of Config.PBXMode. The order
+// for SpreadPBX depends on the key. If a PBX is added or removed, few keys change their
+// order (rendezvous hashing).
+func (rt *router) rankPBXs(set *pbxSet, key []byte) {
+	rt.ranked = append(rt.ranked[:0], set.all...)
 	if rt.proxy.cfg.PBXMode == SpreadPBX {
 		slices.SortFunc(rt.ranked, func(a, b *pbx) int {
 			return cmp.Compare(stableHash(key, string(a.id[:])), stableHash(key, string(b.id[:])))

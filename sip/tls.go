@@ -66,8 +66,9 @@ func (ps *peers) clientsFor(a Addr) iter.Seq[*tls.Config] {
 		if a.Proto != TLS {
 			return
 		}
-		for _, p := range ps.pbx {
-			if ps.pbxTLS != nil && p.isTLSAt(a) && !yield(ps.pbxTLS.TLS(p.config.Host)) {
+		set := ps.pbxs.Load()
+		for _, p := range set.known {
+			if set.tls != nil && p.isTLSAt(a) && !yield(set.tls.TLS(p.config.Host)) {
 				return
 			}
 		}

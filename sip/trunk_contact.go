@@ -68,10 +68,10 @@ func (s *sealer) openPBXContact(text string) (uri string, pbx pbxID, ok bool) {
 	return uri, pbx, err == nil && n == len(pbx)
 }
 
-// sourcePBX returns the configured PBX that p comes from; ok is false if there is none,
+// sourcePBX returns the PBX that p comes from; ok is false if there is none,
 // because p comes from one of [Config.PBXSources].
 func (ps *peers) sourcePBX(p *packet) (id pbxID, ok bool) {
-	for _, pbx := range ps.pbx {
+	for _, pbx := range ps.known() {
 		if pbx.isSource(p.listener.proto, p.peer) {
 			return pbx.id, true
 		}

@@ -93,12 +93,8 @@ func (px *Proxy) SetTrunks(configured []Trunk) {
 			b.stop()
 		}
 	}
-	for _, r := range old.remotes() {
-		if r.watch != nil && !slices.Contains(set.remotes(), r) {
-			r.watch.Stop()
-		}
-	}
-	w.startTrunkProbers()
+	stopWatches(slices.DeleteFunc(old.remotes(), func(r *remote) bool { return slices.Contains(set.remotes(), r) }))
+	w.startProbers()
 	w.resetTimer()
 }
 
