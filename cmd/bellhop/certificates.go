@@ -30,10 +30,10 @@ const (
 type certificates struct {
 	shared *certs.Store         // of listeners without their own; nil: none
 	own    map[int]*certs.Store // of a listener, by its index in the config
-	pbx    *certs.Client        // nil: no PBX has a TLS address
 	log    *slog.Logger
 
-	mu     sync.Mutex               // guards trunks
+	mu     sync.Mutex               // guards the fields below
+	pbx    *certs.Client            // nil: no PBX has had a TLS address
 	trunks map[string]*certs.Client // by the trunk's name; the map is replaced, not changed
 }
 
@@ -52,12 +52,37 @@ func openCertificates(cfg config.Config, log *slog.Logger) (c *certificates, err
 			}
 		}
 	}
-	if client, ok := cfg.PBXClient(); ok {
-		if c.pbx, err = certs.NewClient(client); err != nil {
-			return nil, err
-		}
+	if err := c.configurePBX(cfg); err != nil {
+		return nil, err
 	}
 	return c, c.configureTrunks(cfg)
+}
+
+// configurePBX sets the TLS client of the PBX, if a PBX has a TLS address. A client that
+// there is already is kept, with new settings.
+func (c *certificates) configurePBX(cfg config.Config) error {
+	settings, ok := cfg.PBXClient()
+	if !ok {
+		return nil
+	}
+	if running := c.pbxClient(); running != nil {
+		return running.Configure(settings)
+	}
+	client, err := certs.NewClient(settings)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.pbx = client
+	return nil
+}
+
+// pbxClient returns the TLS client of the PBX, or nil.
+func (c *certificates) pbxClient() *certs.Client {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.pbx
 }
 
 // configureTrunks sets the TLS clients of the trunks. A trunk that has one already keeps
@@ -113,9 +138,9 @@ func (c *certificates) trunksOf(cfg config.Config) []sip.Trunk {
 }
 
 // configure applies the settings of cfg that concern certificates, when the config is
-// read again. old is the config in use. A setting is applied only where the running
-// config has certificates too, because a restart is needed to begin with TLS. configure
-// returns the keys of the settings that it has applied.
+// read again. old is the config in use. A setting of listeners is applied only where the
+// running config has certificates too, because a restart is needed to listen with TLS.
+// configure returns the keys of the settings that it has applied.
 func (c *certificates) configure(old, cfg config.Config) (applied []string, err error) {
 	if c.shared != nil && len(cfg.SIP.TLSCert) > 0 {
 		applied = append(applied, "sip.tls_cert", "sip.tls_key")
@@ -131,11 +156,9 @@ func (c *certificates) configure(old, cfg config.Config) (applied []string, err 
 			}
 		}
 	}
-	if client, ok := cfg.PBXClient(); ok && c.pbx != nil {
-		applied = append(applied, "sip.tls_name", "sip.tls_ca")
-		if err := c.pbx.Configure(client); err != nil {
-			return nil, err
-		}
+	applied = append(applied, "sip.tls_name", "sip.tls_ca")
+	if err := c.configurePBX(cfg); err != nil {
+		return nil, err
 	}
 	if haveTLSNames(old.Trunk) == haveTLSNames(cfg.Trunk) {
 		applied = append(applied, "trunk")
@@ -223,8 +246,8 @@ func (c *certificates) stores() (all []*certs.Store) {
 // clients returns the TLS clients by their names in the log.
 func (c *certificates) clients() map[string]*certs.Client {
 	all := map[string]*certs.Client{}
-	if c.pbx != nil {
-		all["sip.tls_ca"] = c.pbx
+	if pbx := c.pbxClient(); pbx != nil {
+		all["sip.tls_ca"] = pbx
 	}
 	for name, t := range c.trunkClients() {
 		all[fmt.Sprintf("trunk %q", name)] = t

@@ -104,7 +104,7 @@ func listenProxy(cfg config.Config, certs *certificates, key []byte, observation
 		AddCID:     cfg.Calls.AddCID,
 		Trunks:     certs.trunksOf(cfg),
 		TLS:        cfg.TLSServer(),
-		PBXTLS:     certs.pbx,
+		PBXTLS:     certs.pbxClient(),
 
 		FailoverAfter: time.Duration(cfg.SIP.FailoverAfter),
 		NameServers:   config.NameServers(cfg.DNS.Servers),

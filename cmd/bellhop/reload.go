@@ -34,6 +34,14 @@ func (s *service) reloadConfig(ctx context.Context, path string, old config.Conf
 		return old
 	}
 	s.certs.refresh()
+	s.proxy.ReloadNames(config.NameServers(cfg.DNS.Servers))
+	if !slices.Equal(old.SIP.PBX, cfg.SIP.PBX) {
+		if err := s.proxy.SetPBXs(cfg.SIP.PBX, s.certs.pbxClient()); err != nil {
+			s.log.Error("PBXs not replaced", "err", err)
+		} else {
+			fresh = append(fresh, "sip.pbx")
+		}
+	}
 	var now, later []string
 	for _, key := range config.ChangedKeys(old, cfg) {
 		if isReloadable(key) || slices.Contains(fresh, key) || https && strings.HasPrefix(key, "admin.tls_") {
@@ -59,7 +67,7 @@ func (s *service) reloadConfig(ctx context.Context, path string, old config.Conf
 	// them again.
 	running := old
 	running.Log.Level, running.Extensions, running.Extension = cfg.Log.Level, cfg.Extensions, cfg.Extension
-	running.Subscription, running.Guard = cfg.Subscription, cfg.Guard
+	running.Subscription, running.Guard, running.DNS = cfg.Subscription, cfg.Guard, cfg.DNS
 	if https {
 		running.Admin.TLSCert, running.Admin.TLSKey = cfg.Admin.TLSCert, cfg.Admin.TLSKey
 	}
@@ -67,6 +75,8 @@ func (s *service) reloadConfig(ctx context.Context, path string, old config.Conf
 		switch key {
 		case "sip.tls_cert":
 			running.SIP.TLSCert, running.SIP.TLSKey = cfg.SIP.TLSCert, cfg.SIP.TLSKey
+		case "sip.pbx":
+			running.SIP.PBX = cfg.SIP.PBX
 		case "sip.tls_name":
 			running.SIP.TLSName, running.SIP.TLSCA = cfg.SIP.TLSName, cfg.SIP.TLSCA
 		case "listener":
@@ -105,7 +115,7 @@ func (s *service) setKinds(cfg config.Config) {
 func isReloadable(key string) bool {
 	table, _, _ := strings.Cut(key, ".")
 	switch table {
-	case "extensions", "extension", "subscription", "guard":
+	case "extensions", "extension", "subscription", "guard", "dns":
 		return true
 	case "calls":
 		return key != "calls.add_cid"
