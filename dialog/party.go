@@ -33,9 +33,10 @@ type party struct {
 	recovered bool   // the process was restarted during its call
 	template  *Event // event whose fields its events repeat, because no snapshot has the party; nil: the legs supply them
 
-	transferred    bool // it is of an extension that forwards or transfers the call to a trunk
-	holding        bool // the extension has put the other end on hold
-	repeatedEvents int  // number of its events of types that may repeat
+	transferee     *Extension // called extension that it talked with, and has transferred; nil: none
+	transferred    bool       // it is of an extension that forwards or transfers the call to a trunk
+	holding        bool       // the extension has put the other end on hold
+	repeatedEvents int        // number of its events of types that may repeat
 
 	distributor *Extension // queue or IVR on whose behalf the extension was called; nil: none
 }

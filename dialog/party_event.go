@@ -85,7 +85,7 @@ func (t *partyTracker) settleLeavingParty(c *call, p *party, typ Type, at time.T
 func (e *Event) fillOutgoing(p *party) {
 	c, l := p.firstLeg.call, p.firstLeg
 	e.CallerExtension = &p.ext
-	e.CalledExtension = c.calledExtension(l)
+	e.CalledExtension = c.calledExtension(p)
 	e.ANI = c.numberShownOutside()
 	caller := c.caller
 	if caller != nil && caller.trunk {
@@ -278,18 +278,22 @@ func (e *Event) fillCallee(l *leg) {
 	}
 }
 
-// calledExtension returns the extension that a caller's leg leads to: the queue, IVR or
-// conference that was dialed; else the one that talks, or talked last; else the one that
-// was dialed; else the only one that is called. nil: none, or the leg leads to a trunk.
-func (c *call) calledExtension(l *leg) *Extension {
+// calledExtension returns the extension that the leg of a calling party p leads to: the
+// queue, IVR or conference that was dialed; else the one that p has transferred; else the
+// one that talks, or talked last; else the one that was dialed; else the only one that is
+// called. nil: none, or the leg leads to a trunk.
+func (c *call) calledExtension(p *party) *Extension {
+	l := p.firstLeg
 	switch {
 	case l.service != nil && l.origin == Edge:
 		return &l.service.ext
 	case l.origin == PBX && l.trunk, c.dialedOutside(l):
 		return nil
+	case p.transferee != nil:
+		return p.transferee
 	}
-	if p := c.talkingParty(); p != nil {
-		return &p.ext
+	if talks := c.talkingParty(); talks != nil {
+		return &talks.ext
 	}
 	if c.lastTalker.User != "" {
 		talked := c.lastTalker

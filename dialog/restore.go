@@ -148,6 +148,8 @@ func (t *Tracker) restoreFromEvent(calls map[string]*call, e *Event) {
 			p.repeatedEvents--
 		} else if e.Type != Transfer {
 			p.holding = e.Type == Hold
+		} else if p.flow == Out && e.Status == Answered {
+			p.noteTransferee(c.talkingParty())
 		}
 	case Hangup:
 		t.restoreHangup(p, e, at)

@@ -204,7 +204,7 @@ func (w *snapshotWriter) partySnapshot(p *party) partySnapshot {
 		ID: p.id, Ext: p.ext.User, ExtDomain: p.ext.Domain, Flow: p.flow, FirstLeg: w.legRef(p.firstLeg), Kind: p.kind,
 		DialedNumber: p.dialedNumber, DialedE164: p.dialedE164, Dialed: p.dialed, Rang: w.stamp(p.rang), Answered: w.stamp(p.answered), AnsweredWall: wallStamp(p.answeredWall),
 		Over: p.over, LeftAt: w.stamp(p.leftAt), Outcome: p.outcome.snapshot(), UserAgent: p.userAgent, RecID: p.recID,
-		RemoteNumber: p.remoteNumber, CallAPIID: p.callAPIID, Distributor: p.distributor, Transferred: p.transferred,
+		RemoteNumber: p.remoteNumber, CallAPIID: p.callAPIID, Distributor: p.distributor, Transferee: p.transferee, Transferred: p.transferred,
 		Holding: p.holding, RepeatedEvents: p.repeatedEvents,
 	}
 	if e := p.template; e != nil {

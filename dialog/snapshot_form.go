@@ -219,6 +219,7 @@ type partySnapshot struct {
 	RemoteNumber   string            `json:"remote,omitempty"`
 	CallAPIID      string            `json:"callapi,omitempty"`
 	Distributor    *Extension        `json:"through,omitempty"`
+	Transferee     *Extension        `json:"transferee,omitempty"`
 	Transferred    bool              `json:"transferred,omitempty"`
 	Holding        bool              `json:"holds,omitempty"`
 	RepeatedEvents int               `json:"repeated,omitempty"`

@@ -199,7 +199,7 @@ func (r *snapshotReader) fillParty(p *party, s *partySnapshot) {
 		id: s.ID, ext: Extension{s.Ext, siptext.LowerHost(s.ExtDomain)}, flow: s.Flow, firstLeg: r.leg("first", s.FirstLeg), kind: s.Kind,
 		dialedNumber: s.DialedNumber, dialedE164: s.DialedE164, dialed: s.Dialed, rang: r.steady(s.Rang), answered: r.steady(s.Answered),
 		answeredWall: r.wall(s.AnsweredWall), over: s.Over, leftAt: r.steady(s.LeftAt), outcome: s.Outcome.outcome(), userAgent: s.UserAgent, recID: s.RecID,
-		remoteNumber: s.RemoteNumber, callAPIID: s.CallAPIID, distributor: s.Distributor, transferred: s.Transferred,
+		remoteNumber: s.RemoteNumber, callAPIID: s.CallAPIID, distributor: s.Distributor, transferee: s.Transferee, transferred: s.Transferred,
 		holding: s.Holding, repeatedEvents: s.RepeatedEvents,
 	}
 	if p.firstLeg == nil {

@@ -475,7 +475,7 @@ func TestSnapshotNamesArePermanent(t *testing.T) {
 		"forkSnapshot":       "to_tag near_seq far_seq over doubt",
 		"lossSnapshot":       "at seq by code phrase",
 		"referSnapshot":      "leg awaited open sends at cseq by to contact ext ext_domain replaces other accepted told begun taken taken_phrase",
-		"partySnapshot":      "id ext ext_domain flow first kind called called_e164 dialed rang answered answered_at over left outcome agent rec remote callapi through transferred holds repeated like",
+		"partySnapshot":      "id ext ext_domain flow first kind called called_e164 dialed rang answered answered_at over left outcome agent rec remote callapi through transferee transferred holds repeated like",
 		"templateSnapshot":   "caller_num caller_name caller_extension called_number called_extension called_did callapi_id diversion client_api_id correlation user_agent verstat transferred callback_id remote_number ani tag headers caller_e164 called_e164 caller_num_raw called_number_raw privacy distributor",
 	}
 	for _, v := range []any{

@@ -268,7 +268,8 @@ func readReplaces(value string) (callID, toTag, fromTag string) {
 }
 
 // leaveService notes that a phone has left its calls with the REFER r. If the phone was
-// an agent, its talk with the caller of the queue or IVR counts until r was sent.
+// an agent, its talk with the caller of the queue or IVR counts until r was sent. If it
+// was the caller, its events go on naming the extension that it talked with.
 func (t *partyTracker) leaveService(r *refer) {
 	for _, l := range append(t.index.replacedBy(r), r.leg) {
 		l.hasReferred = true
@@ -277,6 +278,18 @@ func (t *partyTracker) leaveService(r *refer) {
 			l.call.stopBridge(r.sentAt)
 		}
 		t.changes.mark(l.call) // it may be another call than the REFER's
+	}
+	if p := r.leg.party; p.flow == Out {
+		p.noteTransferee(r.leg.call.talkingParty())
+	}
+}
+
+// noteTransferee notes that the calling party p has transferred the called party talked,
+// which is nil if p talked with none.
+func (p *party) noteTransferee(talked *party) {
+	if talked != nil {
+		ext := talked.ext // talked may be removed first
+		p.transferee = &ext
 	}
 }
 
