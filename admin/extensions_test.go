@@ -171,11 +171,14 @@ func TestStatusShowsCounts(t *testing.T) {
 	c.Node, c.Ready = "ONE", func() []string { return reasons }
 	c.Suppressed = func() uint64 { return 7 }
 	since := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	c.Trunks = func() []ops.Trunk {
-		return []ops.Trunk{{Name: "carrier", Refused: 8, Targets: []ops.TrunkTarget{
-			{Address: "udp://192.0.2.1:5060", State: "up", Since: &since, Answer: "200 OK"},
-			{Address: "udp://192.0.2.2:5060", State: "unknown"},
-		}}}
+	c.Peers = func() ([]ops.Target, []ops.Trunk) {
+		return []ops.Target{
+				{Configured: "udp://pbx.example", Address: "udp://192.0.2.9:5060", State: "resting", Since: &since, Answer: "200 OK", Answered: &since, RoundTrip: 1500, Error: "INVITE: 503 Overloaded", Failed: &since},
+				{Configured: "udp://gone.example", State: "unresolved", Since: &since, Error: "no such name"},
+			}, []ops.Trunk{{Name: "carrier", Refused: 8, Targets: []ops.Target{
+				{Configured: "udp://192.0.2.1:5060", Address: "udp://192.0.2.1:5060", State: "up", Since: &since, Answer: "200 OK"},
+				{Configured: "udp://192.0.2.2:5060", Address: "udp://192.0.2.2:5060", State: "unknown"},
+			}}}
 	}
 	expires := time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
 	c.Edge = func() (ops.Connections, []ops.Listener, []ops.Certificate) {
@@ -197,9 +200,14 @@ func TestStatusShowsCounts(t *testing.T) {
 		"version": "v0", "node": "ONE", "started": got["started"], "uptime": got["uptime"],
 		"delivering": false, "ready": true, "reasons": []any{}, "degraded": []any{}, "store": object{"ok": true, "losses": []any{}},
 		"calls": 2.0, "streams": 1.0, "attempts_suppressed": 7.0,
+		"pbx": []any{
+			object{"configured": "udp://pbx.example", "address": "udp://192.0.2.9:5060", "state": "resting", "since": "2026-01-02T03:04:05Z", "answer": "200 OK",
+				"answered": "2026-01-02T03:04:05Z", "round_trip": 1500.0, "error": "INVITE: 503 Overloaded", "failed": "2026-01-02T03:04:05Z"},
+			object{"configured": "udp://gone.example", "state": "unresolved", "since": "2026-01-02T03:04:05Z", "error": "no such name"},
+		},
 		"trunks": []any{object{"name": "carrier", "calls_refused": 8.0, "targets": []any{
-			object{"address": "udp://192.0.2.1:5060", "state": "up", "since": "2026-01-02T03:04:05Z", "answer": "200 OK"},
-			object{"address": "udp://192.0.2.2:5060", "state": "unknown"},
+			object{"configured": "udp://192.0.2.1:5060", "address": "udp://192.0.2.1:5060", "state": "up", "since": "2026-01-02T03:04:05Z", "answer": "200 OK"},
+			object{"configured": "udp://192.0.2.2:5060", "address": "udp://192.0.2.2:5060", "state": "unknown"},
 		}}},
 		"connections":   object{"tcp": 1.0, "tls": 2.0, "ws": 3.0, "wss": 4.0, "refused": 5.0, "handshakes_failed": 6.0},
 		"listeners":     []any{object{"address": "tls://192.0.2.1:5061", "side": "edge", "connections": 2.0}},

@@ -590,11 +590,14 @@ func TestPageShowsHealth(t *testing.T) {
 			return ops.Connections{TLS: 2, WSS: 1, Refused: 4}, []ops.Listener{{Address: "udp://192.0.2.1:5060", Side: "both"}, {Address: "tls://192.0.2.1:5061", Side: "edge", Connections: 2}},
 				[]ops.Certificate{{Name: "sip.tls_cert[0]", Hosts: []string{"a.example"}, Issuer: "CN=ca", Expires: time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC), State: ops.CertificateExpiring}}
 		},
-		Trunks: func() []ops.Trunk {
-			return []ops.Trunk{{Name: "carrier", Targets: []ops.TrunkTarget{
-				{Address: "udp://198.51.100.1:5060", State: "down", Since: &since, Answer: "403 Forbidden"},
-				{Address: "udp://198.51.100.2:5060", State: "unknown"},
-			}}}
+		Peers: func() ([]ops.Target, []ops.Trunk) {
+			return []ops.Target{
+					{Configured: "udp://pbx.example", Address: "udp://192.0.2.9:5060", State: "resting", Since: &since, Answer: "200 OK", Answered: &since, RoundTrip: 1540, Error: "INVITE: 503 <Overloaded>", Failed: &since},
+					{Configured: "udp://gone.example", State: "unresolved", Since: &since, Error: "no such name"},
+				}, []ops.Trunk{{Name: "carrier", Targets: []ops.Target{
+					{Configured: "udp://198.51.100.1:5060", Address: "udp://198.51.100.1:5060", State: "down", Since: &since, Answer: "403 Forbidden"},
+					{Configured: "udp://198.51.100.2:5060", Address: "udp://198.51.100.2:5060", State: "unknown"},
+				}}}
 		},
 	}})
 	r.want(201, "POST", "/v1/subscriptions", withFields(subscription(), "active", false, "url", "http://off.example/"))
@@ -602,7 +605,9 @@ func TestPageShowsHealth(t *testing.T) {
 		"TCP 0, TLS 2, WS 0, WSS 1", "tls://192.0.2.1:5061", "sip.tls_cert[0]", "a.example", "CN=ca", "1 Mar 2026", "expiring",
 		`udp://192.0.2.1:5060</th><td data-label="Side">both</td><td data-label="Connections">–<`,
 		`<span class="state down">down</span>`, "carrier", "udp://198.51.100.1:5060", "403 Forbidden", "2026-02-01 03:04:05 UTC",
-		`<span class="state unknown">unknown</span>`, "udp://198.51.100.2:5060")
+		`<span class="state unknown">unknown</span>`, "udp://198.51.100.2:5060",
+		`<span class="state resting">resting</span>`, "udp://pbx.example", "udp://192.0.2.9:5060", "1.5 ms", "INVITE: 503 &lt;Overloaded&gt;, ",
+		`<span class="state unresolved">unresolved</span>`, `<td data-label="Address" class="mono">udp://gone.example</td>`, "no such name")
 }
 
 func TestPageWeighsLittle(t *testing.T) {

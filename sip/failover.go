@@ -96,7 +96,8 @@ func (t *responseContext) handleRefusal(now instant, m *message) bool {
 	if s, ok := readRetryAfter(m); ok {
 		long = min(instant(s)*1e9, maxRestTime)
 	}
-	t.target.rest(now, long)
+	t.target.restsUntil.Store(int64(now + long))
+	t.target.noteFailure(t.worker, now, m.methodName(), m, 0)
 	return t.sendToNextTarget(now)
 }
 
@@ -125,9 +126,12 @@ func (t *responseContext) handleUnanswered(now instant, why failureReason) bool 
 	if t.target == nil {
 		return false
 	}
-	if t.target.rest(now, restTime); why == unreachable && t.target.remote.pbx != nil && t.worker.proxy.peers.pbxs.Load().severalTargets() {
-		t.target.setDown(t.worker.proxy, true, "a request could not be sent")
+	t.target.restsUntil.Store(int64(now + restTime))
+	if why == unreachable && t.target.remote.pbx != nil && t.worker.proxy.peers.pbxs.Load().severalTargets() {
+		t.target.down.Store(true)
 	}
+	method, _, _ := bytes.Cut(t.client.request, []byte(" "))
+	t.target.noteFailure(t.worker, now, method, nil, why)
 	return t.sendToNextTarget(now)
 }
 
@@ -187,6 +191,7 @@ type abandonedBranch struct {
 
 func (b *abandonedBranch) handleResponse(now instant, p *packet) {
 	t, status := b.context, p.msg.status
+	b.target.noteAnswer(t.worker.proxy, now)
 	switch {
 	case status/100 == 2:
 		if t.forwardResponse(now, p, b.target); b.client.invite {

@@ -236,8 +236,8 @@ func TestServersOfATrunkAreProbed(t *testing.T) {
 		s.advance(20 * time.Second)
 		a.discardReceived()
 		states := s.proxy.TrunkStates()[0].Targets
-		assertEqual(t, "states", fmt.Sprintf("%v %t %q, %v %t %q", states[0].Addr, states[0].Up, states[0].Answer, states[1].Addr, states[1].Up, states[1].Answer),
-			`udp://198.51.100.1:5070 false "no response", udp://198.51.100.2:5070 true "200 OK"`)
+		assertEqual(t, "states", fmt.Sprintf("%v %s %q, %v %s %q", states[0].Addr, states[0].State, states[0].Error, states[1].Addr, states[1].State, states[1].Answer),
+			`udp://198.51.100.1:5070 down "OPTIONS: no response", udp://198.51.100.2:5070 up "200 OK"`)
 		s.pbx.send(s.pbx.newRequest("INVITE", "sip:+1555@carrier.example"))
 		b.respond(b.expect("the call", "INVITE"), "486 Busy Here")
 		a.expectNone("the server that is down")

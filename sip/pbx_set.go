@@ -141,7 +141,7 @@ func (px *Proxy) storePBXs(set *pbxSet) {
 	}
 	if !set.several() {
 		for _, t := range set.all[0].view.Load().targets {
-			t.resetState()
+			t.endProbes(px)
 		}
 	}
 }

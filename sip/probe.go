@@ -25,7 +25,6 @@ const unresolvedWait = instant(time.Second)
 // nowhere else. The first worker owns all probers.
 type prober struct {
 	worker   *worker // nil: not started
-	trunk    string  // name; "": the remote is a PBX
 	remote   *remote
 	interval instant
 	timeout  instant // for a response
@@ -37,6 +36,7 @@ type prober struct {
 type probe struct {
 	prober *prober
 	target *target
+	sentAt instant
 	tx     *clientTx // nil once there is a response or failure
 }
 
@@ -99,7 +99,7 @@ func (b *prober) handleTimer(now instant) {
 	case len(targets) == 0:
 		next = min(next, unresolvedWait)
 	case b.remote.pbx != nil && !w.proxy.peers.pbxs.Load().severalTargets():
-		targets[0].resetState() // it was one of several until a name changed
+		targets[0].endProbes(w.proxy) // it was one of several until a name changed
 	case !w.proxy.draining.Load():
 		for _, t := range targets {
 			b.sendOptions(now, t)
@@ -115,7 +115,7 @@ func (b *prober) handleTimer(now instant) {
 // a trunk as it is configured: by name or by address.
 func (b *prober) sendOptions(now instant, t *target) {
 	side := b.remote.side()
-	p := &probe{prober: b, target: t}
+	p := &probe{prober: b, target: t, sentAt: b.worker.now()}
 	to, ok := b.worker.proxy.destinationAt(t.Addr, side, nil)
 	if !ok {
 		p.finish(now, nil, unreachable)
@@ -152,50 +152,59 @@ func (p *probe) handleFailure(now instant, why failureReason) {
 // is nil. After any final response the target no longer rests, because it can be reached.
 func (p *probe) finish(now instant, m *message, why failureReason) {
 	p.tx = nil
-	b, t, px := p.prober, p.target, p.prober.worker.proxy
+	t, px := p.target, p.prober.worker.proxy
 	if m != nil {
 		t.restsUntil.Store(0)
 	}
-	if b.remote.pbx == nil {
-		t.storeAnswer(px, now, b.trunk, m, why)
+	if t.remote.pbx == nil {
+		t.storeProbe(m)
 	} else {
-		t.countProbe(px, m, why)
+		t.countProbe(m, why)
 	}
+	t.noteProbe(px, now, m, why, px.now()-p.sentAt)
+}
+
+// storeProbe stores what an OPTIONS to a target of a trunk has shown. A trunk that refuses
+// calls answers 503; one that does not accept the proxy as its peer answers 403.
+func (t *target) storeProbe(m *message) {
+	t.refusing.Store(m != nil && m.status == 503)
+	t.probeFailed.Store(m == nil || m.status == 403)
 }
 
 // countProbe counts the probe of a target of a PBX. With 503 the target refuses new
 // requests, but its dialogs go on. A transport error shows at once that it is down.
-func (t *target) countProbe(px *Proxy, m *message, why failureReason) {
+func (t *target) countProbe(m *message, why failureReason) {
 	n := &t.probed
 	if m == nil {
 		n.answers = 0
 		if n.misses++; n.misses >= downMisses || why == unreachable {
-			t.setDown(px, true, "it does not answer OPTIONS")
+			t.down.Store(true)
 		}
 		return
 	}
 	n.misses = 0
+	t.refusing.Store(m.status == 503)
 	if t.down.Load() {
 		if n.answers++; n.answers >= upAnswers {
-			t.setDown(px, false, "it answers OPTIONS")
+			t.down.Store(false)
 			n.answers = 0
 		}
 	}
-	if refuses := m.status == 503; t.refusing.Swap(refuses) != refuses {
-		px.log.Warn("PBX state changed", "pbx", t.remote.config.String(), "address", t.Addr.String(), "refuses", refuses)
-	}
 }
 
-// setDown stores whether a target of a PBX is down, and logs a change.
-func (t *target) setDown(px *Proxy, down bool, why string) {
-	if t.down.Swap(down) != down {
-		px.log.Warn("PBX state changed", "pbx", t.remote.config.String(), "address", t.Addr.String(), "down", down, "why", why)
+// endProbes makes a target up that gets no more OPTIONS. The state that its status shows is
+// then that of requests: a PBX stays down until it answers one, and a trunk is unknown.
+func (t *target) endProbes(px *Proxy) {
+	if t.down.Swap(false) {
+		t.failing.Store(true)
 	}
-}
-
-// resetState makes a target of a PBX up.
-func (t *target) resetState() {
-	t.down.Store(false)
 	t.refusing.Store(false)
+	t.probeFailed.Store(false)
 	t.probed = probeCount{}
+	if t.remote.pbx == nil {
+		t.failing.Store(false)
+		t.answeredAt.Store(0)
+		t.roundTrip.Store(0)
+	}
+	t.updateReport(px, px.now(), nil)
 }

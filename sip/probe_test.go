@@ -6,12 +6,11 @@ import "testing"
 // cannot be reached, and it had answered before.
 func TestTargetIsUpAfterTwoAnswers(t *testing.T) {
 	w, _ := newBareWorker(t, nil)
-	px := w.proxy
-	to := px.peers.configured()[0].view.Load().targets[0]
-	answer := func() { to.countProbe(px, &message{status: 200}, 0) }
-	miss := func() { to.countProbe(px, nil, silent) }
+	to := w.proxy.peers.configured()[0].view.Load().targets[0]
+	answer := func() { to.countProbe(&message{status: 200}, 0) }
+	miss := func() { to.countProbe(nil, silent) }
 	for round := range 3 {
-		to.setDown(px, true, "a request could not be sent")
+		to.down.Store(true) // a request could not be sent
 		for _, step := range []struct {
 			name  string
 			probe func()

@@ -18,8 +18,9 @@ import (
 // [Trunk.To]. Its targets are its addresses. If it is configured by name, they follow the
 // name in the DNS.
 type remote struct {
-	config Addr // as configured
-	pbx    *pbx // nil: the remote is a trunk's
+	config Addr   // as configured
+	pbx    *pbx   // nil: the remote is a trunk's
+	trunk  string // name of the trunk; "": the remote is a PBX
 	view   atomic.Pointer[remoteView]
 	mu     sync.Mutex     // serializes changes of view
 	watch  *resolve.Watch // of the name; nil: the remote has none
@@ -30,6 +31,9 @@ type remoteView struct {
 	targets []*target
 	former  []*target      // targets within the last hour that its name does not lead to any more
 	answer  resolve.Answer // of the name; gives the order of targets
+
+	emptySince instant // time since which there are no targets; 0: there are some
+	unusable   string  // why the configured address, or one of its name, is no target; "": all are
 }
 
 // target is one address of a remote. Its atomic fields may be used by any goroutine. They
@@ -39,12 +43,17 @@ type target struct {
 	remote        *remote
 	sharesOurAddr bool // the proxy has the same IP address, so phones may send from it too
 
-	down       atomic.Bool  // of a PBX: it does not answer OPTIONS, or a transport error has shown so
-	refusing   atomic.Bool  // of a PBX: it answers OPTIONS with 503 and gets no new requests
-	restsUntil atomic.Int64 // instant until which other targets are tried first
-	probed     probeCount
+	down        atomic.Bool  // of a PBX: it does not answer OPTIONS, or a transport error has shown so
+	refusing    atomic.Bool  // it answers OPTIONS with 503; a PBX then gets no new requests
+	probeFailed atomic.Bool  // of a trunk: the last OPTIONS had no response, or 403
+	restsUntil  atomic.Int64 // instant until which other targets are tried first
+	probed      probeCount
 
-	answer atomic.Pointer[probeAnswer] // of a trunk: to the last OPTIONS; nil: there was none
+	// The fields below serve only the status of the target.
+	failing    atomic.Bool  // the last request had no response, and there was no other target
+	answeredAt atomic.Int64 // instant of the last response, within reportInterval; 0: none
+	roundTrip  atomic.Int64 // nanoseconds to the response to the last answered OPTIONS; 0: none
+	report     atomic.Pointer[targetReport]
 }
 
 // newTarget returns a target of a remote.
@@ -105,16 +114,20 @@ func (px *Proxy) follow(r *remote, w *resolve.Watch) {
 	defer r.mu.Unlock()
 	old, now := r.view.Load(), w.Load()
 	v := &remoteView{answer: now.Answer}
+	ignore := func(a Addr, why string) {
+		v.unusable = a.String() + ": " + why
+		px.log.Warn("address of a name ignored", "name", r.config.String(), "address", a.String(), "err", why)
+	}
 	known := slices.Concat(old.targets, old.former)
 	for _, a := range now.AppendAddrs(nil, func(int) int { return 0 }) {
 		to := r.config
 		to.AddrPort = a.AddrPort
 		if px.listeners.receiverOf(to) != nil {
-			px.log.Warn("address of a name ignored", "name", r.config.String(), "address", to.String(), "err", "it is a listener of bellhop: calls would loop")
+			ignore(to, "it is a listener of bellhop: calls would loop")
 			continue
 		}
 		if px.listeners.find(to.Proto, r.side(), to.Addr(), nil) == nil {
-			px.log.Warn("address of a name ignored", "name", r.config.String(), "address", to.String(), "err", "no listener reaches it")
+			ignore(to, "no listener reaches it")
 			continue
 		}
 		i := slices.IndexFunc(known, func(t *target) bool { return t.Addr == to })
@@ -128,6 +141,9 @@ func (px *Proxy) follow(r *remote, w *resolve.Watch) {
 		if !slices.Contains(v.targets, t) && now.HasSource(t.Addr.Addr()) && len(v.former) < maxFormerTargets {
 			v.former = append(v.former, t)
 		}
+	}
+	if len(v.targets) == 0 {
+		v.emptySince = cmp.Or(old.emptySince, max(px.now(), 1))
 	}
 	r.view.Store(v)
 }
@@ -220,12 +236,8 @@ func (t *target) resting(now instant) bool { return instant(t.restsUntil.Load())
 // avoided reports whether other targets are tried first: the target rests, or OPTIONS have
 // shown that it is down or refuses calls.
 func (t *target) avoided(now instant) bool {
-	a := t.answer.Load()
-	return t.resting(now) || !t.up() || a != nil && !a.up
+	return t.resting(now) || !t.up() || t.probeFailed.Load()
 }
-
-// rest makes requests try other targets first for a time.
-func (t *target) rest(now, long instant) { t.restsUntil.Store(int64(now + long)) }
 
 // isSource reports whether a message that came from peer over proto comes from this
 // target of a PBX. The IP address must be the same. The transport may be another one,

@@ -31,6 +31,9 @@ type responseContext struct {
 // target. All other responses are forwarded.
 func (t *responseContext) handleResponse(now instant, p *packet) {
 	m := &p.msg
+	if t.target != nil {
+		t.target.noteAnswer(t.worker.proxy, now)
+	}
 	if t.handleRefusal(now, m) {
 		return
 	}

@@ -2,6 +2,7 @@ package sip
 
 import (
 	"slices"
+	"strings"
 	"sync/atomic"
 )
 
@@ -31,7 +32,7 @@ func newTrunkSet(cfg *Config, configured []Trunk, old *trunkSet) *trunkSet {
 		for _, a := range t.To {
 			r := o.remoteAt(a)
 			if r == nil {
-				r = &remote{config: a}
+				r = &remote{config: a, trunk: t.Name}
 				r.view.Store(&remoteView{})
 			}
 			t.remotes = append(t.remotes, r)
@@ -85,12 +86,21 @@ func (px *Proxy) SetTrunks(configured []Trunk) {
 		}
 		if err := px.openRemote(r); err != nil {
 			px.log.Error("address of a trunk unusable", "address", r.config.String(), "err", err)
+			if len(r.view.Load().targets) == 0 {
+				r.view.Store(&remoteView{emptySince: max(px.now(), 1), unusable: strings.TrimPrefix(err.Error(), "sip: ")})
+			}
 		}
 	}
 	px.peers.trunks.Store(set)
 	for _, b := range old.probers {
 		if !slices.Contains(set.probers, b) {
 			b.stop()
+		}
+		probed := slices.ContainsFunc(set.probers, func(n *prober) bool { return n.remote == b.remote })
+		if !probed && slices.Contains(set.remotes(), b.remote) {
+			for _, t := range b.remote.view.Load().targets {
+				t.endProbes(px)
+			}
 		}
 	}
 	stopWatches(slices.DeleteFunc(old.remotes(), func(r *remote) bool { return slices.Contains(set.remotes(), r) }))

@@ -53,7 +53,9 @@ func TestLimitsCallsToTrunk(t *testing.T) {
 			trunk.respond(trunk.expect("no call", "MESSAGE"), "200 OK")
 			s.pbx.expect("the answer", "SIP/2.0 200")
 		}
-		assertEqual(t, "refused", fmt.Sprint(s.proxy.TrunkStates()), "[{carrier 54 []}]")
+		if states := s.proxy.TrunkStates(); len(states) != 1 || states[0].Name != "carrier" || states[0].Refused != 54 {
+			t.Errorf("the states are %+v", states)
+		}
 		if n := strings.Count(s.log.String(), "calls to trunk refused"); n != 1 {
 			t.Errorf("%d log lines: %s", n, s.log)
 		}
@@ -157,35 +159,44 @@ func TestProbeSendsOptionsFirst(t *testing.T) {
 		s.restartProxy()
 		first := trunk.expect("at once", "OPTIONS")
 		for _, tt := range []struct {
-			status, log string
+			status string
+			state  sip.TargetState
+			log    string
 		}{
-			{"200 OK", ""},
-			{"403 Forbidden", `down=true why="403 Forbidden"`},
-			{"403 Forbidden", ""},
-			{"404 Not Found", "down=false"},
-			{"503 Service Unavailable", `down=true why="503 Service Unavailable"`},
-			{"403 Forbidden", ""},
-			{"405 Method Not Allowed", "down=false"},
-			{"", `down=true why="no response"`},
-			{"200 OK", "down=false"},
+			{"200 OK", sip.TargetUp, ""},
+			{"403 Forbidden", sip.TargetDown, `state=down was=up err="OPTIONS: 403 Forbidden"`},
+			{"403 Forbidden", sip.TargetDown, ""},
+			{"404 Not Found", sip.TargetUp, `state=up was=down`},
+			{"503 Service Unavailable", sip.TargetDraining, `state=draining was=up err="OPTIONS: 503 Service Unavailable"`},
+			{"503 Still", sip.TargetDraining, ""},
+			{"403 Forbidden", sip.TargetDown, `state=down was=draining err="OPTIONS: 403 Forbidden"`},
+			{"405 Method Not Allowed", sip.TargetUp, `state=up was=down`},
+			{"", sip.TargetDown, `state=down was=up err="OPTIONS: no response"`},
+			{"200 OK", sip.TargetUp, `state=up was=down`},
 		} {
 			s.log.Reset()
-			before := s.proxy.TrunkStates()[0].Targets[0]
+			before, began := s.proxy.TrunkStates()[0].Targets[0], time.Now()
 			if tt.status != "" {
+				s.advance(20 * ms)
 				trunk.respond(first, "100 Trying")
 				trunk.respond(first, tt.status)
 			}
-			s.advance(time.Minute - time.Second)
-			if got := strings.Contains(s.log.String(), "trunk state changed"); got != (tt.log != "") || !strings.Contains(s.log.String(), tt.log) {
+			s.advance(time.Minute - time.Second - time.Since(began))
+			if n := strings.Count(s.log.String(), "trunk state changed"); (n == 1) != (tt.log != "") || n > 1 || !strings.Contains(s.log.String(), tt.log) {
 				t.Errorf("after %q: log %q, want %q", tt.status, s.log, tt.log)
 			}
 			after := s.proxy.TrunkStates()[0].Targets[0]
-			want := cmp.Or(tt.status, "no response")
-			if up := want[0] == '2' || want[:3] == "404" || want[:3] == "405"; !after.Known || after.Up != up || after.Answer != want {
-				t.Errorf("after %q: state %+v", tt.status, after)
+			if after.State != tt.state || after.Answer != cmp.Or(tt.status, before.Answer) {
+				t.Errorf("after %q: %+v", tt.status, after)
 			}
-			if changed := after.Up != before.Up || !before.Known; changed != (after.For < time.Minute) {
-				t.Errorf("after %q: %+v for %v", tt.status, after, after.For)
+			if tt.state != sip.TargetUp && after.Error != "OPTIONS: "+cmp.Or(tt.status, "no response") {
+				t.Errorf("after %q: error %q", tt.status, after.Error)
+			}
+			if tt.status != "" && (after.RoundTrip != 20*ms || !after.AnsweredAt.Equal(began.Add(20*ms))) {
+				t.Errorf("after %q: round trip %v, answered at %v", tt.status, after.RoundTrip, after.AnsweredAt)
+			}
+			if changed := after.State != before.State; changed != (!after.Since.Before(began)) {
+				t.Errorf("after %q: %+v", tt.status, after)
 			}
 			trunk.discardReceived()
 			s.advance(time.Second)

@@ -62,8 +62,8 @@ type Config struct {
 	// there are none.
 	Edge func() (Connections, []Listener, []Certificate)
 
-	// Trunks returns the states of the configured trunks; nil: there are none.
-	Trunks func() []Trunk
+	// Peers returns the states of the configured PBXs and trunks; nil: there are none.
+	Peers func() ([]Target, []Trunk)
 
 	// Losses returns the records that the store has lost to damage, last found first;
 	// nil: none. bellhop is degraded for a day after one was found.

@@ -32,7 +32,8 @@ type Status struct {
 	Listeners    []Listener    `json:"listeners" nullable:"false" doc:"Addresses that bellhop listens on, in the order of the config"`
 	Certificates []Certificate `json:"certificates" nullable:"false" doc:"Certificates of the listeners and of connections to PBX and trunks, by name"`
 
-	Trunks []Trunk `json:"trunks" nullable:"false" doc:"Configured trunks, in the order of the config"`
+	PBX    []Target `json:"pbx" nullable:"false" doc:"Addresses of the PBXs, in the order of the config"`
+	Trunks []Trunk  `json:"trunks" nullable:"false" doc:"Configured trunks, in the order of the config"`
 
 	Suppressed uint64 `json:"attempts_suppressed" doc:"Calls of unregistered sources that the PBX refused before a phone rang, and for which no events were published because they were too many"`
 
@@ -97,17 +98,22 @@ type Certificate struct {
 
 // Trunk is the state of a configured trunk.
 type Trunk struct {
-	Name    string        `json:"name" doc:"Name of the trunk"`
-	Refused uint64        `json:"calls_refused" doc:"Calls of the PBX refused because of max_cps, since the start"`
-	Targets []TrunkTarget `json:"targets" nullable:"false" doc:"Addresses to which bellhop sends OPTIONS"`
+	Name    string   `json:"name" doc:"Name of the trunk"`
+	Refused uint64   `json:"calls_refused" doc:"Calls of the PBX refused because of max_cps, since the start"`
+	Targets []Target `json:"targets" nullable:"false" doc:"Addresses at which the trunk gets requests"`
 }
 
-// TrunkTarget is the state of one address of a trunk.
-type TrunkTarget struct {
-	Address string     `json:"address" doc:"Transport and address"`
-	State   string     `json:"state" enum:"unknown,up,down" doc:"Up if the last OPTIONS was answered with neither 403 nor 503; unknown before the first answer"`
-	Since   *time.Time `json:"since,omitempty" doc:"Time since which the address has been up or down"`
-	Answer  string     `json:"answer,omitempty" doc:"Status code and reason of the last response, or why there is none"`
+// Target is the state of one address of a PBX or trunk, or of a name that has no address.
+type Target struct {
+	Configured string     `json:"configured" doc:"Name or address as in the config"`
+	Address    string     `json:"address,omitempty" doc:"Transport and address; missing if the name has none"`
+	State      string     `json:"state" enum:"unknown,up,down,resting,draining,unresolved" doc:"Up: it answers. Down: it does not answer, or it is a trunk that answers OPTIONS with 403. Resting: a request has failed, so other addresses are tried first for a time. Draining: it answers OPTIONS with 503, because it takes no new calls. Unresolved: the name has no address. Unknown: it has not answered yet"`
+	Since      *time.Time `json:"since,omitempty" doc:"Time since which the address is in this state; missing if it is unknown"`
+	Answer     string     `json:"answer,omitempty" doc:"Status code and reason of the last response to OPTIONS"`
+	Answered   *time.Time `json:"answered,omitempty" doc:"Time of the last response to any request"`
+	RoundTrip  int64      `json:"round_trip,omitempty" doc:"Time from the last answered OPTIONS to its response, in microseconds"`
+	Error      string     `json:"error,omitempty" doc:"Last error: method and outcome of a request, or why the name has no address"`
+	Failed     *time.Time `json:"failed,omitempty" doc:"Time of the last error of a request"`
 }
 
 // Status returns the status of this node, even if a part of bellhop does not respond.
@@ -127,7 +133,7 @@ func (o *Operations) Status(ctx context.Context, streams int) Status {
 		v.Suppressed = o.config.Suppressed()
 	}
 	v.Connections, v.Listeners, v.Certificates = o.Edge()
-	v.Trunks = o.Trunks()
+	v.PBX, v.Trunks = o.Peers()
 	v.Ready = len(v.Reasons) == 0
 	v.Store.Losses = append([]Loss{}, o.Losses()...)
 	if err := o.notifier.EventLog.Health(); err != nil {
@@ -166,12 +172,12 @@ func (o *Operations) Edge() (cs Connections, ls []Listener, certs []Certificate)
 	return cs, append([]Listener{}, ls...), append([]Certificate{}, certs...)
 }
 
-// Trunks returns the states of the configured trunks.
-func (o *Operations) Trunks() []Trunk {
-	if o.config.Trunks == nil {
-		return []Trunk{}
+// Peers returns the states of the configured PBXs and trunks.
+func (o *Operations) Peers() (pbx []Target, trunks []Trunk) {
+	if o.config.Peers != nil {
+		pbx, trunks = o.config.Peers()
 	}
-	return o.config.Trunks()
+	return append([]Target{}, pbx...), append([]Trunk{}, trunks...)
 }
 
 // Stats returns the counters of the Notifier.

@@ -262,6 +262,7 @@ type healthView struct {
 	Failing  []notify.Subscription
 
 	Listeners    []ops.Listener
+	PBX          []ops.Target
 	Trunks       []ops.Trunk
 	Certificates []ops.Certificate
 }
@@ -281,7 +282,8 @@ func (p *Page) healthData(r *http.Request) (any, error) {
 	count := func(n uint64) string { return fmt.Sprint(n) }
 	connections, listeners, certificates := p.ops.Edge()
 	open := connections.TCP + connections.TLS + connections.WS + connections.WSS
-	v := healthView{Listeners: listeners, Trunks: p.ops.Trunks(), Certificates: certificates, Reasons: p.ops.Unready(), Degraded: p.ops.Degraded(), Tiles: []tile{
+	pbx, trunks := p.ops.Peers()
+	v := healthView{Listeners: listeners, PBX: pbx, Trunks: trunks, Certificates: certificates, Reasons: p.ops.Unready(), Degraded: p.ops.Degraded(), Tiles: []tile{
 		{Name: "Live calls", Value: fmt.Sprint(len(calls))},
 		{Name: "Events published", Value: count(stats.Published), About: "since the start"},
 		{Name: "Delivered", Value: count(stats.Delivered), About: "callbacks answered with 2xx"},

@@ -104,6 +104,7 @@ var templateFuncs = template.FuncMap{
 	"since":   func(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) },
 	"clock":   func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05") + " UTC" },
 	"lasted":  formatDuration,
+	"millis":  func(micros int64) string { return fmt.Sprintf("%.1f", float64(micros)/1000) },
 	"join":    strings.Join,
 	"brief":   truncateText,
 	"entry": func(v View, href, text string) map[string]any {

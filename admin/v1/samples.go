@@ -94,7 +94,7 @@ func sampleTrace(call Call) Trace {
 	}
 }
 
-// sampleStatus returns the status of a node with the [sampleSubscription], one trunk and
+// sampleStatus returns the status of a node with the [sampleSubscription], one PBX, one trunk and
 // one live call.
 func sampleStatus() ops.Status {
 	calls := 1
@@ -106,7 +106,13 @@ func sampleStatus() ops.Status {
 		Expires: sampleTime.AddDate(0, 0, 60), State: ops.CertificateValid,
 	}}
 	v.Store.OK, v.Store.Losses = true, []ops.Loss{}
-	v.Trunks = []ops.Trunk{{Name: "carrier", Targets: []ops.TrunkTarget{{Address: "udp://192.0.2.1:5060", State: "up", Since: &sampleTime, Answer: "200 OK"}}}}
+	v.PBX = []ops.Target{
+		{Configured: "udp://pbx.example.com", Address: "udp://192.0.2.2:5060", State: "up", Since: &sampleTime, Answer: "200 OK", Answered: &sampleTime, RoundTrip: 1200},
+		{Configured: "udp://pbx.example.com", Address: "udp://192.0.2.3:5060", State: "down", Since: &sampleTime, Error: "OPTIONS: no response", Failed: &sampleTime},
+	}
+	v.Trunks = []ops.Trunk{{Name: "carrier", Targets: []ops.Target{
+		{Configured: "udp://198.51.100.1:5060", Address: "udp://198.51.100.1:5060", State: "up", Since: &sampleTime, Answer: "200 OK", Answered: &sampleTime, RoundTrip: 15300},
+	}}}
 	v.Subscriptions.All, v.Subscriptions.Active = 1, 1
 	v.Events.Published, v.Deliveries.Delivered = 12, 12
 	return v

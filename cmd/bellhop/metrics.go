@@ -71,41 +71,98 @@ func guardMetrics(h *sip.Proxy) (all []prometheus.Collector) {
 		func() float64 { return float64(h.Bans()) }))
 }
 
-// trunkMetrics exports the states of trunks.
-type trunkMetrics struct{ states func() []sip.TrunkState }
+// targetMetrics exports the states of the addresses of PBXs and trunks.
+type targetMetrics struct {
+	pbxs   func() []sip.TargetStatus
+	trunks func() []sip.TrunkState
+}
 
-// Descriptions of the metrics of trunks.
+// Descriptions of the metrics of PBXs and trunks.
 var (
-	trunkUpDesc = prometheus.NewDesc("bellhop_sip_trunk_up",
-		"1 if an address of a trunk answers OPTIONS with neither 403 nor 503, else 0.", []string{"trunk", "address"}, nil)
+	pbxLabels, trunkLabels = []string{"pbx", "address"}, []string{"trunk", "address"}
+
+	pbxDescs = targetDescs{
+		up: prometheus.NewDesc("bellhop_sip_pbx_up",
+			"1 if an address of a PBX gets new calls, 0 if it is down, draining or resting, or if its name has no address.", pbxLabels, nil),
+		state: prometheus.NewDesc("bellhop_sip_pbx_state",
+			"1 for the state of an address of a PBX: unknown, up, down, resting, draining or unresolved.", []string{"pbx", "address", "state"}, nil),
+		roundTrip: prometheus.NewDesc("bellhop_sip_pbx_round_trip_seconds",
+			"Time from the last answered OPTIONS to its response, by address of a PBX.", pbxLabels, nil),
+	}
+	trunkDescs = targetDescs{
+		up: prometheus.NewDesc("bellhop_sip_trunk_up",
+			"1 if an address of a trunk answers OPTIONS with neither 403 nor 503 and has not failed since, else 0.", trunkLabels, nil),
+		state: prometheus.NewDesc("bellhop_sip_trunk_state",
+			"1 for the state of an address of a trunk: unknown, up, down, resting, draining or unresolved.", []string{"trunk", "address", "state"}, nil),
+		roundTrip: prometheus.NewDesc("bellhop_sip_trunk_round_trip_seconds",
+			"Time from the last answered OPTIONS to its response, by address of a trunk.", trunkLabels, nil),
+	}
 	trunkRefusedDesc = prometheus.NewDesc("bellhop_sip_trunk_calls_refused_total",
 		"Calls of the PBX refused because of max_cps of their trunk.", []string{"trunk"}, nil)
 )
 
-// Describe implements [prometheus.Collector].
-func (m trunkMetrics) Describe(ch chan<- *prometheus.Desc) { ch <- trunkUpDesc; ch <- trunkRefusedDesc }
+// targetDescs are the descriptions of the metrics of an address.
+type targetDescs struct{ up, state, roundTrip *prometheus.Desc }
 
-// Collect implements [prometheus.Collector]. An address that has not been probed yet has no
-// metric. An address that several names of a trunk have is up if all of them are.
-func (m trunkMetrics) Collect(ch chan<- prometheus.Metric) {
-	for _, t := range m.states() {
+// Describe implements [prometheus.Collector].
+func (m targetMetrics) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []targetDescs{pbxDescs, trunkDescs} {
+		ch <- d.up
+		ch <- d.state
+		ch <- d.roundTrip
+	}
+	ch <- trunkRefusedDesc
+}
+
+// Collect implements [prometheus.Collector].
+func (m targetMetrics) Collect(ch chan<- prometheus.Metric) {
+	byPBX := make(map[string][]sip.TargetStatus)
+	for _, t := range m.pbxs() {
+		name := t.Configured.String()
+		byPBX[name] = append(byPBX[name], t)
+	}
+	for name, targets := range byPBX {
+		pbxDescs.collect(ch, name, targets)
+	}
+	for _, t := range m.trunks() {
 		ch <- prometheus.MustNewConstMetric(trunkRefusedDesc, prometheus.CounterValue, float64(t.Refused), t.Name)
-		up := make(map[string]float64) // by address
-		for _, to := range t.Targets {
-			if !to.Known {
-				continue
-			}
-			address, value := to.Addr.String(), 0.0
-			if to.Up {
-				value = 1
-			}
-			if other, ok := up[address]; ok {
-				value = min(value, other)
-			}
-			up[address] = value
+		trunkDescs.collect(ch, t.Name, t.Targets)
+	}
+}
+
+// badness orders the states from good to bad.
+var badness = map[sip.TargetState]int{
+	sip.TargetUnknown: 0, sip.TargetUp: 1, sip.TargetResting: 2, sip.TargetDraining: 3, sip.TargetDown: 4, sip.TargetUnresolved: 5,
+}
+
+// collect sends the metrics of the addresses of the PBX or trunk with a name. Several names
+// of a trunk may have one address; its worst state counts. An address in the state unknown
+// is neither up nor not. A name without an address has the empty address.
+func (d targetDescs) collect(ch chan<- prometheus.Metric, name string, targets []sip.TargetStatus) {
+	worst := make(map[string]sip.TargetStatus) // by address
+	for _, t := range targets {
+		address := ""
+		if t.Addr.IsValid() {
+			address = t.Addr.String()
 		}
-		for address, value := range up {
-			ch <- prometheus.MustNewConstMetric(trunkUpDesc, prometheus.GaugeValue, value, t.Name, address)
+		if other, ok := worst[address]; !ok || badness[t.State] > badness[other.State] {
+			worst[address] = t
+		}
+	}
+	send := func(desc *prometheus.Desc, value float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, labels...)
+	}
+	for address, t := range worst {
+		send(d.state, 1, name, address, string(t.State))
+		switch t.State {
+		case sip.TargetUnknown:
+		case sip.TargetUp:
+			send(d.up, 1, name, address)
+		default:
+			send(d.up, 0, name, address)
+		}
+		if t.RoundTrip > 0 {
+			send(d.roundTrip, t.RoundTrip.Seconds(), name, address)
 		}
 	}
 }

@@ -56,28 +56,36 @@ func TestShowsStateOfTrunks(t *testing.T) {
 	down := freePort(t, "127.0.0.6")
 	s.configure(fmt.Sprintf("[[trunk]]\nname = \"carrier\"\nto = [\"udp://%v\", \"tcp://%v\"]\nmax_cps = 30\n", up, down))
 	p := s.serve()
-	var status struct{ Trunks []ops.Trunk }
+	var status ops.Status
 	states := func() (all string) {
 		s.api("GET", "/v1/status", nil, &status)
 		for _, trunk := range status.Trunks {
 			all += fmt.Sprint(trunk.Name, " ", trunk.Refused)
 			for _, to := range trunk.Targets {
-				all += fmt.Sprintf(" %s %s %q", to.Address, to.State, to.Answer)
+				all += fmt.Sprintf(" %s %s %q %q", to.Address, to.State, to.Answer, to.Error)
 			}
 		}
 		return all
 	}
-	want := fmt.Sprintf(`carrier 0 udp://%v up "200 OK" tcp://%v down "unreachable"`, up, down)
+	want := fmt.Sprintf(`carrier 0 udp://%v up "200 OK" "" tcp://%v down "" "OPTIONS: unreachable"`, up, down)
 	s.eventually("both addresses have been probed", func() bool { return states() == want })
 	for _, to := range status.Trunks[0].Targets {
 		if to.Since == nil || time.Since(*to.Since) > time.Hour {
 			t.Errorf("%s is %s since %v", to.Address, to.State, to.Since)
 		}
 	}
+	if to := status.Trunks[0].Targets[0]; to.RoundTrip <= 0 || to.RoundTrip > 5e6 || to.Answered == nil || to.Failed != nil {
+		t.Errorf("got %+v", to)
+	}
+	pbx := s.pbx.String()
+	if to := status.PBX; len(to) != 1 || to[0].Configured != pbx || to[0].Address != pbx || to[0].State != "unknown" || to[0].Since != nil {
+		t.Errorf("the PBX, which gets no OPTIONS, is %+v", to)
+	}
 	for name, want := range map[string]float64{
-		fmt.Sprintf(`bellhop_sip_trunk_up{address="udp://%v",trunk="carrier"}`, up):   1,
-		fmt.Sprintf(`bellhop_sip_trunk_up{address="tcp://%v",trunk="carrier"}`, down): 0,
-		`bellhop_sip_trunk_calls_refused_total{trunk="carrier"}`:                      0,
+		fmt.Sprintf(`bellhop_sip_trunk_up{address="udp://%v",trunk="carrier"}`, up):                   1,
+		fmt.Sprintf(`bellhop_sip_trunk_up{address="tcp://%v",trunk="carrier"}`, down):                 0,
+		fmt.Sprintf(`bellhop_sip_trunk_state{address="tcp://%v",state="down",trunk="carrier"}`, down): 1,
+		`bellhop_sip_trunk_calls_refused_total{trunk="carrier"}`:                                      0,
 	} {
 		if got := s.metric(name); got != want {
 			t.Errorf("%s is %v, want %v", name, got, want)
@@ -87,7 +95,7 @@ func TestShowsStateOfTrunks(t *testing.T) {
 	// The trunk gets another name and one address, and nothing starts again.
 	s.configure(fmt.Sprintf("[[trunk]]\nname = \"other\"\nto = [\"udp://%v\"]\n", up))
 	p.signal(syscall.SIGHUP)
-	s.eventually("the new trunk has been probed", func() bool { return states() == fmt.Sprintf(`other 0 udp://%v up "200 OK"`, up) })
+	s.eventually("the new trunk has been probed", func() bool { return states() == fmt.Sprintf(`other 0 udp://%v up "200 OK" ""`, up) })
 	s.configure(fmt.Sprintf("[[trunk]]\nname = \"other\"\nto = [\"udp://%v\"]\nprobe = \"often\"\n", up))
 	p.signal(syscall.SIGHUP)
 	s.eventually("a wrong config changes nothing", func() bool { return strings.Contains(p.out.String(), `"config reload rejected"`) })

@@ -140,7 +140,7 @@ func buildService(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *
 		Guides:         guides(),
 		TrustedProxies: config.Prefixes(cfg.Admin.TrustedProxies),
 		Strained:       s.overload.overloaded,
-		Collectors:     slices.Concat([]prometheus.Collector{s.certs}, proxyMetrics(s.proxy), guardMetrics(s.proxy), []prometheus.Collector{trunkMetrics{s.proxy.TrunkStates}}, observerMetrics(s.observer), keeperMetrics(s.keeper)),
+		Collectors:     slices.Concat([]prometheus.Collector{s.certs}, proxyMetrics(s.proxy), guardMetrics(s.proxy), []prometheus.Collector{targetMetrics{s.proxy.PBXStates, s.proxy.TrunkStates}}, observerMetrics(s.observer), keeperMetrics(s.keeper)),
 		Config: ops.Config{
 			Notifier:   s.notifier,
 			KeepEvents: time.Duration(cfg.Notify.KeepEvents),
@@ -154,7 +154,7 @@ func buildService(ctx context.Context, cfg config.Config, log *slog.Logger) (_ *
 			Degraded:   s.degradedReasons,
 			Suppressed: s.observer.tracker.Suppressed,
 			Edge:       s.describeEdge,
-			Trunks:     s.describeTrunks,
+			Peers:      s.describePeers,
 			Losses:     s.store.Losses,
 			Node:       s.node,
 			Version:    buildVersion(),
@@ -277,25 +277,38 @@ func (s *service) describeEdge() (ops.Connections, []ops.Listener, []ops.Certifi
 	return cs, ls, s.certs.describe(time.Now())
 }
 
-// describeTrunks returns the states of trunks as the status shows them.
-func (s *service) describeTrunks() []ops.Trunk {
-	now, trunks := time.Now(), []ops.Trunk{}
+// describePeers returns the states of PBXs and trunks as the status shows them.
+func (s *service) describePeers() (pbx []ops.Target, trunks []ops.Trunk) {
 	for _, state := range s.proxy.TrunkStates() {
-		t := ops.Trunk{Name: state.Name, Refused: state.Refused, Targets: []ops.TrunkTarget{}}
-		for _, to := range state.Targets {
-			target := ops.TrunkTarget{Address: to.Addr.String(), State: "unknown", Answer: to.Answer}
-			if to.Known {
-				since := now.Add(-to.For).UTC().Truncate(time.Second)
-				target.State, target.Since = "down", &since
-				if to.Up {
-					target.State = "up"
-				}
-			}
-			t.Targets = append(t.Targets, target)
-		}
-		trunks = append(trunks, t)
+		trunks = append(trunks, ops.Trunk{Name: state.Name, Refused: state.Refused, Targets: describeTargets(state.Targets)})
 	}
-	return trunks
+	return describeTargets(s.proxy.PBXStates()), trunks
+}
+
+// describeTargets returns the states of addresses as the status shows them.
+func describeTargets(states []sip.TargetStatus) []ops.Target {
+	targets := []ops.Target{}
+	for _, s := range states {
+		to := ops.Target{
+			Configured: s.Configured.String(), State: string(s.State), Since: statusTime(s.Since),
+			Answer: s.Answer, Answered: statusTime(s.AnsweredAt), RoundTrip: s.RoundTrip.Microseconds(),
+			Error: s.Error, Failed: statusTime(s.FailedAt),
+		}
+		if s.Addr.IsValid() {
+			to.Address = s.Addr.String()
+		}
+		targets = append(targets, to)
+	}
+	return targets
+}
+
+// statusTime returns a time in full seconds, or nil for the zero time.
+func statusTime(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	t = t.UTC().Truncate(time.Second)
+	return &t
 }
 
 // notReadyReasons returns the reasons why bellhop is not ready, or none if it is ready.
