@@ -263,7 +263,7 @@ func TestRejectsWrongArguments(t *testing.T) {
 		}
 	}
 	stdout, _ := runCommand(t, 0, "--help")
-	for _, command := range []string{"serve", "demo", "check", "token", "subscriptions", "events", "deliveries", "verify", "completion", "man", "version"} {
+	for _, command := range []string{"serve", "demo", "check", "status", "token", "subscriptions", "events", "deliveries", "verify", "completion", "man", "version"} {
 		if !strings.Contains(stdout, "\n  "+command+" ") {
 			t.Errorf("help does not list %s:\n%s", command, stdout)
 		}

@@ -50,6 +50,8 @@ var stateColors = map[string]color{
 	"active": green, "paused": yellow, "disabled": red,
 	"delivered": green, "waiting": yellow, "expired": red, "refused": red, "canceled": dim, "failed": red,
 	"create": green, "change": yellow, "remove": red, "leave": dim,
+	"up": green, "resting": yellow, "draining": yellow, "down": red, "unresolved": red, "unknown": dim,
+	"valid": green, "expiring": yellow,
 }
 
 func subscriptionsListCommand(r *apiClient) *cobra.Command {
