@@ -142,6 +142,43 @@ listen = "tcp://10.0.0.1:5060"`, []string{
 			"phones reach bellhop at tcp://10.0.0.1:5060",
 			"the PBX udp://10.0.0.2:5060 sees bellhop at udp://10.0.0.1:5060",
 		}},
+		{"two PBXs with listeners of their own", `[sip]
+pbx = ["udp://10.0.0.2:5060", "udp://10.0.0.3:5060"]
+pbx_sources = ["10.0.1.0/24", "10.0.2.1"]
+[[listener]]
+listen = "udp://203.0.113.1:5060"
+side = "edge"
+[[listener]]
+listen = "udp://10.0.0.1:5060"
+side = "pbx"
+[[listener]]
+listen = "tcp://10.0.0.1:5060"
+side = "pbx"`, []string{
+			"phones reach bellhop at udp://203.0.113.1:5060",
+			"the PBX udp://10.0.0.2:5060 sees bellhop at udp://10.0.0.1:5060",
+			"the PBX udp://10.0.0.3:5060 sees bellhop at udp://10.0.0.1:5060",
+			"the PBX may also send to tcp://10.0.0.1:5060",
+			"the PBX may also send from 10.0.1.0/24, 10.0.2.1",
+			"new requests go to the first PBX that is up",
+		}},
+		{"browsers of one page behind a reverse proxy", `[sip]
+pbx = ["udp://10.0.0.2:5060", "udp://10.0.0.3:5060"]
+pbx_mode = "spread"
+listen = ["udp://10.0.0.1:5060"]
+[[listener]]
+listen = "ws://10.0.0.1:8088"
+side = "edge"
+advertise = "phone.example.com:443"
+origins = ["https://phone.example.com", "https://crm.example.com"]
+proxy_from = ["10.0.0.8"]`, []string{
+			"phones reach bellhop at udp://10.0.0.1:5060",
+			"browsers reach bellhop at ws://phone.example.com:443, and browsers in sip.local_net at ws://10.0.0.1:8088",
+			"browsers at ws://10.0.0.1:8088 must show a page of https://phone.example.com, https://crm.example.com",
+			"reverse proxies at 10.0.0.8 connect to ws://10.0.0.1:8088 for others, and name them in a PROXY header",
+			"the PBX udp://10.0.0.2:5060 sees bellhop at udp://10.0.0.1:5060",
+			"the PBX udp://10.0.0.3:5060 sees bellhop at udp://10.0.0.1:5060",
+			"new requests go to a PBX that depends on their sender, and to another while that one is down",
+		}},
 		{"trunks", `[sip]
 listen = ["udp://192.0.2.10:5060", "tcp://192.0.2.10:5060"]
 advertise = "sip.example.com"
@@ -156,8 +193,8 @@ name = "inside"
 to = ["tcp://10.0.0.10:5060"]
 contact = "ours"
 probe = "0s"`, []string{
-			"phones reach bellhop at udp://sip.example.com:5060, and phones in sip.local_net at udp://192.0.2.10:5060",
-			"phones reach bellhop at tcp://sip.example.com:5060, and phones in sip.local_net at tcp://192.0.2.10:5060",
+			"phones and trunks reach bellhop at udp://sip.example.com:5060, and phones and trunks in sip.local_net at udp://192.0.2.10:5060",
+			"phones and trunks reach bellhop at tcp://sip.example.com:5060, and phones and trunks in sip.local_net at tcp://192.0.2.10:5060",
 			"the PBX udp://192.0.2.1:5060 sees bellhop at udp://192.0.2.10:5060",
 			`the trunk "carrier" is known by 198.51.100.0/24, 203.0.113.9, 10.0.0.9`,
 			`the trunk "carrier" gets requests at udp://198.51.100.1:5060, and OPTIONS every 25s, and sees bellhop at udp://sip.example.com:5060`,
@@ -177,6 +214,7 @@ advertise = "inside.example"
 side = "pbx"`, []string{
 			"phones reach bellhop at udp://192.0.2.1:5060",
 			"the PBX udp://10.0.0.2:5060 sees bellhop at udp://192.0.2.1:5060",
+			"the PBX may also send to udp://inside.example:5070",
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -204,7 +242,7 @@ max_cps = 1`)
 		t.Fatal(err)
 	}
 	want := []string{
-		"phones reach bellhop at udp://0.0.0.0:5060, every IPv4 address of this machine",
+		"phones and trunks reach bellhop at udp://0.0.0.0:5060, every IPv4 address of this machine",
 		"the PBX udp://pbx.example.com sees bellhop at udp port 5060 of an address of this machine",
 		`the trunk "carrier" is known by 198.51.100.0/24, the addresses of a.example.com, the addresses of b.example.com`,
 		`the trunk "carrier" gets requests at udp://a.example.com, and OPTIONS every 25s, and sees bellhop at udp port 5060 of an address of this machine`,

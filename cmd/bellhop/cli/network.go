@@ -3,6 +3,7 @@ package cli
 import (
 	"cmp"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -14,30 +15,92 @@ import (
 // addresses of bellhop that each PBX sees, and how bellhop and each trunk know each other.
 func describeNetwork(c *config.Config) (lines []string) {
 	for _, l := range c.Listeners() {
-		if l.Side == sip.PBXListener {
-			continue
+		if l.Side != sip.PBXListener {
+			lines = append(lines, describeListener(c, l)...)
 		}
-		at, who := realAddress(l), "phones"
-		if l.Proto == sip.WS || l.Proto == sip.WSS {
-			who = "browsers"
-		}
-		if l.Advertise.Host == "" {
-			lines = append(lines, who+" reach bellhop at "+at)
-			continue
-		}
-		line := who + " reach bellhop at " + advertisedAddress(l)
-		if len(c.SIP.LocalNet) > 0 {
-			line += ", and " + who + " in sip.local_net at " + at
-		}
-		lines = append(lines, line)
 	}
-	for _, pbx := range c.SIP.PBX {
-		lines = append(lines, fmt.Sprintf("the PBX %v sees bellhop at %s", pbx, strings.Join(addressesSeen(c, pbx), ", ")))
-	}
+	lines = append(lines, describePBXs(c)...)
 	for i := range c.Trunk {
 		lines = append(lines, describeTrunk(c, &c.Trunk[i])...)
 	}
 	return lines
+}
+
+// describeListener returns sentences about who reaches a listener of the edge side, and at
+// which address.
+func describeListener(c *config.Config, l sip.Listener) (lines []string) {
+	at, who := realAddress(l), "phones"
+	switch {
+	case l.Proto == sip.WS || l.Proto == sip.WSS:
+		who = "browsers"
+	case len(c.Trunk) > 0:
+		who = "phones and trunks"
+	}
+	line := who + " reach bellhop at " + at
+	if l.Advertise.Host != "" {
+		line = who + " reach bellhop at " + advertisedAddress(l)
+		if len(c.SIP.LocalNet) > 0 {
+			line += ", and " + who + " in sip.local_net at " + at
+		}
+	}
+	lines = append(lines, line)
+	if len(l.Origins) > 0 {
+		lines = append(lines, fmt.Sprintf("browsers at %v must show a page of %s", l.Addr, strings.Join(l.Origins, ", ")))
+	}
+	if len(l.ProxyFrom) > 0 {
+		lines = append(lines, fmt.Sprintf("reverse proxies at %s connect to %v for others, and name them in a PROXY header", joinNetworks(l.ProxyFrom), l.Addr))
+	}
+	return lines
+}
+
+// describePBXs returns sentences about which PBX gets requests, the address of bellhop that
+// each PBX sees, and where else the PBX may send from and to.
+func describePBXs(c *config.Config) (lines []string) {
+	seen := make(map[string]bool)
+	for _, pbx := range c.SIP.PBX {
+		at := addressesSeen(c, pbx)
+		lines = append(lines, fmt.Sprintf("the PBX %v sees bellhop at %s", pbx, strings.Join(at, ", ")))
+		for _, a := range at {
+			seen[a] = true
+		}
+	}
+	for _, l := range c.Listeners() {
+		at := realAddress(l)
+		if l.Advertise.Host != "" {
+			at = advertisedAddress(l)
+		}
+		if l.Side == sip.PBXListener && !seen[at] {
+			lines = append(lines, "the PBX may also send to "+at)
+		}
+	}
+	if len(c.SIP.PBXSources) > 0 {
+		lines = append(lines, "the PBX may also send from "+joinNetworks(c.SIP.PBXSources))
+	}
+	switch {
+	case len(c.SIP.PBX) < 2:
+	case c.SIP.PBXMode == sip.SpreadPBX:
+		lines = append(lines, "new requests go to a PBX that depends on their sender, and to another while that one is down")
+	default:
+		lines = append(lines, "new requests go to the first PBX that is up")
+	}
+	return lines
+}
+
+// networkText returns a network as people write it: a single address without its length.
+func networkText(n fmt.Stringer) string {
+	if p, err := netip.ParsePrefix(n.String()); err == nil && p.IsSingleIP() {
+		return p.Addr().String()
+	}
+	return n.String()
+}
+
+// joinNetworks joins networks with commas.
+func joinNetworks[T fmt.Stringer](networks []T) string {
+	var texts []string
+	for _, n := range networks {
+		texts = append(texts, networkText(n))
+	}
+	return strings.Join(texts, ", ")
 }
 
 // describeTrunk returns sentences about how bellhop knows a trunk, and about each address
@@ -45,7 +108,7 @@ func describeNetwork(c *config.Config) (lines []string) {
 func describeTrunk(c *config.Config, t *config.Trunk) (lines []string) {
 	var known []string
 	for _, s := range t.Sources {
-		known = append(known, s.String())
+		known = append(known, networkText(s))
 	}
 	for _, a := range t.To {
 		if a.Host != "" {
