@@ -6,11 +6,12 @@ import (
 	"sync/atomic"
 )
 
-// affinities remembers to which target of a PBX a request goes first. Two kinds of
-// entries exist. A request of a registered phone goes to the target that accepted the
-// REGISTER, because another PBX may not know the phone. A request that repeats a
-// challenged one goes to the target that sent the challenge, because another PBX does not
-// know its nonce. Without an entry, requests go to the targets in the usual order.
+// affinities remembers to which target of a PBX or carrier a request goes first. A request
+// of a registered phone goes to the target that accepted the REGISTER, because another PBX
+// may not know the phone. So does a request of a PBX that is registered at a carrier. A
+// request that repeats a challenged one goes to the target that sent the challenge, because
+// another target does not know its nonce. Without an entry, requests go to the targets in
+// the usual order.
 //
 // Workers share affinities without a lock. A full bucket evicts the entry that expires
 // first.
@@ -40,7 +41,8 @@ const challengeLifetime = instant(60e9)
 type affinityKind byte
 
 const (
-	ofRegistrar  affinityKind = 'r' // by address-of-record
+	ofRegistrar  affinityKind = 'r' // by address-of-record at the PBX
+	ofCarrier    affinityKind = 'k' // by carrier, with or without account: see appendAccount
 	ofChallenger affinityKind = 'c' // by Call-ID
 )
 
@@ -95,4 +97,43 @@ func (as *affinities) set(now instant, kind affinityKind, name []byte, to *targe
 		}
 	}
 	bucket[at].Store(&affinity{key, to, now + lifetime})
+}
+
+// appendAccount appends the key of an account at a carrier to dst: the carrier and the user
+// in the From or To value v. It does not contain the host, because a PBX may write its own
+// into the From of a call. It appends nothing if v has no user.
+func (m *message) appendAccount(dst []byte, carrier string, v span) []byte {
+	u, ok := m.readAOR(v)
+	if !ok {
+		return dst
+	}
+	return append(append(append(dst, carrier...), ' '), u.User...)
+}
+
+// rememberCarrierTarget notes the target of a carrier that has accepted the REGISTER of a
+// PBX, for the account and for requests of the PBX whose sender is no account.
+func (as *affinities) rememberCarrierTarget(now instant, m *message, from *target) {
+	var buf [128]byte
+	lifetime, carrier := m.grantedLifetime(), from.remote.carrier
+	as.set(now, ofCarrier, m.appendAccount(buf[:0], carrier, m.to), from, lifetime)
+	as.set(now, ofCarrier, append(buf[:0], carrier...), from, lifetime)
+}
+
+// carrierTarget returns the target of a carrier to which a request of a PBX goes first, or
+// nil. A REGISTER goes to any target, unless it answers a challenge.
+func (as *affinities) carrierTarget(now instant, m *message, carrier string) (to *target) {
+	var buf [128]byte
+	if m.hasField(hAuthorization) {
+		to = as.get(now, ofChallenger, m.text(m.callID))
+	}
+	if to == nil && !m.isMethod("REGISTER") {
+		to = as.get(now, ofCarrier, m.appendAccount(buf[:0], carrier, m.from))
+	}
+	if to == nil && !m.isMethod("REGISTER") {
+		to = as.get(now, ofCarrier, append(buf[:0], carrier...))
+	}
+	if to == nil || to.remote.carrier != carrier {
+		return nil
+	}
+	return to
 }

@@ -135,17 +135,20 @@ func (t *responseContext) handleUnanswered(now instant, why failureReason) bool 
 	return t.sendToNextTarget(now)
 }
 
-// rememberTarget notes the PBX that an address-of-record is registered at, and the PBX
-// that has challenged a request, so that the next requests go there. from is the target
-// that has sent the response m, or nil.
+// rememberTarget notes the PBX or carrier that an address-of-record is registered at, and
+// the one that has challenged a request, so that the next requests go there. from is the
+// target that has sent the response m, or nil.
 func (t *responseContext) rememberTarget(now instant, m *message, from *target) {
 	as := t.worker.proxy.affinities
-	if from == nil || from.remote.pbx == nil {
+	if from == nil {
 		return
 	}
+	carrier := from.remote.pbx == nil
 	switch {
-	case (m.status == 401 || m.status == 407) && t.worker.proxy.peers.pbxs.Load().several():
+	case (m.status == 401 || m.status == 407) && (carrier || t.worker.proxy.peers.pbxs.Load().several()):
 		as.set(now, ofChallenger, m.text(m.callID), from, challengeLifetime)
+	case carrier && m.status/100 == 2 && m.isMethod("REGISTER"):
+		as.rememberCarrierTarget(now, m, from)
 	case m.status/100 == 2 && m.isMethod("REGISTER"): // of a single PBX too: SetPBXs may add another
 		var buf [128]byte
 		as.set(now, ofRegistrar, m.appendAOR(buf[:0], m.to), from, m.grantedLifetime())

@@ -1,7 +1,7 @@
 package sip
 
 import (
-	"math/rand/v2"
+	"strings"
 	"time"
 
 	"bellhop/dialog"
@@ -47,11 +47,12 @@ func (rt *router) routeToName(p *packet, r *routeDecision, u *siptext.URI) *faul
 		}
 		return lookupNeeded
 	}
-	rt.resolved = rt.answer.AppendAddrs(rt.resolved[:0], rand.IntN)
+	name := strings.ToLower(targetHost(u))
+	rt.resolved = rt.answer.AppendAddrs(rt.resolved[:0], stableRandom(p.msg.text(p.msg.callID), name))
 	if len(rt.resolved) > 0 && rt.listeners.haveAddr(rt.resolved[0].AddrPort) {
 		return loopDetected
 	}
-	to, f := &remote{config: Addr{Host: targetHost(u)}}, hostNotResolved
+	to, f := &remote{config: Addr{Host: targetHost(u)}, carrier: name}, hostNotResolved
 	rt.targets = rt.targets[:0]
 	for _, found := range rt.resolved {
 		a := rt.peers.trunkTarget(u, Addr{Proto: protoOf(found.Transport), AddrPort: found.AddrPort})
@@ -70,6 +71,7 @@ func (rt *router) routeToName(p *packet, r *routeDecision, u *siptext.URI) *faul
 	if len(rt.targets) == 0 {
 		return f
 	}
+	rt.preferCarrierTarget(p, name, nil)
 	return rt.routeToTrunk(p, r)
 }
 

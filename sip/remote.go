@@ -18,12 +18,12 @@ import (
 // [Trunk.To]. Its targets are its addresses. If it is configured by name, they follow the
 // name in the DNS.
 type remote struct {
-	config Addr   // as configured
-	pbx    *pbx   // nil: the remote is a trunk's
-	trunk  string // name of the trunk; "": the remote is a PBX
-	view   atomic.Pointer[remoteView]
-	mu     sync.Mutex     // serializes changes of view
-	watch  *resolve.Watch // of the name; nil: the remote has none
+	config  Addr   // as configured
+	pbx     *pbx   // nil: the remote is a trunk's
+	carrier string // name of the trunk, or a name that is not configured; "": the remote is a PBX's
+	view    atomic.Pointer[remoteView]
+	mu      sync.Mutex     // serializes changes of view
+	watch   *resolve.Watch // of the name; nil: the remote has none
 }
 
 // remoteView is what is known of a remote. It does not change.
@@ -158,17 +158,23 @@ func (r *remote) appendTargets(dst []*target, addrs []resolve.Addr, key []byte) 
 	if len(v.targets) < 2 {
 		return append(dst, v.targets...), addrs
 	}
-	h := stableHash(key, r.config.Host)
-	addrs = v.answer.AppendAddrs(addrs[:0], func(n int) int {
-		h = stableHash([]byte{byte(h), byte(h >> 8), byte(h >> 16), byte(h >> 24)}, "")
-		return int(h>>33) % n
-	})
+	addrs = v.answer.AppendAddrs(addrs[:0], stableRandom(key, r.config.Host))
 	for _, a := range addrs {
 		if i := slices.IndexFunc(v.targets, func(t *target) bool { return t.AddrPort == a.AddrPort }); i >= 0 {
 			dst = append(dst, v.targets[i])
 		}
 	}
 	return dst, addrs
+}
+
+// stableRandom returns a function that returns numbers from 0 to n-1, which depend on a key
+// and a text only.
+func stableRandom(key []byte, text string) func(n int) int {
+	h := stableHash(key, text)
+	return func(n int) int {
+		h = stableHash([]byte{byte(h), byte(h >> 8), byte(h >> 16), byte(h >> 24)}, "")
+		return int(h>>33) % n
+	}
 }
 
 // stableHash returns the FNV-1a hash of a key and a text. It is the same in every process.

@@ -117,9 +117,23 @@ func (rt *router) chooseTrunkTargets(p *packet, u *siptext.URI) bool {
 			rt.targets, rt.resolved = remotes[(named+i)%len(remotes)].appendTargets(rt.targets, rt.resolved, p.msg.text(p.msg.callID))
 		}
 		rt.sortAvoided(p.receivedAt)
+		rt.preferCarrierTarget(p, t.Name, remotes)
 		break
 	}
 	return len(rt.targets) > 0
+}
+
+// preferCarrierTarget moves the target to which a request of the PBX goes first to the front
+// of rt.targets, unless it is avoided: see affinities. If the name of the carrier no longer
+// leads there, the target is added, because another one does not know the account. remotes
+// are those of the trunk; none: the carrier is a name that is not configured.
+func (rt *router) preferCarrierTarget(p *packet, carrier string, remotes []*remote) {
+	first := rt.proxy.affinities.carrierTarget(p.receivedAt, &p.msg, carrier)
+	if first == nil || first.avoided(p.receivedAt) || len(remotes) > 0 && !slices.Contains(remotes, first.remote) {
+		return
+	}
+	rt.targets = slices.DeleteFunc(rt.targets, func(t *target) bool { return t.Addr == first.Addr })
+	rt.targets = slices.Insert(rt.targets, 0, first)
 }
 
 // routeToTrunk routes a request of the PBX to rt.targets. They must be targets of a

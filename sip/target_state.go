@@ -71,7 +71,7 @@ func (ps *peers) hasAlternative(r *remote) bool {
 		return ps.pbxs.Load().severalTargets()
 	}
 	n := 0
-	for _, other := range remotesOf(ps.trunks.Load().named(r.trunk)) {
+	for _, other := range remotesOf(ps.trunks.Load().named(r.carrier)) {
 		n += len(other.view.Load().targets)
 	}
 	return n > 1
@@ -121,7 +121,7 @@ func (t *target) updateReport(px *Proxy, now instant, edit func(*targetReport)) 
 
 // logState logs a change of the state of a target.
 func (t *target) logState(px *Proxy, was TargetState, r *targetReport) {
-	name := t.remote.trunk
+	name := t.remote.carrier
 	if t.remote.pbx != nil {
 		name = t.remote.config.String()
 	}

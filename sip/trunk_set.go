@@ -32,7 +32,7 @@ func newTrunkSet(cfg *Config, configured []Trunk, old *trunkSet) *trunkSet {
 		for _, a := range t.To {
 			r := o.remoteAt(a)
 			if r == nil {
-				r = &remote{config: a, trunk: t.Name}
+				r = &remote{config: a, carrier: t.Name}
 				r.view.Store(&remoteView{})
 			}
 			t.remotes = append(t.remotes, r)
