@@ -94,6 +94,12 @@ func (c *clientTx) startRequestTimer(now instant) {
 	c.worker.wheel.start(&c.timer, at)
 }
 
+// restartFailover makes the user get silent at another time.
+func (c *clientTx) restartFailover(now, at instant) {
+	c.failoverAt = at
+	c.startRequestTimer(now)
+}
+
 // handleResponse handles a response to the request.
 func (c *clientTx) handleResponse(now instant, p *packet) {
 	switch c.state {

@@ -17,8 +17,9 @@ const (
 // fails (RFC 3263 §4.3): the request as it was received, and the targets that were not
 // tried. It is freed when the sender gets the first response.
 type failover struct {
-	left    []*target // not tried so far
-	request keptRequest
+	left       []*target // not tried so far
+	connecting []*target // tried, but their connections were not open in time: the request was not sent
+	request    keptRequest
 }
 
 // startFailover notes the target of the request of p. If there are further targets, it
@@ -43,15 +44,30 @@ func (t *responseContext) endFailover() {
 	}
 }
 
-// nextTarget returns the next target that is up, or nil.
+// nextTarget returns the next target that is up, or nil. Those to which a connection is
+// being opened come last.
 func (f *failover) nextTarget() *target {
 	for len(f.left) > 0 && f.left[0].down.Load() {
 		f.left = f.left[1:]
 	}
-	if len(f.left) == 0 {
-		return nil
+	switch {
+	case len(f.left) > 0:
+		return f.left[0]
+	case len(f.connecting) > 0:
+		return f.connecting[0]
 	}
-	return f.left[0]
+	return nil
+}
+
+// takeNext removes and returns nextTarget.
+func (f *failover) takeNext() *target {
+	to := f.nextTarget()
+	if len(f.left) > 0 {
+		f.left = f.left[1:]
+	} else {
+		f.connecting = f.connecting[1:]
+	}
+	return to
 }
 
 // canFailOver reports whether a request can be sent to another target.
@@ -65,8 +81,7 @@ func (t *responseContext) canFailOver() bool {
 func (t *responseContext) sendToNextTarget(now instant) bool {
 	for t.canFailOver() {
 		w, f := t.worker, t.failover
-		to := f.nextTarget()
-		f.left = f.left[1:]
+		to := f.takeNext()
 		p := f.request.packet()
 		w.router.onlyTarget = to
 		r, fault := w.router.routeRequest(p)
@@ -117,6 +132,51 @@ func readRetryAfter(m *message) (seconds int, ok bool) {
 		return parseNumber(value[:end], 1<<31-1)
 	}
 	return 0, false
+}
+
+// handleSilent handles a next hop without a response at clientTx.failoverAt. Over a stream,
+// the time for the response begins when the connection is open.
+func (t *responseContext) handleSilent(now instant) {
+	c := &t.client
+	s, after := c.nextHop.conn, t.worker.proxy.failoverAfter()
+	switch {
+	case s != nil && !s.isOpen() && !s.closed():
+		t.tryOtherConnection(now)
+	case s != nil && instant(s.openedAt.Load())+after > now:
+		c.restartFailover(now, instant(s.openedAt.Load())+after)
+	default:
+		t.handleUnanswered(now, silent)
+	}
+}
+
+// tryOtherConnection sends the request to another target, because the connection was not
+// open within connectInterval. It prefers a target whose connection is open, and then one
+// that was not tried (RFC 8305 §5). The connection is opened further, because another one
+// may take longer. If every target was tried, the request waits where it is until one of
+// the connections is open, or its own fails.
+func (t *responseContext) tryOtherConnection(now instant) {
+	c, f := &t.client, t.failover
+	if !t.canFailOver() {
+		return
+	}
+	c.restartFailover(now, now+connectInterval)
+	opened := slices.IndexFunc(f.connecting, func(to *target) bool {
+		s := t.worker.proxy.streams.findStream(to.Addr, 0)
+		return s != nil && s.isOpen()
+	})
+	if opened < 0 && len(f.left) == 0 || !c.nextHop.conn.outQueue.withdraw(c.id) {
+		return
+	}
+	if opened >= 0 {
+		f.left = slices.Insert(f.left, 0, f.connecting[opened])
+		f.connecting = slices.Delete(f.connecting, opened, opened+1)
+	}
+	f.connecting = append(f.connecting, t.target)
+	c.state = clientTerminated
+	if !t.sendToNextTarget(now) {
+		c.state = clientCalling
+		c.fail(now, unreachable)
+	}
 }
 
 // handleUnanswered handles a transport error or a target without any response: the target

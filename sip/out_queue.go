@@ -1,6 +1,9 @@
 package sip
 
-import "sync"
+import (
+	"slices"
+	"sync"
+)
 
 // outQueue holds the bytes that wait to be written to a stream. It takes no memory while it
 // is empty, because most connections are those of idle phones. Any goroutine adds messages,
@@ -25,8 +28,9 @@ type outBatch struct {
 // outTx is the client transaction of a message in an outBatch, which is informed if the
 // message cannot be written.
 type outTx struct {
-	id    uint64
-	until int // the message ends before this byte of the batch
+	id     uint64
+	length int
+	until  int // the message ends before this byte of the batch
 }
 
 // addResult is what has become of a message.
@@ -51,9 +55,10 @@ func (q *outQueue) add(encode func(dst, b []byte) []byte, b []byte, tx uint64) a
 	case len(to.b)+q.writing+len(b) > maxOutBytes:
 		return full
 	}
+	before := len(to.b)
 	to.b = encode(to.b, b)
 	if tx != 0 {
-		to.txs = append(to.txs, outTx{tx, len(to.b)})
+		to.txs = append(to.txs, outTx{id: tx, length: len(to.b) - before, until: len(to.b)})
 	}
 	if q.writer {
 		return added
@@ -81,6 +86,26 @@ func (q *outQueue) take() (batch outBatch, ok bool) {
 	q.waiting, q.writing = outBatch{}, len(batch.b)
 	q.writer = len(batch.b) > 0 || batch.end
 	return batch, q.writer
+}
+
+// withdraw removes the message of a client transaction from the queue. It returns false if
+// the message is not there, because it is being written or is lost.
+func (q *outQueue) withdraw(tx uint64) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	to := &q.waiting
+	i := slices.IndexFunc(to.txs, func(t outTx) bool { return t.id == tx })
+	if i < 0 {
+		return false
+	}
+	end := to.txs[i].until
+	start := end - to.txs[i].length
+	to.b = slices.Delete(to.b, start, end)
+	to.txs = slices.Delete(to.txs, i, i+1)
+	for j := i; j < len(to.txs); j++ {
+		to.txs[j].until -= end - start
+	}
+	return true
 }
 
 // abandon ends the queue and returns what waits, which nobody writes any more.

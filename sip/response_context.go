@@ -92,7 +92,11 @@ func (t *responseContext) handleFailure(now instant, why failureReason) {
 	if why == unreachable && t.retryOverUDP(now) {
 		return
 	}
-	if why != ringTimeout && t.handleUnanswered(now, why) || why == silent {
+	switch {
+	case why == silent:
+		t.handleSilent(now)
+		return
+	case why != ringTimeout && t.handleUnanswered(now, why):
 		return
 	}
 	t.endFailover()

@@ -16,6 +16,9 @@ func (w *worker) sendRequest(now instant, t *responseContext, p *packet, r *rout
 	t.client = clientTx{worker: w, user: t, id: id, loopHash: hash, nextHop: r.nextHop, tooLarge: tooLarge, invite: t.server.invite, request: w.memory.retainCopy(nil, out)}
 	if t.canFailOver() {
 		t.client.failoverAt = now + w.proxy.failoverAfter()
+		if s := r.nextHop.conn; s != nil && !s.isOpen() {
+			t.client.failoverAt = s.since + connectInterval
+		}
 	}
 	t.client.start(now)
 }

@@ -13,6 +13,7 @@ import (
 // Limits of streams.
 const (
 	dialTimeout        = 5 * time.Second
+	connectInterval    = instant(250 * time.Millisecond) // see responseContext.tryOtherConnection
 	writeTimeout       = 5 * time.Second
 	lingerTime         = time.Second                     // how long the peer may go on sending after our last message
 	firstByteTimeout   = 10 * time.Second                // from the connection to its first byte
@@ -50,10 +51,12 @@ type stream struct {
 	outQueue  outQueue
 	done      chan struct{}
 	closeOnce sync.Once
-	dialed    bool        // opened by the proxy, so the peer listens at its port
-	host      string      // configured name of the peer, to which the proxy opens it; "": none
-	client    *tls.Config // with which the proxy opens it; nil: without TLS, or accepted
-	trunk     string      // name of the trunk that the peer has proved to be by its certificate, or ""
+	dialed    bool         // opened by the proxy, so the peer listens at its port
+	since     instant      // start of the stream, or of opening it
+	openedAt  atomic.Int64 // instant from which messages can be exchanged; 0: it is not open yet
+	host      string       // configured name of the peer, to which the proxy opens it; "": none
+	client    *tls.Config  // with which the proxy opens it; nil: without TLS, or accepted
+	trunk     string       // name of the trunk that the peer has proved to be by its certificate, or ""
 
 	hasPhones bool                      // a phone has registered on it; used by the reading goroutine only
 	aliasRead bool                      // see noteAlias; used by the reading goroutine only
@@ -123,6 +126,9 @@ func (s *stream) leaveTable() {
 	s.removeAlias()
 }
 
+// isOpen reports whether messages can be exchanged, or could be before close was called.
+func (s *stream) isOpen() bool { return s.openedAt.Load() != 0 }
+
 // closed reports whether close has been called.
 func (s *stream) closed() bool {
 	select {
@@ -178,6 +184,7 @@ func (s *stream) serve(c net.Conn, first []byte) {
 	defer s.close()
 	defer s.table.proxy.recoverPanic("stream")
 	s.writeTo = c
+	s.openedAt.Store(max(int64(s.table.proxy.now()), 1))
 	s.table.startWriter(s)
 	if s.listener.proto.webSocket() {
 		s.readFrames(c, first)

@@ -112,7 +112,7 @@ func (ss *streamTable) openTo(to Addr, l *listener) *stream {
 // opened.
 func (ss *streamTable) newStream(c net.Conn, peer netip.AddrPort, l *listener) *stream {
 	s := &stream{
-		table: ss, id: ss.lastID.Add(1), listener: l, peer: peer, conn: c, dialed: c == nil,
+		table: ss, id: ss.lastID.Add(1), listener: l, peer: peer, conn: c, dialed: c == nil, since: ss.proxy.now(),
 		outQueue: outQueue{writer: true}, done: make(chan struct{}),
 	}
 	if c != nil {
