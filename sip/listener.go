@@ -137,7 +137,7 @@ func (l *listener) canReach(ip netip.Addr) bool {
 
 // listeners are the addresses that the proxy listens on, and the hosts and ports that name
 // the proxy in a URI. Any goroutine may use them. After Listen only their names change: see
-// [Proxy.Advertise] and listener.nameAt.
+// [Proxy.Advertise] and listener.addAddr.
 type listeners struct {
 	all     []*listener
 	names   atomic.Pointer[map[hostPort]bool] // the map is replaced when a name is added

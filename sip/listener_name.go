@@ -52,7 +52,7 @@ func (l *listener) setNames(advertise HostPort) {
 	l.names.byAddr.Store(&map[netip.Addr]*ownName{})
 	for _, ip := range machineAddrs() {
 		if ip.Is4() == l.addr.Addr().Is4() {
-			l.nameAt(ip)
+			l.addAddr(ip)
 		}
 	}
 }
@@ -112,23 +112,31 @@ func (l *listener) nameFor(side dialog.Side, ip, local netip.Addr) *ownName {
 // addresses of the machine.
 func (l *listener) hasAnyAddr() bool { return l.addr.Addr().IsUnspecified() }
 
-// nameAt returns the real name of a listener with several addresses at one of them, and
-// remembers the address as its own.
+// nameAt returns the real name of a listener with several addresses at one of them.
 func (l *listener) nameAt(ip netip.Addr) *ownName {
-	m := l.names.byAddr.Load()
-	if n := (*m)[ip]; n != nil {
+	if n := (*l.names.byAddr.Load())[ip]; n != nil {
 		return n
 	}
+	return l.newNameAt(ip) // of another node, or of a machine that had the address before
+}
+
+// newNameAt returns the real name of a listener at an address, as a new value.
+func (l *listener) newNameAt(ip netip.Addr) *ownName {
 	n := newOwnName(HostPort{Host: uriHost(ip), Port: l.addr.Port()}, l.proto)
-	for len(*m) < maxOwnAddrs {
-		next := maps.Clone(*m)
-		next[ip] = &n
-		if l.names.byAddr.CompareAndSwap(m, &next) {
-			break
-		}
-		m = l.names.byAddr.Load()
-	}
 	return &n
+}
+
+// addAddr notes an address of a listener with several addresses: one of this machine, or one
+// at which the listener has received something. From then on, a URI with this address names
+// the proxy.
+func (l *listener) addAddr(ip netip.Addr) {
+	for m := l.names.byAddr.Load(); (*m)[ip] == nil && len(*m) < maxOwnAddrs; m = l.names.byAddr.Load() {
+		next := maps.Clone(*m)
+		next[ip] = l.newNameAt(ip)
+		if l.names.byAddr.CompareAndSwap(m, &next) {
+			return
+		}
+	}
 }
 
 // localAddr returns the address from which the listener sends over a flow. ip is the

@@ -117,7 +117,7 @@ func (ss *streamTable) newStream(c net.Conn, peer netip.AddrPort, l *listener) *
 	}
 	if c != nil {
 		if s.local = addrPortOf(c.LocalAddr()); l.hasAnyAddr() && s.local.IsValid() {
-			l.nameAt(s.local.Addr()) // from now on, a URI with this address names the proxy
+			l.addAddr(s.local.Addr())
 		}
 	}
 	return s

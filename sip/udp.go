@@ -154,7 +154,7 @@ func (l *listener) handleDatagram(b []byte, from netip.AddrPort, local netip.Add
 	p := newPacket(b)
 	p.listener, p.peer, p.local, p.receivedAt = l, from, local, now
 	if local.IsValid() {
-		l.nameAt(local) // from now on, a URI with this address names the proxy
+		l.addAddr(local)
 	}
 	if !p.msg.index(p.buf, false) {
 		px.stats.malformed.Add(1)
