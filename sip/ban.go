@@ -227,16 +227,8 @@ func (bs *bindings) countBySource(now instant) guard.BindingCounts {
 // because tools such as fail2ban read it: the source comes first, and nothing in it was
 // sent by the source.
 func (px *Proxy) enforceBan(b guard.Ban) {
-	px.log.Warn("source banned", "source", sourceText(b.Source), "reason", b.Reason.String(), "for", (b.Until - b.Since).String(), "times", b.Times)
+	px.log.Warn("source banned", "source", guard.SourceText(b.Source), "reason", b.Reason.String(), "for", (b.Until - b.Since).String(), "times", b.Times)
 	px.streams.closeFrom(b.Source)
-}
-
-// sourceText returns an IPv4 address, or an IPv6 network as a prefix.
-func sourceText(p netip.Prefix) string {
-	if p.IsSingleIP() {
-		return p.Addr().String()
-	}
-	return p.String()
 }
 
 // closeFrom closes the streams whose peer is in a banned network, after the messages queued
@@ -261,7 +253,3 @@ func (px *Proxy) ConfigureGuard(s guard.Settings, connections, allConnections in
 
 // Guard returns what the proxy knows of sources. It may be used from any goroutine.
 func (px *Proxy) Guard() *guard.Guard { return px.guard }
-
-// Bans returns the number of sources that are banned now. It may be called from any
-// goroutine.
-func (px *Proxy) Bans() int { return len(px.guard.Bans(time.Duration(px.now()))) }

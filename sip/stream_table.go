@@ -321,7 +321,7 @@ func (ss *streamTable) refuseConn(source netip.Prefix, key string, limit int) {
 		}
 	}
 	ss.refusedAt[source] = now
-	ss.proxy.log.Warn("connection refused", "source", sourceText(source), "limit", key, "connections", limit)
+	ss.proxy.log.Warn("connection refused", "source", guard.SourceText(source), "limit", key, "connections", limit)
 }
 
 // releaseConn takes a connection out of the counts to which admitConn has added it.

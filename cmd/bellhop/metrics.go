@@ -68,7 +68,7 @@ func guardMetrics(h *sip.Proxy) (all []prometheus.Collector) {
 		all = append(all, counter("bans_total", "Bans of sources that have begun, by reason.", r.String(), func() uint64 { return h.Guard().Banned(r) }))
 	}
 	return append(all, prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "bellhop", Subsystem: "guard", Name: "banned", Help: "Sources that are banned now."},
-		func() float64 { return float64(h.Bans()) }))
+		func() float64 { return float64(len(h.Bans())) }))
 }
 
 // targetMetrics exports the states of the addresses of PBXs and trunks.

@@ -18,13 +18,16 @@ const (
 	BanCredentials BanReason = iota // wrong passwords
 	BanNotSIP                       // connections that carry something else than SIP
 	BanHandshake                    // TLS or WebSocket handshakes that failed
+	BanManual                       // an operator has banned it
 	banReasons                      // number of reasons
 )
 
 // BanReasons are all values of BanReason.
-var BanReasons = []BanReason{BanCredentials, BanNotSIP, BanHandshake}
+var BanReasons = []BanReason{BanCredentials, BanNotSIP, BanHandshake, BanManual}
 
-func (r BanReason) String() string { return [...]string{"credentials", "not_sip", "handshake"}[r] }
+func (r BanReason) String() string {
+	return [...]string{"credentials", "not_sip", "handshake", "manual"}[r]
+}
 
 // A Ban is the time in which nothing is accepted from a source.
 type Ban struct {
@@ -94,6 +97,13 @@ func (bs *bans) add(s source, reason BanReason, first, now time.Duration) Ban {
 	return *b
 }
 
+// set puts a ban with its own times into the table.
+func (bs *bans) set(b Ban) {
+	bs.mu.Lock()
+	defer bs.mu.Unlock()
+	bs.put(sourceOf(b.Source.Addr()), &b)
+}
+
 // put puts a ban into the table, in place of the source's last one, else of the one that
 // ends first. The caller holds mu.
 func (bs *bans) put(s source, b *Ban) {
@@ -117,17 +127,18 @@ func (bs *bans) put(s source, b *Ban) {
 	}
 }
 
-// remove removes the bans of a source.
-func (bs *bans) remove(s source) {
+// remove removes the ban of a source, and returns it or nil.
+func (bs *bans) remove(s source) (removed *Ban) {
 	bs.mu.Lock()
 	defer bs.mu.Unlock()
 	bucket := bs.bucketOf(s)
 	for i := range bucket {
 		if b := bucket[i].Load(); b != nil && sourceOf(b.Source.Addr()) == s {
-			bucket[i].Store(nil)
+			removed = bucket[i].Swap(nil)
 			bs.count.Add(-1)
 		}
 	}
+	return removed
 }
 
 // all returns a copy of every ban in the table, by source.

@@ -25,6 +25,7 @@ import (
 	"bytes"
 	"hash/maphash"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 	"time"
 )
@@ -89,12 +90,15 @@ func (g *Guard) Configure(s Settings) {
 	}
 	g.settings.Store(used)
 	for _, b := range g.bans.all() {
-		for _, p := range s.Allow {
-			if p.Bits() <= b.Source.Bits() && p.Overlaps(b.Source) {
-				g.bans.remove(sourceOf(b.Source.Addr()))
-			}
+		if used.allowsAll(b.Source) {
+			g.bans.remove(sourceOf(b.Source.Addr()))
 		}
 	}
+}
+
+// allowsAll reports whether Allow has all addresses of a network.
+func (s *settings) allowsAll(network netip.Prefix) bool {
+	return slices.ContainsFunc(s.Allow, func(p netip.Prefix) bool { return p.Bits() <= network.Bits() && p.Overlaps(network) })
 }
 
 // Allows reports whether a source is in the networks that are neither limited nor banned.
@@ -244,6 +248,35 @@ func (g *Guard) addBan(s source, reason BanReason, now time.Duration) Ban {
 	g.banned[reason].Add(1)
 	g.scores.clear(s)
 	return g.bans.add(s, reason, g.settings.Load().BanTime, now)
+}
+
+// Ban bans a source for a time that an operator chooses, in place of the ban that it has.
+// The caller has checked [Guard.Allows].
+func (g *Guard) Ban(ip netip.Addr, d, now time.Duration) Ban {
+	b := Ban{Source: SourceOf(ip), Reason: BanManual, Since: now, Until: now + d, Times: 1}
+	g.banned[BanManual].Add(1)
+	g.bans.set(b)
+	return b
+}
+
+// Restore adds a ban that began at another guard, in place of the one that the source has.
+// Its Since may be before the time 0. Restore does nothing if the addresses of the source
+// are all in Allow.
+func (g *Guard) Restore(b Ban) {
+	if !g.settings.Load().allowsAll(b.Source) {
+		g.bans.set(b)
+	}
+}
+
+// Unban ends the ban of a source, if it has not ended at now, and returns it. The source
+// begins anew: its points are forgotten, and its next ban lasts for Settings.BanTime.
+func (g *Guard) Unban(ip netip.Addr, now time.Duration) (b Ban, ok bool) {
+	removed := g.bans.remove(sourceOf(ip))
+	g.scores.clear(sourceOf(ip))
+	if removed == nil || removed.Until <= now {
+		return Ban{}, false
+	}
+	return *removed, true
 }
 
 // Bans returns the bans that have not ended at now.

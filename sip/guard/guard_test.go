@@ -399,3 +399,76 @@ func TestChecksAllocateNothing(t *testing.T) {
 		t.Errorf("%v allocations", n)
 	}
 }
+
+// An operator bans a source in place of the ban that it has, and ends bans.
+func TestBanByHand(t *testing.T) {
+	g := newGuard()
+	g.addBan(sourceOf(scanner), BanCredentials, 0)
+	if b := g.Ban(scanner, time.Hour, time.Minute); b.Reason != BanManual || b.Since != time.Minute || b.Until != time.Hour+time.Minute {
+		t.Errorf("banned: %+v", b)
+	}
+	if n := g.Banned(BanManual); n != 1 {
+		t.Errorf("%d bans by hand are counted", n)
+	}
+	for range 9 {
+		g.AddPoint(scanner, time.Minute)
+	}
+	if b, ok := g.Unban(scanner, time.Minute); !ok || b.Reason != BanManual || g.IsBanned(scanner, time.Minute) {
+		t.Errorf("the ban that was ended is %+v, %v", b, ok)
+	}
+	if g.AddPoint(scanner, time.Minute) {
+		t.Error("the points of the time before the ban count")
+	}
+	if b := g.addBan(sourceOf(scanner), BanCredentials, time.Minute); b.Times != 1 {
+		t.Errorf("the next ban is the %d.", b.Times)
+	}
+	if _, ok := g.Unban(scanner, time.Hour); ok {
+		t.Error("a ban that has ended is ended by hand")
+	}
+	if _, ok := g.Unban(phone, 0); ok {
+		t.Error("there was no ban")
+	}
+}
+
+// A ban of an earlier process goes on, and the next one lasts longer.
+func TestRestoredBan(t *testing.T) {
+	g := newGuard()
+	g.Restore(Ban{Source: SourceOf(scanner), Reason: BanNotSIP, Since: -time.Hour, Until: time.Minute, Times: 3})
+	if !g.IsBanned(scanner, 0) || g.IsBanned(scanner, time.Minute) {
+		t.Errorf("bans %v", g.Bans(0))
+	}
+	if b := g.addBan(sourceOf(scanner), BanNotSIP, time.Minute); b.Times != 4 {
+		t.Errorf("the next ban is the %d.", b.Times)
+	}
+	g.Configure(Settings{Allow: []netip.Prefix{netip.PrefixFrom(phone, 32)}})
+	g.Restore(Ban{Source: SourceOf(phone), Until: time.Hour})
+	if g.IsBanned(phone, 0) {
+		t.Error("a source is banned that is allowed")
+	}
+}
+
+func TestParseSource(t *testing.T) {
+	for text, want := range map[string]string{
+		"198.51.100.7":        "198.51.100.7/32",
+		"198.51.100.7/32":     "198.51.100.7/32",
+		"::ffff:198.51.100.7": "198.51.100.7/32",
+		"2001:db8::7":         "2001:db8::/64",
+		"2001:db8::/64":       "2001:db8::/64",
+		"198.51.100.0/24":     "",
+		"198.51.100.7/64":     "",
+		"2001:db8::7/128":     "",
+		"2001:db8::/32":       "",
+		"fe80::1%eth0":        "",
+		"0.0.0.0":             "",
+		"::":                  "",
+		"224.0.0.1":           "",
+		"phone.example":       "",
+		"198.51.100.7/":       "",
+		"":                    "",
+	} {
+		p, err := ParseSource(text)
+		if (err == nil) != (want != "") || err == nil && p.String() != want {
+			t.Errorf("%q is the source %v, %v", text, p, err)
+		}
+	}
+}

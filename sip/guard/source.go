@@ -2,8 +2,11 @@ package guard
 
 import (
 	"encoding/binary"
+	"errors"
 	"hash/maphash"
 	"net/netip"
+	"strconv"
+	"strings"
 	"sync/atomic"
 )
 
@@ -25,6 +28,25 @@ func sourceOf(ip netip.Addr) source {
 
 // SourceOf returns the addresses of the source that an address belongs to: a /32 or a /64.
 func SourceOf(ip netip.Addr) netip.Prefix { return sourceOf(ip).prefix() }
+
+// ParseSource parses a source: an IPv4 address with or without /32, or an IPv6 address, which
+// stands for its /64 network, with or without /64.
+func ParseSource(text string) (netip.Prefix, error) {
+	address, bits, isNetwork := strings.Cut(text, "/")
+	ip, err := netip.ParseAddr(address)
+	if err != nil || ip.Zone() != "" || ip.IsUnspecified() || ip.IsMulticast() || isNetwork && bits != strconv.Itoa(SourceOf(ip).Bits()) {
+		return netip.Prefix{}, errors.New("must be an IPv4 address, an IPv6 address or a /64 network of IPv6")
+	}
+	return SourceOf(ip), nil
+}
+
+// SourceText returns an IPv4 source as an address, and an IPv6 source as a network.
+func SourceText(p netip.Prefix) string {
+	if p.IsSingleIP() {
+		return p.Addr().String()
+	}
+	return p.String()
+}
 
 // prefix returns the addresses of a source: a /32 or a /64.
 func (s source) prefix() netip.Prefix {
