@@ -74,6 +74,10 @@ var rules = map[string]string{
 	"GET /v1/extensions":                        readers,
 	"GET /v1/extensions/{extension}":            readers,
 	"GET /v1/status":                            unbound,
+	"GET /v1/bans":                              unbound,
+	"POST /v1/bans":                             admins,
+	"GET /v1/bans/{source}":                     unbound,
+	"DELETE /v1/bans/{source}":                  admins,
 	"GET /v1/tokens":                            admins,
 	"POST /v1/tokens":                           admins,
 	"GET /v1/tokens/{id}":                       admins,
@@ -136,6 +140,8 @@ func TestPermissionsOfEveryRoute(t *testing.T) {
 			ids = []string{mine, yours, everybodys, "nothing"}
 		case strings.Contains(path, "/deliveries/{id}"):
 			ids = []string{"nothing"} // TestBoundTokenSeesItsDeliveriesOnly
+		case strings.Contains(path, "/bans/{source}"):
+			ids = []string{"nothing"}
 		case strings.Contains(path, "/tokens/{id}"):
 			ids = []string{token, "nothing"}
 		case strings.Contains(path, "{"):
@@ -147,7 +153,7 @@ func TestPermissionsOfEveryRoute(t *testing.T) {
 			if method == "PATCH" || method == "POST" {
 				body = object{}
 			}
-			resp, out := client.do(method, strings.NewReplacer("{id}", id, "{extension}", id).Replace(path), body, "If-Match", `"1000000"`)
+			resp, out := client.do(method, strings.NewReplacer("{id}", id, "{extension}", id, "{source}", id).Replace(path), body, "If-Match", `"1000000"`)
 			if resp.StatusCode == 401 && resp.Header.Get("WWW-Authenticate") == "" {
 				t.Errorf("%s: 401 without WWW-Authenticate", pattern)
 			}

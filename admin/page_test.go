@@ -202,6 +202,10 @@ var pageRules = map[string]string{
 	"GET /tokens/new":                        admins,
 	"POST /tokens":                           admins,
 	"POST /tokens/{id}/revoke":               admins,
+	"GET /bans":                              unbound,
+	"GET /bans/new":                          admins,
+	"POST /bans":                             admins,
+	"POST /bans/{source}/remove":             admins,
 	"GET /health":                            unbound,
 	"GET /help":                              readers,
 	"GET /help/{name}":                       readers,
@@ -210,6 +214,7 @@ var pageRules = map[string]string{
 	"GET /live/events":                       readers,
 	"GET /live/deliveries":                   readers,
 	"GET /live/deliveries/{id}":              readers,
+	"GET /live/bans":                         unbound,
 	"GET /live/health":                       unbound,
 }
 

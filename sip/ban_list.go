@@ -19,6 +19,13 @@ type Ban struct {
 	Times        int       // 1 for the first ban, 2 for the next one, which lasts twice as long
 }
 
+// BanOf returns the ban of the source that an address belongs to; false: it has none.
+func (px *Proxy) BanOf(ip netip.Addr) (Ban, bool) {
+	now, wall := px.bothClocks()
+	b, ok := px.guard.BanOf(ip, now)
+	return banAt(b, now, wall), ok
+}
+
 // Bans returns the bans that have not ended, by source.
 func (px *Proxy) Bans() []Ban {
 	now, wall := px.bothClocks()
@@ -30,9 +37,9 @@ func (px *Proxy) Bans() []Ban {
 }
 
 // Ban bans the source that an address belongs to, in place of the ban that it has, and
-// closes its connections. d must be positive. Ban returns an error for an address that bans
-// do not apply to: that of the PBX, of a trunk or of a reverse proxy, and one in
-// [guard.Settings].Allow.
+// closes its connections. If d is 0, the ban lasts for [guard.Settings].BanTime. Ban returns
+// an error for an address that bans do not apply to: that of the PBX, of a trunk or of a
+// reverse proxy, and one in [guard.Settings].Allow.
 func (px *Proxy) Ban(ip netip.Addr, d time.Duration) (Ban, error) {
 	if why := px.exemption(ip); why != "" {
 		return Ban{}, fmt.Errorf("cannot be banned: %s", why)

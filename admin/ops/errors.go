@@ -66,6 +66,7 @@ var causes = []struct {
 	{ErrNoTrace, NotFound, ""},
 	{ErrNoCall, NotFound, ""},
 	{ErrNoExtension, NotFound, ""},
+	{ErrNoBan, NotFound, ""},
 	{errNotBound, NotBound, ""},
 	{notify.ErrDeclared, ReadOnly, ""},
 	{ErrShared, ReadOnly, ""},

@@ -65,6 +65,15 @@ type Config struct {
 	// Peers returns the states of the configured PBXs and trunks; nil: there are none.
 	Peers func() ([]Target, []Trunk)
 
+	// Bans returns the bans that have not ended, in any order. BanOf returns the ban of a
+	// source; false: the source is not banned. AddBan bans a source for a time, 0: that of
+	// the config, or returns what is wrong with the source. RemoveBan ends the ban of a
+	// source and returns it; false: the source is not banned. nil: there are no bans.
+	Bans      func() []Ban
+	BanOf     func(source string) (Ban, bool)
+	AddBan    func(source string, d time.Duration) (Ban, error)
+	RemoveBan func(source string) (Ban, bool)
+
 	// Losses returns the records that the store has lost to damage, last found first;
 	// nil: none. bellhop is degraded for a day after one was found.
 	Losses func() []Loss

@@ -69,6 +69,10 @@ func New(o *ops.Operations, auth *access.Authenticator, streams *limit.Streams, 
 	view("GET /tokens/new", access.PermitAdmin, p.tokenForm)
 	view("POST /tokens", access.PermitAdmin, p.tokenFromForm)
 	view("POST /tokens/{id}/revoke", access.PermitAdmin, p.revokeFromPage)
+	view("GET /bans", access.PermitReadAll, p.wholePage("bans", "/bans", "Bans", p.bansData))
+	view("GET /bans/new", access.PermitAdmin, p.banForm)
+	view("POST /bans", access.PermitAdmin, p.banFromForm)
+	view("POST /bans/{source}/remove", access.PermitAdmin, p.removeBanFromPage)
 	view("GET /health", access.PermitReadAll, p.wholePage("health", "/health", "Health", p.healthData))
 	view("GET /help", access.PermitRead, p.showHelp)
 	view("GET /help/{name}", access.PermitRead, p.showGuide)
@@ -77,6 +81,7 @@ func New(o *ops.Operations, auth *access.Authenticator, streams *limit.Streams, 
 	view("GET /live/events", access.PermitRead, p.livePart("events", p.eventsData))
 	view("GET /live/deliveries", access.PermitRead, p.livePart("deliveries", p.deliveriesData))
 	view("GET /live/deliveries/{id}", access.PermitRead, p.livePart("delivery", p.deliveryData))
+	view("GET /live/bans", access.PermitReadAll, p.livePart("bans", p.bansData))
 	view("GET /live/health", access.PermitReadAll, p.livePart("health", p.healthData))
 	return p
 }

@@ -28,6 +28,7 @@ var tags = []*huma.Tag{
 	{Name: "events", Description: "The event log, in pages or as a stream"},
 	{Name: "extensions", Description: "Extensions of the PBX: their kind, registered contacts and calls"},
 	{Name: "status", Description: "Health and counters of a node"},
+	{Name: "bans", Description: "Banned sources of SIP messages"},
 	{Name: "tokens", Description: "Credentials for the API"},
 	{Name: "audit", Description: "Changes made over the API"},
 	{Name: callbacksTag, Description: "Requests that bellhop sends to the URL of a subscription of dialect json"},
@@ -63,6 +64,8 @@ var operationTexts = map[string]string{
 	"trace-call":          "The messages of the latest calls are kept in memory; calls.trace in the config sets their number.",
 	"list-events":         "Ask for a stream with Accept: text/event-stream.",
 	"get-status":          "Counters start at zero with the process.",
+	"add-ban":             "The ban replaces the one that the source has. It is stored within a second, and applies on all nodes that share the store.",
+	"remove-ban":          "The ban ends on all nodes that share the store within seconds.",
 	"create-token":        "Without extensions the token is valid for all of them.",
 	"revoke-token":        "The token is rejected immediately, by all nodes that share the store.",
 }

@@ -36,6 +36,7 @@ func sampleBodies() map[string]any {
 		Contacts: []ops.Contact{{URI: "sip:101@192.0.2.7:5060", Expires: sampleTime.Add(time.Hour)}}, Busy: true, Calls: []string{call.ID},
 	}
 	key := access.Token{ID: token, Note: "CRM", Scope: access.Write, Extensions: []string{sub.Extension}, Created: sampleTime}
+	ban := ops.Ban{Source: "203.0.113.9", Reason: "credentials", Since: sampleTime, Until: sampleTime.Add(10 * time.Minute), Times: 2}
 	entry := ops.Entry{At: sampleTime, By: token, Did: "create-subscription", ID: sub.ID, After: sub}
 	return map[string]any{
 		"Change": map[string]any{"extension": sub.Extension, "types": []string{string(dialog.DialIn), string(dialog.Answer), string(dialog.Hangup)}, "url": sub.URL},
@@ -50,6 +51,9 @@ func sampleBodies() map[string]any {
 		"Extension":       valueOf(extension),
 		"ListExtension":   sampleList(extension),
 		"Status":          valueOf(sampleStatus()),
+		"Ban":             valueOf(ban),
+		"ListBan":         sampleList(ban),
+		"NewBan":          valueOf(newBan{Source: ban.Source, Until: sampleTime.Add(24 * time.Hour)}),
 		"Token":           valueOf(key),
 		"ListToken":       sampleList(key),
 		"ListEntry":       sampleList(entry),

@@ -28,6 +28,7 @@ import (
 type pipeline struct {
 	proxy    *sip.Proxy
 	certs    *certificates
+	bans     *banKeeper
 	observer *observer
 	keeper   *keep.Keeper
 	notifier *notify.Notifier
@@ -84,8 +85,12 @@ func buildPipeline(ctx context.Context, cfg config.Config, st *store.Store, log 
 		up = append(up, sip.Dialog{CallID: l.CallID, Tag: l.FromTag})
 	}
 	proxy.RestoreDialogs(up)
+	bans, err := openBans(ctx, st, cfg.Store.Replicas, proxy, log)
+	if err != nil {
+		return nil, err
+	}
 	observer := newObserver(t, trace.New(cfg.Calls.Trace), watch, proxy.Clock, n, k, w.unbatched, log)
-	return &pipeline{proxy: proxy, certs: certs, observer: observer, keeper: k, notifier: n, node: node, log: log}, nil
+	return &pipeline{proxy: proxy, certs: certs, bans: bans, observer: observer, keeper: k, notifier: n, node: node, log: log}, nil
 }
 
 // listenProxy opens the sockets of the proxy. The proxy authenticates routes with key
@@ -269,7 +274,9 @@ func (r *pipeline) run(ctx context.Context) {
 		}
 	})
 	stopCertificates := store.StartTask(r.certs.run)
+	stopBans := store.StartTask(r.bans.run)
 	<-ctx.Done()
+	stopBans()
 	stopCertificates()
 	stopProxy()
 	stopObserver()

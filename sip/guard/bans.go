@@ -25,8 +25,18 @@ const (
 // BanReasons are all values of BanReason.
 var BanReasons = []BanReason{BanCredentials, BanNotSIP, BanHandshake, BanManual}
 
-func (r BanReason) String() string {
-	return [...]string{"credentials", "not_sip", "handshake", "manual"}[r]
+// banReasonNames are stored and shown: never change one, only add.
+var banReasonNames = [banReasons]string{"credentials", "not_sip", "handshake", "manual"}
+
+func (r BanReason) String() string { return banReasonNames[r] }
+
+// BanReasonOf returns the reason with a name, or BanManual for one that this version does
+// not know.
+func BanReasonOf(name string) BanReason {
+	if i := slices.Index(banReasonNames[:], name); i >= 0 {
+		return BanReason(i)
+	}
+	return BanManual
 }
 
 // A Ban is the time in which nothing is accepted from a source.

@@ -23,6 +23,7 @@ package guard
 
 import (
 	"bytes"
+	"cmp"
 	"hash/maphash"
 	"net/netip"
 	"slices"
@@ -250,9 +251,10 @@ func (g *Guard) addBan(s source, reason BanReason, now time.Duration) Ban {
 	return g.bans.add(s, reason, g.settings.Load().BanTime, now)
 }
 
-// Ban bans a source for a time that an operator chooses, in place of the ban that it has.
-// The caller has checked [Guard.Allows].
+// Ban bans a source for a time that an operator chooses, in place of the ban that it has;
+// 0: for Settings.BanTime. The caller has checked [Guard.Allows].
 func (g *Guard) Ban(ip netip.Addr, d, now time.Duration) Ban {
+	d = cmp.Or(d, g.settings.Load().BanTime)
 	b := Ban{Source: SourceOf(ip), Reason: BanManual, Since: now, Until: now + d, Times: 1}
 	g.banned[BanManual].Add(1)
 	g.bans.set(b)
@@ -277,6 +279,14 @@ func (g *Guard) Unban(ip netip.Addr, now time.Duration) (b Ban, ok bool) {
 		return Ban{}, false
 	}
 	return *removed, true
+}
+
+// BanOf returns the ban of a source, if it has not ended at now.
+func (g *Guard) BanOf(ip netip.Addr, now time.Duration) (b Ban, ok bool) {
+	if active := g.bans.active(sourceOf(ip), now); active != nil {
+		return *active, true
+	}
+	return Ban{}, false
 }
 
 // Bans returns the bans that have not ended at now.

@@ -155,8 +155,8 @@ your URLs when an extension rings, places a call, answers or hangs up.`,
 	// Shells complete file names only for flags marked as files.
 	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)
 	root.SetHelpCommand(helpCommand(p.Topics))
-	root.AddCommand(p.serveCommand(), p.demoCommand(), checkCommand(), statusCommand(), tokenCommand(), subscriptionsCommand(), eventsCommand(),
-		deliveriesCommand(), verifyCommand(), manCommand(), p.versionCommand())
+	root.AddCommand(p.serveCommand(), p.demoCommand(), checkCommand(), statusCommand(), tokenCommand(), bansCommand(),
+		subscriptionsCommand(), eventsCommand(), deliveriesCommand(), verifyCommand(), manCommand(), p.versionCommand())
 	addTopics(root, p.Topics)
 	return root
 }
