@@ -54,8 +54,9 @@ NETNS ?= bellhop-interop
 interop: ## Put bellhop before a real Asterisk and Kamailio; as root, with PBX=folder (testdata/README.md)
 	@[ "$$(id -u)" = 0 ] && [ -x "$(PBX)/setup.sh" ] || { echo "make interop needs root, and PBX=folder: see testdata/README.md"; exit 1; }
 	@command -v sipp >/dev/null && command -v kamailio >/dev/null && command -v ip >/dev/null && \
-	command -v baresip >/dev/null && command -v linphonec >/dev/null && command -v stunnel4 >/dev/null && command -v nft >/dev/null || \
-	{ apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends sip-tester kamailio iproute2 baresip-core linphone-cli stunnel4 nftables; }
+	command -v baresip >/dev/null && command -v linphonec >/dev/null && command -v stunnel4 >/dev/null && \
+	command -v nft >/dev/null && command -v conntrack >/dev/null || \
+	{ apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends sip-tester kamailio iproute2 baresip-core linphone-cli stunnel4 nftables conntrack; }
 	cd "$(PBX)" && ./setup.sh
 	@ip netns list | grep -qw $(NETNS) || ip netns add $(NETNS)
 	@ip -n $(NETNS) link set lo up

@@ -161,6 +161,7 @@ func TestInteropPhones(t *testing.T) {
 		admin:    netip.MustParseAddrPort("127.0.0.1:8080"),
 		receiver: newReceiver(t),
 	}
+	inPhones := s.openNAT()
 	ca := s.configurePhones()
 	hop := s.serve()
 	s.subscribe("json", "POST", interopTypes...)
@@ -180,6 +181,8 @@ func TestInteropPhones(t *testing.T) {
 		{"baresip over TCP", startBaresip, softphonePlace{ip: "127.0.0.11", server: "127.0.0.1:5060", transport: "tcp"}},
 		{"baresip over TLS", startBaresip, softphonePlace{ip: "127.0.0.11", server: "127.0.0.1:5061", transport: "tls", ca: ca}},
 		{"linphone over TLS", startLinphone, softphonePlace{ip: "127.0.0.11", server: "localhost:5061", transport: "tls", ca: ca}},
+		{"baresip behind a NAT over UDP", startBaresip, softphonePlace{command: inPhones, ip: natPhone, server: natAddr + ":5060", transport: "udp"}},
+		{"baresip behind a NAT over TLS", startBaresip, softphonePlace{command: inPhones, ip: natPhone, server: natAddr + ":5061", transport: "tls", ca: ca}},
 	} {
 		t.Run(tt.client, func(t *testing.T) {
 			s := *s
@@ -191,6 +194,12 @@ func TestInteropPhones(t *testing.T) {
 					s := s
 					s.t = t
 					d := &desk{site: &s, own: own, others: others, cut: func() { s.cutConnections(tt.at) }}
+					if tt.at.ip == natPhone {
+						d.cut = s.resetNAT
+						if strings.HasPrefix(story.name, "is called") {
+							<-time.After(natForgets * 3 / 2) // bellhop keeps the NAT open
+						}
+					}
 					d.play(report, tt.client, story.name, story.play)
 				})
 			}
@@ -220,16 +229,20 @@ func TestInteropPhones(t *testing.T) {
 	hop.stop()
 }
 
-// configurePhones writes a config with a listener for TLS, and returns the file of the
-// authority of its certificate.
+// configurePhones writes a config with listeners for TLS and for phones behind the NAT,
+// and returns the file of the authority of its certificate.
 func (s *site) configurePhones() (ca string) {
 	authority := siptest.NewAuthority("phones")
-	cert, key := authority.Issue(siptest.CertificateRequest{Hosts: []string{s.hop.Addr().String(), "localhost"}})
+	cert, key := authority.Issue(siptest.CertificateRequest{Hosts: []string{s.hop.Addr().String(), "localhost", natAddr}})
 	for name, b := range map[string][]byte{"phones.crt": cert, "phones.key": key, "ca.crt": authority.PEM()} {
 		s.write(name, string(b))
 	}
-	s.configure(fmt.Sprintf("[[listener]]\nlisten = \"tls://%v:5061\"\ntls_cert = ['file:%s']\ntls_key = ['file:%s']\n%s",
-		s.hop.Addr(), filepath.Join(s.dir, "phones.crt"), filepath.Join(s.dir, "phones.key"), asteriskConfig()))
+	config := asteriskConfig() + "[nat]\nkeepalive = \"5s\"\n[[listener]]\nlisten = \"udp://" + natAddr + ":5060\"\n"
+	for _, ip := range []string{s.hop.Addr().String(), natAddr} {
+		config += fmt.Sprintf("[[listener]]\nlisten = \"tls://%s:5061\"\ntls_cert = ['file:%s']\ntls_key = ['file:%s']\n",
+			ip, filepath.Join(s.dir, "phones.crt"), filepath.Join(s.dir, "phones.key"))
+	}
+	s.configure(config)
 	return filepath.Join(s.dir, "ca.crt")
 }
 
