@@ -72,11 +72,11 @@ func (t *transferTracker) observeRefer(l *leg, m *Message) {
 // other than INVITE (RFC 3515 §2.1), or was not sent by an extension's phone.
 func (t *transferTracker) readRefer(l *leg, m *Message) *refer {
 	p := l.party
-	to := siptext.ParseNameAddr(siptext.Field(m.Head, "Refer-To")).URI
-	target := parseURI(to)
-	if target.user == "" || p == nil || !l.sentByPhone(m) {
+	if p == nil || !l.sentByPhone(m) {
 		return nil
 	}
+	to := siptext.ParseNameAddr(siptext.Field(m.Head, "Refer-To")).URI
+	target := parseURI(to)
 	toURI := siptext.ParseURI(to)
 	if method, ok := toURI.Param("method"); ok && !strings.EqualFold(method, "INVITE") {
 		return nil
@@ -84,7 +84,7 @@ func (t *transferTracker) readRefer(l *leg, m *Message) *refer {
 	r := &refer{leg: l, sentAt: m.At, cseq: m.CSeq, target: cloneString(target.user), referredBy: p.ext.User}
 	if ext, ok := t.directory.boundExtension(to, m.At); ok && ext.User != target.user {
 		r.targetExt, r.target, r.contact = ext, ext.User, r.target
-	} else {
+	} else if r.target != "" {
 		r.targetExt = t.directory.dialedExtension(r.target, cloneString(target.host), m.At)
 	}
 	if by := siptext.ParseNameAddr(siptext.Field(m.Head, "Referred-By")).URI; by != "" {
@@ -94,11 +94,33 @@ func (t *transferTracker) readRefer(l *leg, m *Message) *refer {
 		var tag, other string
 		r.replaces, tag, other = replacesOfURI(headers)
 		r.replaces = cloneString(r.replaces)
-		if o := t.index.findDialog(r.replaces, tag, other); o != nil && o.call != l.call {
-			r.otherCall = o.call.id
+		if o := t.index.findDialog(r.replaces, tag, other); o != nil {
+			if o.call != l.call {
+				r.otherCall = o.call.id
+			}
+			if r.targetExt.User == "" && o.party != nil && o.party.ext.User == p.ext.User {
+				r.target, r.targetExt = t.otherEnd(o, m.At)
+			}
 		}
 	}
+	if r.target == "" {
+		return nil
+	}
 	return r
+}
+
+// otherEnd returns the number that the phone of a leg has called or was called by, and
+// the extension that the number leads to, if any. SIP.js sends the Contact of the other
+// end as the target of an attended transfer (RFC 5589 §7.3). That is the PBX's, without a
+// number.
+func (t *transferTracker) otherEnd(l *leg, now time.Time) (number string, ext Extension) {
+	if l.origin == Edge {
+		return l.calledUser, l.calledExt
+	}
+	if l.callerNum != "" {
+		ext = t.directory.dialedExtension(l.callerNum, "", now)
+	}
+	return l.callerNum, ext
 }
 
 // addRefer adds a REFER to the open REFERs of its leg, and to the recent REFERs that a
