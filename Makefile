@@ -1,4 +1,4 @@
-.PHONY: help build test tools check fuzz bench soak interop browsers demo screenshots
+.PHONY: help build test tools check fuzz bench soak interop browsers browsersatasterisk demo screenshots
 
 # How often each fuzz target runs: some 20 s. A count, because a time that ends
 # while an input runs is taken for a failure ("context deadline exceeded").
@@ -64,8 +64,23 @@ interop: ## Put bellhop before a real Asterisk and Kamailio; as root, with PBX=f
 	go test -tags interop -exec "ip netns exec $(NETNS)" -run '^TestInterop' -count 1 -timeout 90m -v ./cmd/bellhop; \
 	status=$$?; ip netns del $(NETNS); exit $$status
 
-browsers: tools ## Let browsers call each other with JsSIP and SIP.js, which npm fetches (testdata/README.md)
-	go test -tags interop -run '^TestBrowsersCallEachOther$$' -count 1 -v ./cmd/bellhop
+browsers: tools ## Let pages with JsSIP and SIP.js, which npm fetches, call each other; as root with PBX=folder at a real Asterisk too (testdata/README.md)
+	@command -v npm >/dev/null && command -v npx >/dev/null || { echo "make browsers needs npm, which fetches JsSIP, SIP.js and esbuild"; exit 1; }
+	@[ -z "$(PBX)" ] || { [ "$$(id -u)" = 0 ] && [ -x "$(PBX)/setup.sh" ]; } || { echo "make browsers with PBX=folder needs root, and a folder as for make interop: see testdata/README.md"; exit 1; }
+	@phones=$$(mktemp -d) && trap 'rm -rf "$$phones"' EXIT && cp testdata/browsers/* "$$phones" && \
+	(cd "$$phones" && npm install --no-audit --no-fund && npx esbuild phone.js --bundle --format=iife --charset=ascii --outfile=bundle.js) && \
+	export PHONES="$$phones/bundle.js" && \
+	go test -tags interop -run '^TestBrowsers$$' -count 1 -timeout 60m -v ./cmd/bellhop && \
+	{ [ -z "$(PBX)" ] || $(MAKE) --no-print-directory browsersatasterisk; }
+
+# Asterisk offers no media at 127.0.0.0/8, so the namespace has another address.
+browsersatasterisk:
+	cd "$(PBX)" && ./setup.sh
+	@ip netns list | grep -qw $(NETNS) || ip netns add $(NETNS)
+	@ip -n $(NETNS) link set lo up && ip -n $(NETNS) addr replace 192.0.2.1/32 dev lo
+	PBX="$(abspath $(PBX))" PBX_NETNS=$(NETNS) \
+	go test -tags interop -exec "ip netns exec $(NETNS)" -run '^TestBrowsersAtAsterisk$$' -count 1 -timeout 60m -v ./cmd/bellhop; \
+	status=$$?; ip netns del $(NETNS); exit $$status
 
 SCREENSHOTS ?= screenshots
 screenshots: tools ## Write pictures of every view of the page to SCREENSHOTS

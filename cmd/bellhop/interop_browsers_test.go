@@ -4,10 +4,13 @@ package main
 
 import (
 	"fmt"
+	"io"
+	"net"
+	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -16,171 +19,432 @@ import (
 	"bellhop/sip"
 )
 
-// phonePage is the script of a page that is a phone, with JsSIP for 101 and SIP.js for 102.
-// It answers every call, and counts the packets of voice that it receives.
-const phonePage = `
-	const seen = [];
-	let session = null, packets = 0;
-	const constraints = {audio: true, video: false}, media = {mediaConstraints: constraints};
-	setInterval(async () => {
-		if (!session?.connection) return;
-		(await session.connection.getStats()).forEach(s => { if (s.type === "inbound-rtp") packets = s.packetsReceived; });
-	}, 100);
-	async function start(user, url) {
-		if (user === "101") startJsSIP(user, url); else await startSIPjs(user, url);
-	}
-	async function startSIPjs(user, url) {
-		const phone = new SIP.Web.SimpleUser(url, {
-			aor: "sip:" + user + "@pbx.example",
-			media: {constraints, remote: {audio: document.createElement("audio")}},
-			userAgentOptions: {authorizationUsername: user, authorizationPassword: "pw" + user},
-		});
-		phone.delegate = {
-			onRegistered: () => seen.push("registered"),
-			onCallCreated: () => {
-				packets = 0;
-				session = {
-					get connection() { return phone.session?.sessionDescriptionHandler?.peerConnection; },
-					terminate: () => phone.hangup(),
-				};
-			},
-			onCallReceived: () => phone.answer(),
-			onCallAnswered: () => seen.push("confirmed"),
-			onCallHangup: () => seen.push("ended by somebody"),
-		};
-		window.ua = {call: to => phone.call(to)};
-		await phone.connect();
-		await phone.register();
-	}
-	function startJsSIP(user, url) {
-		window.ua = new JsSIP.UA({sockets: [new JsSIP.WebSocketInterface(url)], uri: "sip:" + user + "@pbx.example", password: "pw" + user});
-		ua.on("registered", () => seen.push("registered"));
-		ua.on("registrationFailed", e => seen.push("registration failed: " + e.cause));
-		ua.on("newRTCSession", e => {
-			session = e.session;
-			packets = 0;
-			session.on("confirmed", () => seen.push("confirmed"));
-			session.on("ended", e => seen.push("ended by " + e.originator));
-			session.on("failed", e => seen.push("failed: " + e.cause + " " + e.originator));
-			if (e.originator === "remote") session.answer(media);
-		});
-		ua.start();
-	}`
+// The tests in this file run pages with JsSIP and SIP.js in Chromium. `make browsers`
+// runs them.
 
-// bundlePhones returns JsSIP and SIP.js as one script.
-func bundlePhones(t *testing.T) string {
-	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "in.js"), []byte(`import JsSIP from "jssip"; import * as SIP from "sip.js"; Object.assign(window, {JsSIP, SIP});`), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	for _, args := range [][]string{
-		{"npm", "install", "--no-audit", "--no-fund", "jssip@3.13.8", "sip.js@0.21.2", "esbuild"},
-		{"npx", "esbuild", "in.js", "--bundle", "--format=iife", "--minify", "--charset=ascii", "--outfile=out.js"},
-	} {
-		cmd := exec.Command(args[0], args[1:]...)
-		cmd.Dir = dir
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("%s: %v\n%s", args, err, out)
+// TestBrowsers lets pages call each other over wss:// through bellhop and the small PBX of
+// tests, which knows no hold and no transfer.
+func TestBrowsers(t *testing.T) {
+	s := newSite(t, sip.TCP, sip.UDP)
+	s.startPBX()
+	s.playBrowsers("small")
+}
+
+// mediaAddress is the address of Asterisk's media, which `make browsers` adds to its network
+// namespace: Asterisk offers no ICE candidate of 127.0.0.0/8.
+const mediaAddress = "192.0.2.1"
+
+// TestBrowsersAtAsterisk lets pages call each other over wss:// through bellhop and a real
+// Asterisk. The folder named by the environment variable PBX sets it up:
+// testdata/README.md lists its files.
+func TestBrowsersAtAsterisk(t *testing.T) {
+	p := copyPBXFolder(t)
+	p.edit("modules.conf", `(?m)^noload => res_pjsip_transport_websocket.so$`, "")
+	p.edit("rtp.conf", `(?m)^icesupport=no$`, "icesupport=yes")
+	p.edit("pjsip.conf", `(?m)^media_address=.*$`, "media_address="+mediaAddress)
+	p.edit("pjsip.conf", `(?m)^\[phone\]\(!\)$`, "[phone](!)\nwebrtc=yes")
+	t.Cleanup(func() { p.run(time.Minute, "./stop.sh") })
+	p.run(time.Minute, "./start.sh")
+	s := newSite(t, sip.TCP, sip.UDP)
+	s.pbx.AddrPort = netip.MustParseAddrPort("127.0.0.2:5060")
+	s.playBrowsers("asterisk")
+}
+
+// browserStories are what a person does with the page of 101. 102 and 103 are pages too.
+// The events of each story are in testdata/interop/browsers, in a folder for each PBX.
+var browserStories = []struct {
+	name string
+	play func(p *phonePages)
+}{
+	{"calls", func(p *phonePages) {
+		p.connect(p.one, p.two)
+		p.one.hangUp()
+	}},
+	{"calls-callee-hangs-up", func(p *phonePages) {
+		p.connect(p.one, p.two)
+		p.two.hangUp()
+	}},
+	{"is-called", func(p *phonePages) {
+		p.connect(p.two, p.one)
+		p.one.hangUp()
+	}},
+	{"is-called-caller-hangs-up", func(p *phonePages) {
+		p.connect(p.two, p.one)
+		p.two.hangUp()
+	}},
+	{"holds", func(p *phonePages) {
+		p.connect(p.one, p.two)
+		p.one.hold()
+		p.one.do("it takes the call back", "phone.last().resume()")
+		p.one.until("the call goes on", "!phone.last().held")
+		p.one.hangUp()
+	}},
+	{"transfers", func(p *phonePages) {
+		p.connect(p.two, p.one)
+		p.one.transfer(p.three)
+		p.talk(p.two, p.three)
+		p.three.hangUp()
+	}},
+	{"transfers-attended", func(p *phonePages) {
+		p.connect(p.two, p.one)
+		p.one.hold()
+		p.connect(p.one, p.three)
+		p.one.do("it transfers the call", "phone.calls.at(-2).transferTo(phone.last())")
+		p.one.until("the calls are joined", "phone.calls.at(-2).referred === 200")
+		p.one.do("it hangs up", "phone.calls.at(-2).hangUp()")
+		p.one.until("its calls have ended", `phone.calls.every(c => c.state === "ended")`)
+		p.talk(p.two, p.three)
+		p.three.hangUp()
+	}},
+	{"comes-back-hangs-up", func(p *phonePages) {
+		p.connect(p.one, p.two)
+		p.one.loseConnection(true)
+		p.one.comeBack()
+		p.talk(p.one, p.two)
+		p.one.hangUp()
+	}},
+	{"comes-back-callee-hangs-up", func(p *phonePages) {
+		p.connect(p.one, p.two)
+		p.one.loseConnection(true)
+		p.one.comeBack()
+		p.talk(p.one, p.two)
+		p.two.hangUp()
+	}},
+	{"comes-back-unnoticed-callee-hangs-up", func(p *phonePages) {
+		p.connect(p.one, p.two)
+		p.one.loseConnection(false)
+		p.one.comeBack()
+		p.talk(p.one, p.two)
+		p.two.hangUp()
+	}},
+	{"is-called-comes-back-caller-hangs-up", func(p *phonePages) {
+		p.connect(p.two, p.one)
+		p.one.loseConnection(true)
+		p.one.comeBack()
+		p.talk(p.one, p.two)
+		p.two.hangUp()
+	}},
+	{"comes-back-holds", func(p *phonePages) {
+		p.connect(p.one, p.two)
+		p.one.loseConnection(true)
+		p.one.comeBack()
+		p.one.hold()
+		p.one.hangUp()
+	}},
+	{"comes-back-transfers", func(p *phonePages) {
+		p.connect(p.two, p.one)
+		p.one.loseConnection(true)
+		p.one.comeBack()
+		p.one.transfer(p.three)
+		p.talk(p.two, p.three)
+		p.two.hangUp()
+	}},
+	{"comes-back-too-late", func(p *phonePages) {
+		p.connect(p.one, p.two)
+		p.one.loseConnection(true)
+		p.two.hangUp()
+		p.one.waitForHangup()
+		p.one.comeBack()
+		p.one.hangUp()
+	}},
+	{"closes-in-a-call", func(p *phonePages) {
+		p.connect(p.one, p.two)
+		p.one.close()
+		p.two.hangUp()
+	}},
+	{"closes-and-hangs-up", func(p *phonePages) {
+		p.connect(p.one, p.two)
+		p.one.browser.until("it hangs up and is closed", `(phone.last().hangUp(), location.replace("about:blank"), true)`)
+	}},
+	{"closes-while-it-rings", func(p *phonePages) {
+		p.one.answers(false)
+		p.two.call(p.one)
+		p.one.until("it rings", `phone.last()?.state === "ringing"`)
+		p.one.close()
+		p.two.hangUp()
+	}},
+	{"closes-while-it-calls", func(p *phonePages) {
+		p.two.answers(false)
+		p.one.call(p.two)
+		p.two.until("it rings", `phone.last()?.state === "ringing"`)
+		p.one.close()
+		p.two.hangUp()
+	}},
+	{"closes-before-the-answer", func(p *phonePages) {
+		p.two.answers(false)
+		p.one.call(p.two)
+		p.two.until("it rings", `phone.last()?.state === "ringing"`)
+		p.one.close()
+		p.two.do("it answers", "phone.last().answer()")
+		p.two.until("the call is up", `phone.last().state === "up"`)
+		p.two.hangUp()
+	}},
+}
+
+// playBrowsers plays the stories that a PBX has events for, with each library as the phone
+// of 101. 102 has the other library.
+func (s *site) playBrowsers(pbx string) {
+	origin := servePages(s.t, readPhones(s.t))
+	cert, key := newCertificate(s.t, 1, s.hop.Addr().AsSlice())
+	listener := freePort(s.t, "127.0.0.4")
+	s.configure(fmt.Sprintf("[guard]\nallow = [\"127.0.0.0/8\"]\n[[listener]]\nlisten = \"wss://%v\"\norigins = [%q]\ntls_cert = ['''%s''']\ntls_key = ['''%s''']\n", listener, origin, cert, key))
+	hop := s.serve()
+	s.subscribe("json", "POST", interopTypes...)
+
+	p := &phonePages{site: s, one: s.newPhonePage(origin, listener, "101"), two: s.newPhonePage(origin, listener, "102"), three: s.newPhonePage(origin, listener, "103")}
+	p.three.library = "JsSIP"
+	report := newReport(s.t)
+	for _, libraries := range [][2]string{{"JsSIP", "SIP.js"}, {"SIP.js", "JsSIP"}} {
+		p.one.library, p.two.library = libraries[0], libraries[1]
+		for _, story := range browserStories {
+			file := filepath.Join("..", "..", "testdata", "interop", "browsers", pbx, story.name+".txt")
+			want, err := readExpectation(file)
+			if os.IsNotExist(err) {
+				continue // this PBX cannot do it
+			}
+			if err != nil {
+				s.t.Fatal(err)
+			}
+			s.t.Run(libraries[0]+"/"+story.name, func(t *testing.T) {
+				p := p.in(t)
+				for _, page := range []*phonePage{p.one, p.two, p.three} {
+					page.open()
+				}
+				p.site.settled(time.Now(), nil)
+				begin := time.Now()
+				story.play(p)
+				r := result{scenario: libraries[0] + " " + story.name, want: want}
+				r.came, r.differences = p.site.settled(begin, nil)
+				report.add(t, r, file)
+			})
 		}
 	}
-	b, err := os.ReadFile(filepath.Join(dir, "out.js"))
+	hop.stop()
+}
+
+// readPhones returns the script that `make browsers` has made of testdata/browsers.
+func readPhones(t *testing.T) string {
+	b, err := os.ReadFile(os.Getenv("PHONES"))
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("the environment variable PHONES does not name the script of the pages: run make browsers: %v", err)
 	}
 	return string(b)
 }
 
-// Two pages in Chromium, with JsSIP and SIP.js, call each other through bellhop and a PBX. Voice goes
-// between them, one of them holds the call, and either side hangs up. At last one page is
-// closed in the call.
-//
-// The PBX is the small one of tests, which knows no hold, or the one at the address in the
-// environment variable WEBRTC_PBX, such as udp://127.0.0.2:5060. There, 101 and 102 are
-// endpoints for WebRTC with the passwords pw101 and pw102.
-func TestBrowsersCallEachOther(t *testing.T) {
-	s := newSite(t, sip.TCP, sip.UDP)
-	realPBX := os.Getenv("WEBRTC_PBX")
-	if realPBX == "" {
-		s.startPBX()
-	} else if err := s.pbx.UnmarshalText([]byte(realPBX)); err != nil {
+// phonePages are the pages of 101, 102 and 103.
+type phonePages struct {
+	site            *site
+	one, two, three *phonePage
+}
+
+// in returns the pages as those of a subtest.
+func (p phonePages) in(t *testing.T) *phonePages {
+	s := *p.site
+	s.t = t
+	move := func(page *phonePage) *phonePage {
+		moved, b := *page, *page.browser
+		b.site = &s
+		moved.browser = &b
+		return &moved
+	}
+	return &phonePages{&s, move(p.one), move(p.two), move(p.three)}
+}
+
+// connect lets a page call another, and waits until they talk.
+func (p *phonePages) connect(caller, callee *phonePage) {
+	p.site.t.Helper()
+	caller.call(callee)
+	p.talk(caller, callee)
+}
+
+// talk waits until voice arrives at two pages.
+func (p *phonePages) talk(pages ...*phonePage) {
+	p.site.t.Helper()
+	for _, page := range pages {
+		page.until("the call is up", `phone.last()?.state === "up"`)
+		page.do("it counts packets", "phone.last().talked = phone.last().packets")
+		page.until("voice arrives", "phone.last().packets > phone.last().talked + 20")
+	}
+}
+
+// A phonePage is a Chromium whose page is the phone of an extension.
+type phonePage struct {
+	*browser
+	origin             string
+	extension, library string
+	network            *network
+}
+
+func (s *site) newPhonePage(origin string, hop netip.AddrPort, extension string) *phonePage {
+	b := s.startChromium("use-fake-ui-for-media-stream", "use-fake-device-for-media-stream", "ignore-certificate-errors", "allow-loopback-in-peer-connection")
+	return &phonePage{browser: b, origin: origin, extension: extension, network: newNetwork(s.t, hop)}
+}
+
+// open loads the page anew, and waits until its phone is registered.
+func (p *phonePage) open() {
+	p.t.Helper()
+	p.network.restore()
+	p.browser.do(chromedp.Navigate(p.origin))
+	p.browser.until("the page is loaded", `typeof start === "function"`)
+	p.do("it starts", fmt.Sprintf("start(%q, %q, %q)", p.library, p.extension, "wss://"+p.network.listener.Addr().String()+"/"))
+	p.until("it is registered", "phone.registrations > 0")
+}
+
+// do runs a statement in the page.
+func (p *phonePage) do(what, statement string) {
+	p.t.Helper()
+	p.until(what, "("+statement+", true)")
+}
+
+// until waits until an expression is true in the page.
+func (p *phonePage) until(what, expression string) {
+	p.t.Helper()
+	p.browser.until(fmt.Sprintf("on the page of %s with %s, %s", p.extension, p.library, what), expression)
+}
+
+// answers says whether the page answers calls at once.
+func (p *phonePage) answers(answers bool) {
+	p.t.Helper()
+	p.do("it is set up", fmt.Sprintf("phone.answers = %v", answers))
+}
+
+func (p *phonePage) call(callee *phonePage) {
+	p.t.Helper()
+	p.do("it calls", fmt.Sprintf("phone.call(%q)", callee.extension))
+}
+
+func (p *phonePage) hold() {
+	p.t.Helper()
+	p.do("it holds the call", "phone.last().hold()")
+	p.until("the call is held", "phone.last().held")
+}
+
+// transfer transfers the call of the page, and hangs up when the PBX has accepted.
+func (p *phonePage) transfer(target *phonePage) {
+	p.t.Helper()
+	p.do("it transfers the call", fmt.Sprintf("phone.last().transfer(%q)", target.extension))
+	p.until("the PBX has transferred the call", "phone.last().referred === 200")
+	p.hangUp()
+}
+
+func (p *phonePage) hangUp() {
+	p.t.Helper()
+	p.do("it hangs up", "phone.last().hangUp()")
+	p.until("the call has ended", `phone.last().state === "ended"`)
+}
+
+// waitForHangup waits for the event that the call of the page has ended.
+func (p *phonePage) waitForHangup() {
+	p.t.Helper()
+	p.site.receiver.wait("the hangup of "+p.extension, patience, func(came []received) bool {
+		return slices.ContainsFunc(came, func(c received) bool { return c.fields["event_type"] == "hangup" && c.extension() == p.extension })
+	})
+}
+
+// close leaves the page, without a word to the phone.
+func (p *phonePage) close() {
+	p.t.Helper()
+	p.browser.do(chromedp.Navigate("about:blank"))
+}
+
+// loseConnection takes the connection from the page. bellhop loses it too if it notices.
+func (p *phonePage) loseConnection(noticed bool) {
+	p.t.Helper()
+	p.network.lose(noticed)
+	p.until("the connection is lost", "!phone.connected")
+}
+
+// comeBack waits until the page has connected and registered again.
+func (p *phonePage) comeBack() {
+	p.t.Helper()
+	p.do("it counts registrations", "phone.before = phone.registrations")
+	p.network.restore()
+	p.until("it is registered again", "phone.registrations > phone.before")
+}
+
+// A network carries connections from a page to bellhop, and can lose them.
+type network struct {
+	t        *testing.T
+	listener net.Listener
+	to       netip.AddrPort
+	carriers sync.WaitGroup
+
+	mu    sync.Mutex
+	lost  bool
+	conns []net.Conn // of pages and of bellhop, in turn
+}
+
+func newNetwork(t *testing.T, to netip.AddrPort) *network {
+	t.Helper()
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
 		t.Fatal(err)
 	}
-	origin := servePages(t, bundlePhones(t), phonePage)
-	cert, key := newCertificate(t, 1, s.hop.Addr().AsSlice())
-	at := freePort(t, "127.0.0.4")
-	s.configure(fmt.Sprintf("[[listener]]\nlisten = \"wss://%v\"\norigins = [%q]\ntls_cert = ['''%s''']\ntls_key = ['''%s''']\n", at, origin, cert, key))
-	s.serve()
-	s.subscribe("json", "POST", "dial-out", "dial-in", "answer", "hangup", "hold", "resume")
-
-	pages := map[string]*browser{}
-	for _, user := range []string{"101", "102"} {
-		b := s.startChromium("use-fake-ui-for-media-stream", "use-fake-device-for-media-stream", "ignore-certificate-errors")
-		pages[user] = b
-		b.do(chromedp.Navigate(origin))
-		b.until("the page is loaded", fmt.Sprintf(`typeof start === "function" && (start(%q, "wss://%v/"), true)`, user, at))
-		b.until("it is registered", `seen.includes("registered")`)
-	}
-	for _, call := range []struct{ caller, callee, ends string }{{"101", "102", "101"}, {"102", "101", "101"}, {"101", "102", "102"}} {
-		s.dialPage(pages, call.caller, call.callee)
-		for _, b := range pages {
-			b.until("voice arrives", "packets > 20")
-		}
-		var held []string
-		if realPBX != "" {
-			held = pages["101"].holdAndResume()
-		}
-		pages[call.ends].until("it hangs up", "(session.terminate(), true)")
-		for _, b := range pages {
-			b.until("the call has ended", `seen.at(-1).startsWith("ended by")`)
-		}
-		by := "caller"
-		if call.ends != call.caller {
-			by = "callee"
-		}
-		s.wantPageEvents(call.caller, call.callee, by, held...)
-	}
-	s.dialPage(pages, "101", "102")
-	pages["101"].do(chromedp.Navigate("about:blank")) // SIP.js would hang up first
-	pages["102"].until("it hangs up", "(session.terminate(), true)")
-	s.wantPageEvents("101", "102", "callee")
+	n := &network{t: t, listener: l, to: to}
+	n.carriers.Go(n.accept)
+	t.Cleanup(func() {
+		l.Close()
+		n.lose(true)
+		n.carriers.Wait()
+	})
+	return n
 }
 
-// dialPage lets the page of one extension call that of another, and waits until both are
-// connected.
-func (s *site) dialPage(pages map[string]*browser, caller, callee string) {
-	s.t.Helper()
-	pages[caller].until("it calls", fmt.Sprintf(`(ua.call("sip:%s@pbx.example", media), true)`, callee))
-	for _, b := range pages {
-		b.until("the call is up", `seen.at(-1) === "confirmed"`)
+func (n *network) accept() {
+	for {
+		page, err := n.listener.Accept()
+		if err != nil {
+			return
+		}
+		hop, err := net.Dial("tcp4", n.to.String())
+		if err != nil {
+			page.Close()
+			continue
+		}
+		n.mu.Lock()
+		if n.lost {
+			reset(page, hop)
+		}
+		n.conns = append(n.conns, page, hop)
+		n.mu.Unlock()
+		n.carriers.Go(func() { carry(hop, page) })
+		n.carriers.Go(func() { carry(page, hop) })
 	}
 }
 
-// holdAndResume lets the page of 101 hold its call and take it back. It returns the events
-// of that.
-func (b *browser) holdAndResume() []string {
-	b.t.Helper()
-	b.until("it holds the call", `session.hold({}, () => seen.push("held"))`)
-	b.until("the call is held", `seen.at(-1) === "held"`)
-	b.until("it takes the call back", `session.unhold({}, () => seen.push("resumed"))`)
-	b.until("the call goes on", `seen.at(-1) === "resumed"`)
-	return []string{"hold 101 ANSWER ", "resume 101 ANSWER "}
+// carry copies what arrives until one connection ends, and ends the other alike.
+func carry(to, from net.Conn) {
+	if _, err := io.Copy(to, from); err == nil {
+		to.(*net.TCPConn).CloseWrite()
+	}
 }
 
-// wantPageEvents checks the events of an answered call. others are further events.
-func (s *site) wantPageEvents(caller, callee, hangupBy string, others ...string) {
-	s.t.Helper()
-	s.receiver.wait("all events of the call", time.Minute, func(came []received) bool { return len(came) == 6+len(others) })
-	var got []string
-	for _, c := range s.receiver.take() {
-		got = append(got, fmt.Sprint(c.fields["event_type"], " ", c.fields["extension"], " ", c.fields["call_status"], " ", c.fields["hangup_by"]))
+// lose resets the connections of the page, and those to bellhop too if it should notice.
+// New connections fail until restore.
+func (n *network) lose(noticed bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.lost = true
+	for i, c := range n.conns {
+		if noticed || i%2 == 0 {
+			reset(c)
+		}
 	}
-	slices.Sort(got)
-	want := append([]string{
-		"dial-out " + caller + " CALLING ", "dial-in " + callee + " CALLING ", "answer " + caller + " ANSWER ", "answer " + callee + " ANSWER ",
-		"hangup " + caller + " ANSWER " + hangupBy, "hangup " + callee + " ANSWER " + hangupBy,
-	}, others...)
-	slices.Sort(want)
-	if !slices.Equal(got, want) {
-		s.t.Errorf("got events %q, want %q", got, want)
+	if noticed {
+		n.conns = nil
+	}
+}
+
+func (n *network) restore() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.lost = false
+}
+
+// reset ends connections as a lost network does: without a farewell.
+func reset(conns ...net.Conn) {
+	for _, c := range conns {
+		c.(*net.TCPConn).SetLinger(0)
+		c.Close()
 	}
 }

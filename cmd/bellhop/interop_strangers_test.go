@@ -63,9 +63,19 @@ func TestInteropStrangers(t *testing.T) {
 	hop.stop()
 }
 
-// newStrangersPBX copies the folder named by the environment variable PBX, and
-// configures the copy's Asterisk to identify the trunk by the secret header.
+// newStrangersPBX copies the folder of the PBX, and configures the copy's Asterisk to
+// identify the trunk by the secret header.
 func newStrangersPBX(t *testing.T) *pbxFolder {
+	t.Helper()
+	p := copyPBXFolder(t)
+	p.edit("pjsip.conf", `(?m)^endpoint_identifier_order *=.*$`, "endpoint_identifier_order = header,username")
+	p.edit("pjsip.conf", `(?m)^#include edge-trunk.inc$`, `outbound_proxy = sip:127.0.0.1:5060\;lr`+"\nidentify_by = header")
+	p.edit("pjsip.conf", `(?m)^#include edge-identify.inc$`, "[trunk]\ntype = identify\nendpoint = trunk\nmatch_header = X-Bellhop-Trunk: "+trunkSecret)
+	return p
+}
+
+// copyPBXFolder copies the folder named by the environment variable PBX.
+func copyPBXFolder(t *testing.T) *pbxFolder {
 	t.Helper()
 	folder := os.Getenv("PBX")
 	if folder == "" {
@@ -92,27 +102,24 @@ func newStrangersPBX(t *testing.T) *pbxFolder {
 			t.Fatal(err)
 		}
 	}
-	file := filepath.Join(p.path, "conf", "asterisk", "pjsip.conf")
+	return p
+}
+
+// edit replaces what a regular expression matches in a config file of Asterisk.
+func (p *pbxFolder) edit(name, old, with string) {
+	p.t.Helper()
+	file := filepath.Join(p.path, "conf", "asterisk", name)
 	b, err := os.ReadFile(file)
 	if err != nil {
-		t.Fatal(err)
+		p.t.Fatal(err)
 	}
-	text := string(b)
-	for _, edit := range []struct{ old, with string }{
-		{`(?m)^endpoint_identifier_order *=.*$`, "endpoint_identifier_order = header,username"},
-		{`(?m)^#include edge-trunk.inc$`, `outbound_proxy = sip:127.0.0.1:5060\;lr` + "\nidentify_by = header"},
-		{`(?m)^#include edge-identify.inc$`, "[trunk]\ntype = identify\nendpoint = trunk\nmatch_header = X-Bellhop-Trunk: " + trunkSecret},
-	} {
-		old := regexp.MustCompile(edit.old)
-		if !old.MatchString(text) {
-			t.Fatalf("%s has no line %s", file, edit.old)
-		}
-		text = old.ReplaceAllLiteralString(text, edit.with)
+	expr := regexp.MustCompile(old)
+	if !expr.Match(b) {
+		p.t.Fatalf("%s has no line %s", file, old)
 	}
-	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
-		t.Fatal(err)
+	if err := os.WriteFile(file, expr.ReplaceAllLiteral(b, []byte(with)), 0o644); err != nil {
+		p.t.Fatal(err)
 	}
-	return p
 }
 
 // refuseStrangers calls 102 without credentials in every way that once made a stranger
