@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -276,7 +277,8 @@ type phonePage struct {
 }
 
 func (s *site) newPhonePage(origin string, hop netip.AddrPort, extension string) *phonePage {
-	b := s.startChromium("use-fake-ui-for-media-stream", "use-fake-device-for-media-stream", "ignore-certificate-errors", "allow-loopback-in-peer-connection")
+	b := s.startChromium("use-fake-ui-for-media-stream", "use-fake-device-for-media-stream", "ignore-certificate-errors", "allow-loopback-in-peer-connection",
+		"disable-back-forward-cache") // a page in that cache keeps its connection
 	return &phonePage{browser: b, origin: origin, extension: extension, network: newNetwork(s.t, hop)}
 }
 
@@ -341,10 +343,12 @@ func (p *phonePage) waitForHangup() {
 	})
 }
 
-// close leaves the page, without a word to the phone.
+// close leaves the page, without a word to the phone, and waits until its connection is
+// closed.
 func (p *phonePage) close() {
 	p.t.Helper()
 	p.browser.do(chromedp.Navigate("about:blank"))
+	p.eventually("the connection of the page of "+p.extension+" is closed", func() bool { return p.network.open.Load() == 0 })
 }
 
 // loseConnection takes the connection from the page. bellhop loses it too if it notices.
@@ -368,6 +372,7 @@ type network struct {
 	listener net.Listener
 	to       netip.AddrPort
 	carriers sync.WaitGroup
+	open     atomic.Int32 // connections that their pages have not closed
 
 	mu    sync.Mutex
 	lost  bool
@@ -407,7 +412,11 @@ func (n *network) accept() {
 		}
 		n.conns = append(n.conns, page, hop)
 		n.mu.Unlock()
-		n.carriers.Go(func() { carry(hop, page) })
+		n.open.Add(1)
+		n.carriers.Go(func() {
+			carry(hop, page)
+			n.open.Add(-1)
+		})
 		n.carriers.Go(func() { carry(page, hop) })
 	}
 }
