@@ -48,6 +48,22 @@ func (ps *peers) remotes() (all []*remote) {
 	return append(all, ps.trunks.Load().remotes()...)
 }
 
+// sameServer returns the targets that are the server of t, in the order of the configuration:
+// those of all PBXs, or those of one trunk.
+func (ps *peers) sameServer(t *target) (same []*target) {
+	for _, r := range ps.remotes() {
+		if r.carrier != t.remote.carrier {
+			continue
+		}
+		for _, o := range r.view.Load().targets {
+			if o.isServerOf(t) {
+				same = append(same, o)
+			}
+		}
+	}
+	return same
+}
+
 // isSource reports whether a message that came from peer over proto comes from this PBX.
 func (p *pbx) isSource(proto Proto, peer netip.AddrPort) bool {
 	v := p.view.Load()

@@ -34,10 +34,10 @@ type prober struct {
 
 // probe is one OPTIONS to a target of a prober, and its result when there is one.
 type probe struct {
-	prober *prober
-	target *target
-	sentAt instant
-	tx     *clientTx // nil once there is a response or failure
+	prober  *prober
+	targets []*target // that are the server: see sameServer
+	sentAt  instant
+	tx      *clientTx // nil once there is a response or failure
 }
 
 // probeCount counts the last probes of a target of a PBX. Only the worker that probes uses
@@ -112,10 +112,15 @@ func (b *prober) handleTimer(now instant) {
 }
 
 // sendOptions sends OPTIONS to a target. The Request-URI names a PBX by its address, and
-// a trunk as it is configured: by name or by address.
+// a trunk as it is configured: by name or by address. A server that has several names gets
+// OPTIONS for the first of them only.
 func (b *prober) sendOptions(now instant, t *target) {
 	side := b.remote.side()
-	p := &probe{prober: b, target: t, sentAt: b.worker.now()}
+	same := b.worker.proxy.peers.sameServer(t)
+	if len(same) == 0 || same[0] != t {
+		return
+	}
+	p := &probe{prober: b, targets: same, sentAt: b.worker.now()}
 	to, ok := b.worker.proxy.destinationAt(t.Addr, side, nil)
 	if !ok {
 		p.finish(now, nil, unreachable)
@@ -152,16 +157,18 @@ func (p *probe) handleFailure(now instant, why failureReason) {
 // is nil. After any final response the target no longer rests, because it can be reached.
 func (p *probe) finish(now instant, m *message, why failureReason) {
 	p.tx = nil
-	t, px := p.target, p.prober.worker.proxy
-	if m != nil {
-		t.restsUntil.Store(0)
+	px := p.prober.worker.proxy
+	for _, t := range p.targets {
+		if m != nil {
+			t.restsUntil.Store(0)
+		}
+		if t.remote.pbx == nil {
+			t.storeProbe(m)
+		} else {
+			t.countProbe(m, why)
+		}
+		t.noteProbe(px, now, m, why, px.now()-p.sentAt)
 	}
-	if t.remote.pbx == nil {
-		t.storeProbe(m)
-	} else {
-		t.countProbe(m, why)
-	}
-	t.noteProbe(px, now, m, why, px.now()-p.sentAt)
 }
 
 // storeProbe stores what an OPTIONS to a target of a trunk has shown. A trunk that refuses

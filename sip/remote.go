@@ -232,6 +232,23 @@ func (r *remote) isNamed(host string, port int) bool {
 	return port == 0 || port == int(cmp.Or(r.config.Port(), r.config.Proto.defaultPort()))
 }
 
+// isServerOf reports whether two targets are one server: they have the same transport and
+// address, and over TLS the same name, by which the server is verified.
+func (t *target) isServerOf(o *target) bool {
+	return t.Proto == o.Proto && t.AddrPort == o.AddrPort && (!t.Proto.secure() || t.Host == o.Host)
+}
+
+// oneOfEachServer removes the targets whose server is that of an earlier one.
+func oneOfEachServer(targets []*target) []*target {
+	kept := targets[:0]
+	for _, t := range targets {
+		if !slices.ContainsFunc(kept, t.isServerOf) {
+			kept = append(kept, t)
+		}
+	}
+	return kept
+}
+
 // up reports whether new requests may go to a target.
 func (t *target) up() bool { return !t.down.Load() && !t.refusing.Load() }
 

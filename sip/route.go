@@ -397,7 +397,7 @@ func (rt *router) choosePBXTargets(p *packet) {
 	for _, pbx := range rt.ranked {
 		rt.targets, rt.resolved = pbx.appendTargets(rt.targets, rt.resolved, key)
 	}
-	rt.targets = slices.DeleteFunc(rt.targets, func(t *target) bool { return !t.up() })
+	rt.targets = slices.DeleteFunc(oneOfEachServer(rt.targets), func(t *target) bool { return !t.up() })
 	rt.sortAvoided(now)
 	var first *target
 	if m.hasField(hAuthorization) {
@@ -406,9 +406,13 @@ func (rt *router) choosePBXTargets(p *packet) {
 	if first == nil && !m.isMethod("REGISTER") {
 		first = rt.proxy.affinities.get(now, ofRegistrar, aor)
 	}
-	if i := slices.Index(rt.targets, first); i > 0 && !first.resting(now) {
+	if first == nil {
+		return
+	}
+	if i := slices.IndexFunc(rt.targets, first.isServerOf); i > 0 && !rt.targets[i].resting(now) {
+		t := rt.targets[i]
 		copy(rt.targets[1:], rt.targets[:i])
-		rt.targets[0] = first
+		rt.targets[0] = t
 	}
 }
 

@@ -116,6 +116,7 @@ func (rt *router) chooseTrunkTargets(p *packet, u *siptext.URI) bool {
 		for i := range remotes {
 			rt.targets, rt.resolved = remotes[(named+i)%len(remotes)].appendTargets(rt.targets, rt.resolved, p.msg.text(p.msg.callID))
 		}
+		rt.targets = oneOfEachServer(rt.targets)
 		rt.sortAvoided(p.receivedAt)
 		rt.preferCarrierTarget(p, t.Name, remotes)
 		break
@@ -132,7 +133,7 @@ func (rt *router) preferCarrierTarget(p *packet, carrier string, remotes []*remo
 	if first == nil || first.avoided(p.receivedAt) || len(remotes) > 0 && !slices.Contains(remotes, first.remote) {
 		return
 	}
-	rt.targets = slices.DeleteFunc(rt.targets, func(t *target) bool { return t.Addr == first.Addr })
+	rt.targets = slices.DeleteFunc(rt.targets, first.isServerOf)
 	rt.targets = slices.Insert(rt.targets, 0, first)
 }
 
