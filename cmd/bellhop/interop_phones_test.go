@@ -504,26 +504,40 @@ func (l *linphone) order(line string) {
 }
 
 func (l *linphone) dial(number string)     { l.order("call sip:" + number + "@" + l.host) }
-func (l *linphone) hold()                  { l.order("pause") }
 func (l *linphone) resume()                { l.order("resume") }
 func (l *linphone) transfer(number string) { l.order("transfer sip:" + number + "@" + l.host) }
 func (l *linphone) hangup()                { l.order("terminate all") }
 
+// hold also waits until the call is paused: before, linphonec does not resume it.
+func (l *linphone) hold() {
+	l.order("pause")
+	(&site{t: l.t}).within(time.Minute, "the call of "+l.name+" is paused", func() bool { return strings.Contains(l.list(), "| Paused ") })
+}
+
 func (l *linphone) calls() int {
+	answer := l.list()
+	if answer == "" {
+		return -1
+	}
+	return strings.Count(answer, "sip:")
+}
+
+// list returns the calls that linphonec lists, or "" if it does not answer.
+func (l *linphone) list() string {
 	before := len(l.out.String())
 	l.order("calls")
 	for range 100 {
 		<-time.After(20 * time.Millisecond)
 		answer := l.out.String()[before:]
 		if strings.Contains(answer, "No active call") {
-			return 0
+			return "none"
 		}
 		if strings.Contains(answer, "Call states") {
 			<-time.After(50 * time.Millisecond)
-			return strings.Count(l.out.String()[before:], "sip:")
+			return l.out.String()[before:]
 		}
 	}
-	return -1
+	return ""
 }
 
 // registers counts the accepted REGISTERs in the log. linphonec itself reports only the
