@@ -68,7 +68,7 @@ browsers: tools ## Let pages with JsSIP and SIP.js, which npm fetches, call each
 	@command -v npm >/dev/null && command -v npx >/dev/null || { echo "make browsers needs npm, which fetches JsSIP, SIP.js and esbuild"; exit 1; }
 	@[ -z "$(PBX)" ] || { [ "$$(id -u)" = 0 ] && [ -x "$(PBX)/setup.sh" ]; } || { echo "make browsers with PBX=folder needs root, and a folder as for make interop: see testdata/README.md"; exit 1; }
 	@phones=$$(mktemp -d) && trap 'rm -rf "$$phones"' EXIT && cp testdata/browsers/* "$$phones" && \
-	(cd "$$phones" && npm install --no-audit --no-fund && npx esbuild phone.js --bundle --format=iife --charset=ascii --outfile=bundle.js) && \
+	(cd "$$phones" && npm install --no-audit --no-fund && npx esbuild phone.js --bundle --format=iife --minify --charset=ascii --outfile=bundle.js) && \
 	export PHONES="$$phones/bundle.js" && \
 	go test -tags interop -run '^TestBrowsers$$' -count 1 -timeout 60m -v ./cmd/bellhop && \
 	{ [ -z "$(PBX)" ] || $(MAKE) --no-print-directory browsersatasterisk; }
