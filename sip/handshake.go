@@ -1,6 +1,8 @@
 package sip
 
 import (
+	"container/list"
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -26,26 +28,39 @@ const (
 	crowdHandshakeTime = 250 * time.Millisecond // if the source of the other has fewer handshakes under way
 )
 
-// handshakes limits the number of TLS handshakes that are under way. If the limit is
-// reached, a new handshake takes the slot of one that has waited too long for its peer,
-// so that peers that stop in the middle keep nobody out. How long is too long depends on
-// the sources: see replaceSlow.
+// handshakes limits the number of TLS handshakes that are under way. Further connections
+// wait. The next one is of a source that has no handshake under way, if there is one, and
+// the sources take turns, so that a source with many connections keeps no other out.
+//
+// If the limit is reached, a new handshake takes the place of one that has waited too long
+// for its peer. How long is too long depends on the sources: see endSlow.
 //
 // Handshakes compute on half of the processors at most, so that the messages of open
 // connections are still handled when all phones connect again at once.
 type handshakes struct {
-	slots   chan struct{} // one value for each handshake under way
 	compute chan struct{} // one value for each handshake that computes
 
-	mu        sync.Mutex
-	running   []*handshakeConn // in the order of their start
-	perSource map[netip.Prefix]int
-	loggedAt  time.Time // time of the last log line about a certificate
+	mu       sync.Mutex
+	running  []*handshakeConn // in the order of their start
+	sources  map[netip.Prefix]*handshakeSource
+	idle     list.List // of the *handshakeSource with connections that wait and no handshake under way
+	busy     list.List // of the other *handshakeSource with connections that wait
+	timerSet bool      // a timer will call admit
+	loggedAt time.Time // time of the last log line about a certificate
+}
+
+// handshakeSource counts the handshakes of one source. Its fields are guarded by
+// handshakes.mu.
+type handshakeSource struct {
+	running int
+	waiting []*handshakeConn
+	turns   *list.List // idle or busy; nil: no connection waits
+	turn    *list.Element
 }
 
 // newHandshakes returns handshakes with none under way.
 func newHandshakes() *handshakes {
-	return &handshakes{slots: make(chan struct{}, maxHandshakes), compute: make(chan struct{}, max(runtime.NumCPU()/2, 1)), perSource: map[netip.Prefix]int{}}
+	return &handshakes{compute: make(chan struct{}, max(runtime.NumCPU()/2, 1)), sources: map[netip.Prefix]*handshakeSource{}}
 }
 
 // Failures of handshakes that are no fault of the peer.
@@ -59,16 +74,29 @@ var (
 // handshake computes. After the handshake it only passes the calls on.
 type handshakeConn struct {
 	net.Conn
-	all    *handshakes
-	source netip.Prefix // see guard.SourceOf
-	first  []byte       // bytes that were read before
-	over   bool
-	wrote  bool        // the peer was answered, so it may have seen the certificate
-	ended  atomic.Bool // another handshake has taken its place
+	all       *handshakes
+	source    netip.Prefix    // see guard.SourceOf
+	first     []byte          // bytes that were read before
+	ctx       context.Context // ends at the deadline, or when another handshake takes the place
+	cancel    context.CancelFunc
+	admitted  chan struct{} // closed when the handshake may start
+	over      bool
+	computing bool        // it has put a value into handshakes.compute
+	wrote     bool        // the peer was answered, so it may have seen the certificate
+	ended     atomic.Bool // another handshake has taken its place
 
 	// The fields below are guarded by handshakes.mu.
 	waited       time.Duration // for the peer, until waitingSince
 	waitingSince time.Time     // zero: it does not wait for the peer now
+}
+
+// newConn returns a connection whose handshake has not started. The caller calls end. See
+// accept for the parameters.
+func (h *handshakes) newConn(raw net.Conn, from netip.Addr, first []byte, deadline time.Time) *handshakeConn {
+	c := &handshakeConn{Conn: raw, all: h, source: guard.SourceOf(from), first: first, admitted: make(chan struct{})}
+	c.ctx, c.cancel = context.WithDeadline(context.Background(), deadline)
+	c.SetDeadline(deadline)
+	return c
 }
 
 // Read returns the bytes that were read before, and then those of the connection.
@@ -78,30 +106,48 @@ func (c *handshakeConn) Read(b []byte) (int, error) {
 		c.first = c.first[n:]
 		return n, nil
 	}
-	if c.over {
-		return c.Conn.Read(b)
-	}
-	defer c.pause()()
-	return c.Conn.Read(b)
+	return c.waitForPeer(func() (int, error) { return c.Conn.Read(b) })
 }
 
 // Write writes to the connection.
 func (c *handshakeConn) Write(b []byte) (int, error) {
-	if !c.over {
-		c.wrote = true
-		defer c.pause()()
-	}
-	return c.Conn.Write(b)
+	c.wrote = true
+	return c.waitForPeer(func() (int, error) { return c.Conn.Write(b) })
 }
 
-// pause lets another handshake compute until resume is called. Meanwhile c waits for its
-// peer.
-func (c *handshakeConn) pause() (resume func()) {
+// waitForPeer calls read or write of the connection, and lets another handshake compute
+// meanwhile. If it fails, the handshake has failed too and computes no more.
+func (c *handshakeConn) waitForPeer(transfer func() (int, error)) (int, error) {
+	if c.over {
+		return transfer()
+	}
 	c.setWaiting(true)
-	<-c.all.compute
-	return func() {
-		c.setWaiting(false)
-		c.all.compute <- struct{}{}
+	c.endComputing()
+	n, err := transfer()
+	c.setWaiting(false)
+	if err == nil {
+		err = c.startComputing()
+	}
+	return n, err
+}
+
+// startComputing waits until the handshake may compute. It fails at the deadline, or when
+// another handshake has taken the place.
+func (c *handshakeConn) startComputing() error {
+	select {
+	case c.all.compute <- struct{}{}:
+		c.computing = true
+		return nil
+	case <-c.ctx.Done():
+		return errHandshakesFull
+	}
+}
+
+// endComputing lets another handshake compute.
+func (c *handshakeConn) endComputing() {
+	if c.computing {
+		c.computing = false
+		<-c.all.compute
 	}
 }
 
@@ -127,18 +173,17 @@ func (c *handshakeConn) peerTime(now time.Time) time.Duration {
 // accept makes the TLS handshake of a connection that was accepted from an address. first
 // holds bytes that were read before. It ends at the deadline.
 func (h *handshakes) accept(raw net.Conn, from netip.Addr, first []byte, config *tls.Config, deadline time.Time) (*tls.Conn, error) {
-	c := &handshakeConn{Conn: raw, all: h, source: guard.SourceOf(from), first: first}
-	if !h.start(c, deadline) {
+	c := h.newConn(raw, from, first, deadline)
+	defer h.end(c)
+	if !h.start(c) {
 		return nil, errHandshakesFull
 	}
-	defer h.end(c)
-	h.compute <- struct{}{}
-	defer func() {
-		c.over = true
-		<-h.compute
-	}()
 	t := tls.Server(c, config)
-	if err := t.Handshake(); err != nil {
+	err := c.startComputing()
+	if err == nil {
+		err = t.Handshake()
+	}
+	if err != nil {
 		return nil, c.failure(err)
 	}
 	return t, nil
@@ -158,67 +203,139 @@ func (c *handshakeConn) failure(err error) error {
 	return err
 }
 
-// start waits for a slot and adds c to the handshakes under way. It returns false if
-// there is no slot before the deadline.
-func (h *handshakes) start(c *handshakeConn, deadline time.Time) bool {
-	c.SetDeadline(deadline)
-	for now := time.Now(); now.Before(deadline); now = time.Now() {
-		select {
-		case h.slots <- struct{}{}:
-			h.add(c)
-			return true
-		default:
+// start waits until the handshake of c may start. It returns false if that is not before
+// the deadline.
+func (h *handshakes) start(c *handshakeConn) bool {
+	h.mu.Lock()
+	h.enqueue(c)
+	h.admit(time.Now())
+	h.mu.Unlock()
+	select {
+	case <-c.admitted:
+		return true
+	case <-c.ctx.Done():
+		return !h.abandon(c)
+	}
+}
+
+// enqueue adds c to the connections that wait. The caller holds mu.
+func (h *handshakes) enqueue(c *handshakeConn) {
+	s := h.sources[c.source]
+	if s == nil {
+		s = &handshakeSource{}
+		h.sources[c.source] = s
+	}
+	s.waiting = append(s.waiting, c)
+	h.update(c.source, s)
+}
+
+// update puts a source into the list in which it belongs, behind the others, or removes it.
+// The caller holds mu.
+func (h *handshakes) update(source netip.Prefix, s *handshakeSource) {
+	turns := &h.idle
+	switch {
+	case len(s.waiting) == 0:
+		turns = nil
+	case s.running > 0:
+		turns = &h.busy
+	}
+	if turns != s.turns {
+		if s.turns != nil {
+			s.turns.Remove(s.turn)
 		}
-		wait, replaced := h.replaceSlow(c, now)
-		if replaced {
-			return true
-		}
-		select {
-		case h.slots <- struct{}{}:
-			h.add(c)
-			return true
-		case <-time.After(min(wait, deadline.Sub(now))):
+		if s.turns, s.turn = turns, nil; turns != nil {
+			s.turn = turns.PushBack(s)
 		}
 	}
-	return false
+	if s.running == 0 && len(s.waiting) == 0 {
+		delete(h.sources, source)
+	}
 }
 
-// add adds c to the handshakes under way. c must have a slot.
-func (h *handshakes) add(c *handshakeConn) {
+// abandon removes c from the connections that wait. It returns false if the handshake of c
+// was admitted.
+func (h *handshakes) abandon(c *handshakeConn) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.insert(c)
+	s := h.sources[c.source]
+	if s == nil {
+		return false
+	}
+	i := slices.Index(s.waiting, c)
+	if i < 0 {
+		return false
+	}
+	s.waiting = slices.Delete(s.waiting, i, i+1)
+	h.update(c.source, s)
+	return true
 }
 
-// insert adds c to the handshakes under way, like add. The caller holds mu.
-func (h *handshakes) insert(c *handshakeConn) {
-	h.running = append(h.running, c)
-	h.perSource[c.source]++
+// next returns the connection whose turn it is, or nil. The caller holds mu.
+func (h *handshakes) next() *handshakeConn {
+	for _, turns := range []*list.List{&h.idle, &h.busy} {
+		if e := turns.Front(); e != nil {
+			return e.Value.(*handshakeSource).waiting[0]
+		}
+	}
+	return nil
 }
 
-// replaceSlow gives c the slot of the oldest handshake that has waited too long for its
-// peer, and ends that handshake. A handshake may wait for fairHandshakeTime, but only for
-// crowdHandshakeTime if its source has more handshakes under way than the source of c.
+// admit lets handshakes start while there is room, or while others have waited too long
+// for their peers. The caller holds mu.
+func (h *handshakes) admit(now time.Time) {
+	for c := h.next(); c != nil; c = h.next() {
+		if len(h.running) >= maxHandshakes {
+			if h.timerSet {
+				return
+			}
+			if wait, ended := h.endSlow(c.source, now); !ended {
+				h.timerSet = true
+				time.AfterFunc(wait, h.admitLate)
+				return
+			}
+		}
+		s := h.sources[c.source]
+		s.waiting = s.waiting[1:]
+		s.running++
+		h.running = append(h.running, c)
+		if s.turns == &h.busy {
+			h.busy.MoveToBack(s.turn)
+		}
+		h.update(c.source, s)
+		close(c.admitted)
+	}
+}
+
+// admitLate calls admit when the timer fires.
+func (h *handshakes) admitLate() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.timerSet = false
+	h.admit(time.Now())
+}
+
+// endSlow ends the oldest handshake that has waited too long for its peer, in favor of a
+// handshake of a source. A handshake may wait for fairHandshakeTime, but only for
+// crowdHandshakeTime if its source has more handshakes under way than the other source.
+// The caller holds mu.
 //
 // If no handshake has waited too long, wait is the time until one may have.
-func (h *handshakes) replaceSlow(c *handshakeConn, now time.Time) (wait time.Duration, replaced bool) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
+func (h *handshakes) endSlow(source netip.Prefix, now time.Time) (wait time.Duration, ended bool) {
 	wait = crowdHandshakeTime
 	for _, r := range h.running {
 		if r.waitingSince.IsZero() {
 			continue // it computes, or waits for a processor
 		}
 		limit := fairHandshakeTime
-		if h.perSource[r.source] > h.perSource[c.source]+1 {
+		if h.sources[r.source].running > h.sources[source].running+1 {
 			limit = crowdHandshakeTime
 		}
 		left := limit - r.peerTime(now)
 		if left <= 0 {
 			r.ended.Store(true)
+			r.cancel()
 			r.SetDeadline(now)
 			h.remove(r)
-			h.insert(c)
 			return 0, true
 		}
 		wait = min(wait, left)
@@ -226,27 +343,30 @@ func (h *handshakes) replaceSlow(c *handshakeConn, now time.Time) (wait time.Dur
 	return wait, false
 }
 
-// remove removes c from the handshakes under way, and reports whether it was one of them.
-// The caller holds mu.
-func (h *handshakes) remove(c *handshakeConn) bool {
+// remove removes c from the handshakes under way, if it is one of them. The caller holds
+// mu.
+func (h *handshakes) remove(c *handshakeConn) {
 	i := slices.Index(h.running, c)
 	if i < 0 {
-		return false
+		return
 	}
 	h.running = slices.Delete(h.running, i, i+1)
-	if h.perSource[c.source]--; h.perSource[c.source] == 0 {
-		delete(h.perSource, c.source)
-	}
-	return true
+	s := h.sources[c.source]
+	s.running--
+	h.update(c.source, s)
 }
 
-// end removes c from the handshakes under way, and frees its slot if no other has taken it.
+// end removes c from the handshakes under way, and admits another in its place. From then
+// on, c holds no more memory than it must while the connection is open.
 func (h *handshakes) end(c *handshakeConn) {
+	c.over = true
+	c.endComputing()
+	c.cancel()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.remove(c) {
-		<-h.slots
-	}
+	h.remove(c)
+	c.ctx, c.cancel, c.admitted = nil, nil, nil
+	h.admit(time.Now())
 }
 
 // acceptTLS makes the handshake of an accepted connection, and returns the trunk that the
