@@ -21,8 +21,7 @@ type deliveryLoop struct {
 	*Notifier
 	scheduler *schedule.Scheduler
 
-	nextSeq    uint64              // position of the next event to read
-	logEntries chan eventlog.Entry // events read from the log; closed when all are read; nil: nothing is being read
+	newEvents chan []eventlog.Entry // events of the log that may be delivered, in order
 
 	pages       chan page       // pages of the log that were read again, for lagging subscriptions and replays
 	readingPage bool            // a page is being read
@@ -51,7 +50,7 @@ type deliveryLoop struct {
 func (n *Notifier) runDelivery(ctx, leased context.Context) error {
 	l := &deliveryLoop{
 		Notifier: n, signers: make(map[string]*send.Signer), disabling: make(map[string]bool),
-		pages: make(chan page, 1), replays: make(chan storedRead),
+		newEvents: make(chan []eventlog.Entry, 1), pages: make(chan page, 1), replays: make(chan storedRead),
 		attempts: make(chan *attempt, maxSenders), results: make(chan *attempt, maxSenders),
 		updateBatches: make(chan []*nats.Msg, 1), updateResults: make(chan []stream.Result, 1),
 		redeliveries: make(chan *nats.Msg, 256),
@@ -73,7 +72,7 @@ func (n *Notifier) runDelivery(ctx, leased context.Context) error {
 	if err != nil {
 		return err
 	}
-	l.nextSeq = max(l.scheduler.Cursor()+1, first)
+	next := max(l.scheduler.Cursor()+1, first)
 	writer, err := stream.NewWriter(n.js.Conn(), n.recoverPanic)
 	if err != nil {
 		return fmt.Errorf("write bellhop_outbox: %w", err)
@@ -87,6 +86,7 @@ func (n *Notifier) runDelivery(ctx, leased context.Context) error {
 
 	ctx, stop := context.WithCancel(ctx)
 	l.attemptCtx, l.abort = context.WithCancel(leased)
+	l.helpers.Go(func() { n.EventLog.ReadReleased(ctx, next, l.newEvents) })
 	l.helpers.Go(func() { l.runOutboxWriter(writer, sweeper) })
 	l.helpers.Go(func() {
 		n.runRestarting(ctx, "replays", func(ctx context.Context) error { return l.watchReplays(ctx, &known) })
@@ -114,10 +114,11 @@ func (n *Notifier) runDelivery(ctx, leased context.Context) error {
 func (l *deliveryLoop) runLoop(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	var entries []eventlog.Entry // that came in the round before
 	for {
 		now := time.Now()
-		if l.logEntries == nil && !l.scheduler.Full() {
-			l.takeNewEvents(ctx, now)
+		for _, e := range entries {
+			l.addEvent(now, e)
 		}
 		l.startPageRead(ctx)
 		l.scheduler.RunDue(now)
@@ -128,20 +129,16 @@ func (l *deliveryLoop) runLoop(ctx context.Context) error {
 		if at, ok := l.scheduler.NextWake(now); ok {
 			timer.Reset(at.Sub(now))
 		}
-		unread := l.logEntries
+		newEvents := l.newEvents
 		if l.scheduler.Full() {
-			unread = nil
+			newEvents = nil
 		}
+		entries = nil
 		select {
 		case <-ctx.Done():
 			return nil
-		case e, ok := <-unread:
-			if !ok {
-				l.logEntries = nil
-				continue
-			}
-			l.applySubscriptions() // a subscription made before the event was published receives it
-			l.addEvent(now, e)
+		case entries = <-newEvents:
+			l.applySubscriptions() // a subscription made before the events were published receives them
 		case p := <-l.pages:
 			if err := l.takePage(now, p); err != nil && ctx.Err() == nil {
 				return err
@@ -149,7 +146,6 @@ func (l *deliveryLoop) runLoop(ctx context.Context) error {
 		case r := <-l.replays:
 			l.applySubscriptions()
 			l.scheduler.RestoreRead(r.subscription, r.name, r.StoredRead)
-		case <-l.EventLog.ReleasedRaised:
 		case a := <-l.results:
 			l.takeResult(a)
 			for range len(l.results) { // results that came together
@@ -165,40 +161,6 @@ func (l *deliveryLoop) runLoop(ctx context.Context) error {
 		}
 	}
 }
-
-// takeNewEvents adds the released events that are in the cache to the scheduler, and
-// starts reading the further ones from the store.
-func (l *deliveryLoop) takeNewEvents(ctx context.Context, now time.Time) {
-	entries, next, limit := l.EventLog.Released(l.nextSeq)
-	if len(entries) > 0 {
-		l.applySubscriptions() // a subscription made before the events were published receives them
-	}
-	for _, e := range entries {
-		l.addEvent(now, e)
-	}
-	l.nextSeq = next
-	if next > limit {
-		return
-	}
-	unread := make(chan eventlog.Entry, readAhead)
-	l.logEntries, l.nextSeq = unread, limit+1
-	l.helpers.Go(func() {
-		defer close(unread)
-		for from := next; from <= limit && ctx.Err() == nil; from += readAhead {
-			for _, e := range l.EventLog.Read(ctx, from, min(limit, from+readAhead-1)) {
-				select {
-				case unread <- e:
-				case <-ctx.Done():
-					return
-				}
-			}
-		}
-	})
-}
-
-// readAhead is how many events one read of the log returns at most, and how many of them
-// may wait for the scheduler.
-const readAhead = 256
 
 // addEvent adds an event to the scheduler. If that panics, only this event is lost.
 func (l *deliveryLoop) addEvent(now time.Time, e eventlog.Entry) {

@@ -1,6 +1,7 @@
 package eventlog
 
 import (
+	"context"
 	"sync"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -67,19 +68,36 @@ func (l *Log) release(seq uint64) {
 	l.mu.Lock()
 	l.released = max(l.released, seq)
 	l.mu.Unlock()
-	stream.Signal(l.ReleasedRaised)
+	stream.Signal(l.releasedRaised)
 }
 
-// Released returns the cached events that may be delivered, beginning at position from.
-// limit is the position of the last event that may be delivered. next is the first
-// position unknown to the cache, and is greater than limit if there is none up to limit.
-// Released never reads the store.
-func (l *Log) Released(from uint64) (entries []Entry, next, limit uint64) {
-	l.mu.Lock()
-	limit = l.released
-	l.mu.Unlock()
-	entries, next = l.cache.entries(from, limit)
-	return entries, next, limit
+// ReadReleased sends the events that may be delivered to batches, in order and beginning
+// at position from, until ctx ends. It reads from the store only what the cache does not
+// have. Only one goroutine may call it.
+func (l *Log) ReadReleased(ctx context.Context, from uint64, batches chan<- []Entry) {
+	for ctx.Err() == nil {
+		l.mu.Lock()
+		to := min(l.released, from+blockSize-1)
+		l.mu.Unlock()
+		if from > to {
+			select {
+			case <-l.releasedRaised:
+			case <-ctx.Done():
+			}
+			continue
+		}
+		entries, next := l.cache.entries(from, to)
+		if next == from {
+			entries, next = l.readBlock(ctx, from, to)
+		}
+		if from = next; len(entries) == 0 {
+			continue // the log has no events there
+		}
+		select {
+		case batches <- entries:
+		case <-ctx.Done():
+		}
+	}
 }
 
 // End returns the position of the last event known to be in the log.

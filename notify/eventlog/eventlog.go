@@ -78,8 +78,7 @@ type Log struct {
 	cache     cache
 	readSlot  chan struct{} // capacity 1: held by a tail or query while it reads from the store
 
-	// ReleasedRaised, of capacity 1, receives a signal when Released may return more.
-	ReleasedRaised chan struct{}
+	releasedRaised chan struct{} // capacity 1: released may have risen
 	endRaised      chan struct{} // capacity 1: end may have risen; used only if the log is shared
 
 	mu       sync.Mutex
@@ -94,7 +93,7 @@ type Log struct {
 func Open(ctx context.Context, js jetstream.JetStream, c Config) (*Log, error) {
 	l := &Log{
 		config: c, log: c.Log, js: js, publisher: newPublisher(), cache: newCache(),
-		readSlot: make(chan struct{}, 1), ReleasedRaised: make(chan struct{}, 1), endRaised: make(chan struct{}, 1),
+		readSlot: make(chan struct{}, 1), releasedRaised: make(chan struct{}, 1), endRaised: make(chan struct{}, 1),
 	}
 	// The retention policy is limits, not work queue, because replay and the page read
 	// events after their deliveries have ended.
