@@ -2,6 +2,7 @@ package notify
 
 import (
 	"context"
+	"iter"
 	"time"
 
 	"bellhop/dialog"
@@ -17,11 +18,13 @@ type page struct {
 	err     error
 }
 
-// events yields the events of p with their positions.
-func (p *page) events(yield func(uint64, *dialog.Event) bool) {
-	for _, e := range p.entries {
-		if !yield(e.Seq, e.Event) {
-			return
+// eachEvent yields the events of entries with their positions.
+func eachEvent(entries []eventlog.Entry) iter.Seq2[uint64, *dialog.Event] {
+	return func(yield func(uint64, *dialog.Event) bool) {
+		for _, e := range entries {
+			if !yield(e.Seq, e.Event) {
+				return
+			}
 		}
 	}
 }
@@ -73,7 +76,7 @@ func (l *deliveryLoop) takePage(now time.Time, p page) error {
 			"subscriber", p.Subscription(), "events", lost, "from", p.From, "to", p.To)
 	}
 	l.applySubscriptions()
-	l.scheduler.AddPage(now, p.Page, p.events)
+	l.scheduler.AddPage(now, p.Page, eachEvent(p.entries))
 	return nil
 }
 

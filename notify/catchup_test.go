@@ -13,6 +13,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"bellhop/notify/eventlog"
 	"bellhop/notify/schedule"
 	"bellhop/notify/stream"
 )
@@ -175,9 +176,12 @@ func BenchmarkLag(b *testing.B) {
 	for b.Loop() {
 		var ended int
 		sweeper, messages := newSweeper(), uint64(0)
+		var started []schedule.Attempt
 		s := schedule.New(maxPending, schedule.Hooks{
+			Start:           func(a schedule.Attempt) { started = append(started, a) },
 			Ended:           func(schedule.End) { ended++ },
 			EndpointChanged: func(string, bool, string) {}, HealthChanged: func(schedule.Health) {}, LagChanged: func(string, bool, int) {},
+			RecoverPanic: func(string) {},
 		})
 		s.ApplySubscription(testSubscription("dead", "http://dead/"), time.Time{})
 		s.ApplySubscription(testSubscription("well", "http://well/"), time.Time{})
@@ -193,16 +197,19 @@ func BenchmarkLag(b *testing.B) {
 		}
 		for i := range 10 * maxPending {
 			e := callOf(i)[2]
-			s.AddEvent(now, uint64(i+1), &e)
-			for p, ok := s.NextAttempt(now); ok; p, ok = s.NextAttempt(now) {
-				r := schedule.Result{Outcome: schedule.WillRetry}
-				if p.Sub.ID == "well" {
-					r.Outcome = schedule.Delivered
+			s.Run(now, eachEvent([]eventlog.Entry{{Seq: uint64(i + 1), Event: &e}}), maxSenders)
+			for len(started) > 0 {
+				for _, p := range started {
+					r := schedule.Result{Outcome: schedule.WillRetry}
+					if p.Sub.ID == "well" {
+						r.Outcome = schedule.Delivered
+					}
+					s.FinishAttempt(now, &p, &r)
 				}
-				s.FinishAttempt(now, &p, &r)
+				started = started[:0]
+				s.Run(now, nil, maxSenders)
 			}
 			now = now.Add(time.Millisecond)
-			s.RunDue(now)
 			for _, u := range s.Updates(now, stream.BatchSize) {
 				messages++
 				sweeper.noteResult(outboxMessage(u), stream.Result{Seq: messages})

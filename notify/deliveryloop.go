@@ -3,11 +3,13 @@ package notify
 import (
 	"context"
 	"fmt"
+	"iter"
 	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
 
+	"bellhop/dialog"
 	"bellhop/notify/eventlog"
 	"bellhop/notify/schedule"
 	"bellhop/notify/send"
@@ -58,7 +60,7 @@ func (n *Notifier) runDelivery(ctx, leased context.Context) error {
 	n.delivering.Store(true)
 	defer n.delivering.Store(false)
 	l.scheduler = schedule.New(n.maxPending, schedule.Hooks{
-		Ended: n.countEnd, EndpointChanged: l.reportBreaker, HealthChanged: l.publishHealth, LagChanged: l.reportLag,
+		Start: l.startAttempt, Ended: n.countEnd, EndpointChanged: l.reportBreaker, HealthChanged: l.publishHealth, LagChanged: l.reportLag, RecoverPanic: n.recoverPanic,
 	})
 	n.stats.lagging.Store(0)
 	n.registry.markAllChanged()
@@ -114,15 +116,11 @@ func (n *Notifier) runDelivery(ctx, leased context.Context) error {
 func (l *deliveryLoop) runLoop(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	var entries []eventlog.Entry // that came in the round before
+	var events iter.Seq2[uint64, *dialog.Event] // that came in the round before; nil: none
 	for {
 		now := time.Now()
-		for _, e := range entries {
-			l.addEvent(now, e)
-		}
+		l.scheduler.Run(now, events, maxSenders-l.inFlight)
 		l.startPageRead(ctx)
-		l.scheduler.RunDue(now)
-		l.startAttempts(now)
 		l.saveUpdates(now)
 		l.stats.pending.Store(int64(l.scheduler.Pending()))
 		l.stats.lagging.Store(int64(l.scheduler.Lagging()))
@@ -133,12 +131,13 @@ func (l *deliveryLoop) runLoop(ctx context.Context) error {
 		if l.scheduler.Full() {
 			newEvents = nil
 		}
-		entries = nil
+		events = nil
 		select {
 		case <-ctx.Done():
 			return nil
-		case entries = <-newEvents:
+		case entries := <-newEvents:
 			l.applySubscriptions() // a subscription made before the events were published receives them
+			events = eachEvent(entries)
 		case p := <-l.pages:
 			if err := l.takePage(now, p); err != nil && ctx.Err() == nil {
 				return err
@@ -159,56 +158,6 @@ func (l *deliveryLoop) runLoop(ctx context.Context) error {
 			l.applySubscriptions()
 		case <-timer.C:
 		}
-	}
-}
-
-// addEvent adds an event to the scheduler. If that panics, only this event is lost.
-func (l *deliveryLoop) addEvent(now time.Time, e eventlog.Entry) {
-	defer l.recoverPanic("queue event")
-	l.scheduler.AddEvent(now, e.Seq, e.Event)
-}
-
-// startAttempts hands attempts to the senders until none is due or maxSenders are in
-// flight.
-func (l *deliveryLoop) startAttempts(now time.Time) {
-	for l.inFlight < maxSenders {
-		planned, ok := l.scheduler.NextAttempt(now)
-		if !ok {
-			return
-		}
-		if l.inFlight++; l.inFlight > l.senders {
-			l.senders++
-			l.helpers.Go(func() {
-				for a := range l.attempts {
-					l.makeAttempt(l.attemptCtx, a)
-					l.results <- a
-				}
-			})
-		}
-		l.attempts <- &attempt{Attempt: planned, signer: l.signers[planned.Sub.ID]}
-	}
-}
-
-// takeResult applies, counts and records the result of an attempt.
-func (l *deliveryLoop) takeResult(a *attempt) {
-	l.inFlight--
-	if !a.NotBefore.IsZero() { // no request was sent
-		if v := l.scheduler.FinishAttempt(time.Now(), &a.Attempt, &a.Result); v.Ended && !v.Redelivered {
-			l.recordAttempt(a, v)
-		}
-		return
-	}
-	if a.Outcome == schedule.WillRetry {
-		l.stats.failed.Add(1)
-		l.log.Debug("attempt failed", "subscriber", a.Sub.ID, "event", a.Seq, "type", a.Type, "err", a.Detail)
-	}
-	if a.Outcome == schedule.Refused && a.NamedURL == nil {
-		l.disableSubscription(a.Sub, "the receiver answered 410 Gone")
-	}
-	now := time.Now()
-	l.recordAttempt(a, l.scheduler.FinishAttempt(now, &a.Attempt, &a.Result))
-	if h, ok := l.scheduler.Health(a.Sub.ID); ok {
-		l.updateHealth(now, h, a.Detail)
 	}
 }
 

@@ -93,8 +93,10 @@ type Health struct {
 // Hooks are functions that the scheduler calls while one of its methods runs. They must
 // not call the scheduler. All of them must be set.
 type Hooks struct {
+	Start           func(Attempt)                                        // an attempt is to be made; call FinishAttempt with its result
 	Ended           func(End)                                            // just before a delivery ends
 	EndpointChanged func(endpoint string, open bool, why string)         // the circuit breaker of an endpoint opens or closes
 	HealthChanged   func(Health)                                         // a subscription is paused or resumed, or another breaker pauses it now
 	LagChanged      func(subscription string, lagging bool, pending int) // a subscription begins to lag, or has caught up; pending is how many deliveries it has that have not ended
+	RecoverPanic    func(part string)                                    // deferred where outside input is handled; it must call recover
 }

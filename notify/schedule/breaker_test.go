@@ -26,11 +26,11 @@ func (s *schedulerTest) runAttempts(d time.Duration, how func(*attempt) Outcome)
 		at, ok := s.NextWake(s.now)
 		if !ok || at.After(until) {
 			s.now = until
-			s.RunDue(s.now)
+			s.runDue(s.now)
 			return log
 		}
 		s.now = at
-		s.RunDue(s.now)
+		s.runDue(s.now)
 	}
 }
 

@@ -249,7 +249,7 @@ func (p *dispatch) releaseHeld(sr *subscriber) {
 	}
 }
 
-// scheduleProbe makes RunDue look for open breakers to probe at the time at, or earlier.
+// scheduleProbe makes runDue look for open breakers to probe at the time at, or earlier.
 func (p *dispatch) scheduleProbe(at time.Time) {
 	if p.nextProbe.IsZero() || at.Before(p.nextProbe) {
 		p.nextProbe = at

@@ -35,7 +35,7 @@ const pageSize = 1024
 type logRead struct {
 	subscriber *subscriber
 	name       string      // of its outbox entry: LaggingName, or unique to a replay
-	after      uint64      // reading continues after this position; AddEvent or earlier pages added the events up to it
+	after      uint64      // reading continues after this position; addEvent or earlier pages added the events up to it
 	to         uint64      // last position of a replay
 	types      []string    // of a replay
 	cursorHold *checkpoint // keeps the cursor below its start until the outbox has the entry of the logRead

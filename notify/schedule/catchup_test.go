@@ -260,7 +260,7 @@ func (s *schedulerTest) restartFrom(d *storedOutbox, subs ...subscription.Subscr
 	}
 	for _, e := range s.log {
 		if e.Seq > d.cursor {
-			s.AddEvent(s.now, e.Seq, e.Event)
+			s.addEvent(s.now, e.Seq, e.Event)
 		}
 	}
 }

@@ -76,7 +76,7 @@ func (s *schedulerTest) serveSite(d time.Duration, r receiverSite, every time.Du
 			next = next.Add(every)
 			between()
 		}
-		s.RunDue(s.now)
+		s.runDue(s.now)
 	}
 }
 

@@ -15,7 +15,7 @@ func TestSetClockExpiresNothing(t *testing.T) {
 	for _, by := range []time.Duration{30 * time.Second, -30 * time.Second, time.Hour, -time.Hour, 5 * time.Hour, -5 * time.Hour} {
 		s := newSchedulerTest(t, testSubscription("a", "http://a/"))
 		s.seq++
-		s.AddEvent(s.now, s.seq, &dialog.Event{Call: "c", Type: dialog.DialIn, At: s.now.Add(-by), Observed: s.now.Add(-time.Second), Extension: dialog.Extension{User: "101"}})
+		s.addEvent(s.now, s.seq, &dialog.Event{Call: "c", Type: dialog.DialIn, At: s.now.Add(-by), Observed: s.now.Add(-time.Second), Extension: dialog.Extension{User: "101"}})
 		story := s.runAttempts(24*time.Hour, always(WillRetry))
 		s.wantEqual(fmt.Sprintf("the first attempt after the clock was set by %v", by), story[0], "0s c/1")
 		s.wantEqual("its end", fmt.Sprint(s.ends), "[59s a c/1 expired]")

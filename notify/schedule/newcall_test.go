@@ -71,7 +71,7 @@ func TestNewCallOfLaggingSubscription(t *testing.T) {
 				e := partyEvents(party)[i]
 				e.At, e.Call = s.now, fmt.Sprint("c", party)
 				s.log = append(s.log, entry{Seq: s.seq, Event: &e})
-				s.AddEvent(s.now, s.seq, &e)
+				s.addEvent(s.now, s.seq, &e)
 			}
 			for party := range 50 {
 				emit(party, 0)

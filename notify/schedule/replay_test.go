@@ -83,7 +83,7 @@ func TestReplayQueueIsNoUser(t *testing.T) {
 		s.seq++
 		e := &dialog.Event{Type: dialog.MessageIn, At: s.now, Extension: dialog.Extension{User: user}}
 		s.log = append(s.log, entry{Seq: s.seq, Event: e})
-		s.AddEvent(s.now, s.seq, e)
+		s.addEvent(s.now, s.seq, e)
 	}
 	publish("x")
 	s.wantEqual("of x", s.takeAttempts("a"), "x/1")

@@ -15,7 +15,7 @@ func (s *Scheduler) Start(cursor uint64) {
 // RestoreDelivery enqueues a delivery that the outbox has, of the event at position seq.
 // stored.Due must be converted to the clock of now. observed is the time of the event on
 // the monotonic clock, or zero. Deliveries are restored in the order of the log, after
-// Start and before the first AddEvent. A delivery is canceled if its subscription is not
+// Start and before the first Run. A delivery is canceled if its subscription is not
 // active, or if the log has lost its event.
 func (s *Scheduler) RestoreDelivery(subscription string, seq uint64, stored StoredDelivery, observed time.Time, eventLost bool) {
 	d := &delivery{
@@ -33,7 +33,7 @@ func (s *Scheduler) RestoreDelivery(subscription string, seq uint64, stored Stor
 		return
 	}
 	if seq > s.settledPosition(sr) {
-		s.outbox.restored[deliveryKey{seq, subscription}] = true // AddEvent or addCatchUpEvent will get the event again
+		s.outbox.restored[deliveryKey{seq, subscription}] = true // addEvent or addCatchUpEvent will get the event again
 	}
 	s.enqueueDelivery(sr.queueOf(k), d)
 }
@@ -51,7 +51,7 @@ func (s *Scheduler) RestoreRead(subscription, name string, stored StoredRead) {
 		return
 	}
 	s.catchUp.attachRead(r)
-	s.catchUp.continueRead(r) // this ends a lag that begins above the cursor, because AddEvent will add those events
+	s.catchUp.continueRead(r) // this ends a lag that begins above the cursor, because addEvent will add those events
 }
 
 // RestorePause opens the circuit breaker that paused a subscription when an earlier

@@ -2,10 +2,10 @@
 //
 // A [Scheduler] holds the pending deliveries of all subscriptions. It does no I/O, starts
 // no goroutine and never reads the clock. The caller passes it the time and reports what
-// has happened. The scheduler returns what the caller must do: the next attempt to make
-// ([Scheduler.NextAttempt]), the next page of the event log to read
-// ([Scheduler.NextPage]), the writes to the outbox ([Scheduler.Updates]), and when to
-// call again ([Scheduler.NextWake]).
+// has happened. [Scheduler.Run] adds events and hands out the attempts to make
+// ([Hooks].Start). Other methods return what else the caller must do: the next page of the
+// event log to read ([Scheduler.NextPage]), the writes to the outbox
+// ([Scheduler.Updates]), and when to call Run again ([Scheduler.NextWake]).
 //
 // # Order
 //
@@ -30,6 +30,7 @@ package schedule
 
 import (
 	"container/heap"
+	"iter"
 	"slices"
 	"time"
 
@@ -90,9 +91,30 @@ func (s *Scheduler) LastRead() uint64 { return s.lastRead }
 // since the oldest one that is not settled.
 func (s *Scheduler) Full() bool { return s.outbox.recent.len() >= maxRecentEvents }
 
-// AddEvent enqueues a delivery of e, the next event of the log, to each subscription that
-// matches it. An event that was added before is ignored.
-func (s *Scheduler) AddEvent(now time.Time, seq uint64, e *dialog.Event) {
+// Run adds the next events of the log, each with its position, and does all that is due
+// at now. Then it starts the attempts that are due, at most free of them. events is nil if
+// there are none.
+func (s *Scheduler) Run(now time.Time, events iter.Seq2[uint64, *dialog.Event], free int) {
+	if events != nil {
+		for seq, e := range events {
+			s.addEvent(now, seq, e)
+		}
+	}
+	s.runDue(now)
+	for ; free > 0; free-- {
+		a, ok := s.nextAttempt(now)
+		if !ok {
+			return
+		}
+		s.hooks.Start(a)
+	}
+}
+
+// addEvent enqueues a delivery of e, the next event of the log, to each subscription that
+// matches it. An event that was added before is ignored. If addEvent panics, only this
+// event is lost.
+func (s *Scheduler) addEvent(now time.Time, seq uint64, e *dialog.Event) {
+	defer s.hooks.RecoverPanic("queue event")
 	if seq <= s.lastRead {
 		return
 	}
@@ -197,9 +219,8 @@ func (p *dispatch) enqueueEndpoint(e *endpoint) {
 	}
 }
 
-// NextAttempt returns the attempt to make now; ok is false if there is none. FinishAttempt
-// must be called with its result.
-func (s *Scheduler) NextAttempt(now time.Time) (a Attempt, ok bool) {
+// nextAttempt returns the attempt to make now; ok is false if there is none.
+func (s *Scheduler) nextAttempt(now time.Time) (a Attempt, ok bool) {
 	for s.dispatch.dueEndpoints.len() > 0 {
 		e := s.dispatch.dueEndpoints.pop()
 		e.enqueued = false
@@ -431,9 +452,10 @@ func (s *Scheduler) endDelivery(d *delivery, o Outcome) {
 	}
 }
 
-// RunDue does all that is due at now: it ends expired deliveries, makes retries and
-// probes due, and enqueues the deliveries of old events to be written to the outbox.
-func (s *Scheduler) RunDue(now time.Time) {
+// runDue does all that is due at now, except attempts: it ends expired deliveries, makes
+// retries and probes due, and enqueues the deliveries of old events to be written to the
+// outbox.
+func (s *Scheduler) runDue(now time.Time) {
 	for d := s.dispatch.firstBackoff(); d != nil && !d.backoffEnd().After(now); d = s.dispatch.firstBackoff() {
 		if d.expired(now) {
 			s.endDelivery(d, Expired)
@@ -448,7 +470,7 @@ func (s *Scheduler) RunDue(now time.Time) {
 	s.outbox.saveOld(now)
 }
 
-// NextWake returns when RunDue or Updates will next have something to do, provided that
+// NextWake returns when Run or Updates will next have something to do, provided that
 // both have done all that is due at now. ok is false if nothing is scheduled.
 func (s *Scheduler) NextWake(now time.Time) (at time.Time, ok bool) {
 	earlier := func(t time.Time) {

@@ -40,7 +40,10 @@ type attempt struct {
 
 // silentHooks returns hooks of which only that for ends does something.
 func silentHooks(ended func(End)) Hooks {
-	return Hooks{Ended: ended, EndpointChanged: func(string, bool, string) {}, HealthChanged: func(Health) {}, LagChanged: func(string, bool, int) {}}
+	return Hooks{
+		Start: func(Attempt) {}, Ended: ended, EndpointChanged: func(string, bool, string) {}, HealthChanged: func(Health) {},
+		LagChanged: func(string, bool, int) {}, RecoverPanic: func(string) {},
+	}
 }
 
 // redeliver applies a redelivery to the URL of a subscription.
@@ -83,13 +86,13 @@ func (s *schedulerTest) publish(call string, types ...dialog.Type) {
 		s.seq++
 		e := &dialog.Event{Call: call, Type: typ, Flow: dialog.In, At: s.now, Extension: dialog.Extension{User: "101", Domain: "pbx"}}
 		s.log = append(s.log, entry{Seq: s.seq, Event: e})
-		s.AddEvent(s.now, s.seq, e)
+		s.addEvent(s.now, s.seq, e)
 	}
 }
 
 // takeDueAttempts returns every attempt that can be made now.
 func (s *schedulerTest) takeDueAttempts() (all []*attempt) {
-	for p, ok := s.NextAttempt(s.now); ok; p, ok = s.NextAttempt(s.now) {
+	for p, ok := s.nextAttempt(s.now); ok; p, ok = s.nextAttempt(s.now) {
 		all = append(all, &attempt{Attempt: p})
 	}
 	return all
@@ -116,7 +119,7 @@ func (s *schedulerTest) advanceToDeadline() bool {
 	at, ok := s.NextWake(s.now)
 	if ok {
 		s.now = at
-		s.RunDue(s.now)
+		s.runDue(s.now)
 	}
 	return ok
 }
@@ -129,11 +132,11 @@ func (s *schedulerTest) sleepFor(d time.Duration) {
 		}
 		if at, ok := s.NextWake(s.now); ok && at.Before(until) {
 			s.now = at
-			s.RunDue(s.now)
+			s.runDue(s.now)
 			continue
 		}
 		s.now = until
-		s.RunDue(s.now)
+		s.runDue(s.now)
 		return
 	}
 }
@@ -275,6 +278,35 @@ func TestQueueContinuesWhenFirstExpires(t *testing.T) {
 	s.sleepFor(time.Second)
 	s.wantEqual("how the dial-in ended", strings.Join(s.ends, ", "), "1m0s a c/1 expired")
 	s.wantEqual("the answer is next", s.labelsOf(s.takeDueAttempts()), "c/2")
+}
+
+// Run adds events and starts at most as many attempts as are free. If adding an event
+// panics, the others are added all the same.
+func TestRunStartsAttempts(t *testing.T) {
+	s := newSchedulerTest(t, testSubscription("a", "http://crm/"))
+	var started []string
+	s.hooks.Start = func(a Attempt) { started = append(started, s.labelOf(a.delivery)) }
+	s.hooks.RecoverPanic = func(string) { recover() }
+	events := func(yield func(uint64, *dialog.Event) bool) {
+		for seq, call := range []string{"zero", "one", "", "three", "four"} {
+			e := &dialog.Event{Call: call, Type: dialog.Hangup, Flow: dialog.In, At: s.now, Extension: dialog.Extension{User: "101"}}
+			if call == "" {
+				e = nil // adding it panics
+			}
+			if !yield(uint64(seq), e) {
+				return
+			}
+		}
+	}
+	s.Scheduler.Run(s.now, events, 2)
+	if got := strings.Join(started, " "); got != "one/1 three/3" {
+		t.Errorf("started %s", got)
+	}
+	s.Scheduler.Run(s.now, nil, 0)
+	s.Scheduler.Run(s.now, nil, 2)
+	if got := strings.Join(started, " "); got != "one/1 three/3 four/4" {
+		t.Errorf("started %s", got)
+	}
 }
 
 // The retry schedule of a delivery is its own: a path that fails is not attempted earlier,
@@ -423,7 +455,7 @@ func TestMatchesTypes(t *testing.T) {
 			{Type: dialog.Answer, Flow: dialog.In}, {Type: dialog.Answer, Flow: dialog.Out}, {Type: dialog.Hangup, Flow: dialog.In},
 		} {
 			e.At, e.Extension, e.Call = s.now, dialog.Extension{User: "101"}, fmt.Sprint(i)
-			s.AddEvent(s.now, uint64(i+1), &e)
+			s.addEvent(s.now, uint64(i+1), &e)
 		}
 		var got []string
 		for _, a := range s.takeDueAttempts() {
@@ -545,7 +577,7 @@ func TestRestoresDeliveries(t *testing.T) {
 	s.wantEqual("is forgotten", fmt.Sprint(s.writeUpdates(nil)), "[gone d/5 gone d/900]")
 	s.seq = 2
 	s.publish("c", dialog.Hangup, dialog.Hangup, dialog.Hangup) // 3 and 4 are known
-	s.RunDue(s.now)
+	s.runDue(s.now)
 	as := s.takeDueAttempts()
 	s.wantEqual("what was due", s.labelsOf(as), "past/4")
 	s.finish(as[0], Expired)

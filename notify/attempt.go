@@ -48,6 +48,43 @@ func newSigner(s *Subscription) *send.Signer {
 	return send.NewSigner(key, old, s.OldSecretUntil)
 }
 
+// startAttempt hands an attempt to a sender. It is a hook of the scheduler.
+func (l *deliveryLoop) startAttempt(planned schedule.Attempt) {
+	if l.inFlight++; l.inFlight > l.senders {
+		l.senders++
+		l.helpers.Go(func() {
+			for a := range l.attempts {
+				l.makeAttempt(l.attemptCtx, a)
+				l.results <- a
+			}
+		})
+	}
+	l.attempts <- &attempt{Attempt: planned, signer: l.signers[planned.Sub.ID]}
+}
+
+// takeResult applies, counts and records the result of an attempt.
+func (l *deliveryLoop) takeResult(a *attempt) {
+	l.inFlight--
+	if !a.NotBefore.IsZero() { // no request was sent
+		if v := l.scheduler.FinishAttempt(time.Now(), &a.Attempt, &a.Result); v.Ended && !v.Redelivered {
+			l.recordAttempt(a, v)
+		}
+		return
+	}
+	if a.Outcome == schedule.WillRetry {
+		l.stats.failed.Add(1)
+		l.log.Debug("attempt failed", "subscriber", a.Sub.ID, "event", a.Seq, "type", a.Type, "err", a.Detail)
+	}
+	if a.Outcome == schedule.Refused && a.NamedURL == nil {
+		l.disableSubscription(a.Sub, "the receiver answered 410 Gone")
+	}
+	now := time.Now()
+	l.recordAttempt(a, l.scheduler.FinishAttempt(now, &a.Attempt, &a.Result))
+	if h, ok := l.scheduler.Health(a.Sub.ID); ok {
+		l.updateHealth(now, h, a.Detail)
+	}
+}
+
 // makeAttempt makes one attempt and sets its result.
 func (n *Notifier) makeAttempt(ctx context.Context, a *attempt) {
 	timeout := time.Duration(a.Sub.Timeout)
