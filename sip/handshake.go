@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"bellhop/sip/certs"
 	"bellhop/sip/guard"
 )
 
@@ -115,20 +116,30 @@ func (c *handshakeConn) Write(b []byte) (int, error) {
 	return c.waitForPeer(func() (int, error) { return c.Conn.Write(b) })
 }
 
-// waitForPeer calls read or write of the connection, and lets another handshake compute
-// meanwhile. If it fails, the handshake has failed too and computes no more.
-func (c *handshakeConn) waitForPeer(transfer func() (int, error)) (int, error) {
+// waitForPeer calls read or write of the connection. During the handshake it lets another
+// one compute meanwhile.
+func (c *handshakeConn) waitForPeer(transfer func() (int, error)) (n int, err error) {
 	if c.over {
 		return transfer()
 	}
+	err = c.pauseFor(func() (err error) {
+		n, err = transfer()
+		return err
+	})
+	return n, err
+}
+
+// pauseFor calls wait, and lets another handshake compute meanwhile. If wait fails, the
+// handshake has failed too and computes no more.
+func (c *handshakeConn) pauseFor(wait func() error) error {
 	c.setWaiting(true)
 	c.endComputing()
-	n, err := transfer()
+	err := wait()
 	c.setWaiting(false)
 	if err == nil {
 		err = c.startComputing()
 	}
-	return n, err
+	return err
 }
 
 // startComputing waits until the handshake may compute. It fails at the deadline, or when
@@ -378,6 +389,10 @@ func (ss *streamTable) acceptTLS(raw net.Conn, first []byte, peer netip.AddrPort
 		px.noteFailedHandshake(peer, l, err)
 		return nil, nil, false
 	}
+	if t.ConnectionState().NegotiatedProtocol == challengeProtocol {
+		t.Close() // the authority has seen what it wanted to
+		return nil, nil, false
+	}
 	trunk, err = px.peers.trunkOfCertificate(t.ConnectionState().PeerCertificates, time.Now())
 	if err != nil && ss.handshakes.logsCertificate(time.Now()) {
 		px.log.Info("client certificate not accepted", "peer", peer, "err", err)
@@ -400,13 +415,14 @@ func (h *handshakes) logsCertificate(now time.Time) bool {
 // noteFailedHandshake counts and logs a failed TLS handshake. The level of the line is
 // debug, because scanners cause many.
 //
-// The failure counts against the source of the peer, with two exceptions: the proxy
-// itself has ended the handshake, or the peer may have refused our certificate. If our
-// certificate has expired, phones repeat the handshake until it is renewed.
+// The failure counts against the source of the peer, except if it is no fault of the peer:
+// the proxy itself has ended the handshake or has no certificate yet, or the peer may have
+// refused our certificate. If our certificate has expired, phones repeat the handshake
+// until it is renewed.
 func (px *Proxy) noteFailedHandshake(peer netip.AddrPort, l *listener, err error) {
 	px.stats.handshakesFailed.Add(1)
 	px.log.Debug("TLS handshake failed", "peer", peer, "err", err)
-	if !errors.Is(err, errHandshakesFull) && !errors.Is(err, errHandshakeEnded) && !errors.Is(err, errCertificateRefused) {
+	if !errors.Is(err, errHandshakesFull) && !errors.Is(err, errHandshakeEnded) && !errors.Is(err, errCertificateRefused) && !errors.Is(err, certs.ErrNotIssued) {
 		px.notePoint(px.now(), l, nil, peer.Addr(), guard.BanHandshake)
 	}
 }

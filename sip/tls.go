@@ -15,7 +15,15 @@ import (
 type TLSServer struct {
 	MinVersion uint16 // 0: TLS 1.2
 	Legacy     bool   // also offer RSA key exchange and CBC, for old phones
+
+	// Challenge returns the certificate by which an authority verifies that a name leads
+	// here (TLS-ALPN-01, RFC 8737). It may wait. nil: no authority asks.
+	Challenge func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 }
+
+// challengeProtocol is the only application protocol that an authority offers when it
+// verifies a name.
+const challengeProtocol = "acme-tls/1"
 
 // Cipher suites of TLS 1.2 and earlier. TLS 1.3 has its own.
 var (
@@ -51,7 +59,33 @@ func (s TLSServer) newConfig(store *certs.Store, askClient bool) *tls.Config {
 	if askClient {
 		c.ClientAuth = tls.RequestClientCert
 	}
+	if s.Challenge != nil {
+		challenge := s.newChallengeConfig()
+		c.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+			if len(hello.SupportedProtos) == 1 && hello.SupportedProtos[0] == challengeProtocol {
+				return challenge, nil
+			}
+			return nil, nil // c
+		}
+	}
 	return c
+}
+
+// newChallengeConfig returns the TLS configuration for the handshake of an authority that
+// verifies a name. While the handshake waits for Challenge, another one computes.
+func (s TLSServer) newChallengeConfig() *tls.Config {
+	get := func(hello *tls.ClientHelloInfo) (cert *tls.Certificate, err error) {
+		c, ok := hello.Conn.(*handshakeConn)
+		if !ok {
+			return s.Challenge(hello)
+		}
+		err = c.pauseFor(func() (err error) {
+			cert, err = s.Challenge(hello)
+			return err
+		})
+		return cert, err
+	}
+	return &tls.Config{NextProtos: []string{challengeProtocol}, MinVersion: tls.VersionTLS12, GetCertificate: get}
 }
 
 // clientsFor returns the TLS configurations for connections to an address. There is none

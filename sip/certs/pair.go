@@ -22,17 +22,29 @@ type Source func() ([]byte, error)
 type Pair struct {
 	Name string // of the certificate in the config, for errors and logs
 	Cert Source
-	Key  Source
+	Key  Source // nil: Cert returns the key too
+}
+
+// ErrNotIssued is the error of a [Source] whose certificate does not exist yet. A [Store]
+// accepts such a pair, and uses the certificate once it exists.
+var ErrNotIssued = errors.New("no certificate is issued yet")
+
+// file returns the sources of the pair, to read them together.
+func (p Pair) file() file {
+	if p.Key == nil {
+		return file{sources: []Source{p.Cert}}
+	}
+	return file{sources: []Source{p.Cert, p.Key}}
 }
 
 // Load reads and checks the certificate and its key.
 func (p Pair) Load() (*tls.Certificate, error) {
-	f := file{sources: []Source{p.Cert, p.Key}}
+	f := p.file()
 	texts, err := f.read()
 	if err != nil {
 		return nil, err
 	}
-	return parsePair(texts[0], texts[1])
+	return parsePair(texts[0], texts[len(texts)-1])
 }
 
 // parsePair returns the certificate in PEM text, with its key.

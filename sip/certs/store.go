@@ -23,7 +23,7 @@ type Store struct {
 type loadedPair struct {
 	Pair
 	file file
-	cert *tls.Certificate
+	cert *tls.Certificate // nil: it is not issued yet
 }
 
 // New returns a Store with the certificates of pairs. It needs at least one.
@@ -36,8 +36,8 @@ func New(pairs []Pair) (*Store, error) {
 func (s *Store) Configure(pairs []Pair) error {
 	loaded := make([]*loadedPair, len(pairs))
 	for i, p := range pairs {
-		loaded[i] = &loadedPair{Pair: p, file: file{sources: []Source{p.Cert, p.Key}}}
-		if _, err := loaded[i].update(); err != nil {
+		loaded[i] = &loadedPair{Pair: p, file: p.file()}
+		if _, err := loaded[i].update(); err != nil && !errors.Is(err, ErrNotIssued) {
 			return err
 		}
 	}
@@ -74,7 +74,7 @@ func (s *Store) Refresh() (changed []string, err error) {
 // update reads the pair again if its contents have changed.
 func (p *loadedPair) update() (changed bool, err error) {
 	changed, err = p.file.update(func(texts [][]byte) error {
-		cert, err := parsePair(texts[0], texts[1])
+		cert, err := parsePair(texts[0], texts[len(texts)-1])
 		if err == nil {
 			p.cert = cert
 		}
@@ -100,7 +100,8 @@ func (s *Store) Infos() (all []Info) {
 // Certificates for the name that the client asks for come first, and then those for the
 // wildcard of that name. Of these, GetCertificate returns the first whose algorithms the
 // client supports. A client that asks for no name, or for one without a certificate, is
-// treated as if it had asked for the first host of the first certificate.
+// treated as if it had asked for the first host of the first certificate. If no certificate
+// is issued yet, the error is [ErrNotIssued].
 func (s *Store) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	fitting := s.current.Load().find(hello.ServerName)
 	client := *hello
@@ -109,6 +110,9 @@ func (s *Store) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, er
 		if client.SupportsCertificate(c) == nil {
 			return c, nil
 		}
+	}
+	if len(fitting) == 0 {
+		return nil, ErrNotIssued
 	}
 	return fitting[0], nil // the handshake fails with the client's own error
 }
@@ -130,6 +134,9 @@ type namedCert struct {
 func newSet(pairs []*loadedPair) *set {
 	s := &set{byHost: map[string][]*tls.Certificate{}}
 	for _, p := range pairs {
+		if p.cert == nil {
+			continue
+		}
 		s.all = append(s.all, namedCert{p.Name, p.cert})
 		for _, host := range hostsOf(p.cert.Leaf) {
 			s.add(host, p.cert)
@@ -172,7 +179,8 @@ func wildcardOf(host string) string {
 	return "*." + rest
 }
 
-// find returns the certificates for a host, the best first. There is at least one.
+// find returns the certificates for a host, the best first. There is none only if the set
+// is empty.
 func (s *set) find(host string) []*tls.Certificate {
 	host = normalizeHost(host)
 	if found := s.byHost[host]; host != "" && found != nil {
@@ -180,6 +188,9 @@ func (s *set) find(host string) []*tls.Certificate {
 	}
 	if found := s.byHost[wildcardOf(host)]; found != nil {
 		return found
+	}
+	if len(s.all) == 0 {
+		return nil
 	}
 	first := s.all[0].cert
 	if hosts := hostsOf(first.Leaf); len(hosts) > 0 {
