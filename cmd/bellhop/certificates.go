@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/x509"
 	"fmt"
 	"log/slog"
 	"reflect"
@@ -10,10 +11,13 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"bellhop/admin/ops"
+	"bellhop/cmd/bellhop/acme"
 	"bellhop/cmd/bellhop/config"
+	"bellhop/cmd/bellhop/store"
 	"bellhop/sip"
 	"bellhop/sip/certs"
 )
@@ -30,6 +34,7 @@ const (
 type certificates struct {
 	shared *certs.Store         // of listeners without their own; nil: none
 	own    map[int]*certs.Store // of a listener, by its index in the config
+	acme   *acme.Manager        // obtains some of shared; nil: none
 	log    *slog.Logger
 
 	mu     sync.Mutex               // guards the fields below
@@ -37,10 +42,39 @@ type certificates struct {
 	trunks map[string]*certs.Client // by the trunk's name; the map is replaced, not changed
 }
 
-// openCertificates reads the certificates of the config.
-func openCertificates(cfg config.Config, log *slog.Logger) (c *certificates, err error) {
-	c = &certificates{own: map[int]*certs.Store{}, log: log}
-	if pairs := cfg.SharedCertificates(); len(pairs) > 0 {
+// openACME opens what obtains certificates by ACME, with the certificates that the store
+// has. It returns nil if the config has no names for it.
+func openACME(ctx context.Context, cfg config.Config, js jetstream.JetStream, log *slog.Logger) (*acme.Manager, error) {
+	if len(cfg.ACME.Names) == 0 {
+		return nil, nil
+	}
+	host, http, tls := cfg.ChallengePorts()
+	c := acme.Config{
+		Names:     cfg.ACMENames(),
+		Email:     cfg.ACME.Email,
+		Directory: cfg.ACME.Directory,
+		Profile:   cfg.ACME.Profile,
+		Host:      host,
+		NoHTTP:    !http,
+		NoTLS:     !tls,
+		Replicas:  cfg.Store.Replicas,
+		Log:       log,
+	}
+	if cfg.ACME.CA != "" {
+		text, err := cfg.ACME.CA.ReadPEM()
+		if err != nil {
+			return nil, fmt.Errorf("read acme.ca: %w", err)
+		}
+		c.Roots = x509.NewCertPool()
+		c.Roots.AppendCertsFromPEM(text)
+	}
+	return acme.Open(ctx, js, c)
+}
+
+// openCertificates reads the certificates of the config, and takes those that m obtains.
+func openCertificates(cfg config.Config, m *acme.Manager, log *slog.Logger) (c *certificates, err error) {
+	c = &certificates{own: map[int]*certs.Store{}, acme: m, log: log}
+	if pairs := c.sharedPairs(cfg); len(pairs) > 0 {
 		if c.shared, err = certs.New(pairs); err != nil {
 			return nil, err
 		}
@@ -83,6 +117,20 @@ func (c *certificates) pbxClient() *certs.Client {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.pbx
+}
+
+// sharedPairs returns the certificates of sip.tls_cert, and then those obtained by ACME.
+func (c *certificates) sharedPairs(cfg config.Config) []certs.Pair {
+	return append(cfg.SharedCertificates(), c.acme.Pairs()...)
+}
+
+// tlsServer returns how TLS listeners make handshakes.
+func (c *certificates) tlsServer(cfg config.Config) sip.TLSServer {
+	server := cfg.TLSServer()
+	if c.acme != nil {
+		server.Challenge = c.acme.Challenge
+	}
+	return server
 }
 
 // configureTrunks sets the TLS clients of the trunks. A trunk that has one already keeps
@@ -144,7 +192,7 @@ func (c *certificates) trunksOf(cfg config.Config) []sip.Trunk {
 func (c *certificates) configure(old, cfg config.Config) (applied []string, err error) {
 	if c.shared != nil && len(cfg.SIP.TLSCert) > 0 {
 		applied = append(applied, "sip.tls_cert", "sip.tls_key")
-		if err := c.shared.Configure(cfg.SharedCertificates()); err != nil {
+		if err := c.shared.Configure(c.sharedPairs(cfg)); err != nil {
 			return nil, err
 		}
 	}
@@ -189,8 +237,12 @@ func haveTLSNames(ts []config.Trunk) bool {
 }
 
 // run looks every certificateInterval whether the contents of certificates have changed,
-// until ctx ends. It logs those that expire soon, at once and then once a day.
+// until ctx ends. It logs those that expire soon, at once and then once a day. It also
+// obtains certificates by ACME.
 func (c *certificates) run(ctx context.Context) {
+	if c.acme != nil {
+		defer store.StartTask(c.acme.Run)()
+	}
 	ticker := time.NewTicker(certificateInterval)
 	defer ticker.Stop()
 	var logged time.Time
@@ -280,6 +332,12 @@ func (c *certificates) describe(now time.Time) (all []ops.Certificate) {
 		all = append(all, ops.Certificate{Name: i.Name, Hosts: i.Hosts, Issuer: i.Issuer, Expires: i.NotAfter.UTC(), State: state})
 	}
 	return all
+}
+
+// problems returns a sentence about each certificate that has expired, and about each that
+// could not be obtained.
+func (c *certificates) problems(now time.Time) []string {
+	return append(c.expired(now), c.acme.Problems()...)
 }
 
 // expired returns a sentence about each certificate that has expired.

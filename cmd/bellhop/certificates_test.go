@@ -26,7 +26,7 @@ func openTestCertificates(t *testing.T) *certificates {
 			TLSCert: []config.PEM{config.PEM(cert)}, TLSKey: []config.PEM{config.PEM(key)},
 		})
 	}
-	c, err := openCertificates(cfg, slog.Default())
+	c, err := openCertificates(cfg, nil, slog.Default())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -55,7 +55,11 @@ func buildPipeline(ctx context.Context, cfg config.Config, st *store.Store, log 
 		return nil, err
 	}
 	watch := make(chan dialog.Message, observeQueueSize)
-	certs, err := openCertificates(cfg, log)
+	acme, err := openACME(ctx, cfg, st, log)
+	if err != nil {
+		return nil, err
+	}
+	certs, err := openCertificates(cfg, acme, log)
 	if err != nil {
 		return nil, err
 	}
@@ -108,7 +112,7 @@ func listenProxy(cfg config.Config, certs *certificates, key []byte, observation
 		Register:   cfg.SIP.Register,
 		AddCID:     cfg.Calls.AddCID,
 		Trunks:     certs.trunksOf(cfg),
-		TLS:        cfg.TLSServer(),
+		TLS:        certs.tlsServer(cfg),
 		PBXTLS:     certs.pbxClient(),
 
 		FailoverAfter: time.Duration(cfg.SIP.FailoverAfter),

@@ -42,6 +42,7 @@ func (s *service) reloadConfig(ctx context.Context, path string, old config.Conf
 			fresh = append(fresh, "sip.pbx")
 		}
 	}
+	s.certs.acme.Retry()
 	var now, later []string
 	for _, key := range config.ChangedKeys(old, cfg) {
 		if isReloadable(key) || slices.Contains(fresh, key) || https && strings.HasPrefix(key, "admin.tls_") {

@@ -264,7 +264,7 @@ func (s *service) listenURIs() (uris []string) {
 
 // degradedReasons returns the problems that do not keep bellhop from its work.
 func (s *service) degradedReasons() []string {
-	return append(s.proxy.Degraded(), s.certs.expired(time.Now())...)
+	return append(s.proxy.Degraded(), s.certs.problems(time.Now())...)
 }
 
 // describeEdge returns the state of the SIP connections, listeners and certificates.

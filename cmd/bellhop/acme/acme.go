@@ -198,6 +198,9 @@ func (m *Manager) Run(ctx context.Context) {
 
 // Retry ends the waits after failed attempts.
 func (m *Manager) Retry() {
+	if m == nil {
+		return
+	}
 	select {
 	case m.retry <- struct{}{}:
 	default: // it is noted

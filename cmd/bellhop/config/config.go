@@ -55,6 +55,14 @@ type Config struct {
 	} `toml:"sip"`
 	Listener []Listener `toml:"listener"`
 
+	ACME struct {
+		Names     []string `toml:"names"`
+		Email     string   `toml:"email"`
+		Directory string   `toml:"directory"`
+		CA        PEM      `toml:"ca"` // of the directory
+		Profile   string   `toml:"profile"`
+	} `toml:"acme"`
+
 	Extensions struct {
 		Pattern *regexp.Regexp `toml:"pattern"`
 		Learn   bool           `toml:"learn"`
@@ -156,6 +164,7 @@ func Default() Config {
 	c.SIP.Register = sip.RegisterPath
 	c.SIP.StripIdentity = true
 	c.SIP.TLSMin = "1.2"
+	c.ACME.Directory = letsEncrypt
 	c.Extensions.Pattern = regexp.MustCompile(`^[0-9]{2,5}$`)
 	c.Extensions.Learn = true
 	c.NAT.KeepAlive = Duration(25 * time.Second)

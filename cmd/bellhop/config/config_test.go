@@ -133,8 +133,8 @@ allow = ["localhost"]
 deny = ["::ffff:10.0.0.0/104", "::ffff:10.0.0.1", "::ffff:0:0/96", "::/0"]
 [admin]
 listen = "8080"`, []string{
-			`c:4:3: sip.listen: tls://127.0.0.1:5061 needs a certificate: set sip.tls_cert = ["file:PATH"] and sip.tls_key = ["file:PATH"]`,
-			`c:5:3: sip.listen: wss://127.0.0.1:443 needs a certificate: set sip.tls_cert = ["file:PATH"] and sip.tls_key = ["file:PATH"]`,
+			`c:4:3: sip.listen: tls://127.0.0.1:5061 needs a certificate: set sip.tls_cert = ["file:PATH"] and sip.tls_key = ["file:PATH"], or acme.names`,
+			`c:5:3: sip.listen: wss://127.0.0.1:443 needs a certificate: set sip.tls_cert = ["file:PATH"] and sip.tls_key = ["file:PATH"], or acme.names`,
 			`c:5:22: sip.listen: address "127.0.0.1" has no transport: write udp://127.0.0.1, tcp://127.0.0.1 or tls://127.0.0.1`,
 			`c:5:35: sip.listen: address "sctp://127.0.0.1": unknown transport "sctp": use udp://, tcp://, tls://, ws:// or wss://`,
 			`c:7:13: sip.advertise: advertise "a b" is not host[:port]`,

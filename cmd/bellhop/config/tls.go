@@ -93,8 +93,8 @@ func (c *Config) validateTLS(report func(path, format string, args ...any)) {
 		}
 	}
 	for i, l := range c.placedListeners() {
-		if isSecure(l.Addr) && len(c.SIP.TLSCert) == 0 && (i < len(c.SIP.Listen) || len(c.Listener[i-len(c.SIP.Listen)].TLSCert) == 0) {
-			report(l.path, `%v needs a certificate: set sip.tls_cert = ["file:PATH"] and sip.tls_key = ["file:PATH"]`, l.Addr)
+		if isSecure(l.Addr) && len(c.SIP.TLSCert) == 0 && len(c.ACME.Names) == 0 && (i < len(c.SIP.Listen) || len(c.Listener[i-len(c.SIP.Listen)].TLSCert) == 0) {
+			report(l.path, `%v needs a certificate: set sip.tls_cert = ["file:PATH"] and sip.tls_key = ["file:PATH"], or acme.names`, l.Addr)
 		}
 	}
 	if c.SIP.TLSMin == "1.3" && c.SIP.TLSLegacy {
@@ -224,6 +224,9 @@ func (c *Config) warnTLS(report func(path, format string, args ...any), now time
 	for i, l := range c.placedListeners() {
 		pairs := c.OwnCertificates(i)
 		if len(pairs) == 0 {
+			if slices.Contains(c.ACMENames(), l.Advertise.Host) {
+				continue
+			}
 			pairs = c.SharedCertificates()
 		}
 		if isSecure(l.Addr) && l.Advertise.Host != "" && !slices.ContainsFunc(pairs, func(p certs.Pair) bool {

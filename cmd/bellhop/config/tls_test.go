@@ -51,7 +51,7 @@ func TestTLSProblems(t *testing.T) {
 		{"browsers share the address with another certificate", listen + "[[listener]]\nlisten = \"wss://127.0.0.1:5061\"\ntls_cert = [\"file:soon.crt\"]\ntls_key = [\"file:soon.key\"]", []string{
 			`c:5:10: listener.listen: wss://127.0.0.1:5061 shares its address with tls://127.0.0.1:5061: give both the same tls_cert`}},
 		{"no certificate", `sip.listen = ["udp://127.0.0.1:5060", "tls://127.0.0.1:5061"]`, []string{
-			`c:1:39: sip.listen: tls://127.0.0.1:5061 needs a certificate: set sip.tls_cert = ["file:PATH"] and sip.tls_key = ["file:PATH"]`}},
+			`c:1:39: sip.listen: tls://127.0.0.1:5061 needs a certificate: set sip.tls_cert = ["file:PATH"] and sip.tls_key = ["file:PATH"], or acme.names`}},
 		{"no key", "sip.tls_cert = [\"file:good.crt\"]", []string{
 			`c:1:17: sip.tls_cert: certificate without a key: tls_key needs one for each certificate, in the same order`}},
 		{"no certificate of a key", "sip.tls_cert = [\"file:good.crt\"]\nsip.tls_key = [\"file:good.key\", \"file:old.key\"]", []string{

@@ -19,6 +19,7 @@ func (c *Config) validateAll(report func(path, format string, args ...any)) {
 	c.validateFailover(report)
 	c.validateTrunks(report)
 	c.validateTLS(report)
+	c.validateACME(report)
 	c.validateNAT(report)
 	c.validateCalls(report)
 	c.validateGuard(report)
