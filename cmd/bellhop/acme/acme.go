@@ -19,7 +19,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"net"
 	"net/url"
 	"slices"
 	"sync"
@@ -238,7 +237,8 @@ func (m *Manager) update(ctx context.Context, c *certificate) {
 		wait := min(firstBackoff<<min(c.failures, 10), maxBackoff)
 		c.failures++
 		c.next, c.err = time.Now().Add(wait), err
-		args := []any{"name", c.name, "err", err, "remedy", remedy(err, c.name), "next_attempt", c.next.Round(time.Second)}
+		cause, remedy := explain(err, c.name)
+		args := []any{"name", c.name, "err", cause, "remedy", remedy, "next_attempt", c.next.Round(time.Second)}
 		if c.text == nil {
 			m.config.Log.Warn("certificate not issued", args...)
 		} else {
@@ -264,31 +264,38 @@ func expiry(text []byte) time.Time {
 	return pair.Leaf.NotAfter
 }
 
-// remedy returns what the operator can do about a failed attempt.
-func remedy(err error, name string) string {
+// explain returns the part of an error that tells why an attempt has failed, and what the
+// operator can do.
+func explain(err error, name string) (cause, remedy string) {
 	var problem protocol.Problem
-	var unknown x509.UnknownAuthorityError
-	var network net.Error
 	var request *url.Error
+	var unknown x509.UnknownAuthorityError
 	switch {
 	case errors.As(err, &problem):
-		switch problem.Type {
-		case protocol.ProblemTypeRateLimited:
-			return "wait; test with the staging directory of the authority"
-		case protocol.ProblemTypeExternalAccountRequired:
-			return "set acme.directory to an authority that needs no account of its own"
-		case protocol.ProblemTypeInvalidContact, protocol.ProblemTypeUnsupportedContact:
-			return "correct acme.email"
-		case protocol.ProblemTypeConnection, protocol.ProblemTypeDNS, protocol.ProblemTypeTLS, protocol.ProblemTypeUnauthorized, protocol.ProblemTypeIncorrectResponse:
-			return fmt.Sprintf("let %s lead to this machine, and its port 80 or 443 be reachable from the Internet; SIGHUP tries again", name)
+		_, challenged := problem.Resource.(protocol.Authorization)
+		switch {
+		case problem.Type == protocol.ProblemTypeCAA:
+			remedy = fmt.Sprintf("allow the authority in the CAA records of %s", name)
+		case challenged:
+			remedy = fmt.Sprintf("let %s lead to this machine, and its port 80 or 443 be reachable from the Internet", name)
+		case problem.Type == protocol.ProblemTypeRateLimited:
+			return problem.Error(), "wait; to test, use the staging directory of the authority"
+		case problem.Type == protocol.ProblemTypeExternalAccountRequired:
+			return problem.Error(), "set acme.directory to an authority that needs no account of its own"
+		case problem.Type == protocol.ProblemTypeInvalidContact, problem.Type == protocol.ProblemTypeUnsupportedContact:
+			return problem.Error(), "correct acme.email"
+		default:
+			remedy = "correct acme.names or acme.profile if the authority refuses them"
 		}
-		return "see what the authority says; SIGHUP tries again"
+		cause = problem.Error()
 	case errors.As(err, &unknown):
-		return "set acme.ca to the authority that has issued the certificate of acme.directory"
-	case errors.As(err, &request), errors.As(err, &network):
-		return "check acme.directory and that this machine can reach it; SIGHUP tries again"
+		return err.Error(), "set acme.ca to the authority that has issued the certificate of acme.directory"
+	case errors.As(err, &request):
+		cause, remedy = request.Error(), "check acme.directory and that this machine can reach it"
+	default:
+		return err.Error(), "SIGHUP tries again"
 	}
-	return "SIGHUP tries again"
+	return cause, remedy + "; SIGHUP tries again"
 }
 
 // Problems returns a sentence about each certificate whose last attempt has failed.
@@ -300,7 +307,8 @@ func (m *Manager) Problems() (all []string) {
 	defer m.mu.Unlock()
 	for i, c := range m.certs {
 		if c.err != nil {
-			all = append(all, fmt.Sprintf("certificate acme.names[%d] for %s not obtained: %v: %s", i, c.name, c.err, remedy(c.err, c.name)))
+			cause, remedy := explain(c.err, c.name)
+			all = append(all, fmt.Sprintf("certificate acme.names[%d] for %s not obtained: %s: %s", i, c.name, cause, remedy))
 		}
 	}
 	return all
