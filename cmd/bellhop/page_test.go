@@ -369,6 +369,26 @@ func TestPageServesAPerson(t *testing.T) {
 	b.click("#pop-up a.button")
 	b.reads("#tokens", "wallboard")
 	b.axe("the tokens")
+
+	b.open("/bans")
+	b.reads("#bans", "No source is banned")
+	b.click(".head button")
+	b.until("the pop-up is open", `document.querySelector("#pop-up[open] #source")`)
+	b.axe("the form of a ban")
+	b.fill("#source", "203.0.113.0/24")
+	b.click("#pop-up button[type=submit]")
+	b.reads("#pop-up", "must be an IPv4 address")
+	b.fill("#source", "203.0.113.9")
+	b.fill("#until", "24h")
+	b.click("#pop-up button[type=submit]")
+	b.reads("#pop-up", "203.0.113.9 is banned")
+	b.click("#pop-up a.button")
+	b.reads("#bans", "203.0.113.9")
+	b.axe("the bans")
+	b.click("#bans .danger")
+	b.click("#confirm button[value=ok]")
+	b.reads("#bans", "No source is banned")
+
 	b.open("/health")
 	b.reads("main", "Ready")
 	b.axe("the health")
@@ -477,6 +497,9 @@ func TestTakeScreenshots(t *testing.T) {
 	b := s.browse()
 	b.picture("first", "/", "")
 	b.fillUp()
+	for _, source := range []string{"203.0.113.9", "2001:db8::9"} {
+		s.api("POST", "/v1/bans", map[string]any{"source": source}, new(any))
+	}
 	phones, pbx := s.place("watched", 1, 1)
 	b.open("/calls")
 	b.reads("#live-calls", "ringing")
@@ -497,6 +520,8 @@ func TestTakeScreenshots(t *testing.T) {
 		{"delivery", delivery, "#delivery summary"},
 		{"tokens", "/tokens", ""},
 		{"token", "/tokens", ".head button"},
+		{"bans", "/bans", ""},
+		{"ban", "/bans", ".head button"},
 		{"health", "/health", ""},
 	} {
 		b.picture(v.name, v.path, v.click)
