@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -57,9 +58,9 @@ func TestReload(t *testing.T) {
 	run(t, "pbx.example. 3600 A 192.0.2.1\nother.example. 3600 A 192.0.2.1\nslow.example. 3600 A 192.0.2.1", func(b *testbed) {
 		second := netip.MustParseAddrPort("192.0.2.54:53")
 		other, slow := resolve.Target{Host: "other.example", Port: 5060, Transport: resolve.UDP}, resolve.Target{Host: "slow.example", Port: 5060, Transport: resolve.UDP}
-		asked := map[string]netip.AddrPort{}
+		var asked sync.Map // name → the server that was asked last
 		b.server.Respond = func(_ string, server netip.AddrPort, q *dns.Msg) (*dns.Msg, time.Duration) {
-			asked[q.Question[0].Name] = server
+			asked.Store(q.Question[0].Name, server)
 			if q.Question[0].Name == "slow.example." && server != second {
 				return b.server.Answer(q), time.Second
 			}
@@ -81,7 +82,7 @@ func TestReload(t *testing.T) {
 		b.want("after", other, "udp://192.0.2.2:5060")
 		time.Sleep(2 * time.Second)
 		b.want("after the lookup that was under way", slow, "udp://192.0.2.2:5060")
-		for name, server := range asked {
+		for name, server := range asked.Range {
 			if server != second {
 				t.Errorf("%s was asked at %v last, want %v", name, server, second)
 			}
