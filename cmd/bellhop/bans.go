@@ -49,6 +49,7 @@ type banRecord struct {
 
 const (
 	banInterval  = time.Second      // between two comparisons of the proxy with the bucket
+	banTolerance = 2 * time.Second  // difference of the times of the same ban
 	banMarkerTTL = 10 * time.Minute // of the purge marker of a ban that has ended
 )
 
@@ -116,6 +117,9 @@ func (k *banKeeper) watch(ctx context.Context, goOn bool) error {
 
 // apply applies an entry of the bucket to the proxy. A ban of the proxy that is not stored
 // yet and ends later stays: it is about to be stored.
+//
+// If another node has removed a ban that ends soon, it has ended there by itself. Here it
+// does too, because the proxy remembers such a ban, and the next one lasts longer.
 func (k *banKeeper) apply(e jetstream.KeyValueEntry) {
 	source, err := sourceOfKey(e.Key())
 	if err != nil {
@@ -130,7 +134,7 @@ func (k *banKeeper) apply(e jetstream.KeyValueEntry) {
 	unsaved := banned && !sameBan(own, known.Ban)
 	if e.Operation() != jetstream.KeyValuePut {
 		delete(k.stored, source)
-		if !unsaved {
+		if banned && !unsaved && !k.endsSoon(own) {
 			k.proxy.Unban(source.Addr())
 		}
 		return
@@ -150,7 +154,14 @@ func (k *banKeeper) apply(e jetstream.KeyValueEntry) {
 // sameBan reports whether a ban of the proxy is a stored one. Their times differ a little,
 // because the wall clock is adjusted.
 func sameBan(own, stored sip.Ban) bool {
-	return own.Reason == stored.Reason && own.Times == stored.Times && own.Until.Sub(stored.Until).Abs() < 2*time.Second
+	return own.Reason == stored.Reason && own.Times == stored.Times && own.Until.Sub(stored.Until).Abs() < banTolerance
+}
+
+// endsSoon reports whether a ban of the proxy may have ended already by the clock of another
+// node.
+func (k *banKeeper) endsSoon(own sip.Ban) bool {
+	now, wallOffset := k.proxy.Clock()
+	return own.Until.Sub(now.Add(wallOffset)) < banTolerance
 }
 
 // storeChanges stores the bans of the proxy that the bucket does not have, and removes from
@@ -180,11 +191,12 @@ func (k *banKeeper) tryToStore(ctx context.Context) error {
 		}
 		k.stored[b.Source] = storedBan{b, revision}
 	}
-	for source := range k.stored {
+	for source, known := range k.stored {
 		if bans[source] {
 			continue
 		}
-		if err := k.bucket.Purge(ctx, keyOfSource(source), jetstream.PurgeTTL(banMarkerTTL)); err != nil {
+		err := k.bucket.Purge(ctx, keyOfSource(source), jetstream.LastRevision(known.revision), jetstream.PurgeTTL(banMarkerTTL))
+		if err != nil && !errors.Is(err, jetstream.ErrKeyRevisionMismatch) { // mismatch: watch will apply the change of another node
 			return err
 		}
 		delete(k.stored, source)

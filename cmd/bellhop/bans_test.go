@@ -116,6 +116,36 @@ func TestNodesShareBans(t *testing.T) {
 	two.wantBans(t, "")
 }
 
+// A ban that may have ended by the clock of another node ends by itself.
+func TestBanEndsSoon(t *testing.T) {
+	k := newBanKeeper(t, opened(t, storetest.Config(t.TempDir())))
+	for left, want := range map[time.Duration]bool{-time.Second: true, time.Second: true, time.Minute: false, time.Hour: false} {
+		if got := k.endsSoon(sip.Ban{Until: time.Now().Add(left)}); got != want {
+			t.Errorf("%v before its end: %v, want %v", left, got, want)
+		}
+	}
+}
+
+// A node that ends a ban does not end the later one of another node.
+func TestEndOfAnEarlierBan(t *testing.T) {
+	st := opened(t, storetest.Config(t.TempDir()))
+	one, two := newBanKeeper(t, st), newBanKeeper(t, st)
+	must[sip.Ban](t)(one.proxy.Ban(scanner, time.Hour))
+	one.storeChanges(t.Context())
+	two.reload(t)
+	one.proxy.Unban(scanner)
+	must[sip.Ban](t)(two.proxy.Ban(scanner, 2*time.Hour))
+	two.storeChanges(t.Context())
+	one.storeChanges(t.Context())
+	for _, k := range []*banKeeper{one, two} {
+		k.reload(t)
+		k.wantBans(t, "203.0.113.9 manual")
+	}
+	if one.failed {
+		t.Error("the later ban counts as a failure of the store")
+	}
+}
+
 // A record that cannot be read is left alone, and the others are restored.
 func TestUnreadableBans(t *testing.T) {
 	st := opened(t, storetest.Config(t.TempDir()))

@@ -137,13 +137,13 @@ func (bs *bans) put(s source, b *Ban) {
 	}
 }
 
-// remove removes the ban of a source, and returns it or nil.
-func (bs *bans) remove(s source) (removed *Ban) {
+// remove removes the last ban of a source, if it ends after a time, and returns it or nil.
+func (bs *bans) remove(s source, after time.Duration) (removed *Ban) {
 	bs.mu.Lock()
 	defer bs.mu.Unlock()
 	bucket := bs.bucketOf(s)
 	for i := range bucket {
-		if b := bucket[i].Load(); b != nil && sourceOf(b.Source.Addr()) == s {
+		if b := bucket[i].Load(); b != nil && sourceOf(b.Source.Addr()) == s && b.Until > after {
 			removed = bucket[i].Swap(nil)
 			bs.count.Add(-1)
 		}

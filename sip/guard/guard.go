@@ -25,6 +25,7 @@ import (
 	"bytes"
 	"cmp"
 	"hash/maphash"
+	"math"
 	"net/netip"
 	"slices"
 	"sync/atomic"
@@ -92,7 +93,7 @@ func (g *Guard) Configure(s Settings) {
 	g.settings.Store(used)
 	for _, b := range g.bans.all() {
 		if used.allowsAll(b.Source) {
-			g.bans.remove(sourceOf(b.Source.Addr()))
+			g.bans.remove(sourceOf(b.Source.Addr()), math.MinInt64)
 		}
 	}
 }
@@ -271,13 +272,14 @@ func (g *Guard) Restore(b Ban) {
 }
 
 // Unban ends the ban of a source, if it has not ended at now, and returns it. The source
-// begins anew: its points are forgotten, and its next ban lasts for Settings.BanTime.
+// begins anew: its points are forgotten, and its next ban lasts for Settings.BanTime. A ban
+// that has ended by itself is still remembered, so that the next one lasts longer.
 func (g *Guard) Unban(ip netip.Addr, now time.Duration) (b Ban, ok bool) {
-	removed := g.bans.remove(sourceOf(ip))
-	g.scores.clear(sourceOf(ip))
-	if removed == nil || removed.Until <= now {
+	removed := g.bans.remove(sourceOf(ip), now)
+	if removed == nil {
 		return Ban{}, false
 	}
+	g.scores.clear(sourceOf(ip))
 	return *removed, true
 }
 

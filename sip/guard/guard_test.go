@@ -425,6 +425,9 @@ func TestBanByHand(t *testing.T) {
 	if _, ok := g.Unban(scanner, time.Hour); ok {
 		t.Error("a ban that has ended is ended by hand")
 	}
+	if b := g.addBan(sourceOf(scanner), BanCredentials, time.Hour); b.Times != 2 {
+		t.Errorf("the ban after one that has ended by itself is the %d.", b.Times)
+	}
 	if _, ok := g.Unban(phone, 0); ok {
 		t.Error("there was no ban")
 	}
@@ -454,12 +457,15 @@ func TestParseSource(t *testing.T) {
 		"::ffff:198.51.100.7": "198.51.100.7/32",
 		"2001:db8::7":         "2001:db8::/64",
 		"2001:db8::/64":       "2001:db8::/64",
+		"::1":                 "::/64",
+		"::/64":               "::/64",
 		"198.51.100.0/24":     "",
 		"198.51.100.7/64":     "",
 		"2001:db8::7/128":     "",
 		"2001:db8::/32":       "",
 		"fe80::1%eth0":        "",
 		"0.0.0.0":             "",
+		"0.0.0.0/32":          "",
 		"::":                  "",
 		"224.0.0.1":           "",
 		"phone.example":       "",

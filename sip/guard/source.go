@@ -34,7 +34,8 @@ func SourceOf(ip netip.Addr) netip.Prefix { return sourceOf(ip).prefix() }
 func ParseSource(text string) (netip.Prefix, error) {
 	address, bits, isNetwork := strings.Cut(text, "/")
 	ip, err := netip.ParseAddr(address)
-	if err != nil || ip.Zone() != "" || ip.IsUnspecified() || ip.IsMulticast() || isNetwork && bits != strconv.Itoa(SourceOf(ip).Bits()) {
+	isNone := ip.IsUnspecified() && (ip.Is4() || !isNetwork) // ::/64 is the network of ::1
+	if err != nil || ip.Zone() != "" || isNone || ip.IsMulticast() || isNetwork && bits != strconv.Itoa(SourceOf(ip).Bits()) {
 		return netip.Prefix{}, errors.New("must be an IPv4 address, an IPv6 address or a /64 network of IPv6")
 	}
 	return SourceOf(ip), nil
