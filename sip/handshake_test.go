@@ -181,6 +181,7 @@ func TestHandshakesOfSourcesTakeTurns(t *testing.T) {
 			t.Error("the sources do not take turns")
 		}
 		time.Sleep(handshakeTimeout)
+		synctest.Wait() // none of the crowd waits any more
 		h.expectNoHandshakes(t, append(append(append(all[3:], crowd...), other), second)...)
 	})
 }
