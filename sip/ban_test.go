@@ -287,6 +287,33 @@ func TestHarmlessRefusalsDoNotBan(t *testing.T) {
 	}
 }
 
+// A PBX that acts as a proxy refuses credentials with 407.
+func TestRefusalWith407IsAFault(t *testing.T) {
+	runUnproven(t, func(s *testbed) {
+		for i := range 11 { // the first response is a challenge
+			lines := []string{fmt.Sprintf(`Proxy-Authorization: Digest username="101", nonce="n%d", response="0"`, i)}
+			if i == 0 {
+				lines = nil
+			}
+			s.phone.send(s.phone.newRequest("MESSAGE", "sip:102@pbx.example", lines...))
+			s.pbx.respond(s.pbx.expect("the MESSAGE goes on", "MESSAGE"), "407 Proxy Authentication Required",
+				fmt.Sprintf(`Proxy-Authenticate: Digest realm="pbx", nonce="n%d"`, i+1))
+			s.phone.expect("the response comes back", "SIP/2.0 407")
+			s.advance(time.Second)
+		}
+		s.phone.expectBanned()
+	}, guarded)
+}
+
+// A source in Allow has no limit.
+func TestAllowedSourceHasNoRate(t *testing.T) {
+	runUnproven(t, func(s *testbed) {
+		for range 60 {
+			s.phone.expectServed()
+		}
+	}, guarded, func(c *sip.Config) { c.Guard.Allow = parsePrefixes("192.0.2.101") })
+}
+
 // Nobody can have a trunk banned by forging its address, or by its own mistakes.
 func TestTrunksAreNeverBanned(t *testing.T) {
 	runUnproven(t, func(s *testbed) {
