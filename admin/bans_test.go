@@ -18,8 +18,8 @@ import (
 func withBans(c Config) Config {
 	var bans []ops.Ban
 	find := func(source string) int {
-		network, err := guard.ParseSource(source)
-		return slices.IndexFunc(bans, func(b ops.Ban) bool { return err == nil && b.Source == guard.SourceText(network) })
+		ip, err := guard.ParseSource(source)
+		return slices.IndexFunc(bans, func(b ops.Ban) bool { return err == nil && b.Source == guard.SourceText(guard.SourceOf(ip)) })
 	}
 	c.Bans = func() []ops.Ban { return slices.Clone(bans) }
 	c.BanOf = func(source string) (b ops.Ban, ok bool) {
@@ -29,7 +29,7 @@ func withBans(c Config) Config {
 		return b, false
 	}
 	c.AddBan = func(source string, d time.Duration) (ops.Ban, error) {
-		network, err := guard.ParseSource(source)
+		ip, err := guard.ParseSource(source)
 		if err != nil {
 			return ops.Ban{}, err
 		}
@@ -40,7 +40,7 @@ func withBans(c Config) Config {
 			bans = slices.Delete(bans, i, i+1)
 		}
 		now := time.Now().UTC().Truncate(time.Second)
-		b := ops.Ban{Source: guard.SourceText(network), Reason: "manual", Since: now, Until: now.Add(max(d, time.Minute)), Times: 1}
+		b := ops.Ban{Source: guard.SourceText(guard.SourceOf(ip)), Reason: "manual", Since: now, Until: now.Add(max(d, time.Minute)), Times: 1}
 		bans = append(bans, b)
 		return b, nil
 	}

@@ -21,19 +21,26 @@ type Ban struct {
 
 // BanOf returns the ban of the source that an address belongs to; false: it has none.
 func (px *Proxy) BanOf(ip netip.Addr) (Ban, bool) {
-	now, wall := px.bothClocks()
-	b, ok := px.guard.BanOf(ip, now)
-	return banAt(b, now, wall), ok
+	b, ok := px.guard.BanOf(ip, time.Duration(px.now()))
+	return px.onWallClock(b), ok
 }
 
 // Bans returns the bans that have not ended, by source.
 func (px *Proxy) Bans() []Ban {
-	now, wall := px.bothClocks()
-	var bans []Ban
-	for _, b := range px.guard.Bans(now) {
-		bans = append(bans, banAt(b, now, wall))
-	}
-	return bans
+	return px.allOnWallClock(px.guard.Bans(time.Duration(px.now())))
+}
+
+// LastBan returns the last ban of the source that an address belongs to, if it has not
+// ended, or ended within the last [guard.MaxBanTime]. The next ban of such a source lasts
+// longer.
+func (px *Proxy) LastBan(ip netip.Addr) (Ban, bool) {
+	b, ok := px.guard.LastBan(ip, time.Duration(px.now()))
+	return px.onWallClock(b), ok
+}
+
+// BanHistory returns the bans that LastBan returns for all sources, by source.
+func (px *Proxy) BanHistory() []Ban {
+	return px.allOnWallClock(px.guard.History(time.Duration(px.now())))
 }
 
 // Ban bans the source that an address belongs to, in place of the ban that it has, and
@@ -44,10 +51,9 @@ func (px *Proxy) Ban(ip netip.Addr, d time.Duration) (Ban, error) {
 	if why := px.exemption(ip); why != "" {
 		return Ban{}, fmt.Errorf("cannot be banned: %s", why)
 	}
-	now, wall := px.bothClocks()
-	b := px.guard.Ban(ip, d, now)
+	b := px.guard.Ban(ip, d, time.Duration(px.now()))
 	px.enforceBan(b)
-	return banAt(b, now, wall), nil
+	return px.onWallClock(b), nil
 }
 
 // exemption returns why bans do not apply to an address, or "" if they do.
@@ -69,32 +75,36 @@ func (px *Proxy) exemption(ip netip.Addr) string {
 // Unban ends the ban of the source that an address belongs to, and forgets the faults of the
 // source. It returns false if the source is not banned.
 func (px *Proxy) Unban(ip netip.Addr) (Ban, bool) {
-	now, wall := px.bothClocks()
-	b, ok := px.guard.Unban(ip, now)
-	return banAt(b, now, wall), ok
+	b, ok := px.guard.Unban(ip, time.Duration(px.now()))
+	return px.onWallClock(b), ok
 }
 
-// RestoreBan adds a ban that the store has, in place of the one that the source has, and
-// closes the connections of the source. It does nothing if the ban has ended, or if the
-// source is in [guard.Settings].Allow.
+// ForgetBan removes the ban of a source and the faults of the source, even if the ban has
+// ended. The next ban of the source is its first one.
+func (px *Proxy) ForgetBan(ip netip.Addr) { px.guard.Forget(ip) }
+
+// RestoreBan adds a ban of the store, in place of the one that the source has. If the ban
+// has not ended, RestoreBan closes the connections of the source. It does nothing if the
+// ban ended [guard.MaxBanTime] ago, or if the source is in [guard.Settings].Allow.
 func (px *Proxy) RestoreBan(b Ban) {
-	now, wall := px.bothClocks()
-	restored := guard.Ban{Source: b.Source, Reason: b.Reason, Since: now + b.Since.Sub(wall), Until: now + b.Until.Sub(wall), Times: b.Times}
+	now, epoch := time.Duration(px.now()), px.wallTime(0)
+	restored := guard.Ban{Source: b.Source, Reason: b.Reason, Since: b.Since.Sub(epoch), Until: b.Until.Sub(epoch), Times: b.Times}
+	px.guard.Restore(restored, now)
 	if restored.Until > now {
-		px.guard.Restore(restored)
 		px.streams.closeFrom(b.Source)
 	}
 }
 
-// bothClocks returns the time of the guard, and that of the wall clock.
-func (px *Proxy) bothClocks() (now time.Duration, wall time.Time) {
-	steady, ahead := px.Clock()
-	return steady.Sub(px.epoch), steady.Add(ahead)
+// allOnWallClock returns bans of the guard with times of the wall clock.
+func (px *Proxy) allOnWallClock(bans []guard.Ban) (all []Ban) {
+	for _, b := range bans {
+		all = append(all, px.onWallClock(b))
+	}
+	return all
 }
 
-// banAt returns a ban of the guard with times of the wall clock. now and wall are the same
-// moment on both clocks.
-func banAt(b guard.Ban, now time.Duration, wall time.Time) Ban {
-	at := func(t time.Duration) time.Time { return wall.Add(t - now).UTC().Truncate(time.Second) }
+// onWallClock returns a ban of the guard with times of the wall clock.
+func (px *Proxy) onWallClock(b guard.Ban) Ban {
+	at := func(t time.Duration) time.Time { return px.wallTime(instant(t)).UTC().Truncate(time.Second) }
 	return Ban{Source: b.Source, Reason: b.Reason, Since: at(b.Since), Until: at(b.Until), Times: b.Times}
 }

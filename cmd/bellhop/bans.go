@@ -18,18 +18,21 @@ import (
 )
 
 // A banKeeper keeps the bans of the proxy in a bucket of the store, so that they go on
-// after a restart. Nodes that share the store share its bans: a source that one of them
-// bans is banned by all, and a ban that one of them ends is ended by all.
+// after a restart. A ban that has ended stays there for [guard.MaxBanTime], because the
+// next one of its source lasts longer. Nodes that share the store share its bans: a source
+// that one of them bans is banned by all, and a ban that an operator removes at one of them
+// is removed by all.
 //
 // The proxy decides without the store. Every second, the keeper stores the bans that are
-// new, and removes those that have ended. While the store accepts nothing, bans work, and
-// are stored later.
+// new, and deletes those that the proxy has forgotten. While the store accepts nothing,
+// bans work, and are stored later.
 type banKeeper struct {
 	proxy  *sip.Proxy
 	bucket jetstream.KeyValue
 	log    *slog.Logger
 	stored map[netip.Prefix]storedBan // as in the bucket; used by openBans, then by run only
 	failed bool                       // the last write failed
+	broken bool                       // the last watch failed before it received anything
 }
 
 // A storedBan is a ban in the bucket.
@@ -50,10 +53,10 @@ type banRecord struct {
 const (
 	banInterval  = time.Second      // between two comparisons of the proxy with the bucket
 	banTolerance = 2 * time.Second  // difference of the times of the same ban
-	banMarkerTTL = 10 * time.Minute // of the purge marker of a ban that has ended
+	banMarkerTTL = 10 * time.Minute // of the purge marker of a deleted ban
 )
 
-// openBans opens the bucket of bans, and restores those that have not ended.
+// openBans opens the bucket of bans, and restores its bans.
 func openBans(ctx context.Context, js jetstream.JetStream, replicas int, proxy *sip.Proxy, log *slog.Logger) (*banKeeper, error) {
 	bucket, err := js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
 		Bucket:         "bellhop_bans",
@@ -70,15 +73,18 @@ func openBans(ctx context.Context, js jetstream.JetStream, replicas int, proxy *
 	return k, k.watch(ctx, false)
 }
 
-// run keeps the bucket and the proxy the same until ctx ends.
+// run keeps the bucket and the proxy the same until ctx ends. It logs the first error of
+// several in a row.
 func (k *banKeeper) run(ctx context.Context) {
 	for ctx.Err() == nil {
-		if err := k.watch(ctx, true); err != nil && ctx.Err() == nil {
-			k.log.Error("watch of bans restarted", "err", err)
-			select {
-			case <-time.After(banInterval):
-			case <-ctx.Done():
-			}
+		err := k.watch(ctx, true)
+		if ctx.Err() == nil && !k.broken {
+			k.log.Error("bans of other nodes do not arrive; the watch is tried again each second", "err", err)
+		}
+		k.broken = true
+		select {
+		case <-time.After(banInterval):
+		case <-ctx.Done():
 		}
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), banInterval)
@@ -103,9 +109,11 @@ func (k *banKeeper) watch(ctx context.Context, goOn bool) error {
 		case <-second.C:
 			k.storeChanges(ctx)
 		case e, open := <-w.Updates():
-			switch {
-			case !open:
+			if !open {
 				return errors.New("watch bans: closed")
+			}
+			k.broken = false
+			switch {
 			case e != nil:
 				k.apply(e)
 			case !goOn: // end of the content
@@ -117,9 +125,6 @@ func (k *banKeeper) watch(ctx context.Context, goOn bool) error {
 
 // apply applies an entry of the bucket to the proxy. A ban of the proxy that is not stored
 // yet and ends later stays: it is about to be stored.
-//
-// If another node has removed a ban that ends soon, it has ended there by itself. Here it
-// does too, because the proxy remembers such a ban, and the next one lasts longer.
 func (k *banKeeper) apply(e jetstream.KeyValueEntry) {
 	source, err := sourceOfKey(e.Key())
 	if err != nil {
@@ -130,12 +135,12 @@ func (k *banKeeper) apply(e jetstream.KeyValueEntry) {
 	if e.Revision() <= known.revision {
 		return // written by this node
 	}
-	own, banned := k.proxy.BanOf(source.Addr())
-	unsaved := banned && !sameBan(own, known.Ban)
+	own, exists := k.proxy.LastBan(source.Addr())
+	unsaved := exists && !sameBan(own, known.Ban)
 	if e.Operation() != jetstream.KeyValuePut {
 		delete(k.stored, source)
-		if banned && !unsaved && !k.endsSoon(own) {
-			k.proxy.Unban(source.Addr())
+		if exists && !unsaved {
+			k.proxy.ForgetBan(source.Addr())
 		}
 		return
 	}
@@ -157,15 +162,8 @@ func sameBan(own, stored sip.Ban) bool {
 	return own.Reason == stored.Reason && own.Times == stored.Times && own.Until.Sub(stored.Until).Abs() < banTolerance
 }
 
-// endsSoon reports whether a ban of the proxy may have ended already by the clock of another
-// node.
-func (k *banKeeper) endsSoon(own sip.Ban) bool {
-	now, wallOffset := k.proxy.Clock()
-	return own.Until.Sub(now.Add(wallOffset)) < banTolerance
-}
-
-// storeChanges stores the bans of the proxy that the bucket does not have, and removes from
-// it those that the proxy does not have. It logs the first error of several in a row.
+// storeChanges stores the bans of the proxy that the bucket does not have, and deletes
+// from it those that the proxy does not have. It logs the first error of several in a row.
 func (k *banKeeper) storeChanges(ctx context.Context) {
 	err := k.tryToStore(ctx)
 	if err != nil && !k.failed {
@@ -176,7 +174,7 @@ func (k *banKeeper) storeChanges(ctx context.Context) {
 
 func (k *banKeeper) tryToStore(ctx context.Context) error {
 	bans := make(map[netip.Prefix]bool)
-	for _, b := range k.proxy.Bans() {
+	for _, b := range k.proxy.BanHistory() {
 		bans[b.Source] = true
 		if known, ok := k.stored[b.Source]; ok && sameBan(b, known.Ban) {
 			continue
@@ -212,7 +210,11 @@ func keyOfSource(source netip.Prefix) string {
 
 // sourceOfKey returns the source with a key.
 func sourceOfKey(key string) (netip.Prefix, error) {
-	return guard.ParseSource(strings.NewReplacer("_", ":", "=", "/").Replace(key))
+	ip, err := guard.ParseSource(strings.NewReplacer("_", ":", "=", "/").Replace(key))
+	if err != nil {
+		return netip.Prefix{}, err
+	}
+	return guard.SourceOf(ip), nil
 }
 
 // listBans returns the bans as the API shows them.
@@ -226,31 +228,31 @@ func (s *service) listBans() []ops.Ban {
 
 // banOf returns the ban of a source; false: it is not banned.
 func (s *service) banOf(source string) (ops.Ban, bool) {
-	network, err := guard.ParseSource(source)
+	ip, err := guard.ParseSource(source)
 	if err != nil {
 		return ops.Ban{}, false
 	}
-	b, ok := s.proxy.BanOf(network.Addr())
+	b, ok := s.proxy.BanOf(ip)
 	return describeBan(b), ok
 }
 
 // addBan bans a source for d; 0: for guard.ban_time.
 func (s *service) addBan(source string, d time.Duration) (ops.Ban, error) {
-	network, err := guard.ParseSource(source)
+	ip, err := guard.ParseSource(source)
 	if err != nil {
 		return ops.Ban{}, err
 	}
-	b, err := s.proxy.Ban(network.Addr(), d)
+	b, err := s.proxy.Ban(ip, d)
 	return describeBan(b), err
 }
 
 // removeBan ends the ban of a source, and returns it; false: there is none.
 func (s *service) removeBan(source string) (ops.Ban, bool) {
-	network, err := guard.ParseSource(source)
+	ip, err := guard.ParseSource(source)
 	if err != nil {
 		return ops.Ban{}, false
 	}
-	b, ok := s.proxy.Unban(network.Addr())
+	b, ok := s.proxy.Unban(ip)
 	return describeBan(b), ok
 }
 

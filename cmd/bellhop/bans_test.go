@@ -1,6 +1,8 @@
 package main
 
 import (
+	"errors"
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -14,7 +16,11 @@ import (
 	"bellhop/sip/siptest"
 )
 
-var scanner, otherScanner = netip.MustParseAddr("203.0.113.9"), netip.MustParseAddr("2001:db8::9")
+var (
+	scanner        = netip.MustParseAddr("203.0.113.9")
+	otherScanner   = netip.MustParseAddr("2001:db8::9")
+	allowedScanner = netip.MustParseAddr("2001:db8:1::9") // by guard.allow
+)
 
 // newBanKeeper returns the keeper of a new proxy, with the bans of the store.
 func newBanKeeper(t *testing.T, js jetstream.JetStream) *banKeeper {
@@ -23,7 +29,7 @@ func newBanKeeper(t *testing.T, js jetstream.JetStream) *banKeeper {
 		Listen: []sip.Listener{{Addr: sip.Addr{Proto: sip.UDP, AddrPort: netip.MustParseAddrPort("192.0.2.1:5060")}}},
 		PBX:    []sip.Addr{{Proto: sip.UDP, AddrPort: netip.MustParseAddrPort("192.0.2.2:5060")}},
 		Key:    make([]byte, 32),
-		Guard:  guard.Settings{BanAfter: 10, BanTime: 5 * time.Minute},
+		Guard:  guard.Settings{BanAfter: 10, BanTime: 5 * time.Minute, Allow: []netip.Prefix{netip.PrefixFrom(allowedScanner, 128)}},
 		Net:    siptest.NewNetwork(),
 		Log:    quiet(),
 	}))
@@ -116,13 +122,63 @@ func TestNodesShareBans(t *testing.T) {
 	two.wantBans(t, "")
 }
 
-// A ban that may have ended by the clock of another node ends by itself.
-func TestBanEndsSoon(t *testing.T) {
-	k := newBanKeeper(t, opened(t, storetest.Config(t.TempDir())))
-	for left, want := range map[time.Duration]bool{-time.Second: true, time.Second: true, time.Minute: false, time.Hour: false} {
-		if got := k.endsSoon(sip.Ban{Until: time.Now().Add(left)}); got != want {
-			t.Errorf("%v before its end: %v, want %v", left, got, want)
+// A ban that has ended is remembered after a restart, for as long as it makes the next one
+// longer. An operator who removes a ban removes it from the memory of all nodes.
+func TestEndedBansAreRemembered(t *testing.T) {
+	st := opened(t, storetest.Config(t.TempDir()))
+	k := newBanKeeper(t, st)
+	ended := func(ip netip.Addr, ago time.Duration) {
+		until := time.Now().Add(-ago)
+		k.proxy.RestoreBan(sip.Ban{Source: guard.SourceOf(ip), Reason: guard.BanNotSIP, Since: until.Add(-time.Hour), Until: until, Times: 3})
+	}
+	wantHistory := func(k *banKeeper, want string) {
+		t.Helper()
+		var sources []string
+		for _, b := range k.proxy.BanHistory() {
+			sources = append(sources, fmt.Sprint(b.Source.Addr(), " ", b.Times))
 		}
+		if got := strings.Join(sources, ", "); got != want {
+			t.Errorf("history %q, want %q", got, want)
+		}
+	}
+	ended(scanner, time.Hour)
+	ended(otherScanner, guard.MaxBanTime+time.Minute)
+	k.storeChanges(t.Context())
+	k.wantBans(t, "")
+	wantHistory(k, "203.0.113.9 3")
+
+	next := newBanKeeper(t, st)
+	next.wantBans(t, "")
+	wantHistory(next, "203.0.113.9 3")
+	must[sip.Ban](t)(next.proxy.Ban(scanner, time.Hour))
+	next.storeChanges(t.Context())
+	next.proxy.Unban(scanner)
+	next.storeChanges(t.Context())
+	k.reload(t)
+	wantHistory(k, "")
+}
+
+// An IPv6 address that is exempt cannot be banned, although another address of its network
+// can, which bans the rest of the network.
+func TestExemptIPv6AddressCannotBeBanned(t *testing.T) {
+	k := newBanKeeper(t, opened(t, storetest.Config(t.TempDir())))
+	s := &service{pipeline: &pipeline{proxy: k.proxy}}
+	if b, err := s.addBan(allowedScanner.String(), time.Hour); err == nil {
+		t.Errorf("banned: %+v", b)
+	}
+	if b, err := s.addBan("2001:db8:1::1", time.Hour); err != nil || b.Source != "2001:db8:1::/64" {
+		t.Errorf("banned: %+v, %v", b, err)
+	}
+}
+
+// The record of a ban is deleted when the ban is no longer remembered.
+func TestForgottenBansAreDeleted(t *testing.T) {
+	k := newBanKeeper(t, opened(t, storetest.Config(t.TempDir())))
+	must[uint64](t)(k.bucket.Put(t.Context(), "203.0.113.9", []byte(`{"until":"2020-01-01T00:00:00Z"}`)))
+	k.reload(t)
+	k.storeChanges(t.Context())
+	if _, err := k.bucket.Get(t.Context(), "203.0.113.9"); !errors.Is(err, jetstream.ErrKeyNotFound) {
+		t.Errorf("the record of a ban of 2020 is read with the error %v", err)
 	}
 }
 

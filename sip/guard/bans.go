@@ -47,6 +47,9 @@ type Ban struct {
 	Times        int // 1 for the first ban, 2 for the next; 1 again after a break of MaxBanTime
 }
 
+// isRemembered reports whether a ban makes the next one of its source longer.
+func (b Ban) isRemembered(now time.Duration) bool { return b.Until+MaxBanTime > now }
+
 // bans holds the bans of sources. Readers take no lock. A ban that has ended stays for
 // MaxBanTime, so that the next one lasts longer.
 type bans struct {
@@ -99,7 +102,7 @@ func (bs *bans) add(s source, reason BanReason, first, now time.Duration) Ban {
 	bs.mu.Lock()
 	defer bs.mu.Unlock()
 	b := &Ban{Source: s.prefix(), Reason: reason, Since: now, Times: 1}
-	if last := bs.find(s); last != nil && last.Until+MaxBanTime > now {
+	if last := bs.find(s); last != nil && last.isRemembered(now) {
 		b.Times = last.Times + 1
 	}
 	b.Until = now + min(first<<min(b.Times-1, 16), MaxBanTime)

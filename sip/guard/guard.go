@@ -263,10 +263,10 @@ func (g *Guard) Ban(ip netip.Addr, d, now time.Duration) Ban {
 }
 
 // Restore adds a ban that began at another guard, in place of the one that the source has.
-// Its Since may be before the time 0. Restore does nothing if the addresses of the source
-// are all in Allow.
-func (g *Guard) Restore(b Ban) {
-	if !g.settings.Load().allowsAll(b.Source) {
+// Its times may be before the time 0. Restore does nothing if the ban ended MaxBanTime
+// before now, or if the addresses of the source are all in Allow.
+func (g *Guard) Restore(b Ban, now time.Duration) {
+	if b.isRemembered(now) && !g.settings.Load().allowsAll(b.Source) {
 		g.bans.set(b)
 	}
 }
@@ -283,10 +283,25 @@ func (g *Guard) Unban(ip netip.Addr, now time.Duration) (b Ban, ok bool) {
 	return *removed, true
 }
 
+// Forget removes the ban of a source even if it has ended. The source begins anew.
+func (g *Guard) Forget(ip netip.Addr) {
+	g.bans.remove(sourceOf(ip), math.MinInt64)
+	g.scores.clear(sourceOf(ip))
+}
+
 // BanOf returns the ban of a source, if it has not ended at now.
 func (g *Guard) BanOf(ip netip.Addr, now time.Duration) (b Ban, ok bool) {
 	if active := g.bans.active(sourceOf(ip), now); active != nil {
 		return *active, true
+	}
+	return Ban{}, false
+}
+
+// LastBan returns the last ban of a source, if that makes the next one longer: it has not
+// ended MaxBanTime before now.
+func (g *Guard) LastBan(ip netip.Addr, now time.Duration) (b Ban, ok bool) {
+	if last := g.bans.find(sourceOf(ip)); last != nil && last.isRemembered(now) {
+		return *last, true
 	}
 	return Ban{}, false
 }
@@ -299,6 +314,11 @@ func (g *Guard) Bans(now time.Duration) (active []Ban) {
 		}
 	}
 	return active
+}
+
+// History returns the bans that [Guard.LastBan] returns for all sources.
+func (g *Guard) History(now time.Duration) (bans []Ban) {
+	return slices.DeleteFunc(g.bans.all(), func(b Ban) bool { return !b.isRemembered(now) })
 }
 
 // Banned returns how many bans began for a reason.

@@ -436,15 +436,26 @@ func TestBanByHand(t *testing.T) {
 // A ban of an earlier process goes on, and the next one lasts longer.
 func TestRestoredBan(t *testing.T) {
 	g := newGuard()
-	g.Restore(Ban{Source: SourceOf(scanner), Reason: BanNotSIP, Since: -time.Hour, Until: time.Minute, Times: 3})
+	g.Restore(Ban{Source: SourceOf(scanner), Reason: BanNotSIP, Since: -time.Hour, Until: time.Minute, Times: 3}, 0)
 	if !g.IsBanned(scanner, 0) || g.IsBanned(scanner, time.Minute) {
 		t.Errorf("bans %v", g.Bans(0))
 	}
 	if b := g.addBan(sourceOf(scanner), BanNotSIP, time.Minute); b.Times != 4 {
 		t.Errorf("the next ban is the %d.", b.Times)
 	}
+	for ended, want := range map[time.Duration]int{time.Hour: 4, MaxBanTime - 1: 4, MaxBanTime: 1} {
+		g.Forget(scanner)
+		g.Restore(Ban{Source: SourceOf(scanner), Until: -ended, Times: 3}, 0)
+		last, ok := g.LastBan(scanner, 0)
+		if h := g.History(0); ok != (want > 1) || ok && (len(h) != 1 || h[0] != last) || !ok && len(h) > 0 {
+			t.Errorf("last ban %+v, %v; history %+v", last, ok, h)
+		}
+		if b := g.addBan(sourceOf(scanner), BanNotSIP, 0); b.Times != want {
+			t.Errorf("%v after a ban, the next one is the %d., want %d", ended, b.Times, want)
+		}
+	}
 	g.Configure(Settings{Allow: []netip.Prefix{netip.PrefixFrom(phone, 32)}})
-	g.Restore(Ban{Source: SourceOf(phone), Until: time.Hour})
+	g.Restore(Ban{Source: SourceOf(phone), Until: time.Hour}, 0)
 	if g.IsBanned(phone, 0) {
 		t.Error("a source is banned that is allowed")
 	}
@@ -472,9 +483,9 @@ func TestParseSource(t *testing.T) {
 		"198.51.100.7/":       "",
 		"":                    "",
 	} {
-		p, err := ParseSource(text)
-		if (err == nil) != (want != "") || err == nil && p.String() != want {
-			t.Errorf("%q is the source %v, %v", text, p, err)
+		ip, err := ParseSource(text)
+		if (err == nil) != (want != "") || err == nil && SourceOf(ip).String() != want {
+			t.Errorf("%q is the source of %v, %v", text, ip, err)
 		}
 	}
 }

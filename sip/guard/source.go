@@ -30,15 +30,15 @@ func sourceOf(ip netip.Addr) source {
 func SourceOf(ip netip.Addr) netip.Prefix { return sourceOf(ip).prefix() }
 
 // ParseSource parses a source: an IPv4 address with or without /32, or an IPv6 address, which
-// stands for its /64 network, with or without /64.
-func ParseSource(text string) (netip.Prefix, error) {
+// stands for its /64 network, with or without /64. It returns the address.
+func ParseSource(text string) (netip.Addr, error) {
 	address, bits, isNetwork := strings.Cut(text, "/")
 	ip, err := netip.ParseAddr(address)
 	isNone := ip.IsUnspecified() && (ip.Is4() || !isNetwork) // ::/64 is the network of ::1
 	if err != nil || ip.Zone() != "" || isNone || ip.IsMulticast() || isNetwork && bits != strconv.Itoa(SourceOf(ip).Bits()) {
-		return netip.Prefix{}, errors.New("must be an IPv4 address, an IPv6 address or a /64 network of IPv6")
+		return netip.Addr{}, errors.New("must be an IPv4 address, an IPv6 address or a /64 network of IPv6")
 	}
-	return SourceOf(ip), nil
+	return ip.Unmap(), nil
 }
 
 // SourceText returns an IPv4 source as an address, and an IPv6 source as a network.
