@@ -308,7 +308,11 @@ func (m *Manager) Problems() (all []string) {
 	for i, c := range m.certs {
 		if c.err != nil {
 			cause, remedy := explain(c.err, c.name)
-			all = append(all, fmt.Sprintf("certificate acme.names[%d] for %s not obtained: %s: %s", i, c.name, cause, remedy))
+			failure := "not obtained"
+			if c.text != nil {
+				failure = "not renewed"
+			}
+			all = append(all, fmt.Sprintf("certificate acme.names[%d] for %s %s: %s: %s", i, c.name, failure, cause, remedy))
 		}
 	}
 	return all

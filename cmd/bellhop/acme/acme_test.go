@@ -406,8 +406,8 @@ func TestRenewsByARI(t *testing.T) {
 	n.eventually("the renewal", func() bool { return !n.leaf("sip.example.com").Equal(before) })
 }
 
-// While the authority is down, the certificate stays in use, and the log says what to do.
-// Attempts do not follow each other at once. Retry makes one at once.
+// A certificate stays in use while the authority is down. The log says what to do. Attempts
+// do not follow each other at once. Retry makes one at once.
 func TestKeepsCertificateWithoutAuthority(t *testing.T) {
 	a, s := startAuthority(t), openStore(t)
 	a.noARI = true // else each attempt asks for it first, three times
@@ -433,7 +433,7 @@ func TestKeepsCertificateWithoutAuthority(t *testing.T) {
 		}
 	}
 	problems := strings.Join(n.Problems(), "\n")
-	for _, want := range []string{"certificate acme.names[0] for sip.example.com not obtained: ", "certificate acme.names[1] for new.example.com not obtained: "} {
+	for _, want := range []string{"certificate acme.names[0] for sip.example.com not renewed: ", "certificate acme.names[1] for new.example.com not obtained: "} {
 		if !strings.Contains(problems, want) {
 			t.Errorf("the problems have no %q: %s", want, problems)
 		}
