@@ -1,11 +1,8 @@
 package config
 
 import (
-	"strings"
 	"testing"
 	"time"
-
-	"github.com/google/go-cmp/cmp"
 )
 
 func TestACMEProblems(t *testing.T) {
@@ -37,16 +34,7 @@ func TestACMEProblems(t *testing.T) {
 		{"a wrong key", "acme.name = \"sip.example.com\"", []string{
 			`c:1:1: acme.name: unknown key: did you mean "names"?`}},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
-			_, err := Parse("c", tt.text)
-			var got []string
-			if err != nil {
-				got = strings.Split(err.Error(), "\n")
-			}
-			if d := cmp.Diff(tt.want, got); d != "" {
-				t.Errorf("problems (- want, + got):\n%s", d)
-			}
-		})
+		t.Run(tt.name, func(t *testing.T) { wantProblems(t, tt.text, tt.want) })
 	}
 }
 

@@ -28,6 +28,19 @@ var compareConfigs = cmp.Options{
 	cmpopts.EquateEmpty(),
 }
 
+// wantProblems compares the problems of a config named c with those wanted.
+func wantProblems(t *testing.T, text string, want []string) {
+	t.Helper()
+	_, err := Parse("c", text)
+	var got []string
+	if err != nil {
+		got = strings.Split(err.Error(), "\n")
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("problems (- want, + got):\n%s", d)
+	}
+}
+
 // TestConfigFileListsAllKeys checks that config.toml lists every key that has an effect,
 // at its default.
 func TestConfigFileListsAllKeys(t *testing.T) {

@@ -9,7 +9,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/miekg/dns"
 
 	"bellhop/sip"
@@ -41,16 +40,7 @@ func TestNamesAreChecked(t *testing.T) {
 			`c:5:61: trunk.to: no listener reaches tcp://a.example: add to sip.listen a tcp:// listener`,
 			`c:5:99: trunk.to: udp://a.example is listed twice`}},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
-			_, err := Parse("c", tt.text)
-			var got []string
-			if err != nil {
-				got = strings.Split(err.Error(), "\n")
-			}
-			if diff := cmp.Diff(tt.want, got); diff != "" {
-				t.Errorf("problems (- want, + got):\n%s", diff)
-			}
-		})
+		t.Run(tt.name, func(t *testing.T) { wantProblems(t, tt.text, tt.want) })
 	}
 }
 

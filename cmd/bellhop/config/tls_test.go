@@ -8,8 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-
 	"bellhop/sip/siptest"
 )
 
@@ -98,16 +96,7 @@ func TestTLSProblems(t *testing.T) {
 			`c:10:11: trunk.tls_key: key without a certificate: set tls_cert too`,
 			`c:14:12: trunk.tls_cert: tls: private key does not match public key`}},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
-			_, err := Parse("c", tt.text)
-			var got []string
-			if err != nil {
-				got = strings.Split(err.Error(), "\n")
-			}
-			if d := cmp.Diff(tt.want, got); d != "" {
-				t.Errorf("problems (- want, + got):\n%s", d)
-			}
-		})
+		t.Run(tt.name, func(t *testing.T) { wantProblems(t, tt.text, tt.want) })
 	}
 }
 
