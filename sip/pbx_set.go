@@ -94,9 +94,9 @@ func (s *pbxSet) severalTargets() bool {
 }
 
 // SetPBXs replaces the configured PBXs. The client is for those with a TLS address; if it
-// is nil, the former client stays in use for calls that are up. A new
-// PBX with a name gets requests as soon as the name has been looked up, or after
-// maxNameWait. Until then, SetPBXs waits.
+// is nil, the former client stays in use for calls that are up. A new PBX with a name gets
+// requests as soon as the name has been looked up, or after maxNameWait. Until then,
+// SetPBXs waits.
 //
 // A PBX that is no longer configured gets no new requests. For an hour, it stays on the PBX
 // side, and its calls go on there. If a PBX cannot be used, SetPBXs changes nothing and
