@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/csv"
 	"fmt"
 	"os"
@@ -39,6 +40,7 @@ type channel struct {
 	began    time.Time
 	answered time.Time
 	ended    time.Time
+	left     time.Time     // it left a conference then: ConfBridge ends the channel later, up to 0.4 s after a BYE
 	queued   time.Duration // it talked so long with members of a queue
 }
 
@@ -106,10 +108,13 @@ func readRecord(file string) (*record, error) {
 				c.answered = at
 			}
 		case "HANGUP":
-			c.ended = at
+			c.ended = cmp.Or(c.left, at)
 		case "BRIDGE_ENTER":
-			entered[name] = at
+			entered[name], c.left = at, time.Time{}
 		case "BRIDGE_EXIT":
+			if row[6] == "ConfBridge" {
+				c.left = at
+			}
 			if row[6] == "Queue" && !entered[name].IsZero() {
 				c.queued += at.Sub(entered[name])
 			}
