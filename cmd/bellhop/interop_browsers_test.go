@@ -44,8 +44,7 @@ func TestBrowsersAtAsterisk(t *testing.T) {
 	p.edit("rtp.conf", `(?m)^icesupport=no$`, "icesupport=yes")
 	p.edit("pjsip.conf", `(?m)^media_address=.*$`, "media_address="+mediaAddress)
 	p.edit("pjsip.conf", `(?m)^\[phone\]\(!\)$`, "[phone](!)\nwebrtc=yes")
-	t.Cleanup(func() { p.run(time.Minute, "./stop.sh") })
-	p.run(time.Minute, "./start.sh")
+	p.start()
 	s := newSite(t, sip.TCP, sip.UDP)
 	s.pbx.AddrPort = netip.MustParseAddrPort("127.0.0.2:5060")
 	s.playBrowsers("asterisk")
@@ -99,43 +98,37 @@ var browserStories = []struct {
 	}},
 	{"comes-back-hangs-up", func(p *phonePages) {
 		p.connect(p.one, p.two)
-		p.one.loseConnection(true)
-		p.one.comeBack()
+		p.one.reconnect(true)
 		p.talk(p.one, p.two)
 		p.one.hangUp()
 	}},
 	{"comes-back-callee-hangs-up", func(p *phonePages) {
 		p.connect(p.one, p.two)
-		p.one.loseConnection(true)
-		p.one.comeBack()
+		p.one.reconnect(true)
 		p.talk(p.one, p.two)
 		p.two.hangUp()
 	}},
 	{"comes-back-unnoticed-callee-hangs-up", func(p *phonePages) {
 		p.connect(p.one, p.two)
-		p.one.loseConnection(false)
-		p.one.comeBack()
+		p.one.reconnect(false)
 		p.talk(p.one, p.two)
 		p.two.hangUp()
 	}},
 	{"is-called-comes-back-caller-hangs-up", func(p *phonePages) {
 		p.connect(p.two, p.one)
-		p.one.loseConnection(true)
-		p.one.comeBack()
+		p.one.reconnect(true)
 		p.talk(p.one, p.two)
 		p.two.hangUp()
 	}},
 	{"comes-back-holds", func(p *phonePages) {
 		p.connect(p.one, p.two)
-		p.one.loseConnection(true)
-		p.one.comeBack()
+		p.one.reconnect(true)
 		p.one.hold()
 		p.one.hangUp()
 	}},
 	{"comes-back-transfers", func(p *phonePages) {
 		p.connect(p.two, p.one)
-		p.one.loseConnection(true)
-		p.one.comeBack()
+		p.one.reconnect(true)
 		p.one.transfer(p.three)
 		p.talk(p.two, p.three)
 		p.two.hangUp()
@@ -356,6 +349,12 @@ func (p *phonePage) loseConnection(noticed bool) {
 	p.t.Helper()
 	p.network.lose(noticed)
 	p.until("the connection is lost", "!phone.connected")
+}
+
+// reconnect takes the connection from the page, and waits until it is back.
+func (p *phonePage) reconnect(noticed bool) {
+	p.loseConnection(noticed)
+	p.comeBack()
 }
 
 // comeBack waits until the page has connected and registered again.

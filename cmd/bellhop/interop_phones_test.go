@@ -144,23 +144,9 @@ func (d *desk) play(report *report, client, name string, story func(d *desk)) {
 // TestInteropPhones has real phones register, call, be called, hold, transfer, hang up,
 // and lose their connection in a call, through bellhop and a real Asterisk.
 func TestInteropPhones(t *testing.T) {
-	folder := os.Getenv("PBX")
-	if folder == "" {
-		t.Fatal("the environment variable PBX does not name the folder that sets up Asterisk and its phones: see testdata/README.md")
-	}
-	p := &pbxFolder{t: t, path: folder, out: t.TempDir()}
-	p.run(time.Minute, "./stop.sh") // what an earlier test left
-	t.Cleanup(func() { p.run(time.Minute, "./stop.sh") })
-	p.run(time.Minute, "./start.sh")
-
-	s := &site{
-		t:        t,
-		dir:      t.TempDir(),
-		hop:      netip.MustParseAddrPort("127.0.0.1:5060"),
-		pbx:      sip.Addr{Proto: sip.UDP, AddrPort: netip.MustParseAddrPort("127.0.0.2:5060")},
-		admin:    netip.MustParseAddrPort("127.0.0.1:8080"),
-		receiver: newReceiver(t),
-	}
+	p := openPBXFolder(t)
+	p.start()
+	s := newInteropSite(t)
 	inPhones := s.openNAT()
 	ca := s.configurePhones()
 	hop := s.serve()

@@ -16,8 +16,6 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"bellhop/sip"
 )
 
 const (
@@ -32,17 +30,8 @@ const (
 // trunk by the secret header, as in sip/README.md.
 func TestInteropStrangers(t *testing.T) {
 	p := newStrangersPBX(t)
-	t.Cleanup(func() { p.run(time.Minute, "./stop.sh") })
-	p.run(time.Minute, "./start.sh")
-
-	s := &site{
-		t:        t,
-		dir:      t.TempDir(),
-		hop:      netip.MustParseAddrPort("127.0.0.1:5060"),
-		pbx:      sip.Addr{Proto: sip.UDP, AddrPort: netip.MustParseAddrPort("127.0.0.2:5060")},
-		admin:    netip.MustParseAddrPort("127.0.0.1:8080"),
-		receiver: newReceiver(t),
-	}
+	p.start()
+	s := newInteropSite(t)
 	s.configure(fmt.Sprintf("[[trunk]]\nname = \"carrier\"\nsources = [\"127.0.0.21\"]\nsecret = %q\n", trunkSecret))
 	hop := s.serve()
 	s.subscribe("json", "POST", interopTypes...)
@@ -77,12 +66,8 @@ func newStrangersPBX(t *testing.T) *pbxFolder {
 // copyPBXFolder copies the folder named by the environment variable PBX.
 func copyPBXFolder(t *testing.T) *pbxFolder {
 	t.Helper()
-	folder := os.Getenv("PBX")
-	if folder == "" {
-		t.Fatal("the environment variable PBX does not name the folder that sets up Asterisk and its phones: see testdata/README.md")
-	}
-	p := &pbxFolder{t: t, path: folder, out: t.TempDir()}
-	p.run(time.Minute, "./stop.sh") // what an earlier test left
+	p := openPBXFolder(t)
+	folder := p.path
 	p.path = t.TempDir()
 	for _, name := range []string{"conf", "bin"} {
 		if err := os.CopyFS(filepath.Join(p.path, name), os.DirFS(filepath.Join(folder, name))); err != nil {

@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"flag"
 	"fmt"
@@ -40,30 +41,14 @@ var interopTypes = []string{
 // at a real Asterisk behind bellhop. The folder named by the environment variable PBX
 // sets them up: testdata/README.md lists its files.
 func TestInteropAsterisk(t *testing.T) {
-	folder := os.Getenv("PBX")
-	if folder == "" {
-		t.Fatal("the environment variable PBX does not name the folder that sets up Asterisk and its phones: see testdata/README.md")
-	}
 	files, err := filepath.Glob("../../testdata/interop/asterisk/*.txt")
 	if err != nil || len(files) == 0 {
 		t.Fatal("no scenarios", err)
 	}
-	p := &pbxFolder{t: t, path: folder, out: *captures}
-	if p.out == "" {
-		p.out = t.TempDir()
-	}
-	p.run(time.Minute, "./stop.sh") // what an earlier test left
-	t.Cleanup(func() { p.run(time.Minute, "./stop.sh") })
-	p.run(time.Minute, "./start.sh")
-
-	s := &site{
-		t:        t,
-		dir:      t.TempDir(),
-		hop:      netip.MustParseAddrPort("127.0.0.1:5060"),
-		pbx:      sip.Addr{Proto: sip.UDP, AddrPort: netip.MustParseAddrPort("127.0.0.2:5060")},
-		admin:    netip.MustParseAddrPort("127.0.0.1:8080"),
-		receiver: newReceiver(t),
-	}
+	p := openPBXFolder(t)
+	p.out = cmp.Or(*captures, p.out)
+	p.start()
+	s := newInteropSite(t)
 	s.configure(asteriskConfig())
 	hop := s.serve()
 	s.subscribe("json", "POST", interopTypes...)
@@ -92,6 +77,38 @@ func TestInteropAsterisk(t *testing.T) {
 		})
 	}
 	hop.stop()
+}
+
+// openPBXFolder returns the folder that the environment variable PBX names. It stops what an
+// earlier test left running there.
+func openPBXFolder(t *testing.T) *pbxFolder {
+	t.Helper()
+	folder := os.Getenv("PBX")
+	if folder == "" {
+		t.Fatal("the environment variable PBX does not name the folder that sets up Asterisk and its phones: see testdata/README.md")
+	}
+	p := &pbxFolder{t: t, path: folder, out: t.TempDir()}
+	p.run(time.Minute, "./stop.sh")
+	return p
+}
+
+// start starts the PBX until the test ends.
+func (p *pbxFolder) start() {
+	p.t.Helper()
+	p.t.Cleanup(func() { p.run(time.Minute, "./stop.sh") })
+	p.run(time.Minute, "./start.sh")
+}
+
+// newInteropSite returns a site before the PBX of the folder.
+func newInteropSite(t *testing.T) *site {
+	return &site{
+		t:        t,
+		dir:      t.TempDir(),
+		hop:      netip.MustParseAddrPort("127.0.0.1:5060"),
+		pbx:      sip.Addr{Proto: sip.UDP, AddrPort: netip.MustParseAddrPort("127.0.0.2:5060")},
+		admin:    netip.MustParseAddrPort("127.0.0.1:8080"),
+		receiver: newReceiver(t),
+	}
 }
 
 // interopKinds are the extensions of the PBX that are not phones, interopDIDs the public
