@@ -199,6 +199,56 @@ func TestRestOfTrunkEnds(t *testing.T) {
 	})
 }
 
+// A target rests for as long as its 503 asks for, but for a minute at most.
+func TestRestLastsAMinuteAtMost(t *testing.T) {
+	for _, tt := range []struct {
+		retryAfter string
+		want       time.Duration
+	}{
+		{"", 30 * time.Second},
+		{"Retry-After: 5", 5 * time.Second},
+		{"Retry-After: 59", 59 * time.Second},
+		{"Retry-After: 61", time.Minute},
+		{"Retry-After: 3600", time.Minute},
+		{"Retry-After: 3600;duration=7200", time.Minute},
+		{"Retry-After: tomorrow", 30 * time.Second},
+	} {
+		t.Run(tt.retryAfter, func(t *testing.T) {
+			server := resolvetest.NewServer(t, `_sip._udp.carrier.example. 3600 SRV 10 0 5060 a.carrier.example.
+				_sip._udp.carrier.example. 3600 SRV 20 0 5060 b.carrier.example.
+				a.carrier.example. 3600 A 203.0.113.9
+				b.carrier.example. 3600 A 203.0.113.10`)
+			runScenario(t, func(s *testbed) {
+				a, b := s.addUDPPeer(netip.MustParseAddrPort("203.0.113.9:5060")), s.addUDPPeer(netip.MustParseAddrPort("203.0.113.10:5060"))
+				send := func(to *peer, what string) {
+					t.Helper()
+					s.pbx.send(s.pbx.newRequest("MESSAGE", "sip:5551234@carrier.example"))
+					if what == "" {
+						var lines []string
+						if tt.retryAfter != "" {
+							lines = append(lines, tt.retryAfter)
+						}
+						a.respond(a.expect("the first", "MESSAGE"), "503 Service Unavailable", lines...)
+					}
+					to.respond(to.expect(what, "MESSAGE"), "200 OK")
+					s.pbx.expect("answer", "SIP/2.0 200")
+				}
+				s.advance(time.Second)
+				send(b, "")
+				send(b, "the first rests")
+				s.advance(tt.want - 10*ms)
+				send(b, "the first rests still")
+				a.expectNone("it rests")
+				s.advance(10 * ms)
+				send(a, "it has rested")
+			}, func(c *sip.Config) {
+				c.Trunks = []sip.Trunk{{Name: "carrier", To: []sip.Addr{{Proto: sip.UDP, Host: "carrier.example"}}}}
+				c.DialNameServer = server.Dial
+			})
+		})
+	}
+}
+
 // expectLines checks that the log has lines with a text.
 func (s *testbed) expectLines(text string, want int) {
 	s.t.Helper()
