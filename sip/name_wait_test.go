@@ -3,6 +3,7 @@ package sip_test
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/netip"
 	"testing"
 	"time"
@@ -110,6 +111,9 @@ func TestAddressesOfANameAreChecked(t *testing.T) {
 		{"ours", "carrier.example. 60 A 192.0.2.1", "sip:x@carrier.example", "482 Loop Detected"},
 		{"ours, by SRV", "_sip._udp.carrier.example. 60 SRV 0 0 5060 a.example.\na.example. 60 A 192.0.2.1", "sip:x@carrier.example", "482 Loop Detected"},
 		{"loopback", "carrier.example. 60 A 127.0.0.1", "sip:x@carrier.example", "403 Next Hop Not Allowed"},
+		{"loopback by SRV", "_sip._udp.carrier.example. 60 SRV 0 0 8080 a.example.\na.example. 60 A 127.0.0.2", "sip:x@carrier.example", "403 Next Hop Not Allowed"},
+		{"link-local", "carrier.example. 60 A 169.254.169.254", "sip:x@carrier.example", "403 Next Hop Not Allowed"},
+		{"unspecified", "carrier.example. 60 A 0.0.0.0", "sip:x@carrier.example", "500 Next Hop Not Resolved"},  // the resolver leaves it out
 		{"multicast", "carrier.example. 60 A 224.0.1.75", "sip:x@carrier.example", "500 Next Hop Not Resolved"}, // the resolver leaves it out
 		{"IPv6 without a listener", "carrier.example. 60 AAAA 2001:db8::1", "sip:x@carrier.example", "500 Next Hop Not Resolved"},
 		{"over TLS", "carrier.example. 60 A 198.51.100.1", "sip:x@carrier.example;transport=tls", "500 Next Hop Not Resolved"},
@@ -121,6 +125,25 @@ func TestAddressesOfANameAreChecked(t *testing.T) {
 				s.advance(time.Second)
 				s.pbx.expect(tt.name, "SIP/2.0 "+tt.want)
 			}, askServer(resolvetest.NewServer(t, tt.zone), 0))
+		})
+	}
+}
+
+func TestIPv6AddressesOfANameAreChecked(t *testing.T) {
+	for ip, want := range map[string]string{
+		"2001:db8::1":      "482 Loop Detected",
+		"::1":              "403 Next Hop Not Allowed",
+		"fe80::1":          "403 Next Hop Not Allowed",
+		"::ffff:127.0.0.1": "500 Next Hop Not Resolved", // the resolver leaves it out
+		"::":               "500 Next Hop Not Resolved",
+		"ff02::1":          "500 Next Hop Not Resolved",
+	} {
+		t.Run(ip, func(t *testing.T) {
+			runScenario(t, func(s *testbed) {
+				s.pbx.send(s.pbx.newRequest("MESSAGE", "sip:x@carrier.example"))
+				s.advance(time.Second)
+				s.pbx.expect("refused", "SIP/2.0 "+want)
+			}, askServer(resolvetest.NewServer(t, "carrier.example. 60 AAAA "+ip), 0), dualStack)
 		})
 	}
 }
@@ -190,6 +213,160 @@ func TestNamesOfTheEdgeSideAreNotLookedUp(t *testing.T) {
 			t.Errorf("the name server was asked %d times", n)
 		}
 	}, askServer(server, 0))
+}
+
+// Peers of the edge side write a name into Contact and Record-Route. It leads to private
+// addresses, to this machine and to bellhop. Requests within the dialog go to the address that
+// the peer had before, and nobody looks up the name.
+func TestNamesWithinADialogAreNotLookedUp(t *testing.T) {
+	const name = "sip:x@rebound.example"
+	contact := "Contact: <" + name + ">"
+	// exchange sends a request that must arrive with the name, and its response.
+	exchange := func(from, to *peer, request text) {
+		from.s.t.Helper()
+		if request.requestURI() != name {
+			from.s.t.Fatalf("the Request-URI is %s", request.requestURI())
+		}
+		from.send(request)
+		to.respond(to.expect("it goes to the peer of the dialog", request.method()+" "+name), "200 OK")
+		from.expect("answer", "SIP/2.0 200")
+	}
+	for _, tt := range []struct {
+		name string
+		play func(s *testbed, other *peer)
+	}{
+		{"phone that calls", func(s *testbed, _ *peer) {
+			c := s.phone.setUpCall(s.pbx, contact)
+			exchange(s.pbx, s.phone, s.pbx.calleeRequest(c.invite, "INFO"))
+			exchange(s.pbx, s.phone, s.pbx.calleeRequest(c.invite, "BYE"))
+		}},
+		{"phone behind a proxy of the edge", func(s *testbed, _ *peer) {
+			invite := s.phone.newInvite(contact, "Record-Route: <sip:rebound.example;lr>").replaced("Via:", "Via: SIP/2.0/UDP 192.0.2.101:5062;branch=z9hG4bK-edge\r\nVia:")
+			s.phone.send(invite)
+			got := s.pbx.expect("the INVITE goes on", "INVITE")
+			s.pbx.respond(got, "200 OK")
+			s.phone.expect("answer", "SIP/2.0 200")
+			exchange(s.pbx, s.phone, s.pbx.calleeRequest(got, "BYE"))
+		}},
+		{"phone that moves its Contact", func(s *testbed, _ *peer) {
+			c := s.phone.setUpCall(s.pbx)
+			s.phone.send(s.phone.callerRequest(c.ok, "INVITE", contact))
+			again := s.pbx.expect("a re-INVITE", "INVITE")
+			s.pbx.respond(again, "200 OK")
+			s.phone.expect("answer", "SIP/2.0 200")
+			s.phone.send(s.phone.callerRequest(c.ok, "ACK"))
+			s.pbx.expect("its ACK", "ACK")
+			bye := s.pbx.calleeRequest(c.invite, "BYE")
+			exchange(s.pbx, s.phone, bye.replaced("BYE "+bye.requestURI(), "BYE "+name))
+		}},
+		{"carrier that is called", func(s *testbed, other *peer) {
+			s.pbx.send(s.pbx.newRequest("INVITE", "sip:5551234@192.0.2.102:5062"))
+			got := other.expect("the call", "INVITE")
+			other.send(other.newResponse(got, "200 OK", contact).replaced("Record-Route: ", "Record-Route: <sip:rebound.example;lr>, "))
+			ok := s.pbx.expect("answer", "SIP/2.0 200")
+			s.pbx.send(s.pbx.callerRequest(ok, "ACK"))
+			ack := other.expect("the ACK", "ACK "+name)
+			assertEqual(t, "Route", ack.fieldValue("Route"), "<sip:rebound.example;lr>")
+			exchange(s.pbx, other, s.pbx.callerRequest(ok, "BYE"))
+		}},
+		{"PBX that is a proxy and stays", func(s *testbed, other *peer) {
+			// pass lets the PBX send a request on, and the response back.
+			pass := func(got text, record bool) {
+				on := got.replaced("Via:", "Via: SIP/2.0/UDP 192.0.2.2:5060;branch=z9hG4bK-pbx"+got.method()+"\r\nVia:")
+				if record {
+					on = on.replaced("INVITE sip:102@pbx.example", "INVITE sip:102@192.0.2.102:5062").replaced("Record-Route:", "Record-Route: <sip:192.0.2.2;lr>\r\nRecord-Route:")
+				} else {
+					on = on.replaced("Route: <sip:192.0.2.2;lr>\r\n", "")
+				}
+				s.pbx.send(on)
+				other.respond(other.expect("from the PBX", got.method()), "200 OK", contact)
+				ok := s.pbx.expect("answer", "SIP/2.0 200")
+				s.pbx.send(ok.replaced("Via: "+ok.fieldValue("Via")+"\r\n", ""))
+			}
+			s.phone.send(s.phone.newInvite())
+			pass(s.pbx.expect("the INVITE goes on", "INVITE"), true)
+			ok := s.phone.expect("answer", "SIP/2.0 200")
+			s.phone.send(s.phone.callerRequest(ok, "BYE"))
+			pass(s.pbx.expect("the caller hangs up", "BYE "+name), false)
+			s.phone.expect("answer", "SIP/2.0 200")
+		}},
+		{"PBX that has left the dialog", func(s *testbed, other *peer) {
+			s.phone.send(s.phone.newInvite())
+			got := s.pbx.expect("the INVITE goes on", "INVITE")
+			s.pbx.send(got.replaced("INVITE sip:102@pbx.example", "INVITE sip:102@192.0.2.102:5062").
+				replaced("Via:", "Via: SIP/2.0/UDP 192.0.2.2:5060;branch=z9hG4bK-pbx\r\nVia:"))
+			other.respond(other.expect("from the PBX", "INVITE"), "200 OK", contact)
+			ok := s.pbx.expect("answer", "SIP/2.0 200")
+			s.pbx.send(ok.replaced("Via: "+ok.fieldValue("Via")+"\r\n", ""))
+			answer := s.phone.expect("answer", "SIP/2.0 200")
+			exchange(s.phone, other, s.phone.callerRequest(answer, "INFO"))
+			exchange(s.phone, other, s.phone.callerRequest(answer, "BYE"))
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			targets := []string{"10.0.0.1", "172.16.0.1", "192.168.0.1", "169.254.0.1", "127.0.0.1", "192.0.2.1", "203.0.113.66"}
+			server := resolvetest.NewServer(t, "")
+			server.Respond = func(_ string, _ netip.AddrPort, q *dns.Msg) (*dns.Msg, time.Duration) {
+				t.Errorf("the name server was asked for %s", q.Question[0].Name)
+				m := new(dns.Msg).SetReply(q)
+				for _, ip := range targets {
+					m.Answer = append(m.Answer, &dns.A{Hdr: dns.RR_Header{Name: q.Question[0].Name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 1}, A: net.ParseIP(ip)})
+				}
+				return m, 0
+			}
+			runScenario(t, func(s *testbed) {
+				for _, ip := range targets {
+					if at := netip.AddrPortFrom(netip.MustParseAddr(ip), 5060); at != proxyAt {
+						s.addUDPPeer(at)
+					}
+				}
+				tt.play(s, s.addUDPPeer(otherAt))
+				s.expectNothing("nobody else gets anything")
+			}, func(c *sip.Config) { c.DialNameServer = server.Dial })
+		})
+	}
+}
+
+// A name of the dial plan may lead to a private address: a gateway in the network of the PBX. Of
+// several addresses, those of this machine are left out.
+func TestNameOfAPrivateGateway(t *testing.T) {
+	for _, at := range []string{"10.0.0.9", "172.16.0.9", "192.168.0.9", "fd00::9"} {
+		t.Run(at, func(t *testing.T) {
+			gateway, record := netip.MustParseAddr(at), "A"
+			if gateway.Is6() {
+				record = "AAAA"
+			}
+			server := resolvetest.NewServer(t, fmt.Sprintf(`_sip._udp.gateway.example. 60 SRV 10 0 5060 local.example.
+				_sip._udp.gateway.example. 60 SRV 20 0 5060 gateway.lan.example.
+				_sip._udp.gateway.example. 60 SRV 30 0 5060 local.example.
+				local.example. 60 A 127.0.0.1
+				local.example. 60 A 169.254.0.1
+				local.example. 60 AAAA ::1
+				local.example. 60 AAAA fe80::1
+				gateway.lan.example. 60 %s %s`, record, at))
+			runScenario(t, func(s *testbed) {
+				for _, ip := range []string{"127.0.0.1", "169.254.0.1", "::1", "fe80::1"} {
+					s.addUDPPeer(netip.AddrPortFrom(netip.MustParseAddr(ip), 5060))
+				}
+				gateway := s.addUDPPeer(netip.AddrPortFrom(gateway, 5060))
+				gateway.proxyAddr = s.proxyAddrFor(gateway)
+				invite := s.pbx.newRequest("INVITE", "sip:5551234@gateway.example")
+				s.pbx.send(invite)
+				gateway.respond(gateway.expect("the call", "INVITE"), "503 Service Unavailable")
+				gateway.expect("its ACK", "ACK")
+				s.pbx.sendACK(invite, s.pbx.expect("there is no other address", "SIP/2.0 500"))
+				s.expectNothing("this machine gets nothing")
+			}, askServer(server, 0), dualStack)
+		})
+	}
+}
+
+// proxyAddrFor returns the address of the proxy in the family of a peer.
+func (s *testbed) proxyAddrFor(p *peer) netip.AddrPort {
+	if p.addr.Addr().Is6() {
+		return proxy6At
+	}
+	return proxyAt
 }
 
 // A CANCEL may cross the refusal of a request that has waited, or come twice.
