@@ -82,6 +82,81 @@ func TestPBXThatMoves(t *testing.T) {
 	}, namedPBX(server))
 }
 
+// The addresses of a PBX change while phones and PBXs call. No request waits, no call fails, and
+// each call ends where it has begun.
+func TestPBXMovesUnderCalls(t *testing.T) {
+	const (
+		toA = "_sip._udp.pbx.example. 60 SRV 10 0 5060 a.pbx.example.\na.pbx.example. 60 A 192.0.2.2\n"
+		toB = "_sip._udp.pbx.example. 60 SRV 20 0 5060 b.pbx.example.\nb.pbx.example. 60 A 192.0.2.12\n"
+	)
+	for _, tt := range []struct{ name, before, after string }{
+		{"address", "pbx.example. 60 A 192.0.2.2", "pbx.example. 60 A 192.0.2.12"},
+		{"server", toA, toB},
+		{"address of the server", toA, strings.Replace(toA, "192.0.2.2", "192.0.2.12", 1)},
+		{"server that is left out", toA + toB, toB},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			server := resolvetest.NewServer(t, tt.before)
+			server.Respond = func(_ string, _ netip.AddrPort, q *dns.Msg) (*dns.Msg, time.Duration) {
+				return server.Answer(q), 700 * ms
+			}
+			runScenario(t, func(s *testbed) {
+				s.allPBXs = append(s.allPBXs, s.addUDPPeer(secondAt))
+				s.wait(4*time.Second, s.allPBXs...)
+				var up []func() // end the calls that are up, in the order in which they have begun
+				callers, changed := s.allPBXs[:1], time.Time{}
+				for second := range 240 {
+					if second == 60 {
+						server.SetZone(t, tt.after)
+						changed = time.Now()
+					}
+					s.wait(time.Second, s.allPBXs...)
+					start := time.Now()
+					invite := s.phone.newInvite()
+					s.phone.send(invite)
+					got, pbx := s.takeRequest("INVITE")
+					pbx.respond(got, "200 OK")
+					ok := s.phone.expect("answer", "SIP/2.0 200")
+					s.phone.send(s.phone.callerRequest(ok, "ACK"))
+					pbx.get("its ACK", "ACK")
+					if d := time.Since(start); d > 0 {
+						t.Errorf("a call has waited for %v", d)
+					}
+					if moved := pbx == s.allPBXs[1]; moved && changed.IsZero() || !moved && !changed.IsZero() && time.Since(changed) > 62*time.Second {
+						t.Errorf("%d s after the start, a call went to %s", second, pbx.addr)
+					} else if moved {
+						callers = s.allPBXs
+					}
+					if second%2 == 0 {
+						up = append(up, func() { s.phone.exchange(pbx, "BYE", func(m string) text { return s.phone.callerRequest(ok, m) }) })
+					} else {
+						up = append(up, func() { pbx.exchange(s.phone, "BYE", func(m string) text { return pbx.calleeRequest(got, m) }) })
+					}
+					for _, pbx := range callers {
+						c := pbx.callPhone()
+						if second%2 == 0 {
+							up = append(up, func() {
+								s.phone.exchange(pbx, "BYE", func(m string) text { return s.phone.calleeRequest(c.invite, m) })
+							})
+						} else {
+							up = append(up, func() { pbx.exchange(s.phone, "BYE", func(m string) text { return pbx.callerRequest(c.ok, m) }) })
+						}
+					}
+					for ; len(up) > 90; up = up[1:] {
+						up[0]()
+					}
+				}
+				for _, end := range up {
+					end()
+				}
+				if len(callers) != 2 {
+					t.Error("no call went to the new address")
+				}
+			}, namedPBX(server))
+		})
+	}
+}
+
 func TestNameWithoutNameServer(t *testing.T) {
 	server := resolvetest.NewServer(t, "pbx.example. 60 A 192.0.2.2")
 	runScenario(t, func(s *testbed) {
