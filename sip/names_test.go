@@ -157,6 +157,32 @@ func TestPBXMovesUnderCalls(t *testing.T) {
 	}
 }
 
+// A name leads to a single server from now on. That server has been down or took no calls. As
+// the only one it gets them at once, because it may be back.
+func TestOnlyServerThatIsLeftGetsCalls(t *testing.T) {
+	const second = "_sip._udp.pbx.example. 60 SRV 20 0 5060 b.pbx.example.\nb.pbx.example. 60 A 192.0.2.12\n"
+	for _, answer := range []string{"", "503 Shutting Down"} {
+		t.Run(answer, func(t *testing.T) {
+			server := resolvetest.NewServer(t, second+"_sip._udp.pbx.example. 60 SRV 10 0 5060 a.pbx.example.\na.pbx.example. 60 A 192.0.2.2")
+			runScenario(t, func(s *testbed) {
+				s.allPBXs = append(s.allPBXs, s.addUDPPeer(secondAt))
+				s.waitWith(20*time.Second, s.allPBXs[1], answer)
+				server.SetZone(t, second)
+				for len(s.proxy.PBXStates()) > 1 {
+					s.waitWith(100*ms, s.allPBXs[1], answer)
+				}
+				if to := s.proxy.PBXStates()[0]; to.State != sip.TargetDown && to.State != sip.TargetDraining {
+					t.Errorf("the server is %s", to.State)
+				}
+				s.sendMessage(s.allPBXs[1], "the only server")
+				if !s.proxy.PBXReachable() {
+					t.Error("the PBX is not reachable")
+				}
+			}, namedPBX(server))
+		})
+	}
+}
+
 func TestNameWithoutNameServer(t *testing.T) {
 	server := resolvetest.NewServer(t, "pbx.example. 60 A 192.0.2.2")
 	runScenario(t, func(s *testbed) {

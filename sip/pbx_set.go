@@ -85,12 +85,14 @@ func (s *pbxSet) several() bool {
 }
 
 // severalTargets reports whether there is more than one target of PBXs now.
-func (s *pbxSet) severalTargets() bool {
-	n := 0
+func (s *pbxSet) severalTargets() bool { return s.countTargets() > 1 }
+
+// countTargets returns how many targets the PBXs have now.
+func (s *pbxSet) countTargets() (n int) {
 	for _, p := range s.all {
 		n += len(p.view.Load().targets)
 	}
-	return n > 1
+	return n
 }
 
 // SetPBXs replaces the configured PBXs. The client is for those with a TLS address; if it

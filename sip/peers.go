@@ -133,9 +133,11 @@ func (ps *peers) targetAt(a Addr) (found *target) {
 	return found
 }
 
-// anyPBXUp reports whether new requests may go to a PBX.
+// anyPBXUp reports whether new requests may go to a PBX. A single target counts as up. Its
+// prober may not have noticed yet that there were several until a name changed.
 func (ps *peers) anyPBXUp() bool {
-	return slices.ContainsFunc(ps.configured(), (*pbx).up)
+	set := ps.pbxs.Load()
+	return set.countTargets() == 1 || slices.ContainsFunc(set.all, (*pbx).up)
 }
 
 // up reports whether new requests may go to a target of the PBX.

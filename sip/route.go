@@ -377,9 +377,9 @@ func (rt *router) routeWithinDialog(p *packet, r *routeDecision, pbx *pbx, at Ad
 }
 
 // choosePBXTargets sets rt.targets to the targets for a new request of the edge side. It
-// takes the targets that are up, in the order of Config.PBXMode, and makes two changes:
-// targets that rest move to the end, and the PBX that has challenged the request, or
-// where the sender is registered, moves to the front.
+// takes the targets that are up, or a single one in any case, in the order of
+// Config.PBXMode, and makes two changes: targets that rest move to the end, and the PBX
+// that has challenged the request, or where the sender is registered, moves to the front.
 func (rt *router) choosePBXTargets(p *packet) {
 	set, m, now := rt.peers.pbxs.Load(), &p.msg, p.receivedAt
 	rt.targets = rt.targets[:0]
@@ -397,7 +397,10 @@ func (rt *router) choosePBXTargets(p *packet) {
 	for _, pbx := range rt.ranked {
 		rt.targets, rt.resolved = pbx.appendTargets(rt.targets, rt.resolved, key)
 	}
-	rt.targets = slices.DeleteFunc(oneOfEachServer(rt.targets), func(t *target) bool { return !t.up() })
+	rt.targets = oneOfEachServer(rt.targets)
+	if set.severalTargets() { // else the only one may still be down from when it was one of several
+		rt.targets = slices.DeleteFunc(rt.targets, func(t *target) bool { return !t.up() })
+	}
 	rt.sortAvoided(now)
 	var first *target
 	if m.hasField(hAuthorization) {
