@@ -71,6 +71,15 @@ func (c discardingConn) Read([]byte) (int, error) {
 	return 0, io.EOF
 }
 
+// slowConn is a connection to a peer that is 10 ms away. In TLS 1.3, a client that gets an answer
+// that late has sent its first message before it knows that its certificate is refused.
+type slowConn struct{ net.Conn }
+
+func (c slowConn) Write(b []byte) (int, error) {
+	time.Sleep(10 * ms)
+	return c.Conn.Write(b)
+}
+
 // A tlsTarget is a server that the proxy connects to over TLS. A test may replace what it does
 // with a new connection.
 type tlsTarget struct {
@@ -162,6 +171,16 @@ func TestTLSErrorLeadsToTheNextTarget(t *testing.T) {
 				return c
 			}
 		}, 0},
+		{"client certificate refused", func(s *testbed, b *tlsBed, host string) func(net.Conn) net.Conn {
+			config := &tls.Config{Certificates: []tls.Certificate{b.ca.IssueTLS(siptest.CertificateRequest{Hosts: []string{host}})}, ClientAuth: tls.RequireAnyClientCert}
+			return func(c net.Conn) net.Conn {
+				c = s.bufferConn(slowConn{c})
+				if tls.Server(c, config).Handshake() == nil {
+					s.t.Error("the handshake works without a client certificate")
+				}
+				return discardingConn{c}
+			}
+		}, 2010 * ms},
 		{"no answer", func(s *testbed, b *tlsBed, host string) func(net.Conn) net.Conn {
 			return func(c net.Conn) net.Conn { return discardingConn{c} }
 		}, 250 * ms},
