@@ -206,7 +206,7 @@ func (w *worker) forwardRouted(now instant, t *responseContext, p *packet, r *ro
 	t.dst, t.trunk, t.flowGone = r.dst, w.proxy.peers.trunkName(p, r), r.flowGone
 	t.hasOurPath = w.proxy.cfg.Register == RegisterPath && r.dst == pbxSide && m.isMethod("REGISTER") && m.makesBinding()
 	if p.side == edgeSide && r.dst == pbxSide && m.isMethod("REGISTER") {
-		t.registration = &registration{r.bindingFlow(), r.byURI, p.receivedAt}
+		t.registration = &registration{r.edgeFlow, r.byURI, p.receivedAt}
 	}
 	t.startFailover(p, r, hash)
 	w.observer.observe(p, r, t.trunk)

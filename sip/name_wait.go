@@ -14,8 +14,8 @@ import (
 // server transaction, so that a retransmission finds it, a CANCEL ends it, and its sender
 // gets 100. The worker does not wait.
 //
-// No name that a phone or trunk has written is looked up: within a dialog, a name in
-// their Contact stands for the address that they had before.
+// No name that a phone or trunk has written is looked up: within a dialog or a binding, a
+// name in their Contact, Record-Route or Path stands for the address that they had before.
 
 // maxNameWait is the longest time that a request waits for the addresses of a name.
 const maxNameWait = instant(3 * time.Second)

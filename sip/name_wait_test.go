@@ -327,6 +327,42 @@ func TestNamesWithinADialogAreNotLookedUp(t *testing.T) {
 	}
 }
 
+// A phone registers with a name in its Contact, behind a proxy with a name in its Path or not.
+// Calls to it go to the address from which the REGISTER came.
+func TestNameInABindingIsNotLookedUp(t *testing.T) {
+	for _, mode := range []sip.Register{sip.RegisterPath, sip.RegisterContact} {
+		for _, behindProxy := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, behind a proxy: %t", mode, behindProxy), func(t *testing.T) {
+				server := resolvetest.NewServer(t, "")
+				server.Respond = func(_ string, _ netip.AddrPort, q *dns.Msg) (*dns.Msg, time.Duration) {
+					t.Errorf("the name server was asked for %s", q.Question[0].Name)
+					return nil, 0
+				}
+				runScenario(t, func(s *testbed) {
+					register := s.phone.newRequest("REGISTER", "sip:pbx.example", "From: <sip:101@pbx.example>;tag=1", "To: <sip:101@pbx.example>", "Contact: <sip:101@rebound.example>")
+					if behindProxy {
+						register = register.replaced("Via:", "Via: SIP/2.0/UDP 192.0.2.101:5062;branch=z9hG4bK-edge\r\nVia:")
+						if mode == sip.RegisterPath {
+							register = register.replaced("Contact:", "Path: <sip:rebound.example;lr>\r\nContact:")
+						}
+					}
+					s.phone.send(register)
+					got := s.pbx.expect("the REGISTER", "REGISTER")
+					s.pbx.respond(got, "200 OK", "Contact: "+got.fieldValue("Contact"))
+					s.phone.expect("registered", "SIP/2.0 200")
+					var route []string
+					for _, path := range got.fieldValues("Path") {
+						route = append(route, "Route: "+path)
+					}
+					s.pbx.send(s.pbx.newRequest("MESSAGE", bracketedURI(got.fieldValue("Contact")), route...))
+					s.phone.respond(s.phone.expect("a request to the binding", "MESSAGE sip:101@rebound.example SIP/2.0"), "200 OK")
+					s.pbx.expect("answer", "SIP/2.0 200")
+				}, withRegister(mode), func(c *sip.Config) { c.DialNameServer = server.Dial })
+			})
+		}
+	}
+}
+
 // A name of the dial plan may lead to a private address: a gateway in the network of the PBX. Of
 // several addresses, those of this machine are left out.
 func TestNameOfAPrivateGateway(t *testing.T) {

@@ -13,24 +13,19 @@ const contactParam = "bellhop"
 // addBinding edits a REGISTER so that calls to the phone come back through the proxy: by
 // Path (RFC 3327 §5.2), or by a rewritten Contact.
 func (c *composer) addBinding(p *packet, r *routeDecision) {
-	fl, ourURI := r.bindingFlow(), r.nextHop.ownName(pbxSide).uri
+	ourURI := r.nextHop.ownName(pbxSide).uri
 	switch c.cfg.Register {
 	case RegisterPath:
-		c.addPath(&p.msg, fl, r.byURI, ourURI)
+		c.addPath(&p.msg, r.edgeFlow, r.byURI, ourURI)
 	case RegisterContact:
-		c.rewriteContacts(&p.msg, fl, r.byURI, ourURI)
+		c.rewriteContacts(&p.msg, r.edgeFlow, r.byURI, ourURI)
 	case RegisterNone:
 	}
 }
 
-// bindingFlow returns the flow to the client of a REGISTER; it is the zero flow if only
-// the Contact gives the address.
-func (r *routeDecision) bindingFlow() flow {
-	if r.byURI && r.edgeFlow.proto == UDP {
-		return flow{}
-	}
-	return r.edgeFlow
-}
+// reachesClient reports whether requests to a client go over its flow. If byURI is true,
+// they do not over UDP, and over a stream only while it is open: see packet.flow.
+func (f flow) reachesClient(byURI bool) bool { return !byURI || f.proto != UDP }
 
 // addPath puts our Path on top. A registrar refuses Path from a client that does not
 // support it, so the REGISTER says that it does.
@@ -40,8 +35,8 @@ func (c *composer) addPath(m *message, fl flow, byURI bool, ourURI string) {
 	if f := m.firstField(hPath); f != nil {
 		at = f.line.from
 	}
-	t := token{flow: fl, use: inPath, byURI: byURI && fl.peer.IsValid(), text: m.registeredAOR()}
-	if fl.peer.IsValid() {
+	t := token{flow: fl, use: inPath, byURI: byURI, text: m.registeredAOR()}
+	if fl.reachesClient(byURI) {
 		t.binding = c.sealer.firstBinding(m)
 	}
 	c.tmpBuf = c.sealer.sealToken(c.tmpBuf[:0], t)
@@ -80,8 +75,8 @@ func (c *composer) rewriteContacts(m *message, fl flow, byURI bool, ourURI strin
 		if t, ok := c.sealer.openToken(sealed, inContact); ok && strings.HasPrefix(t.text, aor+" ") {
 			return // another phone's Contact, as the PBX lists it
 		}
-		t := token{flow: fl, use: inContact, byURI: byURI && fl.peer.IsValid(), text: aor + " " + string(text)}
-		if len(key) > 0 && fl.peer.IsValid() {
+		t := token{flow: fl, use: inContact, byURI: byURI, text: aor + " " + string(text)}
+		if len(key) > 0 && fl.reachesClient(byURI) {
 			t.binding, _ = c.sealer.bindingID(key, text, m, params)
 		}
 		c.replaceContact(m, uri, &u, bare, t, ourURI, &room)

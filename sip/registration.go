@@ -16,7 +16,7 @@ const (
 
 // registration is a REGISTER of the edge side that waits for its final response.
 type registration struct {
-	flow  flow    // zero: only the Contact gives the client's address
+	flow  flow
 	byURI bool    // see packet.flow
 	at    instant // time at which it was received
 }
@@ -51,7 +51,7 @@ func (c *composer) rememberBindings(bs *bindings, now instant, reg *registration
 		asked, known := sent.lifetimeOf(params)
 		switch {
 		case b.id == bindingID{}:
-		case known && asked == 0 || !reg.flow.peer.IsValid():
+		case known && asked == 0 || !reg.flow.reachesClient(reg.byURI):
 			bs.end(now, b.id, reg.at)
 		case string(client) != "*":
 			bs.set(now, b, aor)

@@ -133,7 +133,7 @@ func TestRepeatedContactSetsNoBinding(t *testing.T) {
 	}
 }
 
-// A client behind another proxy is reached by its Contact. Its binding has no flow.
+// A client behind another proxy is reached by its Contact, not over the flow of its binding.
 func TestClientBehindAProxyHasNoFlow(t *testing.T) {
 	w, s := newBareWorker(t, nil)
 	const desk = "Contact: <sip:101@10.0.0.5>;+sip.instance=\"<urn:uuid:1>\"\r\n"

@@ -42,7 +42,7 @@ func (rt *router) routeFromPBX(p *packet, r *routeDecision, next *siptext.URI, t
 	switch {
 	case r.flowGone && (!ok || t.flow.isAt(a)):
 		return flowFailed
-	case !ok && t.flow.peer.IsValid(): // a name that the other end has chosen: it was at this address before
+	case !ok && t.flow.peer.IsValid(): // a name that the other end has chosen: it has sent from this address
 		a = t.flow.addr()
 	case !ok && rt.chooseTrunkTargets(p, next):
 		return rt.routeToTrunk(p, r)
