@@ -2,6 +2,8 @@ package sip_test
 
 import (
 	"fmt"
+	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -302,4 +304,46 @@ func TestRequestsWithoutASenderAreSpreadByCallID(t *testing.T) {
 			}, twoPBXs, func(c *sip.Config) { c.PBXMode = sip.SpreadPBX })
 		})
 	}
+}
+
+// The PBX of a sender is the same after a restart and in every node. If a PBX is added, a sender
+// stays at its own or changes to the added one.
+func TestSpreadChangesLittle(t *testing.T) {
+	runScenario(t, func(s *testbed) {
+		third := s.addUDPPeer(netip.MustParseAddrPort("192.0.2.22:5060"))
+		choose := func() (chosen []*peer) {
+			t.Helper()
+			for i := range 40 {
+				s.phone.send(s.phone.newRequest("MESSAGE", "sip:102@pbx.example", fmt.Sprintf("From: <sip:%d@pbx.example>;tag=1", 100+i)))
+				got, at := s.takeRequest("MESSAGE")
+				at.respond(got, "200 OK")
+				s.phone.expect("answer", "SIP/2.0 200")
+				chosen = append(chosen, at)
+			}
+			return chosen
+		}
+		before := choose()
+		s.stop()
+		s.restartProxy()
+		s.proxy.Prove(phoneAt.Addr())
+		if !slices.Equal(choose(), before) {
+			t.Error("senders have another PBX after a restart")
+		}
+		s.setPBXs(udpAddrs(pbxAt, secondAt, third.addr)...)
+		s.allPBXs = append(s.allPBXs, third)
+		s.wait(time.Second, s.allPBXs...)
+		moved := 0
+		for i, at := range choose() {
+			switch at {
+			case before[i]:
+			case third:
+				moved++
+			default:
+				t.Errorf("sender %d has changed to a PBX that was there before", 100+i)
+			}
+		}
+		if moved < 5 || moved > 25 {
+			t.Errorf("%d of 40 senders have changed to the third PBX", moved)
+		}
+	}, twoPBXs, func(c *sip.Config) { c.PBXMode = sip.SpreadPBX })
 }
