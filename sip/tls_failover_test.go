@@ -280,3 +280,71 @@ func (p *peer) answerAll() {
 		}
 	}
 }
+
+// The next PBX is reached over another transport. Its Via and Record-Route are those of that
+// transport, so that the call and its CANCEL go on there.
+func TestFailoverToAnotherTransport(t *testing.T) {
+	b := &tlsBed{}
+	runScenario(t, func(s *testbed) {
+		first, second := s.addTLSTarget(firstTLSAt, b, "pbx.example"), s.allPBXs[1]
+		works := *first.open.Load()
+		s.wait(12*time.Second, first.peer, second)
+		fail := func() {
+			t.Helper()
+			first.serve(func(c net.Conn) net.Conn {
+				c.Close()
+				return c
+			})
+			first.closeConn()
+			s.advance(0)
+			first.discardReceived()
+		}
+		check := func(got text) {
+			t.Helper()
+			assertEqual(t, "Via", strings.Join(strings.Fields(got.fieldValue("Via"))[:1], ""), "SIP/2.0/UDP")
+			rr := splitValues(got.fieldValues("Record-Route"))
+			if len(rr) != 1 || !strings.HasSuffix(rr[0], "@192.0.2.1:5060;lr>") {
+				t.Errorf("Record-Route is %q", rr)
+			}
+		}
+		fail()
+		s.phone.send(s.phone.newInvite())
+		got := second.get("the call", "INVITE")
+		check(got)
+		second.respond(got, "200 OK")
+		ok := s.phone.expect("answer", "SIP/2.0 200")
+		s.phone.send(s.phone.callerRequest(ok, "ACK"))
+		second.get("its ACK", "ACK")
+		s.phone.exchange(second, "INFO", func(m string) text { return s.phone.callerRequest(ok, m) })
+		second.exchange(s.phone, "BYE", func(m string) text { return second.calleeRequest(got, m) })
+
+		first.serve(works)
+		for range 15 {
+			s.advance(time.Second)
+			second.getNothing("only OPTIONS")
+			first.answerAll()
+		}
+		s.sendMessage(first.peer, "the first is back")
+		fail()
+		invite := s.phone.newInvite()
+		s.phone.send(invite)
+		got = second.get("another call", "INVITE")
+		check(got)
+		second.respond(got, "180 Ringing")
+		s.phone.expect("rings", "SIP/2.0 180")
+		s.phone.sendCancel(invite)
+		s.phone.expect("answer to the CANCEL", "SIP/2.0 200")
+		cancel := second.get("the CANCEL", "CANCEL")
+		assertEqual(t, "branch", cancel.viaBranch(), got.viaBranch())
+		second.respond(cancel, "200 OK")
+		second.respond(got, "487 Request Terminated")
+		second.get("its ACK", "ACK")
+		s.phone.sendACK(invite, s.phone.expect("answer", "SIP/2.0 487"))
+		if n := s.proxy.Stats().FailedOver; n != 2 {
+			t.Errorf("%d failovers are counted, want 2", n)
+		}
+	}, b.listen, func(c *sip.Config) {
+		c.PBX = []sip.Addr{{Proto: sip.TLS, AddrPort: firstTLSAt}, {Proto: sip.UDP, AddrPort: secondAt}}
+		c.PBXTLS = b.newClient("pbx.example", nil)
+	})
+}
