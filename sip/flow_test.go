@@ -1,12 +1,14 @@
 package sip_test
 
 import (
+	"crypto/tls"
 	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
 
 	"bellhop/sip"
+	"bellhop/sip/siptest"
 )
 
 // registerOver registers a client of an address-of-record over a connection or socket. It
@@ -138,6 +140,161 @@ func TestConnectionIsUsedBehindSeveralVias(t *testing.T) {
 				s.sendToPhone(s.pbx.newRequest("MESSAGE", uri, route...), s.addTCPListener(otherAt))
 			}, withRegister(mode))
 		})
+	}
+}
+
+// An upstream is a proxy or trunk that connects to the proxy, with clients behind it.
+type upstream struct {
+	name    string
+	proto   sip.Proto
+	trunk   sip.Trunk // without a name: it is none
+	contact string    // of its client; SOURCE is the address that it connects from
+	route   string    // Record-Route of the upstream, if it has one
+	dialed  string    // address at which it gets the BYE when the connection is closed; "": nowhere
+}
+
+// upstreamAt is the address at which an upstream listens, if it does.
+var upstreamAt = netip.MustParseAddrPort("203.0.113.9:5060")
+
+// All of a call with a client behind an upstream takes the connection that the upstream has
+// opened. If that is closed, the URI decides, within the limits that TLS and trunks have. The
+// port that the upstream had connected from is never tried.
+func TestCallStaysOnTheConnectionOfItsUpstream(t *testing.T) {
+	overTCP := sip.Trunk{Name: "carrier", Sources: parsePrefixes("203.0.113.0/28")}
+	overTLS := sip.Trunk{Name: "carrier", TLSNames: []string{"sip.carrier.example"}, To: []sip.Addr{{Proto: sip.TLS, AddrPort: upstreamAt}}}
+	for _, tt := range []upstream{
+		{name: "a proxy over TLS", proto: sip.TLS, contact: "<sip:101@10.0.0.5:5060;transport=tls>"},
+		{name: "a proxy over TLS that listens", proto: sip.TLS, contact: "<sip:101@203.0.113.9:5060;transport=tls>"},
+		{name: "a proxy over TLS that names its source", proto: sip.TLS, contact: "<sip:101@SOURCE;transport=tls>"},
+		{name: "a proxy over TLS with a Record-Route", proto: sip.TLS, contact: "<sip:101@10.0.0.5>", route: "<sip:203.0.113.9:5060;transport=tls;lr>"},
+		{name: "a proxy over TCP with a Record-Route", proto: sip.TCP, contact: "<sip:101@10.0.0.5>", route: "<sip:203.0.113.9:5060;transport=tcp;lr>", dialed: "203.0.113.9:5060"},
+		{name: "a trunk over TCP", proto: sip.TCP, trunk: overTCP, contact: "<sip:5551234@203.0.113.9:5060;transport=tcp>", dialed: "203.0.113.9:5060"},
+		{name: "a trunk over TCP with another server", proto: sip.TCP, trunk: overTCP, contact: "<sip:5551234@203.0.113.10:5070;transport=tcp>", dialed: "203.0.113.10:5070"},
+		{name: "a trunk over TCP with a Record-Route", proto: sip.TCP, trunk: overTCP, contact: "<sip:5551234@10.0.0.5>", route: "<sip:203.0.113.10:5070;transport=tcp;lr>", dialed: "203.0.113.10:5070"},
+		{name: "a trunk over TCP that names its source", proto: sip.TCP, trunk: overTCP, contact: "<sip:5551234@SOURCE;transport=tcp>"},
+		{name: "a trunk over TCP with a client elsewhere", proto: sip.TCP, trunk: overTCP, contact: "<sip:5551234@10.0.0.5;transport=tcp>"},
+		{name: "a trunk over TLS", proto: sip.TLS, trunk: overTLS, contact: "<sip:5551234@203.0.113.9:5060;transport=tls>", dialed: "203.0.113.9:5060"},
+		{name: "a trunk over TLS without a transport", proto: sip.TLS, trunk: overTLS, contact: "<sip:5551234@203.0.113.9>", dialed: "203.0.113.9:5060"},
+		{name: "a trunk over TLS with a Record-Route", proto: sip.TLS, trunk: overTLS, contact: "<sip:5551234@10.0.0.5>", route: "<sip:203.0.113.9:5060;transport=tls;lr>", dialed: "203.0.113.9:5060"},
+		{name: "a trunk over TLS that names its source", proto: sip.TLS, trunk: overTLS, contact: "<sip:5551234@SOURCE;transport=tls>"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			b := &tlsBed{}
+			runScenario(t, func(s *testbed) { tt.call(s, b) }, b.listen, func(c *sip.Config) {
+				if tt.trunk.Name != "" {
+					trunk := tt.trunk
+					trunk.TLS = b.newClient("sip.carrier.example", nil)
+					c.Trunks = []sip.Trunk{trunk}
+				}
+			})
+		})
+	}
+}
+
+// call lets the upstream call the PBX, and close its connection during the call.
+func (u upstream) call(s *testbed, b *tlsBed) {
+	s.t.Helper()
+	certificate := b.ca.IssueTLS(siptest.CertificateRequest{Hosts: []string{"sip.carrier.example"}})
+	var p *peer
+	if u.proto == sip.TLS {
+		p = s.dialTLSPeer(upstreamAt.Addr(), b, certificate)
+	} else {
+		p = s.dialTCPPeer(upstreamAt.Addr())
+	}
+	vias := func(branch string) []string {
+		return []string{
+			fmt.Sprintf("Via: SIP/2.0/%s %s;branch=z9hG4bK-%s", p.proto, upstreamAt, branch),
+			"Via: SIP/2.0/UDP 10.0.0.5:5060;branch=z9hG4bK-inner" + branch,
+			"Contact: " + strings.ReplaceAll(u.contact, "SOURCE", p.addr.String()),
+		}
+	}
+	lines, route := vias("invite"), ""
+	if u.route != "" {
+		lines = append(lines, "Record-Route: "+u.route)
+		route = "Route: " + u.route + "\r\n"
+	}
+	forward := func(request text) { p.send(request.replaced(route, "")) }
+	p.send(p.newInvite(lines...))
+	got := s.pbx.expect("the INVITE goes on", "INVITE")
+	s.pbx.respond(got, "180 Ringing")
+	p.expect("ringing", "SIP/2.0 180")
+	s.pbx.respond(got, "200 OK")
+	ok := p.expect("the answer", "SIP/2.0 200")
+	assertEqual(s.t, "Vias of the answer", fmt.Sprint(len(ok.fieldValues("Via"))), "2")
+	forward(p.callerRequest(ok, "ACK", vias("ack")...))
+	s.pbx.expect("the ACK", "ACK")
+
+	forward(p.callerRequest(ok, "INVITE", vias("hold")...))
+	hold := s.pbx.expect("the upstream holds the call", "INVITE")
+	s.pbx.respond(hold, "200 OK")
+	p.expect("the answer", "SIP/2.0 200")
+	forward(p.callerRequest(ok, "ACK", vias("hold-ack")...))
+	s.pbx.expect("the ACK", "ACK")
+	s.pbx.send(s.pbx.calleeRequest(got, "INVITE"))
+	p.respond(p.expect("the PBX holds the call", "INVITE"), "200 OK")
+	s.pbx.expect("the answer", "SIP/2.0 200")
+	s.pbx.send(s.pbx.calleeRequest(got, "ACK"))
+	p.expect("the ACK", "ACK")
+	s.sendToPhone(s.pbx.calleeRequest(got, "INFO"), p)
+
+	p.closeAndForget()
+	_, opened := s.addTLSListener(p.addr, &tls.Config{Certificates: []tls.Certificate{certificate}})
+	if u.dialed == "" {
+		s.pbx.send(s.pbx.calleeRequest(got, "BYE"))
+		s.pbx.expect("the upstream is gone", "SIP/2.0 430")
+	} else {
+		at := netip.MustParseAddrPort(u.dialed)
+		l := s.addTCPListener(at)
+		if u.proto == sip.TLS {
+			l.close()
+			l, _ = s.addTLSListener(at, &tls.Config{Certificates: []tls.Certificate{certificate}})
+		}
+		s.sendToPhone(s.pbx.calleeRequest(got, "BYE"), l)
+	}
+	s.expectNothing("nobody else gets it")
+	assertEqual(s.t, "connections to the port that it had connected from", fmt.Sprint(opened.Load()), "0")
+}
+
+// A response whose connection is closed goes where the topmost Via says: over a new
+// connection to a trunk, and to nobody else over TLS.
+func TestResponseGoesToThePortOfAnUpstream(t *testing.T) { // RFC 3261 §18.2.2
+	for _, proto := range []sip.Proto{sip.TCP, sip.TLS} {
+		for _, trunk := range []bool{true, false} {
+			t.Run(fmt.Sprint(proto, ", trunk ", trunk), func(t *testing.T) {
+				b := &tlsBed{}
+				runScenario(t, func(s *testbed) {
+					certificate := b.ca.IssueTLS(siptest.CertificateRequest{Hosts: []string{"sip.carrier.example"}})
+					p := s.dialTCPPeer(upstreamAt.Addr())
+					if proto == sip.TLS {
+						p = s.dialTLSPeer(upstreamAt.Addr(), b, certificate)
+					}
+					invite := p.newInvite(fmt.Sprintf("Via: SIP/2.0/%s %s;branch=z9hG4bK-i", p.proto, upstreamAt), "Via: SIP/2.0/UDP 10.0.0.5:5060;branch=z9hG4bK-inner")
+					p.send(invite)
+					got := s.pbx.expect("the INVITE goes on", "INVITE")
+					p.closeAndForget()
+					config := &tls.Config{Certificates: []tls.Certificate{certificate}}
+					_, opened := s.addTLSListener(p.addr, config)
+					l := s.addTCPListener(upstreamAt)
+					if proto == sip.TLS {
+						l.close()
+						l, _ = s.addTLSListener(upstreamAt, config)
+					}
+					s.pbx.respond(got, "486 Busy Here")
+					s.pbx.expect("it is acknowledged", "ACK")
+					if trunk || proto == sip.TCP {
+						answer := l.expect("the response", "SIP/2.0 486")
+						assertEqual(t, "its Vias", fmt.Sprint(len(answer.fieldValues("Via"))), "2")
+						l.sendACK(invite, answer)
+					}
+					s.expectNothing("nobody else gets it")
+					assertEqual(t, "connections to the port that it had connected from", fmt.Sprint(opened.Load()), "0")
+				}, b.listen, func(c *sip.Config) {
+					if trunk {
+						c.Trunks = []sip.Trunk{{Name: "carrier", TLSNames: []string{"sip.carrier.example"}, To: []sip.Addr{{Proto: proto, AddrPort: upstreamAt}}, TLS: b.newClient("sip.carrier.example", nil)}}
+					}
+				})
+			})
+		}
 	}
 }
 
