@@ -216,6 +216,48 @@ func TestStalledHandshakesKeepNobodyOut(t *testing.T) {
 	}, b.listen)
 }
 
+// 256 handshakes may be under way. One more waits until the first of them has had half a
+// second, and takes its place. Without others, each has 10 s.
+func TestHandshakesAtOnceAreLimited(t *testing.T) {
+	stall := func(s *testbed, n int) {
+		var from []netip.Addr
+		for i := range n {
+			from = append(from, netip.AddrFrom4([4]byte{198, 51, 100 + byte(i>>8), byte(i)}))
+		}
+		s.stallHandshakes(1, from...)
+	}
+	for _, tt := range []struct {
+		stalled     int
+		waits, ends string
+	}{
+		{255, "0s", "0"},
+		{256, "500ms", "1"},
+	} {
+		t.Run(fmt.Sprintf("%d stalled", tt.stalled), func(t *testing.T) {
+			b := &tlsBed{}
+			runScenario(t, func(s *testbed) {
+				stall(s, tt.stalled)
+				start := time.Now()
+				s.dialTLSPeer(phoneAt.Addr(), b)
+				assertEqual(t, "the next handshake waits for", time.Since(start).String(), tt.waits)
+				s.advance(0)
+				assertEqual(t, "handshakes ended", fmt.Sprint(s.proxy.Stats().Handshakes), tt.ends)
+			}, b.listen)
+		})
+	}
+	t.Run("10 s each", func(t *testing.T) {
+		b := &tlsBed{}
+		runScenario(t, func(s *testbed) {
+			stall(s, 256)
+			s.advance(10*time.Second - ms)
+			assertEqual(t, "connections", fmt.Sprint(s.proxy.Stats().Streams), "256")
+			s.advance(ms)
+			assertEqual(t, "connections", fmt.Sprint(s.proxy.Stats().Streams), "0")
+			assertEqual(t, "handshakes ended", fmt.Sprint(s.proxy.Stats().Handshakes), "256")
+		}, b.listen)
+	})
+}
+
 // Few sources with many connections each do not make another source wait for its turn
 // among them.
 func TestStalledHandshakesOfFewSources(t *testing.T) {
