@@ -170,6 +170,54 @@ func TestConnectionsOfOneAddressAreLimited(t *testing.T) {
 	}, func(c *sip.Config) { c.Connections = 64 })
 }
 
+// An office has 300 phones behind one address, each with a connection. With the default
+// limit, those beyond it are refused, and the others are not disturbed. With a limit that is
+// large enough, or none, all register.
+func TestPhonesOfAnOfficeAreLimited(t *testing.T) {
+	const phones = 300
+	office := netip.MustParseAddr("198.51.100.9")
+	for _, tt := range []struct{ limit, registered int }{{256, 256}, {phones, phones}, {0, phones}} {
+		t.Run(fmt.Sprintf("limit %d", tt.limit), func(t *testing.T) {
+			runUnproven(t, func(s *testbed) {
+				type registered struct {
+					*peer
+					route []string
+					uri   string
+				}
+				var all []registered
+				register := func(p *peer, n int) {
+					user := fmt.Sprint(1000 + n)
+					p.send(p.newRequest("REGISTER", "sip:pbx.example", "From: <sip:"+user+"@pbx.example>;tag=r", "To: <sip:"+user+"@pbx.example>", `Authorization: Digest nonce="n"`))
+					got := s.pbx.expect("the REGISTER of "+user+" goes on", "REGISTER")
+					s.pbx.respond(got, "200 OK", "Contact: "+got.fieldValue("Contact")+";expires=3600")
+					p.expect("it is accepted", "SIP/2.0 200")
+					s.advance(400 * ms) // within the rate of the office
+					all = append(all, registered{p, []string{"Route: " + got.fieldValue("Path")}, bracketedURI(got.fieldValue("Contact"))})
+				}
+				for n := range phones {
+					if p := s.dialTCPPeer(office); n < tt.registered {
+						register(p, n)
+					} else {
+						p.expect("one too many", "<closed>")
+					}
+				}
+				assertEqual(t, "refused connections", fmt.Sprint(s.proxy.Stats().Refused), fmt.Sprint(phones-tt.registered))
+				other := s.dialTCPPeer(otherAt.Addr())
+				other.registerOver("102@pbx.example", other.contact())
+				if tt.registered < phones {
+					all[0].closeAndForget()
+					all = all[1:]
+					register(s.dialTCPPeer(office), phones-1)
+				}
+				for _, p := range all {
+					s.sendToPhone(s.pbx.newRequest("MESSAGE", p.uri, p.route...), p.peer)
+				}
+				s.expectNothing("that was all")
+			}, guarded, func(c *sip.Config) { c.Connections = tt.limit })
+		})
+	}
+}
+
 // PBX and trunk may have any number of connections, up to the limit of all connections.
 // A connection without a first byte counts.
 func TestPBXAndTrunkHaveNoConnectionLimit(t *testing.T) {
