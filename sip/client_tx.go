@@ -82,11 +82,14 @@ func (c *clientTx) start(now instant) {
 	}
 }
 
-// startRequestTimer sets the timer to the next retransmission, failoverAt or the deadline.
+// startRequestTimer sets the timer to the next retransmission, failoverAt, the time at which
+// the connection of a non-INVITE request is checked, or the deadline.
 func (c *clientTx) startRequestTimer(now instant) {
 	at := c.deadline
 	if !c.nextHop.reliable() {
 		at = min(at, now+c.retransmitAfter)
+	} else if check := at - closedCheckTime; !c.invite && now < check {
+		at = check
 	}
 	if c.failoverAt != 0 && c.state == clientCalling {
 		at = min(at, c.failoverAt)
@@ -174,6 +177,8 @@ func (c *clientTx) handleTimer(now instant) {
 			c.failoverAt = 0
 			c.startRequestTimer(now)
 			c.user.handleFailure(now, silent)
+		case now < c.deadline && !c.invite && c.nextHop.flowClosed():
+			c.fail(now, unreachable)
 		case now < c.deadline && c.nextHop.reliable():
 			c.startRequestTimer(now)
 		case now < c.deadline:

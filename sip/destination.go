@@ -28,6 +28,15 @@ type destination struct {
 // reliable reports whether the transport is a stream, so that nothing is retransmitted.
 func (d destination) reliable() bool { return d.conn != nil }
 
+// isFlow reports whether messages can go over one connection only, which the peer has
+// opened. When it is closed, only the peer can open another one.
+func (d destination) isFlow() bool {
+	return d.conn != nil && !d.conn.dialed && d.addr == d.conn.peer
+}
+
+// flowClosed reports whether messages can go over one connection only, and it is closed.
+func (d destination) flowClosed() bool { return d.isFlow() && d.conn.closed() }
+
 // peer returns the address of the peer that receives the message. On a stream it may
 // differ from addr, because a new stream to addr is opened when conn is closed.
 func (d destination) peer() netip.AddrPort {

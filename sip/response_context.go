@@ -108,7 +108,7 @@ func (t *responseContext) handleFailure(now instant, why failureReason) {
 		t.sendCancel(now)
 	case why == unreachable && t.canceled:
 		t.sendOwnFinal(now, 487, "Request Terminated") // the CANCEL cannot be sent either
-	case why == unreachable && t.flowGone:
+	case t.flowFailed(why):
 		t.sendOwnFinal(now, flowFailed.status, flowFailed.phrase)
 	case why == unreachable:
 		// A transport error counts as 503, and 503 leaves as 500 (RFC 3261 §16.7, §16.9).
@@ -123,6 +123,21 @@ func (t *responseContext) handleFailure(now instant, why failureReason) {
 		t.sendOwnFinal(now, 408, "Request Timeout")
 		c.terminate()
 	}
+}
+
+// flowFailed reports whether a request to a phone gets no final response because the flow to
+// the phone is closed. A peer may respond over another connection, so only a request without
+// any response has failed. A 430 to a re-INVITE would keep alive a call that a 408 ends (RFC
+// 3261 §12.2.1.2).
+func (t *responseContext) flowFailed(why failureReason) bool {
+	to := t.client.nextHop
+	switch {
+	case t.dst != edgeSide:
+		return false
+	case why == unreachable:
+		return t.flowGone || to.isFlow()
+	}
+	return why == timedOut && !t.inDialog && t.server.invite && to.flowClosed()
 }
 
 // cancelInvite handles the sender's CANCEL (RFC 3261 §16.10). Our own CANCEL waits for

@@ -19,7 +19,7 @@ func (w *worker) sendMessage(to destination, b []byte, tx uint64) bool {
 		return to.listener.writeDatagram(b, to.local, to.addr) == nil
 	case to.conn.queueMessage(b, tx):
 		return true
-	case !to.conn.dialed && to.addr == to.conn.peer:
+	case to.isFlow():
 		return false
 	}
 	return w.proxy.streams.openTo(Addr{Proto: to.listener.proto, AddrPort: to.addr, Host: to.conn.host}, to.listener).queueMessage(b, tx)

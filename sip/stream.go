@@ -30,7 +30,8 @@ const (
 )
 
 // A peer that has vanished is noticed: by tcpKeepAlive if the connection is idle, and by
-// userTimeout if something was sent, before Timer F ends the transaction.
+// userTimeout if something was sent, early enough for a response to the request: see
+// closedCheckTime.
 //
 // On a socket with a user timeout, Linux ignores Count: the first probe without an answer
 // ends the connection as soon as nothing has come for userTimeout. So userTimeout is not

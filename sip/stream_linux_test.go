@@ -33,8 +33,8 @@ func TestStreamsNoticeDeadPeers(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if probes := tcpKeepAlive.Idle + time.Duration(tcpKeepAlive.Count)*tcpKeepAlive.Interval; userTimeout < probes || instant(userTimeout) >= timerB {
-			t.Errorf("the user timeout is %v, the probes take %v, and Timer F %v", userTimeout, probes, time.Duration(timerB))
+		if probes := tcpKeepAlive.Idle + time.Duration(tcpKeepAlive.Count)*tcpKeepAlive.Interval; userTimeout < probes || instant(userTimeout) >= timerB-closedCheckTime {
+			t.Errorf("the user timeout is %v, the probes take %v, and a request ends after %v", userTimeout, probes, time.Duration(timerB-closedCheckTime))
 		}
 		raw.Control(func(fd uintptr) {
 			for _, tt := range []struct {

@@ -20,6 +20,11 @@ const (
 	// more than three minutes (RFC 3261 §16.6).
 	timerC = instant(185 * time.Second)
 
+	// closedCheckTime is how long before Timer F a non-INVITE request ends whose flow is
+	// closed. By then the system has noticed that a peer has vanished (see userTimeout), and
+	// the sender still waits for a response. After Timer F, it would get none (RFC 4320 §4.1).
+	closedCheckTime = t1
+
 	// tryingDelay is how long the next hop has to send a response of its own before the
 	// proxy sends 100 (RFC 3261 §16.2: within 200 ms).
 	tryingDelay = instant(150 * time.Millisecond)

@@ -199,6 +199,11 @@ func (h *testPipeline) Disconnect(from flowtest.Peer) {
 	synctest.Wait()
 }
 
+func (h *testPipeline) Vanish(from flowtest.Peer) {
+	h.Peers.Vanish(from)
+	synctest.Wait()
+}
+
 func (h *testPipeline) Sleep(d time.Duration) {
 	time.Sleep(d)
 	synctest.Wait()

@@ -8,6 +8,7 @@
 //	-- pbx => bellhop --      the PBX, as a proxy, forwards a message that it has received
 //	-- callback --            the events since the previous callback section
 //	-- phone closes --        a peer closes its connection
+//	-- phone vanishes --      a peer is gone without closing its connection
 //	-- after 200ms --         time passes
 //	-- clock +1h --           the wall clock is set forward, or back with -1h
 //	-- config --              settings for the whole flow
@@ -23,9 +24,9 @@
 // is UDP, and the domain of the PBX is pbx.example.
 //
 // A peer that tcp or ws in the config names sends over a TCP connection or a WebSocket, which
-// its first message opens. It does not listen. After it has closed the connection, its next
-// message opens another one. Over WebSocket it is a browser, which does not know its own
-// address: phone has phone.invalid in Via and Contact.
+// its first message opens. It does not listen. After it has closed the connection or has
+// vanished, its next message opens another one. Over WebSocket it is a browser, which does
+// not know its own address: phone has phone.invalid in Via and Contact.
 //
 // The PBX has two more addresses, which a section can name instead of pbx: pbx:5080
 // is its second port (192.0.2.1:5080), pbx2 its second address (192.0.2.2). Messages
@@ -172,6 +173,7 @@ const (
 	Expect                       // bellhop has sent a message that matches Text
 	Callback                     // Text lists the events that were emitted
 	Disconnect                   // the peer From closes its connection
+	Vanish                       // the peer From is gone without closing its connection
 	Wait                         // time passes
 	SetClock                     // the wall clock is set
 )
@@ -234,6 +236,8 @@ func parseStep(name, text string) (s Step, err error) {
 		return Step{Action: Callback, Text: text}, nil
 	case len(words) == 2 && words[1] == "closes" && isPeerName(words[0]):
 		return Step{Action: Disconnect, From: words[0]}, nil
+	case len(words) == 2 && words[1] == "vanishes" && isPeerName(words[0]):
+		return Step{Action: Vanish, From: words[0]}, nil
 	case len(words) == 2 && words[0] == "after":
 		s.Action = Wait
 		s.After, err = time.ParseDuration(words[1])

@@ -21,6 +21,9 @@ type Hop interface {
 	// Disconnect closes the connection of a peer that sends over TCP, if it is open.
 	Disconnect(from Peer)
 
+	// Vanish makes a peer that sends over TCP vanish, without closing its connection.
+	Vanish(from Peer)
+
 	// Receive returns the oldest unread message to a peer, if there is one.
 	Receive(to Peer) (msg []byte, ok bool)
 
@@ -110,6 +113,9 @@ func (p *player) playStep(s Step) error {
 		return p.peers.receiveMessage(s.To, msg)
 	case Disconnect:
 		p.hop.Disconnect(peerByName(s.From))
+		return nil
+	case Vanish:
+		p.hop.Vanish(peerByName(s.From))
 		return nil
 	case Callback:
 		return p.checkCallbacks(s)

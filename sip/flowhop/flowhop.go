@@ -116,6 +116,12 @@ func (p *Proxy) Disconnect(from flowtest.Peer) {
 	p.settle()
 }
 
+// Vanish makes a peer vanish without closing its connection.
+func (p *Proxy) Vanish(from flowtest.Peer) {
+	p.Peers.Vanish(from)
+	p.settle()
+}
+
 // Sleep waits for d in virtual time, and shows the tracker the messages and the time that
 // have passed.
 func (p *Proxy) Sleep(d time.Duration) {

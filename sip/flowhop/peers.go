@@ -21,6 +21,7 @@ type socket interface {
 	send(msg []byte) error          // does not wait until bellhop has read msg
 	receive() (msg []byte, ok bool) // returns the oldest unread message, if there is one
 	disconnect()                    // closes the connection, if the socket has one
+	vanish()                        // leaves the connection without closing it, if the socket has one
 	Close() error
 }
 
@@ -56,6 +57,9 @@ func (p Peers) Send(from flowtest.Peer, msg []byte) error { return p[from.Name].
 // Disconnect closes the connection of a peer, if it has one.
 func (p Peers) Disconnect(from flowtest.Peer) { p[from.Name].disconnect() }
 
+// Vanish makes a peer vanish without closing its connection, if it has one.
+func (p Peers) Vanish(from flowtest.Peer) { p[from.Name].vanish() }
+
 // Receive returns the oldest unread message to a peer, if there is one.
 func (p Peers) Receive(to flowtest.Peer) (msg []byte, ok bool) { return p[to.Name].receive() }
 
@@ -89,12 +93,15 @@ func (s packetSocket) receive() (msg []byte, ok bool) {
 
 func (s packetSocket) disconnect() {}
 
+func (s packetSocket) vanish() {}
+
 // A connSocket is a client over TCP or WebSocket. It opens a connection with the first message, and with the
 // first one after the connection was closed.
 type connSocket struct {
 	network   *siptest.Network
 	peer      flowtest.Peer
 	webSocket bool
+	raw       net.Conn // below WebSocket
 	conn      net.Conn // nil: none is open
 
 	mu       sync.Mutex
@@ -103,11 +110,11 @@ type connSocket struct {
 
 func (s *connSocket) send(msg []byte) (err error) {
 	if s.conn == nil {
-		if s.conn, err = s.network.Dial(s.peer.Addr.Addr(), flowtest.Bellhop); err != nil {
+		if s.raw, err = s.network.Dial(s.peer.Addr.Addr(), flowtest.Bellhop); err != nil {
 			return err
 		}
-		if s.webSocket {
-			if s.conn, err = siptest.OpenWebSocket(s.conn); err != nil {
+		if s.conn = s.raw; s.webSocket {
+			if s.conn, err = siptest.OpenWebSocket(s.raw); err != nil {
 				return err
 			}
 		}
@@ -150,6 +157,13 @@ func (s *connSocket) receive() (msg []byte, ok bool) {
 func (s *connSocket) disconnect() {
 	if s.conn != nil {
 		s.conn.Close()
+		s.conn = nil
+	}
+}
+
+func (s *connSocket) vanish() {
+	if s.conn != nil {
+		siptest.Vanish(s.raw)
 		s.conn = nil
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -148,9 +149,10 @@ func (n *Network) Dial(local netip.Addr, to netip.AddrPort) (net.Conn, error) {
 		return nil, refused
 	}
 	a, b := net.Pipe()
+	accepted := &conn{Conn: a, local: to, peer: from}
 	select {
-	case l.in <- &conn{a, to, from}:
-		return &conn{b, from, to}, nil
+	case l.in <- accepted:
+		return &conn{Conn: b, local: from, peer: to, accepted: accepted}, nil
 	case <-l.closed:
 		return nil, refused
 	case <-time.After(5 * time.Second):
@@ -183,6 +185,31 @@ func (l *listener) Close() error {
 type conn struct {
 	net.Conn
 	local, peer netip.AddrPort
+	accepted    *conn // other end, if this one was dialed
+
+	vanished atomic.Bool // the peer has vanished, so what is written is lost
+	onLoss   func()      // called when something is lost
+}
+
+// vanishedTimeout is how long lost bytes stay unacknowledged before a connection fails. Linux
+// needs that time with the user timeout of 29 s that the proxy sets.
+const vanishedTimeout = 30600 * time.Millisecond
+
+// Vanish makes the peer that has dialed a connection vanish without closing it, as a machine
+// that loses its power. What is sent to it is lost. Some 30 s after the first lost bytes the
+// connection fails at the other end.
+func Vanish(c net.Conn) {
+	end := c.(*conn).accepted
+	end.onLoss = sync.OnceFunc(func() { time.AfterFunc(vanishedTimeout, func() { end.Close() }) })
+	end.vanished.Store(true)
+}
+
+func (c *conn) Write(b []byte) (int, error) {
+	if c.vanished.Load() {
+		c.onLoss()
+		return len(b), nil
+	}
+	return c.Conn.Write(b)
 }
 
 func (c *conn) LocalAddr() net.Addr  { return net.TCPAddrFromAddrPort(c.local) }
