@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"net"
@@ -18,8 +19,9 @@ import (
 
 // A peer is a UDP socket for hand-written SIP.
 type peer struct {
-	t *testing.T
-	c *net.UDPConn
+	t      *testing.T
+	c      *net.UDPConn
+	source netip.AddrPort // of the last message
 }
 
 func newPeer(t *testing.T, at netip.AddrPort) *peer {
@@ -29,7 +31,7 @@ func newPeer(t *testing.T, at netip.AddrPort) *peer {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	return &peer{t, c}
+	return &peer{t: t, c: c}
 }
 
 func (p *peer) send(to netip.AddrPort, lines ...string) {
@@ -56,7 +58,8 @@ func (p *peer) getsBy(end time.Time, begin string) (lines []string, came bool) {
 	p.c.SetReadDeadline(end)
 	b := make([]byte, 65536)
 	for {
-		n, err := p.c.Read(b)
+		n, source, err := p.c.ReadFromUDPAddrPort(b)
+		p.source = source
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			return nil, false
 		}
@@ -69,6 +72,47 @@ func (p *peer) getsBy(end time.Time, begin string) (lines []string, came bool) {
 	}
 }
 
+// A streamPeer is a connection for hand-written SIP without bodies.
+type streamPeer struct {
+	net.Conn
+	t *testing.T
+	r *bufio.Reader
+}
+
+// newStreamPeer returns a streamPeer on a connection, which is closed with the test.
+func newStreamPeer(t *testing.T, c net.Conn) *streamPeer {
+	t.Cleanup(func() { c.Close() })
+	return &streamPeer{c, t, bufio.NewReader(c)}
+}
+
+// gets waits for a message with this start, and returns its lines.
+func (c *streamPeer) gets(begin string) (lines []string) {
+	c.t.Helper()
+	c.SetReadDeadline(time.Now().Add(patience))
+	for {
+		line, err := c.r.ReadString('\n')
+		if err != nil {
+			c.t.Fatalf("no %s: %v", begin, err)
+		}
+		switch line = strings.TrimSpace(line); {
+		case line != "":
+			lines = append(lines, line)
+		case len(lines) > 0 && strings.HasPrefix(lines[0], begin):
+			return lines
+		default:
+			lines = nil
+		}
+	}
+}
+
+// send sends a message.
+func (c *streamPeer) send(lines ...string) {
+	c.t.Helper()
+	if _, err := c.Write([]byte(strings.Join(append(lines, "Content-Length: 0", "", ""), "\r\n"))); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
 // invite calls 102 through bellhop.
 func (p *peer) invite(s *site, call string) {
 	p.t.Helper()
@@ -76,6 +120,44 @@ func (p *peer) invite(s *site, call string) {
 		fmt.Sprintf("Via: SIP/2.0/UDP %v;branch=z9hG4bK-%s", p.c.LocalAddr(), call),
 		"From: <sip:101@pbx.example>;tag="+call, "To: <sip:102@pbx.example>", "Call-ID: "+call, "CSeq: 1 INVITE",
 		"Max-Forwards: 70", fmt.Sprintf("Contact: <sip:101@%v>", p.c.LocalAddr()))
+}
+
+// fieldsOf returns the lines of a message that have one of some header fields.
+func fieldsOf(message []string, names ...string) (lines []string) {
+	for _, line := range message {
+		for _, name := range names {
+			if strings.HasPrefix(line, name+": ") {
+				lines = append(lines, line)
+			}
+		}
+	}
+	return lines
+}
+
+// inDialog returns a request of the caller in a dialog, made of the 2xx that the caller got,
+// or of the callee, made of the INVITE that the callee got.
+func inDialog(method string, of []string, caller bool, from net.Addr, proto string) []string {
+	target := fieldsOf(of, "Contact")[0]
+	lines := []string{method + " " + target[len("Contact: <"):len(target)-1] + " SIP/2.0",
+		fmt.Sprintf("Via: SIP/2.0/%s %v;branch=z9hG4bK-%s-%s;rport", proto, from, method, fieldsOf(of, "Call-ID")[0][len("Call-ID: "):]),
+		"Max-Forwards: 70", fieldsOf(of, "Call-ID")[0]}
+	routes := fieldsOf(of, "Record-Route")
+	for i := range routes {
+		route := routes[i]
+		if caller {
+			route = routes[len(routes)-1-i]
+		}
+		lines = append(lines, route[len("Record-"):])
+	}
+	own, other := fieldsOf(of, "From")[0][len("From: "):], fieldsOf(of, "To")[0][len("To: "):]
+	if !caller {
+		own, other = other+";tag=pbx", own
+	}
+	number := 2
+	if method == "ACK" {
+		number = 1
+	}
+	return append(lines, "From: "+own, "To: "+other, fmt.Sprintf("CSeq: %d %s", number, method))
 }
 
 // reply answers a request.
@@ -87,7 +169,10 @@ func (p *peer) reply(s *site, request []string, status string) {
 		case "Via", "From", "Call-ID", "CSeq", "Record-Route":
 			lines = append(lines, line)
 		case "To":
-			lines = append(lines, line+";tag=pbx")
+			if !strings.Contains(line, ";tag=") {
+				line += ";tag=pbx"
+			}
+			lines = append(lines, line)
 		}
 	}
 	p.send(s.hop, lines...)

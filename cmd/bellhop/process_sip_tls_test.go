@@ -42,6 +42,22 @@ func askOptions(c *tls.Conn, at netip.AddrPort) (string, error) {
 	return strings.TrimSpace(status), err
 }
 
+// renewCertificate puts a new certificate and its key into the folder live, as certbot does.
+func (s *site) renewCertificate(ip netip.Addr, serial int64) {
+	s.t.Helper()
+	cert, key := newCertificate(s.t, serial, ip.AsSlice())
+	name, live := fmt.Sprintf("version%d", serial), filepath.Join(s.dir, "live")
+	if err := os.Mkdir(filepath.Join(s.dir, name), 0o700); err != nil {
+		s.t.Fatal(err)
+	}
+	s.write(filepath.Join(name, "cert.pem"), cert)
+	s.write(filepath.Join(name, "key.pem"), key)
+	os.Symlink(name, live+".new")
+	if err := os.Rename(live+".new", live); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
 // TestRenewsSIPCertificates renews the files of a TLS listener: with SIGHUP, without, and
 // wrongly. A connection that is open lives on.
 func TestRenewsSIPCertificates(t *testing.T) {
@@ -49,19 +65,7 @@ func TestRenewsSIPCertificates(t *testing.T) {
 	s := newSite(t, sip.UDP, sip.UDP)
 	at := freePort(t, "127.0.0.4")
 	live := filepath.Join(s.dir, "live")
-	renew := func(serial int64) { // as certbot does
-		cert, key := newCertificate(t, serial, at.Addr().AsSlice())
-		name := fmt.Sprintf("version%d", serial)
-		if err := os.Mkdir(filepath.Join(s.dir, name), 0o700); err != nil {
-			t.Fatal(err)
-		}
-		s.write(filepath.Join(name, "cert.pem"), cert)
-		s.write(filepath.Join(name, "key.pem"), key)
-		os.Symlink(name, live+".new")
-		if err := os.Rename(live+".new", live); err != nil {
-			t.Fatal(err)
-		}
-	}
+	renew := func(serial int64) { s.renewCertificate(at.Addr(), serial) }
 	renew(1)
 	s.configure("")
 	b, err := os.ReadFile(filepath.Join(s.dir, "config.toml"))
