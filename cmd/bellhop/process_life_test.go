@@ -122,6 +122,15 @@ func (p *peer) invite(s *site, call string) {
 		"Max-Forwards: 70", fmt.Sprintf("Contact: <sip:101@%v>", p.c.LocalAddr()))
 }
 
+// askOptions sends an OPTIONS to bellhop itself, with a Call-ID of its own.
+func (p *peer) askOptions(s *site, call string) {
+	p.t.Helper()
+	p.send(s.hop, fmt.Sprintf("OPTIONS sip:%v SIP/2.0", s.hop),
+		fmt.Sprintf("Via: SIP/2.0/UDP %v;branch=z9hG4bK-%s;rport", p.c.LocalAddr(), call),
+		"From: <sip:probe@upstream.example>;tag="+call, fmt.Sprintf("To: <sip:%v>", s.hop), "Call-ID: "+call, "CSeq: 1 OPTIONS",
+		"Max-Forwards: 70", "User-Agent: an upstream that looks whether calls are taken")
+}
+
 // fieldsOf returns the lines of a message that have one of some header fields.
 func fieldsOf(message []string, names ...string) (lines []string) {
 	for _, line := range message {
@@ -178,8 +187,9 @@ func (p *peer) reply(s *site, request []string, status string) {
 	p.send(s.hop, lines...)
 }
 
-// TestDrainsOnSIGTERM stops bellhop while a phone rings: new calls are refused, the
-// ringing call continues, and bellhop exits after its end.
+// TestDrainsOnSIGTERM stops bellhop while a phone rings and another call is up: new calls
+// are refused, OPTIONS tells upstreams to go elsewhere, the ringing call continues, and
+// bellhop exits after its end.
 func TestDrainsOnSIGTERM(t *testing.T) {
 	t.Parallel()
 	for range 10 {
@@ -197,6 +207,13 @@ func drains(t *testing.T) (inTime bool) {
 	p := s.serve()
 	pbx := newPeer(t, s.pbx.AddrPort)
 	phone := newPeer(t, netip.MustParseAddrPort("127.0.0.2:0"))
+	talker := newPeer(t, netip.MustParseAddrPort("127.0.0.2:0"))
+	talker.invite(s, "talks")
+	pbx.reply(s, pbx.gets("INVITE "), "200 OK")
+	talker.gets("SIP/2.0 200 ")
+	upstream := newPeer(t, netip.MustParseAddrPort("127.0.0.7:0"))
+	upstream.askOptions(s, "before")
+	upstream.gets("SIP/2.0 200 ")
 	phone.invite(s, "rings")
 	rings := pbx.gets("INVITE ")
 	pbx.reply(s, rings, "180 Ringing")
@@ -224,6 +241,11 @@ func drains(t *testing.T) (inTime bool) {
 		}
 		return strings.Contains(answer[0], " 503 ")
 	})
+	upstream.askOptions(s, "after")
+	answer, probed := upstream.getsBy(end, "SIP/2.0 ")
+	if probed && (!strings.Contains(answer[0], " 503 ") || !strings.Contains(strings.Join(answer, "\n"), "\nRetry-After: ")) {
+		t.Errorf("OPTIONS is answered %q", answer)
+	}
 	select {
 	case <-p.done:
 		if !tooLate() {
@@ -235,7 +257,7 @@ func drains(t *testing.T) (inTime bool) {
 	_, acked := pbx.getsBy(end, "ACK ")
 	_, refused := phone.getsBy(end, "SIP/2.0 486 ")
 	p.exits(0, patience)
-	return acked && refused
+	return acked && refused && probed
 }
 
 // TestDrainEnds stops bellhop while a phone keeps ringing and a receiver does not
