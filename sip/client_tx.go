@@ -29,7 +29,7 @@ type clientTx struct {
 	timer           timer
 	retransmitAfter instant // wait before the next retransmission: Timers A and E
 	deadline        instant // Timers B and F; C while proceeding
-	failoverAt      instant // the user gets silent then, if there is no response; 0: never
+	failoverAt      instant // handleFailure gets silent then, if there is no response; 0: never
 }
 
 // clientState is a state of the diagram at clientTx.
@@ -97,7 +97,7 @@ func (c *clientTx) startRequestTimer(now instant) {
 	c.worker.wheel.start(&c.timer, at)
 }
 
-// restartFailover makes the user get silent at another time.
+// restartFailover sets failoverAt to another time.
 func (c *clientTx) restartFailover(now, at instant) {
 	c.failoverAt = at
 	c.startRequestTimer(now)

@@ -160,10 +160,10 @@ func (a Answer) hosts() []host {
 	return a.set.hosts
 }
 
-// nextFormer returns the former addresses of a target after a lookup with the result s.
-// old is its view before the lookup. The former addresses are those of old that may still
-// be used at now, and the addresses of old that s no longer has. The last maxFormer are
-// kept.
+// nextFormer returns the addresses that a target no longer has after a lookup with the
+// result s, and that may still be used. old is the view before the lookup. The addresses
+// are the former ones of old whose time is not over, and those that old has and s has not.
+// nextFormer returns at most the last maxFormer.
 func nextFormer(now time.Time, old *View, s *set) []formerAddr {
 	var former []formerAddr
 	for _, f := range old.former {
