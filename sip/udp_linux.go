@@ -20,8 +20,9 @@ import (
 type udpSocket struct {
 	*net.UDPConn
 	raw     syscall.RawConn
-	v4      bool // of family AF_INET, not AF_INET6
-	anyAddr bool // bound to an unspecified address
+	v4      bool           // of family AF_INET, not AF_INET6
+	anyAddr bool           // bound to an unspecified address
+	batch   *datagramBatch // used by the reading goroutine only; nil: nothing was received
 }
 
 // receiveBatch is the largest number of datagrams that one system call receives. A call
@@ -77,6 +78,24 @@ type datagramBatch struct {
 	buf     [receiveBatch][maxMessage + 1]byte
 }
 
+// newDatagramBatch returns an empty batch. It has 1 MiB, so a socket keeps its batch: every
+// closed port that the proxy sends to ends receiveBatches once.
+func newDatagramBatch(anyAddr bool) *datagramBatch {
+	in := new(datagramBatch)
+	for i := range in.head {
+		h := &in.head[i]
+		h.Name = (*byte)(unsafe.Pointer(&in.from[i]))
+		h.Iov = &in.iovec[i]
+		h.SetIovlen(1)
+		in.iovec[i].Base = &in.buf[i][0]
+		in.iovec[i].SetLen(len(in.buf[i]))
+		if anyAddr {
+			h.Control = (*byte)(unsafe.Pointer(&in.control[i]))
+		}
+	}
+	return in
+}
+
 // controlMessage is the memory of one control message: struct cmsghdr and struct
 // in_pktinfo or in6_pktinfo.
 type controlMessage struct {
@@ -87,18 +106,10 @@ type controlMessage struct {
 // receiveBatches calls handle for every datagram until the socket fails. It holds the
 // socket for reading all the time, so that no readiness event is lost between two reads.
 func (s *udpSocket) receiveBatches(handle datagramHandler) error {
-	in := new(datagramBatch)
-	for i := range in.head {
-		h := &in.head[i]
-		h.Name = (*byte)(unsafe.Pointer(&in.from[i]))
-		h.Iov = &in.iovec[i]
-		h.SetIovlen(1)
-		in.iovec[i].Base = &in.buf[i][0]
-		in.iovec[i].SetLen(len(in.buf[i]))
-		if s.anyAddr {
-			h.Control = (*byte)(unsafe.Pointer(&in.control[i]))
-		}
+	if s.batch == nil {
+		s.batch = newDatagramBatch(s.anyAddr)
 	}
+	in := s.batch
 	var failed syscall.Errno
 	err := s.raw.Read(func(fd uintptr) (done bool) {
 		for {

@@ -1,8 +1,11 @@
 package sip
 
 import (
+	"errors"
 	"net"
 	"net/netip"
+	"runtime"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -86,6 +89,34 @@ func TestReceivedDatagramHasItsDestination(t *testing.T) {
 				t.Errorf("on %s, asked at %s: got %q, want %s", tt.listen, tt.to, g, tt.want)
 			}
 		}
+	}
+}
+
+// A closed port at a peer ends receiveBatches with an error. Whoever makes the proxy send to
+// closed ports must not cost it memory.
+func TestErrorsOfASocketAllocateLittle(t *testing.T) {
+	c, _ := openUDP(t, "127.0.0.1")
+	closed, at := openUDP(t, "127.0.0.1")
+	closed.Close()
+	l := &listener{packet: c, proxy: &Proxy{}}
+	c.SetReadDeadline(time.Now().Add(time.Minute))
+	fail := func() {
+		c.WriteToUDPAddrPort([]byte("x"), at)
+		if err := c.receiveBatches(func([]byte, netip.AddrPort, netip.Addr, bool) {}); !errors.Is(err, syscall.ECONNREFUSED) {
+			t.Fatalf("the socket fails with %v", err)
+		}
+		l.drainErrorQueue()
+	}
+	fail()
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	const errs = 20
+	for range errs {
+		fail()
+	}
+	runtime.ReadMemStats(&after)
+	if bytes := (after.TotalAlloc - before.TotalAlloc) / errs; bytes > 4<<10 {
+		t.Errorf("an error costs %d bytes", bytes)
 	}
 }
 
