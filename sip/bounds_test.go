@@ -15,6 +15,7 @@ import (
 	"unsafe"
 
 	"bellhop/dialog"
+	"bellhop/sip/websocket"
 )
 
 // bareTrunk is a trunk's address, and so a known source. The phone is a known source once
@@ -502,5 +503,27 @@ func TestReadBuffersAreLimitedTogether(t *testing.T) {
 	}
 	if n := w.proxy.streams.largeReadBytes.Load(); n != maxLargeReadBytes-8<<10 {
 		t.Errorf("%d bytes are counted after it", n)
+	}
+}
+
+// A frame costs no memory beside the payload that it adds to its message.
+func TestFramesAllocateNothing(t *testing.T) {
+	w, _ := newBareWorker(t, nil)
+	fr := frameReader{
+		stream:  w.proxy.streams.addStream(nil, barePhone, w.proxy.listeners.all[1], nil),
+		decoder: websocket.Decoder{Limit: maxMessage}, keepalive: websocket.NewKeepalive(time.Now()), buf: make([]byte, 0, 4096),
+	}
+	next := []byte{0x00, 0x81, 0, 0, 0, 0, 'x'} // one byte in a masked frame that is not the last
+	fr.buf = append(fr.buf, next...)
+	fr.buf[0] = 0x01 // the first frame of a text
+	fr.decodeFrames(1)
+	n := testing.AllocsPerRun(100, func() {
+		fr.buf = append(fr.buf, next...)
+		if !fr.decodeFrames(1) {
+			t.Fatal("the frame is refused")
+		}
+	})
+	if n != 0 {
+		t.Errorf("a frame costs %v allocations", n)
 	}
 }

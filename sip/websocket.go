@@ -78,9 +78,8 @@ func (fr *frameReader) decodeFrames(at instant) bool {
 	for {
 		message, n, e, err := fr.decoder.Decode(fr.buf[:fr.size], rest)
 		rest, fr.size = rest[n:], len(message)
-		if f := (*websocket.Fault)(nil); errors.As(err, &f) {
-			fr.stream.table.proxy.stats.malformed.Add(1)
-			fr.end(f.Code)
+		if err != nil {
+			fr.endFaulty(err)
 			return false
 		}
 		if e.Kind == websocket.None {
@@ -103,6 +102,14 @@ func (fr *frameReader) decodeFrames(at instant) bool {
 	}
 	fr.keepRest(rest)
 	return true
+}
+
+// endFaulty ends a stream that cannot be decoded further, because of an error of the decoder.
+func (fr *frameReader) endFaulty(err error) {
+	fr.stream.table.proxy.stats.malformed.Add(1)
+	if f := (*websocket.Fault)(nil); errors.As(err, &f) {
+		fr.end(f.Code)
+	}
 }
 
 // end sends a Close with a status code, and returns when the stream is closed.
