@@ -309,8 +309,10 @@ func TestPBXOverTLSIsVerifiedByItsName(t *testing.T) {
 					pbx.respond(pbx.expectLast("a call", "INVITE"), "486 Busy Here")
 					phone.expectLast("the answer", "SIP/2.0 486")
 				} else {
-					s.advance(11 * time.Second)
-					phone.expectLast("the call fails", tt.want)
+					s.advance(11 * time.Second) // both ends may wait for each other until the handshake times out, and the phone then gets 100 too
+					if got := phone.expectLast("the call fails", "SIP/2.0 "); !strings.HasPrefix(string(got), tt.want) {
+						t.Errorf("the call ends with %s, want %s", got, tt.want)
+					}
 				}
 				assertEqual(t, "server name that the proxy sends", asked, "pbx.example")
 			}, b.listen, namedPBX(server), func(c *sip.Config) {
