@@ -10,21 +10,21 @@ package sip
 //	          completed accepted    terminated
 //	others      calling ──1xx──▶ proceeding ──final──▶ completed ──K──▶ terminated
 type clientTx struct {
-	worker  *worker
-	user    transactionUser // nil: responses are dropped
-	id      uint64
-	state   clientState
-	nextHop destination
-
+	worker   *worker
+	user     transactionUser // nil: responses are dropped
+	id       uint64
+	state    clientState
 	invite   bool
 	tooLarge bool   // the request leaves over TCP because it is too large for UDP
 	cancel   bool   // the transaction is the CANCEL of the INVITE with the same id
+	canceled bool   // a CANCEL was sent
+	underWay bool   // counted in Stats.Transactions
 	loopHash uint32 // secret part of the branch; a forged response does not have it
-	request  []byte // as sent; nil after the final response
-	ack      []byte // ACK of a 3xx‥6xx to INVITE, for retransmissions
+	nextHop  destination
 
-	canceled bool // a CANCEL was sent
-	underWay bool // counted in Stats.Transactions
+	// sent is what is sent again: the request and, after a 3xx‥6xx to INVITE, its ACK. It is
+	// nil after another final response.
+	sent []byte
 
 	timer           timer
 	retransmitAfter instant // wait before the next retransmission: Timers A and E
@@ -77,7 +77,7 @@ func (c *clientTx) start(now instant) {
 	c.retransmitAfter = t1
 	c.deadline = now + timerB
 	c.startRequestTimer(now)
-	if !c.worker.sendMessage(c.nextHop, c.request, c.id) {
+	if !c.worker.sendMessage(c.nextHop, c.sent, c.id) {
 		c.fail(now, unreachable)
 	}
 }
@@ -114,7 +114,7 @@ func (c *clientTx) handleResponse(now instant, p *packet) {
 		}
 	case clientCompleted:
 		if c.invite && p.msg.status >= 300 {
-			c.worker.sendMessage(c.nextHop, c.ack, 0)
+			c.worker.sendMessage(c.nextHop, c.sent, 0)
 		}
 	case clientTerminated:
 	}
@@ -125,9 +125,9 @@ func (c *clientTx) handleResponse(now instant, p *packet) {
 func (c *clientTx) advanceState(now instant, p *packet) {
 	m := &p.msg
 	user := c.user // on a stream the final response terminates the transaction and clears c.user
-	if sent := c.request; m.status >= 200 {
-		c.request, c.worker.composer.answeredRequest = nil, sent
-		defer func() { c.worker.composer.answeredRequest = c.worker.memory.releaseCopy(sent) }()
+	if request := c.sent; m.status >= 200 {
+		c.sent, c.worker.composer.answeredRequest = nil, request
+		defer func() { c.worker.composer.answeredRequest = c.worker.memory.releaseCopy(request) }()
 	}
 	switch {
 	case m.status < 200:
@@ -142,8 +142,8 @@ func (c *clientTx) advanceState(now instant, p *packet) {
 		c.worker.wheel.start(&c.timer, now+timerL)
 	case c.invite:
 		c.state = clientCompleted
-		c.ack = c.worker.memory.retainCopy(nil, c.worker.composer.makeACK(c.worker.composer.answeredRequest, m))
-		c.worker.sendMessage(c.nextHop, c.ack, 0)
+		c.sent = c.worker.memory.retainCopy(nil, c.worker.composer.makeACK(c.worker.composer.answeredRequest, m))
+		c.worker.sendMessage(c.nextHop, c.sent, 0)
 		c.absorbRepetitions(now, timerD)
 	default:
 		c.state = clientCompleted
@@ -202,7 +202,7 @@ func (c *clientTx) retransmitRequest(now instant) {
 		c.retransmitAfter = t2
 	}
 	c.startRequestTimer(now)
-	if !c.worker.sendMessage(c.nextHop, c.request, c.id) {
+	if !c.worker.sendMessage(c.nextHop, c.sent, c.id) {
 		c.fail(now, unreachable)
 	}
 }
@@ -242,7 +242,7 @@ func (c *clientTx) terminate() {
 	c.markSettled()
 	c.worker.wheel.stop(&c.timer)
 	c.worker.removeClientTx(c)
-	c.request, c.ack, c.user = c.worker.memory.releaseCopy(c.request), c.worker.memory.releaseCopy(c.ack), nil
+	c.sent, c.user = c.worker.memory.releaseCopy(c.sent), nil
 }
 
 // newTxID returns the next id of a client transaction. The id modulo the number of

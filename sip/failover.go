@@ -190,7 +190,7 @@ func (t *responseContext) handleUnanswered(now instant, why failureReason) bool 
 	if why == unreachable && t.target.remote.pbx != nil && t.worker.proxy.peers.pbxs.Load().severalTargets() {
 		t.target.down.Store(true)
 	}
-	method, _, _ := bytes.Cut(t.client.request, []byte(" "))
+	method, _, _ := bytes.Cut(t.client.sent, []byte(" "))
 	t.target.noteFailure(t.worker, now, method, nil, why)
 	return t.sendToNextTarget(now)
 }
@@ -225,7 +225,7 @@ func (t *responseContext) detachClient(now instant) {
 		return
 	}
 	old := &clientTx{}
-	at, running := c.timer.at, c.timer.running
+	at := c.timer.at
 	t.worker.wheel.stop(&c.timer)
 	*old = *c
 	old.timer = timer{owner: old}
@@ -237,7 +237,7 @@ func (t *responseContext) detachClient(now instant) {
 		old.failoverAt = 0
 		old.markSettled()
 		t.worker.wheel.start(&old.timer, old.deadline)
-	case running:
+	case at != 0: // it was running
 		t.worker.wheel.start(&old.timer, at)
 	}
 	c.underWay = false

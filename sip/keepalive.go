@@ -73,7 +73,7 @@ func (ks *keepAlives) start(now instant, b *binding, contact []byte) {
 		ks.byID.put(b.id, k)
 	}
 	k.binding, k.uri = b, uri
-	if !k.timer.running {
+	if !k.timer.running() {
 		k.schedule(now)
 	}
 }
@@ -159,7 +159,7 @@ func (w *worker) newOptions(user transactionUser, to destination, side dialog.Si
 	name := to.ownName(side)
 	c := &clientTx{worker: w, user: user, id: w.newTxID(), loopHash: rand.Uint32(), nextHop: to}
 	w.branchBuf = w.proxy.branchSalt.appendBranch(w.branchBuf[:0], c.id, c.loopHash)
-	c.request = w.memory.retainCopy(nil, fmt.Appendf(w.composer.outBuf[:0], "OPTIONS %s SIP/2.0\r\nVia: SIP/2.0/%s %s;branch=%s\r\nMax-Forwards: 70\r\n"+
+	c.sent = w.memory.retainCopy(nil, fmt.Appendf(w.composer.outBuf[:0], "OPTIONS %s SIP/2.0\r\nVia: SIP/2.0/%s %s;branch=%s\r\nMax-Forwards: 70\r\n"+
 		"From: <sip:%s>;tag=%x\r\nTo: <%s>\r\nCall-ID: options-%08x-%x\r\nCSeq: 1 OPTIONS\r\n%sContent-Length: 0\r\n\r\n",
 		uri, to.listener.proto.viaName(), name.sentBy, w.branchBuf, name.sentBy, c.id, uri, w.proxy.branchSalt, c.id, fields))
 	return c

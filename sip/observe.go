@@ -24,12 +24,13 @@ func (ob *observer) observe(p *packet, r *routeDecision, trunk string) {
 		return
 	}
 	m := &p.msg
-	o := ob.makeObservation(m, p.receivedAt)
+	var o dialog.Message
+	ob.copyMessage(&o, m, p.receivedAt)
 	o.Src, o.Dst, o.From, o.To, o.Trunk, o.AOR = p.side, r.dst, p.peer, r.nextHop.addr, trunk, r.aor
 	o.Local, o.Stream = destination{listener: p.listener, conn: p.conn, local: p.local}.localEnd()
 	o.Branch = o.Head[m.via.branch.from:m.via.branch.to]
 	o.CID = ob.composer.correlationID(p, r)
-	ob.sendObservation(o)
+	ob.sendObservation(&o)
 }
 
 // observeResponse sends an observation of a response as it was received.
@@ -37,11 +38,12 @@ func (ob *observer) observeResponse(t *responseContext, p *packet) {
 	if ob.proxy.cfg.Observations == nil {
 		return
 	}
-	o := ob.makeObservation(&p.msg, p.receivedAt)
+	var o dialog.Message
+	ob.copyMessage(&o, &p.msg, p.receivedAt)
 	t.fillObservation(&o)
 	o.From = p.peer
 	o.Local, o.Stream = destination{listener: p.listener, conn: p.conn, local: p.local}.localEnd()
-	ob.sendObservation(o)
+	ob.sendObservation(&o)
 }
 
 // observeOwn sends an observation of a response that the proxy makes itself.
@@ -50,12 +52,13 @@ func (ob *observer) observeOwn(t *responseContext, b []byte) {
 		return
 	}
 	ob.scratch.index(b, false)
-	o := ob.makeObservation(&ob.scratch, ob.proxy.now())
+	var o dialog.Message
+	ob.copyMessage(&o, &ob.scratch, ob.proxy.now())
 	t.fillObservation(&o)
 	o.Own = true
 	o.From = t.client.nextHop.addr
 	o.Local, o.Stream = t.server.upstream.localEnd()
-	ob.sendObservation(o)
+	ob.sendObservation(&o)
 }
 
 // observeRefused sends observations of a request that is not forwarded and of b, the
@@ -94,25 +97,17 @@ func (d destination) localEnd() (at netip.AddrPort, isStream bool) {
 	return d.listener.local, false
 }
 
-// makeObservation copies a message for the tracker, in one allocation that all its
-// strings share. at is the time of the message. The offset of the wall clock is read
-// anew, because the wall clock may have been set since.
-func (ob *observer) makeObservation(m *message, at instant) dialog.Message {
-	_, offset := ob.proxy.Clock()
+// copyMessage copies a message into the observation o, which is empty, in one allocation
+// that all strings share. at is the time of the message. The offset of the wall clock is
+// read anew, because the wall clock may have been set since.
+func (ob *observer) copyMessage(o *dialog.Message, m *message, at instant) {
 	text := string(m.b[:min(len(m.b), m.headLen+maxObservedBody)])
 	cut := func(s span) string { return text[s.from:s.to] }
-	return dialog.Message{
-		At:         ob.proxy.epoch.Add(time.Duration(at)),
-		WallOffset: offset,
-		Method:     cut(m.cseqMethod),
-		Status:     m.status,
-		CallID:     cut(m.callID),
-		CSeq:       m.cseq,
-		FromTag:    cut(m.fromTag),
-		ToTag:      cut(m.toTag),
-		Head:       text[:m.headLen],
-		Body:       text[m.headLen:],
-	}
+	_, o.WallOffset = ob.proxy.Clock()
+	o.At = ob.proxy.epoch.Add(time.Duration(at))
+	o.Method, o.Status, o.CallID, o.CSeq = cut(m.cseqMethod), m.status, cut(m.callID), m.cseq
+	o.FromTag, o.ToTag = cut(m.fromTag), cut(m.toTag)
+	o.Head, o.Body = text[:m.headLen], text[m.headLen:]
 }
 
 // maxObservedBytes limits the bytes of the observations that wait in the channel. Their
@@ -121,13 +116,13 @@ const maxObservedBytes = 32 << 20
 
 // sendObservation sends an observation without waiting. If too many are waiting, it is
 // dropped and counted as unobserved.
-func (ob *observer) sendObservation(o dialog.Message) {
+func (ob *observer) sendObservation(o *dialog.Message) {
 	if len(ob.proxy.cfg.Observations)*(len(o.Head)+len(o.Body)) > maxObservedBytes {
 		ob.proxy.stats.unobserved.Add(1)
 		return
 	}
 	select {
-	case ob.proxy.cfg.Observations <- o:
+	case ob.proxy.cfg.Observations <- *o:
 	default:
 		ob.proxy.stats.unobserved.Add(1)
 	}

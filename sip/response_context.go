@@ -177,7 +177,7 @@ func (t *responseContext) cancelClient(now instant, c *clientTx, fields []byte) 
 	c.canceled = true
 	c.deadline = now + timerB
 	t.worker.wheel.start(&c.timer, c.deadline)
-	k := &clientTx{worker: t.worker, id: c.id, loopHash: c.loopHash, nextHop: c.nextHop, cancel: true, request: t.worker.memory.retainCopy(nil, t.worker.composer.makeCancel(c.request, fields))}
+	k := &clientTx{worker: t.worker, id: c.id, loopHash: c.loopHash, nextHop: c.nextHop, cancel: true, sent: t.worker.memory.retainCopy(nil, t.worker.composer.makeCancel(c.sent, fields))}
 	if k.start(now); k.state == clientTerminated {
 		t.worker.handleSendFailure(now, c.id) // as after a later error of the stream
 	}
@@ -189,7 +189,7 @@ func (t *responseContext) sendOwnFinal(now instant, status int, phrase string) {
 	if !t.server.takesResponse(status) {
 		return
 	}
-	b := t.worker.composer.makeResponseTo(t.client.request, status, phrase)
+	b := t.worker.composer.makeResponseTo(t.client.sent, status, phrase)
 	t.worker.observer.observeOwn(t, b)
 	t.server.sendResponse(now, status, b)
 }
@@ -202,6 +202,6 @@ func (t *responseContext) sendTrying() {
 	case t.wait != nil:
 		t.wait.sendTrying(t.worker.now())
 	default:
-		t.server.sendResponse(t.worker.now(), 100, t.worker.composer.makeResponseTo(t.client.request, 100, "Trying"))
+		t.server.sendResponse(t.worker.now(), 100, t.worker.composer.makeResponseTo(t.client.sent, 100, "Trying"))
 	}
 }

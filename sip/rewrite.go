@@ -13,7 +13,7 @@ func (w *worker) sendRequest(now instant, t *responseContext, p *packet, r *rout
 	id := w.newTxID()
 	w.branchBuf = w.proxy.branchSalt.appendBranch(w.branchBuf[:0], id, hash)
 	out, tooLarge := w.preferTCP(r, w.composer.rewriteRequest(p, r, w.branchBuf))
-	t.client = clientTx{worker: w, user: t, id: id, loopHash: hash, nextHop: r.nextHop, tooLarge: tooLarge, invite: t.server.invite, request: w.memory.retainCopy(nil, out)}
+	t.client = clientTx{worker: w, user: t, id: id, loopHash: hash, nextHop: r.nextHop, tooLarge: tooLarge, invite: t.server.invite, sent: w.memory.retainCopy(nil, out)}
 	if t.canFailOver() {
 		t.client.failoverAt = now + w.proxy.failoverAfter()
 		if s := r.nextHop.conn; s != nil && !s.isOpen() {

@@ -11,16 +11,16 @@ import "crypto/sha256"
 //	                                   └──H──▶ terminated
 //	others      proceeding ──final─▶ completed ──J──▶ terminated
 type serverTx struct {
-	worker   *worker
-	key      serverKey
-	state    serverState
-	invite   bool
-	upstream destination
+	worker      *worker
+	key         serverKey
+	state       serverState
+	invite      bool
+	sent1xx     bool  // a 1xx was sent: the client stops retransmitting its INVITE
+	repeated2xx uint8 // repetitions of a 2xx that were sent
+	upstream    destination
 
 	lastResponse []byte // answers a retransmitted request; nil: none is sent
 	creditBytes  int    // bytes received less bytes sent back, see sendWithinCredit
-	repeated2xx  uint8  // repetitions of a 2xx that were sent
-	sent1xx      bool   // a 1xx was sent: the client stops retransmitting its INVITE
 
 	timer           timer
 	retransmitAfter instant // wait before the next retransmission of lastResponse: Timer G

@@ -56,8 +56,8 @@ func (t *responseContext) retryOverUDP(now instant) bool {
 		return false
 	}
 	c.nextHop, c.tooLarge = to, false
-	c.request = w.memory.retainCopy(c.request, w.composer.replaceVia(c.request, c.nextHop, t.dst))
-	if !w.sendMessage(c.nextHop, c.request, c.id) {
+	c.sent = w.memory.retainCopy(c.sent, w.composer.replaceVia(c.sent, c.nextHop, t.dst))
+	if !w.sendMessage(c.nextHop, c.sent, c.id) {
 		return false
 	}
 	c.state = clientCalling

@@ -12,12 +12,16 @@ const (
 
 // timer is one deadline. It is on one wheel at most.
 type timer struct {
-	at         instant
+	at         instant // tick at which it fires; 0: it is not running
 	owner      interface{ handleTimer(now instant) }
 	next, prev *timer
-	slot       int32
-	running    bool
 }
+
+// running reports whether t is on a wheel.
+func (t *timer) running() bool { return t.at != 0 }
+
+// slotOf returns the slot of the timers that fire at a tick.
+func slotOf(at instant) int { return int(at / tickLength % slotCount) }
 
 // wheel holds the timers of one worker. A timer fires at the first tick at or after its
 // deadline. Starting and stopping a timer takes constant time.
@@ -35,32 +39,31 @@ func (w *wheel) start(t *timer, at instant) {
 	if at <= w.firedUntil {
 		at = w.firedUntil + tickLength
 	}
-	t.at = at
-	t.slot = int32(at / tickLength % slotCount)
-	t.next, t.prev = w.slots[t.slot], nil
+	slot := slotOf(at)
+	t.at, t.next, t.prev = at, w.slots[slot], nil
 	if t.next != nil {
 		t.next.prev = t
 	}
-	w.slots[t.slot] = t
-	w.occupied[t.slot/64] |= 1 << (t.slot % 64)
-	t.running = true
+	w.slots[slot] = t
+	w.occupied[slot/64] |= 1 << (slot % 64)
 	w.count++
 }
 
 // stop takes t off the wheel. A timer that is not running stays as it is.
 func (w *wheel) stop(t *timer) {
-	if !t.running {
+	if !t.running() {
 		return
 	}
+	slot := slotOf(t.at)
 	if t.prev != nil {
 		t.prev.next = t.next
-	} else if w.slots[t.slot] = t.next; t.next == nil {
-		w.occupied[t.slot/64] &^= 1 << (t.slot % 64)
+	} else if w.slots[slot] = t.next; t.next == nil {
+		w.occupied[slot/64] &^= 1 << (slot % 64)
 	}
 	if t.next != nil {
 		t.next.prev = t.prev
 	}
-	t.next, t.prev, t.running = nil, nil, false
+	t.at, t.next, t.prev = 0, nil, nil
 	w.count--
 }
 
@@ -96,13 +99,13 @@ func (w *wheel) advance(now instant) {
 			break
 		}
 		w.firedUntil = at
-		for t := w.slots[at/tickLength%slotCount]; t != nil; {
+		for t := w.slots[slotOf(at)]; t != nil; {
 			next := t.next
 			if t.at <= at {
 				w.stop(t)
 				t.owner.handleTimer(at)
 				// handleTimer may have changed the list, so start again.
-				next = w.slots[at/tickLength%slotCount]
+				next = w.slots[slotOf(at)]
 			}
 			t = next
 		}
