@@ -132,6 +132,7 @@ type Tracker struct {
 	clock     clock
 	deadlines callHeap // all calls
 	current   *call    // the call that is being changed, for AbandonCall; nil: none
+	message   Message  // the message that is being observed, here so that Observe allocates none
 
 	emitter    *emitter         // the events of the method that runs
 	changes    *changes         // calls with a newer state than their last snapshot
@@ -187,9 +188,9 @@ func (t *Tracker) Configure(c Config) {
 // Observe processes one message and returns the events that it causes, in order; nil if
 // there are none.
 func (t *Tracker) Observe(m Message) []Event {
-	t.emitter.events, t.current = nil, nil
-	t.observeMessage(&m)
-	t.current = nil
+	t.emitter.events, t.current, t.message = nil, nil, m
+	t.observeMessage(&t.message)
+	t.current, t.message = nil, Message{}
 	return t.emitter.events
 }
 
