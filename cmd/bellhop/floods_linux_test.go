@@ -130,7 +130,7 @@ func runFlood(t *testing.T, f flood) {
 	r.took, r.bad = nil, 0
 
 	cpu, dropped := r.cpu(), r.metric("bellhop_sip_messages_dropped_total")
-	stop := r.startSender(f.name)
+	stop := r.startSender(f.name, r.site.hop)
 	r.placeCalls(floodLength)
 	r.sent = stop()
 	flooded := time.Now()
@@ -493,14 +493,14 @@ func hasAnyPrefix(b []byte, prefixes ...string) bool {
 
 // startSender starts the sender of a flood. stop waits for its end and returns its
 // tally.
-func (r *floodRun) startSender(name string) (stop func() floodTally) {
+func (r *floodRun) startSender(name string, to netip.AddrPort) (stop func() floodTally) {
 	r.t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	cmd := exec.Command(self)
-	cmd.Env = append(os.Environ(), floodSender+"="+strings.Join([]string{name, r.site.hop.String(), floodLength.String()}, "|"))
+	cmd.Env = append(os.Environ(), floodSender+"="+strings.Join([]string{name, to.String(), floodLength.String()}, "|"))
 	p := launch(r.t, "sender", cmd)
 	prefer(cmd.Process.Pid, 0)
 	return func() (sent floodTally) {
