@@ -185,8 +185,5 @@ func newTransport(c Config) (_ http.RoundTripper, httpConns, httpsConns *connPoo
 		WriteBufferSize:        connBufferSize,
 		ReadBufferSize:         connBufferSize,
 	}
-	httpConns, httpsConns = newConnPool(d.DialContext, nil), newConnPool(d.DialContext, t.TLSClientConfig.Clone())
-	t.RegisterProtocol("http", httpConns)
-	t.RegisterProtocol("https", httpsConns)
-	return t, httpConns, httpsConns
+	return t, newConnPool(d.DialContext, nil), newConnPool(d.DialContext, t.TLSClientConfig.Clone())
 }

@@ -65,6 +65,7 @@ type conn struct {
 	limit   io.LimitedReader // limits the bytes that r may read
 	r       *bufio.Reader
 	w       *bufio.Writer
+	line    []byte      // buffer of peekLine
 	used    bool        // an earlier request used it
 	expiry  *time.Timer // closes it while idle
 }
@@ -85,7 +86,8 @@ func (e *ConnectError) Error() string { return e.Err.Error() }
 func (e *ConnectError) Unwrap() error { return e.Err }
 
 // RoundTrip sends a request. If a kept connection turns out to be closed before any
-// response, RoundTrip sends the request again on a new connection.
+// response, RoundTrip sends the request again on a new connection. It returns
+// [http.ErrSkipAltProtocol] for a URL whose host is not ASCII.
 func (cp *connPool) RoundTrip(req *http.Request) (*http.Response, error) {
 	if !dialog.IsPrintableASCII(req.URL.Host) {
 		return nil, http.ErrSkipAltProtocol // http.Transport converts such a name to ASCII
@@ -333,7 +335,7 @@ func (c *conn) exchangeMessages(req *http.Request) (*http.Response, error) {
 		line := c.peekLine()
 		res, err := http.ReadResponse(c.r, req)
 		if err != nil {
-			if res = parseStatusLine(line, req); res == nil || res.StatusCode/100 == 1 {
+			if res = parseStatusLine(string(line), req); res == nil || res.StatusCode/100 == 1 {
 				return nil, c.responseError(err)
 			}
 		}
@@ -368,6 +370,9 @@ const maxStatusLine = len("HTTP/1.1    200 ")
 func (c *conn) skipStray() (stray bool, err error) {
 	for {
 		b, _ := c.r.Peek(c.r.Buffered())
+		if isPlainStatus(b) {
+			return stray, nil
+		}
 		if bytes.HasPrefix(b, []byte("HTTP/")) {
 			if at := statusLine.FindIndex(b); !c.used || len(b) < maxStatusLine || at != nil && at[0] == 0 {
 				return stray, nil
@@ -394,16 +399,33 @@ func (c *conn) skipStray() (stray bool, err error) {
 	}
 }
 
-// peekLine returns the next line without its end, or "" if it is incomplete or does not fit
-// into the buffer.
-func (c *conn) peekLine() string {
+// isPlainStatus reports whether b begins with a status line as nearly all receivers write
+// it. It is faster than statusLine.
+func isPlainStatus(b []byte) bool {
+	const start = "HTTP/1.1 "
+	if len(b) < maxStatusLine || string(b[:len(start)]) != start {
+		return false
+	}
+	for _, c := range b[len(start):][:3] {
+		if c < '0' || c > '9' {
+			return false
+		}
+	}
+	end := b[len(start)+3]
+	return end == ' ' || end == '\r' || end == '\n'
+}
+
+// peekLine returns the next line without its end, or nil if it is incomplete or does not fit
+// into the buffer. The line is valid until the next call.
+func (c *conn) peekLine() []byte {
 	for {
 		b, _ := c.r.Peek(c.r.Buffered())
 		if i := bytes.IndexByte(b, '\n'); i >= 0 {
-			return strings.TrimRight(string(b[:i]), "\r")
+			c.line = append(c.line[:0], bytes.TrimRight(b[:i], "\r")...)
+			return c.line
 		}
 		if _, err := c.r.Peek(len(b) + 1); err != nil {
-			return ""
+			return nil
 		}
 	}
 }

@@ -65,13 +65,13 @@ type Sender struct {
 	httpConns     *connPool     // of http URLs; nil: transport has its own
 	httpsConns    *connPool     // of https URLs; nil: transport has its own
 	tlsTransports tlsTransports // of the requests with TLS settings of their own
-	userAgent     string
+	userAgent     []string      // value of the header field; shared by all requests
 }
 
 // New returns a Sender for the network, or for c.Transport.
 func New(c Config) *Sender {
 	transport, plain, secure := newTransport(c)
-	return &Sender{transport: transport, httpConns: plain, httpsConns: secure, userAgent: strings.TrimSuffix("bellhop/"+c.Version, "/")}
+	return &Sender{transport: transport, httpConns: plain, httpsConns: secure, userAgent: []string{strings.TrimSuffix("bellhop/"+c.Version, "/")}}
 }
 
 // Close closes all idle connections. A connection in use is closed when its request ends.
@@ -163,12 +163,12 @@ func (r *Request) sign(now time.Time) {
 }
 
 // newRequest returns the request for a transport. It changes and shares the header of r.
-func (r *Request) newRequest(ctx context.Context, userAgent string) *http.Request {
+func (r *Request) newRequest(ctx context.Context, userAgent []string) *http.Request {
 	req := new(http.Request).WithContext(ctx)
 	req.Method, req.URL, req.Host, req.Header = r.Method, r.URL, r.URL.Host, r.Header
 	req.Proto, req.ProtoMajor, req.ProtoMinor = "HTTP/1.1", 1, 1
 	if req.Header["User-Agent"] == nil {
-		req.Header["User-Agent"] = []string{userAgent}
+		req.Header["User-Agent"] = userAgent
 	}
 	if body := r.Body; r.Method != http.MethodGet {
 		req.ContentLength = int64(len(body))
@@ -179,7 +179,8 @@ func (r *Request) newRequest(ctx context.Context, userAgent string) *http.Reques
 	return req
 }
 
-// roundTrip sends a request with its TLS settings and reads the head of the response.
+// roundTrip sends a request with its TLS settings and reads the head of the response. It
+// leaves a host whose name is not ASCII to [http.Transport], which converts the name.
 func (s *Sender) roundTrip(req *http.Request, settings *TLS) (*http.Response, error) {
 	if common, ok := s.transport.(*http.Transport); ok && *settings != (TLS{}) {
 		transport, err := s.tlsTransports.transportFor(common, *settings, time.Now())
@@ -188,7 +189,23 @@ func (s *Sender) roundTrip(req *http.Request, settings *TLS) (*http.Response, er
 		}
 		return transport.RoundTrip(req)
 	}
+	if conns := s.connsFor(req.URL.Scheme); conns != nil {
+		if res, err := conns.RoundTrip(req); err != http.ErrSkipAltProtocol {
+			return res, err
+		}
+	}
 	return s.transport.RoundTrip(req)
+}
+
+// connsFor returns the connections for the URLs of a scheme, or nil.
+func (s *Sender) connsFor(scheme string) *connPool {
+	switch scheme {
+	case "http":
+		return s.httpConns
+	case "https":
+		return s.httpsConns
+	}
+	return nil
 }
 
 // bodyBuffers are buffers for the bodies of responses.
