@@ -28,20 +28,28 @@ type agent struct {
 // sipp starts SIPp at an address, for n calls of a scenario in testdata/sipp.
 func (s *site) sipp(scenario string, at sip.Addr, n int, args ...string) *agent {
 	s.t.Helper()
+	return s.sippIn(nil, scenario, at, n, args...)
+}
+
+// sippIn is sipp below another command, such as one that enters a network namespace.
+func (s *site) sippIn(command []string, scenario string, at sip.Addr, n int, args ...string) *agent {
+	s.t.Helper()
 	path, err := exec.LookPath("sipp")
 	if err != nil {
 		s.t.Fatal("this test needs SIPp: as root, run: apt-get update && apt-get install -y sip-tester")
 	}
 	dir := s.t.TempDir()
 	messages, errors := filepath.Join(dir, "messages"), filepath.Join(dir, "errors")
-	cmd := exec.Command(path, append([]string{
+	line := slices.Concat(command, []string{
+		path,
 		"-sf", filepath.Join("..", "..", "testdata", "sipp", scenario+".xml"),
 		"-i", at.Addr().String(), "-mi", at.Addr().String(), "-ci", at.Addr().String(),
 		"-p", strconv.Itoa(int(at.Port())), "-t", map[sip.Proto]string{sip.UDP: "u1", sip.TCP: "t1"}[at.Proto],
 		"-m", strconv.Itoa(n), "-l", strconv.Itoa(n), "-nostdin",
 		"-timeout", "600s", "-timeout_error",
 		"-trace_err", "-error_file", errors, "-trace_msg", "-message_file", messages,
-	}, args...)...)
+	}, args)
+	cmd := exec.Command(line[0], line[1:]...)
 	cmd.Stdout = io.Discard // pictures of its counters
 	s.t.Cleanup(func() {    // after launch's, so that it has ended
 		if s.t.Failed() && !cmd.ProcessState.Success() {
